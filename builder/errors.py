@@ -1,0 +1,130 @@
+"""One error tree for the product; every expected failure is an instance with a stable code, an exit code and a hint.
+
+    TritonsmithError            (never raised itself)
+    ├── SpecError          2    models.yaml is wrong: syntax, key, type, name, missing file
+    ├── UsageError         2    a flag or argument is wrong
+    ├── BuildError         1    an action of the build failed
+    │   ├── ExportError    1    a source could not be turned into ONNX
+    │   └── ConfigError    1    a config.pbtxt could not be rendered, or says something else than meant
+    ├── TrialError         1    a load test or a trial of a sweep failed
+    ├── ToolError          3    a tool, server, GPU or system library is missing or unusable
+    │   └── ServerError    3    a tritonserver could not be started, died, or does not answer
+    └── GateError          4    a gate said no: stale, lint errors, accuracy, SLO, regression
+
+Anything that is not a TritonsmithError is a bug and is shown with its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a file; `line` counts from 1, None when the whole file is meant."""
+
+    path: Path
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.line is None else f"{self.path}:{self.line}"
+
+
+class TritonsmithError(Exception):
+    """An expected failure.
+
+    message: what failed, one sentence, no full stop needed.
+    code:    stable word for scripts (`unknown_key`); never changes once released.
+    where:   file and line it is about.
+    seen:    the value that was found.
+    valid:   the values that would have been accepted.
+    fix:     the command or change that mends it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        where: Where | None = None,
+        seen: object | None = None,
+        valid: Iterable[object] = (),
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.where = where
+        self.seen = seen
+        self.valid = tuple(valid)
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.message}" if self.where else self.message]
+        if self.seen is not None:
+            lines.append(f"  seen:  {self.seen}")
+        if self.valid:
+            lines.append(f"  valid: {', '.join(str(v) for v in self.valid)}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as one JSON object (what `--format json` prints)."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "where": None if self.where is None else str(self.where),
+            "seen": None if self.seen is None else str(self.seen),
+            "valid": [str(v) for v in self.valid],
+            "fix": self.fix,
+            "exit_code": self.exit_code,
+        }
+
+
+class SpecError(TritonsmithError):
+    exit_code = 2
+
+
+class UsageError(TritonsmithError):
+    exit_code = 2
+
+
+class BuildError(TritonsmithError):
+    exit_code = 1
+
+
+class ExportError(BuildError):
+    pass
+
+
+class ConfigError(BuildError):
+    pass
+
+
+class TrialError(TritonsmithError):
+    exit_code = 1
+
+
+class ToolError(TritonsmithError):
+    exit_code = 3
+
+
+class ServerError(ToolError):
+    pass
+
+
+class GateError(TritonsmithError):
+    exit_code = 4
+
+
+def nearest(word: str, valid: Iterable[str]) -> str | None:
+    """The valid word most like `word`, or None when nothing is close."""
+    matches = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
+    return matches[0] if matches else None

@@ -1,0 +1,276 @@
+"""ModelSpec + the artifact's tensors → Triton's ModelConfig message → config.pbtxt text, and text → message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from builder.errors import ConfigError, SpecError, Where
+from builder.spec import ModelSpec, RepositorySpec
+from builder.templates import environment, template_path
+from builder.tensors import DTYPES, TensorSpec
+from builder.triton_proto import model_config_pb2
+
+TEMPLATE = "config.pbtxt.j2"
+
+# What Triton's onnxruntime backend fills in for a model with a dynamic first dimension (its
+# --backend-config=default-max-batch-size), see docs/user_guide/model_configuration.md of the server.
+DEFAULT_MAX_BATCH_SIZE = 4
+
+
+class Verbatim(str):
+    """Text that a template may print without quotes."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldView:
+    """One set field of a message, as templates see it; items are scalars ready to print or lists of FieldView."""
+
+    name: str
+    is_list: bool
+    is_message: bool
+    items: tuple[Any, ...]
+
+
+def batches(tensors: Sequence[TensorSpec]) -> bool:
+    """Whether every tensor has a dynamic first dimension, Triton's condition for batching a model."""
+    return all(t.shape and not (isinstance(t.shape[0], int) and t.shape[0] >= 0) for t in tensors)
+
+
+def model_config_from_spec(
+    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], where: RepositorySpec | None = None
+) -> Any:
+    """The ModelConfig that is meant: what the spec states, completed from the model's own tensors.
+
+    inputs, outputs: the artifact's, whole shapes. SpecError when the spec contradicts the model.
+    """
+    from google.protobuf import json_format
+
+    stated = spec.config.as_proto_json()
+    config: dict[str, Any] = {"name": spec.name, **stated}
+    max_batch_size = stated.get("max_batch_size")
+    if max_batch_size is None:
+        max_batch_size = DEFAULT_MAX_BATCH_SIZE if batches((*inputs, *outputs)) else 0
+        if max_batch_size and not {"dynamic_batching", "sequence_batching"} & stated.keys():
+            config["dynamic_batching"] = {}
+    elif max_batch_size > 0 and not batches((*inputs, *outputs)):
+        raise _fixed_batch(spec, (*inputs, *outputs), where)
+    config["max_batch_size"] = max_batch_size
+    if not {"backend", "platform"} & stated.keys():
+        config["backend"] = "onnxruntime"
+    config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
+    config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
+    message = model_config_pb2().ModelConfig()
+    try:
+        json_format.ParseDict(config, message)
+    except json_format.ParseError as error:
+        raise ConfigError(
+            f"{spec.name}: {error}", code="config_invalid", where=_where(where, spec.name)
+        ) from None
+    return message
+
+
+def _tensors(
+    kind: Literal["input", "output"],
+    spec: ModelSpec,
+    stated: Sequence[Mapping[str, Any]],
+    actual: Sequence[TensorSpec],
+    batched: bool,
+    where: RepositorySpec | None,
+) -> list[dict[str, Any]]:
+    by_name = {t.name: t for t in actual}
+    result: list[dict[str, Any]] = []
+    for index, given in enumerate(stated):
+        at = _where(where, spec.name, kind, index)
+        name = given.get("name") or (actual[index].name if index < len(actual) else None)
+        if name not in by_name:
+            raise SpecError(
+                f"{spec.name}: the model has no {kind} {name!r}", code="unknown_tensor", where=at, valid=sorted(by_name)
+            )
+        result.append(_checked_tensor(kind, spec.name, given, by_name.pop(name), batched, at))
+    if stated and kind == "input" and by_name:
+        raise SpecError(
+            f"{spec.name}: these inputs of the model are not stated: {', '.join(sorted(by_name))}",
+            code="missing_input",
+            where=_where(where, spec.name, kind),
+            fix="state every input, or none to infer them all",
+        )
+    return result or [_tensor(t, batched) for t in actual]
+
+
+def _tensor(tensor: TensorSpec, batched: bool) -> dict[str, Any]:
+    shape = tensor.wire_shape[1:] if batched else tensor.wire_shape
+    if shape:
+        return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": list(shape)}
+    # Triton has no rank-0 dims: a scalar is dims [1] with an empty reshape.
+    return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": [1], "reshape": {"shape": []}}
+
+
+def _checked_tensor(
+    kind: str, model: str, given: Mapping[str, Any], actual: TensorSpec, batched: bool, at: Where | None
+) -> dict[str, Any]:
+    inferred = _tensor(actual, batched)
+    merged = {**inferred, **given, "name": actual.name}
+    if merged["data_type"] != inferred["data_type"]:
+        raise SpecError(
+            f"{model}: {kind} {actual.name!r} is stated as {merged['data_type']}",
+            code="dtype_mismatch",
+            where=at,
+            seen=f"the model has {inferred['data_type']}",
+            fix=f"data_type: {inferred['data_type']}",
+        )
+    merged["dims"] = [-1 if isinstance(d, str) else d for d in merged["dims"]]
+    meant = given.get("reshape", {}).get("shape", merged["dims"]) if "dims" in given else inferred["dims"]
+    if "reshape" not in given and "dims" in given:
+        merged.pop("reshape", None)
+    model_dims = list(actual.wire_shape[1:] if batched else actual.wire_shape)
+    fits = len(meant) == len(model_dims) and all(m in (a, -1) or a == -1 for m, a in zip(meant, model_dims, strict=True))
+    if "dims" in given and not fits:
+        raise SpecError(
+            f"{model}: {kind} {actual.name!r} is stated with dims {list(given['dims'])}",
+            code="dims_mismatch",
+            where=at,
+            seen=f"the model has {list(actual.shape)}" + (", batch dimension included" if batched else ""),
+            fix=f"dims: {model_dims}",
+        )
+    return merged
+
+
+def _fixed_batch(spec: ModelSpec, tensors: Sequence[TensorSpec], where: RepositorySpec | None) -> SpecError:
+    fixed = next(t for t in tensors if not batches([t]))
+    return SpecError(
+        f"{spec.name}: max_batch_size is {spec.max_batch_size}, but {fixed.name!r} has no dynamic first dimension",
+        code="fixed_batch",
+        where=_where(where, spec.name, "max_batch_size"),
+        seen=f"shape {list(fixed.shape)}",
+        fix="max_batch_size: 0, or export the model again with a dynamic first dimension",
+    )
+
+
+def _where(repository: RepositorySpec | None, model: str, *keys: str | int) -> Where | None:
+    return None if repository is None else repository.where(model, *keys)
+
+
+def text_from_model_config(message: Any, *, spec_name: str, templates: Path | None = None) -> str:
+    """config.pbtxt for the message, rendered by the template and accepted only if it parses back to the same message.
+
+    ConfigError when the template fails, or renders something else than `message`.
+    """
+    from jinja2 import TemplateError
+
+    where = Where(template_path(TEMPLATE, templates))
+    fields = {f.name: f for f in _views(message)}
+    shown: set[str] = set()
+
+    def select(*names: str) -> list[FieldView]:
+        shown.update(names)
+        return [fields[n] for n in names if n in fields]
+
+    env = environment(templates, autoescape=False, finalize=printable)
+    try:
+        text = (
+            env.get_template(TEMPLATE).render(
+                config=fields,
+                spec_name=spec_name,
+                raw=Verbatim,
+                pad=lambda depth: Verbatim("  " * depth),
+                comment=lambda value: Verbatim(" ".join(str(value).split())),
+                select=select,
+                remaining=lambda: [f for n, f in fields.items() if n not in shown],
+            )
+            + "\n"
+        )
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise ConfigError(
+            f"the template failed for model {message.name!r}: {error}", code="template_failed", where=Where(where.path, line)
+        ) from None
+    parsed = model_config_from_text(text, where)
+    if parsed != message:
+        raise ConfigError(
+            f"the template rendered another config for model {message.name!r} than the spec means",
+            code="template_mismatch",
+            where=where,
+            seen=_first_difference(message, parsed),
+            fix="render every field of `config`; templates/config.pbtxt.j2 shows how",
+        )
+    return text
+
+
+def model_config_from_text(text: str, where: Where | None = None) -> Any:
+    """Text proto → ModelConfig; ConfigError with file and line when it is not one."""
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(text, model_config_pb2().ModelConfig())
+    except text_format.ParseError as error:
+        path = None if where is None else Where(where.path, error.GetLine())
+        raise ConfigError(f"not a valid config.pbtxt: {error}", code="config_syntax", where=path) from None
+
+
+def printable(value: Any) -> str:
+    """A template's value as text proto: strings quoted and escaped, bools lower case, Verbatim as it is."""
+    if isinstance(value, Verbatim) or value == "":
+        # An `if` without else yields an undefined that Jinja turns into "" before it comes here.
+        return str(value) if isinstance(value, Verbatim) else ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value)
+
+
+def quoted(value: str) -> str:
+    """A string as a text-proto literal: printable ASCII as it is, every other byte of its UTF-8 as an octal escape."""
+    escapes = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+    return '"' + "".join(escapes.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}") for b in value.encode()) + '"'
+
+
+def _views(message: Any) -> list[FieldView]:
+    return [_view(descriptor, value) for descriptor, value in message.ListFields()]
+
+
+def _view(descriptor: Any, value: Any) -> FieldView:
+    if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+        return FieldView(descriptor.name, True, True, tuple(_entry(descriptor, k, value[k]) for k in sorted(value)))
+    repeated = not hasattr(value, "DESCRIPTOR") and hasattr(value, "__len__") and not isinstance(value, str | bytes)
+    items = tuple(value) if repeated else (value,)
+    if descriptor.message_type is not None:
+        return FieldView(descriptor.name, repeated, True, tuple(_views(item) for item in items))
+    return FieldView(descriptor.name, repeated, False, tuple(_scalar(descriptor, item) for item in items))
+
+
+def _entry(descriptor: Any, key: Any, value: Any) -> list[FieldView]:
+    """One entry of a map, which text proto writes as {key: …, value: …}."""
+    fields = descriptor.message_type.fields_by_name
+    value_descriptor = fields["value"]
+    if value_descriptor.message_type is not None:
+        shown = FieldView("value", False, True, (_views(value),))
+    else:
+        shown = FieldView("value", False, False, (_scalar(value_descriptor, value),))
+    return [FieldView("key", False, False, (_scalar(fields["key"], key),)), shown]
+
+
+def _scalar(descriptor: Any, value: Any) -> Any:
+    if descriptor.enum_type is not None:
+        return Verbatim(descriptor.enum_type.values_by_number[value].name)
+    if isinstance(value, str):
+        return Verbatim(quoted(value))
+    return repr(value) if isinstance(value, float) else value
+
+
+def _first_difference(meant: Any, rendered: Any) -> str:
+    for descriptor in meant.DESCRIPTOR.fields:
+        left, right = getattr(meant, descriptor.name), getattr(rendered, descriptor.name)
+        if left != right or meant.DESCRIPTOR.fields_by_name[descriptor.name].has_presence and (
+            meant.HasField(descriptor.name) != rendered.HasField(descriptor.name)
+        ):
+            return f"{descriptor.name}: meant {str(left)!r}, rendered {str(right)!r}"
+    return "a field that differs in presence only"
+
+
+KNOWN_DATA_TYPES: tuple[str, ...] = tuple(d.config for d in DTYPES)

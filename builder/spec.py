@@ -1,0 +1,357 @@
+"""models.yaml → RepositorySpec of ModelSpec, checked and frozen; every error names file:line and the nearest valid key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from builder.errors import SpecError, Where, nearest
+from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
+from builder.yaml_source import KeyPath, YamlSource, read_yaml
+
+SourceKind = Literal["torch", "exported_program", "onnx"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Frozen):
+    """Where a model comes from: exactly one of torch, exported_program and onnx."""
+
+    torch: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+        None, description="package.module:callable; the callable returns (module, example inputs)"
+    )
+    exported_program: str | None = Field(None, description="a .pt2 file that torch.export.save wrote")
+    onnx: str | None = Field(
+        None, description="an .onnx file, or package:NAME/path for a file inside an installed package"
+    )
+    files: tuple[str, ...] = Field(
+        (), description="further files the model depends on, when they are not opened through Python's open()"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        present = [k for k in ("torch", "exported_program", "onnx") if getattr(self, k) is not None]
+        if len(present) != 1:
+            seen = " and ".join(present) or "none"
+            raise ValueError(f"a source is exactly one of torch, exported_program and onnx; here: {seen}")
+        return self
+
+    @property
+    def kind(self) -> SourceKind:
+        """Which of the three it is."""
+        if self.torch is not None:
+            return "torch"
+        return "onnx" if self.onnx is not None else "exported_program"
+
+    @property
+    def reference(self) -> str:
+        """The callable or path."""
+        value = self.torch or self.exported_program or self.onnx
+        assert value is not None
+        return value
+
+
+class DynamicDim(_Frozen):
+    """The range of a named dynamic dimension."""
+
+    min: int = Field(1, ge=0)
+    opt: int | None = Field(None, ge=1, description="the size to tune for; default: max")
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DynamicDim:
+        if not self.min <= (self.opt if self.opt is not None else self.max) <= self.max:
+            raise ValueError(f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}")
+        return self
+
+
+class AccuracySpec(_Frozen):
+    """Bounds of the accuracy gate and the samples it is judged on."""
+
+    samples: str | None = Field(
+        None,
+        description="module:callable that returns a list of {input name: array}, or an .npz file; default: random",
+    )
+    relative_l2: float | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
+    cosine: float | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
+    max_abs: float | None = Field(None, gt=0, description="largest absolute difference")
+
+
+class Target(_Frozen):
+    """What the repository must load on."""
+
+    triton: Annotated[str, Field(pattern=r"^\d\d\.\d\d$")] | None = None
+    gpus: tuple[str, ...] = ()
+    tensorrt: str | None = None
+
+
+class ModelSpec(_Frozen):
+    """One model: a few keys of ours, and any field of Triton's ModelConfig in Triton's own form."""
+
+    name: str
+    source: Source
+    opset: int = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
+    dynamic_dims: dict[str, DynamicDim] = Field({}, description="range of each named dynamic dimension")
+    accuracy: AccuracySpec = AccuracySpec()
+    config: TritonMessage = Field(description="Triton's own fields, written beside ours")
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """As stated; None when it is left to the model."""
+        value = getattr(self.config, "max_batch_size")  # noqa: B009  the field is generated from the proto
+        assert value is None or isinstance(value, int)
+        return value
+
+
+OWN_KEYS: tuple[str, ...] = tuple(k for k in ModelSpec.model_fields if k not in ("name", "config"))
+# `name` comes from the key in `models:`; Triton's own is always written as the directory's name.
+_TRITON_KEYS: tuple[str, ...] = tuple(k for k in model_config_fields() if k != "name")
+_TOP_KEYS = ("target", "defaults", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySpec:
+    """A whole spec.
+
+    root: the spec's directory; relative paths and Python modules are looked up there.
+    """
+
+    path: Path
+    root: Path
+    models: tuple[ModelSpec, ...]
+    target: Target
+    source: YamlSource
+
+    def where(self, model: str, *keys: str | int) -> Where:
+        """The place of a model's key in models.yaml (in `defaults:` when it was inherited)."""
+        own = ("models", model, *keys)
+        if own not in self.source.lines and ("defaults", *keys) in self.source.lines:
+            return self.source.where(("defaults", *keys))
+        return self.source.where(own)
+
+
+def load_spec(path: Path) -> RepositorySpec:
+    """Reads and checks models.yaml; SpecError on the first thing wrong with it."""
+    source = read_yaml(path)
+    top = _mapping_at(source, source.data, ())
+    _refuse_unknown(source, top, (), _TOP_KEYS)
+    defaults = _mapping_at(source, top.get("defaults", {}), ("defaults",))
+    _refuse_unknown(source, defaults, ("defaults",), (*OWN_KEYS, *_TRITON_KEYS))
+    models = _mapping_at(source, top.get("models"), ("models",))
+    if not models:
+        raise SpecError(
+            "no models", code="no_models", where=source.where(("models",)), fix="models: {NAME: {source: {onnx: FILE}}}"
+        )
+    target = _validated(source, Target, top.get("target", {}), ("target",))
+    specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
+    _refuse_case_twins(source, specs)
+    return RepositorySpec(path, path.resolve().parent, specs, target, source)
+
+
+def check_model_name(name: str) -> str | None:
+    """Why `name` cannot be a model's name (it becomes a directory and a URL path segment); None when it can."""
+    if not name or name.strip() != name:
+        return "is empty or has a space at an end"
+    if name.startswith("."):
+        return "starts with a dot"
+    bad = re.search(r"[/\\\x00-\x1f\x7f]", name)
+    if bad:
+        return f"has {bad.group()!r} in it"
+    return "is longer than 200 bytes" if len(name.encode()) > 200 else None
+
+
+def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any]) -> ModelSpec:
+    at: KeyPath = ("models", name)
+    reason = check_model_name(name)
+    if reason:
+        raise SpecError(
+            f"model name {name!r} {reason}",
+            code="model_name",
+            where=source.where(at),
+            fix="use letters, digits, '_', '-' and '.'; the name becomes a directory and part of a URL",
+        )
+    given = _mapping_at(source, raw, at)
+    _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
+    merged = _merged(defaults, given)
+    own = {k: v for k, v in merged.items() if k in OWN_KEYS}
+    config = _validated(source, model_config_type(), {k: v for k, v in merged.items() if k in _TRITON_KEYS}, at)
+    if "source" not in own:
+        raise SpecError(
+            f"model {name!r} has no source",
+            code="no_source",
+            where=source.where(at),
+            valid=("source: {onnx: FILE}", "source: {torch: module:callable}", "source: {exported_program: FILE.pt2}"),
+        )
+    spec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
+    _refuse_range_of_unknown_dim(source, spec, at)
+    return spec
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`; mappings merge key by key, anything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(below, value) if both and isinstance(below, Mapping) else value
+    return result
+
+
+def _mapping_at(source: YamlSource, value: Any, at: KeyPath) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    name = ".".join(str(k) for k in at) or "the file"
+    raise SpecError(
+        f"{name} must be a mapping of keys to values",
+        code="wrong_type",
+        where=source.where(at),
+        seen="nothing" if value is None else f"{type(value).__name__} {value!r}",
+    )
+
+
+def _refuse_unknown(source: YamlSource, given: Mapping[str, Any], at: KeyPath, valid: Sequence[str]) -> None:
+    for key in given:
+        if key not in valid:
+            raise _unknown_key(source, (*at, key), valid)
+
+
+def _unknown_key(source: YamlSource, at: KeyPath, valid: Sequence[str]) -> SpecError:
+    key = str(at[-1])
+    guess = nearest(key, valid)
+    inside = ".".join(str(k) for k in at[:-1])
+    return SpecError(
+        f"unknown key {key!r}" + (f" in {inside}" if inside else ""),
+        code="unknown_key",
+        where=source.where(at),
+        valid=() if guess else sorted(valid),
+        fix=f"did you mean {guess!r}?" if guess else None,
+    )
+
+
+def _refuse_case_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
+    """Two names that differ in case only are one directory on a case-insensitive disk."""
+    seen: dict[str, str] = {}
+    for model in models:
+        twin = seen.setdefault(model.name.casefold(), model.name)
+        if twin != model.name:
+            raise SpecError(
+                f"model names {twin!r} and {model.name!r} differ in case only",
+                code="duplicate_name",
+                where=source.where(("models", model.name)),
+                fix="rename one of the two",
+            )
+
+
+def _refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+    named = {d for t in stated_tensors(spec, "input") for d in t["dims"] or () if isinstance(d, str)}
+    for dim in spec.dynamic_dims:
+        if dim not in named:
+            raise SpecError(
+                f"dynamic_dims names {dim!r}, which no input has",
+                code="unknown_dim",
+                where=source.where((*at, "dynamic_dims", dim)),
+                valid=sorted(named) or ("(no input states a named dim)",),
+                fix=f"input: [{{name: …, dims: [{dim}]}}]",
+            )
+
+
+def stated_tensors(spec: ModelSpec, kind: Literal["input", "output"]) -> tuple[Mapping[str, Any], ...]:
+    """The inputs or outputs as the spec states them: {name, data_type, dims, …}, None where left out."""
+    tensors = getattr(spec.config, kind) or ()
+    return tuple(t.model_dump() for t in tensors)
+
+
+def _validated(source: YamlSource, model: type[Any], data: Any, at: KeyPath) -> Any:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _spec_error(source, model, error.errors()[0], at) from None
+
+
+def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyPath) -> SpecError:
+    location: KeyPath = (*at, *_real_keys(error["loc"], source, at))
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(source, location, _valid_keys(model, error["loc"][:-1]))
+    where = source.where(location)
+    if at[:1] == ("models",) and location not in source.lines:
+        where = source.where(("defaults", *location[2:])) if ("defaults", *location[2:]) in source.lines else where
+    name = ".".join(str(k) for k in location)
+    seen = error.get("input")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    expected = error.get("ctx", {}).get("expected") if error["type"] == "literal_error" else None
+    fix = None
+    if expected and isinstance(seen, str):
+        guess = nearest(seen, re.findall(r"'([^']*)'", expected))
+        fix = f"did you mean {guess!r}?" if guess else None
+    return SpecError(
+        f"{name}: {message[:1].lower() + message[1:]}",
+        code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
+        where=where,
+        seen=None if isinstance(seen, Mapping | BaseModel) else repr(seen),
+        fix=fix,
+    )
+
+
+def _real_keys(loc: Sequence[str | int], source: YamlSource, at: KeyPath) -> Iterator[str | int]:
+    """pydantic's location without the names of union members, which are not keys of the file."""
+    for position, key in enumerate(loc):
+        if position == len(loc) - 1 and key in ("int", "str", "constrained-int", "constrained-str"):
+            return
+        yield key
+
+
+def _valid_keys(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[str, ...]:
+    """The field names at a location inside `model`."""
+    current: Any = model
+    for key in loc:
+        if isinstance(key, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+            continue
+        if key in current.model_fields:
+            current = _message_in(current.model_fields[key].annotation)
+    keys = tuple(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else ()
+    return tuple(k for k in keys if k not in ("config",))
+
+
+def _message_in(annotation: Any) -> Any:
+    """The pydantic type inside Optional[…], tuple[…, ...] or dict[str, …]."""
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _message_in(argument)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of models.yaml, for editors."""
+    own = ModelSpec.model_json_schema()
+    triton = model_config_type().model_json_schema()
+    properties = {k: v for k, v in own["properties"].items() if k in OWN_KEYS}
+    properties |= {k: v for k, v in triton["properties"].items() if k in _TRITON_KEYS}
+    target = Target.model_json_schema()
+    # a parameter may be written as a scalar; see triton_schema._Parameter
+    scalar = {"type": ["string", "number", "boolean"]}
+    properties["parameters"]["additionalProperties"] = {"anyOf": [scalar, {"$ref": "#/$defs/_Parameter"}]}
+    model = {"type": "object", "additionalProperties": False, "properties": properties}
+    definitions = {k: v for d in (own, triton) for k, v in d.get("$defs", {}).items() if k != "TritonMessage"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tritonsmith models.yaml",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["models"],
+        "properties": {
+            "target": target,
+            "defaults": {"$ref": "#/$defs/Model"},
+            "models": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Model"}},
+        },
+        "$defs": {**definitions, "Model": model},
+    }

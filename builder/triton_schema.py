@@ -1,0 +1,133 @@
+"""Triton's ModelConfig protobuf descriptor → a pydantic type with the proto's own field names, nesting and enums.
+
+The proto is the schema: every field that this tritonclient knows can be written in models.yaml, and a
+release that adds one needs no change here.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, create_model, model_validator
+
+from builder.triton_proto import model_config_pb2
+
+# google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
+_INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)
+
+
+def _int_between(low: int, high: int) -> Any:
+    return Annotated[int, Field(strict=True, ge=low, le=high)]
+
+
+_SCALARS: dict[int, Any] = {
+    _INT32: _int_between(-(2**31), 2**31 - 1),
+    _INT64: _int_between(-(2**63), 2**63 - 1),
+    _UINT32: _int_between(0, 2**32 - 1),
+    _UINT64: _int_between(0, 2**64 - 1),
+    _DOUBLE: float,
+    _FLOAT: float,
+    _BOOL: StrictBool,
+    _STRING: StrictStr,
+}
+
+_NamedDim = Annotated[
+    int | str,
+    Field(description="a size, -1, or the name of a dynamic dimension", union_mode="left_to_right"),
+]
+
+
+class TritonMessage(BaseModel):
+    """Base of every generated type: unknown keys are refused, at most one member of a oneof is set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _one_of_each_oneof(self) -> TritonMessage:
+        for oneof, members in getattr(self, "__oneofs__", {}).items():
+            present = [m for m in members if getattr(self, m) is not None]
+            if len(present) > 1:
+                raise ValueError(
+                    f"{' and '.join(present)} exclude one another (Triton's {oneof} is one of {', '.join(members)})"
+                )
+        return self
+
+    def as_proto_json(self) -> dict[str, Any]:
+        """The set fields as protobuf JSON with proto field names."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def _shorthand_parameter(value: Any) -> Any:
+    """`key: 4` under parameters means {string_value: "4"}, the only kind of value Triton has."""
+    if isinstance(value, bool):
+        return {"string_value": "true" if value else "false"}
+    return {"string_value": str(value)} if isinstance(value, str | int | float) else value
+
+
+class _Parameter(TritonMessage):
+    string_value: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_scalar(cls, value: Any) -> Any:
+        return _shorthand_parameter(value)
+
+
+def _is_map(field: Any) -> bool:
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
+def _single_type(field: Any) -> Any:
+    if field.cpp_type == _ENUM:
+        return Literal[tuple(v.name for v in field.enum_type.values)]
+    if field.cpp_type == _MESSAGE:
+        return message_type(field.message_type.full_name)
+    return _SCALARS[field.cpp_type]
+
+
+def _is_repeated(field: Any) -> bool:
+    repeated = getattr(field, "is_repeated", None)
+    return bool(repeated if repeated is not None else field.label == field.LABEL_REPEATED)
+
+
+def _field_type(message: Any, field: Any) -> Any:
+    if message.name in ("ModelInput", "ModelOutput") and field.name == "dims":
+        return tuple[_NamedDim, ...]
+    if _is_map(field):
+        key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+        return dict[_single_type(key), _single_type(value)]  # type: ignore[misc]
+    if _is_repeated(field):
+        return tuple[_single_type(field), ...]
+    return _single_type(field)
+
+
+@lru_cache(maxsize=None)
+def message_type(full_name: str) -> type[TritonMessage]:
+    """`inference.ModelInstanceGroup` → its pydantic type."""
+    if full_name == "inference.ModelParameter":
+        return _Parameter
+    pool = model_config_pb2().DESCRIPTOR.pool
+    descriptor = pool.FindMessageTypeByName(full_name)
+    fields: dict[str, Any] = {f.name: (_field_type(descriptor, f) | None, None) for f in descriptor.fields}
+    base = type(
+        f"_{descriptor.name}Base",
+        (TritonMessage,),
+        {
+            "__oneofs__": {o.name: tuple(f.name for f in o.fields) for o in descriptor.oneofs},
+            "__module__": __name__,
+        },
+    )
+    created: type[TritonMessage] = create_model(descriptor.name, __base__=base, **fields)
+    return created
+
+
+@lru_cache(maxsize=1)
+def model_config_type() -> type[TritonMessage]:
+    """The type of Triton's whole ModelConfig."""
+    return message_type("inference.ModelConfig")
+
+
+def model_config_fields() -> tuple[str, ...]:
+    """Names of ModelConfig's fields."""
+    return tuple(model_config_type().model_fields)

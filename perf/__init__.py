@@ -1,0 +1,1 @@
+"""LIVE SERVER, SWEEP → TRIALS → RECORDS → REPORT: the perf harness."""

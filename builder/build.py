@@ -1,0 +1,376 @@
+"""(spec, plan) → artifacts → gates → model_repository/ and lock: runs what is stale and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.cache import Artifact, Cache
+from builder.digest import digest_of_value
+from builder.errors import BuildError, ExportError, GateError, TritonsmithError, Where
+from builder.export import ExportRequest, ExportResult, run_export
+from builder.lint import LintOptions, check
+from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
+from builder.model_config import model_config_from_spec, text_from_model_config
+from builder.observe import (
+    config_digests,
+    export_parameters,
+    export_tools,
+    observe,
+    portable_name,
+)
+from builder.package_files import PACKAGE_PREFIX, resolve_package_file
+from builder.plan import Action, BuildPlan, Observation, State, action_key, make_plan, request_digest
+from builder.repository import (
+    exclusive,
+    model_files,
+    publish_model,
+    refuse_foreign_model,
+    remove_model,
+    stage_model,
+)
+from builder.spec import ModelSpec, RepositorySpec, load_spec, stated_tensors
+from builder.templates import check_user_directory
+from builder.tensors import TensorSpec, dtype_from_config, tensor_from_dict
+from builder.toolchain import this_toolchain
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all)"""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Where things are and what is allowed; None means the default."""
+
+    spec: Path
+    repository: Path | None = None
+    cache: Cache | None = None
+    templates: Path | None = None
+    overwrite: bool = False
+    lint: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcome:
+    """What became of one model.
+
+    max_deviation: worst relative L2 of the export against its source; None when nothing was judged anew or before.
+    """
+
+    model: str
+    action: str
+    version: int
+    directory: Path
+    seconds: float
+    accuracy: Mapping[str, Any]
+    error: TritonsmithError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched."""
+
+    repository: Path
+    plan: BuildPlan
+    outcomes: tuple[ModelOutcome, ...] = field(default=())
+
+    @property
+    def errors(self) -> tuple[TritonsmithError, ...]:
+        """The failures, in the spec's order."""
+        return tuple(o.error for o in self.outcomes if o.error is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    spec: RepositorySpec
+    options: BuildOptions
+    cache: Cache
+    repository: Path
+    lock: Lock
+    observed: Mapping[str, Observation]
+
+
+def repository_of(options: BuildOptions) -> Path:
+    """The directory to build: as asked, or model_repository/ beside the spec."""
+    return (options.repository or options.spec.resolve().parent / "model_repository").absolute()
+
+
+def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
+    """What a build would do now; reads only."""
+    context = _context(options)
+    plan = make_plan(context.observed, context.lock)
+    context.cache.stats.save()
+    return context.spec, plan
+
+
+def build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
+    """Brings the repository up to date with its spec.
+
+    A model that fails is reported and left as it was; the others are built. A build that finds nothing
+    stale writes nothing.
+    """
+    context = _context(options)
+    plan = make_plan(context.observed, context.lock)
+    if not plan.stale:
+        context.cache.stats.save()
+        return BuildResult(context.repository, plan, tuple(_unchanged(context, s) for s in context.spec.models))
+    tell = progress or (lambda what, done, total: None)
+    with exclusive(context.repository) as staging:
+        # Another build may have run while this one waited.
+        context = _context(options)
+        plan = make_plan(context.observed, context.lock)
+        outcomes, lock = _build_models(context, plan, staging, tell)
+        for action in plan.actions:
+            if action.kind == "remove":
+                remove_model(context.repository, action.model, staging)
+        write_lock(lock_path(context.spec.path), lock)
+    context.cache.stats.save()
+    return BuildResult(context.repository, plan, tuple(outcomes))
+
+
+def _context(options: BuildOptions) -> _Context:
+    spec = load_spec(options.spec)
+    check_user_directory(options.templates)
+    cache = options.cache
+    assert cache is not None
+    repository = repository_of(options)
+    for model in spec.models:
+        _check_source(spec, model)
+    lock = read_lock(lock_path(spec.path))
+    observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates)
+    return _Context(spec, options, cache, repository, lock, observed)
+
+
+def _check_source(spec: RepositorySpec, model: ModelSpec) -> None:
+    """SpecError, with file and line, when a file that the source names is not there."""
+    from builder.errors import SpecError
+
+    named = [] if model.source.kind == "torch" else [(model.source.reference, (model.source.kind,))]
+    named += [(name, ("files",)) for name in model.source.files]
+    for reference, keys in named:
+        where = spec.where(model.name, "source", *keys)
+        try:
+            path = source_path(reference, spec.root)
+        except SpecError as error:
+            raise SpecError(
+                error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
+            ) from None
+        if not path.exists():
+            beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
+            raise SpecError(
+                f"{model.name}: there is no file {reference!r}", code="source_missing", where=where, seen=path, valid=beside[:10]
+            )
+
+
+def source_path(reference: str, root: Path) -> Path:
+    """A file as the spec names it → its path."""
+    return resolve_package_file(reference) if reference.startswith(PACKAGE_PREFIX) else root / reference
+
+
+def _build_models(
+    context: _Context, plan: BuildPlan, staging: Path, tell: Progress
+) -> tuple[list[ModelOutcome], Lock]:
+    outcomes: list[ModelOutcome] = []
+    locked = {n: m for n, m in context.lock.models.items() if n in context.observed}
+    total = len(context.spec.models)
+    for number, spec in enumerate(context.spec.models):
+        lay_out = plan.of(spec.name, "lay_out")
+        if lay_out.state is State.UP_TO_DATE:
+            outcomes.append(_unchanged(context, spec))
+            continue
+        tell(f"{spec.name}: {_doing(plan.of(spec.name, 'export'))}", number, total)
+        started = time.monotonic()
+        try:
+            outcome, entry = _build_model(context, spec, plan, staging, started)
+            locked[spec.name] = entry
+            # The lock follows each model, so that a build killed later does not do this one again.
+            write_lock(lock_path(context.spec.path), Lock(locked))
+        except TritonsmithError as error:
+            outcome = _failed(context, spec, error, started)
+        outcomes.append(outcome)
+    tell("done", total, total)
+    return outcomes, Lock(locked)
+
+
+def _doing(export: Action) -> str:
+    if export.state is State.UP_TO_DATE:
+        return "laying out"
+    return "from cache" if export.state is State.CACHED else f"exporting ({export.reason.value if export.reason else ''})"
+
+
+def _build_model(
+    context: _Context, spec: ModelSpec, plan: BuildPlan, staging: Path, started: float
+) -> tuple[ModelOutcome, LockedModel]:
+    refuse_foreign_model(context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite)
+    seen = context.observed[spec.name]
+    artifact = context.cache.get(seen.cached_key) if seen.cached_key else None
+    action = "laid out" if plan.of(spec.name, "export").state is State.UP_TO_DATE else "from cache"
+    if artifact is None:
+        artifact, action = _export(context, spec), "exported"
+    judge(spec, artifact.record["accuracy"], context.spec)
+    served = {n: d for n, d in artifact.files.items() if n in artifact.record["served_files"]}
+    text = _config_text(context, spec, artifact)
+    staged = stage_model(staging, spec.name, text, artifact.directory, served)
+    if context.options.lint:
+        lint_gate(staged)
+    files = model_files(staged, context.cache.stats)
+    publish_model(staged, context.repository)
+    entry = LockedModel(
+        parameters=seen.parameters,
+        tools=artifact.record["tools"],
+        dependencies=artifact.record["dependencies"],
+        key=artifact.key,
+        config=config_digests(spec, context.options.templates, context.cache),
+        files=files,
+        accuracy=_accuracy_summary(artifact.record["accuracy"]),
+    )
+    directory = context.repository / spec.name
+    seconds = time.monotonic() - started
+    return ModelOutcome(spec.name, action, 1, directory, seconds, entry.accuracy), entry
+
+
+def _config_text(context: _Context, spec: ModelSpec, artifact: Artifact) -> str:
+    inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
+    outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
+    message = model_config_from_spec(spec, inputs, outputs, context.spec)
+    return text_from_model_config(message, spec_name=context.spec.path.name, templates=context.options.templates)
+
+
+def _export(context: _Context, spec: ModelSpec) -> Artifact:
+    request = export_request(spec, context.spec)
+    log = context.cache.root / "logs" / f"{digest_of_value([str(context.spec.path.resolve()), spec.name])[:16]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with context.cache.workspace() as directory:
+        try:
+            result = run_export(request, directory, log)
+        except ExportError as error:
+            raise _at_source(error, spec, context.spec) from None
+        root = context.spec.root
+        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
+        dependencies = {portable_name(Path(f), root): context.cache.stats.digest(Path(f)) for f in files}
+        parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
+        identity = request_digest(parameters, tools)
+        key = action_key(identity, dependencies)
+        record = _record(result, directory, dependencies, tools)
+        artifact = context.cache.put(key, directory, record)
+        context.cache.remember(identity, dependencies, key)
+    return artifact
+
+
+def _at_source(error: ExportError, spec: ModelSpec, repository: RepositorySpec) -> ExportError:
+    """The same error, placed at the spec's line when it names no better place."""
+    where = error.where or repository.where(spec.name, "source", spec.source.kind)
+    return ExportError(
+        f"{spec.name}: {error.message}", code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
+    )
+
+
+def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest:
+    """The spec's model as an export to run."""
+    reference = spec.source.reference
+    samples = spec.accuracy.samples
+    if samples is not None and ":" not in samples:
+        samples = str(repository.root / samples)
+    largest = spec.max_batch_size or 0
+    return ExportRequest(
+        model=spec.name,
+        kind=spec.source.kind,
+        reference=reference if spec.source.kind == "torch" else str(source_path(reference, repository.root)),
+        search_path=str(repository.root),
+        opset=spec.opset,
+        max_batch_size=largest,
+        inputs=_stated(spec, "input", largest > 0),
+        outputs=_stated(spec, "output", largest > 0),
+        dynamic_dims={n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()},
+        samples=samples,
+        sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
+        seed=0,
+    )
+
+
+def _stated(spec: ModelSpec, kind: Any, batched: bool) -> tuple[TensorSpec, ...]:
+    """The spec's tensors with whole shapes; a tensor without dims and data_type is left to the model."""
+    return tuple(
+        TensorSpec(
+            t["name"],
+            dtype_from_config(t["data_type"]),
+            ("batch", *_model_dims(t)) if batched else tuple(_model_dims(t)),
+        )
+        for t in stated_tensors(spec, kind)
+        if t["name"] and t["data_type"] and t["dims"] is not None
+    )
+
+
+def _model_dims(tensor: Mapping[str, Any]) -> Sequence[int | str]:
+    reshape = tensor.get("reshape")
+    return tuple(reshape["shape"] or ()) if reshape else tuple(tensor["dims"])
+
+
+def _record(
+    result: ExportResult, directory: Path, dependencies: Mapping[str, str], tools: Mapping[str, str | None]
+) -> dict[str, Any]:
+    return {
+        "inputs": [t.as_dict() for t in result.inputs],
+        "outputs": [t.as_dict() for t in result.outputs],
+        "opset": result.opset,
+        "ir_version": result.ir_version,
+        "dependencies": dict(sorted(dependencies.items())),
+        "accuracy": result.accuracy.as_dict(),
+        "served_files": [str(f) for f in result.files],
+        "samples": str(result.samples_path),
+        "tools": dict(tools),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySpec) -> None:
+    """The accuracy gate: GateError when the export is further from its source than the spec allows."""
+    from builder.accuracy import Bounds, breaches, report_from_dict
+
+    given = spec.accuracy.model_dump(exclude={"samples"}, exclude_none=True)
+    failed = breaches(report_from_dict(accuracy), Bounds(**given) if given else Bounds())
+    if failed:
+        raise GateError(
+            f"{spec.name}: the export is not accurate enough: {'; '.join(failed)}",
+            code="accuracy",
+            where=repository.where(spec.name, "accuracy"),
+            fix="loosen accuracy: in the spec if that is good enough, or look for an op that differs (tritonsmith build --verbose)",
+        )
+
+
+def lint_gate(directory: Path) -> None:
+    """GateError when the staged model has a finding of severity error."""
+    errors = [f for f in check([directory], LintOptions()) if f.severity == "error"]
+    if errors:
+        raise GateError(
+            f"{directory.name}: Triton would not load this model: "
+            + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
+            code="lint",
+            fix=f"tritonsmith check --explain {errors[0].rule}",
+        )
+
+
+def _accuracy_summary(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    from builder.accuracy import report_from_dict
+
+    return report_from_dict(accuracy).summary()
+
+
+def _unchanged(context: _Context, spec: ModelSpec) -> ModelOutcome:
+    accuracy = context.lock.models[spec.name].accuracy
+    return ModelOutcome(spec.name, "up-to-date", 1, context.repository / spec.name, 0.0, accuracy)
+
+
+def _failed(context: _Context, spec: ModelSpec, error: TritonsmithError, started: float) -> ModelOutcome:
+    directory = context.repository / spec.name
+    return ModelOutcome(spec.name, "failed", 1, directory, time.monotonic() - started, {}, error)
+
+
+def disk_full(error: OSError, path: Path) -> BuildError:
+    """An OSError for a full or read-only disk as the error people see."""
+    return BuildError(
+        f"cannot write: {error.strerror}", code="disk", where=Where(Path(error.filename or path)), fix="free space and build again"
+    )

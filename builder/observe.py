@@ -1,0 +1,129 @@
+"""(spec, lock, cache, repository on disk) → Observation of each model: digests, no imports of frameworks, nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builder import __version__
+from builder.cache import Cache
+from builder.digest import digest_of_value, total_digest
+from builder.errors import SpecError
+from builder.lock import Lock, LockedModel
+from builder.model_config import TEMPLATE
+from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
+from builder.plan import Observation, action_key, request_digest
+from builder.repository import model_files
+from builder.spec import ModelSpec, RepositorySpec, stated_tensors
+from builder.templates import template_files
+from builder.toolchain import Toolchain
+
+# Raised when the same inputs would give another artifact: the exporter's own version.
+EXPORT_REVISION = 1
+
+
+def export_parameters(spec: ModelSpec) -> dict[str, Any]:
+    """What an export depends on beside its sources' content; names and paths as written in the spec."""
+    stated = {
+        kind: [{k: t[k] for k in ("name", "data_type", "dims")} for t in stated_tensors(spec, kind)]
+        for kind in ("input", "output")
+    }
+    return {
+        "revision": EXPORT_REVISION,
+        "kind": spec.source.kind,
+        "reference": spec.source.reference,
+        "files": list(spec.source.files),
+        "opset": spec.opset if spec.source.kind != "onnx" else None,
+        "max_batch_size": spec.max_batch_size,
+        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+        "samples": spec.accuracy.samples,
+        **_jsonable(stated),
+    }
+
+
+def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        kind: [{**t, "dims": None if t["dims"] is None else list(t["dims"])} for t in tensors]
+        for kind, tensors in stated.items()
+    }
+
+
+def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]:
+    """Versions of what makes the artifact; an ONNX file that is taken over depends on none."""
+    return {} if spec.source.kind == "onnx" else toolchain.fingerprint("torch", "onnxscript", "onnx")
+
+
+def config_digests(spec: ModelSpec, templates: Path | None, cache: Cache) -> dict[str, str]:
+    """Digests of what config.pbtxt is rendered from, and of the bounds that let the model through."""
+    files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
+    bounds = spec.accuracy.model_dump(exclude={"samples"})
+    return {
+        "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json()]),
+        "template": total_digest(files),
+        "accuracy": digest_of_value(bounds),
+    }
+
+
+def resolve_dependency(name: str, root: Path) -> Path:
+    """A dependency's portable name → its path on this machine; SpecError for a package that is not installed."""
+    if name.startswith(PACKAGE_PREFIX):
+        return resolve_package_file(name)
+    return root / name
+
+
+def portable_name(path: Path, root: Path) -> str:
+    """A file → relative to the spec when below it, package:NAME/path when in an installed package, else absolute."""
+    absolute = Path(os.path.abspath(path))
+    if absolute.is_relative_to(root):
+        return absolute.relative_to(root).as_posix()
+    return package_reference(absolute) or str(absolute)
+
+
+def current_digest(name: str, root: Path, cache: Cache) -> str | None:
+    """The content digest of a dependency now; None when the file is gone."""
+    try:
+        return cache.stats.digest(resolve_dependency(name, root))
+    except (OSError, SpecError):
+        return None
+
+
+def observe(
+    repository_spec: RepositorySpec, lock: Lock, cache: Cache, toolchain: Toolchain, repository: Path, templates: Path | None
+) -> dict[str, Observation]:
+    """One Observation a model, in the spec's order."""
+    return {
+        spec.name: _observe_model(repository_spec.root, spec, lock.models.get(spec.name), cache, toolchain, repository, templates)
+        for spec in repository_spec.models
+    }
+
+
+def _observe_model(
+    root: Path,
+    spec: ModelSpec,
+    locked: LockedModel | None,
+    cache: Cache,
+    toolchain: Toolchain,
+    repository: Path,
+    templates: Path | None,
+) -> Observation:
+    parameters, tools = export_parameters(spec), export_tools(spec, toolchain)
+    dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
+    return Observation(
+        parameters=parameters,
+        tools=tools,
+        dependencies=dependencies,
+        cached_key=_cached_key(request_digest(parameters, tools), root, cache),
+        config=config_digests(spec, templates, cache),
+        files=model_files(repository / spec.name, cache.stats),
+    )
+
+
+def _cached_key(request: str, root: Path, cache: Cache) -> str | None:
+    """The key of an earlier run of the request whose dependencies all have the content they had then."""
+    for dependencies, key in cache.remembered(request):
+        now = {name: current_digest(name, root, cache) for name in dependencies}
+        if now == dict(dependencies) and action_key(request, dependencies) == key and cache.get(key) is not None:
+            return key
+    return None

@@ -1,0 +1,34 @@
+"""This machine → Toolchain: the versions that the build's actions depend on; a missing tool is a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+
+VERSION_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """Versions by distribution name; None when it is not installed."""
+
+    versions: tuple[tuple[str, str | None], ...]
+
+    def fingerprint(self, *names: str) -> dict[str, str | None]:
+        """The versions of the named tools."""
+        known = dict(self.versions)
+        return {n: known.get(n) for n in names}
+
+
+@lru_cache(maxsize=1)
+def this_toolchain() -> Toolchain:
+    """What is installed beside us; nothing is imported for it."""
+    return Toolchain(tuple((name, _version(name)) for name in VERSION_PACKAGES))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Request bytes ↔ answer bytes, one file a protocol, behind the Target seam."""

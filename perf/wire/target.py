@@ -1,0 +1,63 @@
+"""The seam between the generator and a protocol: payload → request bytes, request bytes → answer bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from perf.wire.payload import Answer, InferPayload
+
+Done = Callable[[int, int, int, str | None, bytes | None], None]
+"""(slot, first_byte_ns, end_ns, failure reason or None, raw answer when it was to be kept).
+
+first_byte_ns is 0 when no byte of an answer came. Called once for every request sent, never from inside
+`send`. The receiver may send again on the same connection at once, when it is still open.
+"""
+
+Closed = Callable[["Connection"], None]
+"""A connection is gone; every request in flight on it has been reported by Done before."""
+
+
+class Connection(Protocol):
+    """One connection with up to the target's `streams_per_connection` requests in flight."""
+
+    @property
+    def open(self) -> bool:
+        """True while a request may be sent."""
+
+    def send(self, slot: int, request: bytes, keep: bool) -> None:
+        """Send a request made by Target.encode; `slot` names it in Done, `keep` asks for the answer's bytes.
+
+        At most one request a slot is in flight, and not more than streams_per_connection on the connection.
+        """
+
+    def cancel(self, slot: int, reason: str) -> None:
+        """Give up the request of this slot: Done with this reason. HTTP/1.1 loses the connection by it."""
+
+    def close(self) -> None:
+        """Close when nothing is in flight; Closed is not called."""
+
+
+class Target(Protocol):
+    """A server's side of one protocol; a value that can be pickled into another process."""
+
+    @property
+    def url(self) -> str:
+        """As the user would write it."""
+
+    @property
+    def protocol(self) -> str:
+        """`http` or `grpc`."""
+
+    @property
+    def streams_per_connection(self) -> int:
+        """Requests in flight one connection carries: 1 for HTTP/1.1, many for gRPC."""
+
+    def encode(self, payload: InferPayload) -> bytes:
+        """The request as it goes over the wire (for gRPC: what does not depend on the stream)."""
+
+    def decode(self, answer: bytes) -> Answer:
+        """The kept answer's tensors, or the server's error. Raises ValueError when it is malformed."""
+
+    async def connect(self, done: Done, closed: Closed) -> Connection:
+        """A new connection; OSError (ssl.SSLError among them) when there is none."""

@@ -1,0 +1,133 @@
+"""(model config, model file, instance) → an onnxruntime.InferenceSession with the options the config asks for."""
+
+import os
+
+import onnxruntime as ort
+
+# Triton's optimization.graph.level: -1 fewer, 0 default, 1 extended, 2 (and up) none at all; the meaning is the
+# one of the onnxruntime_backend repository, README "Model Config Options".
+GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
+ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
+CUDA_PARAMETERS = ("gpu_mem_limit", "do_copy_in_default_stream")
+
+
+def model_path(model_dir, version, filename):
+    """The ONNX file of a version; a directory of that name holds model.onnx beside its external data."""
+    path = os.path.join(model_dir, str(version), filename or "model.onnx")
+    if os.path.isdir(path):
+        path = os.path.join(path, "model.onnx")
+    return path
+
+
+def session_from_config(config, path, kind="CPU", device_id=0):
+    """Load `path`; raises RuntimeError when the file is absent or the config asks for what cannot be had."""
+    if not os.path.exists(path):
+        raise RuntimeError(f"unable to find '{path}' for model instance '{config['name']}'")
+    parameters = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
+    options = _session_options(config, parameters)
+    for library in config.get("model_operations", {}).get("op_library_filename", []):
+        options.register_custom_ops_library(library)
+    return ort.InferenceSession(path, options, providers=_providers(config, parameters, kind, device_id))
+
+
+def _session_options(config, parameters):
+    options = ort.SessionOptions()
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    options.graph_optimization_level = GRAPH_LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+
+    mode = parameters.get("execution_mode", "0")
+    if mode not in ("0", "1"):
+        raise RuntimeError(f"parameter execution_mode is '{mode}'; expected values are 0 or 1")
+    options.execution_mode = (
+        ort.ExecutionMode.ORT_PARALLEL if mode == "1" else ort.ExecutionMode.ORT_SEQUENTIAL
+    )
+
+    # An instance is a process here, so a thread that spins takes a core from the server and the other instances.
+    options.intra_op_num_threads = _int(parameters, "intra_op_thread_count") or _default_threads()
+    options.inter_op_num_threads = _int(parameters, "inter_op_thread_count")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    key = "session.use_device_allocator_for_initializers"
+    if key in parameters:
+        options.add_session_config_entry(key, parameters[key])
+    if "enable_mem_arena" in parameters:
+        options.enable_cpu_mem_arena = _bool(parameters, "enable_mem_arena")
+    if "enable_mem_pattern" in parameters:
+        options.enable_mem_pattern = _bool(parameters, "enable_mem_pattern")
+    return options
+
+
+def _default_threads():
+    # As in production: all cores. The count is fixed, not divided by the instances, so that adding instances to
+    # a loaded model leaves the running ones as they were.
+    return len(os.sched_getaffinity(0))
+
+
+def _providers(config, parameters, kind, device_id):
+    available = ort.get_available_providers()
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    providers = []
+    if kind == "GPU":
+        if "CUDAExecutionProvider" not in available:
+            raise RuntimeError(
+                f"model '{config['name']}' has a KIND_GPU instance, but this onnxruntime has no "
+                f"CUDAExecutionProvider (it has {', '.join(available)}); install onnxruntime-gpu"
+            )
+        cuda = {"device_id": str(device_id)}
+        for accelerator in accelerators.get("gpu_execution_accelerator", []):
+            name, values = accelerator["name"], accelerator.get("parameters", {})
+            if name == "tensorrt" and "TensorrtExecutionProvider" in available:
+                providers.append(("TensorrtExecutionProvider", _tensorrt_options(values, device_id)))
+            elif name == "cuda":
+                cuda.update(values)
+            else:
+                raise RuntimeError(f"unknown Execution Accelerator '{name}' is requested")
+        providers.append(("CUDAExecutionProvider", {**cuda, **_cuda_options(parameters)}))
+    for accelerator in accelerators.get("cpu_execution_accelerator", []):
+        if accelerator["name"] != "openvino":
+            raise RuntimeError(f"unknown Execution Accelerator '{accelerator['name']}' is requested")
+        if "OpenVINOExecutionProvider" in available:
+            providers.append(("OpenVINOExecutionProvider", {"device_type": "CPU"}))
+    return [*providers, "CPUExecutionProvider"]
+
+
+def _cuda_options(parameters):
+    options = {k: parameters[k] for k in CUDA_PARAMETERS if k in parameters}
+    for key, values in (("cudnn_conv_algo_search", CUDNN_SEARCH), ("arena_extend_strategy", ARENA_STRATEGY)):
+        if key in parameters:
+            if parameters[key] not in values:
+                raise RuntimeError(f"unsupported {key} value '{parameters[key]}' is requested")
+            options[key] = values[parameters[key]]
+    return options
+
+
+def _tensorrt_options(values, device_id):
+    options = {"device_id": str(device_id)}
+    renamed = {"max_workspace_size_bytes": "trt_max_workspace_size"}
+    for key, value in values.items():
+        if key == "precision_mode":
+            options["trt_fp16_enable"] = str(value == "FP16")
+            options["trt_int8_enable"] = str(value == "INT8")
+        else:
+            options[renamed.get(key, key)] = value
+    return options
+
+
+def _int(parameters, key):
+    text = parameters.get(key, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise RuntimeError(f"parameter {key} is '{text}'; expected an integer") from None
+
+
+def _bool(parameters, key):
+    text = parameters[key].lower()
+    if text not in ("1", "0", "true", "false"):
+        raise RuntimeError(f"parameter {key} is '{parameters[key]}'; expected true, false, 1 or 0")
+    return text in ("1", "true")

@@ -1,0 +1,260 @@
+"""A server's address → its models, configs, statistics, readiness; and orders to load and unload, over Triton's HTTP API.
+
+One connection a call, closed at once: an idle keep-alive connection would hold up the server's own shutdown. Importing
+tritonclient.http would cost 0.3 s, so this speaks HTTP itself. Protocol: KServe v2 with Triton's extensions (model
+repository, model configuration, statistics), as documented in triton-inference-server/server docs/protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from builder.errors import ServerError, TrialError
+
+TIMEOUT_S = 60.0
+# A load answers when the model is ready: big engines take minutes.
+LOAD_TIMEOUT_S = 600.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """One version of a model as the repository index tells it; state is "" when the model was never loaded."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class HasPid(Protocol):
+    """A running server's process."""
+
+    @property
+    def pid(self) -> int | None:
+        """The server's own process; None when it is not ours."""
+
+
+def is_ready(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether the server answers and says it is ready."""
+    try:
+        status, _ = _exchange(url, "GET", "/v2/health/ready", timeout_s=timeout_s)
+    except OSError:
+        return False
+    return status == 200
+
+
+def server_metadata(url: str) -> dict[str, Any]:
+    """name, version, extensions."""
+    return _object(_call(url, "GET", "/v2"))
+
+
+def model_metadata(url: str, name: str, version: str = "") -> dict[str, Any]:
+    """name, versions, platform, inputs and outputs (datatype, shape with the batch dimension as -1)."""
+    return _object(_call(url, "GET", _model_path(name, version)))
+
+
+def model_config(url: str, name: str, version: str = "") -> dict[str, Any]:
+    """The config the server uses, after auto-completion and overrides, as Triton's JSON."""
+    return _object(_call(url, "GET", _model_path(name, version) + "/config"))
+
+
+def model_statistics(url: str, name: str = "", version: str = "") -> list[dict[str, Any]]:
+    """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a name."""
+    path = _model_path(name, version) + "/stats" if name else "/v2/models/stats"
+    return list(_object(_call(url, "GET", path))["model_stats"])
+
+
+def is_model_ready(url: str, name: str, version: str = "") -> bool:
+    """Whether the model takes requests."""
+    status, _ = _request(url, "GET", _model_path(name, version) + "/ready")
+    return status == 200
+
+
+def repository_index(url: str) -> list[IndexRow]:
+    """Every model the server knows of, loaded or not."""
+    rows = _call(url, "POST", "/v2/repository/index", {})
+    assert isinstance(rows, list)
+    return [
+        IndexRow(r["name"], str(r.get("version", "")), r.get("state", ""), r.get("reason", "")) for r in rows
+    ]
+
+
+def load_model(
+    url: str,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    timeout_s: float = LOAD_TIMEOUT_S,
+) -> None:
+    """Load or reload a model; returns when it serves.
+
+    config: a whole model config that stands in for config.pbtxt. It stays until the model is unloaded or its
+            config.pbtxt changes: a later load without one does not take it back.
+    files:  "1/model.onnx" → contents; stands in for the model directory, and needs `config`.
+
+    Raises TrialError `model_refused` with Triton's reason. A version that was serving goes on serving, so read
+    `model_config` back when it matters which one does.
+    """
+    parameters: dict[str, str] = {}
+    if config is not None:
+        parameters["config"] = json.dumps(config)
+    for path, content in (files or {}).items():
+        parameters[f"file:{path}"] = base64.b64encode(content).decode()
+    body = {"parameters": parameters} if parameters else {}
+    status, answer = _request(
+        url, "POST", f"/v2/repository/models/{quote(name, safe='')}/load", body, timeout_s
+    )
+    if status != 200:
+        raise TrialError(
+            f"Triton refused to load model '{name}': {_reason(answer)}",
+            code="model_refused",
+            seen=f"HTTP {status}",
+            fix=_fix_for_refusal(status, _reason(answer)),
+        )
+
+
+def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Unload a model; returns when it is really gone (Triton itself answers before that)."""
+    _call(url, "POST", f"/v2/repository/models/{quote(name, safe='')}/unload", {})
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        # "UNLOADING" until the last instance has ended.
+        states = {r.state for r in repository_index(url) if r.name == name}
+        if states <= {"UNAVAILABLE", ""}:
+            return
+        time.sleep(_POLL_S)
+    raise TrialError(
+        f"model '{name}' was not unloaded within {timeout_s:g} s",
+        code="unload_timeout",
+        seen=", ".join(sorted(states)),
+        fix="look for requests that are still running; an open sequence or stream holds a model",
+    )
+
+
+def metrics_text(metrics_url: str) -> str:
+    """The Prometheus text of the metrics port."""
+    status, body = _exchange(metrics_url, "GET", "/metrics")
+    if status != 200:
+        raise _refused(metrics_url, "GET", "/metrics", status, body)
+    return body.decode()
+
+
+def instance_pids(server: HasPid, model: str) -> list[int]:
+    """The stub processes of a model's instances; empty for a backend without processes, or a server elsewhere."""
+    if server.pid is None:
+        return []
+    import psutil
+
+    prefix = f"{model}_"
+    pids = []
+    try:
+        children = psutil.Process(server.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    for child in children:
+        try:
+            command = child.cmdline()
+        except psutil.Error:
+            continue
+        # A stub's last argument but two is the instance: <model>_<group>_<number>.
+        if "triton_python_backend_stub" in " ".join(command[:1]) and any(
+            _is_instance(argument, prefix) for argument in command[1:]
+        ):
+            pids.append(child.pid)
+    return pids
+
+
+def _is_instance(argument: str, prefix: str) -> bool:
+    rest = argument[len(prefix) :].split("_") if argument.startswith(prefix) else []
+    return len(rest) == 2 and all(part.isdigit() for part in rest)
+
+
+def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30.0) -> None:
+    """Return when no more than `count` stub processes of `model` run: a reload ends old ones some seconds after it answers."""
+    deadline = time.monotonic() + timeout_s
+    while len(pids := instance_pids(server, model)) > count:
+        if time.monotonic() > deadline:
+            raise TrialError(
+                f"{len(pids)} instances of model '{model}' still run after {timeout_s:g} s; {count} are wanted",
+                code="instances_linger",
+                seen=", ".join(map(str, pids)),
+            )
+        time.sleep(0.05)
+
+
+def _model_path(name: str, version: str) -> str:
+    path = f"/v2/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _call(url: str, method: str, path: str, body: object = None) -> Any:
+    status, answer = _request(url, method, path, body)
+    if status != 200:
+        raise _refused(url, method, path, status, answer)
+    return json.loads(answer) if answer else None
+
+
+def _object(answer: Any) -> dict[str, Any]:
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _refused(url: str, method: str, path: str, status: int, answer: bytes) -> TrialError:
+    return TrialError(
+        f"Triton at {url} refused {method} {path}: {_reason(answer)}",
+        code="server_refused",
+        seen=f"HTTP {status}",
+    )
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["error"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace").strip() or "no reason given"
+
+
+def _fix_for_refusal(status: int, reason: str) -> str | None:
+    if status == 503 or "explicit model load / unload is not allowed" in reason:
+        return "start the server with --model-control explicit"
+    if "failed to poll from model repository" in reason:
+        return "tritonsmith check DIRECTORY names the rule its config.pbtxt breaks; the server's log has the parser's words"
+    return None
+
+
+def _request(
+    url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
+) -> tuple[int, bytes]:
+    try:
+        return _exchange(url, method, path, body, timeout_s)
+    except OSError as error:
+        raise ServerError(
+            f"the server at {url} does not answer: {error}",
+            code="server_unreachable",
+            seen=f"{method} {path}",
+            fix="is it running? its log says why it ended",
+        ) from None
+
+
+def _exchange(
+    url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(url, timeout=timeout_s)
+    try:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Connection": "close"} | ({"Content-Type": "application/json"} if data is not None else {})
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(str(error) or type(error).__name__) from error
+    finally:
+        connection.close()

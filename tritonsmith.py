@@ -1,1 +1,102 @@
 """The command line: the builder's commands and the perf harness's under one name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+import typer
+
+from builder import __version__, cli as builder_cli
+from builder.console import emit_text, note
+from builder.errors import TritonsmithError
+from perf import cli as perf_cli
+
+app = typer.Typer(
+    name="tritonsmith",
+    help="From one spec file to a verified, tuned, live Triton model repository.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit_text(f"tritonsmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """From one spec file to a verified, tuned, live Triton model repository."""
+
+
+builder_cli.register(app)
+perf_cli.register(app)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; raised so that every `finally` on the way out runs."""
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main() -> None:
+    """Runs the command line; expected errors become one message and an exit code, anything else a traceback."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except TritonsmithError as error:
+        return _report(error, arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        note("interrupted; nothing half-written was left")
+        return 130
+    except _Terminated:
+        note("terminated; nothing half-written was left")
+        return 143
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error, but nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        note(
+            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   free space or permissions, then run the same command again"
+        )
+        return 1
+
+
+def _report(error: TritonsmithError, arguments: list[str]) -> int:
+    if "--format=json" in arguments or any(
+        p == ("--format", "json") for p in zip(arguments, arguments[1:], strict=False)
+    ):
+        emit_text(json.dumps({"error": error.as_dict()}, indent=2))
+    note(f"error[{error.code}]: {error}")
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

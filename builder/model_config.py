@@ -42,7 +42,10 @@ def batches(tensors: Sequence[TensorSpec]) -> bool:
 
 
 def model_config_from_spec(
-    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], where: RepositorySpec | None = None
+    spec: ModelSpec,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    where: RepositorySpec | None = None,
 ) -> Any:
     """The ModelConfig that is meant: what the spec states, completed from the model's own tensors.
 
@@ -89,7 +92,10 @@ def _tensors(
         name = given.get("name") or (actual[index].name if index < len(actual) else None)
         if name not in by_name:
             raise SpecError(
-                f"{spec.name}: the model has no {kind} {name!r}", code="unknown_tensor", where=at, valid=sorted(by_name)
+                f"{spec.name}: the model has no {kind} {name!r}",
+                code="unknown_tensor",
+                where=at,
+                valid=sorted(by_name),
             )
         result.append(_checked_tensor(kind, spec.name, given, by_name.pop(name), batched, at))
     if stated and kind == "input" and by_name:
@@ -128,7 +134,9 @@ def _checked_tensor(
     if "reshape" not in given and "dims" in given:
         merged.pop("reshape", None)
     model_dims = list(actual.wire_shape[1:] if batched else actual.wire_shape)
-    fits = len(meant) == len(model_dims) and all(m in (a, -1) or a == -1 for m, a in zip(meant, model_dims, strict=True))
+    fits = len(meant) == len(model_dims) and all(
+        m in (a, -1) or a == -1 for m, a in zip(meant, model_dims, strict=True)
+    )
     if "dims" in given and not fits:
         raise SpecError(
             f"{model}: {kind} {actual.name!r} is stated with dims {list(given['dims'])}",
@@ -187,7 +195,9 @@ def text_from_model_config(message: Any, *, spec_name: str, templates: Path | No
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise ConfigError(
-            f"the template failed for model {message.name!r}: {error}", code="template_failed", where=Where(where.path, line)
+            f"the template failed for model {message.name!r}: {error}",
+            code="template_failed",
+            where=Where(where.path, line),
         ) from None
     parsed = model_config_from_text(text, where)
     if parsed != message:
@@ -227,7 +237,11 @@ def printable(value: Any) -> str:
 def quoted(value: str) -> str:
     """A string as a text-proto literal: printable ASCII as it is, every other byte of its UTF-8 as an octal escape."""
     escapes = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
-    return '"' + "".join(escapes.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}") for b in value.encode()) + '"'
+    return (
+        '"'
+        + "".join(escapes.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}") for b in value.encode())
+        + '"'
+    )
 
 
 def _views(message: Any) -> list[FieldView]:
@@ -236,8 +250,12 @@ def _views(message: Any) -> list[FieldView]:
 
 def _view(descriptor: Any, value: Any) -> FieldView:
     if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
-        return FieldView(descriptor.name, True, True, tuple(_entry(descriptor, k, value[k]) for k in sorted(value)))
-    repeated = not hasattr(value, "DESCRIPTOR") and hasattr(value, "__len__") and not isinstance(value, str | bytes)
+        return FieldView(
+            descriptor.name, True, True, tuple(_entry(descriptor, k, value[k]) for k in sorted(value))
+        )
+    repeated = (
+        not hasattr(value, "DESCRIPTOR") and hasattr(value, "__len__") and not isinstance(value, str | bytes)
+    )
     items = tuple(value) if repeated else (value,)
     if descriptor.message_type is not None:
         return FieldView(descriptor.name, repeated, True, tuple(_views(item) for item in items))
@@ -266,8 +284,10 @@ def _scalar(descriptor: Any, value: Any) -> Any:
 def _first_difference(meant: Any, rendered: Any) -> str:
     for descriptor in meant.DESCRIPTOR.fields:
         left, right = getattr(meant, descriptor.name), getattr(rendered, descriptor.name)
-        if left != right or meant.DESCRIPTOR.fields_by_name[descriptor.name].has_presence and (
-            meant.HasField(descriptor.name) != rendered.HasField(descriptor.name)
+        if (
+            left != right
+            or meant.DESCRIPTOR.fields_by_name[descriptor.name].has_presence
+            and (meant.HasField(descriptor.name) != rendered.HasField(descriptor.name))
         ):
             return f"{descriptor.name}: meant {str(left)!r}, rendered {str(right)!r}"
     return "a field that differs in presence only"

@@ -68,7 +68,9 @@ class DynamicDim(_Frozen):
     @model_validator(mode="after")
     def _ordered(self) -> DynamicDim:
         if not self.min <= (self.opt if self.opt is not None else self.max) <= self.max:
-            raise ValueError(f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}")
+            raise ValueError(
+                f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}"
+            )
         return self
 
 
@@ -147,7 +149,10 @@ def load_spec(path: Path) -> RepositorySpec:
     models = _mapping_at(source, top.get("models"), ("models",))
     if not models:
         raise SpecError(
-            "no models", code="no_models", where=source.where(("models",)), fix="models: {NAME: {source: {onnx: FILE}}}"
+            "no models",
+            code="no_models",
+            where=source.where(("models",)),
+            fix="models: {NAME: {source: {onnx: FILE}}}",
         )
     target = _validated(source, Target, top.get("target", {}), ("target",))
     specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
@@ -181,13 +186,19 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
     merged = _merged(defaults, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
-    config = _validated(source, model_config_type(), {k: v for k, v in merged.items() if k in _TRITON_KEYS}, at)
+    config = _validated(
+        source, model_config_type(), {k: v for k, v in merged.items() if k in _TRITON_KEYS}, at
+    )
     if "source" not in own:
         raise SpecError(
             f"model {name!r} has no source",
             code="no_source",
             where=source.where(at),
-            valid=("source: {onnx: FILE}", "source: {torch: module:callable}", "source: {exported_program: FILE.pt2}"),
+            valid=(
+                "source: {onnx: FILE}",
+                "source: {torch: module:callable}",
+                "source: {exported_program: FILE.pt2}",
+            ),
         )
     spec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     _refuse_range_of_unknown_dim(source, spec, at)
@@ -281,7 +292,11 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
         return _unknown_key(source, location, _valid_keys(model, error["loc"][:-1]))
     where = source.where(location)
     if at[:1] == ("models",) and location not in source.lines:
-        where = source.where(("defaults", *location[2:])) if ("defaults", *location[2:]) in source.lines else where
+        where = (
+            source.where(("defaults", *location[2:]))
+            if ("defaults", *location[2:]) in source.lines
+            else where
+        )
     name = ".".join(str(k) for k in location)
     seen = error.get("input")
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -337,12 +352,9 @@ def json_schema() -> dict[str, Any]:
     properties = {k: v for k, v in own["properties"].items() if k in OWN_KEYS}
     properties |= {k: v for k, v in triton["properties"].items() if k in _TRITON_KEYS}
     target = Target.model_json_schema()
-    # a parameter may be written as a scalar; see triton_schema._Parameter
-    scalar = {"type": ["string", "number", "boolean"]}
-    properties["parameters"]["additionalProperties"] = {"anyOf": [scalar, {"$ref": "#/$defs/_Parameter"}]}
     model = {"type": "object", "additionalProperties": False, "properties": properties}
     definitions = {k: v for d in (own, triton) for k, v in d.get("$defs", {}).items() if k != "TritonMessage"}
-    return {
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tritonsmith models.yaml",
         "type": "object",
@@ -355,3 +367,23 @@ def json_schema() -> dict[str, Any]:
         },
         "$defs": {**definitions, "Model": model},
     }
+    result = _without_null(schema)
+    # A parameter may be written as a scalar, see triton_schema._Parameter.
+    result["$defs"]["_Parameter"] = {
+        "anyOf": [{"type": ["string", "number", "boolean"]}, result["$defs"]["_Parameter"]]
+    }
+    return dict(result)
+
+
+def _without_null(schema: Any) -> Any:
+    """The schema without `null`: a key is left out of models.yaml, never written as null."""
+    if isinstance(schema, list):
+        return [_without_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {k: _without_null(v) for k, v in schema.items() if not (k == "default" and v is None)}
+    options = [o for o in kept.get("anyOf", ()) if o != {"type": "null"}]
+    if "anyOf" in kept and len(options) == 1:
+        del kept["anyOf"]
+        return {**options[0], **kept}
+    return {**kept, "anyOf": options} if options else kept

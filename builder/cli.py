@@ -1,0 +1,19 @@
+"""The builder's commands, each in a light module of its own under builder/commands."""
+
+from __future__ import annotations
+
+import typer
+
+from builder.commands.build import build
+from builder.commands.check import check
+from builder.commands.plan import plan
+from builder.commands.schema import schema
+
+
+def register(app: typer.Typer) -> None:
+    """Adds plan, build, check and schema."""
+    panel = "Build"
+    app.command(rich_help_panel=panel)(plan)
+    app.command(rich_help_panel=panel)(build)
+    app.command(rich_help_panel=panel)(check)
+    app.command(rich_help_panel=panel)(schema)

@@ -1,0 +1,1 @@
+"""Command line functions of the builder: flags in, library calls, text or JSON out."""

@@ -13,6 +13,7 @@ import ssl as tls
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
+from typing import cast
 from urllib.parse import urlsplit
 
 from builder.errors import UsageError
@@ -94,9 +95,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._write = transport.write
+        self._transport = cast(asyncio.Transport, transport)
+        self._write = self._transport.write
         self.open = True
 
     def send(self, slot: int, request: bytes, keep: bool) -> None:

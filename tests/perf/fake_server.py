@@ -1,0 +1,284 @@
+"""A small KServe v2 HTTP server on a real socket, in its own thread, that misbehaves on demand.
+
+It serves any model name with input `x` (FP32) and output `y` = 2·x, with batch dimension first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Behaviour:
+    """What the server does; may be changed while it runs.
+
+    delay_s:        answer so much later, each request by itself.
+    stall_until_s:  time.monotonic before which nothing is answered (the whole server stands still).
+    error_every:    every n-th infer request is answered with HTTP 503.
+    chunked:        bodies in chunks of so many bytes; 0 sends Content-Length.
+    piece_bytes:    write answers in pieces of this size, with a pause between; 0 writes at once.
+    drop_every:     every n-th infer request: the connection is reset instead of an answer.
+    drop_inside:    with drop_every: after half of the answer.
+    close_every:    every n-th infer answer says `Connection: close` and closes.
+    until_eof:      no Content-Length; the end of the connection ends the body.
+    wrong_every:    every n-th infer answer has wrong values.
+    continue_first: an interim 100 answer comes first.
+    never:          infer requests are never answered.
+    """
+
+    delay_s: float = 0.0
+    stall_until_s: float = 0.0
+    error_every: int = 0
+    chunked: int = 0
+    piece_bytes: int = 0
+    drop_every: int = 0
+    drop_inside: bool = False
+    close_every: int = 0
+    until_eof: bool = False
+    wrong_every: int = 0
+    continue_first: bool = False
+    never: bool = False
+    require_header: tuple[str, str] | None = None
+
+
+@dataclass
+class FakeServer:
+    """host, port and what was seen."""
+
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    max_batch_size: int = 8
+    width: int = 4
+    port: int = 0
+    infer_requests: int = 0
+    connections: int = 0
+    request_times_s: list[float] = field(default_factory=list)
+    last_head: str = ""
+    last_header: dict[str, Any] = field(default_factory=dict)
+    batch_counts: dict[int, int] = field(default_factory=dict)
+    compute_ns: int = 0
+    ssl: Any = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _server: asyncio.AbstractServer | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.ssl else 'http'}://127.0.0.1:{self.port}"
+
+    def stop_listening(self) -> None:
+        """Close the listener and reset all connections; `listen` opens the same port again."""
+        self._call(self._down())
+
+    def listen(self) -> None:
+        self._call(self._up())
+
+    def _call(self, work: Any) -> None:
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _up(self) -> None:
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self.ssl, backlog=512
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _down(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                fields = {
+                    n.strip().lower(): v.strip()
+                    for n, _, v in (line.partition(":") for line in head.split("\r\n")[1:])
+                }
+                body = await reader.readexactly(int(fields.get("content-length", 0)))
+                if not await self._answer(head, fields, body, writer):
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _answer(
+        self, head: str, fields: dict[str, str], body: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
+        behaviour = self.behaviour
+        method, path, _ = head.split(" ", 2)
+        if behaviour.require_header is not None:
+            name, value = behaviour.require_header
+            if fields.get(name.lower()) != value:
+                return await self._write(writer, 403, b'{"error":"no access"}', None, close=False)
+        if not path.endswith("/infer"):
+            status, data = self._describe(method, path)
+            return await self._write(writer, status, json.dumps(data).encode(), None, close=False)
+        self.infer_requests += 1
+        number = self.infer_requests
+        self.last_head = head
+        self.request_times_s.append(time.monotonic())
+        while (left_s := behaviour.stall_until_s - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)
+        if behaviour.delay_s:
+            await asyncio.sleep(behaviour.delay_s)
+        if behaviour.never:
+            await asyncio.sleep(3600)
+
+        def turn(every: int) -> bool:
+            return every > 0 and number % every == 0
+
+        if turn(behaviour.error_every):
+            return await self._write(writer, 503, b'{"error":"Request timeout expired"}', None, close=False)
+        json_length, answer = self._infer(fields, body, turn(behaviour.wrong_every))
+        if turn(behaviour.drop_every):
+            if behaviour.drop_inside:
+                writer.write(self._head(200, len(answer), json_length, False) + answer[: len(answer) // 2])
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+            return False
+        return await self._write(writer, 200, answer, json_length, close=turn(behaviour.close_every))
+
+    def _infer(self, fields: dict[str, str], body: bytes, wrong: bool) -> tuple[int, bytes]:
+        length = int(fields["inference-header-content-length"])
+        header = json.loads(body[:length])
+        self.last_header = header
+        shape = header["inputs"][0]["shape"]
+        x = np.frombuffer(body[length:], "<f4").reshape(shape)
+        y = 2 * x + (1 if wrong else 0)
+        self.batch_counts[shape[0]] = self.batch_counts.get(shape[0], 0) + 1
+        self.compute_ns += 100_000
+        output = {
+            "name": "y",
+            "datatype": "FP32",
+            "shape": shape,
+            "parameters": {"binary_data_size": y.nbytes},
+        }
+        text = json.dumps(
+            {"id": header.get("id", ""), "model_name": "m", "model_version": "1", "outputs": [output]}
+        ).encode()
+        return len(text), text + y.astype("<f4").tobytes()
+
+    def _head(self, status: int, length: int, json_length: int | None, close: bool) -> bytes:
+        lines = [f"HTTP/1.1 {status} X"]
+        if json_length is not None:
+            lines.append(f"Inference-Header-Content-Length: {json_length}")
+        if self.behaviour.chunked:
+            lines.append("Transfer-Encoding: chunked")
+        elif not self.behaviour.until_eof:
+            lines.append(f"Content-Length: {length}")
+        if close:
+            lines.append("Connection: close")
+        return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+    async def _write(
+        self, writer: asyncio.StreamWriter, status: int, body: bytes, json_length: int | None, close: bool
+    ) -> bool:
+        behaviour = self.behaviour
+        head = self._head(status, len(body), json_length, close)
+        if behaviour.continue_first:
+            head = b"HTTP/1.1 100 Continue\r\n\r\n" + head
+        if behaviour.chunked:
+            size = behaviour.chunked
+            chunks = [body[i : i + size] for i in range(0, len(body), size)]
+            body = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(c), c) for c in chunks) + b"0\r\nTrailer: t\r\n\r\n"
+        data = head + body
+        step = behaviour.piece_bytes or len(data)
+        for at in range(0, len(data), step):
+            writer.write(data[at : at + step])
+            if behaviour.piece_bytes:
+                await writer.drain()
+                await asyncio.sleep(0.0005)
+        await writer.drain()
+        return not (close or behaviour.until_eof)
+
+    def _describe(self, method: str, path: str) -> tuple[int, Any]:
+        dims = [-1, self.width] if self.max_batch_size else [self.width]
+        tensor = {"datatype": "FP32", "shape": dims}
+        parts = path.strip("/").split("/")
+        if path == "/v2":
+            return 200, {"name": "fake", "version": "0.0", "extensions": []}
+        if path.startswith("/v2/health/"):
+            return 200, {}
+        if parts[:2] == ["v2", "models"] and len(parts) >= 3:
+            if parts[2] == "missing":
+                return 400, {"error": "Request for unknown model: 'missing' is not found"}
+            what = parts[3] if len(parts) > 3 else ""
+            if what == "config":
+                return 200, {"name": parts[2], "max_batch_size": self.max_batch_size}
+            if what == "stats":
+                return 200, {"model_stats": [self._stats(parts[2])]}
+            return 200, {
+                "name": parts[2],
+                "versions": ["1"],
+                "platform": "fake",
+                "inputs": [{"name": "x", **tensor}],
+                "outputs": [{"name": "y", **tensor}],
+            }
+        return 404, {"error": "not found"}
+
+    def _stats(self, model: str) -> dict[str, Any]:
+        count = sum(self.batch_counts.values())
+        zero = {"count": 0, "ns": 0}
+        compute = {"count": count, "ns": self.compute_ns}
+        return {
+            "name": model,
+            "version": "1",
+            "inference_count": sum(size * n for size, n in self.batch_counts.items()),
+            "execution_count": count,
+            "inference_stats": {
+                "success": compute,
+                "fail": zero,
+                "queue": {"count": count, "ns": count * 50_000},
+                "compute_input": zero,
+                "compute_infer": compute,
+                "compute_output": zero,
+                "cache_hit": zero,
+                "cache_miss": zero,
+            },
+            "batch_stats": [
+                {"batch_size": size, "compute_infer": {"count": n, "ns": n * 100_000}}
+                for size, n in sorted(self.batch_counts.items())
+            ],
+        }
+
+
+@contextmanager
+def fake_server(ssl: Any = None, max_batch_size: int = 8, **behaviour: Any) -> Iterator[FakeServer]:
+    """A running server; keyword arguments are Behaviour's."""
+    server = FakeServer(Behaviour(**behaviour), max_batch_size=max_batch_size, ssl=ssl)
+    loop = asyncio.new_event_loop()
+    server._loop = loop
+    thread = threading.Thread(target=loop.run_forever, name="fake-server", daemon=True)
+    thread.start()
+    server.listen()
+    try:
+        yield server
+    finally:
+        server.stop_listening()
+
+        async def drained() -> None:
+            others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        server._call(drained())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

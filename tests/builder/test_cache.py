@@ -1,0 +1,128 @@
+"""The cache and the lock: what was put comes back, what is damaged is a miss, what is written is whole."""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from builder.cache import Cache
+from builder.digest import StatCache, digest_of_file, digest_of_value
+from builder.errors import SpecError
+from builder.lock import Lock, LockedModel, read_lock, text_of_lock, write_lock
+
+KEY = digest_of_value("a key")
+
+
+def put(cache: Cache, content: bytes = b"model") -> None:
+    with cache.workspace() as made:
+        (made / "sub").mkdir()
+        (made / "sub" / "model.onnx").write_bytes(content)
+        cache.put(KEY, made, {"opset": 20})
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    put(Cache(tmp_path))
+    artifact = Cache(tmp_path).get(KEY)
+    assert artifact is not None
+    assert (artifact.directory / "sub" / "model.onnx").read_bytes() == b"model"
+    assert dict(artifact.record) == {"opset": 20} and set(artifact.files) == {"sub/model.onnx"}
+    assert not list((tmp_path / "tmp").iterdir()), "workspaces are gone"
+
+
+def test_an_unknown_key_is_a_miss(tmp_path: Path) -> None:
+    assert Cache(tmp_path).get(KEY) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "record", "record missing"])
+def test_a_damaged_entry_is_a_miss_with_a_warning_and_is_healed(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(Cache(tmp_path))
+    directory = tmp_path / "artifacts" / KEY[:2] / KEY
+    file, record = directory / "sub" / "model.onnx", directory / "artifact.json"
+    {
+        "truncate": lambda: file.write_bytes(b""),
+        "flip": lambda: file.write_bytes(b"mOdel"),
+        "delete": file.unlink,
+        "record": lambda: record.write_text("{"),
+        "record missing": record.unlink,
+    }[damage]()
+    cache = Cache(tmp_path)
+    assert cache.get(KEY) is None
+    assert "corrupt" in capsys.readouterr().err
+    put(cache)
+    assert cache.get(KEY) is not None
+
+
+def _put_in_child(root: str) -> None:
+    for _ in range(20):
+        put(Cache(Path(root)))
+
+
+def test_two_builds_at_once_put_the_same_key(tmp_path: Path) -> None:
+    children = [get_context("spawn").Process(target=_put_in_child, args=(str(tmp_path),)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [c.exitcode for c in children] == [0, 0]
+    assert Cache(tmp_path).get(KEY) is not None
+
+
+def test_the_cache_remembers_which_sources_made_a_key(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.remember("r" * 64, {"m.py": "1"}, "k1")
+    cache.remember("r" * 64, {"m.py": "2"}, "k2")
+    assert cache.remembered("r" * 64) == [({"m.py": "2"}, "k2"), ({"m.py": "1"}, "k1")]
+
+
+def test_a_digest_is_read_again_only_when_the_file_changed(tmp_path: Path) -> None:
+    import os
+
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    stats = StatCache(tmp_path / "stat.json")
+    first = stats.digest(file)
+    assert first == digest_of_file(file)
+    file.write_bytes(b"two")
+    os.utime(file, (1, 1))
+    assert stats.digest(file) == digest_of_file(file) != first, "ctime gives an in-place edit away"
+
+
+def test_a_broken_stat_cache_costs_nothing_but_time(tmp_path: Path) -> None:
+    (tmp_path / "stat.json").write_text('{"a": 3, "b": [1]}')
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    assert StatCache(tmp_path / "stat.json").digest(file) == digest_of_file(file)
+
+
+def entry(**changes: object) -> LockedModel:
+    fields: dict[str, object] = {
+        "parameters": {}, "tools": {}, "dependencies": {"b.py": "2", "a.py": "1"}, "key": "k", "config": {}, "files": {}, "accuracy": {}
+    }  # fmt: skip
+    return LockedModel(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_lock_is_sorted_and_stable_whatever_the_order(tmp_path: Path) -> None:
+    one = Lock({"b": entry(), "a": entry(dependencies={"a.py": "1", "b.py": "2"})})
+    two = Lock({"a": entry(), "b": entry()})
+    assert text_of_lock(one) == text_of_lock(two)
+    path = tmp_path / "models.lock.json"
+    write_lock(path, one)
+    before = path.stat()
+    write_lock(path, two)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns and path.stat().st_ino == before.st_ino
+    assert text_of_lock(read_lock(path)) == text_of_lock(one)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"lock_version": 99, "models": {}}', '{"lock_version": 1, "models": {"a": {}}}']
+)
+def test_a_broken_lock_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "models.lock.json"
+    path.write_text(text)
+    with pytest.raises(SpecError, match="version control"):
+        read_lock(path)

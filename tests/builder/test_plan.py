@@ -1,0 +1,76 @@
+"""What is stale and why: one row a story, and nothing else is touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from builder.lock import Lock, LockedModel
+from builder.plan import Observation, StaleReason, State, make_plan
+
+LOCKED = LockedModel(
+    parameters={"opset": 20},
+    tools={"torch": "2.13.0"},
+    dependencies={"m.py": "a" * 64},
+    key="k",
+    config={"spec": "s", "template": "t", "accuracy": "b"},
+    files={"1/model.onnx": "f" * 64, "config.pbtxt": "c" * 64},
+    accuracy={},
+)
+SAME = Observation(
+    parameters=LOCKED.parameters,
+    tools=LOCKED.tools,
+    dependencies=LOCKED.dependencies,
+    cached_key="k",
+    config=LOCKED.config,
+    files=LOCKED.files,
+)
+
+
+def test_nothing_changed_is_nothing_to_do() -> None:
+    assert make_plan({"m": SAME}, Lock({"m": LOCKED})).stale == ()
+
+
+# a sentence, what differs, the export's reason (None: up to date), the laying out's reason, a word of the detail
+STORIES = [
+    ("another opset in the spec", {"parameters": {"opset": 18}}, "spec_changed", "export_changed", "opset: 20 → 18"),
+    ("a newer torch", {"tools": {"torch": "2.14.0"}}, "tool_changed", "export_changed", "2.13.0 → 2.14.0"),
+    ("an edited source", {"dependencies": {"m.py": "b" * 64}}, "source_changed", "export_changed", "m.py"),
+    ("a source that is gone", {"dependencies": {"m.py": None}}, "source_changed", "export_changed", "→ none"),
+    ("a deleted model file", {"files": {"config.pbtxt": "c" * 64}}, "missing_artifact", "export_changed", "model.onnx"),
+    ("a damaged model file", {"files": {**LOCKED.files, "1/model.onnx": "0"}}, "corrupt_artifact", "export_changed", "1/"),
+    ("another queue delay", {"config": {**LOCKED.config, "spec": "S"}}, None, "spec_changed", "spec"),
+    ("an edited template", {"config": {**LOCKED.config, "template": "T"}}, None, "template_changed", "template"),
+    ("another bound", {"config": {**LOCKED.config, "accuracy": "B"}}, None, "accuracy_bound_changed", "b → B"),
+    ("a config.pbtxt edited by hand", {"files": {**LOCKED.files, "config.pbtxt": "0"}}, None, "corrupt_artifact", "config"),
+    ("a deleted config.pbtxt", {"files": {"1/model.onnx": "f" * 64}}, None, "missing_artifact", "config"),
+    ("a stray file in the model's directory", {"files": {**LOCKED.files, "x": "0"}}, None, "corrupt_artifact", "x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "export", "lay_out", "word"), [s[1:] for s in STORIES], ids=[s[0] for s in STORIES]
+)
+def test_each_change_has_its_reason(
+    change: dict[str, object], export: str | None, lay_out: str, word: str
+) -> None:
+    plan = make_plan({"m": replace(SAME, **change), "other": SAME}, Lock({"m": LOCKED, "other": LOCKED}))  # type: ignore[arg-type]
+    exported, laid_out = plan.of("m", "export"), plan.of("m", "lay_out")
+    assert (exported.reason.value if exported.reason else None) == export
+    assert laid_out.reason is StaleReason(lay_out)
+    assert word in exported.detail + laid_out.detail
+    assert {a.model for a in plan.stale} == {"m"}
+
+
+def test_a_new_model_runs_or_comes_from_the_cache() -> None:
+    plan = make_plan({"a": replace(SAME, cached_key=None), "b": SAME}, Lock())
+    assert (plan.of("a", "export").state, plan.of("a", "export").reason) == (State.TO_RUN, StaleReason.NEW)
+    assert plan.of("b", "export").state is State.CACHED
+
+
+def test_a_model_that_left_the_spec_is_removed() -> None:
+    plan = make_plan({}, Lock({"old": LOCKED}))
+    assert [(a.model, a.kind, a.reason) for a in plan.actions] == [
+        ("old", "remove", StaleReason.REMOVED_FROM_SPEC)
+    ]

@@ -1,0 +1,30 @@
+"""RequestRecords → Summary with intervals and verdict; arms over rounds → ratios with intervals; pure."""
+
+from __future__ import annotations
+
+from perf.stats.intervals import Estimate, Interval, mean_estimate, quantile_estimates
+from perf.stats.ratio import Ratio, RoundTable, arm_ratio, fit_rounds, ratio_from_dict, ratio_interval
+from perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
+from perf.stats.validity import Validity, Verdict
+from perf.stats.warmup import Warmup, find_warmup
+
+__all__ = [
+    "QUANTILES",
+    "Estimate",
+    "Interval",
+    "Ratio",
+    "RoundTable",
+    "Summary",
+    "Validity",
+    "Verdict",
+    "Warmup",
+    "arm_ratio",
+    "find_warmup",
+    "fit_rounds",
+    "mean_estimate",
+    "quantile_estimates",
+    "ratio_from_dict",
+    "ratio_interval",
+    "summarise",
+    "summary_from_dict",
+]

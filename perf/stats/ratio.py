@@ -1,0 +1,149 @@
+"""Values of two or more arms over interleaved rounds → ratios with intervals; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perf.stats.intervals import Floats, Interval, student_t
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times as much one arm gives as another.
+
+    value:    geometric mean over the rounds; None when no round has both.
+    interval: None with fewer than two rounds; then `why` says so.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    why: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form: {value, low, high, level, why}."""
+        interval = self.interval
+        return {
+            "value": self.value,
+            "low": None if interval is None else interval.low,
+            "high": None if interval is None else interval.high,
+            "level": None if interval is None else interval.level,
+            "why": self.why,
+        }
+
+
+def ratio_from_dict(data: dict[str, Any]) -> Ratio:
+    """The inverse of Ratio.as_dict."""
+    interval = None if data["low"] is None else Interval(data["low"], data["high"], data["level"])
+    return Ratio(data["value"], interval, data["why"])
+
+
+def ratio_interval(a_rounds: Sequence[float], b_rounds: Sequence[float], level: float = 0.95) -> Ratio:
+    """a / b from values measured in the same rounds, with a paired t interval on the log ratios.
+
+    Pairing by round takes the drift that both arms saw out of the comparison; the logarithm makes a/b and
+    b/a the same finding. At three to eight rounds a bootstrap has too few values to resample and covers
+    well below its level; t keeps it (tests/perf/test_stats.py simulates both).
+    """
+    if len(a_rounds) != len(b_rounds):
+        raise ValueError(f"the arms have {len(a_rounds)} and {len(b_rounds)} rounds")
+    a, b = np.asarray(a_rounds, dtype=np.float64), np.asarray(b_rounds, dtype=np.float64)
+    both = (a > 0) & (b > 0) & np.isfinite(a) & np.isfinite(b)
+    logs = np.log(a[both]) - np.log(b[both])
+    if logs.size == 0:
+        return Ratio(None, None, "no round measured both arms")
+    centre = float(logs.mean())
+    if logs.size < 2:
+        return Ratio(math.exp(centre), None, "an interval needs two rounds, one was measured")
+    half = student_t((1 + level) / 2, logs.size - 1) * float(logs.std(ddof=1)) / math.sqrt(logs.size)
+    return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTable:
+    """Log values, arms × rounds, as the model log value = arm + round + noise fits them.
+
+    logs:   NaN where an arm was not measured in a round.
+    effect: log value of each arm with the rounds' own ups and downs taken out; NaN for an arm without values.
+    pooled_variance, df: of the noise of one value, and how many values stand behind it.
+    """
+
+    logs: Floats
+    effect: Floats
+    unscaled: Floats
+    pooled_variance: float
+    df: int
+
+
+def fit_rounds(values: Floats) -> RoundTable:
+    """Fit arms × rounds of positive values; NaN and values ≤ 0 are holes, as a failed trial leaves.
+
+    This is the randomised complete block analysis on logs. Its gain over pairs is that all arms tell
+    how noisy the machine is: with 5 arms and 3 rounds t has 8 degrees of freedom instead of 2.
+    """
+    positive = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    logs: Floats = np.log(positive)
+    arms, rounds = logs.shape
+    row, column = np.nonzero(np.isfinite(logs))
+    measured = row.size
+    design = np.zeros((measured, arms + rounds))
+    design[np.arange(measured), row] = 1
+    design[np.arange(measured), arms + column] = 1
+    inverse = np.linalg.pinv(design.T @ design)
+    solution = inverse @ design.T @ logs[row, column]
+    residual = logs[row, column] - design @ solution
+    df = measured - int(np.linalg.matrix_rank(design)) if measured else 0
+    variance = float(residual @ residual) / df if df > 0 else math.nan
+    effect = solution[:arms].copy()
+    effect[~np.isfinite(logs).any(axis=1)] = np.nan
+    return RoundTable(logs, effect, inverse[:arms, :arms], variance, df)
+
+
+def arm_ratio(
+    table: RoundTable, arm: int, baselines: Sequence[int], level: float = 0.95, comparisons: int = 1
+) -> Ratio:
+    """The ratio of an arm to the mean of the baselines, at a level that holds for all comparisons at once.
+
+    comparisons: how many such ratios are looked at for the best; the interval is Šidák's, so that the
+    chance that any of them misses stays 1 - level.
+
+    The variance is the pooled one, unless this arm's own differences to the baseline are noisier; then
+    both count by their degrees of freedom: an unsteady arm must not borrow the calm of the others.
+    """
+    weights = np.zeros(table.effect.size)
+    weights[arm] += 1
+    for baseline in baselines:
+        weights[baseline] -= 1 / len(baselines)
+    involved = np.nonzero(weights)[0]
+    if involved.size == 0:
+        return Ratio(1.0, Interval(1.0, 1.0, level))
+    if np.isnan(table.effect[involved]).any():
+        return Ratio(None, None, "an arm of the comparison has no measurement")
+    centre = float(weights[involved] @ table.effect[involved])
+    if table.df < 1:
+        return Ratio(math.exp(centre), None, "an interval needs two rounds, one was measured")
+    leverage = float(weights @ table.unscaled @ weights)
+    variance, df = _moderated(table, weights)
+    single = level ** (1 / max(1, comparisons))
+    half = student_t((1 + single) / 2, df) * math.sqrt(max(0.0, leverage * variance))
+    return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
+
+
+def _moderated(table: RoundTable, weights: Floats) -> tuple[float, int]:
+    """Variance of one log value and its degrees of freedom, for the arms that carry weight."""
+    involved = np.nonzero(weights)[0]
+    differences = weights[involved] @ table.logs[involved]
+    differences = differences[np.isfinite(differences)]
+    own_df = differences.size - 1
+    if own_df < 1:
+        return table.pooled_variance, table.df
+    own = float(differences.var(ddof=1)) / float(weights @ weights)
+    if own <= table.pooled_variance:
+        return table.pooled_variance, table.df
+    # The worse the two agree, the less the calm of the other arms is worth as a witness.
+    df = own_df + table.df * (table.pooled_variance / own) ** 2
+    return own, max(1, int(df))

@@ -1,0 +1,7 @@
+"""A Triton model repository or one config.pbtxt → Findings: what Triton would refuse or silently ignore."""
+
+from __future__ import annotations
+
+from builder.lint.check import Finding, LintOptions, check
+
+__all__ = ["Finding", "LintOptions", "check"]

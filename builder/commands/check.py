@@ -1,0 +1,138 @@
+"""`tritonsmith check`: paths and flags → findings on stdout, exit code 4 when one of them is an error."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from builder.lint.check import LintOptions
+    from builder.lint.target import Target
+
+
+class CheckFormat(str, Enum):
+    """How findings are written."""
+
+    text = "text"
+    json = "json"
+    sarif = "sarif"
+    junit = "junit"
+    github = "github"
+
+
+def check(
+    paths: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Argument(
+            help="Model repositories, model directories or config.pbtxt files.", show_default=False
+        ),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Triton release it must load on: 26.08, or with its image, 26.08-trtllm-python-py3."
+        ),
+    ] = None,
+    gpus: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Number of GPUs that the server will have.", min=0),
+    ] = None,
+    server_args: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="The flags that the server is started with, as one string; '' when there are none."
+        ),
+    ] = None,
+    select: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Judge only these rules or families (BATCH004,IO)."),
+    ] = None,
+    ignore: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Leave these rules or families out."),
+    ] = None,
+    format: Annotated[CheckFormat, typer.Option(help="How to write the findings.")] = CheckFormat.text,
+    explain: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="RULE", help="Show one rule with a bad and a good example.", show_default=False),
+    ] = None,
+) -> None:
+    """Lint Triton model repositories: what the server would refuse or silently ignore, and the fix.
+
+    Examples: tritonsmith check model_repository/ --target 26.08
+              tritonsmith check --explain BATCH004
+    """
+    from builder.console import emit_text
+    from builder.errors import UsageError
+
+    if explain is not None:
+        emit_text(explained(explain))
+        return
+    if not paths:
+        raise UsageError("no path to check", code="no_path", fix="tritonsmith check model_repository/")
+    text, errors = checked(paths, options_from_flags(target, gpus, server_args, select, ignore), format.value)
+    emit_text(text)
+    if errors:
+        raise typer.Exit(4)
+
+
+def explained(rule_id: str) -> str:
+    """The text of `check --explain`. UsageError names the nearest id."""
+    from builder.lint.check import unknown_rule
+    from builder.lint.render import explanation
+    from builder.lint.table import RULES
+
+    rule = RULES.get(rule_id.upper())
+    if rule is None:
+        raise unknown_rule(rule_id)
+    return explanation(rule)
+
+
+def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, int]:
+    """(what to print, number of findings that are errors)."""
+    from builder.lint.check import report
+    from builder.lint.render import FORMATS, text
+
+    found = report(paths, options)
+    errors = sum(finding.severity == "error" for finding in found.findings)
+    if format_ == "text":
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        return text(found.findings, found.models, colour), errors
+    return FORMATS[format_](found.findings, found.models), errors
+
+
+def options_from_flags(
+    target: str | None,
+    gpus: int | None,
+    server_args: str | None,
+    select: list[str] | None,
+    ignore: list[str] | None,
+) -> LintOptions:
+    """Flags → LintOptions. UsageError when a release or a quote is wrong."""
+    from dataclasses import replace
+
+    from builder.errors import UsageError
+    from builder.lint.check import LintOptions
+    from builder.lint.target import Target, server_args_from_list, target_from_text
+
+    meant: Target = target_from_text(target) if target is not None else Target()
+    if gpus is not None:
+        meant = replace(meant, gpus=gpus)
+    if server_args is not None:
+        try:
+            arguments = shlex.split(server_args)
+        except ValueError as error:
+            raise UsageError(f"--server-args: {error}", code="bad_server_args", seen=server_args) from error
+        meant = replace(meant, server_args=server_args_from_list(arguments))
+    return LintOptions(meant, _names(select), _names(ignore))
+
+
+def _names(given: list[str] | None) -> frozenset[str]:
+    """`["BATCH004,io", "WARM"]` → the names in capitals."""
+    return frozenset(word.strip().upper() for text in given or () for word in text.split(",") if word.strip())

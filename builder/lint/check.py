@@ -1,0 +1,241 @@
+"""Paths → Findings: repositories, model directories or single config.pbtxt files judged by the rule table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import UsageError, Where, nearest
+from builder.lint.model import (
+    CONFIG,
+    Model,
+    Repository,
+    is_version_name,
+    read_beside,
+    read_loose,
+    read_repository,
+)
+from builder.lint.rule import Context, Hit, Rule, Severity, Stage
+from builder.lint.table import RULES
+from builder.lint.target import Target, target_from_text
+
+
+@dataclass(frozen=True, slots=True)
+class LintOptions:
+    """How to check.
+
+    target: what the repository must load on, a release or a Target; what it leaves open is not judged.
+    select: rule ids or families (`BATCH`) to judge; empty means all.
+    ignore: rule ids or families not to judge.
+    """
+
+    target: Target | str | None = None
+    select: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found.
+
+    rule:        id of the rule.
+    path, line:  where; line counts from 1, None when the whole file or directory is meant.
+    message:     what is wrong here, one sentence.
+    seen:        the value found, as text.
+    consequence: what Triton does about it; stage: when it does.
+    fix:         what to change.
+    """
+
+    rule: str
+    severity: Severity
+    path: Path
+    line: int | None
+    model: str
+    message: str
+    seen: str | None
+    stage: Stage
+    consequence: str
+    fix: str
+
+    @property
+    def where(self) -> Where:
+        """The place as `path:line`."""
+        return Where(self.path, self.line)
+
+
+def check(paths: Sequence[Path], options: LintOptions | None = None) -> list[Finding]:
+    """Judge every model under the paths.
+
+    A path is a model repository, a model directory or a config.pbtxt. Findings come sorted by place and rule.
+    UsageError when a path does not exist or a rule id is unknown. Never raises for what is in the files.
+    """
+    return report(paths, options).findings
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, and how many models it judged."""
+
+    findings: list[Finding]
+    models: int
+
+
+def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
+    """`check`, with the number of models judged."""
+    options = options or LintOptions()
+    target = options.target
+    if isinstance(target, str):
+        target = target_from_text(target)
+    target = target or Target()
+    rules = _chosen(options)
+    repositories = read_paths(paths, next(iter(target.flag("model-config-name")), None))
+    auto_complete = not target.is_on("disable-auto-complete-config")
+    findings: list[Finding] = []
+    models = 0
+    for repository in repositories:
+        context = Context(repository, tuple(repositories), target, auto_complete)
+        for name, model in repository.models.items():
+            if repository.judged is None or name in repository.judged:
+                models += 1
+                findings += _judge(model, context, rules)
+    findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
+    return Report(findings, models)
+
+
+def read_paths(paths: Sequence[Path], config_name: str | None = None) -> list[Repository]:
+    """Each path as a repository: itself, the one around a model directory, or one around a lone file."""
+    return [_read_path(Path(path), config_name) for path in paths]
+
+
+def _read_path(path: Path, config_name: str | None) -> Repository:
+    if path.is_dir():
+        return read_beside(path, config_name) if _is_model(path) else read_repository(path, config_name)
+    if path.is_file():
+        directory = path.parent
+        if path.name == CONFIG and _has_versions(directory):
+            return read_beside(directory, config_name)
+        return read_loose(path)
+    raise UsageError(
+        f"there is no {path}",
+        code="no_such_path",
+        where=Where(path),
+        fix="give a model repository, a model directory or a config.pbtxt",
+    )
+
+
+def _is_model(path: Path) -> bool:
+    """A directory is a model when it has a config.pbtxt, or a version directory that holds files."""
+    if (path / CONFIG).is_file():
+        return True
+    return any(
+        is_version_name(child.name) and not _has_versions(child) and any(child.iterdir())
+        for child in path.iterdir()
+        if child.is_dir() and not (child / CONFIG).exists()
+    )
+
+
+def _has_versions(path: Path) -> bool:
+    try:
+        return any(is_version_name(child.name) and child.is_dir() for child in path.iterdir())
+    except OSError:
+        return False
+
+
+def _chosen(options: LintOptions) -> tuple[Rule, ...]:
+    families = {rule.family for rule in RULES.values()}
+    for name in (*options.select, *options.ignore):
+        if name not in RULES and name not in families:
+            raise unknown_rule(name)
+    return tuple(
+        rule
+        for rule in RULES.values()
+        if (not options.select or rule.id in options.select or rule.family in options.select)
+        and rule.id not in options.ignore
+        and rule.family not in options.ignore
+    )
+
+
+def unknown_rule(name: str) -> UsageError:
+    """The error for a rule id that does not exist; it names the nearest."""
+    families = sorted({rule.family for rule in RULES.values()})
+    close = nearest(name.upper(), [*RULES, *families])
+    return UsageError(
+        f"there is no rule {name!r}",
+        code="unknown_rule",
+        seen=name,
+        valid=families,
+        fix=f"did you mean {close}?" if close else "docs/rules.md lists every rule",
+    )
+
+
+def _judge(model: Model, context: Context, rules: Iterable[Rule]) -> Iterator[Finding]:
+    suppressed = _suppressions(model)
+    for rule in rules:
+        if model.config is None and rule.needs != "":
+            continue
+        if model.loose and rule.needs == "files":
+            continue
+        for hit in rule.judge(model, context):
+            finding = _finding(rule, hit, model)
+            muted = suppressed.get(None, set()) | suppressed.get(finding.line, set())
+            if finding.path != model.config_path:
+                muted = suppressed.get(None, set())
+            if not muted & {rule.id, rule.family, "all"}:
+                yield finding
+
+
+def _finding(rule: Rule, hit: Hit, model: Model) -> Finding:
+    path, line = model.config_path, hit.line
+    if hit.file is not None:
+        path = hit.file
+    elif model.parsed is None:
+        path = model.path
+    elif hit.field is not None:
+        line = model.line_of(hit.field)
+    return Finding(
+        rule=rule.id,
+        severity=hit.severity or rule.severity,
+        path=path,
+        line=line,
+        model=model.name,
+        message=hit.message,
+        seen=None if hit.seen is None else str(hit.seen),
+        stage=rule.stage,
+        consequence=rule.then,
+        fix=hit.fix or rule.fix,
+    )
+
+
+_DIRECTIVE = re.compile(
+    r"\btritonsmith:\s*ignore(?P<file>-file)?\s*=\s*(?P<ids>[A-Za-z0-9]+(?:\s*,\s*[A-Za-z0-9]+)*)"
+)
+
+
+def _suppressions(model: Model) -> dict[int | None, set[str]]:
+    """Line → rule ids muted there; None is the whole file.
+
+    `# tritonsmith: ignore=BATCH004` counts for its own line, or for the next field's when it stands alone;
+    `# tritonsmith: ignore-file=BATCH004` counts for the model.
+    """
+    muted: dict[int | None, set[str]] = {}
+    parsed = model.parsed
+    if parsed is None or not parsed.comments:
+        return muted
+    field_lines = sorted(set(parsed.lines.values()))
+    for line, text in parsed.comments.items():
+        match = _DIRECTIVE.search(text)
+        if match is None:
+            continue
+        ids = {
+            word.strip() if word.strip() == "all" else word.strip().upper()
+            for word in match["ids"].split(",")
+        }
+        place: int | None = line
+        if match["file"]:
+            place = None
+        elif line in parsed.alone:
+            place = next((n for n in field_lines if n > line), line)
+        muted.setdefault(place, set()).update(ids)
+    return muted

@@ -1,0 +1,250 @@
+"""A directory → Repository: every model's config, versions, files and ONNX surface, frozen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.lint.onnx_io import OnnxModel, OnnxProblem, read_onnx
+from builder.lint.pbtxt import ParsedConfig, parse_config
+from builder.triton_proto import model_config_pb2
+
+CONFIG = "config.pbtxt"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One numbered version directory.
+
+    entries: names directly in it.
+    """
+
+    number: int
+    path: Path
+    entries: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A TensorRT engine's sidecar, `model.plan.json` beside `model.plan`, as far as it says.
+
+    tensors:  name → {"mode": "input"|"output", "data_type", "shape", "is_shape_tensor", "non_linear"}.
+    profiles: one mapping an optimization profile: input name → {"min", "opt", "max"} whole shapes.
+    """
+
+    path: Path
+    tensorrt: str | None = None
+    compute_capability: str | None = None
+    version_compatible: bool = False
+    hardware_compatibility: str | None = None
+    plugins: tuple[str, ...] = ()
+    tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    profiles: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model as it lies on disk.
+
+    name:    the directory's name, which is the model's.
+    path:    its directory.
+    loose:   it is a config.pbtxt without a model directory: nothing about files is known.
+    parsed:  the text of its config.pbtxt; None when it has none.
+    written: the ModelConfig that the file states (empty without a file); None when it does not parse.
+    config:  `written`, completed the way Triton does it; None likewise.
+    onnx:    version number → the ONNX file's surface, or why it cannot be read; selected versions only.
+    engines: version number → engine sidecar; selected versions only.
+    """
+
+    name: str
+    path: Path
+    loose: bool
+    config_path: Path
+    parsed: ParsedConfig | None
+    written: Any
+    config: Any
+    versions: tuple[Version, ...]
+    subdirectories: tuple[str, ...]
+    onnx: Mapping[int, OnnxModel | OnnxProblem]
+    engines: Mapping[int, Engine]
+
+    @property
+    def selected(self) -> tuple[Version, ...]:
+        """The versions that the version policy serves, oldest first."""
+        return select_versions(self.config, self.versions)
+
+    @property
+    def onnx_models(self) -> Iterable[tuple[int, OnnxModel]]:
+        """(version, surface) of every readable ONNX file of the selected versions."""
+        return ((n, m) for n, m in self.onnx.items() if isinstance(m, OnnxModel))
+
+    def line_of(self, path: str) -> int | None:
+        """The line of a field in config.pbtxt."""
+        return self.parsed.line_of(path) if self.parsed is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository. `judged` are the names that findings are wanted for; None means all."""
+
+    path: Path
+    models: Mapping[str, Model]
+    judged: frozenset[str] | None = None
+
+
+def select_versions(config: Any | None, versions: tuple[Version, ...]) -> tuple[Version, ...]:
+    """What ModelVersionPolicy picks: the newest one when nothing is said (core, src/model_lifecycle.cc)."""
+    if config is None or not config.HasField("version_policy"):
+        return versions[-1:]
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return versions
+    if policy.HasField("specific"):
+        return tuple(v for v in versions if v.number in set(policy.specific.versions))
+    count = policy.latest.num_versions or 1
+    return versions[-count:]
+
+
+def read_repository(path: Path, config_name: str | None = None) -> Repository:
+    """Every subdirectory of `path` as a model.
+
+    config_name: read configs/NAME.pbtxt instead of config.pbtxt where it exists, as --model-config-name does.
+    """
+    names = sorted(e.name for e in _scan(path) if e.is_dir() and not e.name.startswith("."))
+    return Repository(path, {name: read_model(path / name, config_name) for name in names})
+
+
+def read_beside(path: Path, config_name: str | None = None) -> Repository:
+    """One model directory, and whatever models beside it that it needs as an ensemble."""
+    path = path if path.name else path.resolve()
+    root = path.parent
+    models: dict[str, Model] = {}
+    wanted = [path.name]
+    while wanted:
+        name = wanted.pop()
+        if name in models or not name or "/" in name or name in (".", "..") or not (root / name).is_dir():
+            continue
+        model = models[name] = read_model(root / name, config_name)
+        if model.config is not None:
+            wanted += [step.model_name for step in model.config.ensemble_scheduling.step]
+    return Repository(root, models, frozenset({path.name}))
+
+
+def read_loose(path: Path) -> Repository:
+    """One config.pbtxt that stands alone."""
+    from builder.lint.autofill import completed
+
+    parsed = _parse_file(path)
+    config = None if parsed.message is None else completed(parsed.message, parsed.message.name, None, ())
+    name = (parsed.message.name if parsed.message is not None else "") or path.resolve().parent.name
+    model = Model(name, path.parent, True, path, parsed, parsed.message, config, (), (), {}, {})
+    return Repository(path.parent, {name: model}, frozenset({name}))
+
+
+def read_model(path: Path, config_name: str | None = None) -> Model:
+    """One model directory. Never raises for what is in it."""
+    from builder.lint.autofill import completed
+
+    entries = {e.name: e for e in _scan(path)}
+    config_path = path / CONFIG
+    if config_name is not None and (path / "configs" / f"{config_name}.pbtxt").is_file():
+        config_path = path / "configs" / f"{config_name}.pbtxt"
+    parsed = _parse_file(config_path) if config_path.is_file() else None
+    subdirectories = tuple(sorted(n for n, e in entries.items() if e.is_dir()))
+    versions = tuple(
+        sorted(
+            (_version(path / n) for n in subdirectories if is_version_name(n)),
+            key=lambda version: version.number,
+        )
+    )
+    written = model_config_pb2().ModelConfig() if parsed is None else parsed.message
+    onnx: dict[int, OnnxModel | OnnxProblem] = {}
+    engines: dict[int, Engine] = {}
+    config = None
+    if written is not None:
+        fields = completed(written, path.name, path, versions, onnx=None)
+        for version in select_versions(fields, versions):
+            _read_artifact(fields, version, onnx, engines)
+        newest = next((m for m in reversed(onnx.values()) if isinstance(m, OnnxModel)), None)
+        config = completed(written, path.name, path, versions, onnx=newest)
+    return Model(
+        path.name, path, False, config_path, parsed, written, config, versions, subdirectories, onnx, engines
+    )
+
+
+def is_version_name(name: str) -> bool:
+    """Whether Triton takes a directory for a version: digits, not starting with 0."""
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def model_file(config: Any, version: Version) -> Path:
+    """The file that a version serves from; ONNX with external data is a directory that holds it."""
+    path = version.path / str(config.default_model_filename)
+    if config.backend == "onnxruntime" and path.is_dir():
+        return path / "model.onnx"
+    return path
+
+
+def _read_artifact(
+    config: Any, version: Version, onnx: dict[int, OnnxModel | OnnxProblem], engines: dict[int, Engine]
+) -> None:
+    name = config.default_model_filename
+    if not name or "/" in name or name not in version.entries:
+        return
+    if config.backend == "onnxruntime":
+        file = model_file(config, version)
+        if not file.is_file():
+            return
+        try:
+            onnx[version.number] = read_onnx(file)
+        except OnnxProblem as problem:
+            onnx[version.number] = problem
+    elif config.backend == "tensorrt" and f"{name}.json" in version.entries:
+        engine = _read_engine(version.path / f"{name}.json")
+        if engine is not None:
+            engines[version.number] = engine
+
+
+def _read_engine(path: Path) -> Engine | None:
+    """A sidecar that is no JSON object of the expected kind says nothing: its engine is then not judged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Engine(
+            path=path,
+            tensorrt=str(data["tensorrt"]) if "tensorrt" in data else None,
+            compute_capability=str(data["compute_capability"]) if "compute_capability" in data else None,
+            version_compatible=bool(data.get("version_compatible", False)),
+            hardware_compatibility=data.get("hardware_compatibility"),
+            plugins=tuple(map(str, data.get("plugins", ()))),
+            tensors={t["name"]: t for t in data.get("tensors", ())},
+            profiles=tuple(data.get("profiles", ())),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _version(path: Path) -> Version:
+    return Version(int(path.name), path, frozenset(e.name for e in _scan(path)))
+
+
+def _scan(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _parse_file(path: Path) -> ParsedConfig:
+    from builder.lint.pbtxt import MAX_BYTES, Problem
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return parse_config(" " * (MAX_BYTES + 1))
+        return parse_config(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        return ParsedConfig(None, {}, {}, (Problem(1, f"the file cannot be read: {error}"),))

@@ -1,0 +1,49 @@
+"""The rule table: every Rule of the family modules, by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+
+from builder.lint.rule import Rule
+from builder.lint.rules import (
+    backend,
+    batch,
+    cache,
+    ensemble,
+    instance,
+    io,
+    metrics,
+    onnx,
+    optimization,
+    repo,
+    sequence,
+    tensorrt,
+    warmup,
+)
+
+FAMILIES: tuple[ModuleType, ...] = (
+    repo,
+    backend,
+    batch,
+    io,
+    instance,
+    sequence,
+    ensemble,
+    warmup,
+    cache,
+    metrics,
+    optimization,
+    tensorrt,
+    onnx,
+)
+
+
+def _collect() -> Mapping[str, Rule]:
+    rules = [value for family in FAMILIES for value in vars(family).values() if isinstance(value, Rule)]
+    table = {rule.id: rule for rule in rules}
+    assert len(table) == len(rules), "two rules have one id"
+    return table
+
+
+RULES: Mapping[str, Rule] = _collect()

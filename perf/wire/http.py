@@ -281,7 +281,7 @@ def http_reason(status: int, body: bytes) -> str:
 class HttpTarget:
     """A KServe v2 server over HTTP/1.1; implements perf.wire.target.Target.
 
-    base_url: `http://host:port[/prefix]` or https.
+    base_url: `http://host:port[/prefix]` or https; `host:port` means http.
     headers:  sent with every request (auth).
     ca_file:  extra trusted certificates for https; verify=False trusts any (a test server's own).
     """
@@ -293,6 +293,8 @@ class HttpTarget:
     connect_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
+        if "://" not in self.base_url:
+            object.__setattr__(self, "base_url", f"http://{self.base_url}")
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(

@@ -32,6 +32,7 @@ from builder.repository import (
     remove_model,
     stage_model,
 )
+from builder.samples import SampleSet, load_samples
 from builder.spec import ModelSpec, RepositorySpec, load_spec, stated_tensors
 from builder.templates import check_user_directory
 from builder.tensors import TensorSpec, dtype_from_config, tensor_from_dict
@@ -116,7 +117,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     plan = make_plan(context.observed, context.lock)
     if not plan.stale:
         context.cache.stats.save()
-        return BuildResult(context.repository, plan, tuple(_unchanged(context, s) for s in context.spec.models))
+        return BuildResult(
+            context.repository, plan, tuple(_unchanged(context, s) for s in context.spec.models)
+        )
     tell = progress or (lambda what, done, total: None)
     with exclusive(context.repository) as staging:
         # Another build may have run while this one waited.
@@ -159,9 +162,15 @@ def _check_source(spec: RepositorySpec, model: ModelSpec) -> None:
                 error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
             ) from None
         if not path.exists():
-            beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
+            beside = (
+                sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
+            )
             raise SpecError(
-                f"{model.name}: there is no file {reference!r}", code="source_missing", where=where, seen=path, valid=beside[:10]
+                f"{model.name}: there is no file {reference!r}",
+                code="source_missing",
+                where=where,
+                seen=path,
+                valid=beside[:10],
             )
 
 
@@ -198,13 +207,19 @@ def _build_models(
 def _doing(export: Action) -> str:
     if export.state is State.UP_TO_DATE:
         return "laying out"
-    return "from cache" if export.state is State.CACHED else f"exporting ({export.reason.value if export.reason else ''})"
+    return (
+        "from cache"
+        if export.state is State.CACHED
+        else f"exporting ({export.reason.value if export.reason else ''})"
+    )
 
 
 def _build_model(
     context: _Context, spec: ModelSpec, plan: BuildPlan, staging: Path, started: float
 ) -> tuple[ModelOutcome, LockedModel]:
-    refuse_foreign_model(context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite)
+    refuse_foreign_model(
+        context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite
+    )
     seen = context.observed[spec.name]
     artifact = context.cache.get(seen.cached_key) if seen.cached_key else None
     action = "laid out" if plan.of(spec.name, "export").state is State.UP_TO_DATE else "from cache"
@@ -236,12 +251,18 @@ def _config_text(context: _Context, spec: ModelSpec, artifact: Artifact) -> str:
     inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
     outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
     message = model_config_from_spec(spec, inputs, outputs, context.spec)
-    return text_from_model_config(message, spec_name=context.spec.path.name, templates=context.options.templates)
+    return text_from_model_config(
+        message, spec_name=context.spec.path.name, templates=context.options.templates
+    )
 
 
 def _export(context: _Context, spec: ModelSpec) -> Artifact:
     request = export_request(spec, context.spec)
-    log = context.cache.root / "logs" / f"{digest_of_value([str(context.spec.path.resolve()), spec.name])[:16]}.log"
+    log = (
+        context.cache.root
+        / "logs"
+        / f"{digest_of_value([str(context.spec.path.resolve()), spec.name])[:16]}.log"
+    )
     log.parent.mkdir(parents=True, exist_ok=True)
     with context.cache.workspace() as directory:
         try:
@@ -264,7 +285,12 @@ def _at_source(error: ExportError, spec: ModelSpec, repository: RepositorySpec) 
     """The same error, placed at the spec's line when it names no better place."""
     where = error.where or repository.where(spec.name, "source", spec.source.kind)
     return ExportError(
-        f"{spec.name}: {error.message}", code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
+        f"{spec.name}: {error.message}",
+        code=error.code,
+        where=where,
+        seen=error.seen,
+        valid=error.valid,
+        fix=error.fix,
     )
 
 
@@ -284,7 +310,9 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
         max_batch_size=largest,
         inputs=_stated(spec, "input", largest > 0),
         outputs=_stated(spec, "output", largest > 0),
-        dynamic_dims={n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()},
+        dynamic_dims={
+            n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()
+        },
         samples=samples,
         sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
         seed=0,
@@ -319,8 +347,8 @@ def _record(
         "ir_version": result.ir_version,
         "dependencies": dict(sorted(dependencies.items())),
         "accuracy": result.accuracy.as_dict(),
-        "served_files": [str(f) for f in result.files],
-        "samples": str(result.samples_path),
+        "served_files": list(result.files),
+        "samples": result.samples_path,
         "tools": dict(tools),
         "seconds": round(result.seconds, 3),
     }
@@ -328,17 +356,30 @@ def _record(
 
 def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySpec) -> None:
     """The accuracy gate: GateError when the export is further from its source than the spec allows."""
-    from builder.accuracy import Bounds, breaches, report_from_dict
+    from builder.accuracy import Bounds, report_from_dict
 
-    given = spec.accuracy.model_dump(exclude={"samples"}, exclude_none=True)
-    failed = breaches(report_from_dict(accuracy), Bounds(**given) if given else Bounds())
-    if failed:
+    bounds = Bounds(**spec.accuracy.model_dump(exclude={"samples"}))
+    report = report_from_dict(accuracy)
+    failures = (report.judged_by(bounds) if bounds.stated else report).failures
+    if failures:
+        told = [f"{d.output} ({d.runtime}, sample {d.sample}): {', '.join(d.violations)}" for d in failures[:3]]
         raise GateError(
-            f"{spec.name}: the export is not accurate enough: {'; '.join(failed)}",
+            f"{spec.name}: the export does not answer like its source; " + "; ".join(told),
             code="accuracy",
             where=repository.where(spec.name, "accuracy"),
-            fix="loosen accuracy: in the spec if that is good enough, or look for an op that differs (tritonsmith build --verbose)",
+            fix="accuracy: {relative_l2: …} in the spec, if this is good enough for your use",
         )
+
+
+def reference_samples(options: BuildOptions, model: str) -> SampleSet | None:
+    """The model's samples with its source's answers, as the last build recorded them; None when they are gone."""
+    cache = options.cache
+    assert cache is not None
+    locked = read_lock(lock_path(options.spec)).models.get(model)
+    artifact = None if locked is None else cache.get(locked.key)
+    if artifact is None or artifact.record["samples"] is None:
+        return None
+    return load_samples(artifact.directory / str(artifact.record["samples"]))
 
 
 def lint_gate(directory: Path) -> None:
@@ -356,7 +397,16 @@ def lint_gate(directory: Path) -> None:
 def _accuracy_summary(accuracy: Mapping[str, Any]) -> dict[str, Any]:
     from builder.accuracy import report_from_dict
 
-    return report_from_dict(accuracy).summary()
+    report = report_from_dict(accuracy)
+    worst = report.worst
+    if worst is None:
+        return {"samples": 0, "note": report.note}
+    return {
+        "samples": report.samples,
+        "relative_l2": worst.relative_l2,
+        "cosine": worst.cosine,
+        "max_abs": worst.max_abs,
+    }
 
 
 def _unchanged(context: _Context, spec: ModelSpec) -> ModelOutcome:
@@ -372,5 +422,8 @@ def _failed(context: _Context, spec: ModelSpec, error: TritonsmithError, started
 def disk_full(error: OSError, path: Path) -> BuildError:
     """An OSError for a full or read-only disk as the error people see."""
     return BuildError(
-        f"cannot write: {error.strerror}", code="disk", where=Where(Path(error.filename or path)), fix="free space and build again"
+        f"cannot write: {error.strerror}",
+        code="disk",
+        where=Where(Path(error.filename or path)),
+        fix="free space and build again",
     )

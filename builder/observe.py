@@ -90,11 +90,18 @@ def current_digest(name: str, root: Path, cache: Cache) -> str | None:
 
 
 def observe(
-    repository_spec: RepositorySpec, lock: Lock, cache: Cache, toolchain: Toolchain, repository: Path, templates: Path | None
+    repository_spec: RepositorySpec,
+    lock: Lock,
+    cache: Cache,
+    toolchain: Toolchain,
+    repository: Path,
+    templates: Path | None,
 ) -> dict[str, Observation]:
     """One Observation a model, in the spec's order."""
     return {
-        spec.name: _observe_model(repository_spec.root, spec, lock.models.get(spec.name), cache, toolchain, repository, templates)
+        spec.name: _observe_model(
+            repository_spec.root, spec, lock.models.get(spec.name), cache, toolchain, repository, templates
+        )
         for spec in repository_spec.models
     }
 
@@ -124,6 +131,10 @@ def _cached_key(request: str, root: Path, cache: Cache) -> str | None:
     """The key of an earlier run of the request whose dependencies all have the content they had then."""
     for dependencies, key in cache.remembered(request):
         now = {name: current_digest(name, root, cache) for name in dependencies}
-        if now == dict(dependencies) and action_key(request, dependencies) == key and cache.get(key) is not None:
+        if (
+            now == dict(dependencies)
+            and action_key(request, dependencies) == key
+            and cache.get(key) is not None
+        ):
             return key
     return None

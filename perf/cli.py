@@ -1,0 +1,21 @@
+"""The perf harness's commands, each in a light module of its own under perf/commands."""
+
+from __future__ import annotations
+
+import typer
+
+from perf.commands.demo import demo
+from perf.commands.load import load
+from perf.commands.report import report
+from perf.commands.serve import serve
+from perf.commands.sweep import sweep
+
+
+def register(app: typer.Typer) -> None:
+    """Adds serve, load, sweep, report and demo."""
+    panel = "Measure"
+    app.command(rich_help_panel=panel)(serve)
+    app.command(rich_help_panel=panel)(load)
+    app.command(rich_help_panel=panel)(sweep)
+    app.command(rich_help_panel=panel)(report)
+    app.command(rich_help_panel="Start here")(demo)

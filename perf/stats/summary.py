@@ -1,4 +1,4 @@
-"""RequestRecords → Summary: throughput, latency quantiles, failures and send lag with intervals and a verdict; pure."""
+"""RequestRecords → Summary: throughput, latency, failures and send lag with intervals and a verdict; pure."""
 
 from __future__ import annotations
 
@@ -133,9 +133,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     order = np.argsort(kept.end_ns, kind="stable")
     order = order[kept.ok[order]]
     latencies = kept.latency_ns[order].astype(np.float64)
-    latency = dict(
-        zip(QUANTILES, quantile_estimates(latencies, tuple(QUANTILES.values()), level), strict=True)
-    )
+    latency = _quantiles(latencies, level)
     lag = _send_lag(kept)
     cpu_share = _cpu_share(records)
     scheduled_per_s, sent_per_s = _request_rates(kept, duration_s)
@@ -225,6 +223,10 @@ def _first_bytes(records: RequestRecords, order: Any, level: float) -> dict[str,
     ):
         return {}
     series = (first - records.scheduled_ns[order]).astype(np.float64)
+    return _quantiles(series, level)
+
+
+def _quantiles(series: Floats, level: float) -> dict[str, Estimate]:
     return dict(zip(QUANTILES, quantile_estimates(series, tuple(QUANTILES.values()), level), strict=True))
 
 

@@ -114,7 +114,7 @@ def _client_bound(e: Evidence) -> Iterator[Complaint]:
     if e.p50_ns and lag_ns > max(LEAST_LAG_NS, MOST_LAG_SHARE * e.p50_ns):
         yield (
             Verdict.CLIENT_BOUND,
-            f"half of the requests left {lag_ns / 1e6:.2f} ms late, {lag_ns / e.p50_ns:.0%} of the median latency",
+            f"half of the requests left {lag_ns / 1e6:.2f} ms late (p50 {e.p50_ns / 1e6:.2f} ms)",
             more,
         )
     if e.open_loop and e.sent_per_s < LEAST_SENT_SHARE * e.scheduled_per_s:

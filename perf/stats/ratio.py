@@ -68,7 +68,7 @@ class RoundTable:
     """Log values, arms × rounds, as the model log value = arm + round + noise fits them.
 
     logs:   NaN where an arm was not measured in a round.
-    effect: log value of each arm with the rounds' own ups and downs taken out; NaN for an arm without values.
+    effect: log value of each arm in an average round; NaN for an arm without values.
     pooled_variance, df: of the noise of one value, and how many values stand behind it.
     """
 
@@ -98,7 +98,8 @@ def fit_rounds(values: Floats) -> RoundTable:
     residual = logs[row, column] - design @ solution
     df = measured - int(np.linalg.matrix_rank(design)) if measured else 0
     variance = float(residual @ residual) / df if df > 0 else math.nan
-    effect = solution[:arms].copy()
+    met = np.isfinite(logs).any(axis=0)
+    effect = solution[:arms] + (solution[arms:][met].mean() if met.any() else 0.0)
     effect[~np.isfinite(logs).any(axis=1)] = np.nan
     return RoundTable(logs, effect, inverse[:arms, :arms], variance, df)
 

@@ -1,0 +1,285 @@
+"""Values of all arms at all load points → the winner or a tie, with intervals; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from perf.search import Values, values_table
+from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
+from perf.sweep import Arm, SweepSpec
+
+Outcome = Literal["winner", "tie", "keep", "nothing_fits", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class CellFacts:
+    """What constraints look at, for one arm at one load point over all its rounds.
+
+    p99_ms: the median over the rounds; None when no round had an answer.
+    failure_share: failed requests of all.
+    """
+
+    p99_ms: float | None
+    failure_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the sweep found.
+
+    outcome:     winner (the arm beats the current config), tie (none can be told from it), keep (all others
+                 are clearly worse), nothing_fits (no arm meets the constraints), undecided (no interval).
+    arm_id:      the winner, or for a tie the arm with the highest value; None when there is none.
+    concurrency: the load point of the comparison.
+    ratio:       that arm to the current config, in the objective; above 1 is better.
+    resolution:  what the A/A pair showed: two identical configs differed by this factor minus 1.
+    ratios:      every arm to the current config at that load point, at a level that holds for all of them.
+    like_best:   arms that cannot be told from the best one.
+    sentence:    the finding for people. notes: what else must be known to read it.
+    """
+
+    outcome: Outcome
+    arm_id: str | None
+    concurrency: int | None
+    ratio: Ratio | None
+    resolution: float | None
+    sentence: str
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    like_best: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is verdict_from_dict."""
+        return {
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "arm_id": self.arm_id,
+            "concurrency": self.concurrency,
+            "ratio": None if self.ratio is None else self.ratio.as_dict(),
+            "resolution": self.resolution,
+            "ratios": {arm: ratio.as_dict() for arm, ratio in self.ratios.items()},
+            "like_best": list(self.like_best),
+            "notes": list(self.notes),
+        }
+
+
+def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
+    """The inverse of Verdict.as_dict."""
+    return Verdict(
+        outcome=data["outcome"],
+        arm_id=data["arm_id"],
+        concurrency=data["concurrency"],
+        ratio=None if data["ratio"] is None else ratio_from_dict(data["ratio"]),
+        resolution=data["resolution"],
+        sentence=data["sentence"],
+        ratios={arm: ratio_from_dict(r) for arm, r in data["ratios"].items()},
+        like_best=tuple(data["like_best"]),
+        notes=tuple(data["notes"]),
+    )
+
+
+def decide(
+    spec: SweepSpec, arms: Sequence[Arm], values: Values, facts: Mapping[tuple[str, int], CellFacts]
+) -> Verdict:
+    """The verdict.
+
+    The load point is the one where the best arm that meets the constraints has the highest value, and every
+    arm is compared with the current config there and nowhere else. Looking for the best of so many arms at so
+    many load points finds luck as well as merit, so the intervals hold for all of these comparisons together
+    (Šidák). A winner's interval must lie above 1 by more than the A/A pair differed.
+    """
+    fits = {
+        (arm.id, point): not _misses(spec, facts.get((arm.id, point)))
+        for arm in arms
+        for point in spec.concurrency
+    }
+    if not values:
+        return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
+    point = _load_point(spec, arms, values, fits)
+    if point is None:
+        return _nothing_fits(spec, arms, facts)
+    table = fit_rounds(values_table(arms, values, point))
+    baselines = [i for i, arm in enumerate(arms) if arm.baseline and not math.isnan(table.effect[i])]
+    if not baselines:
+        return Verdict(
+            "undecided", None, point, None, None, "Undecided: the current config could not be measured."
+        )
+    others = [i for i, arm in enumerate(arms) if not arm.baseline]
+    comparisons = max(1, len(others) * len(_points(spec)))
+    ratios = {i: arm_ratio(table, i, baselines, comparisons=comparisons) for i in others}
+    resolution = _resolution(table.effect, baselines)
+    fitting = [
+        i for i in (*baselines, *others) if fits[arms[i].id, point] and not math.isnan(table.effect[i])
+    ]
+    best = max(fitting, key=lambda i: _score(table.effect, baselines, i))
+    alike = tuple(
+        arms[i].id
+        for i in fitting
+        if i != best and _is_like(arm_ratio(table, i, [best], comparisons=comparisons), resolution)
+    )
+    named = {arms[i].id: ratio for i, ratio in ratios.items()}
+    candidates = [i for i in others if i in fitting]
+    chosen = max(candidates, key=lambda i: float(table.effect[i])) if candidates else None
+    outcome = _outcome(arms[best], chosen, ratios, resolution, fits, arms, point, baselines)
+    notes = _notes(spec, arms, values, fits, point, baselines, resolution)
+    return Verdict(
+        outcome=outcome,
+        arm_id=None if chosen is None else arms[chosen].id,
+        concurrency=point,
+        ratio=None if chosen is None else ratios[chosen],
+        resolution=resolution,
+        sentence=_sentence(
+            spec,
+            outcome,
+            None if chosen is None else arms[chosen],
+            point,
+            None if chosen is None else ratios[chosen],
+            resolution,
+        ),
+        ratios=named,
+        like_best=alike,
+        notes=notes,
+    )
+
+
+def _points(spec: SweepSpec) -> tuple[int, ...]:
+    return (spec.objective_at,) if spec.objective == "p99" else spec.concurrency
+
+
+def _misses(spec: SweepSpec, facts: CellFacts | None) -> bool:
+    if facts is None or facts.p99_ms is None:
+        return True
+    too_slow = spec.max_p99_ms is not None and facts.p99_ms > spec.max_p99_ms
+    return too_slow or facts.failure_share > spec.max_failures
+
+
+def _load_point(
+    spec: SweepSpec, arms: Sequence[Arm], values: Values, fits: Mapping[tuple[str, int], bool]
+) -> int | None:
+    best: tuple[float, int] | None = None
+    for point in _points(spec):
+        rows = [i for i, arm in enumerate(arms) if fits[arm.id, point]]
+        effect = fit_rounds(values_table(arms, values, point)).effect[rows]
+        if effect.size and not np.isnan(effect).all():
+            height = float(np.nanmax(effect))
+            if best is None or height > best[0]:
+                best = (height, point)
+    return None if best is None else best[1]
+
+
+def _score(effect: Any, baselines: Sequence[int], index: int) -> float:
+    return float(np.mean(effect[baselines])) if index in baselines else float(effect[index])
+
+
+def _resolution(effect: Any, baselines: Sequence[int]) -> float | None:
+    if len(baselines) < 2:
+        return None
+    return math.expm1(abs(float(effect[baselines[0]] - effect[baselines[1]])))
+
+
+def _is_like(ratio: Ratio, resolution: float | None) -> bool:
+    return ratio.interval is None or ratio.interval.high >= 1 / (1 + (resolution or 0.0))
+
+
+def _outcome(
+    best: Arm,
+    chosen: int | None,
+    ratios: Mapping[int, Ratio],
+    resolution: float | None,
+    fits: Mapping[tuple[str, int], bool],
+    arms: Sequence[Arm],
+    point: int,
+    baselines: Sequence[int],
+) -> Outcome:
+    if chosen is None:
+        return "keep"
+    interval = ratios[chosen].interval
+    if interval is None:
+        return "undecided"
+    if interval.low > 1 + (resolution or 0.0):
+        return "winner"
+    if not any(fits[arms[i].id, point] for i in baselines):
+        return "winner"  # the current config does not meet the constraints here; this one does
+    band = 1 / (1 + (resolution or 0.0))
+    worse = all(r.interval is not None and r.interval.high < band for r in ratios.values())
+    return "keep" if worse and best.baseline else "tie"
+
+
+def _sentence(
+    spec: SweepSpec,
+    outcome: Outcome,
+    arm: Arm | None,
+    point: int,
+    ratio: Ratio | None,
+    resolution: float | None,
+) -> str:
+    what = "throughput" if spec.objective == "throughput" else "speed at p99"
+    where = f"at concurrency {point}"
+    if arm is None or ratio is None or ratio.value is None:
+        return f"Keep the current config: no other arm meets the constraints {where}."
+    numbers = f"{ratio.value:.2f}× the current config's {what} {where}"
+    if ratio.interval is None:
+        return f"Undecided: {arm.label} shows {numbers}, but {ratio.why}."
+    numbers += f" (95 % interval {ratio.interval.low:.2f} to {ratio.interval.high:.2f}"
+    numbers += ")" if resolution is None else f"; identical configs differed by {resolution:.1%})"
+    if outcome == "winner":
+        return f"Winner: {arm.label}, {numbers}."
+    if outcome == "keep":
+        return f"Keep the current config: every other arm is slower; the closest, {arm.label}, has {numbers}."
+    return f"Tie: no arm can be told from the current config; the highest, {arm.label}, has {numbers}."
+
+
+def _nothing_fits(
+    spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]
+) -> Verdict:
+    labels = {arm.id: arm.label for arm in arms}
+    limit = spec.max_p99_ms
+    measured = [
+        (fact.p99_ms, fact.failure_share, arm_id, point)
+        for (arm_id, point), fact in facts.items()
+        if fact.p99_ms is not None and point in _points(spec)
+    ]
+    calm = [m for m in measured if m[1] <= spec.max_failures]
+    if not measured or limit is None or not calm:
+        share = min((m[1] for m in measured), default=1.0)
+        text = f"Nothing meets the constraints: at best {share:.1%} of the requests failed."
+        return Verdict("nothing_fits", None, None, None, None, text)
+    p99_ms, _, arm_id, point = min(calm)
+    text = (
+        f"Nothing meets p99 ≤ {limit:g} ms: the nearest is {labels[arm_id]} at concurrency {point} "
+        f"with {p99_ms:.1f} ms, {p99_ms / limit - 1:.0%} above."
+    )
+    return Verdict("nothing_fits", arm_id, point, None, None, text)
+
+
+def _notes(
+    spec: SweepSpec,
+    arms: Sequence[Arm],
+    values: Values,
+    fits: Mapping[tuple[str, int], bool],
+    point: int,
+    baselines: Sequence[int],
+    resolution: float | None,
+) -> tuple[str, ...]:
+    notes = []
+    if not any(fits[arms[i].id, point] for i in baselines):
+        notes.append(f"The current config itself misses the constraints at concurrency {point}.")
+    out = [arm.label for arm in arms if not arm.baseline and not fits[arm.id, point]]
+    if out:
+        notes.append(f"Outside the constraints at concurrency {point}: {'; '.join(out)}.")
+    if resolution is not None and resolution > 0.1:
+        notes.append(
+            f"Two identical configs differed by {resolution:.0%}: the machine is too noisy for finer findings. "
+            "More rounds or a quiet machine help."
+        )
+    rounds = {key[2] for key in values}
+    if len(rounds) < 3:
+        notes.append(
+            f"{len(rounds)} round{'s' if len(rounds) > 1 else ''}: intervals are wide; 3 or more settle it."
+        )
+    return tuple(notes)

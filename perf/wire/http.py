@@ -330,7 +330,7 @@ class HttpTarget:
         """See Target.connect."""
         parts = urlsplit(self.base_url)
         assert parts.hostname is not None
-        context = self._tls() if parts.scheme == "https" else None
+        context = self.tls_context() if parts.scheme == "https" else None
         port = parts.port or (443 if context else 80)
         loop = asyncio.get_running_loop()
         opening = loop.create_connection(
@@ -342,7 +342,8 @@ class HttpTarget:
             raise TimeoutError(f"no connection in {self.connect_timeout_s:g} s") from error
         return connection
 
-    def _tls(self) -> tls.SSLContext:
+    def tls_context(self) -> tls.SSLContext:
+        """What https trusts."""
         context = tls.create_default_context(cafile=self.ca_file)
         if not self.verify:
             context.check_hostname = False

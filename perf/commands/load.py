@@ -1,0 +1,205 @@
+"""`tritonsmith load`: a server or a repository, a model and a load → one load test's verdict and numbers."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from perf.load import LoadTest
+    from perf.schedule import Load
+
+
+class WireProtocol(str, Enum):
+    """What the requests travel over."""
+
+    http = "http"
+    grpc = "grpc"
+
+
+class ArrivalKind(str, Enum):
+    """How requests of a rate follow each other."""
+
+    constant = "constant"
+    poisson = "poisson"
+
+
+class OutputFormat(str, Enum):
+    """How the result is written."""
+
+    text = "text"
+    json = "json"
+
+
+def load(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL|DIR",
+            help="A Triton's HTTP URL, or a model repository, which is then served for the test.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model name; may be left out when only one is ready.")
+    ] = "",
+    version: Annotated[str, typer.Option(help="Model version; Triton's choice by default.")] = "",
+    concurrency: Annotated[
+        Optional[int],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Option(
+            "--concurrency", "-c", min=1, help="Closed loop: requests in flight. 8 when no load is given."
+        ),
+    ] = None,
+    request_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--request-rate", help="Open loop: requests a second, answered or not."),
+    ] = None,
+    arrival: Annotated[ArrivalKind, typer.Option(help="With --request-rate.")] = ArrivalKind.constant,
+    replay: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Open loop: a file of send times in seconds, one a line.", show_default=False),
+    ] = None,
+    ramp: Annotated[str, typer.Option(help="Time over which the load climbs (2s).")] = "0s",
+    duration: Annotated[str, typer.Option(help="Measured time (500ms, 5s, 2m).")] = "5s",
+    requests: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Measure so many requests instead of a time."),
+    ] = None,
+    warmup: Annotated[str, typer.Option(help="Time before the measurement.")] = "500ms",
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch-size", "-b", min=1, help="Rows a request."),
+    ] = None,
+    protocol: Annotated[WireProtocol, typer.Option(help="Wire protocol.")] = WireProtocol.http,
+    grpc_url: Annotated[
+        str, typer.Option(help="HOST:PORT of gRPC; by default the HTTP port + 1.", show_default=False)
+    ] = "",
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Input values: .npz, a directory of them, or of NAME.npy files; drawn by default.",
+            show_default=False,
+        ),
+    ] = None,
+    shape: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.", show_default=False),
+    ] = None,
+    range_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--range", help="NAME:LOW..HIGH of the values that are drawn.", show_default=False),
+    ] = None,
+    pool: Annotated[int, typer.Option(min=1, help="Distinct requests made before the test.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of values, order and arrivals.")] = 0,
+    header: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--header", "-H", help="NAME:VALUE sent with every request.", show_default=False),
+    ] = None,
+    priority: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Triton's request priority."),
+    ] = None,
+    queue_timeout_us: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Triton's request timeout in the queue, µs."),
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="A request without an answer after this has failed.")] = "30s",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Keep every request here (.npz), for `tritonsmith report`."),
+    ] = None,
+    format: Annotated[OutputFormat, typer.Option(help="How to write the result.")] = OutputFormat.text,
+) -> None:
+    """Load-test one model: closed loop (--concurrency) or open loop (--request-rate), over the raw wire.
+
+    Exit code 1 when a request failed or was answered wrongly.
+
+    Examples: tritonsmith load http://127.0.0.1:8000 -m minilm -c 16 --shape input_ids:16..128
+              tritonsmith load model_repository/ --request-rate 200 --arrival poisson --duration 10s
+    """
+    from perf.data import DataOptions
+    from perf.load import (
+        LoadTest,
+        headers_from_flags,
+        ranges_from_flags,
+        seconds_from_text,
+        shapes_from_flags,
+    )
+    from perf.wire.payload import request_parameters
+
+    meant = load_from_flags(concurrency, request_rate, arrival.value, replay, seed, seconds_from_text(ramp))
+    test = LoadTest(
+        model=model,
+        version=version,
+        load=meant,
+        duration_s=None if requests is not None or replay is not None else seconds_from_text(duration),
+        requests=requests,
+        warmup_s=0.0 if replay is not None else seconds_from_text(warmup),
+        data=DataOptions(
+            file=data,
+            shapes=shapes_from_flags(shape or []),
+            ranges=ranges_from_flags(range_ or []),
+            batch_size=batch_size,
+            pool=pool,
+            seed=seed,
+        ),
+        protocol=protocol.value,
+        grpc_url=grpc_url,
+        headers=headers_from_flags(header or []),
+        parameters=request_parameters(priority=priority, timeout_us=queue_timeout_us),
+        timeout_s=seconds_from_text(timeout),
+    )
+    raise typer.Exit(run(target, test, output, format.value))
+
+
+def load_from_flags(
+    concurrency: int | None,
+    request_rate: float | None,
+    arrival: str,
+    replay: Path | None,
+    seed: int,
+    ramp_s: float,
+) -> Load:
+    """Exactly one of --concurrency, --request-rate and --replay; concurrency 8 when there is none."""
+    from builder.errors import UsageError
+    from perf.load import replay_from_file
+    from perf.schedule import Closed, Open
+
+    given = [
+        flag
+        for flag, value in (
+            ("--concurrency", concurrency),
+            ("--request-rate", request_rate),
+            ("--replay", replay),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError("a test has one load", code="two_loads", seen=" ".join(given))
+    if replay is not None:
+        return replay_from_file(replay)
+    if request_rate is not None:
+        return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s)
+    return Closed(concurrency or 8, ramp_s)
+
+
+def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
+    """Serve what is to be served, test, say what came out; the exit code."""
+    from builder.console import emit_json, emit_text, note, progress
+    from perf.load import result_as_dict, run_load_test, server_at, text_of_result
+    from perf.record import save_records
+
+    with server_at(target) as url, progress() as bar:
+        task = bar.add_task(test.model or "load", total=100)
+        result = run_load_test(url, test, lambda p: bar.update(task, completed=100 * p.done))
+    if output is not None:
+        save_records(result.records, output)
+    emit_json(result_as_dict(result)) if format_ == "json" else emit_text(text_of_result(result, test.load))
+    if output is not None:
+        note(f"every request is in {output}")
+    if result.records.header.interrupted:
+        return 130
+    return 1 if result.summary.failures else 0

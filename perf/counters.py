@@ -1,0 +1,111 @@
+"""A model's statistics before and after → what the server itself did in between; pure.
+
+Format: Triton's statistics extension (`GET /v2/models/M/stats`); counters run since the model was loaded and
+durations are nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCounters:
+    """Differences of the server's counters, all versions of the model together.
+
+    requests, failed:  requests answered, with and without success.
+    inferences:        rows of all batches; executions: calls of the model.
+    mean_*_us:         mean time of a successful request in the queue and in each part of compute.
+    batch_executions:  batch size that the server really ran → executions, ascending; empty where the
+                       backend does not report it.
+    """
+
+    requests: int
+    failed: int
+    inferences: int
+    executions: int
+    mean_queue_us: float
+    mean_compute_input_us: float
+    mean_compute_infer_us: float
+    mean_compute_output_us: float
+    cache_hits: int
+    cache_misses: int
+    batch_executions: Mapping[int, int]
+
+    @property
+    def mean_batch_size(self) -> float | None:
+        """Inferences an execution; None when the model did not run."""
+        return self.inferences / self.executions if self.executions else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "inferences": self.inferences,
+            "executions": self.executions,
+            "mean_queue_us": self.mean_queue_us,
+            "mean_compute_input_us": self.mean_compute_input_us,
+            "mean_compute_infer_us": self.mean_compute_infer_us,
+            "mean_compute_output_us": self.mean_compute_output_us,
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
+            "mean_batch_size": self.mean_batch_size,
+            "batch_executions": {str(size): count for size, count in self.batch_executions.items()},
+        }
+
+
+def counters_between(before: Sequence[Row], after: Sequence[Row]) -> ServerCounters | None:
+    """Two answers' `model_stats` → the difference; None when the model was reloaded in between.
+
+    A version that is only in `after` counts from zero. Counters that went back mean a reload.
+    """
+    old = {row.get("version", ""): row for row in before}
+    total: dict[str, int] = {}
+    batches: dict[int, int] = {}
+    for row in after:
+        earlier = old.get(row.get("version", ""), {})
+        for name, value in _flat(row).items():
+            total[name] = total.get(name, 0) + value - _flat(earlier).get(name, 0)
+        for size, count in _batches(row).items():
+            batches[size] = batches.get(size, 0) + count - _batches(earlier).get(size, 0)
+    if any(value < 0 for value in total.values()) or any(count < 0 for count in batches.values()):
+        return None
+    return ServerCounters(
+        requests=total.get("success.count", 0),
+        failed=total.get("fail.count", 0),
+        inferences=total.get("inference_count", 0),
+        executions=total.get("execution_count", 0),
+        mean_queue_us=_mean_us(total, "queue"),
+        mean_compute_input_us=_mean_us(total, "compute_input"),
+        mean_compute_infer_us=_mean_us(total, "compute_infer"),
+        mean_compute_output_us=_mean_us(total, "compute_output"),
+        cache_hits=total.get("cache_hit.count", 0),
+        cache_misses=total.get("cache_miss.count", 0),
+        batch_executions={size: batches[size] for size in sorted(batches) if batches[size]},
+    )
+
+
+def _flat(row: Row) -> dict[str, int]:
+    """Triton leaves out counters that are zero, and gRPC's JSON form writes 64-bit numbers as strings."""
+    flat = {name: int(row.get(name, 0)) for name in ("inference_count", "execution_count")}
+    for name, value in row.get("inference_stats", {}).items():
+        flat[f"{name}.count"] = int(value.get("count", 0))
+        flat[f"{name}.ns"] = int(value.get("ns", 0))
+    return flat
+
+
+def _batches(row: Row) -> dict[int, int]:
+    return {
+        int(entry["batch_size"]): int(entry.get("compute_infer", {}).get("count", 0))
+        for entry in row.get("batch_stats", [])
+    }
+
+
+def _mean_us(total: Mapping[str, int], name: str) -> float:
+    count = total.get(f"{name}.count", 0)
+    return total.get(f"{name}.ns", 0) / count / 1000 if count else 0.0

@@ -75,7 +75,9 @@ class Cache:
     def put(self, key: str, made: Path, record: Mapping[str, Any]) -> Artifact:
         """Moves the files in `made` (a directory from `workspace`) into the cache under `key`."""
         files = {
-            str(path.relative_to(made)): self.stats.digest(path) for path in sorted(made.rglob("*")) if path.is_file()
+            str(path.relative_to(made)): self.stats.digest(path)
+            for path in sorted(made.rglob("*"))
+            if path.is_file()
         }
         content = {"format": _FORMAT, "key": key, "files": files, "record": record}
         (made / _RECORD).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
@@ -90,7 +92,9 @@ class Cache:
                 raise
         artifact = self.get(key)
         if artifact is None:
-            raise BuildError("an artifact was damaged as it was written", code="cache_damaged", where=Where(target))
+            raise BuildError(
+                "an artifact was damaged as it was written", code="cache_damaged", where=Where(target)
+            )
         return artifact
 
     @contextmanager

@@ -76,9 +76,13 @@ def _not_a_lock(path: Path, why: str) -> SpecError:
 def text_of_lock(lock: Lock) -> str:
     """The file's text: sorted keys, one value a line, so that a diff is readable."""
     models = {
-        name: {f: getattr(entry, f) for f in LockedModel.__dataclass_fields__} for name, entry in lock.models.items()
+        name: {f: getattr(entry, f) for f in LockedModel.__dataclass_fields__}
+        for name, entry in lock.models.items()
     }
-    return json.dumps({"lock_version": _VERSION, "models": models}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"lock_version": _VERSION, "models": models}, indent=2, sort_keys=True, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def write_lock(path: Path, lock: Lock) -> None:

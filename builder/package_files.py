@@ -18,7 +18,9 @@ def resolve_package_file(reference: str) -> Path:
     inside = PurePosixPath(reference.removeprefix(PACKAGE_PREFIX))
     if len(inside.parts) < 2 or inside.is_absolute() or ".." in inside.parts:
         raise SpecError(
-            f"{reference!r} is not package:NAME/path", code="package_reference", valid=("package:NAME/dir/file.onnx",)
+            f"{reference!r} is not package:NAME/path",
+            code="package_reference",
+            valid=("package:NAME/dir/file.onnx",),
         )
     package = inside.parts[0]
     roots = _package_roots(package)

@@ -151,7 +151,13 @@ def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: 
         ("accuracy", StaleReason.ACCURACY_BOUND_CHANGED),
     ):
         if seen.config[key] != locked.config.get(key):
-            return Action(model, "lay_out", State.TO_RUN, reason, f"{key} {_short(locked.config.get(key))} → {_short(seen.config[key])}")
+            return Action(
+                model,
+                "lay_out",
+                State.TO_RUN,
+                reason,
+                f"{key} {_short(locked.config.get(key))} → {_short(seen.config[key])}",
+            )
     if dict(seen.files) != dict(locked.files):
         missing = sorted(locked.files.keys() - seen.files.keys())
         reason = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT

@@ -37,7 +37,9 @@ def template_files(name: str, user: Path | None) -> tuple[Path, ...]:
     return (*own, packaged_directory() / name)
 
 
-def environment(user: Path | None, *, autoescape: bool, finalize: Callable[[Any], Any] | None = None) -> Environment:
+def environment(
+    user: Path | None, *, autoescape: bool, finalize: Callable[[Any], Any] | None = None
+) -> Environment:
     """A strict Jinja2 environment: an undefined name is an error."""
     from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment

@@ -39,7 +39,10 @@ def read_yaml(path: Path) -> YamlSource:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(
-            "there is no such spec file", code="spec_missing", where=Where(path), fix="tritonsmith build --spec PATH"
+            "there is no such spec file",
+            code="spec_missing",
+            where=Where(path),
+            fix="tritonsmith build --spec PATH",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the spec: {error}", code="spec_unreadable", where=Where(path)) from None
@@ -62,7 +65,9 @@ def read_yaml(path: Path) -> YamlSource:
 def _plain(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
     if len(at) > _MAX_DEPTH:
-        raise SpecError(f"nested deeper than {_MAX_DEPTH} levels", code="yaml_depth", where=Where(path, lines[at]))
+        raise SpecError(
+            f"nested deeper than {_MAX_DEPTH} levels", code="yaml_depth", where=Where(path, lines[at])
+        )
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, at, lines, path)
     if isinstance(node, yaml.SequenceNode):
@@ -78,7 +83,10 @@ def _mapping(node: yaml.MappingNode, at: KeyPath, lines: dict[KeyPath, int], pat
             raise SpecError("a key must be a plain word", code="yaml_key", where=where)
         if key_node.tag == "tag:yaml.org,2002:merge":
             raise SpecError(
-                "YAML merge keys (<<) are not supported", code="yaml_merge", where=where, fix="put shared keys under `defaults:`"
+                "YAML merge keys (<<) are not supported",
+                code="yaml_merge",
+                where=where,
+                fix="put shared keys under `defaults:`",
             )
         key = str(key_node.value)
         if key in result:
@@ -99,6 +107,8 @@ def _scalar(node: yaml.Node, path: Path) -> Any:
     try:
         return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"not valid YAML: {error}", code="yaml_value", where=Where(path, node.start_mark.line + 1)) from None
+        raise SpecError(
+            f"not valid YAML: {error}", code="yaml_value", where=Where(path, node.start_mark.line + 1)
+        ) from None
     finally:
         loader.dispose()  # type: ignore[no-untyped-call]

@@ -1,0 +1,14 @@
+"""A source (torch callable, ExportedProgram, ONNX file) → a checked ONNX file, its tensors, its accuracy."""
+
+from builder.export.package_files import resolve_package_file
+from builder.export.request import ExportRequest, ExportResult, request_from_dict, result_from_dict
+from builder.export.run import run_export
+
+__all__ = [
+    "ExportRequest",
+    "ExportResult",
+    "request_from_dict",
+    "resolve_package_file",
+    "result_from_dict",
+    "run_export",
+]

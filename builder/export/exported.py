@@ -1,0 +1,41 @@
+"""What a source hands on to the checks: the ONNX file, its tensors, a way to run the source itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from builder.samples import Array
+
+    Arrays = Mapping[str, Array]
+    Runner = Callable[[Arrays], dict[str, Array]]
+    """Input name → array, to output name → array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An ONNX file in out_dir and the source it came from.
+
+    model_path:   the .onnx file itself.
+    files:        relative paths for a version directory, as in ExportResult.
+    reference:    runs the source model.
+    example:      the source's example inputs by name; None for a source that has none (ONNX).
+    dim_ranges:   name → (smallest, largest) size the source accepts; largest None means no bound known.
+    dependencies: files known to belong to the source.
+    """
+
+    model_path: Path
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    ir_version: int
+    reference: Runner
+    example: Arrays | None
+    dim_ranges: Mapping[str, tuple[int, int | None]]
+    dependencies: tuple[Path, ...] = ()

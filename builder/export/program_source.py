@@ -1,0 +1,165 @@
+"""A saved ExportedProgram (.pt2), loaded without running code from it → model.onnx."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import ExportError, Where
+from builder.export.batching import with_batch_dimension
+from builder.export.callables import one_line
+from builder.export.exported import Exported
+from builder.export.onnx_source import named_by
+from builder.export.program_archive import check_archive
+from builder.export.request import ExportRequest
+from builder.export.torch_example import dtype_from_torch, flat_outputs
+from builder.export.torch_program import (
+    check_opset,
+    check_ranges,
+    program_inputs,
+    symbolic_ranges,
+    write_onnx,
+)
+from builder.export.torch_source import wanted_ranges
+from builder.tensors import Dim, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from builder.export.exported import Runner
+    from builder.samples import Array
+
+_FIX = "re-export it with dynamic_shapes that hold torch.export.Dim.DYNAMIC in the first dimension"
+
+
+def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
+    """Exports a .pt2; its dynamic dimensions are those it was captured with.
+
+    They are called by the stated inputs' names, the first one `batch` when max_batch_size > 0, otherwise
+    as torch called them (`s27`). ExportError: check_archive's, corrupt_program, fixed_batch, stated_tensor,
+    dim_range and those of the ONNX translation.
+    """
+    check_opset(request.opset)
+    path = Path(request.search_path) / Path(request.reference).expanduser()
+    where = Where(path)
+    check_archive(path)
+    program = _load(path)
+    fakes = program_inputs(program)
+    found = tuple(_spec(name, fake) for name, fake in fakes.items())
+    found = tuple(_unnamed_batch(spec) for spec in found) if request.max_batch_size else found
+    inputs = with_batch_dimension(
+        named_by(request.inputs, found, where, "input"), request.max_batch_size, where, _FIX
+    )
+    shapes: list[tuple[Dim, ...]] = [tensor.shape for tensor in inputs]
+    dim_ranges = {
+        str(shape[axis]): limits
+        for fake, shape in zip(fakes.values(), shapes, strict=True)
+        for axis, limits in symbolic_ranges(program, fake).items()
+    }
+    check_ranges(wanted_ranges(request), dim_ranges, where)
+    names = [tensor.name for tensor in inputs]
+    module = program.module()
+    example = _example(program, inputs, request)
+    output_names = _output_names(request, module, program, example, names)
+    model_path, files, graph = write_onnx(program, request, out_dir, names, output_names, shapes)
+    return Exported(
+        model_path=model_path,
+        files=files,
+        inputs=graph.inputs,
+        outputs=with_batch_dimension(graph.outputs, request.max_batch_size, where, _FIX),
+        opset=graph.opset,
+        ir_version=graph.ir_version,
+        reference=_runner(program, module, names, output_names),
+        example=example,
+        dim_ranges=dim_ranges,
+        dependencies=(path,),
+    )
+
+
+def _load(path: Path) -> ExportedProgram:
+    import torch
+
+    # torch.export.load asks torch.load for full unpickling in places; this overrules it in this process.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        return torch.export.load(str(path))
+    except Exception as error:
+        raise ExportError(
+            f"torch.export.load cannot read it: {one_line(error)}",
+            code="corrupt_program",
+            where=Where(path),
+            seen=f"torch {torch.__version__}",
+            fix="write it again with torch.export.save and this version of torch",
+        ) from error
+
+
+def _spec(name: str, fake: Any) -> TensorSpec:
+    shape: tuple[Dim, ...] = tuple(size if isinstance(size, int) else str(size) for size in fake.shape)
+    return TensorSpec(name, dtype_from_torch(name, fake), shape)
+
+
+def _unnamed_batch(spec: TensorSpec) -> TensorSpec:
+    """torch's own symbol gives way to `batch` in the first dimension; the others keep theirs."""
+    if spec.shape and isinstance(spec.shape[0], str):
+        return TensorSpec(spec.name, spec.dtype, (-1, *spec.shape[1:]))
+    return spec
+
+
+def _arguments(
+    program: ExportedProgram, values: list[torch.Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    from torch.utils import _pytree
+
+    args, kwargs = _pytree.tree_unflatten(values, program.call_spec.in_spec)
+    return tuple(args), dict(kwargs)
+
+
+def _example(
+    program: ExportedProgram, inputs: tuple[TensorSpec, ...], request: ExportRequest
+) -> dict[str, Array]:
+    """The inputs that the program was captured with; where it was saved without them, ones of its shape."""
+    import numpy as np
+    from torch.utils import _pytree
+
+    if program.example_inputs is not None:
+        leaves = _pytree.tree_leaves(program.example_inputs)
+        return {tensor.name: leaf.detach().cpu().numpy() for tensor, leaf in zip(inputs, leaves, strict=True)}
+    sizes = {name: opt for name, (_, opt, _) in request.dynamic_dims.items()}
+    return {
+        tensor.name: np.ones(
+            [d if isinstance(d, int) else sizes.get(d, 2) for d in tensor.shape], tensor.dtype.numpy
+        )
+        for tensor in inputs
+    }
+
+
+def _output_names(
+    request: ExportRequest,
+    module: Any,
+    program: ExportedProgram,
+    example: Mapping[str, Array],
+    inputs: list[str],
+) -> list[str]:
+    import torch
+
+    from builder.export.torch_source import names_of_outputs
+
+    args, kwargs = _arguments(program, [torch.from_numpy(array) for array in example.values()])
+    with torch.no_grad():
+        leaves = list(flat_outputs(module(*args, **kwargs)))
+    return names_of_outputs(request, leaves, inputs, "the program")
+
+
+def _runner(program: ExportedProgram, module: Any, names: list[str], output_names: list[str]) -> Runner:
+    import torch
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        args, kwargs = _arguments(program, [torch.from_numpy(inputs[name].copy()) for name in names])
+        with torch.no_grad():
+            leaves = [leaf for _, leaf in flat_outputs(module(*args, **kwargs))]
+        return {name: leaf.cpu().numpy() for name, leaf in zip(output_names, leaves, strict=True)}
+
+    return run

@@ -1,0 +1,303 @@
+"""(Exported, samples) → the source's answers in samples.npz, and how far the ONNX file's differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.accuracy import AccuracyReport, Deviation, compare, report_from_deviations
+from builder.console import note
+from builder.errors import ExportError, nearest
+from builder.export.callables import call_reference, one_line, users_place
+from builder.export.exported import Exported
+from builder.export.onnx_graph import onnxruntime_runner
+from builder.export.request import ExportRequest
+from builder.samples import (
+    Sample,
+    SampleSet,
+    batches_from_samples,
+    bytes_as_object,
+    load_samples,
+    save_samples,
+    values_like,
+)
+from builder.tensors import TensorSpec, dtype_from_numpy
+
+if TYPE_CHECKING:
+    from builder.samples import Array
+
+SAMPLES_FILE = "samples.npz"
+
+RUNTIMES = (("onnxruntime", True), ("onnxruntime, optimisations off", False))
+"""Name and `optimised` of each run; ONNX Runtime's rewriting can hide or cause a difference."""
+
+# Sizes tried, largest first, for a dynamic dimension of an ONNX file that nobody stated: 64 passes the
+# strides of most image networks and the position tables of most encoders.
+_GUESSED_SIZES = (64, 16, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """Inputs the spec names; samples None when it names none."""
+
+    samples: tuple[dict[str, Array], ...] | None
+    origin: str
+    dependencies: tuple[Path, ...]
+
+
+def stated_samples(request: ExportRequest) -> Stated:
+    """Loads request.samples; BuildError and ExportError when it cannot, or is no list of dicts of arrays."""
+    reference = request.samples
+    if reference is None:
+        return Stated(None, f"generated, seed {request.seed}", ())
+    if reference.endswith(".npz"):
+        path = Path(request.search_path) / Path(reference).expanduser()
+        loaded = load_samples(path)
+        return Stated(tuple(sample.inputs for sample in loaded.samples), reference, (path,))
+    returned, file = call_reference(reference, "samples")
+    valid = "a list of dicts, each input name → NumPy array with the batch as its first dimension"
+    if (
+        not isinstance(returned, (list, tuple))
+        or not returned
+        or not all(isinstance(s, Mapping) for s in returned)
+    ):
+        raise ExportError(
+            f"samples {reference} returned something else than a list of dicts",
+            code="samples_returned",
+            seen=f"{type(returned).__name__} of {[type(item).__name__ for item in returned][:4]}"
+            if isinstance(returned, (list, tuple))
+            else type(returned).__name__,
+            valid=[valid],
+        )
+    samples = tuple({str(name): _array(value) for name, value in sample.items()} for sample in returned)
+    return Stated(samples, reference, (file,) if file else ())
+
+
+def _array(value: Any) -> Array:
+    import numpy as np
+
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return bytes_as_object(np.asarray(value))
+
+
+def verify(
+    request: ExportRequest, exported: Exported, stated: Stated, out_dir: Path
+) -> tuple[AccuracyReport, tuple[TensorSpec, ...], str | None]:
+    """Runs the samples through the source and through ONNX Runtime, with and without its optimisations.
+
+    → (the report, outputs with sizes that the runs showed to be fixed left as they are, samples.npz's name).
+    An ONNX source without stated samples whose inputs cannot be guessed gives a report of no samples and
+    a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, onnxruntime_rejects,
+    candidate_failed, tensor_readback.
+    """
+    candidates = [(name, onnxruntime_runner(exported.model_path, optimised=on)) for name, on in RUNTIMES]
+    (out_dir / SAMPLES_FILE).unlink(missing_ok=True)
+    if stated.samples is not None:
+        inputs = _fitting(stated.samples, request, exported, stated.origin)
+    elif exported.example is not None:
+        inputs = _drawn(request, exported, exported.example, {})
+    else:
+        guessed = _guessed(request, exported)
+        if isinstance(guessed, str):
+            return AccuracyReport((), 0, guessed), exported.outputs, None
+        inputs = guessed
+    samples = tuple(_answered(values, exported, request) for values in inputs)
+    deviations: list[Deviation] = []
+    for runtime, run in candidates:
+        for sample in samples:
+            try:
+                outputs = run(sample.inputs)
+            except Exception as error:
+                raise ExportError(
+                    f"ONNX Runtime fails on sample {sample.label}: {one_line(error)}",
+                    code="candidate_failed",
+                    seen=runtime,
+                ) from error
+            _read_back(exported.outputs, outputs)
+            deviations += compare(
+                outputs, sample.outputs, bounds=request.bounds, runtime=runtime, sample=sample.label
+            )
+    save_samples(SampleSet(samples, stated.origin), out_dir / SAMPLES_FILE)
+    return report_from_deviations(deviations, len(samples)), exported.outputs, SAMPLES_FILE
+
+
+def _read_back(specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> None:
+    """What ONNX Runtime gave has the names, dtypes and shapes that the graph promises."""
+    for spec in specs:
+        array = outputs.get(spec.name)
+        sizes = () if array is None else array.shape
+        fixed = zip(sizes, spec.shape, strict=False)
+        if (
+            array is None
+            or len(sizes) != len(spec.shape)
+            or array.dtype.name != spec.dtype.numpy
+            or any(isinstance(dim, int) and dim >= 0 and dim != size for size, dim in fixed)
+        ):
+            raise ExportError(
+                f"output {spec.name} comes out otherwise than the ONNX file says",
+                code="tensor_readback",
+                seen="missing" if array is None else f"{array.dtype.name} {list(array.shape)}",
+                valid=[f"{spec.dtype.numpy} {list(spec.shape)}"],
+            )
+
+
+def _fitting(
+    samples: Sequence[Mapping[str, Array]], request: ExportRequest, exported: Exported, origin: str
+) -> list[dict[str, Array]]:
+    """Stated samples, checked against the model's inputs and cut and joined to the batch sizes asked for."""
+    wanted = {spec.name: spec for spec in exported.inputs}
+    for index, sample in enumerate(samples):
+        for name in sample.keys() ^ wanted.keys():
+            close = nearest(name, wanted) if name in sample else None
+            raise ExportError(
+                f"sample {index} of {origin} "
+                + (f"has an unknown input {name}" if name in sample else f"lacks input {name}"),
+                code="samples_mismatch",
+                seen=sorted(sample),
+                valid=[close] if close else list(wanted),
+            )
+        for name, spec in wanted.items():
+            _check_array(sample[name], spec, f"{name} in sample {index} of {origin}")
+        if request.max_batch_size > 0 and len({array.shape[0] for array in sample.values()}) > 1:
+            raise ExportError(
+                f"inputs of sample {index} of {origin} have different batch sizes",
+                code="samples_mismatch",
+                seen={name: array.shape[0] for name, array in sample.items()},
+            )
+    ordered = [{name: sample[name] for name in wanted} for sample in samples]
+    if request.max_batch_size == 0:
+        return ordered
+    return batches_from_samples(ordered, request.sample_batch_sizes, request.max_batch_size)
+
+
+def _check_array(array: Array, spec: TensorSpec, what: str) -> None:
+    try:
+        same_dtype = dtype_from_numpy(array.dtype.name) == spec.dtype
+    except KeyError:
+        same_dtype = False
+    fits = len(array.shape) == len(spec.shape) and all(
+        not isinstance(dim, int) or dim < 0 or dim == size
+        for dim, size in zip(spec.shape, array.shape, strict=True)
+    )
+    if not same_dtype or not fits or array.size == 0:
+        raise ExportError(
+            f"{what} is not what the model takes",
+            code="samples_mismatch",
+            seen=f"{array.dtype.name} {list(array.shape)}",
+            valid=[f"{spec.dtype.numpy} {list(spec.shape)}"],
+            fix=f"convert it: array.astype({spec.dtype.numpy!r})" if not same_dtype else None,
+        )
+
+
+def _drawn(
+    request: ExportRequest, exported: Exported, example: Mapping[str, Array], sizes: Mapping[str, int]
+) -> list[dict[str, Array]]:
+    """Inputs drawn like the example, one request for each batch size, the other dynamic dimensions varied.
+
+    A dimension with a range takes its opt, min and max in turn; one without takes the example's size and
+    half of it. `sizes` overrides.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(request.seed + 1)
+    batches: Sequence[int | None] = (
+        request.sample_batch_sizes if request.max_batch_size > 0 else (None, None, None)
+    )
+    drawn = []
+    for turn, batch in enumerate(batches):
+        known: dict[str, int] = dict(sizes)
+        values = {}
+        for spec in exported.inputs:
+            shape = []
+            for axis, dim in enumerate(spec.shape):
+                size = example[spec.name].shape[axis]
+                if axis == 0 and batch is not None:
+                    size = batch
+                elif isinstance(dim, str):
+                    size = known.setdefault(dim, _varied(dim, size, turn, request, exported))
+                shape.append(size)
+            values[spec.name] = values_like(example[spec.name], shape, rng)
+        drawn.append(values)
+    return drawn
+
+
+def _varied(dim: str, size: int, turn: int, request: ExportRequest, exported: Exported) -> int:
+    if dim in request.dynamic_dims:
+        low, opt, high = request.dynamic_dims[dim]
+        return (opt, low, high)[turn % 3]
+    lowest, _ = exported.dim_ranges.get(dim, (1, None))
+    return size if turn % 2 == 0 else max(lowest, (size + 1) // 2)
+
+
+def _guessed(request: ExportRequest, exported: Exported) -> list[dict[str, Array]] | str:
+    """Inputs for a model nobody gave an example of; the reason when the source takes none of them."""
+    import numpy as np
+
+    reason = ""
+    for size in _GUESSED_SIZES:
+        example = {spec.name: _blank(spec, size) for spec in exported.inputs}
+        names = {dim for spec in exported.inputs for dim in spec.dynamic_names}
+        rows = {spec.shape[0] for spec in exported.inputs if spec.shape}
+        sizes = {dim: min(2, size) if dim in rows else size for dim in names - request.dynamic_dims.keys()}
+        inputs = _drawn(request, exported, example, sizes)
+        try:
+            answers = [exported.reference(values) for values in inputs]
+        except Exception as error:
+            reason = f"no inputs could be made up for it ({one_line(error)}); state accuracy.samples"
+            note(reason)
+            continue
+        if any(np.isnan(a).any() for answer in answers for a in answer.values() if a.dtype.kind == "f"):
+            reason = "made-up inputs give NaN; state accuracy.samples"
+            continue
+        return inputs
+    return reason
+
+
+def _blank(spec: TensorSpec, size: int) -> Array:
+    """An array to draw like: floats around 0, integers 0 and 1, which are valid indices nearly everywhere."""
+    import numpy as np
+
+    shape = [dim if isinstance(dim, int) and dim >= 0 else size for dim in spec.shape]
+    if spec.dtype.numpy == "object":
+        out = np.empty(shape, dtype=object)
+        out[...] = b"sample"
+        return out
+    if spec.dtype.numpy is None:
+        raise ExportError(
+            f"{spec.name} is {spec.dtype.kserve}, which NumPy has no dtype for",
+            code="unsupported_tensor",
+            seen=spec.dtype.config,
+        )
+    values = np.zeros(shape, dtype=spec.dtype.numpy)
+    if values.dtype.kind in "iu":
+        values.reshape(-1)[:1] = 1
+    return values
+
+
+def _answered(values: dict[str, Array], exported: Exported, request: ExportRequest) -> Sample:
+    """A sample with the source's own answers."""
+    import numpy as np
+
+    label = ", ".join(f"{name} {list(array.shape)}" for name, array in values.items())
+    try:
+        outputs = exported.reference(values)
+    except Exception as error:
+        raise ExportError(
+            f"the source itself fails on a sample: {one_line(error)}",
+            code="reference_failed",
+            where=users_place(error),
+            seen=label,
+            fix="state the sizes it takes in dynamic_dims, or inputs it takes in accuracy.samples",
+        ) from error
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ExportError(
+                f"the source's own answer {name} holds NaN",
+                code="reference_not_finite",
+                seen=label,
+                fix="give inputs from the model's domain in accuracy.samples, or mend the model",
+            )
+    return replace(Sample(values, {}), outputs=outputs, label=label)

@@ -1,0 +1,1 @@
+"""A live Triton: start one, talk to it, stop it."""

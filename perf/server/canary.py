@@ -1,9 +1,10 @@
-"""An environment for the embedded server → proof that tensors of every type pass through it unharmed, or a ServerError.
+"""An environment for the embedded server → proof that tensors of every type pass through it unharmed, or a
+ServerError.
 
-The stub hands over wrong values without any error when its numpy does not suit it, so each start shows known values to
-a throw-away server of the same files and environment, beside the one that is starting: the user's server never has a
-model that is not the user's, in whatever control mode it runs. BF16 is not among the types: numpy has no such type,
-and neither Triton's onnxruntime backend nor the stub's as_numpy carries it.
+The stub hands over wrong values without any error when its numpy does not suit it, so each start shows known
+values to a throw-away server of the same files and environment, beside the one that is starting: the user's
+server never has a model that is not the user's, in whatever control mode it runs. BF16 is not among the
+types: numpy has no such type, and neither Triton's onnxruntime backend nor the stub's as_numpy carries it.
 """
 
 from __future__ import annotations

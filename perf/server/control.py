@@ -1,8 +1,10 @@
-"""A server's address → its models, configs, statistics, readiness; and orders to load and unload, over Triton's HTTP API.
+"""A server's address → its models, configs, statistics, readiness; and orders to load and unload, over
+Triton's HTTP API.
 
-One connection a call, closed at once: an idle keep-alive connection would hold up the server's own shutdown. Importing
-tritonclient.http would cost 0.3 s, so this speaks HTTP itself. Protocol: KServe v2 with Triton's extensions (model
-repository, model configuration, statistics), as documented in triton-inference-server/server docs/protocol.
+One connection a call, closed at once: an idle keep-alive connection would hold up the server's own shutdown.
+Importing tritonclient.http would cost 0.3 s, so this speaks HTTP itself. Protocol: KServe v2 with Triton's
+extensions (model repository, model configuration, statistics), as documented in
+triton-inference-server/server docs/protocol.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One version of a model as the repository index tells it; state is "" when the model was never loaded."""
+    """One version of a model as the repository index tells it; state is "" when the model was never
+    loaded."""
 
     name: str
     version: str
@@ -67,7 +70,8 @@ def model_config(url: str, name: str, version: str = "") -> dict[str, Any]:
 
 
 def model_statistics(url: str, name: str = "", version: str = "") -> list[dict[str, Any]]:
-    """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a name."""
+    """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a
+    name."""
     path = _model_path(name, version) + "/stats" if name else "/v2/models/stats"
     return list(_object(_call(url, "GET", path))["model_stats"])
 
@@ -100,8 +104,8 @@ def load_model(
             config.pbtxt changes: a later load without one does not take it back.
     files:  "1/model.onnx" → contents; stands in for the model directory, and needs `config`.
 
-    Raises TrialError `model_refused` with Triton's reason. A version that was serving goes on serving, so read
-    `model_config` back when it matters which one does.
+    Raises TrialError `model_refused` with Triton's reason. A version that was serving goes on serving, so
+    read `model_config` back when it matters which one does.
     """
     parameters: dict[str, str] = {}
     if config is not None:
@@ -148,7 +152,8 @@ def metrics_text(metrics_url: str) -> str:
 
 
 def instance_pids(server: HasPid, model: str) -> list[int]:
-    """The stub processes of a model's instances; empty for a backend without processes, or a server elsewhere."""
+    """The stub processes of a model's instances; empty for a backend without processes, or a server
+    elsewhere."""
     if server.pid is None:
         return []
     import psutil
@@ -178,12 +183,13 @@ def _is_instance(argument: str, prefix: str) -> bool:
 
 
 def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30.0) -> None:
-    """Return when no more than `count` stub processes of `model` run: a reload ends old ones some seconds after it answers."""
+    """Return when no more than `count` stub processes of `model` run: a reload ends old ones some seconds
+    after it answers."""
     deadline = time.monotonic() + timeout_s
     while len(pids := instance_pids(server, model)) > count:
         if time.monotonic() > deadline:
             raise TrialError(
-                f"{len(pids)} instances of model '{model}' still run after {timeout_s:g} s; {count} are wanted",
+                f"{len(pids)} instances of model '{model}' still run after {timeout_s:g} s, not {count}",
                 code="instances_linger",
                 seen=", ".join(map(str, pids)),
             )
@@ -226,7 +232,7 @@ def _fix_for_refusal(status: int, reason: str) -> str | None:
     if status == 503 or "explicit model load / unload is not allowed" in reason:
         return "start the server with --model-control explicit"
     if "failed to poll from model repository" in reason:
-        return "tritonsmith check DIRECTORY names the rule its config.pbtxt breaks; the server's log has the parser's words"
+        return "tritonsmith check DIRECTORY names the rule that its config.pbtxt breaks"
     return None
 
 

@@ -1,4 +1,5 @@
-"""The nvidia-pytriton wheel → a tritonserver that runs from where it is installed, with our backends beside its own."""
+"""The nvidia-pytriton wheel → a tritonserver that runs from where it is installed, with our backends beside
+its own."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ def locate() -> Embedded | None:
 def lay_out_backends(parts: Embedded, into: Path) -> Path:
     """Make `into`, a --backend-directory of links (1.4 MB, not the wheel's 60).
 
-    The library must be a real file: Triton refuses one that resolves to a place outside the backend directory. The
-    stub must be a link: copied, it no longer finds the libraries it looks for relative to itself.
+    The library must be a real file: Triton refuses one that resolves to a place outside the backend
+    directory. The stub must be a link: copied, it no longer finds the libraries it looks for relative to
+    itself.
     """
     python = into / "python"
     python.mkdir(parents=True)
@@ -70,9 +72,10 @@ def own_libpython() -> Path | None:
 def environment(base: Mapping[str, str], libraries: Path) -> dict[str, str]:
     """`base` (os.environ) → the environment of an embedded server and its stubs.
 
-    PATH decides which Python environment a stub sees, so ours comes first. `libraries` is a directory that we fill:
-    a link to this interpreter's own libpython goes there, so that a stub runs the same Python as we do and not
-    whichever libpython the system has, if it has one; nothing else of that directory comes before the wheel's.
+    PATH decides which Python environment a stub sees, so ours comes first. `libraries` is a directory that we
+    fill: a link to this interpreter's own libpython goes there, so that a stub runs the same Python as we do
+    and not whichever libpython the system has, if it has one; nothing else of that directory comes before the
+    wheel's.
     """
     env = {k: v for k, v in base.items() if k not in ("PYTHONHOME", "PYTHONSTARTUP")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])

@@ -1,11 +1,13 @@
 """A server's argument list → that server, for exactly as long as the process that asked for it lives.
 
-Run as a script, in its own session, by process.py: `python -I -S guard.py JSON`, with a pipe as stdin. It starts the
-server and waits; when the pipe closes, because its parent asked for a stop or died in whatever way, kill -9 included,
-it stops the server, kills whatever the server left behind, and removes its shared memory and working directory.
+Run as a script, in its own session, by process.py: `python -I -S guard.py JSON`, with a pipe as stdin. It
+starts the server and waits; when the pipe closes, because its parent asked for a stop or died in whatever
+way, kill -9 included, it stops the server, kills whatever the server left behind, and removes its shared
+memory and working directory.
 
-It is a process of its own because PR_SET_PDEATHSIG, the kernel's own way, fires when the *thread* that started the
-child ends, and because somebody must still be there to clean up after a kill -9. Standard library only.
+It is a process of its own because PR_SET_PDEATHSIG, the kernel's own way, fires when the *thread* that
+started the child ends, and because somebody must still be there to clean up after a kill -9. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
-    """Run the server described by argv[1] until stdin closes or it ends by itself; its exit status is ours."""
+    """Run the server described by argv[1] until stdin closes or it ends by itself; its exit status is
+    ours."""
     job = json.loads(sys.argv[1])
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +66,8 @@ def main() -> int:
     os.close(1)
 
     while server.poll() is None and not stopping and os.getppid() == parent:
-        # Forked children of the parent may hold the pipe's other end open: the timeout looks at the parent itself.
+        # Forked children of the parent may hold the pipe's other end open: the timeout looks at the parent
+        # itself.
         ready, _, _ = select.select([0, wake_read], [], [], 1.0)
         if 0 in ready and not os.read(0, 1):
             break

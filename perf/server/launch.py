@@ -1,4 +1,5 @@
-"""ServerSpec → a running tritonserver for the length of a `with` block: embedded, a local binary, a docker image, or attached."""
+"""ServerSpec → a running tritonserver for the length of a `with` block: embedded, a local binary, a docker
+image, or attached."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ ModelControl = Literal["none", "explicit", "poll"]
 # A docker container answers on Triton's own ports inside, and finds the repositories here.
 _CONTAINER_PORTS = Ports(8000, 8001, 8002)
 _CONTAINER_REPOSITORY = "/models"
+_LOAD_THREADS = 16
 _PORT_RACES = 3
 _POLL_S = 0.02
 
@@ -44,7 +46,8 @@ class ServerSpec:
     extra_args:      passed to tritonserver as they are, last, so that they win.
     exit_timeout_s:  how long a stop waits for requests in flight and for connections that clients left open.
     startup_timeout_s: how long all models together may take to load.
-    log_path:        where the server's log goes; None keeps it in a temporary directory until the server ends.
+    log_path:        where the server's log goes; None keeps it in a temporary directory until the server
+                     ends.
     gpus:            docker: --gpus all.
     """
 
@@ -138,7 +141,8 @@ _PARSER = re.compile(r"^(?:\[libprotobuf ERROR .*?\] )?(Error parsing text-forma
 
 
 def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
-    """(repository index, the server's log) → {model: reason}; a model one of whose versions serves is not in it."""
+    """(repository index, the server's log) → {model: reason}; a model one of whose versions serves is not in
+    it."""
     serving = {row.name for row in index if row.state == "READY"}
     reasons = {
         row.name: row.reason
@@ -150,7 +154,7 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
         if match := _PARSER.search(line):
             parser = match.group(1)
         if match := _POLL_FAILED.search(line):
-            name, reason = match.groups()
+            name, reason = match[1], match[2].removesuffix('"')
             reasons[name] = f"{reason} ({parser})" if parser and "text proto" in reason else reason
             parser = ""
     return {name: reason for name, reason in sorted(reasons.items()) if name not in serving}
@@ -160,9 +164,9 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
 def launch(spec: ServerSpec) -> Iterator[Server]:
     """Start the server, wait until it is ready, and stop it at the end of the block.
 
-    A model that Triton refuses does not keep the others from being served: see `Server.refusals`. Raises ToolError
-    when something is missing, ServerError when the server cannot be started, does not get ready, or fails its
-    self-check.
+    A model that Triton refuses does not keep the others from being served: see `Server.refusals`. Raises
+    ToolError when something is missing, ServerError when the server cannot be started, does not get ready, or
+    fails its self-check.
     """
     if spec.kind == "attached":
         yield _attach(spec)
@@ -302,6 +306,8 @@ def local_command(spec: ServerSpec, ports: Ports, plan: LocalPlan, shm_prefix: s
         f"--grpc-port={ports.grpc}",
         f"--metrics-address={HOST}",
         f"--metrics-port={ports.metrics}",
+        # Loading is mostly waiting for a stub to start or end, a second each.
+        f"--model-load-thread-count={_LOAD_THREADS}",
         *_common(spec),
     ]
     if spec.cache_size_bytes and plan.caches is not None:
@@ -310,7 +316,8 @@ def local_command(spec: ServerSpec, ports: Ports, plan: LocalPlan, shm_prefix: s
 
 
 def docker_command(spec: ServerSpec, ports: Ports, name: str) -> list[str]:
-    """The argument list of `docker run`: ports on 127.0.0.1 only, repositories read-only, removed at its end."""
+    """The argument list of `docker run`: ports on 127.0.0.1 only, repositories read-only, removed at its
+    end."""
     inside = [f"{_CONTAINER_REPOSITORY}/{i}" for i in range(len(spec.repositories))]
     arguments = ["docker", "run", "--rm", "--name", name, "--shm-size=1g"]
     if spec.gpus:
@@ -379,7 +386,8 @@ def _wait_ready(server: Server, spec: ServerSpec, deadline: float) -> None:
 
 
 def _listens(server: Server, spec: ServerSpec) -> bool:
-    """Whether it is this very process that listens on the HTTP port, and not one that was faster to take it."""
+    """Whether it is this very process that listens on the HTTP port, and not one that was faster to take
+    it."""
     if spec.kind == "docker" or server.pid is None:
         return True
     import psutil
@@ -402,11 +410,17 @@ def _died(server: Server, spec: ServerSpec) -> ServerError:
             seen=words,
             fix="try again, or leave the port flags out",
         )
+    return server_ended(server, "before it was ready")
+
+
+def server_ended(server: Server, when: str) -> ServerError:
+    """The error for a server that is gone and should not be, with the last words of its log."""
+    how = "does not answer any more" if server.pid is None else f"ended with exit code {server.exit_code}"
     return ServerError(
-        f"tritonserver ended with exit code {server.exit_code} before it was ready",
+        f"tritonserver {how} {when}",
         code="server_died",
-        seen=words,
-        fix="look into its whole log with --log FILE",
+        seen=_last_words(server),
+        fix="look into its whole log: --log FILE",
     )
 
 
@@ -416,9 +430,4 @@ def _last_words(server: Server) -> str | None:
         return None
     lines = [line for line in server.log_path.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"E\d{4} |error: ", line)]
-    return (errors or lines or [None])[-1]
-
-
-def with_repository(spec: ServerSpec, *repositories: Path) -> ServerSpec:
-    """The same server on other repositories."""
-    return replace(spec, repositories=tuple(repositories))
+    return next(reversed(errors or lines), None)

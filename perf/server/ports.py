@@ -1,4 +1,5 @@
-"""Requested ports → three ports on 127.0.0.1 that were free a moment ago, or one error that names the taken one."""
+"""Requested ports → three ports on 127.0.0.1 that were free a moment ago, or one error that names the taken
+one."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ def choose_ports(http: int | None, grpc: int | None, metrics: int | None) -> Por
     """Fill in the ports that are None with free ones.
 
     All are held open together while they are chosen, so that no two are the same. Raises ServerError
-    `port_taken` when a requested one is in use. Between this call and the server's own bind another process may
-    still take one: `launch` then tries again with new ones.
+    `port_taken` when a requested one is in use. Between this call and the server's own bind another process
+    may still take one: `launch` then tries again with new ones.
     """
     held: list[socket.socket] = []
     try:

@@ -1,4 +1,5 @@
-"""This machine, as observed → the first reason why an embedded server cannot run here, each with the command that mends it."""
+"""This machine, as observed → the first reason why an embedded server cannot run here, each with the command
+that mends it."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ MIN_GLIBC = (2, 35)
 PYTHONS = ("3.10", "3.11", "3.12")
 # Each instance maps about 1 MiB at first and more with its tensors; Docker's default is 64 MiB.
 MIN_SHM_BYTES = 16 * 2**20
+IN_DOCKER = "serve with --launch docker:nvcr.io/nvidia/tritonserver:26.08-py3"
 INSTALL = "pip install 'tritonsmith[embedded]'"
 
 
@@ -72,7 +74,7 @@ def problems(seen: Observed) -> Iterator[ToolError]:
             code="platform_unsupported",
             seen=f"{seen.system} {seen.machine}",
             valid=("Linux x86_64",),
-            fix="serve with --launch docker:nvcr.io/nvidia/tritonserver:26.08-py3, or attach with --launch http://HOST:8000",
+            fix=f"{IN_DOCKER}, or attach with --launch http://HOST:8000",
         )
     if seen.glibc is not None and seen.glibc < MIN_GLIBC:
         yield ToolError(
@@ -80,7 +82,7 @@ def problems(seen: Observed) -> Iterator[ToolError]:
             code="glibc_too_old",
             seen="glibc " + ".".join(map(str, seen.glibc)),
             valid=("glibc >= " + ".".join(map(str, MIN_GLIBC)),),
-            fix="use Ubuntu 22.04, Debian 12 or newer, or --launch docker:nvcr.io/nvidia/tritonserver:26.08-py3",
+            fix=f"use Ubuntu 22.04, Debian 12 or newer, or {IN_DOCKER}",
         )
     if seen.python not in PYTHONS:
         yield ToolError(
@@ -136,7 +138,7 @@ def _stub_problem(seen: Observed) -> ToolError:
 def _environment_problems(seen: Observed) -> Iterator[ToolError]:
     if seen.numpy is None or int(seen.numpy.split(".")[0]) >= 2:
         yield ToolError(
-            "the embedded Triton needs numpy < 2: under numpy 2 its Python stub hands over wrong values silently",
+            "the embedded Triton needs numpy < 2: under numpy 2 its stub corrupts tensors silently",
             code="numpy_too_new" if seen.numpy else "numpy_missing",
             seen=f"numpy {seen.numpy}" if seen.numpy else "no numpy",
             valid=("numpy 1.26",),
@@ -160,7 +162,7 @@ def _environment_problems(seen: Observed) -> Iterator[ToolError]:
             code="shm_full",
             seen=free,
             valid=(f">= {MIN_SHM_BYTES >> 20} MiB",),
-            fix="in a container: --shm-size=1g; else remove stale files of /dev/shm, or mount -o remount,size=1g /dev/shm",
+            fix="in a container: --shm-size=1g; elsewhere: mount -o remount,size=1g /dev/shm",
         )
 
 

@@ -17,8 +17,8 @@ GUARD = Path(__file__).with_name("guard.py")
 class GuardedProcess:
     """A server under its guard (guard.py); `pid` is the server's own.
 
-    The guard stops the server when this object's pipe closes: by stop(), or by the end of this process, however it
-    comes about.
+    The guard stops the server when this object's pipe closes: by stop(), or by the end of this process,
+    however it comes about.
     """
 
     def __init__(

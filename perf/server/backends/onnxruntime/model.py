@@ -1,11 +1,13 @@
-"""Requests for an ONNX model → ONNX Runtime → responses: Triton's `onnxruntime` backend as a Python-based one.
+"""Requests for an ONNX model → ONNX Runtime → responses: Triton's `onnxruntime` backend as a Python-based
+one.
 
-Runs inside triton_python_backend_stub. Its as_numpy() and Tensor(ndarray) are right under numpy 1 only: under numpy 2
-they hand over wrong values without an error, so nothing is loaded there.
+Runs inside triton_python_backend_stub. Its as_numpy() and Tensor(ndarray) are right under numpy 1 only: under
+numpy 2 they hand over wrong values without an error, so nothing is loaded there.
 """
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import ort_batch
@@ -45,8 +47,8 @@ class TritonPythonModel:
             session = ort_session.session_from_config(config, path)
             inputs, outputs = _tensors_of(session)
             ort_config.complete(config, inputs, outputs, _default_max_batch_size())
-        except (RuntimeError, ort_config.ConfigRefused) as error:
-            raise pb.TritonModelException(str(error)) from None
+        except Exception as error:
+            raise pb.TritonModelException(_reason(error)) from None
         return model_config
 
     def initialize(self, args):
@@ -62,8 +64,8 @@ class TritonPythonModel:
             inputs, outputs = _tensors_of(self._session)
             initializers = ort_config.tensor_infos(self._session.get_overridable_initializers())
             ort_config.validate(config, inputs, outputs, initializers)
-        except (RuntimeError, ort_config.ConfigRefused) as error:
-            raise pb.TritonModelException(str(error)) from None
+        except Exception as error:
+            raise pb.TritonModelException(_reason(error)) from None
 
         self._batching = config.get("max_batch_size", 0) > 0
         self._scalar_inputs = {name for name, info in inputs.items() if not info.dims}
@@ -94,7 +96,7 @@ class TritonPythonModel:
         for index, request in enumerate(requests):
             try:
                 feeds.append((index, self._feed(request)))
-            except Exception as error:
+            except Exception as error:  # noqa: PERF203
                 responses[index] = _failed(error)
         arrays = [feed for _, feed in feeds]
         groups = ort_batch.groups_of_equal_shape(
@@ -136,14 +138,17 @@ class TritonPythonModel:
                 joined = {**joined, **dict.fromkeys(row["target_name"], tensor)}
             wanted = self._wanted(requests, members)
             results = self._session.run(wanted, joined) if wanted else []
-            shares = [dict(zip(wanted, values)) for values in zip(*self._split(wanted, results, feeds))]
+            shares = [
+                dict(zip(wanted, values, strict=True))
+                for values in zip(*self._split(wanted, results, feeds), strict=True)
+            ]
         except Exception as error:
             if len(members) == 1:
                 return [(members[0][0], _failed(error))]
             return [pair for member in members for pair in self._run(requests, [member])]
         return [
             (index, self._response(requests[index], share))
-            for (index, _), share in zip(members, shares or [{}] * len(members))
+            for (index, _), share in zip(members, shares or [{}] * len(members), strict=True)
         ]
 
     def _wanted(self, requests, members):
@@ -155,7 +160,7 @@ class TritonPythonModel:
 
     def _split(self, names, results, feeds):
         rows = [next(iter(feed.values())).shape[0] for feed in feeds] if len(feeds) > 1 else [1]
-        for name, output in zip(names, results):
+        for name, output in zip(names, results, strict=True):
             if name in self._scattered:
                 yield ort_batch.scatter(name, output, [feed[self._scattered[name]].shape for feed in feeds])
             elif name in self._scalar_outputs:
@@ -173,8 +178,14 @@ class TritonPythonModel:
 
 
 def _path_in(version_dir, filename):
-    version_dir = version_dir.rstrip("/")
-    return ort_session.model_path(os.path.dirname(version_dir), os.path.basename(version_dir), filename)
+    version_dir = Path(version_dir)
+    return ort_session.model_path(version_dir.parent, version_dir.name, filename)
+
+
+def _reason(error):
+    # onnxruntime's exceptions are told apart by their class: NoSuchFile, InvalidProtobuf, Fail …
+    known = isinstance(error, (RuntimeError, ort_config.ConfigRefused))
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _default_max_batch_size():

@@ -6,8 +6,8 @@ import numpy as np
 def groups_of_equal_shape(feeds, batching, ragged=frozenset()):
     """Indices of the requests that can share a run: lists, in the order of the requests.
 
-    feeds: {input name: array} a request. Without batching every request runs alone. Ragged inputs are flattened
-    and joined, so their shapes need not agree.
+    feeds: {input name: array} a request. Without batching every request runs alone. Ragged inputs are
+    flattened and joined, so their shapes need not agree.
     """
     if not batching:
         return [[i] for i in range(len(feeds))]
@@ -40,21 +40,24 @@ def split(name, output, rows):
         return [output]
     if output.ndim == 0 or output.shape[0] != sum(rows):
         raise RuntimeError(
-            f"output '{name}' has shape {list(output.shape)} for a batch of {sum(rows)}; its first dimension must "
-            "be the batch's"
+            f"output '{name}' has shape {list(output.shape)} for a batch of {sum(rows)}; "
+            "its first dimension must be the batch's"
         )
     ends = np.cumsum(rows)
-    return [output[end - count : end] for end, count in zip(ends, rows)]
+    return [output[end - count : end] for end, count in zip(ends, rows, strict=True)]
 
 
 def scatter(name, output, shapes):
-    """A flat output → one array a request, shaped as that request's input (BATCH_SCATTER_WITH_INPUT_SHAPE)."""
+    """A flat output → one array a request, shaped as that request's input
+    (BATCH_SCATTER_WITH_INPUT_SHAPE)."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     flat = output.reshape(-1)
     if flat.size != sum(sizes):
         raise RuntimeError(f"output '{name}' has {flat.size} elements; its source inputs have {sum(sizes)}")
     ends = np.cumsum(sizes)
-    return [flat[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes)]
+    return [
+        flat[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)
+    ]
 
 
 def batch_input(kind, dtype, shapes):

@@ -1,4 +1,5 @@
-"""(Triton model config, the ONNX model's own inputs and outputs) → the completed config, or the reason for a refusal.
+"""(Triton model config, the ONNX model's own inputs and outputs) → the completed config, or the reason for a
+refusal.
 
 The rules are those of Triton's C++ onnxruntime backend (triton-inference-server/onnxruntime_backend,
 src/onnxruntime.cc and onnxruntime_utils.cc): what it completes we complete, what it refuses we refuse.
@@ -7,8 +8,8 @@ src/onnxruntime.cc and onnxruntime_utils.cc): what it completes we complete, wha
 from collections import namedtuple
 
 TensorInfo = namedtuple("TensorInfo", ["name", "data_type", "dims"])
-"""data_type: Triton's config name (TYPE_FP32), TYPE_INVALID when Triton's backend cannot carry it; dims: the whole
-shape, -1 where it is dynamic, () for a scalar."""
+"""data_type: Triton's config name (TYPE_FP32), TYPE_INVALID when Triton's backend cannot carry it; dims: the
+whole shape, -1 where it is dynamic, () for a scalar."""
 
 DEFAULT_MAX_BATCH_SIZE = 4
 
@@ -50,8 +51,8 @@ def unsupported(nodes):
 def complete(config, inputs, outputs, default_max_batch_size=DEFAULT_MAX_BATCH_SIZE):
     """Fill in what `config` (a dict, changed in place) leaves out.
 
-    As production does, a config that names both its inputs and its outputs is left alone, and one side that is
-    named is never touched.
+    As production does, a config that names both its inputs and its outputs is left alone, and one side that
+    is named is never touched.
     """
     named_inputs = bool(config.get("input")) or bool(config.get("batch_input"))
     named_outputs = bool(config.get("output"))
@@ -66,8 +67,8 @@ def complete(config, inputs, outputs, default_max_batch_size=DEFAULT_MAX_BATCH_S
             config["dynamic_batching"] = {}
     elif config.get("max_batch_size"):
         raise ConfigRefused(
-            f"autofill failed for model '{config['name']}': max_batch_size is {config['max_batch_size']}, but the "
-            "model does not support batching (not every input and output has a dynamic first dimension)"
+            f"autofill failed for model '{config['name']}': max_batch_size is {config['max_batch_size']}, "
+            "but the model does not support batching (an input or output has no dynamic first dimension)"
         )
     batching = bool(config.get("max_batch_size"))
     if not named_inputs:
@@ -98,22 +99,23 @@ def validate(config, inputs, outputs, overridable=None):
     expected += len(_batch_input_names(config)) + len(control_names(config)) + len(states(config))
     if expected != len(inputs):
         raise ConfigRefused(
-            f"unable to load model '{name}', configuration expects {expected} inputs, model provides {len(inputs)}"
+            f"unable to load model '{name}', configuration expects {expected} inputs, "
+            f"model provides {len(inputs)}"
         )
     known = {**inputs, **(overridable or {})}
     batching = config.get("max_batch_size", 0) > 0
     for io in config.get("input", []):
         if io.get("optional") and batching:
             raise ConfigRefused(
-                f"unable to load model '{name}', optional input '{io['name']}' is not supported for models that "
-                "support batching"
+                f"unable to load model '{name}', optional input '{io['name']}' is not supported "
+                "for models that support batching"
             )
         info = _matching(config, io, known, "input")
         if io.get("allow_ragged_batch"):
             if info.dims != (-1,):
                 raise ConfigRefused(
-                    f"unable to load model '{name}', ragged input '{io['name']}' needs a model input of shape [-1], "
-                    f"model provides {_shape(info.dims)}"
+                    f"unable to load model '{name}', ragged input '{io['name']}' needs a model input "
+                    f"of shape [-1], model provides {_shape(info.dims)}"
                 )
         else:
             _check_dims(name, io, info, batching, exact=False)
@@ -158,12 +160,12 @@ def _check_dims(model, io, info, batching, exact):
         return
     if batching and info.dims[0] != -1:
         raise ConfigRefused(
-            f"model '{model}', tensor '{io['name']}': for the model to support batching the first dimension must "
-            f"be -1; but shape expected by the model is {_shape(info.dims)}"
+            f"model '{model}', tensor '{io['name']}': for the model to support batching the first "
+            f"dimension must be -1; but shape expected by the model is {_shape(info.dims)}"
         )
     full = (-1, *dims) if batching else dims
     fits = len(full) == len(info.dims) and all(
-        theirs == ours or (theirs == -1 and not exact) for theirs, ours in zip(info.dims, full)
+        theirs == ours or (theirs == -1 and not exact) for theirs, ours in zip(info.dims, full, strict=True)
     )
     if not fits:
         note = " (the batch dimension first, because max_batch_size > 0)" if batching else ""
@@ -202,8 +204,8 @@ def _check_controls(config, inputs):
         dims = inputs[name].dims[1:] if batching else inputs[name].dims
         if dims != (1,):
             raise ConfigRefused(
-                f"unable to load model '{model}', sequence control '{name}' in model has dims {_shape(dims)} but "
-                "dims [1] is expected"
+                f"unable to load model '{model}', sequence control '{name}' in model has dims {_shape(dims)} "
+                "but dims [1] is expected"
             )
         if inputs[name].data_type != data_type:
             raise ConfigRefused(

@@ -1,11 +1,13 @@
-"""(model config, model file, instance) → an onnxruntime.InferenceSession with the options the config asks for."""
+"""(model config, model file, instance) → an onnxruntime.InferenceSession with the options the config asks
+for."""
 
 import os
+from pathlib import Path
 
 import onnxruntime as ort
 
-# Triton's optimization.graph.level: -1 fewer, 0 default, 1 extended, 2 (and up) none at all; the meaning is the
-# one of the onnxruntime_backend repository, README "Model Config Options".
+# Triton's optimization.graph.level: -1 fewer, 0 default, 1 extended, 2 (and up) none at all; the meaning is
+# the # one of the onnxruntime_backend repository, README "Model Config Options".
 GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -18,21 +20,19 @@ CUDA_PARAMETERS = ("gpu_mem_limit", "do_copy_in_default_stream")
 
 def model_path(model_dir, version, filename):
     """The ONNX file of a version; a directory of that name holds model.onnx beside its external data."""
-    path = os.path.join(model_dir, str(version), filename or "model.onnx")
-    if os.path.isdir(path):
-        path = os.path.join(path, "model.onnx")
-    return path
+    path = Path(model_dir, str(version), filename or "model.onnx")
+    return path / "model.onnx" if path.is_dir() else path
 
 
 def session_from_config(config, path, kind="CPU", device_id=0):
     """Load `path`; raises RuntimeError when the file is absent or the config asks for what cannot be had."""
-    if not os.path.exists(path):
+    if not path.exists():
         raise RuntimeError(f"unable to find '{path}' for model instance '{config['name']}'")
     parameters = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
     options = _session_options(config, parameters)
     for library in config.get("model_operations", {}).get("op_library_filename", []):
         options.register_custom_ops_library(library)
-    return ort.InferenceSession(path, options, providers=_providers(config, parameters, kind, device_id))
+    return ort.InferenceSession(str(path), options, providers=_providers(config, parameters, kind, device_id))
 
 
 def _session_options(config, parameters):
@@ -47,7 +47,8 @@ def _session_options(config, parameters):
         ort.ExecutionMode.ORT_PARALLEL if mode == "1" else ort.ExecutionMode.ORT_SEQUENTIAL
     )
 
-    # An instance is a process here, so a thread that spins takes a core from the server and the other instances.
+    # An instance is a process here, so a thread that spins takes a core from the server and the other
+    # instances.
     options.intra_op_num_threads = _int(parameters, "intra_op_thread_count") or _default_threads()
     options.inter_op_num_threads = _int(parameters, "inter_op_thread_count")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -63,8 +64,8 @@ def _session_options(config, parameters):
 
 
 def _default_threads():
-    # As in production: all cores. The count is fixed, not divided by the instances, so that adding instances to
-    # a loaded model leaves the running ones as they were.
+    # As in production: all cores. The count is fixed, not divided by the instances, so that adding instances
+    # to # a loaded model leaves the running ones as they were.
     return len(os.sched_getaffinity(0))
 
 

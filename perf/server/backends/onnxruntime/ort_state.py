@@ -1,11 +1,11 @@
 """sequence_batching.state → the implicit state of each running sequence, kept in this instance.
 
-Triton's core hands a Python backend the initial state with every request; a sequence stays with one instance, so
-the instance can keep what the model returned last and feed that instead.
+Triton's core hands a Python backend the initial state with every request; a sequence stays with one instance,
+so the instance can keep what the model returned last and feed that instead.
 """
 
-import os
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import ort_config
@@ -54,7 +54,7 @@ def _initial(row, lead, model_dir):
     shape = lead + tuple(max(int(d), 1) for d in row.get("dims", []))
     for initial in row.get("initial_state", []):
         if initial.get("data_file"):
-            data = np.fromfile(os.path.join(model_dir, "initial_state", initial["data_file"]), dtype=dtype)
+            data = np.fromfile(Path(model_dir, "initial_state", initial["data_file"]), dtype=dtype)
             return data[: int(np.prod(shape))].reshape(shape)
     empty = "" if dtype is np.object_ else 0
     return np.full(shape, empty, dtype=dtype)

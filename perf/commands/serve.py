@@ -1,0 +1,182 @@
+"""`tritonsmith serve`: a model repository → a live Triton until Ctrl-C or SIGTERM, what it serves on stdout."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from perf.server.launch import Server, ServerSpec
+
+
+class ServeFormat(str, Enum):
+    """How the table of models is written."""
+
+    text = "text"
+    json = "json"
+
+
+class ControlMode(str, Enum):
+    """Triton's --model-control-mode."""
+
+    none = "none"
+    explicit = "explicit"
+    poll = "poll"
+
+
+class _Stop(BaseException):
+    """SIGTERM: somebody wants the server to end, which is not a failure."""
+
+
+def serve(
+    repository: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The model repository.", show_default=True)
+    ] = Path("model_repository"),
+    extra_args: Annotated[
+        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Argument(metavar="-- ARGS", help="Passed to tritonserver as they are.", show_default=False),
+    ] = None,
+    launch_kind: Annotated[
+        str,
+        typer.Option(
+            "--launch", metavar="KIND", help="embedded, binary:PATH, docker:IMAGE or a running server's URL."
+        ),
+    ] = "embedded",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
+    model_control: Annotated[
+        ControlMode, typer.Option(help="Triton's model control mode.")
+    ] = ControlMode.none,
+    load_model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Explicit control: load this model at the start; '*' loads all.", show_default=False
+        ),
+    ] = None,
+    cache_size: Annotated[int, typer.Option(min=0, help="Response cache, bytes; 0 for none.")] = 0,
+    gpus: Annotated[bool, typer.Option("--gpus", help="docker: give the container all GPUs.")] = False,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Keep the server's log in this file.", show_default=False),
+    ] = None,
+    format: Annotated[ServeFormat, typer.Option(help="How to write the models.")] = ServeFormat.text,
+) -> None:
+    """Serve a repository with a live Triton on 127.0.0.1 until Ctrl-C.
+
+    Any Triton repository with ONNX and Python models works, ours or not; a model that Triton refuses is listed with
+    Triton's reason, and the others are served.
+
+    Examples: tritonsmith serve model_repository/
+              tritonsmith serve model_repository/ --model-control poll --http-port 0
+              tritonsmith serve model_repository/ -- --log-verbose=1
+    """
+    from builder.console import emit_json, emit_text, note
+    from perf.server.launch import ServerSpec, kind_from_text, launch, server_ended
+
+    given = list(extra_args or ())
+    if str(repository).startswith("-"):  # `serve -- --log-verbose=1`
+        repository, given = Path("model_repository"), [str(repository), *given]
+    kind, reference = kind_from_text(launch_kind)
+    attached = kind == "attached"
+    spec = ServerSpec(
+        kind=kind,
+        reference=reference,
+        repositories=() if attached else (repository,),
+        model_control=model_control.value,
+        load_models=tuple(load_model or ()),
+        http_port=http_port or None,
+        grpc_port=None if attached else grpc_port or None,
+        metrics_port=None if attached else metrics_port or None,
+        cache_size_bytes=cache_size,
+        extra_args=tuple(given),
+        log_path=log,
+        gpus=gpus,
+    )
+    try:
+        with _sigterm_stops(), launch(spec) as server:
+            told = state_of(server)
+            if format is ServeFormat.json:
+                emit_json(told)
+            else:
+                emit_text(text_from_state(told))
+            note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")
+            while server.alive():
+                time.sleep(0.2 if not attached else 2.0)
+            raise server_ended(server, "while it served")
+    except _Stop:
+        note("stopped")
+
+
+@contextmanager
+def _sigterm_stops() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stop
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def state_of(server: Server) -> dict[str, Any]:
+    """What `--format json` prints: addresses, and every model with its version, state and Triton's reason."""
+    from perf.server.control import repository_index
+
+    refusals = server.refusals()
+    models = [
+        {
+            "name": row.name,
+            "version": row.version,
+            "state": row.state or ("REFUSED" if row.name in refusals else "NOT LOADED"),
+            "reason": row.reason or (refusals.get(row.name, "") if row.state != "READY" else ""),
+        }
+        for row in repository_index(server.http_url)
+    ]
+    return {
+        "version": server.version,
+        "http_url": f"http://{server.http_url}",
+        "grpc_url": server.grpc_url,
+        "metrics_url": f"http://{server.metrics_url}/metrics",
+        "pid": server.pid,
+        "log": None if server.log_path is None else str(server.log_path),
+        "models": models,
+    }
+
+
+def text_from_state(state: dict[str, Any]) -> str:
+    """The same for people: a table, then the addresses."""
+    header = ("MODEL", "VERSION", "STATE", "REASON")
+    rows = [header]
+    rows += [(m["name"], m["version"] or "-", m["state"], _first_line(m["reason"])) for m in state["models"]]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in rows
+    ]
+    if len(rows) == 1:
+        lines = ["no models in the repository"]
+    lines += [
+        "",
+        f"HTTP     {state['http_url']}",
+        f"gRPC     {state['grpc_url']}",
+        f"metrics  {state['metrics_url']}",
+    ]
+    if state["log"]:
+        lines.append(f"log      {state['log']}")
+    lines.append(f"tritonserver {state['version']}" + (f", pid {state['pid']}" if state["pid"] else ""))
+    return "\n".join(lines)
+
+
+def _first_line(reason: str) -> str:
+    # A Python model's reason ends in its traceback.
+    return reason.partition("\n")[0].strip()

@@ -21,7 +21,7 @@ from builder.templates import template_files
 from builder.toolchain import Toolchain
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
-EXPORT_REVISION = 1
+EXPORT_REVISION = 2
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:

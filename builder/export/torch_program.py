@@ -66,12 +66,16 @@ def write_onnx(
             error, "torch's ONNX exporter cannot translate the model", "onnx_conversion"
         ) from error
     assert onnx_program is not None
+    _forget_origins(onnx_program.model)
     target = out_dir / MODEL_FILE
     remove(target)
     if program_bytes(program) <= request.external_above_bytes:
         temporary = out_dir / f".{MODEL_FILE}.tmp"
-        onnx_program.save(str(temporary), external_data=False)
-        temporary.replace(target)
+        try:
+            onnx_program.save(str(temporary), external_data=False)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
         model_path = target
     else:
         target.mkdir()
@@ -87,6 +91,23 @@ def write_onnx(
         )
     relative = model_path.relative_to(out_dir)
     return model_path, (str(relative), *(str(relative.parent / f) for f in graph.external_files)), graph
+
+
+def _forget_origins(model: Any) -> None:
+    """Removes what torch notes about where each node came from.
+
+    The notes hold stack traces with this machine's paths: they would travel to production, and the same
+    source would give other bytes in another directory.
+    """
+    model.metadata_props.clear()
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def program_bytes(program: ExportedProgram) -> int:

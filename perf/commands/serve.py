@@ -1,4 +1,4 @@
-"""`tritonsmith serve`: a model repository → a live Triton until Ctrl-C or SIGTERM, what it serves on stdout."""
+"""`tritonsmith serve`: a model repository → a live Triton until Ctrl-C, and on stdout what it serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from perf.server.launch import Server, ServerSpec
+    from perf.server.launch import Server
 
 
 class ServeFormat(str, Enum):
@@ -72,8 +72,8 @@ def serve(
 ) -> None:
     """Serve a repository with a live Triton on 127.0.0.1 until Ctrl-C.
 
-    Any Triton repository with ONNX and Python models works, ours or not; a model that Triton refuses is listed with
-    Triton's reason, and the others are served.
+    Any Triton repository with ONNX and Python models works, ours or not; a model that Triton refuses is
+    listed with Triton's reason, and the others are served.
 
     Examples: tritonsmith serve model_repository/
               tritonsmith serve model_repository/ --model-control poll --http-port 0

@@ -429,5 +429,5 @@ def _last_words(server: Server) -> str | None:
     if server.log_path is None or not server.log_path.exists():
         return None
     lines = [line for line in server.log_path.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"E\d{4} |error: ", line)]
+    errors = [line for line in lines if re.match(r"E\d{4} |error: |\S*tritonserver: ", line)]
     return next(reversed(errors or lines), None)

@@ -15,7 +15,7 @@ from builder.errors import SpecError, UsageError, Where, nearest
 from perf import config_path
 
 Placement = Literal["auto", "side_by_side", "in_place"]
-DEFAULT_ROUNDS = 3
+DEFAULT_ROUNDS = 4
 MOST_ROUNDS = 30
 MOST_ARMS = 200
 TRIAL_OVERHEAD_S = 0.08
@@ -29,7 +29,7 @@ class SweepSpec(BaseModel):
     space:         path into Triton's model config → values; the arms are all combinations.
     concurrency:   load points; every arm is measured at every one.
     batch_size:    inferences in one request.
-    rounds:        how often each arm meets each load point; without it 3, or with a budget as many as fit.
+    rounds:        how often each arm meets each load point; without it 4, or with a budget as many as fit.
     duration_s, warmup_s: of each measurement.
     budget_s:      wall-clock time for all of it, reloads included.
     objective:     throughput (most inferences per second at one load point) or p99 (least, at `at`).

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from perf.stats.intervals import Estimate, Interval, mean_estimate, quantile_estimates
-from perf.stats.ratio import Ratio, RoundTable, arm_ratio, fit_rounds, ratio_from_dict, ratio_interval
+from perf.stats.ratio import (
+    Ratio,
+    RoundTable,
+    arm_level,
+    arm_ratio,
+    fit_rounds,
+    ratio_from_dict,
+    ratio_interval,
+)
 from perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
 from perf.stats.validity import Validity, Verdict
 from perf.stats.warmup import Warmup, find_warmup
@@ -18,6 +26,7 @@ __all__ = [
     "Validity",
     "Verdict",
     "Warmup",
+    "arm_level",
     "arm_ratio",
     "find_warmup",
     "fit_rounds",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perf.stats.intervals import Floats, Interval, student_t
+from perf.stats.intervals import Estimate, Floats, Interval, student_t
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,13 @@ class RoundTable:
 
     logs:   NaN where an arm was not measured in a round.
     effect: log value of each arm in an average round; NaN for an arm without values.
+    rounds: log factor of each round, 0 on average.
     pooled_variance, df: of the noise of one value, and how many values stand behind it.
     """
 
     logs: Floats
     effect: Floats
+    rounds: Floats
     unscaled: Floats
     pooled_variance: float
     df: int
@@ -99,9 +101,10 @@ def fit_rounds(values: Floats) -> RoundTable:
     df = measured - int(np.linalg.matrix_rank(design)) if measured else 0
     variance = float(residual @ residual) / df if df > 0 else math.nan
     met = np.isfinite(logs).any(axis=0)
-    effect = solution[:arms] + (solution[arms:][met].mean() if met.any() else 0.0)
+    average = float(solution[arms:][met].mean()) if met.any() else 0.0
+    effect = solution[:arms] + average
     effect[~np.isfinite(logs).any(axis=1)] = np.nan
-    return RoundTable(logs, effect, inverse[:arms, :arms], variance, df)
+    return RoundTable(logs, effect, solution[arms:] - average, inverse[:arms, :arms], variance, df)
 
 
 def arm_ratio(
@@ -134,10 +137,28 @@ def arm_ratio(
     return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
 
 
+def arm_level(table: RoundTable, arm: int, level: float = 0.95) -> Estimate:
+    """An arm's value in an average round. What all arms saw alike in a round is not part of the interval.
+
+    So it is an interval for looking from one arm to another, not for the value on another day.
+    """
+    rounds = int(np.isfinite(table.logs[arm]).sum())
+    if rounds == 0:
+        return Estimate(None, None, "not measured")
+    centre = float(table.effect[arm])
+    if table.df < 1:
+        return Estimate(math.exp(centre), None, "an interval needs two rounds, one was measured")
+    weights = np.zeros(table.effect.size)
+    weights[arm] = 1
+    variance, df = _moderated(table, weights)
+    half = student_t((1 + level) / 2, df) * math.sqrt(variance / rounds)
+    return Estimate(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
+
+
 def _moderated(table: RoundTable, weights: Floats) -> tuple[float, int]:
     """Variance of one log value and its degrees of freedom, for the arms that carry weight."""
     involved = np.nonzero(weights)[0]
-    differences = weights[involved] @ table.logs[involved]
+    differences = weights[involved] @ (table.logs[involved] - (table.rounds if involved.size == 1 else 0.0))
     differences = differences[np.isfinite(differences)]
     own_df = differences.size - 1
     if own_df < 1:

@@ -1,0 +1,245 @@
+"""A sweep as it happens → lines of run.jsonl, and run.json at its end; either → RunResult."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.errors import UsageError, Where
+from perf.search import Values
+from perf.sweep import Arm, SweepSpec
+from perf.trial import TrialResult, trial_result_from_dict
+from perf.verdict import CellFacts, Verdict, decide, verdict_from_dict
+
+FORMAT = "tritonsmith.run/1"
+JOURNAL = "run.jsonl"
+RESULT = "run.json"
+RECORDS = "records"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A sweep, whole or as far as it came: all that a report needs.
+
+    environment:  where it was measured and what was served.
+    arm_errors:   arm id → why it could not be loaded, or was dropped from the race.
+    notes:        what people must know: combinations left out, servers that died.
+    stop_reason:  why it ended; complete is False when it was interrupted or died.
+    records_dir:  where the request records lie, None when they were not kept.
+    """
+
+    spec: SweepSpec
+    arms: tuple[Arm, ...]
+    environment: Mapping[str, Any]
+    trials: tuple[TrialResult, ...]
+    verdict: Verdict
+    stop_reason: str
+    complete: bool
+    arm_errors: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    wall_s: float = 0.0
+    interrupted: bool = False
+    directory: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is run_from_dict."""
+        return {
+            "format": FORMAT,
+            "verdict": self.verdict.as_dict(),
+            "stop_reason": self.stop_reason,
+            "complete": self.complete,
+            "interrupted": self.interrupted,
+            "wall_s": round(self.wall_s, 3),
+            "notes": list(self.notes),
+            "spec": self.spec.model_dump(mode="json"),
+            "environment": dict(self.environment),
+            "arms": [arm_as_dict(arm) for arm in self.arms],
+            "arm_errors": dict(self.arm_errors),
+            "dropped": dict(self.dropped),
+            "trials": [trial.as_dict() for trial in self.trials],
+        }
+
+
+def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
+    """The inverse of RunResult.as_dict."""
+    return RunResult(
+        spec=SweepSpec.model_validate(data["spec"]),
+        arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
+        environment=data["environment"],
+        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
+        verdict=verdict_from_dict(data["verdict"]),
+        stop_reason=data["stop_reason"],
+        complete=data["complete"],
+        arm_errors=data["arm_errors"],
+        dropped=data["dropped"],
+        notes=tuple(data["notes"]),
+        wall_s=data["wall_s"],
+        interrupted=data["interrupted"],
+        directory=directory,
+    )
+
+
+def arm_as_dict(arm: Arm) -> dict[str, Any]:
+    """JSON form of an arm, config included."""
+    return {
+        "id": arm.id,
+        "label": arm.label,
+        "baseline": arm.baseline,
+        "settings": dict(arm.settings),
+        "config": dict(arm.config),
+    }
+
+
+def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
+    return Arm(data["id"], data["label"], data["settings"], data["config"], data["baseline"])
+
+
+# From trials to what search and verdict look at.
+
+
+def values_of(spec: SweepSpec, trials: Sequence[TrialResult]) -> Values:
+    """(arm, concurrency, round) → the objective, larger is better: inferences a second, or 1 s / p99."""
+    values: dict[tuple[str, int, int], float] = {}
+    for result in trials:
+        if result.summary is None or result.interrupted:
+            continue
+        if spec.objective == "throughput":
+            value = result.summary.throughput_per_s.value
+        else:
+            p99_ns = result.summary.latency_ns["p99"].value
+            value = None if not p99_ns else 1e9 / p99_ns
+        if value is not None and value > 0 and math.isfinite(value):
+            values[result.trial.arm_id, result.trial.concurrency, result.trial.round] = value
+    return values
+
+
+def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
+    """(arm, concurrency) → what the constraints look at, over all rounds."""
+    cells: dict[tuple[str, int], list[TrialResult]] = {}
+    for result in trials:
+        if result.summary is not None and not result.interrupted:
+            cells.setdefault((result.trial.arm_id, result.trial.concurrency), []).append(result)
+    facts = {}
+    for cell, results in cells.items():
+        summaries = [r.summary for r in results if r.summary is not None]
+        p99s = [s.latency_ns["p99"].value for s in summaries]
+        known = [p for p in p99s if p is not None]
+        requests = sum(s.requests for s in summaries)
+        answered = sum(s.answered for s in summaries)
+        share = (requests - answered) / requests if requests else 1.0
+        facts[cell] = CellFacts(float(np.median(known)) / 1e6 if known else None, share)
+    return facts
+
+
+def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult]) -> Verdict:
+    """The verdict over everything measured."""
+    return decide(spec, arms, values_of(spec, trials), facts_of(trials))
+
+
+# The run directory.
+
+
+class Journal:
+    """run.jsonl: one event a line, flushed as it is written, so that a crash loses at most the last line."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._file = None
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / RESULT).unlink(missing_ok=True)  # it would speak for an earlier run
+            self._file = (directory / JOURNAL).open("w")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event."""
+        if self._file is not None:
+            self._file.write(json.dumps({"event": event, **fields}, default=str) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Nothing is written after this."""
+        if self._file is not None:
+            self._file.close()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(data, indent=1, default=str) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_run(directory: Path) -> RunResult:
+    """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
+    try:
+        if (directory / RESULT).is_file():
+            data = json.loads((directory / RESULT).read_text())
+            if data.get("format") != FORMAT:
+                raise UsageError(
+                    "this run was written by another version",
+                    code="run_format",
+                    where=Where(directory / RESULT),
+                    seen=data.get("format"),
+                    valid=[FORMAT],
+                )
+            return run_from_dict(data, directory)
+        if (directory / JOURNAL).is_file():
+            return run_from_journal((directory / JOURNAL).read_text().splitlines(), directory)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"the run cannot be read: {error}", code="run_damaged", where=Where(directory)
+        ) from error
+    raise UsageError(
+        "there is no run here",
+        code="no_run",
+        where=Where(directory),
+        fix="give the --output directory of `tritonsmith sweep`",
+    )
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
+    """The events of a run → what it came to. A last line that a crash cut off is left out."""
+    whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
+    events = [json.loads(line) for line in whole]
+    if not events or events[0]["event"] != "start":
+        raise ValueError("the journal does not begin with a start")
+    start = events[0]
+    spec = SweepSpec.model_validate(start["spec"])
+    arms = tuple(_arm_from_dict(arm) for arm in start["arms"])
+    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
+    end = next((e for e in events if e["event"] == "end"), None)
+    return RunResult(
+        spec=spec,
+        arms=arms,
+        environment=start["environment"],
+        trials=trials,
+        verdict=verdict_of(spec, arms, trials),
+        stop_reason=end["stop_reason"]
+        if end
+        else "the sweep ended without a word: killed, or the machine stopped",
+        complete=bool(end and end["complete"]),
+        arm_errors={e["arm_id"]: e["error"] for e in events if e["event"] == "arm_failed"},
+        dropped={e["arm_id"]: e["why"] for e in events if e["event"] == "arm_dropped"},
+        notes=(*start["notes"], *(e["text"] for e in events if e["event"] == "note")),
+        wall_s=end["wall_s"] if end else sum(t.took_s for t in trials),
+        interrupted=bool(end and end["interrupted"]),
+        directory=directory,
+    )

@@ -1,0 +1,135 @@
+"""(Trial, a loaded arm) → TrialResult: warm up, measure, and difference the server's own counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from builder.errors import TrialError, TritonsmithError
+from perf import config_path
+from perf.counters import ServerCounters, counters_between
+from perf.generator import ClientOptions, generate
+from perf.record import RequestRecords
+from perf.schedule import Closed
+from perf.server import control
+from perf.stats import Summary, summarise, summary_from_dict
+from perf.sweep import Arm, SweepSpec, Trial
+from perf.wire.http import HttpTarget
+from perf.wire.payload import InferPayload
+
+# A server that stands still must not cost a sweep more than this a trial.
+REQUEST_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What one trial gave.
+
+    summary, server: None when the trial failed; then `error` says why. server is also None when the model
+    was reloaded under the trial.
+    took_s: wall clock, reload included.
+    """
+
+    trial: Trial
+    summary: Summary | None
+    server: ServerCounters | None
+    error: str | None
+    took_s: float
+    interrupted: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is trial_result_from_dict."""
+        return {
+            "number": self.trial.number,
+            "round": self.trial.round,
+            "arm_id": self.trial.arm_id,
+            "concurrency": self.trial.concurrency,
+            "error": self.error,
+            "took_s": round(self.took_s, 4),
+            "interrupted": self.interrupted,
+            "summary": None if self.summary is None else self.summary.as_dict(),
+            "server": None if self.server is None else self.server.as_dict(),
+        }
+
+
+def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
+    """The inverse of TrialResult.as_dict."""
+    return TrialResult(
+        trial=Trial(data["number"], data["round"], data["arm_id"], data["concurrency"]),
+        summary=None if data["summary"] is None else summary_from_dict(data["summary"]),
+        server=None if data["server"] is None else _counters_from_dict(data["server"]),
+        error=data["error"],
+        took_s=data["took_s"],
+        interrupted=data["interrupted"],
+    )
+
+
+def _counters_from_dict(data: Mapping[str, Any]) -> ServerCounters:
+    plain = {key: value for key, value in data.items() if key not in ("mean_batch_size", "batch_executions")}
+    batches = {int(size): int(count) for size, count in data["batch_executions"].items()}
+    return ServerCounters(**plain, batch_executions=batches)
+
+
+def apply_config(
+    server: control.HasPid, url: str, model: str, arm: Arm, *, before: int | None = None
+) -> None:
+    """Load `model` with the arm's config through the load API, and make sure that it is what serves.
+
+    before: stub processes of the model's earlier config; when given, wait until the surplus ones are gone,
+            which Triton lets run on for some seconds and which would share the CPU with the first trial.
+
+    A load that Triton refuses leaves the old config serving and the model ready, so readiness proves
+    nothing: the config is read back and compared. Raises TrialError with Triton's reason.
+    """
+    control.load_model(url, model, {**arm.config, "name": model})
+    seen = control.model_config(url, model)
+    wrong = config_path.differences(arm.config, seen, arm.settings)
+    if wrong:
+        raise TrialError(
+            f"Triton serves '{model}' with another config than was sent: {'; '.join(wrong)}",
+            code="config_not_applied",
+        )
+    if before is not None:
+        control.wait_instances(server, model, instance_count(seen))
+
+
+def instance_count(config: Mapping[str, Any]) -> int:
+    """Instances that a config as Triton reports it asks for, on a machine without GPUs or with one each."""
+    groups = config.get("instance_group", [])
+    return sum(int(g.get("count", 1)) * max(1, len(g.get("gpus", []))) for g in groups) or 1
+
+
+def measure(
+    url: str,
+    model: str,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    on_records: Callable[[RequestRecords], None] | None = None,
+) -> tuple[Summary, ServerCounters | None, bool]:
+    """(summary, server's counters over warm-up and measurement, interrupted) of a loaded model.
+
+    Raises ServerError when the server does not answer.
+    """
+    named = [replace(payload, model=model) for payload in payloads]
+    before = control.model_statistics(url, model)
+    records = generate(
+        HttpTarget(url),
+        Closed(trial.concurrency),
+        named,
+        warmup_s=spec.warmup_s,
+        duration_s=spec.duration_s,
+        seed=spec.seed + trial.number,
+        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S),
+    )
+    if on_records is not None:
+        on_records(records)
+    after = control.model_statistics(url, model)
+    return summarise(records), counters_between(before, after), records.header.interrupted
+
+
+def failed(trial: Trial, error: TritonsmithError | str, took_s: float) -> TrialResult:
+    """A trial without numbers is a result too."""
+    text = error.message if isinstance(error, TritonsmithError) else error
+    return TrialResult(trial, None, None, text, took_s)

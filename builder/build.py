@@ -282,10 +282,15 @@ def _export(context: _Context, spec: ModelSpec) -> Artifact:
 
 
 def _at_source(error: ExportError, spec: ModelSpec, repository: RepositorySpec) -> ExportError:
-    """The same error, placed at the spec's line when it names no better place."""
-    where = error.where or repository.where(spec.name, "source", spec.source.kind)
+    """The same error, saying which model of the spec it is about; its own place (the user's code, the file) stays."""
+    line = repository.where(spec.name, "source", spec.source.kind)
+    message = error.message.removeprefix(f"{spec.name}: ")
+    if error.where is None:
+        where, prefix = line, spec.name
+    else:
+        where, prefix = error.where, f"{spec.name} ({line.path.name}:{line.line})"
     return ExportError(
-        f"{spec.name}: {error.message}",
+        f"{prefix}: {message}",
         code=error.code,
         where=where,
         seen=error.seen,
@@ -362,7 +367,9 @@ def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySp
     report = report_from_dict(accuracy)
     failures = (report.judged_by(bounds) if bounds.stated else report).failures
     if failures:
-        told = [f"{d.output} ({d.runtime}, sample {d.sample}): {', '.join(d.violations)}" for d in failures[:3]]
+        told = [
+            f"{d.output} ({d.runtime}, sample {d.sample}): {', '.join(d.violations)}" for d in failures[:3]
+        ]
         raise GateError(
             f"{spec.name}: the export does not answer like its source; " + "; ".join(told),
             code="accuracy",

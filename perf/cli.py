@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from perf.commands.demo import demo
 from perf.commands.load import load
-from perf.commands.report import report
 from perf.commands.serve import serve
-from perf.commands.sweep import sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +13,3 @@ def register(app: typer.Typer) -> None:
     panel = "Measure"
     app.command(rich_help_panel=panel)(serve)
     app.command(rich_help_panel=panel)(load)
-    app.command(rich_help_panel=panel)(sweep)
-    app.command(rich_help_panel=panel)(report)
-    app.command(rich_help_panel="Start here")(demo)

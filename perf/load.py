@@ -75,7 +75,7 @@ def run_load_test(
     model = interface_of(rest, test.model or only_model(rest), test.version)
     payloads = payloads_from_options(model, test.data, parameters=test.parameters)
     target = target_of(rest, test)
-    before = _statistics(rest, model)
+    before: list[list[dict[str, Any]] | None] = []
     records = generate(
         target,
         test.load,
@@ -91,11 +91,12 @@ def run_load_test(
         ),
         environment=environment_of(about_server),
         on_progress=on_progress,
+        at_measure_start=lambda: before.append(_statistics(rest, model)),
     )
     after = _statistics(rest, model)
     server, why = None, "the server does not tell statistics"
-    if before is not None and after is not None:
-        server, why = counters_between(before, after), "the model was reloaded during the test"
+    if before and before[0] is not None and after is not None:
+        server, why = counters_between(before[0], after), "the model was reloaded during the test"
     return LoadTestResult(records, summarise(records), server, "" if server else why)
 
 
@@ -249,13 +250,14 @@ def replay_from_file(path: Path) -> Replay:
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
-    """JSON form."""
+    """JSON form; `failures` counts the warm-up's too, `summary` is of the measurement alone."""
     header = result.records.header
     return {
         "model": header.model,
         "url": header.url,
         "protocol": header.protocol,
         "seed": header.seed,
+        "failures": result.records.failures(),
         "summary": result.summary.as_dict(),
         "server": None if result.server is None else result.server.as_dict(),
         "interrupted": header.interrupted,
@@ -270,10 +272,13 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {header.protocol}, "
         f"{summary.duration_s:.1f} s, seed {header.seed}"
     ]
-    failed = summary.requests - summary.answered
-    if failed:
-        lines.append(f"  FAILED      {failed:,} of {summary.requests:,} requests")
-        lines += [f"              {count:,} × {reason}" for reason, count in summary.failures.items()]
+    failures = result.records.failures()
+    if failures:
+        failed = sum(failures.values())
+        early = failed - sum(summary.failures.values())
+        where = f", {early:,} of them in the warm-up" if early else ""
+        lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
+        lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
     if header.interrupted:
         lines.append("  interrupted before its time; the numbers are of what was done")
     lines += [f"  because     {reason}" for reason in summary.validity.reasons]
@@ -309,7 +314,7 @@ def _server_lines(result: LoadTestResult) -> list[str]:
     lines = [
         f"  server      queue {server.mean_queue_us:,.0f} µs, compute {compute_us:,.0f} µs a request "
         f"(input {server.mean_compute_input_us:,.0f}, infer {server.mean_compute_infer_us:,.0f}, "
-        f"output {server.mean_compute_output_us:,.0f}), warm-up included"
+        f"output {server.mean_compute_output_us:,.0f})"
     ]
     if server.mean_batch_size is not None and server.batch_executions:
         total = sum(server.batch_executions.values())

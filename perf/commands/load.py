@@ -202,4 +202,4 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
         note(f"every request is in {output}")
     if result.records.header.interrupted:
         return 130
-    return 1 if result.summary.failures else 0
+    return 1 if result.records.failures() else 0

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from builder.errors import ServerError, TrialError, TritonsmithError, UsageError
+from builder.samples import Sample, SampleSet, save_samples
+from perf.commands.load import load as load_command
+from perf.counters import counters_between
+from perf.data import DataOptions, Span
+from perf.load import (
+    LoadTest,
+    headers_from_flags,
+    ranges_from_flags,
+    run_load_test,
+    seconds_from_text,
+    shapes_from_flags,
+    text_of_result,
+)
+from perf.record import load_records
+from perf.schedule import Closed
+from tests.perf.fake_server import fake_server
+
+SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(load_command)
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def test_the_servers_counters_are_those_of_the_measurement_alone() -> None:
+    with fake_server(delay_s=0.005) as server:
+        result = run_load_test(server.url, SHORT)
+        assert result.server is not None
+        assert result.server.requests < server.infer_requests, "the warm-up is not in it"
+        measured = len(result.records.measured())
+        assert abs(result.server.requests - measured) <= 4
+        assert result.server.batch_executions == {1: result.server.executions}
+        assert result.server.mean_compute_infer_us == pytest.approx(100)
+        assert result.server.mean_queue_us == pytest.approx(50)
+    text = text_of_result(result, SHORT.load)
+    assert text.splitlines()[0].startswith(result.summary.validity.verdict.value)
+    assert "p99.9" in text and "queue 50 µs" in text and "mean batch 1.00" in text
+
+
+def test_failures_are_said_before_any_number_and_cost_the_exit_code() -> None:
+    with fake_server(error_every=4) as server:
+        code, text = command(server.url, "-m", "m", "--duration", "300ms", "--warmup", "0s")
+    assert code == 1
+    assert "FAILED" in text.splitlines()[1]
+    assert text.index("FAILED") < text.index("throughput")
+    assert "Request timeout expired" in text
+
+
+def test_wrong_answers_cost_the_exit_code_too(tmp_path: Path) -> None:
+    x = np.ones((1, 4), np.float32)
+    save_samples(SampleSet((Sample({"x": x}, {"y": 2 * x}),), ""), tmp_path / "s.npz")
+    arguments = ("-m", "m", "--requests", "50", "--data", str(tmp_path / "s.npz"))
+    with fake_server() as server:
+        assert command(server.url, *arguments)[0] == 0
+    with fake_server(wrong_every=1) as server:
+        code, text = command(server.url, *arguments)
+    assert code == 1
+    assert "wrong answer" in text
+
+
+def test_json_output_and_the_record_file_tell_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    with fake_server() as server:
+        code, text = command(
+            server.url,
+            *("-m", "m", "--request-rate", "200", "--arrival", "poisson", "--duration", "500ms"),
+            *("--seed", "7", "--format", "json", "-o", str(path)),
+        )
+    assert code == 0
+    said: dict[str, Any] = json.loads(text)
+    records = load_records(path)
+    assert said["seed"] == records.header.seed == 7
+    assert said["summary"]["load"]["kind"] == "open"
+    assert said["summary"]["requests"] <= len(records)
+    assert records.header.environment["server"] == "fake 0.0"
+
+
+def test_headers_reach_the_questions_as_well_as_the_load() -> None:
+    with fake_server(require_header=("authorization", "Bearer t")) as server:
+        arguments = (server.url, "-m", "m", "--requests", "20")
+        assert command(*arguments, "-H", "Authorization: Bearer t")[0] == 0
+        with pytest.raises(TrialError, match="no access"):
+            command(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "code"),
+    [
+        (["URL", "-m", "missing"], TrialError, "server_refused"),
+        (["http://127.0.0.1:1", "-m", "m"], ServerError, "server_unreachable"),
+        (["no/such/directory"], UsageError, "no_target"),
+        (["URL", "-m", "m", "-c", "2", "--request-rate", "5"], UsageError, "two_loads"),
+        (["URL", "-m", "m", "--duration", "soon"], UsageError, "bad_time"),
+        (["URL", "-m", "m", "--request-rate", "0"], UsageError, "bad_load"),
+        (["URL", "-m", "m", "--shape", "x"], UsageError, "bad_shape"),
+        (["URL", "-m", "m", "--batch-size", "99"], UsageError, "bad_batch_size"),
+        (["URL", "-m", "m", "--replay", "/no/such/file"], UsageError, "bad_replay"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_one_expected_error(
+    arguments: list[str], error: type[TritonsmithError], code: str
+) -> None:
+    with fake_server() as server, pytest.raises(error) as raised:
+        command(*(server.url if a == "URL" else a for a in arguments))
+    assert raised.value.code == code
+
+
+def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:
+    times = tmp_path / "times.txt"
+    times.write_text("0.0\n0.1\n0.15\n")
+    path = tmp_path / "run.npz"
+    with fake_server() as server:
+        assert command(server.url, "-m", "m", "--replay", str(times), "-o", str(path))[0] == 0
+    records = load_records(path)
+    offsets = records.scheduled_ns - records.header.start_ns
+    assert offsets.tolist() == [0, 100_000_000, 150_000_000]
+
+
+def test_flags_become_values() -> None:
+    assert shapes_from_flags(["a:b:1,2..3"]) == {"a:b": (Span(1, 1), Span(2, 3))}
+    assert ranges_from_flags(["ids:0..9", "x:-1.5..1"]) == {"ids": Span(0, 9), "x": Span(-1.5, 1.0)}
+    assert headers_from_flags(["Authorization: Bearer a:b"]) == {"Authorization": "Bearer a:b"}
+    assert [seconds_from_text(t) for t in ("500ms", "5s", "2m", "1.5")] == [0.5, 5.0, 120.0, 1.5]
+
+
+def test_a_reload_in_between_is_not_taken_for_a_difference() -> None:
+    before = [{"version": "1", "inference_count": 10, "execution_count": 10}]
+    after = [{"version": "1", "inference_count": 3, "execution_count": 3}]
+    assert counters_between(before, after) is None
+    grown = counters_between(after, before)
+    assert grown is not None and grown.inferences == 7
+
+
+def test_data_options_are_used() -> None:
+    test = LoadTest("m", Closed(1), duration_s=None, requests=30, data=DataOptions(batch_size=4, pool=3))
+    with fake_server() as server:
+        result = run_load_test(server.url, test)
+        assert set(server.batch_counts) == {4}
+    assert result.records.header.batch_sizes == (4, 4, 4)

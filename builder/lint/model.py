@@ -34,6 +34,7 @@ class Engine:
 
     tensors:  name → {"mode": "input"|"output", "data_type", "shape", "is_shape_tensor", "non_linear"}.
     profiles: one mapping an optimization profile: input name → {"min", "opt", "max"} whole shapes.
+    devices:  number of GPUs that one execution spans.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Engine:
     plugins: tuple[str, ...] = ()
     tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     profiles: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ def _read_engine(path: Path) -> Engine | None:
             plugins=tuple(map(str, data.get("plugins", ()))),
             tensors={t["name"]: t for t in data.get("tensors", ())},
             profiles=tuple(data.get("profiles", ())),
+            devices=int(data.get("devices", 1)),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -11,6 +11,7 @@ from builder.lint.rules import (
     batch,
     cache,
     ensemble,
+    ensemble_models,
     instance,
     io,
     metrics,
@@ -30,6 +31,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     instance,
     sequence,
     ensemble,
+    ensemble_models,
     warmup,
     cache,
     metrics,
@@ -43,7 +45,8 @@ def _collect() -> Mapping[str, Rule]:
     rules = [value for family in FAMILIES for value in vars(family).values() if isinstance(value, Rule)]
     table = {rule.id: rule for rule in rules}
     assert len(table) == len(rules), "two rules have one id"
-    return table
+    order = list(dict.fromkeys(rule.family for rule in rules))
+    return {rule.id: rule for rule in sorted(rules, key=lambda r: (order.index(r.family), r.id))}
 
 
 RULES: Mapping[str, Rule] = _collect()

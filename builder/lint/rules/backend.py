@@ -9,16 +9,12 @@ from pathlib import Path, PurePosixPath
 from builder.lint.autofill import PLATFORMS
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
+from builder.lint.rules.common import is_ensemble
 from builder.lint.target import NVIDIA_BACKENDS
 
 # Backends whose platform the core insists on. Source: core, GetBackendType and GetBackendTypeFromPlatform.
 CHECKED = frozenset({"tensorrt", "onnxruntime", "pytorch", "tensorflow"})
 MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
-
-
-def is_ensemble(model: Model) -> bool:
-    """Whether the config means an ensemble, rightly written or not."""
-    return bool(model.config.platform == "ensemble" or model.config.HasField("ensemble_scheduling"))
 
 
 @rule(

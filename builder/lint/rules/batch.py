@@ -293,7 +293,8 @@ def fixed_first_dimension(model: Model, context: Context) -> Iterator[Hit]:
     for number, surface in model.onnx_models:
         for tensor in (*surface.inputs, *surface.outputs) if not can_batch(surface) else ():
             shape = tensor.wire_shape
-            if shape is not None and (not shape or shape[0] != -1):
+            # A scalar is refused only where the backend completes the config (ModelState::AutoCompleteMaxBatch).
+            if shape is not None and (shape[0] != -1 if shape else _is_completed(model)):
                 yield Hit(
                     f"'{tensor.name}' of version {number} has shape {list(tensor.shape or ())}, "
                     f"whose first dimension is not dynamic, and max_batch_size is {size}",
@@ -349,3 +350,8 @@ def _policies(model: Model) -> Iterator[tuple[str, Any]]:
 def _states_action(model: Model, field: str) -> bool:
     """Whether the text itself gives a timeout_action; REJECT is the default, so the message cannot tell."""
     return model.parsed is not None and f"{field}.timeout_action" in model.parsed.lines
+
+
+def _is_completed(model: Model) -> bool:
+    """Whether the backend had inputs or outputs to fill in."""
+    return not (len(model.written.input) + len(model.written.batch_input) and len(model.written.output))

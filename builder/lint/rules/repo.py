@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from builder.lint.model import Model, is_version_name, model_file
 from builder.lint.rule import Context, Hit, rule
+from builder.lint.rules.common import escapes
 from builder.lint.target import KNOWN_AGENTS
 
 
@@ -203,7 +204,7 @@ def external_data_absent(model: Model, context: Context) -> Iterator[Hit]:
     bad='name: "../detector"',
     good='name: "detector"',
 )
-def name_escapes(model: Model, context: Context) -> Iterator[Hit]:
+def nameescapes(model: Model, context: Context) -> Iterator[Hit]:
     """A model's name is empty or could lead out of the repository."""
     for name, field in ((model.path.name, None), (model.written.name, "name")):
         meant = bool(name) if field else not model.loose
@@ -271,7 +272,7 @@ def labels_absent(model: Model, context: Context) -> Iterator[Hit]:
     """label_filename names a file that the model directory does not have."""
     for index, output in enumerate(model.config.output):
         name = output.label_filename
-        if name and not _escapes(name) and not (model.path / name).is_file():
+        if name and not escapes(name) and not (model.path / name).is_file():
             yield Hit(f"'{name}' is absent from {model.path}", f"output[{index}].label_filename", name)
 
 
@@ -288,7 +289,7 @@ def labels_absent(model: Model, context: Context) -> Iterator[Hit]:
 def labels_escape(model: Model, context: Context) -> Iterator[Hit]:
     """label_filename leads out of the model directory."""
     for index, output in enumerate(model.config.output):
-        if output.label_filename and _escapes(output.label_filename):
+        if output.label_filename and escapes(output.label_filename):
             yield Hit(
                 f"'{output.label_filename}' leads out of the model's directory",
                 f"output[{index}].label_filename",
@@ -335,8 +336,3 @@ def config_absent(model: Model, context: Context) -> Iterator[Hit]:
     """There is no config.pbtxt, and the server is told not to complete configs."""
     if model.parsed is None and not context.auto_complete:
         yield Hit(f"'{model.name}' has no config.pbtxt", file=model.path)
-
-
-def _escapes(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts

@@ -14,6 +14,8 @@ from pathlib import Path
 
 OUR_BACKENDS = Path(__file__).with_name("backends")
 STUB = "triton_python_backend_stub"
+# Read by backends/onnxruntime/model.py.
+DEFAULT_MAX_BATCH_SIZE = "TRITONSMITH_DEFAULT_MAX_BATCH_SIZE"
 
 
 @dataclass(frozen=True, slots=True)

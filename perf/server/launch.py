@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,13 +149,15 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
         for row in index
         if row.state == "UNAVAILABLE" and row.reason and row.reason != "unloaded"
     }
+    never_loaded = {row.name for row in index if not row.state}
     parser = ""
     for line in log.splitlines():
         if match := _PARSER.search(line):
             parser = match.group(1)
         if match := _POLL_FAILED.search(line):
             name, reason = match[1], match[2].removesuffix('"')
-            reasons[name] = f"{reason} ({parser})" if parser and "text proto" in reason else reason
+            if name in never_loaded:
+                reasons[name] = f"{reason} ({parser})" if parser and "text proto" in reason else reason
             parser = ""
     return {name: reason for name, reason in sorted(reasons.items()) if name not in serving}
 
@@ -287,6 +289,8 @@ def _local_plan(spec: ServerSpec, work_dir: Path) -> LocalPlan:
     preflight.check(preflight.observe(parts, env))
     assert parts is not None
     backends = embedded.lay_out_backends(parts, work_dir / "backends")
+    if (default := default_max_batch_size(spec.extra_args)) is not None:
+        env[embedded.DEFAULT_MAX_BATCH_SIZE] = default
     binary = parts.binary if spec.kind == "embedded" else Path(spec.reference).absolute()
     return LocalPlan(binary, env, backends, None, parts.caches)
 
@@ -313,6 +317,19 @@ def local_command(spec: ServerSpec, ports: Ports, plan: LocalPlan, shm_prefix: s
     if spec.cache_size_bytes and plan.caches is not None:
         arguments.append(f"--cache-directory={plan.caches}")
     return [*arguments, *spec.extra_args]
+
+
+def default_max_batch_size(extra_args: Sequence[str]) -> str | None:
+    """The value of --backend-config=default-max-batch-size, for all backends or for onnxruntime.
+
+    Triton hands it to C++ backends only; ours gets it through its environment.
+    """
+    value = None
+    arguments = " ".join(extra_args).replace("--backend-config ", "--backend-config=").split()
+    for argument in arguments:
+        match = re.fullmatch(r"--backend-config=(?:onnxruntime)?,?default-max-batch-size=(\d+)", argument)
+        value = match.group(1) if match else value
+    return value
 
 
 def docker_command(spec: ServerSpec, ports: Ports, name: str) -> list[str]:

@@ -43,6 +43,6 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveTriton]:
     if embedded.locate() is None:
         pytest.skip("nvidia-pytriton is not installed")
     repository = tmp_path_factory.mktemp("repository")
-    spec = ServerSpec(repositories=(repository,), model_control="explicit", exit_timeout_s=2)
+    spec = ServerSpec(repositories=(repository,), model_control="explicit", exit_timeout_s=0)
     with launch(spec) as server:
         yield LiveTriton(server, repository)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from types import FrameType
 import click
 import typer
 
-from builder import __version__, cli as builder_cli
+from builder import __version__
+from builder import cli as builder_cli
 from builder.console import emit_text, note
 from builder.errors import TritonsmithError
 from perf import cli as perf_cli
@@ -84,15 +86,14 @@ def _run(arguments: list[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         note(
-            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   free space or permissions, then run the same command again"
+            f"error[disk]: {error.strerror}: {error.filename}\n"
+            "  fix:   free space or permissions, then run the same command again"
         )
         return 1
 
 
 def _report(error: TritonsmithError, arguments: list[str]) -> int:
-    if "--format=json" in arguments or any(
-        p == ("--format", "json") for p in zip(arguments, arguments[1:], strict=False)
-    ):
+    if "--format=json" in arguments or any(p == ("--format", "json") for p in itertools.pairwise(arguments)):
         emit_text(json.dumps({"error": error.as_dict()}, indent=2))
     note(f"error[{error.code}]: {error}")
     return error.exit_code

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
-from builder.errors import BuildError, ExportError, GateError, TritonsmithError, Where
+from builder.errors import BuildError, ExportError, GateError, SpecError, TritonsmithError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint import LintOptions, check
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
@@ -32,7 +32,6 @@ from builder.repository import (
     remove_model,
     stage_model,
 )
-from builder.samples import SampleSet, load_samples
 from builder.spec import ModelSpec, RepositorySpec, load_spec, stated_tensors
 from builder.templates import check_user_directory
 from builder.tensors import TensorSpec, dtype_from_config, tensor_from_dict
@@ -149,12 +148,12 @@ def _context(options: BuildOptions) -> _Context:
 
 def _check_source(spec: RepositorySpec, model: ModelSpec) -> None:
     """SpecError, with file and line, when a file that the source names is not there."""
-    from builder.errors import SpecError
-
-    named = [] if model.source.kind == "torch" else [(model.source.reference, (model.source.kind,))]
-    named += [(name, ("files",)) for name in model.source.files]
-    for reference, keys in named:
-        where = spec.where(model.name, "source", *keys)
+    named: list[tuple[str, str]] = []
+    if model.source.kind != "torch":
+        named.append((model.source.reference, model.source.kind))
+    named += [(name, "files") for name in model.source.files]
+    for reference, key in named:
+        where = spec.where(model.name, "source", key)
         try:
             path = source_path(reference, spec.root)
         except SpecError as error:
@@ -378,15 +377,15 @@ def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySp
         )
 
 
-def reference_samples(options: BuildOptions, model: str) -> SampleSet | None:
-    """The model's samples with its source's answers, as the last build recorded them; None when they are gone."""
+def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
+    """The .npz of the model's samples with its source's answers, as the last build recorded them; None when it is gone."""
     cache = options.cache
     assert cache is not None
     locked = read_lock(lock_path(options.spec)).models.get(model)
     artifact = None if locked is None else cache.get(locked.key)
     if artifact is None or artifact.record["samples"] is None:
         return None
-    return load_samples(artifact.directory / str(artifact.record["samples"]))
+    return artifact.directory / str(artifact.record["samples"])
 
 
 def lint_gate(directory: Path) -> None:

@@ -89,38 +89,50 @@ class TritonsmithError(Exception):
 
 
 class SpecError(TritonsmithError):
+    """models.yaml, its lock file or a file it names is wrong."""
+
     exit_code = 2
 
 
 class UsageError(TritonsmithError):
+    """A flag or argument is wrong."""
+
     exit_code = 2
 
 
 class BuildError(TritonsmithError):
+    """An action of the build failed."""
+
     exit_code = 1
 
 
 class ExportError(BuildError):
-    pass
+    """A source could not be turned into ONNX."""
 
 
 class ConfigError(BuildError):
-    pass
+    """A config.pbtxt could not be rendered or read."""
 
 
 class TrialError(TritonsmithError):
+    """A load test or a trial of a sweep failed."""
+
     exit_code = 1
 
 
 class ToolError(TritonsmithError):
+    """A tool, server, GPU or system library is missing or unusable."""
+
     exit_code = 3
 
 
 class ServerError(ToolError):
-    pass
+    """A tritonserver could not be started, died, or does not answer."""
 
 
 class GateError(TritonsmithError):
+    """A gate said no."""
+
     exit_code = 4
 
 

@@ -284,9 +284,8 @@ def _scalar(descriptor: Any, value: Any) -> Any:
 def _first_difference(meant: Any, rendered: Any) -> str:
     for descriptor in meant.DESCRIPTOR.fields:
         left, right = getattr(meant, descriptor.name), getattr(rendered, descriptor.name)
-        if (
-            left != right
-            or meant.DESCRIPTOR.fields_by_name[descriptor.name].has_presence
+        if left != right or (
+            meant.DESCRIPTOR.fields_by_name[descriptor.name].has_presence
             and (meant.HasField(descriptor.name) != rendered.HasField(descriptor.name))
         ):
             return f"{descriptor.name}: meant {str(left)!r}, rendered {str(right)!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def resolve_dependency(name: str, root: Path) -> Path:
 
 def portable_name(path: Path, root: Path) -> str:
     """A file → relative to the spec when below it, package:NAME/path when in an installed package, else absolute."""
-    absolute = Path(os.path.abspath(path))
+    absolute = path.absolute()
     if absolute.is_relative_to(root):
         return absolute.relative_to(root).as_posix()
     return package_reference(absolute) or str(absolute)

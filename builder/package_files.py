@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -62,5 +61,5 @@ def _package_roots(package: str) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=1)
 def _site_directories() -> tuple[Path, ...]:
-    found = (Path(os.path.abspath(p)) for p in sys.path if p)
+    found = (Path(p).absolute() for p in sys.path if p)
     return tuple(p for p in found if p.name in ("site-packages", "dist-packages"))

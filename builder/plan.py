@@ -142,14 +142,15 @@ def _stale_export(seen: Observation, locked: LockedModel | None) -> tuple[StaleR
 
 def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: Action) -> Action:
     if export.state is not State.UP_TO_DATE:
-        reason = export.reason if export.reason is StaleReason.NEW else StaleReason.EXPORT_CHANGED
-        return Action(model, "lay_out", State.TO_RUN, reason)
+        cause = StaleReason.NEW if export.reason is StaleReason.NEW else StaleReason.EXPORT_CHANGED
+        return Action(model, "lay_out", State.TO_RUN, cause)
     assert locked is not None
-    for key, reason in (
+    sources: tuple[tuple[str, StaleReason], ...] = (
         ("spec", StaleReason.SPEC_CHANGED),
         ("template", StaleReason.TEMPLATE_CHANGED),
         ("accuracy", StaleReason.ACCURACY_BOUND_CHANGED),
-    ):
+    )
+    for key, reason in sources:
         if seen.config[key] != locked.config.get(key):
             return Action(
                 model,
@@ -160,8 +161,8 @@ def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: 
             )
     if dict(seen.files) != dict(locked.files):
         missing = sorted(locked.files.keys() - seen.files.keys())
-        reason = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
-        return Action(model, "lay_out", State.TO_RUN, reason, _changes(locked.files, seen.files))
+        damage = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
+        return Action(model, "lay_out", State.TO_RUN, damage, _changes(locked.files, seen.files))
     return Action(model, "lay_out", State.UP_TO_DATE)
 
 

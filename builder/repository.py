@@ -1,4 +1,4 @@
-"""Staged model directories → model_repository/, each made visible by one rename; a kill leaves the old directory or the new one.
+"""Staged model directories → model_repository/, each made visible by one rename; a kill leaves the old or the new.
 
 The staging directory lies beside the repository, never in it: Triton polls every directory in the root,
 hidden ones too. A model is exchanged inside the root (renameat2 RENAME_EXCHANGE) rather than the root

@@ -200,7 +200,7 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
                 "source: {exported_program: FILE.pt2}",
             ),
         )
-    spec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
+    spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     _refuse_range_of_unknown_dim(source, spec, at)
     return spec
 

@@ -1,4 +1,4 @@
-"""One dtype table (Triton, KServe, ONNX, NumPy, TensorRT names side by side) and TensorSpec, a tensor's name, dtype and shape."""
+"""One dtype table (Triton, KServe, ONNX, NumPy, TensorRT names) and TensorSpec, a tensor's name, dtype and shape."""
 
 from __future__ import annotations
 

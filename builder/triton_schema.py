@@ -6,8 +6,8 @@ release that adds one needs no change here.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Annotated, Any, Literal
+from functools import cache, lru_cache
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, create_model, model_validator
 
@@ -98,11 +98,11 @@ def _field_type(message: Any, field: Any) -> Any:
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
         return dict[_single_type(key), _single_type(value)]  # type: ignore[misc]
     if _is_repeated(field):
-        return tuple[_single_type(field), ...]
+        return tuple[_single_type(field), ...]  # type: ignore[misc]
     return _single_type(field)
 
 
-@lru_cache(maxsize=None)
+@cache
 def message_type(full_name: str) -> type[TritonMessage]:
     """`inference.ModelInstanceGroup` → its pydantic type."""
     if full_name == "inference.ModelParameter":
@@ -118,8 +118,8 @@ def message_type(full_name: str) -> type[TritonMessage]:
             "__module__": __name__,
         },
     )
-    created: type[TritonMessage] = create_model(descriptor.name, __base__=base, **fields)
-    return created
+    created: Any = create_model(descriptor.name, __base__=base, **fields)
+    return cast("type[TritonMessage]", created)
 
 
 @lru_cache(maxsize=1)

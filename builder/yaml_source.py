@@ -89,26 +89,26 @@ def _mapping(node: yaml.MappingNode, at: KeyPath, lines: dict[KeyPath, int], pat
                 fix="put shared keys under `defaults:`",
             )
         key = str(key_node.value)
+        here: KeyPath = (*at, key)
         if key in result:
-            first = lines[(*at, key)]
             raise SpecError(
-                f"{key!r} is there twice; the first is on line {first}",
+                f"{key!r} is there twice; the first is on line {lines[here]}",
                 code="duplicate_key",
                 where=where,
                 fix="rename or remove one of the two",
             )
-        lines[(*at, key)] = key_node.start_mark.line + 1
-        result[key] = _plain(value_node, (*at, key), lines, path)
+        lines[here] = key_node.start_mark.line + 1
+        result[key] = _plain(value_node, here, lines, path)
     return result
 
 
 def _scalar(node: yaml.Node, path: Path) -> Any:
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(
             f"not valid YAML: {error}", code="yaml_value", where=Where(path, node.start_mark.line + 1)
         ) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()

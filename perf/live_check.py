@@ -1,4 +1,4 @@
-"""(live server, samples with the source's answers) → LiveCheck: what the server answers over HTTP and gRPC, held against the source."""
+"""(live server, samples with the source's answers) → LiveCheck: its answers over HTTP and gRPC against the source's."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ BAD = [
     ("a wrong type", SPEC.replace(": 4", ": four"), 2, "models.yaml:4", "integer"),
     ("a missing file", SPEC.replace("m.onnx", "n.onnx"), 2, "models.yaml:3", "m.onnx"),
     ("a missing package", SPEC.replace("m.onnx", '"package:no_such_package/m.onnx"'), 2, "models.yaml:3", "pip install"),
-    ("a path that climbs out of a package", SPEC.replace("m.onnx", '"package:onnx/../../x"'), 2, "models.yaml:3", "package:NAME"),
+    ("a path that climbs", SPEC.replace("m.onnx", '"package:onnx/../../x"'), 2, "models.yaml:3", "NAME/path"),
     ("a duplicate name", SPEC + "  m:\n    source: {onnx: m.onnx}\n", 2, "models.yaml:5", "line 2"),
     ("a name with a slash", SPEC.replace("  m:", "  a/b:"), 2, "models.yaml:2", "'/'"),
     ("a name that climbs", SPEC.replace("  m:", "  ..:"), 2, "models.yaml:2", "dot"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -42,13 +43,14 @@ def test_a_damaged_entry_is_a_miss_with_a_warning_and_is_healed(
     put(Cache(tmp_path))
     directory = tmp_path / "artifacts" / KEY[:2] / KEY
     file, record = directory / "sub" / "model.onnx", directory / "artifact.json"
-    {
+    damages: dict[str, Callable[[], object]] = {
         "truncate": lambda: file.write_bytes(b""),
         "flip": lambda: file.write_bytes(b"mOdel"),
         "delete": file.unlink,
         "record": lambda: record.write_text("{"),
         "record missing": record.unlink,
-    }[damage]()
+    }
+    damages[damage]()
     cache = Cache(tmp_path)
     assert cache.get(KEY) is None
     assert "corrupt" in capsys.readouterr().err
@@ -101,8 +103,14 @@ def test_a_broken_stat_cache_costs_nothing_but_time(tmp_path: Path) -> None:
 
 def entry(**changes: object) -> LockedModel:
     fields: dict[str, object] = {
-        "parameters": {}, "tools": {}, "dependencies": {"b.py": "2", "a.py": "1"}, "key": "k", "config": {}, "files": {}, "accuracy": {}
-    }  # fmt: skip
+        "parameters": {},
+        "tools": {},
+        "dependencies": {"b.py": "2", "a.py": "1"},
+        "key": "k",
+        "config": {},
+        "files": {},
+        "accuracy": {},
+    }
     return LockedModel(**{**fields, **changes})  # type: ignore[arg-type]
 
 

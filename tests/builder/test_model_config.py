@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builder.errors import ConfigError, SpecError
 from builder.model_config import (

@@ -1,0 +1,108 @@
+"""`tritonsmith demo`: the main job from nothing, on three real models."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from builder.commands.options import Format, FormatOption
+from builder.console import emit_json, emit_text, note, progress
+
+if TYPE_CHECKING:
+    from perf.demo_run import DemoResult
+
+
+def demo(
+    repository: Annotated[
+        Path, typer.Option("--repository", "-r", help="Where the repository is laid out.")
+    ] = Path("model_repository"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the report goes.")] = Path(
+        "demo-report"
+    ),
+    sweep_model: Annotated[str, typer.Option(help="The model whose settings are swept.")] = "crepe",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the sweep.")] = 4,
+    duration: Annotated[float, typer.Option(min=0.05, help="Seconds of each measurement.")] = 0.5,
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", "-f", help="Another spec than the demo's own.", show_default=False),
+    ] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
+    from builder.commands.options import build_options
+    from perf.demo_run import STEPS, DemoOptions, default_sweep, packaged_demo, run_demo
+
+    source = spec or packaged_demo() / "models.yaml"
+    sweep = default_sweep(sweep_model).model_copy(update={"rounds": rounds, "duration_s": duration})
+    options = DemoOptions(build_options(source, repository, None), repository.absolute(), output, sweep)
+    told: list[str] = []
+    started = time.monotonic()
+    with progress() as bar:
+        tasks = {step: bar.add_task(step, total=1.0, start=False) for step in STEPS}
+
+        def tell(step: str, what: str, part: float) -> None:
+            if step not in told:
+                for earlier in told:
+                    bar.update(tasks[earlier], completed=1.0, description=earlier)
+                bar.start_task(tasks[step])
+                told.append(step)
+                if not bar.live.is_started:
+                    note(f"[{STEPS.index(step) + 1}/{len(STEPS)}] {step}")
+            bar.update(tasks[step], completed=part, description=f"{step:<8} {what}")
+
+        result = run_demo(options, tell)
+    seconds = time.monotonic() - started
+    emit_json(as_json(result, seconds)) if format is Format.json else emit_text(text_of_demo(result, seconds))
+
+
+def text_of_demo(result: DemoResult, seconds: float) -> str:
+    """The closing lines: built, deviation, winner or tie, report."""
+    warnings = sum(f.severity == "warning" for f in result.findings)
+    checks = "\n".join(
+        f"           {c.model}: {c.requests} answers at batch {', '.join(map(str, c.batch_sizes))}, "
+        f"largest deviation {c.relative_l2:.1e}"
+        for c in result.checks
+    )
+    models = ", ".join(f"{o.model} ({o.action})" for o in result.built.outcomes)
+    return "\n".join(
+        [
+            f"built      {models} → {result.built.repository}",
+            f"check      0 errors, {warnings} warning{'s' if warnings != 1 else ''}",
+            f"served     tritonserver {result.server_version}; answers over HTTP and gRPC held against the sources:",
+            checks,
+            f"deviation  {result.worst.relative_l2:.1e} relative L2 at most ({result.worst.model})",
+            f"sweep      {result.run.verdict.sentence}",
+            f"report     {result.report.html}   (all of it took {seconds:.0f} s)",
+        ]
+    )
+
+
+def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
+    """The whole result as one JSON object."""
+    from builder.commands.build import as_json as build_json
+
+    return {
+        "build": build_json(result.built),
+        "findings": len(result.findings),
+        "server_version": result.server_version,
+        "answers": [
+            {
+                "model": c.model,
+                "requests": c.requests,
+                "batch_sizes": list(c.batch_sizes),
+                "relative_l2": c.relative_l2,
+                "report": c.report.as_dict(),
+            }
+            for c in result.checks
+        ],
+        "verdict": result.run.verdict.as_dict(),
+        "report": {
+            "html": str(result.report.html),
+            "json": str(result.report.json),
+            "csv": str(result.report.csv),
+        },
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,163 @@
+"""RunResult → one Cell for each arm at each load point: every number that a report shows; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perf.counters import ServerCounters
+from perf.run_record import RunResult
+from perf.stats import Estimate, Summary, arm_level, fit_rounds
+from perf.trial import TrialResult
+
+Metric = Callable[[Summary], float | None]
+
+METRICS: Mapping[str, Metric] = {
+    "throughput_per_s": lambda s: s.throughput_per_s.value,
+    "p50_ns": lambda s: s.latency_ns["p50"].value,
+    "p90_ns": lambda s: s.latency_ns["p90"].value,
+    "p95_ns": lambda s: s.latency_ns["p95"].value,
+    "p99_ns": lambda s: s.latency_ns["p99"].value,
+    "p99.9_ns": lambda s: s.latency_ns["p99.9"].value,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTime:
+    """Mean parts of a request inside the server, ns, and the batches that it ran, over all rounds."""
+
+    queue_ns: float
+    input_ns: float
+    infer_ns: float
+    output_ns: float
+    batches: Mapping[int, int]
+    mean_batch: float | None
+    cache_hits: int
+    failed: int
+
+    @property
+    def total_ns(self) -> float:
+        """Queue and compute together."""
+        return self.queue_ns + self.input_ns + self.infer_ns + self.output_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One arm at one load point over its rounds.
+
+    estimates: metric → value in an average round with an interval for comparing arms at this load point.
+    requests, failures: summed over the rounds; verdicts: how many trials got which verdict.
+    errors: trials without numbers, and why.
+    """
+
+    arm_id: str
+    concurrency: int
+    rounds: int
+    estimates: Mapping[str, Estimate]
+    requests: int
+    failures: Mapping[str, int]
+    verdicts: Mapping[str, int]
+    errors: tuple[str, ...]
+    server: ServerTime | None
+
+
+def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
+    """(arm, concurrency) → Cell, for all that was measured or tried."""
+    tables = {
+        (name, point): fit_rounds(_table(run, point, metric))
+        for point in run.spec.concurrency
+        for name, metric in METRICS.items()
+    }
+    grouped: dict[tuple[str, int], list[TrialResult]] = {}
+    for trial in run.trials:
+        grouped.setdefault((trial.trial.arm_id, trial.trial.concurrency), []).append(trial)
+    rows = {arm.id: row for row, arm in enumerate(run.arms)}
+    return {
+        (arm, point): _cell(
+            arm,
+            point,
+            trials,
+            {name: arm_level(tables[name, point], rows[arm]) for name in METRICS},
+        )
+        for (arm, point), trials in grouped.items()
+    }
+
+
+def _table(run: RunResult, point: int, metric: Metric) -> Any:
+    rows = {arm.id: row for row, arm in enumerate(run.arms)}
+    rounds = 1 + max((t.trial.round for t in run.trials), default=0)
+    table = np.full((len(run.arms), rounds), np.nan)
+    for trial in run.trials:
+        if trial.summary is not None and not trial.interrupted and trial.trial.concurrency == point:
+            value = metric(trial.summary)
+            table[rows[trial.trial.arm_id], trial.trial.round] = np.nan if value is None else value
+    return table
+
+
+def _cell(arm: str, point: int, trials: Sequence[TrialResult], estimates: Mapping[str, Estimate]) -> Cell:
+    summaries = [t.summary for t in trials if t.summary is not None and not t.interrupted]
+    failures: Counter[str] = Counter()
+    for summary in summaries:
+        failures.update(summary.failures)
+    return Cell(
+        arm_id=arm,
+        concurrency=point,
+        rounds=len(summaries),
+        estimates=estimates,
+        requests=sum(s.requests for s in summaries),
+        failures=dict(failures.most_common()),
+        verdicts=dict(Counter(s.validity.verdict.value for s in summaries)),
+        errors=tuple(t.error for t in trials if t.error is not None),
+        server=_server_time([t.server for t in trials if t.server is not None]),
+    )
+
+
+def _server_time(counters: Sequence[ServerCounters]) -> ServerTime | None:
+    requests = sum(c.requests for c in counters)
+    if not requests:
+        return None
+
+    def mean_ns(part: str) -> float:
+        return float(sum(getattr(c, part) * c.requests for c in counters)) / requests * 1000
+
+    batches: Counter[int] = Counter()
+    for counter in counters:
+        batches.update(counter.batch_executions)
+    executions = sum(c.executions for c in counters)
+    return ServerTime(
+        queue_ns=mean_ns("mean_queue_us"),
+        input_ns=mean_ns("mean_compute_input_us"),
+        infer_ns=mean_ns("mean_compute_infer_us"),
+        output_ns=mean_ns("mean_compute_output_us"),
+        batches=dict(sorted(batches.items())),
+        mean_batch=sum(c.inferences for c in counters) / executions if executions else None,
+        cache_hits=sum(c.cache_hits for c in counters),
+        failed=sum(c.failed for c in counters),
+    )
+
+
+def validity_counts(run: RunResult) -> dict[str, int]:
+    """Verdict → trials, and `failed` for those without numbers."""
+    counts: Counter[str] = Counter()
+    for trial in run.trials:
+        if trial.summary is None:
+            counts["failed"] += 1
+        elif not trial.interrupted:
+            counts[trial.summary.validity.verdict.value] += 1
+    return dict(counts.most_common())
+
+
+def common_reasons(run: RunResult) -> list[tuple[str, str]]:
+    """The most frequent verdicts short of VALID with an example of their reason and what to do, one each."""
+    seen: dict[str, str] = {}
+    for trial in run.trials:
+        if trial.summary is None or trial.interrupted:
+            continue
+        validity = trial.summary.validity
+        if validity.reasons and validity.verdict.value not in seen:
+            seen[validity.verdict.value] = f"{validity.reasons[0]}; {validity.recommendation}"
+    return list(seen.items())

@@ -1,0 +1,209 @@
+"""RunResult + cells → the report's charts as SVG; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perf.report import numbers, svg
+from perf.report.cells import Cell
+from perf.run_record import RunResult
+from perf.stats import Estimate
+from perf.sweep import Arm
+
+Cells = Mapping[tuple[str, int], Cell]
+MOST_ARMS = 7
+STYLES = 7
+SERVER_PARTS = (
+    ("queue", "queue_ns"),
+    ("compute input", "input_ns"),
+    ("compute infer", "infer_ns"),
+    ("compute output", "output_ns"),
+)
+
+
+def shown_arms(run: RunResult) -> list[Arm]:
+    """The A/A pair and the best others, as many as a chart can hold apart; the table has them all."""
+    measured = {t.trial.arm_id for t in run.trials if t.summary is not None}
+    baselines = [arm for arm in run.arms if arm.baseline and arm.id in measured]
+    others = [arm for arm in run.arms if not arm.baseline and arm.id in measured]
+    ratios = run.verdict.ratios
+
+    def merit(arm: Arm) -> float:
+        ratio = ratios.get(arm.id)
+        return -(ratio.value or 0.0) if ratio else 0.0
+
+    kept = sorted(others, key=merit)[:MOST_ARMS]
+    return [*baselines, *(arm for arm in others if arm in kept)]
+
+
+def styles_of(arms: Sequence[Arm]) -> dict[str, int]:
+    """Arm → number of its colour and marker; both arms of the A/A pair are 0, grey."""
+    others = [arm.id for arm in arms if not arm.baseline]
+    return {arm.id: 0 for arm in arms if arm.baseline} | {a: 1 + i % STYLES for i, a in enumerate(others)}
+
+
+def legend(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """(key as SVG, label) of each arm."""
+    styles = styles_of(arms)
+    seen = [arm for arm in arms if arm.baseline][1:]
+    return [(svg.key(styles[arm.id], dashed=arm in seen), arm.label) for arm in arms]
+
+
+def forest(run: RunResult) -> str | None:
+    """Every arm's ratio to the current config at the load point of the verdict."""
+    verdict = run.verdict
+    ratios = [(arm, verdict.ratios[arm.id]) for arm in run.arms if arm.id in verdict.ratios]
+    known = [(arm, r) for arm, r in ratios if r.value is not None]
+    if not known:
+        return None
+    styles = styles_of(shown_arms(run))
+    band = verdict.resolution or 0.0
+    ends = [1 + band, 1 / (1 + band)]
+    for _, ratio in known:
+        assert ratio.value is not None
+        ends += [ratio.value] if ratio.interval is None else [ratio.interval.low, ratio.interval.high]
+    # One wild interval must not squeeze all others into a line.
+    low, high = max(0.2, min([0.9, *ends])), min(5.0, max([1.1, *ends]))
+    axis = svg.log_axis("times the current config", low, high, lambda v: f"{v:g}×")
+    ticks = [v for v in _RATIO_TICKS if low * 0.99 <= v <= high * 1.01]
+    while len(ticks) > 7:
+        ticks = [v for v in ticks if v == 1 or ticks.index(v) % 2 == ticks.index(1) % 2]
+    axis = svg.Axis(axis.label, axis.at, tuple((v, f"{v:g}×") for v in ticks))
+    rows = []
+    for arm, ratio in sorted(ratios, key=lambda pair: -(pair[1].value or 0.0)):
+        best = run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
+        between = numbers.times_span(ratio)
+        note = f"{numbers.times(ratio)}  [{between}]" if between else numbers.times(ratio)
+        point = None
+        if ratio.value is not None:
+            interval = ratio.interval
+            point = svg.Point(
+                ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
+            )
+        rows.append((svg.Row(arm.label, note, best), point, styles.get(arm.id, STYLES)))
+    return svg.forest_chart("Each arm compared with the current config", rows, band, axis)
+
+
+_RATIO_TICKS = (0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5)
+
+
+def _series(run: RunResult, cells: Cells, metric: str, text: str, scale: float = 1.0) -> list[svg.Series]:
+    arms = shown_arms(run)
+    styles = styles_of(arms)
+    series: list[svg.Series] = []
+    for arm in arms:
+        points = []
+        for point in run.spec.concurrency:
+            cell = cells.get((arm.id, point))
+            estimate = cell.estimates[metric] if cell else None
+            if estimate is None or estimate.value is None:
+                continue
+            points.append(_point(point, estimate, f"{arm.label}, concurrency {point}", text, scale))
+        again = arm.baseline and any(s.style == 0 for s in series)
+        series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))
+    return series
+
+
+def _point(x: float, estimate: Estimate, who: str, unit: str, scale: float) -> svg.Point:
+    assert estimate.value is not None
+    low, high = (None, None)
+    if estimate.interval is not None:
+        low, high = estimate.interval.low * scale, estimate.interval.high * scale
+    value = estimate.value * scale
+    between = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return svg.Point(x, value, low, high, f"{who}: {value:.4g}{between} {unit}")
+
+
+def _top(series: Sequence[svg.Series]) -> float:
+    """The highest mark, with whiskers as far as they are not absurdly long."""
+    marks = [p.y for s in series for p in s.points]
+    ends = [min(p.high or p.y, 1.5 * max(marks)) for s in series for p in s.points] if marks else []
+    return max([*marks, *ends], default=1.0)
+
+
+def throughput(run: RunResult, cells: Cells) -> str | None:
+    """Throughput by concurrency."""
+    series = _series(run, cells, "throughput_per_s", "inferences/s")
+    if not any(s.points for s in series):
+        return None
+    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+    y = svg.linear_axis("", _top(series), numbers.short_count)
+    return svg.xy_chart("Throughput by concurrency", series, x, y)
+
+
+def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
+    """A latency quantile by concurrency."""
+    series = _series(run, cells, f"{quantile}_ns", "ms", 1e-6)
+    if not any(s.points for s in series):
+        return None
+    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+    y = svg.linear_axis("", _top(series), lambda v: f"{v:g}")
+    return svg.xy_chart(f"{quantile} latency by concurrency", series, x, y)
+
+
+def trade_off(run: RunResult, cells: Cells) -> str | None:
+    """p99 latency over throughput: right and down is better."""
+    arms = shown_arms(run)
+    styles = styles_of(arms)
+    series: list[svg.Series] = []
+    for arm in arms:
+        points = []
+        for concurrency in run.spec.concurrency:
+            cell = cells.get((arm.id, concurrency))
+            if cell is None:
+                continue
+            rate, p99 = cell.estimates["throughput_per_s"].value, cell.estimates["p99_ns"].value
+            if rate is not None and p99 is not None:
+                tip = f"{arm.label}, concurrency {concurrency}: {rate:,.0f}/s, p99 {p99 / 1e6:.3g} ms"
+                points.append(svg.Point(rate, p99 / 1e6, tip=tip))
+        again = arm.baseline and any(s.style == 0 for s in series)
+        series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))
+    marks = [p for s in series for p in s.points]
+    if not marks:
+        return None
+    x = svg.linear_axis("inferences per second", max(p.x for p in marks), numbers.short_count)
+    y = svg.log_axis("", min(p.y for p in marks), max(p.y for p in marks), lambda v: f"{v:g}")
+    return svg.xy_chart("p99 latency over throughput", series, x, y, dodge=0)
+
+
+def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
+    """Where a request spends its time inside the server, by arm."""
+    rows = []
+    for arm in shown_arms(run):
+        cell = cells.get((arm.id, concurrency))
+        if cell is None or cell.server is None:
+            continue
+        server = cell.server
+        segments = [(f"part{i}", getattr(server, name) / 1e6) for i, (_, name) in enumerate(SERVER_PARTS)]
+        note = f"{numbers.milliseconds(server.total_ns)} ms"
+        rows.append((svg.Row(arm.label, note, _is_best(run, arm)), segments))
+    if not rows:
+        return None
+    top = max(sum(value for _, value in segments) for _, segments in rows)
+    axis = svg.linear_axis("mean ms a request inside the server", top, lambda v: f"{v:g}")
+    return svg.bar_rows("Time inside the server by arm", rows, axis)
+
+
+def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
+    """Batch sizes that the server really ran, as shares of its executions."""
+    arms = shown_arms(run)
+    styles = styles_of(arms)
+    rows = []
+    for arm in arms:
+        cell = cells.get((arm.id, concurrency))
+        if cell is None or cell.server is None or not cell.server.batches:
+            continue
+        total = sum(cell.server.batches.values())
+        bars = [(size, count / total) for size, count in cell.server.batches.items()]
+        mean = cell.server.mean_batch
+        note = "" if mean is None else f"mean {mean:.1f}"
+        rows.append((svg.Row(arm.label, note, _is_best(run, arm)), bars, styles[arm.id]))
+    if not rows:
+        return None
+    largest = max(size for _, bars, _ in rows for size, _ in bars)
+    sizes = list(range(1, largest + 1)) if largest <= 64 else sorted({s for _, b, _ in rows for s, _ in b})
+    return svg.histogram_rows("Realised batch sizes by arm", rows, sizes, "batch size")
+
+
+def _is_best(run: RunResult, arm: Arm) -> bool:
+    return run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id

@@ -1,0 +1,56 @@
+"""Numbers → text with a unit and as many digits as are worth reading; pure."""
+
+from __future__ import annotations
+
+from perf.stats import Estimate, Ratio
+
+
+def rate(value: float | None) -> str:
+    """Inferences a second: `12,400`, `843`, `9.62`."""
+    if value is None:
+        return "–"
+    if value >= 10_000:
+        return f"{round(value, -2):,.0f}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def milliseconds(value_ns: float | None) -> str:
+    """A duration in ns as ms: `0.412`, `3.61`, `128`."""
+    if value_ns is None:
+        return "–"
+    value = value_ns / 1e6
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def span(estimate: Estimate, text: object) -> str:
+    """`low–high` of an estimate, or an empty text when it has no interval."""
+    assert callable(text)
+    if estimate.interval is None:
+        return ""
+    return f"{text(estimate.interval.low)}–{text(estimate.interval.high)}"
+
+
+def times(ratio: Ratio | None) -> str:
+    """`1.34×`."""
+    return "–" if ratio is None or ratio.value is None else f"{ratio.value:.2f}×"
+
+
+def times_span(ratio: Ratio | None) -> str:
+    """`1.22–1.47`."""
+    if ratio is None or ratio.interval is None:
+        return ""
+    return f"{ratio.interval.low:.2f}–{ratio.interval.high:.2f}"
+
+
+def percent(share: float) -> str:
+    """`0.3 %`; two digits below ten."""
+    return f"{share * 100:.2g} %" if 0 < share < 0.1 else f"{share * 100:.0f} %"
+
+
+def short_count(value: float) -> str:
+    """An axis tick: `12k`, `1.5k`, `800`."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

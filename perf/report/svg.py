@@ -1,0 +1,292 @@
+"""Numbers → small inline SVG charts whose colours are the page's CSS variables; pure.
+
+All charts share one coordinate system of 420 units across, so that text keeps one size beside another chart
+and stays readable when a phone shrinks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 420
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One mark; low and high are its interval, tip its tooltip."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    tip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points under one label; `style` is the number of its colour and marker, 0 the current config's grey."""
+
+    label: str
+    style: int
+    points: tuple[Point, ...]
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Data → units. `at` maps a value to 0..1; ticks are values with their text."""
+
+    label: str
+    at: Callable[[float], float]
+    ticks: tuple[tuple[float, str], ...]
+
+
+def linear_axis(label: str, top: float, text: Format, bottom: float = 0.0) -> Axis:
+    """An axis from bottom to a round number above `top`."""
+    step = _nice_step((top - bottom) / 4.5 or 1.0)
+    end = bottom + step * max(1, math.ceil((top - bottom) / step - 1e-9))
+    count = round((end - bottom) / step)
+    ticks = tuple((bottom + i * step, text(bottom + i * step)) for i in range(count + 1))
+    return Axis(label, lambda v: (v - bottom) / (end - bottom), ticks)
+
+
+def log_axis(label: str, low: float, high: float, text: Format) -> Axis:
+    """A logarithmic axis with ticks at 1, 2 and 5 (or only 1) of each decade."""
+    low, high = math.log10(low) - 0.03, math.log10(high) + 0.03
+    steps = (1,) if high - low > 2.2 else (1, 2, 5)
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    values = [m * 10.0**d for d in decades for m in steps]
+    ticks = tuple((v, text(v)) for v in values if low <= math.log10(v) <= high)
+    span = max(high - low, 1e-9)
+    return Axis(label, lambda v: (math.log10(v) - low) / span, ticks)
+
+
+def ordinal_axis(label: str, values: Sequence[float]) -> Axis:
+    """Equal steps from value to value, whatever their distance."""
+    order = {value: position for position, value in enumerate(values)}
+    count = max(1, len(values))
+    return Axis(label, lambda v: (order[v] + 0.5) / count, tuple((v, f"{v:g}") for v in values))
+
+
+def _nice_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999), 10 * power)
+
+
+def xy_chart(
+    title: str, series: Sequence[Series], x: Axis, y: Axis, height: int = 270, dodge: float = 5.0
+) -> str:
+    """Lines with markers and interval whiskers; points at one x stand beside each other by `dodge` units."""
+    plot_w, plot_h = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
+
+    def px(value: float) -> float:
+        return LEFT + x.at(value) * plot_w
+
+    def py(value: float) -> float:
+        return TOP + (1 - min(max(y.at(value), -0.02), 1.02)) * plot_h
+
+    parts = [_grid(x, y, height, px, py)]
+    for position, line in enumerate(series):
+        shift = (position - (len(series) - 1) / 2) * dodge
+        places = [(px(p.x) + shift, py(p.y), p) for p in line.points]
+        path = " ".join(f"{'M' if i == 0 else 'L'}{a:.1f} {b:.1f}" for i, (a, b, _) in enumerate(places))
+        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
+        parts.append(f'<path class="line c{line.style}" d="{path}"{dash}/>')
+        for a, b, point in places:
+            if point.low is not None and point.high is not None:
+                parts.append(_whisker(a, py(point.low), py(point.high), line.style))
+            parts.append(_marker(a, b, line.style, point.tip))
+    return _svg(title, height, parts)
+
+
+def _grid(x: Axis, y: Axis, height: int, px: Format2, py: Format2) -> str:
+    bottom = height - BOTTOM
+    parts = []
+    for value, text in y.ticks:
+        level = py(value)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{level + 3.5:.1f}" text-anchor="end">{escape(text)}</text>'
+        )
+    for value, text in x.ticks:
+        parts.append(
+            f'<text class="tick" x="{px(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(text)}</text>'
+        )
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(
+        f'<text class="label" x="{middle}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
+    )
+    return "".join(parts)
+
+
+Format2 = Callable[[float], float]
+
+
+def _whisker(x: float, low: float, high: float, style: int) -> str:
+    return (
+        f'<path class="whisker c{style}" d="M{x:.1f} {low:.1f}V{high:.1f}'
+        f'M{x - 2.5:.1f} {low:.1f}h5M{x - 2.5:.1f} {high:.1f}h5"/>'
+    )
+
+
+def _marker(x: float, y: float, style: int, tip: str = "") -> str:
+    """A shape of its own for each colour, so that the chart reads without colour too."""
+    shapes = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>',
+        f'<rect x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>',
+        f'<path d="M{x:.1f} {y - 4.2:.1f}l4 7h-8z"/>',
+        f'<path d="M{x:.1f} {y - 4.4:.1f}l4.4 4.4l-4.4 4.4l-4.4 -4.4z"/>',
+        f'<path d="M{x:.1f} {y + 4.2:.1f}l4 -7h-8z"/>',
+    )
+    title = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<g class="mark c{style}">{shapes[style % len(shapes)]}{title}</g>'
+
+
+def key(style: int, dashed: bool = False) -> str:
+    """The little line with marker that a legend shows."""
+    dash = ' stroke-dasharray="4 3"' if dashed else ""
+    line = f'<path class="line c{style}" d="M1 7H25"{dash}/>'
+    return f'<svg class="key" viewBox="0 0 26 14" aria-hidden="true">{line}{_marker(13, 7, style)}</svg>'
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a chart of rows: a label above, marks below, a text at the right."""
+
+    label: str
+    note: str
+    emphasis: bool = False
+
+
+ROW_HEIGHT = 34
+
+
+def forest_chart(title: str, rows: Sequence[tuple[Row, Point | None, int]], band: float, x: Axis) -> str:
+    """Ratios with intervals, a line at 1 and the band within which two identical configs differed."""
+    height = 14 + len(rows) * ROW_HEIGHT + BOTTOM
+    plot_w = WIDTH - 2 * 14
+
+    def px(value: float) -> float:
+        return 14 + min(max(x.at(value), 0.0), 1.0) * plot_w
+
+    bottom = height - BOTTOM
+    left, right = px(1 / (1 + band)), px(1 + band)
+    parts = [
+        f'<rect class="band" x="{left:.1f}" y="6" width="{max(1.5, right - left):.1f}" height="{bottom - 6}"/>',
+        f'<line class="one" x1="{px(1):.1f}" x2="{px(1):.1f}" y1="6" y2="{bottom}"/>',
+    ]
+    for value, text in x.ticks:
+        parts.append(
+            f'<text class="tick" x="{px(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(text)}</text>'
+        )
+    parts.append(f'<line class="axis" x1="14" x2="{WIDTH - 14}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(
+        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
+    )
+    for position, (row, point, style) in enumerate(rows):
+        top = 14 + position * ROW_HEIGHT
+        parts.append(_row_text(row, top + 9))
+        if point is not None:
+            level = top + 20
+            if point.low is not None and point.high is not None:
+                a, b = px(point.low), px(point.high)
+                parts.append(
+                    f'<path class="whisker wide c{style}" d="M{a:.1f} {level}H{b:.1f}'
+                    f'M{a:.1f} {level - 4}v8M{b:.1f} {level - 4}v8"/>'
+                )
+            parts.append(_marker(px(point.x), level, style, point.tip))
+    return _svg(title, height, parts)
+
+
+def bar_rows(title: str, rows: Sequence[tuple[Row, Sequence[tuple[str, float]]]], x: Axis) -> str:
+    """Stacked bars lying down; each part is (CSS class, value)."""
+    height = 6 + len(rows) * ROW_HEIGHT + BOTTOM
+    plot_w = WIDTH - 2 * 14
+    bottom = height - BOTTOM
+    parts = []
+    for value, text in x.ticks:
+        place = 14 + x.at(value) * plot_w
+        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="6" y2="{bottom}"/>')
+        anchor = "start" if x.at(value) < 0.02 else "end" if x.at(value) > 0.98 else "middle"
+        parts.append(
+            f'<text class="tick" x="{place:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{escape(text)}</text>'
+        )
+    for position, (row, segments) in enumerate(rows):
+        top = 6 + position * ROW_HEIGHT
+        parts.append(_row_text(row, top + 9))
+        start = 14.0
+        for name, value in segments:
+            width = x.at(value) * plot_w
+            parts.append(
+                f'<rect class="{name}" x="{start:.1f}" y="{top + 14}" width="{max(0.0, width):.1f}" height="12"/>'
+            )
+            start += width
+    parts.append(f'<line class="axis" x1="14" x2="{WIDTH - 14}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(
+        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
+    )
+    return _svg(title, height, parts)
+
+
+def histogram_rows(
+    title: str, rows: Sequence[tuple[Row, Sequence[tuple[int, float]], int]], sizes: Sequence[int], label: str
+) -> str:
+    """A row of bars over common sizes for each arm; shares are 0..1, the tallest bar of all fills a row."""
+    row_height = 46
+    height = 4 + len(rows) * row_height + BOTTOM
+    bottom = height - BOTTOM
+    slot = (WIDTH - 2 * 14) / max(1, len(sizes))
+    place = {size: 14 + position * slot for position, size in enumerate(sizes)}
+    tallest = max((share for _, bars, _ in rows for _, share in bars), default=1.0)
+    parts = []
+    for position, (row, bars, style) in enumerate(rows):
+        top = 4 + position * row_height
+        base = top + row_height - 4
+        parts.append(_row_text(row, top + 9))
+        parts.append(f'<line class="grid" x1="14" x2="{WIDTH - 14}" y1="{base}" y2="{base}"/>')
+        for size, share in bars:
+            tall = share / tallest * (row_height - 20)
+            width = min(slot - 2, 26) if slot > 4 else slot
+            parts.append(
+                f'<rect class="fill c{style}" x="{place[size] + (slot - width) / 2:.1f}" y="{base - tall:.1f}" '
+                f'width="{width:.1f}" height="{tall:.1f}"><title>batch {size}: {share:.0%}</title></rect>'
+            )
+    every = max(1, math.ceil(len(sizes) / 16))
+    for position, size in enumerate(sizes):
+        if position % every == 0:
+            middle = place[size] + slot / 2
+            parts.append(
+                f'<text class="tick" x="{middle:.1f}" y="{bottom + 14}" text-anchor="middle">{size}</text>'
+            )
+    parts.append(
+        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(label)}</text>'
+    )
+    return _svg(title, height, parts)
+
+
+def _row_text(row: Row, y: float) -> str:
+    weight = ' font-weight="600"' if row.emphasis else ""
+    return (
+        f'<text class="row" x="14" y="{y:.1f}"{weight}>{escape(_cut(row.label, 46))}</text>'
+        f'<text class="row note" x="{WIDTH - 14}" y="{y:.1f}" text-anchor="end"{weight}>{escape(row.note)}</text>'
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _svg(title: str, height: float, parts: Iterable[str]) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg>"
+    )

@@ -1,0 +1,283 @@
+"""RunResult → everything that the report's template prints, and the flat rows of its CSV; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perf import config_path
+from perf.report import charts, numbers
+from perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
+from perf.run_record import RunResult
+from perf.stats import Estimate
+from perf.sweep import Arm
+
+HEADLINE = {
+    "winner": "Winner",
+    "tie": "Tie",
+    "keep": "Keep the current config",
+    "nothing_fits": "Nothing meets the constraints",
+    "undecided": "Undecided",
+}
+
+
+def view_of(run: RunResult) -> dict[str, Any]:
+    """The template's variables."""
+    cells = cells_of(run)
+    point = run.verdict.concurrency or max(run.spec.concurrency)
+    arms = charts.shown_arms(run)
+    hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
+    return {
+        "title": f"Sweep of {run.spec.model}",
+        "run": run,
+        "verdict": run.verdict,
+        "headline": HEADLINE[run.verdict.outcome],
+        "point": point,
+        "facts": facts_line(run),
+        "why": why_sentence(run, cells, point),
+        "alarms": alarms(run),
+        "legend": charts.legend(arms),
+        "hidden": hidden,
+        "charts": {
+            "forest": charts.forest(run),
+            "throughput": charts.throughput(run, cells),
+            "p50": charts.latency(run, cells, "p50"),
+            "p99": charts.latency(run, cells, "p99"),
+            "trade_off": charts.trade_off(run, cells),
+            "server": charts.server_time(run, cells, point),
+            "batches": charts.batch_sizes(run, cells, point),
+        },
+        "server_parts": [name for name, _ in charts.SERVER_PARTS],
+        "table": table(run, cells),
+        "validity": validity_counts(run),
+        "reasons": common_reasons(run),
+        "environment": environment_rows(run),
+        "reproduce": reproduce(run),
+        "winner_config": winner_config(run),
+        "number": numbers,
+    }
+
+
+def facts_line(run: RunResult) -> list[str]:
+    """What was measured, in a few numbers."""
+    rounds = 1 + max((t.trial.round for t in run.trials), default=-1)
+    requests = sum(t.summary.requests for t in run.trials if t.summary)
+    environment = run.environment
+    return [
+        f"{len(run.arms)} arms × {len(run.spec.concurrency)} load points × {rounds} rounds",
+        f"{requests:,} requests",
+        f"{run.wall_s:.0f} s",
+        f"Triton {environment.get('server_version', '?')} ({environment.get('server', '?')})",
+        str(environment.get("started", ""))[:16].replace("T", " ") + " UTC",
+    ]
+
+
+def alarms(run: RunResult) -> list[str]:
+    """What must be read before any number: failures, refusals, a run that did not come to its end."""
+    found = []
+    if not run.complete:
+        found.append(f"This run did not come to its end: {run.stop_reason}.")
+    failures: dict[str, int] = {}
+    requests = 0
+    for trial in run.trials:
+        if trial.summary is not None:
+            requests += trial.summary.requests
+            for reason, count in trial.summary.failures.items():
+                failures[reason] = failures.get(reason, 0) + count
+    if failures:
+        total = sum(failures.values())
+        worst = max(failures, key=lambda r: failures[r])
+        found.append(f"{total:,} of {requests:,} requests failed; most often: {worst} ({failures[worst]:,}).")
+    labels = {arm.id: arm.label for arm in run.arms}
+    found += [f"{labels[arm]}: not measured, {error}." for arm, error in run.arm_errors.items()]
+    lost = [t for t in run.trials if t.error is not None]
+    if lost:
+        found.append(f"{len(lost)} trial{'s' if len(lost) > 1 else ''} failed; the first: {lost[0].error}.")
+    return found
+
+
+def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
+    """What the server's own counters say about the best arm beside the current config."""
+    arm_id = run.verdict.arm_id
+    ours = cells.get((arm_id, point)) if arm_id else None
+    base = next((cells.get((a.id, point)) for a in run.arms if a.baseline), None)
+    if ours is None or base is None or ours.server is None or base.server is None:
+        return None
+    label = next(arm.label for arm in run.arms if arm.id == arm_id)
+    a, b = ours.server, base.server
+    text = (
+        f"In the server, a request of {label} waited {numbers.milliseconds(a.queue_ns)} ms in the queue "
+        f"(current config {numbers.milliseconds(b.queue_ns)} ms) and computed for "
+        f"{numbers.milliseconds(a.total_ns - a.queue_ns)} ms "
+        f"(current {numbers.milliseconds(b.total_ns - b.queue_ns)} ms)"
+    )
+    if a.mean_batch is not None and b.mean_batch is not None:
+        text += f", in batches of {a.mean_batch:.1f} on average (current {b.mean_batch:.1f})"
+    return text + "."
+
+
+def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
+    """One row an arm and load point, load point by load point, ready to print."""
+    rows = []
+    for point in run.spec.concurrency:
+        for position, arm in enumerate(run.arms):
+            cell = cells.get((arm.id, point))
+            rows.append(
+                {
+                    "arm": arm,
+                    "concurrency": point,
+                    "first": position == 0,
+                    "count": len(run.arms),
+                    "state": _state(run, arm, point),
+                    "cell": cell,
+                    "error": None if cell else _why_no_cell(run, arm),
+                    "invalid": _invalid(cell),
+                }
+            )
+    return rows
+
+
+def _state(run: RunResult, arm: Arm, point: int) -> str:
+    """winner | like (cannot be told from the best) | baseline | dropped | empty."""
+    verdict = run.verdict
+    if point == verdict.concurrency:
+        if verdict.outcome == "winner" and arm.id == verdict.arm_id:
+            return "winner"
+        if arm.id in verdict.like_best:
+            return "like"
+    if arm.id in run.dropped:
+        return "dropped"
+    return "baseline" if arm.baseline else ""
+
+
+def _why_no_cell(run: RunResult, arm: Arm) -> str:
+    return run.arm_errors.get(arm.id) or "not measured"
+
+
+def _invalid(cell: Cell | None) -> str:
+    """`2 of 4 UNSETTLED`, of the verdict that most trials short of VALID got."""
+    if cell is None:
+        return ""
+    short = {name: count for name, count in cell.verdicts.items() if name != "VALID"}
+    if not short:
+        return ""
+    worst = max(short, key=lambda name: short[name])
+    return f"{short[worst]} of {cell.rounds} {worst}"
+
+
+def environment_rows(run: RunResult) -> list[tuple[str, str]]:
+    """Where it was measured."""
+    e = run.environment
+    memory = e.get("memory_bytes")
+    rows = [
+        (
+            "Model",
+            f"{run.spec.model}, version {e.get('model_version') or '?'}, backend {e.get('backend') or '?'}",
+        ),
+        ("Server", f"Triton {e.get('server_version', '?')}, {e.get('server', '?')}"),
+        ("Processor", f"{e.get('cpu', '?')}, {e.get('cores', '?')} cores"),
+        ("Memory", f"{memory / 2**30:.0f} GiB" if isinstance(memory, int) else "?"),
+        ("System", str(e.get("system", "?"))),
+        ("Load average at the start", str(e.get("load_average", "?"))),
+        (
+            "Client",
+            f"tritonsmith {e.get('tritonsmith', '?')}, Python {e.get('python', '?')}, same machine, HTTP",
+        ),
+        ("Requests", f"{e.get('payloads', '?')} different ones, {run.spec.batch_size} inference each"),
+        ("Seed", str(run.spec.seed)),
+        ("Started", str(e.get("started", "?"))),
+    ]
+    if run.spec.batch_size > 1:
+        rows[7] = (
+            "Requests",
+            f"{e.get('payloads', '?')} different ones, {run.spec.batch_size} inferences each",
+        )
+    return rows
+
+
+def reproduce(run: RunResult) -> str:
+    """The command that was run, or the sweep as YAML for --spec."""
+    import yaml
+
+    command = str(run.environment.get("command") or "")
+    spec = run.spec.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    head = f"{command}\n\n# the same as a file: " if command else ""
+    return f"{head}# sweep.yaml, for: tritonsmith sweep DIR --spec sweep.yaml\n{text}".strip()
+
+
+def winner_config(run: RunResult) -> str | None:
+    """The settings to put into models.yaml or config.pbtxt, as YAML in Triton's own nesting."""
+    if run.verdict.outcome != "winner":
+        return None
+    import yaml
+
+    arm = next(arm for arm in run.arms if arm.id == run.verdict.arm_id)
+    nested = config_path.with_values({}, arm.settings)
+    return yaml.safe_dump(nested, sort_keys=False).strip()
+
+
+CSV_COLUMNS = (
+    "arm", "settings", "baseline", "concurrency", "rounds", "requests", "failed_requests",
+    *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
+    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", "verdicts", "outcome",
+)  # fmt: skip
+
+
+def csv_rows(run: RunResult) -> list[dict[str, Any]]:
+    """One row an arm and load point, plain numbers in the units that the columns name."""
+    cells = cells_of(run)
+    rows = []
+    for (arm_id, point), cell in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
+        arm = next(arm for arm in run.arms if arm.id == arm_id)
+        server = cell.server
+        row: dict[str, Any] = {
+            "arm": arm_id,
+            "settings": arm.label,
+            "baseline": arm.baseline,
+            "concurrency": point,
+            "rounds": cell.rounds,
+            "requests": cell.requests,
+            "failed_requests": sum(cell.failures.values()),
+            "mean_queue_ns": None if server is None else round(server.queue_ns),
+            "mean_compute_ns": None if server is None else round(server.total_ns - server.queue_ns),
+            "mean_batch_size": None if server is None else server.mean_batch,
+            "verdicts": " ".join(f"{name}:{count}" for name, count in sorted(cell.verdicts.items())),
+            "outcome": _state(run, arm, point),
+        }
+        for name, estimate in cell.estimates.items():
+            row |= _three(name, estimate)
+        rows.append(row)
+    return rows
+
+
+def _three(name: str, estimate: Estimate) -> dict[str, float | None]:
+    low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
+    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def text_table(run: RunResult, most: int = 12) -> Sequence[tuple[str, ...]]:
+    """Header and rows of the small table on stdout, at the load point of the verdict."""
+    cells = cells_of(run)
+    point = run.verdict.concurrency or max(run.spec.concurrency)
+    rows = [("", f"at concurrency {point}", "inferences/s", "vs current", "p50 ms", "p99 ms", "batch")]
+    for arm in run.arms[:most]:
+        cell = cells.get((arm.id, point))
+        mark = {"winner": "▶", "like": "≈"}.get(_state(run, arm, point), "")
+        if cell is None:
+            rows.append((mark, arm.label, _why_no_cell(run, arm)[:40], "", "", "", ""))
+            continue
+        ratio = run.verdict.ratios.get(arm.id)
+        mean = cell.server.mean_batch if cell.server else None
+        rows.append(
+            (
+                mark,
+                arm.label,
+                numbers.rate(cell.estimates["throughput_per_s"].value),
+                f"{numbers.times(ratio)} {numbers.times_span(ratio)}".strip() if ratio else "",
+                numbers.milliseconds(cell.estimates["p50_ns"].value),
+                numbers.milliseconds(cell.estimates["p99_ns"].value),
+                "" if mean is None else f"{mean:.1f}",
+            )
+        )
+    return rows

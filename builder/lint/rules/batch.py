@@ -293,7 +293,7 @@ def fixed_first_dimension(model: Model, context: Context) -> Iterator[Hit]:
     for number, surface in model.onnx_models:
         for tensor in (*surface.inputs, *surface.outputs) if not can_batch(surface) else ():
             shape = tensor.wire_shape
-            # A scalar is refused only where the backend completes the config (ModelState::AutoCompleteMaxBatch).
+            # A scalar is refused only where the backend completes the config (AutoCompleteMaxBatch).
             if shape is not None and (shape[0] != -1 if shape else _is_completed(model)):
                 yield Hit(
                     f"'{tensor.name}' of version {number} has shape {list(tensor.shape or ())}, "

@@ -1,4 +1,4 @@
-"""What several families need: a config's tensors, type names, shapes as text, whether a file lies inside a directory."""
+"""What several families need: a config's tensors, their types and shapes, and whether a path stays inside."""
 
 from __future__ import annotations
 

@@ -10,7 +10,10 @@ from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import is_ensemble
 
 _CORE = "core/src/model_config_utils.cc"
-_IO = 'input { name: "IN" data_type: TYPE_FP32 dims: [ 4 ] }\noutput { name: "OUT" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+_IO = (
+    'input { name: "IN" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+    'output { name: "OUT" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+)
 
 
 def _ensemble(steps: str, more: str = "") -> str:

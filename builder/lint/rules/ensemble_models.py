@@ -1,4 +1,4 @@
-"""Rules about an ensemble and the models that its steps name: they stand in the same repository and must fit."""
+"""Rules about an ensemble and the models that its steps name: they must be there, and fit."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def type_differs(model: Model, context: Context) -> Iterator[Hit]:
     "error",
     "load",
     then="the ensemble does not load",
-    fix="make the dims equal; in a batching ensemble a model that does not batch has the batch as its first dim",
+    fix="make the dims equal; a step that does not batch has the ensemble's batch as its first dim",
     source=f"{_ENSEMBLE}:112",
     bad=ONE_STEP.replace('"IN" data_type: TYPE_FP32 dims: [ 4 ]', '"IN" data_type: TYPE_FP32 dims: [ 5 ]'),
     good=ONE_STEP,
@@ -158,7 +158,8 @@ def shape_differs(model: Model, context: Context) -> Iterator[Hit]:
     for name, first, other in _disagreements(model, context):
         if not same_dims(first.dims, other.dims) and not same_dims(first.full_dims, other.full_dims):
             yield Hit(
-                f"'{name}' is {list(first.full_dims)} by {first.owner} and {list(other.full_dims)} by {other.owner}",
+                f"'{name}' is {list(first.full_dims)} by {first.owner} "
+                f"and {list(other.full_dims)} by {other.owner}",
                 other.field,
                 list(other.full_dims),
             )

@@ -146,7 +146,7 @@ def profile_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="the server refuses the group and the model does not load",
     fix="use the index of an optimization profile of the engine, from 0",
-    source=f"{_CORE}:1811; tensorrt_backend/src/model_state.cc:787; tensorrt_backend/src/instance_state.cc:2186",
+    source=f"{_CORE}:1811; tensorrt_backend/src/{{model_state.cc:787,instance_state.cc:2186}}",
     bad='backend: "tensorrt"\ninstance_group { profile: "-1" }',
     good='backend: "tensorrt"\ninstance_group { profile: "0" }',
 )
@@ -308,7 +308,8 @@ def resource_above_limit(model: Model, context: Context) -> Iterator[Hit]:
     then="the server does not limit anything",
     fix="start the server with --rate-limit=execution_count, or drop rate_limiter",
     source="server/docs/user_guide/rate_limiter.md:51; seen live on 2.51.0",
-    bad='instance_group { rate_limiter { resources { name: "R" count: 1 } } }  # server started without --rate-limit',
+    bad='instance_group { rate_limiter { resources { name: "R" count: 1 } } }\n'
+    "# server started without --rate-limit",
     good='instance_group { rate_limiter { resources { name: "R" count: 1 } } }\n'
     "# server started with --rate-limit=execution_count",
     needs="server",
@@ -333,7 +334,7 @@ def rate_limiter_unused(model: Model, context: Context) -> Iterator[Hit]:
     good='backend: "pytorch"\ninstance_group { kind: KIND_CPU count: 1 }',
 )
 def too_many_instances(model: Model, context: Context) -> Iterator[Hit]:
-    """Several instances of a backend that threads by itself share a CPU, or the weights exceed the GPU's memory."""
+    """Instances of a backend that threads by itself share a CPU, or the weights exceed the GPU's memory."""
     memory = context.target.gpu_memory_bytes
     for field, group in _groups(model):
         if (
@@ -388,9 +389,5 @@ def _limits(context: Context) -> bool:
 
 def _weights(model: Model) -> int:
     """Bytes of the newest served model file, a lower bound of what an instance takes."""
-    for version in reversed(model.selected):
-        try:
-            return model_file(model.config, version).stat().st_size
-        except OSError:
-            continue
-    return 0
+    files = [model_file(model.config, version) for version in model.selected]
+    return next((file.stat().st_size for file in reversed(files) if file.is_file()), 0)

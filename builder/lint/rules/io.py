@@ -190,7 +190,7 @@ def shape_tensor_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
     good='input { name: "x" data_type: TYPE_FP16 dims: [ 8, 4, 4 ] }',
 )
 def non_linear_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
-    """is_non_linear_format_io is set for a backend other than TensorRT, or a tensor of other than three dims."""
+    """is_non_linear_format_io is set outside TensorRT, or for a tensor of other than three dims."""
     for field, tensor in tensors(model):
         if not tensor.is_non_linear_format_io:
             continue
@@ -211,8 +211,10 @@ def non_linear_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
     then="2.51 loads the model, and which of the two counts is not defined",
     fix="drop one of them",
     source="seen live on 2.51.0",
-    bad='input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }, { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]',
-    good='input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }, { name: "z" data_type: TYPE_FP32 dims: [ 4 ] } ]',
+    bad='input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }',
+    good='input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+    'input { name: "z" data_type: TYPE_FP32 dims: [ 4 ] }',
 )
 def tensor_name_twice(model: Model, context: Context) -> Iterator[Hit]:
     """Two inputs, or two outputs, have one name."""
@@ -282,7 +284,7 @@ def dynamic_dims_batched(model: Model, context: Context) -> Iterator[Hit]:
     for index, tensor in enumerate(model.config.input):
         if -1 in tensor.dims and not tensor.allow_ragged_batch:
             yield Hit(
-                f"'{tensor.name}' has dynamic dims {list(tensor.dims)}: only requests of one shape are batched",
+                f"'{tensor.name}' has dims {list(tensor.dims)}: only requests of one shape are batched",
                 f"input[{index}].dims",
                 list(tensor.dims),
             )
@@ -295,7 +297,7 @@ def dynamic_dims_batched(model: Model, context: Context) -> Iterator[Hit]:
     then="the server does not accept the model",
     fix="name one of the declared inputs",
     source=f"{_CORE}:1385; seen live on 2.51.0",
-    bad='batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "absent" }',
+    bad='batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "z" }',
     good='batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x" }',
 )
 def batch_source_unknown(model: Model, context: Context) -> Iterator[Hit]:

@@ -26,7 +26,7 @@ def _metrics(text: str) -> str:
     ),
 )
 def metric_incomplete(model: Model, context: Context) -> Iterator[Hit]:
-    """A metric_control has no family, no histogram_options or no buckets, or the target is older than the field."""
+    """A metric_control has no family, histogram_options or buckets, or the target does not know the field."""
     for index, control in enumerate(model.config.model_metrics.metric_control):
         field = f"model_metrics.metric_control[{index}]"
         if not control.metric_identifier.family:

@@ -1,4 +1,4 @@
-"""Rules that compare a config with its model file: the ONNX graph, an engine's sidecar, TorchScript's names."""
+"""Rules that compare a config with its model file: ONNX graph, engine sidecar, TorchScript's names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tensor_not_in_model(model: Model, context: Context) -> Iterator[Hit]:
         for tensor in surface.inputs:
             if tensor.name not in given:
                 yield Hit(
-                    f"the graph of version {number} has an input '{tensor.name}' that the config does not declare",
+                    f"the graph of version {number} has an input '{tensor.name}' that is not declared",
                     "input",
                     ", ".join(sorted(given)),
                     fix=f"declare '{tensor.name}'",
@@ -79,12 +79,12 @@ def type_differs(model: Model, context: Context) -> Iterator[Hit]:
                 fix=f"write {graph}",
             )
     for field, tensor, info, number in _engine_pairs(model):
-        graph = info.get("data_type")
-        if tensor.data_type and graph and type_name(tensor.data_type) != graph:
+        config, graph = type_name(tensor.data_type), info.get("data_type")
+        if tensor.data_type and graph and config != graph:
             yield Hit(
-                f"'{tensor.name}' is {type_name(tensor.data_type)} in the config and {graph} in engine {number}",
+                f"'{tensor.name}' is {config} in the config and {graph} in engine {number}",
                 f"{field}.data_type",
-                type_name(tensor.data_type),
+                config,
                 fix=f"write {graph}",
             )
 
@@ -95,8 +95,9 @@ def type_differs(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="the backend refuses the model",
     fix="write the model file's dims, without the batch dimension when max_batch_size is above 0",
-    source="onnxruntime_backend/src/onnxruntime_utils.cc:524,547; tensorrt_backend/src/tensorrt_utils.cc:226,252",
-    bad='backend: "onnxruntime"\nmax_batch_size: 8\ninput { name: "x" dims: [ -1, 4 ] … }  # the graph\'s is [batch, 4]',
+    source="onnxruntime_backend/src/onnxruntime_utils.cc:524,547; tensorrt_backend/src/tensorrt_utils.cc:226",
+    bad='backend: "onnxruntime"\nmax_batch_size: 8\n'
+    'input { name: "x" dims: [ -1, 4 ] … }  # the graph has [batch, 4]',
     good='backend: "onnxruntime"\nmax_batch_size: 8\ninput { name: "x" dims: [ 4 ] … }',
     needs="onnx",
 )
@@ -118,7 +119,7 @@ def shape_differs(model: Model, context: Context) -> Iterator[Hit]:
         shape = tuple(info.get("shape", ()))
         if shape and not info.get("is_shape_tensor") and not same_dims(full_dims(tensor, size), shape):
             yield Hit(
-                f"'{tensor.name}' is {full_dims(tensor, size)} by the config and {list(shape)} in engine {number}",
+                f"'{tensor.name}' is {full_dims(tensor, size)} here, {list(shape)} in engine {number}",
                 f"{field}.dims",
                 list(tensor.dims),
             )
@@ -216,16 +217,18 @@ def ragged_shape(model: Model, context: Context) -> Iterator[Hit]:
     then="the TensorRT backend refuses the model",
     fix="set is_shape_tensor as the engine has it",
     source=f"{_TRT}:2315,2327,3461",
-    bad='backend: "tensorrt"\ninput { name: "sizes" data_type: TYPE_INT32 dims: [ 2 ] }  # a shape tensor of the engine',
-    good='backend: "tensorrt"\ninput { name: "sizes" data_type: TYPE_INT32 dims: [ 2 ] is_shape_tensor: true }',
+    bad='backend: "tensorrt"\n'
+    'input { name: "s" data_type: TYPE_INT32 dims: [ 2 ] }  # a shape tensor of the engine',
+    good='backend: "tensorrt"\ninput { name: "s" data_type: TYPE_INT32 dims: [ 2 ] is_shape_tensor: true }',
     needs="engine",
 )
 def shape_tensor_differs(model: Model, context: Context) -> Iterator[Hit]:
     """is_shape_tensor differs from the engine's, or the shape tensor is neither INT32 nor INT64."""
     for field, tensor, info, number in _engine_pairs(model):
-        if bool(info.get("is_shape_tensor", False)) != tensor.is_shape_tensor:
+        is_shape = bool(info.get("is_shape_tensor", False))
+        if is_shape != tensor.is_shape_tensor:
             yield Hit(
-                f"'{tensor.name}' is {'a' if info.get('is_shape_tensor') else 'no'} shape tensor in engine {number}",
+                f"'{tensor.name}' is {'a' if is_shape else 'no'} shape tensor in engine {number}",
                 f"{field}.is_shape_tensor",
                 tensor.is_shape_tensor,
             )
@@ -316,7 +319,7 @@ def batch_input_target(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="ONNX Runtime refuses the file when it creates the session",
     fix="export at a lower opset, or serve from a newer release",
-    source="builder/lint/onnxruntime_limits.csv; Model Navigator docs/known_issues.md (ONNX Runtime 1.17 and IR 10)",
+    source="measured: builder/lint/onnxruntime_limits.csv; Model Navigator docs/known_issues.md",
     bad='backend: "onnxruntime"  # the file has opset 24, --target 24.10',
     good='backend: "onnxruntime"  # the file has opset 21, --target 24.10',
     needs="target",
@@ -369,7 +372,7 @@ def unreadable_onnx(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="the onnxruntime backend refuses the model: it carries dense tensors of Triton's types only",
     fix="export the graph with tensor inputs and outputs (for scikit-learn, zipmap=False)",
-    source="onnxruntime_backend/src/onnxruntime_utils.cc, InputOutputInitializerInfos and ConvertFromOnnxDataType",
+    source="onnxruntime_backend/src/onnxruntime_utils.cc, InputOutputInitializerInfos",
     bad='backend: "onnxruntime"  # the graph gives a sequence of maps',
     good='backend: "onnxruntime"  # the graph gives a tensor',
     needs="onnx",
@@ -399,7 +402,7 @@ def _unknown(field: str, kind: str, name: str, names: list[str], where: str) -> 
 
 
 def _given_inputs(model: Model) -> set[str]:
-    """Names of everything that the server feeds the model: inputs, batch inputs, sequence controls and states."""
+    """Names of what the server feeds the model: inputs, batch inputs, sequence controls and states."""
     config = model.config
     names = {tensor.name for tensor in config.input}
     names.update(name for batch_input in config.batch_input for name in batch_input.target_name)

@@ -12,7 +12,7 @@ from builder.lint.rule import Context, Hit, rule
 _ORT = "onnxruntime_backend/src/onnxruntime.cc"
 _TRT = "tensorrt_backend/src"
 
-# Parameters of the accelerator `tensorrt`, and the kind of their values. Source: ModelState::LoadModel in _ORT.
+# Parameters of the accelerator `tensorrt` and the kind of their values: ModelState::LoadModel in _ORT.
 _TRT_PARAMETERS: dict[str, str] = {
     "precision_mode": "precision",
     "max_workspace_size_bytes": "number",
@@ -100,7 +100,7 @@ def unknown_accelerator(model: Model, context: Context) -> Iterator[Hit]:
         for field, accelerator in _accelerators(model, kind):
             if accelerator.name not in known:
                 yield Hit(
-                    f"'{accelerator.name}' is no {kind} accelerator of the backend; known: {', '.join(known)}",
+                    f"'{accelerator.name}' is no {kind} accelerator here; known: {', '.join(known)}",
                     f"{field}.name",
                     accelerator.name,
                 )
@@ -118,8 +118,10 @@ def unknown_accelerator(model: Model, context: Context) -> Iterator[Hit]:
     then="the TensorRT backend refuses the model",
     fix="give each graph a batch size up to max_batch_size and its inputs' dims; lower bounds below them",
     source=f"{_TRT}/instance_state.cc:3807-3856",
-    bad='backend: "tensorrt"\nmax_batch_size: 8\noptimization { cuda { graphs: true graph_spec { batch_size: 16 } } }',
-    good='backend: "tensorrt"\nmax_batch_size: 8\noptimization { cuda { graphs: true graph_spec { batch_size: 8 } } }',
+    bad='backend: "tensorrt"\nmax_batch_size: 8\n'
+    "optimization { cuda { graphs: true graph_spec { batch_size: 16 } } }",
+    good='backend: "tensorrt"\nmax_batch_size: 8\n'
+    "optimization { cuda { graphs: true graph_spec { batch_size: 8 } } }",
 )
 def graph_spec(model: Model, context: Context) -> Iterator[Hit]:
     """A CUDA graph_spec's batch size does not fit max_batch_size, or its lower bound is above it."""
@@ -228,7 +230,7 @@ def several_devices(model: Model, context: Context) -> Iterator[Hit]:
     good=_accelerator('name: "tensorrt"') + "\ninstance_group { kind: KIND_GPU }",
 )
 def accelerator_unused(model: Model, context: Context) -> Iterator[Hit]:
-    """A gpu accelerator stands on a model whose groups are all on a CPU, or a cpu accelerator on GPU groups."""
+    """A gpu accelerator stands on a model that runs on a CPU alone, or a cpu accelerator on GPU groups."""
     kinds = {group.kind for group in model.config.instance_group}
     if len(kinds) != 1:
         return

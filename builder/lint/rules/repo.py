@@ -179,13 +179,16 @@ def external_data_absent(model: Model, context: Context) -> Iterator[Hit]:
     files = {version.number: model_file(model.config, version) for version in model.selected}
     for number, surface in model.onnx_models:
         file = files[number]
+        misplaced = bool(surface.external_data) and file.parent.name != file.name
         for location in surface.external_data:
             inside = PurePosixPath(location)
             if inside.is_absolute() or ".." in inside.parts:
                 yield Hit(f"external data lies outside the model: '{location}'", seen=location, file=file)
+                misplaced = False
             elif not (file.parent / inside).is_file():
                 yield Hit(f"external data '{location}' is absent", seen=location, file=file)
-        if surface.external_data and file.parent.name != file.name:
+                misplaced = False
+        if misplaced:
             yield Hit(
                 "a model with external data belongs into a directory of its own name",
                 seen=f"{number}/{file.name} is a file",

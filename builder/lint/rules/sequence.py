@@ -260,7 +260,7 @@ def no_candidates(model: Model, context: Context) -> Iterator[Hit]:
     "SEQ012",
     "warning",
     "silent",
-    then="the server loads the model and gives each instance one slot, so that sequences wait for one another",
+    then="the server loads the model with one slot an instance, so that sequences wait for one another",
     fix="set max_batch_size, or raise the instance count",
     source="seen live on 2.51.0",
     bad="max_batch_size: 0\nsequence_batching { }",
@@ -287,7 +287,7 @@ def state_type(model: Model, context: Context) -> Iterator[Hit]:
     for field, state, initial in _initial_states(model):
         if initial.data_type != state.data_type:
             yield Hit(
-                f"the state is {type_name(state.data_type)}, its initial state {type_name(initial.data_type)}",
+                f"the state is {type_name(state.data_type)}, initially {type_name(initial.data_type)}",
                 f"{field}.data_type",
                 type_name(initial.data_type),
             )
@@ -457,7 +457,7 @@ def control_in_graph(model: Model, context: Context) -> Iterator[Hit]:
                     )
                 elif wanted is not None and found.element != wanted[1]:
                     yield Hit(
-                        f"'{control_input.name}' is {wanted[0]} by the config, another type in version {number}",
+                        f"'{control_input.name}' is {wanted[0]} here, another type in version {number}",
                         field,
                         wanted[0],
                     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from builder import __version__
 from builder.errors import TrialError, UsageError, Where
@@ -123,9 +124,16 @@ def only_model(rest: HttpTarget) -> str:
 
 def target_of(rest: HttpTarget, test: LoadTest) -> Target:
     """The measured side of the server."""
-    if test.protocol == "grpc":
-        raise UsageError("gRPC is not there yet", code="no_grpc", seen="grpc", valid=["http"])
-    return rest
+    if test.protocol == "http":
+        return rest
+    from perf.wire.grpc import GrpcTarget
+
+    parts = urlsplit(rest.base_url)
+    url = test.grpc_url
+    if not url:
+        scheme = "grpcs" if parts.scheme == "https" else "grpc"
+        url = f"{scheme}://{parts.hostname}:{(parts.port or 8000) + 1}"
+    return GrpcTarget(url, {name.lower(): value for name, value in test.headers.items()})
 
 
 def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation | None:
@@ -153,11 +161,19 @@ def environment_of(about_server: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class ServedAt:
+    """Where a server answers; grpc_url is empty when only its HTTP URL is known."""
+
+    http_url: str
+    grpc_url: str = ""
+
+
 @contextmanager
-def server_at(where: str, log_path: Path | None = None) -> Iterator[str]:
-    """An http URL as it is, or that of an embedded server on this model repository while the block runs."""
+def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
+    """An HTTP URL as it is, or an embedded server's on this model repository while the block runs."""
     if "://" in where:
-        yield where
+        yield ServedAt(where)
         return
     directory = Path(where)
     if not directory.is_dir():
@@ -170,7 +186,7 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[str]:
     from perf.server.launch import ServerSpec, launch
 
     with launch(ServerSpec(kind="embedded", repositories=(directory,), log_path=log_path)) as server:
-        yield f"http://{server.http_url}"
+        yield ServedAt(f"http://{server.http_url}", server.grpc_url)
 
 
 # Flags → values.

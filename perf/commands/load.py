@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -192,9 +193,10 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     from perf.load import result_as_dict, run_load_test, server_at, text_of_result
     from perf.record import save_records
 
-    with server_at(target) as url, progress() as bar:
+    with server_at(target) as served, progress() as bar:
+        test = replace(test, grpc_url=test.grpc_url or served.grpc_url)
         task = bar.add_task(test.model or "load", total=100)
-        result = run_load_test(url, test, lambda p: bar.update(task, completed=100 * p.done))
+        result = run_load_test(served.http_url, test, lambda p: bar.update(task, completed=100 * p.done))
     if output is not None:
         save_records(result.records, output)
     emit_json(result_as_dict(result)) if format_ == "json" else emit_text(text_of_result(result, test.load))

@@ -65,10 +65,7 @@ def forest(run: RunResult) -> str | None:
     # One wild interval must not squeeze all others into a line.
     low, high = max(0.2, min([0.9, *ends])), min(5.0, max([1.1, *ends]))
     axis = svg.log_axis("times the current config", low, high, lambda v: f"{v:g}×")
-    ticks = [v for v in _RATIO_TICKS if low * 0.99 <= v <= high * 1.01]
-    while len(ticks) > 7:
-        ticks = [v for v in ticks if v == 1 or ticks.index(v) % 2 == ticks.index(1) % 2]
-    axis = svg.Axis(axis.label, axis.at, tuple((v, f"{v:g}×") for v in ticks))
+    axis = svg.Axis(axis.label, axis.at, tuple((v, f"{v:g}×") for v in _ratio_ticks(axis, low, high)))
     rows = []
     for arm, ratio in sorted(ratios, key=lambda pair: -(pair[1].value or 0.0)):
         best = run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
@@ -84,7 +81,17 @@ def forest(run: RunResult) -> str | None:
     return svg.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 
-_RATIO_TICKS = (0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5)
+# In order of worth: a tick is drawn when it has room beside those before it.
+_RATIO_TICKS = (1, 2, 0.5, 1.5, 0.75, 3, 0.25, 5, 1.2, 0.9, 1.1, 0.8, 1.3, 4, 0.6, 1.05, 0.95)
+
+
+def _ratio_ticks(axis: svg.Axis, low: float, high: float) -> list[float]:
+    kept: list[float] = []
+    for value in _RATIO_TICKS:
+        apart = all(abs(axis.at(value) - axis.at(other)) > 0.11 for other in kept)
+        if low * 0.99 <= value <= high * 1.01 and apart:
+            kept.append(value)
+    return kept
 
 
 def _series(run: RunResult, cells: Cells, metric: str, text: str, scale: float = 1.0) -> list[svg.Series]:

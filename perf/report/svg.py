@@ -240,19 +240,19 @@ def bar_rows(title: str, rows: Sequence[tuple[Row, Sequence[tuple[str, float]]]]
 def histogram_rows(
     title: str, rows: Sequence[tuple[Row, Sequence[tuple[int, float]], int]], sizes: Sequence[int], label: str
 ) -> str:
-    """A row of bars over common sizes for each arm; shares are 0..1, the tallest bar of all fills a row."""
+    """A row of bars over common sizes for each arm; shares are 0..1, a row's tallest bar fills it."""
     row_height = 46
     height = 4 + len(rows) * row_height + BOTTOM
     bottom = height - BOTTOM
     slot = (WIDTH - 2 * 14) / max(1, len(sizes))
     place = {size: 14 + position * slot for position, size in enumerate(sizes)}
-    tallest = max((share for _, bars, _ in rows for _, share in bars), default=1.0)
     parts = []
     for position, (row, bars, style) in enumerate(rows):
         top = 4 + position * row_height
         base = top + row_height - 4
         parts.append(_row_text(row, top + 9))
         parts.append(f'<line class="grid" x1="14" x2="{WIDTH - 14}" y1="{base}" y2="{base}"/>')
+        tallest = max((share for _, share in bars), default=1.0)
         for size, share in bars:
             tall = share / tallest * (row_height - 20)
             width = min(slot - 2, 26) if slot > 4 else slot

@@ -138,11 +138,13 @@ def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
 
 
 def _state(run: RunResult, arm: Arm, point: int) -> str:
-    """winner | like (cannot be told from the best) | baseline | dropped | empty."""
+    """winner | highest (of a tie) | like (not to be told from the best) | baseline | dropped | empty."""
     verdict = run.verdict
     if point == verdict.concurrency:
         if verdict.outcome == "winner" and arm.id == verdict.arm_id:
             return "winner"
+        if verdict.outcome == "tie" and arm.id == verdict.arm_id:
+            return "highest"
         if arm.id in verdict.like_best:
             return "like"
     if arm.id in run.dropped:
@@ -263,7 +265,7 @@ def text_table(run: RunResult, most: int = 12) -> Sequence[tuple[str, ...]]:
     rows = [("", f"at concurrency {point}", "inferences/s", "vs current", "p50 ms", "p99 ms", "batch")]
     for arm in run.arms[:most]:
         cell = cells.get((arm.id, point))
-        mark = {"winner": "▶", "like": "≈"}.get(_state(run, arm, point), "")
+        mark = {"winner": "▶", "like": "≈", "highest": "≈"}.get(_state(run, arm, point), "")
         if cell is None:
             rows.append((mark, arm.label, _why_no_cell(run, arm)[:40], "", "", "", ""))
             continue

@@ -54,6 +54,9 @@ def default_bounds(dtype: str) -> Bounds:
     return Bounds(relative_l2=0.0, max_abs=0.0)
 
 
+_DISTANCES = ("relative_l2", "max_abs")
+
+
 @dataclass(frozen=True, slots=True)
 class Deviation:
     """How one output of one run differs from its reference.
@@ -100,21 +103,25 @@ class Deviation:
         return not self.violations
 
     def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {**asdict(self), "passed": self.passed, "violations": list(self.violations)}
+        """JSON form; an infinite distance, which JSON cannot say, is null."""
+        numbers = {
+            key: None if getattr(self, key) == float("inf") else getattr(self, key) for key in _DISTANCES
+        }
+        return {**asdict(self), **numbers, "passed": self.passed, "violations": list(self.violations)}
 
 
 def deviation_from_dict(data: Mapping[str, Any]) -> Deviation:
     """The inverse of Deviation.as_dict."""
     fields = {key: value for key, value in data.items() if key not in ("passed", "violations", "bounds")}
-    return Deviation(bounds=Bounds(**data["bounds"]), **fields)
+    distances = {key: float("inf") if fields[key] is None else fields[key] for key in _DISTANCES}
+    return Deviation(**{**fields, **distances}, bounds=Bounds(**data["bounds"]))
 
 
 @dataclass(frozen=True, slots=True)
 class AccuracyReport:
     """The verdict on one candidate.
 
-    deviations: every comparison's worst: one entry for an output and runtime, over all samples.
+    deviations: of all samples, the comparisons furthest from the reference by each measure.
     samples:    number of samples compared; 0 when none could be made, `note` then says why.
     """
 
@@ -142,7 +149,7 @@ class AccuracyReport:
         return replace(self, deviations=tuple(replace(d, bounds=bounds) for d in self.deviations))
 
     def as_dict(self) -> dict[str, object]:
-        """JSON form; infinities are written as Python's `Infinity`."""
+        """JSON form."""
         return {
             "passed": self.passed,
             "samples": self.samples,
@@ -158,13 +165,20 @@ def report_from_dict(data: Mapping[str, Any]) -> AccuracyReport:
 
 
 def report_from_deviations(deviations: Iterable[Deviation], samples: int) -> AccuracyReport:
-    """All comparisons → a report holding the worst of each output and runtime, in order of appearance."""
-    worst: dict[tuple[str, str], Deviation] = {}
+    """All comparisons → a report of those that matter: for each output and runtime the worst by each measure.
+
+    So `judged_by` other bounds says what judging every comparison would have said.
+    """
+    grouped: dict[tuple[str, str], list[Deviation]] = {}
     for deviation in deviations:
-        key = (deviation.output, deviation.runtime)
-        if key not in worst or _badness(deviation) > _badness(worst[key]):
-            worst[key] = deviation
-    return AccuracyReport(tuple(worst.values()), samples)
+        grouped.setdefault((deviation.output, deviation.runtime), []).append(deviation)
+    kept: dict[Deviation, None] = {}
+    for group in grouped.values():
+        kept[max(group, key=_badness)] = None
+        kept[max(group, key=lambda d: (d.failure is not None, d.relative_l2))] = None
+        kept[min(group, key=lambda d: d.cosine)] = None
+        kept[max(group, key=lambda d: d.max_abs)] = None
+    return AccuracyReport(tuple(kept), samples)
 
 
 def compare(

@@ -63,7 +63,7 @@ def save_samples(samples: SampleSet, path: Path) -> None:
     def entry(name: str, array: Array) -> dict[str, object]:
         key = f"t{len(members)}"
         is_bytes = array.dtype == object
-        members[key] = _packed_bytes(array) if is_bytes else np.ascontiguousarray(array)
+        members[key] = _packed_bytes(array) if is_bytes else np.asarray(array, order="C")
         return {
             "name": name,
             "dtype": "bytes" if is_bytes else array.dtype.name,
@@ -103,9 +103,10 @@ def load_samples(path: Path) -> SampleSet:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
+        loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
+        with loaded as file:
             members = {key: file[key] for key in file.files}
         if _HEADER in members:
             return _set_from_header(members)
@@ -237,7 +238,8 @@ def values_like(example: Array, shape: Sequence[int], rng: np.random.Generator) 
     if example.dtype == object:
         pool = np.empty(max(example.size, 1), dtype=object)
         pool[:] = example.reshape(-1).tolist() or [b"sample"]
-        return pool[rng.integers(0, len(pool), size)]
+        chosen: Array = pool[rng.integers(0, len(pool), size)]
+        return chosen
     if example.dtype == np.bool_:
         return rng.integers(0, 2, size).astype(np.bool_)
     if example.dtype.kind in "iu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import sysconfig
@@ -47,9 +48,9 @@ def run_users_code(function: Callable[[], Any], describe: Callable[[str], Export
     try:
         return function()
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        if isinstance(error, OSError) and error.errno == 28:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
+        traceback.print_exc()
         wrapped = describe(one_line(error))
         wrapped.where = users_place(error)
         raise wrapped from error

@@ -228,7 +228,6 @@ def onnxruntime_runner(path: Path, *, optimised: bool) -> Runner:
 
     optimised False is ORT_DISABLE_ALL: the graph as written.
     """
-    import numpy as np
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -246,10 +245,21 @@ def onnxruntime_runner(path: Path, *, optimised: bool) -> Runner:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> dict[str, Array]:
-        values = session.run(names, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
+        values = session.run(names, {name: _fed(array) for name, array in inputs.items()})
         return {name: _as_array(value) for name, value in zip(names, values, strict=True)}
 
     return run
+
+
+def _fed(array: Array) -> Array:
+    """What ONNX Runtime's Python API takes: strings as str, since it would feed repr(bytes) for bytes."""
+    import numpy as np
+
+    if array.dtype != object:
+        return np.asarray(array, order="C")
+    text = np.empty(array.size, dtype=object)
+    text[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+    return text.reshape(array.shape)
 
 
 def _as_array(value: Any) -> Array:

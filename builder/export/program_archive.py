@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import ast
 import json
 import re
 import zipfile
@@ -15,7 +15,6 @@ from builder.errors import ExportError, Where
 # Compiled code (.so) of torch's ahead-of-time compiler; loading the archive would load it too.
 _COMPILED = "data/aotinductor/"
 _CONSTANTS = re.compile(r"(^|/)data/constants/[^/]*config\.json$")
-_BUILTINS = frozenset(dir(builtins)) - {"True", "False", "abs", "max", "min", "round", "pow"}
 
 
 def check_archive(path: Path) -> None:
@@ -52,11 +51,45 @@ def _check_json(name: str, content: Any, where: Where) -> None:
             if not file.startswith("tensor_"):
                 raise _unsafe(where, f"{name}: {file}", "a pickled object")
     for text in _expressions(content):
-        identifiers = set(re.findall(r"[A-Za-z_]\w*", text))
-        if not re.fullmatch(r"[\w\s()+\-*/%,<>=!&|~.]*", text) or re.search(r"__|\.\s*[A-Za-z_]", text):
+        if not _is_arithmetic(text):
             raise _unsafe(where, text[:120], "a symbolic size that is no arithmetic")
-        if identifiers & _BUILTINS:
-            raise _unsafe(where, text[:120], "a symbolic size that calls Python")
+
+
+# What sympy.srepr writes, and plain arithmetic: calls of classes, names, numbers, operators.
+_ARITHMETIC = (
+    ast.Expression,
+    ast.Call,
+    ast.keyword,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.operator,
+    ast.unaryop,
+    ast.boolop,
+    ast.cmpop,
+)
+
+
+def _is_arithmetic(text: str) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for node in nodes:
+        if not isinstance(node, _ARITHMETIC):
+            return False
+        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id[0].isupper()):
+            return False
+        names = [node.id] if isinstance(node, ast.Name) else []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.append(node.value)
+        if any("__" in name or not re.fullmatch(r"[\w.+-]*", name) for name in names):
+            return False
+    return True
 
 
 def _expressions(content: Any) -> Iterator[str]:

@@ -64,6 +64,10 @@ def example_from_returned(returned: Any, reference: str) -> Example:
     module = module.eval().cpu()
     if isinstance(example, torch.Tensor):
         example = (example,)
+    if isinstance(example, (Mapping, tuple, list)) and len(example) == 0:
+        raise ExportError(
+            f"source {reference} returned no example inputs", code="example_inputs", valid=[_SHAPE_OF_RETURN]
+        )
     if isinstance(example, Mapping):
         names, values, positional = *_named(module, example, reference), 0
     elif isinstance(example, (tuple, list)):
@@ -71,10 +75,6 @@ def example_from_returned(returned: Any, reference: str) -> Example:
         positional = len(names)
     else:
         raise _wrong_return(reference, returned)
-    if not names:
-        raise ExportError(
-            f"source {reference} returned no example inputs", code="example_inputs", valid=[_SHAPE_OF_RETURN]
-        )
     for name, value in zip(names, values, strict=True):
         if not isinstance(value, torch.Tensor):
             raise ExportError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,9 @@ def main() -> None:
     message = json.dumps(_answer(request, out_dir)).encode()
     while message:
         message = message[os.write(answer, message) :]
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # torch's teardown takes a second and changes nothing
 
 
@@ -47,6 +50,8 @@ def _leave_with_parent(descriptor: int) -> None:
     """The parent holds the other end until it is done with us; end of file means that nobody waits."""
     while os.read(descriptor, 1):
         pass
+    if os.getpgrp() == os.getpid():  # ours alone: what the source started goes with us
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
@@ -54,16 +59,21 @@ def _answer(request: ExportRequest, out_dir: Path) -> dict[str, object]:
     try:
         return {"result": _export(request, out_dir).as_dict()}
     except TritonsmithError as error:
-        traceback.print_exc()
+        _log_traceback()
         return {"error": _error_as_dict(error)}
     except OSError as error:
-        traceback.print_exc()
+        _log_traceback()
         if error.errno == errno.ENOSPC:
             return {"error": _error_as_dict(disk_full(error, out_dir))}
         return {"bug": traceback.format_exc()}
     except BaseException:
-        traceback.print_exc()
+        _log_traceback()
         return {"bug": traceback.format_exc()}
+
+
+def _log_traceback() -> None:
+    with suppress(OSError):  # the log may lie on the disk that is full
+        traceback.print_exc()
 
 
 def disk_full(error: OSError, out_dir: Path) -> BuildError:

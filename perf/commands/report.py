@@ -49,10 +49,10 @@ def report(
     result = load_run(run)
     files = write_report(result, output or run, templates)
     if format is ReportFormat.json:
-        emit_json(report_json(result) | {"files": [str(file) for file in files]})
+        emit_json(report_json(result) | {"files": files.names()})
     else:
         emit_text(text_of(result))
-    note(f"report: {files[0]}")
+    note(f"report: {files.html}")
 
 
 def _report_records(path: Path, format: ReportFormat) -> None:

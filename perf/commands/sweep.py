@@ -162,10 +162,10 @@ def sweep(
     result = sweep_repository(wanted, repository, values, launch_kind, directory)
     files = write_report(result, directory)
     if format is SweepFormat.json:
-        emit_json(report_json(result) | {"files": [str(file) for file in files]})
+        emit_json(report_json(result) | {"files": files.names()})
     else:
         emit_text(text_of(result))
-    note(f"report: {files[0]}")
+    note(f"report: {files.html}")
     exit_for(result)
 
 

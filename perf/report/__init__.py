@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,31 @@ from builder.errors import Where
 from perf.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
-FILES = ("report.html", "report.json", "report.csv")
 
-__all__ = ["FILES", "html_of", "load_run", "report_json", "text_of", "write_report"]
+__all__ = ["ReportFiles", "html_of", "load_run", "report_json", "text_of", "write_report"]
 
 
-def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """Where a report was written."""
+
+    html: Path
+    json: Path
+    csv: Path
+
+    def names(self) -> list[str]:
+        """As the JSON output lists them."""
+        return [str(self.html), str(self.json), str(self.csv)]
+
+
+def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
     """The three files, each whole or not at all. templates: a directory that may override report.html.j2."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / "report.html", html_of(run, templates))
-    write_json(directory / "report.json", report_json(run))
-    _write(directory / "report.csv", _csv_of(run))
-    return tuple(directory / name for name in FILES)
+    files = ReportFiles(directory / "report.html", directory / "report.json", directory / "report.csv")
+    _write(files.html, html_of(run, templates))
+    write_json(files.json, report_json(run))
+    _write(files.csv, _csv_of(run))
+    return files
 
 
 def html_of(run: RunResult, templates: Path | None = None) -> str:

@@ -199,9 +199,16 @@ def forest_chart(title: str, rows: Sequence[tuple[Row, Point | None, int]], band
             level = top + 20
             if point.low is not None and point.high is not None:
                 a, b = px(point.low), px(point.high)
+                ends = [  # an interval that goes on beyond the axis ends in an arrow, not in a cap
+                    f"M{a:.1f} {level - 4}v8"
+                    if x.at(point.low) >= 0
+                    else f"M{a + 5:.1f} {level - 4}l-5 4l5 4",
+                    f"M{b:.1f} {level - 4}v8"
+                    if x.at(point.high) <= 1
+                    else f"M{b - 5:.1f} {level - 4}l5 4l-5 4",
+                ]
                 parts.append(
-                    f'<path class="whisker wide c{style}" d="M{a:.1f} {level}H{b:.1f}'
-                    f'M{a:.1f} {level - 4}v8M{b:.1f} {level - 4}v8"/>'
+                    f'<path class="whisker wide c{style}" d="M{a:.1f} {level}H{b:.1f}{"".join(ends)}"/>'
                 )
             parts.append(_marker(px(point.x), level, style, point.tip))
     return _svg(title, height, parts)

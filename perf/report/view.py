@@ -31,6 +31,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "title": f"Sweep of {run.spec.model}",
         "run": run,
         "verdict": run.verdict,
+        "sentence": sentence_below_badge(run.verdict.sentence),
         "headline": HEADLINE[run.verdict.outcome],
         "point": point,
         "facts": facts_line(run),
@@ -56,6 +57,12 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "winner_config": winner_config(run),
         "number": numbers,
     }
+
+
+def sentence_below_badge(sentence: str) -> str:
+    """`Tie: no arm …` → `No arm …`: the badge above it has said the first word."""
+    head, colon, rest = sentence.partition(": ")
+    return rest[:1].upper() + rest[1:] if colon and head in HEADLINE.values() else sentence
 
 
 def facts_line(run: RunResult) -> list[str]:

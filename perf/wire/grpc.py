@@ -26,7 +26,8 @@ from perf.wire.target import Closed, Done
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _RECEIVE_FRAME_BYTES = 1 << 17
-_TOP_UP_BYTES = 1 << 30
+_CONNECTION_WINDOW_BYTES = 1 << 26
+_TOP_UP_BYTES = _CONNECTION_WINDOW_BYTES // 2
 _BLOCKS_LIMIT = 256
 _TEXT_LIMIT = 300
 
@@ -107,7 +108,7 @@ class GrpcConnection(asyncio.Protocol):
             (http2.INITIAL_WINDOW_SIZE, http2.LARGEST_WINDOW_BYTES),
             (http2.MAX_FRAME_SIZE, _RECEIVE_FRAME_BYTES),
         )
-        more = http2.LARGEST_WINDOW_BYTES - http2.DEFAULT_WINDOW_BYTES
+        more = _CONNECTION_WINDOW_BYTES - http2.DEFAULT_WINDOW_BYTES
         self._write(http2.PREFACE + http2.settings_frame(own) + http2.window_update_frame(0, more))
 
     # Sending.

@@ -1,0 +1,147 @@
+"""Two gRPC servers on real sockets: one of grpcio, which follows the protocol, and one that plays a script."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class GrpcServer:
+    """grpcio's server for any model: y = 2·x. Every n-th call fails, waits or lies on demand."""
+
+    port: int = 0
+    requests: int = 0
+    error_every: int = 0
+    wrong_every: int = 0
+    delay_s: float = 0.0
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    last: Any = None
+    server: Any = None
+
+    def infer(self, request: Any, context: Any) -> Any:
+        import grpc  # type: ignore[import-untyped]
+        from tritonclient.grpc import service_pb2
+
+        self.requests += 1
+        number = self.requests
+        self.last = request
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        if self.error_every and number % self.error_every == 0:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Request timeout expired: 100 % µs")
+        x = np.frombuffer(request.raw_input_contents[0], np.float32)
+        y = 2 * x + (1 if self.wrong_every and number % self.wrong_every == 0 else 0)
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        answer.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)
+        answer.raw_output_contents.append(y.astype(np.float32).tobytes())
+        return answer
+
+
+@contextmanager
+def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) -> Iterator[GrpcServer]:
+    """A running grpcio server; keyword arguments are GrpcServer's."""
+    import grpc
+    from tritonclient.grpc import service_pb2
+
+    fake = GrpcServer(**behaviour)
+    limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), *options]
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
+    handler = grpc.unary_unary_rpc_method_handler(
+        fake.infer,
+        request_deserializer=service_pb2.ModelInferRequest.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
+    name = "inference.GRPCInferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ModelInfer": handler}),))
+    address = "127.0.0.1:0"
+    fake.port = (
+        server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    )
+    fake.server = server
+    server.start()
+    try:
+        yield fake
+    finally:
+        server.stop(0).wait()
+
+
+Script = Callable[["Peer"], Awaitable[None]]
+
+
+@dataclass
+class Peer:
+    """The scripted server's side of one connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    frames: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+
+    async def read_frame(self) -> tuple[int, int, int, bytes]:
+        """(type, flags, stream, payload)"""
+        head = await self.reader.readexactly(9)
+        payload = await self.reader.readexactly(int.from_bytes(head[:3], "big"))
+        got = (head[3], head[4], int.from_bytes(head[5:], "big"), payload)
+        self.frames.append(got)
+        return got
+
+    async def read_request(self) -> int:
+        """Read on until a stream is ended by the client; its number."""
+        while True:
+            kind, flags, stream, _ = await self.read_frame()
+            if kind == 0 and flags & 1:
+                return stream
+
+    def write(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
+        head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+        self.writer.write(head + payload)
+
+
+@contextmanager
+def scripted_server(script: Script, settings: bytes = b"") -> Iterator[int]:
+    """A server that reads the preface, sends SETTINGS and plays the script; its port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readexactly(24)
+            peer = Peer(reader, writer)
+            peer.write(4, 0, 0, settings)
+            await script(peer)
+            await writer.drain()
+            await asyncio.sleep(5)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def up() -> Any:
+        return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+    server = asyncio.run_coroutine_threadsafe(up(), loop).result(5)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+
+        async def down() -> None:
+            server.close()
+            others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(down(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()

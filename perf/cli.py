@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from perf.commands.load import load
+from perf.commands.report import report
 from perf.commands.serve import serve
+from perf.commands.sweep import sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -13,3 +15,5 @@ def register(app: typer.Typer) -> None:
     panel = "Measure"
     app.command(rich_help_panel=panel)(serve)
     app.command(rich_help_panel=panel)(load)
+    app.command(rich_help_panel=panel)(sweep)
+    app.command(rich_help_panel=panel)(report)

@@ -15,60 +15,14 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from builder.console import emit_text, note
+from perf.bench.tiny_server import MODEL, payload_for, tiny_server
 from perf.generator import generate
 from perf.schedule import Closed
 from perf.wire.http import HttpTarget
-from perf.wire.payload import InferPayload, tensor_from_array
-
-MODEL = "matmul"
-ROWS, COLUMNS = 64, 16
-
-
-def write_model(repository: Path) -> None:
-    """A repository with one ONNX model: y = x @ w, x FP32 [n, 64], y FP32 [n, 16]."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    weights = np.random.default_rng(0).random((ROWS, COLUMNS), dtype=np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        MODEL,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", ROWS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", COLUMNS])],
-        [numpy_helper.from_array(weights, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    directory = repository / MODEL / "1"
-    directory.mkdir(parents=True)
-    onnx.save(model, directory / "model.onnx")
-    (repository / MODEL / "config.pbtxt").write_text(
-        f'name: "{MODEL}"\nbackend: "onnxruntime"\nmax_batch_size: 32\n'
-        f'input [{{ name: "x" data_type: TYPE_FP32 dims: [{ROWS}] }}]\n'
-        f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{COLUMNS}] }}]\n'
-        "instance_group [{ kind: KIND_CPU count: 1 }]\ndynamic_batching {}\n"
-    )
-
-
-@contextmanager
-def server_url(url: str | None) -> Iterator[str]:
-    """The given URL, or an embedded server's on a repository of its own."""
-    if url is not None:
-        yield url
-        return
-    from perf.server.launch import ServerSpec, launch
-
-    with tempfile.TemporaryDirectory() as directory:
-        repository = Path(directory) / "model_repository"
-        write_model(repository)
-        with launch(ServerSpec(kind="embedded", repositories=(repository,))) as server:
-            yield server.http_url
+from perf.wire.payload import InferPayload
 
 
 def run_wrk(script: Path, url: str, concurrency: int, seconds: float) -> tuple[float, float]:
@@ -100,9 +54,7 @@ def wrk_script(directory: Path, request: bytes) -> Path:
     return path
 
 
-def run_ours(
-    target: HttpTarget, payload: InferPayload, concurrency: int, seconds: float
-) -> tuple[float, float]:
+def run_ours(target: Target, payload: InferPayload, concurrency: int, seconds: float) -> tuple[float, float]:
     """(requests per second, client CPU µs a request) of one run of the generator."""
     records = generate(target, Closed(concurrency), [payload], duration_s=seconds)
     if records.failures():
@@ -125,13 +77,12 @@ def main() -> None:
     with_wrk = shutil.which("wrk") is not None
     if not with_wrk:
         note("wrk is not on PATH: only our own numbers follow")
-    x = np.random.default_rng(0).random((1, ROWS), dtype=np.float32)
-    payload = InferPayload(given.model, (tensor_from_array("x", x),))
-    with server_url(given.url) as url, tempfile.TemporaryDirectory() as directory:
-        target = HttpTarget(url)
+    payload = payload_for(given.model)
+    with tiny_server(given.url) as served, tempfile.TemporaryDirectory() as directory:
+        target = HttpTarget(served.http_url)
         script = wrk_script(Path(directory), target.encode(payload))
         path = f"{target.url}/v2/models/{given.model}/infer"
-        emit_text(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {url}")
+        emit_text(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {target.url}")
         emit_text("concurrency  wrk/s  ours/s  ours/wrk  CPU µs a request: wrk  ours")
         run_ours(target, payload, 8, 1.0)
         for concurrency in given.concurrency:

@@ -23,6 +23,7 @@ from perf.generator import generate
 from perf.schedule import Closed
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload
+from perf.wire.target import Target
 
 
 def run_wrk(script: Path, url: str, concurrency: int, seconds: float) -> tuple[float, float]:

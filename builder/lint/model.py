@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.lint.engine import Engine, read_engine
+from builder.lint.files import is_dir, is_file, size_bytes
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, read_onnx
 from builder.lint.pbtxt import ParsedConfig, parse_config
 from builder.triton_proto import model_config_pb2
@@ -26,26 +27,6 @@ class Version:
     number: int
     path: Path
     entries: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A TensorRT engine's sidecar, `model.plan.json` beside `model.plan`, as far as it says.
-
-    tensors:  name → {"mode": "input"|"output", "data_type", "shape", "is_shape_tensor", "non_linear"}.
-    profiles: one mapping an optimization profile: input name → {"min", "opt", "max"} whole shapes.
-    devices:  number of GPUs that one execution spans.
-    """
-
-    path: Path
-    tensorrt: str | None = None
-    compute_capability: str | None = None
-    version_compatible: bool = False
-    hardware_compatibility: str | None = None
-    plugins: tuple[str, ...] = ()
-    tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    profiles: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
-    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +109,7 @@ def read_beside(path: Path, config_name: str | None = None) -> Repository:
     wanted = [path.name]
     while wanted:
         name = wanted.pop()
-        if name in models or not name or "/" in name or name in (".", "..") or not (root / name).is_dir():
+        if name in models or not name or "/" in name or name in (".", "..") or not is_dir(root / name):
             continue
         model = models[name] = read_model(root / name, config_name)
         if model.config is not None:
@@ -153,9 +134,9 @@ def read_model(path: Path, config_name: str | None = None) -> Model:
 
     entries = {e.name: e for e in _scan(path)}
     config_path = path / CONFIG
-    if config_name is not None and (path / "configs" / f"{config_name}.pbtxt").is_file():
+    if config_name is not None and is_file(path / "configs" / f"{config_name}.pbtxt"):
         config_path = path / "configs" / f"{config_name}.pbtxt"
-    parsed = _parse_file(config_path) if config_path.is_file() else None
+    parsed = _parse_file(config_path) if is_file(config_path) else None
     subdirectories = tuple(sorted(n for n, e in entries.items() if e.is_dir()))
     versions = tuple(
         sorted(
@@ -186,7 +167,7 @@ def is_version_name(name: str) -> bool:
 def model_file(config: Any, version: Version) -> Path:
     """The file that a version serves from; ONNX with external data is a directory that holds it."""
     path = version.path / str(config.default_model_filename)
-    if config.backend == "onnxruntime" and path.is_dir():
+    if config.backend == "onnxruntime" and is_dir(path):
         return path / "model.onnx"
     return path
 
@@ -199,35 +180,16 @@ def _read_artifact(
         return
     if config.backend == "onnxruntime":
         file = model_file(config, version)
-        if not file.is_file():
+        if not is_file(file):
             return
         try:
             onnx[version.number] = read_onnx(file)
         except OnnxProblem as problem:
             onnx[version.number] = problem
     elif config.backend == "tensorrt" and f"{name}.json" in version.entries:
-        engine = _read_engine(version.path / f"{name}.json")
+        engine = read_engine(version.path / f"{name}.json")
         if engine is not None:
             engines[version.number] = engine
-
-
-def _read_engine(path: Path) -> Engine | None:
-    """A sidecar that is no JSON object of the expected kind says nothing: its engine is then not judged."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Engine(
-            path=path,
-            tensorrt=str(data["tensorrt"]) if "tensorrt" in data else None,
-            compute_capability=str(data["compute_capability"]) if "compute_capability" in data else None,
-            version_compatible=bool(data.get("version_compatible", False)),
-            hardware_compatibility=data.get("hardware_compatibility"),
-            plugins=tuple(map(str, data.get("plugins", ()))),
-            tensors={t["name"]: t for t in data.get("tensors", ())},
-            profiles=tuple(data.get("profiles", ())),
-            devices=int(data.get("devices", 1)),
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
 
 
 def _version(path: Path) -> Version:
@@ -246,7 +208,7 @@ def _parse_file(path: Path) -> ParsedConfig:
     from builder.lint.pbtxt import MAX_BYTES, Problem
 
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if size_bytes(path) > MAX_BYTES:
             return parse_config(" " * (MAX_BYTES + 1))
         return parse_config(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError) as error:

@@ -27,18 +27,23 @@ def text(findings: Sequence[Finding], models: int, colour: bool = False) -> str:
     for finding in findings:
         if finding.path != place:
             place = finding.path
-            lines.append(paint(_BOLD, str(place)))
+            lines.append(paint(_BOLD, _plain(str(place))))
         tone = _RED if finding.severity == "error" else _YELLOW
         line = f"{finding.line}" if finding.line else "-"
         lines.append(
-            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {finding.message}"
+            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {_plain(finding.message)}"
         )
         lines.append(paint(_DIM, f"        then: {finding.consequence}"))
-        lines.append(paint(_DIM, f"        fix:  {finding.fix}"))
+        lines.append(paint(_DIM, f"        fix:  {_plain(finding.fix)}"))
     if lines:
         lines.append("")
     lines.append(summary(findings, models))
     return "\n".join(lines)
+
+
+def _plain(words: str) -> str:
+    """Names come from files: what could move a terminal's cursor is shown as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def summary(findings: Sequence[Finding], models: int) -> str:

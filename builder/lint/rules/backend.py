@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from builder.lint.autofill import PLATFORMS
+from builder.lint.files import exists, is_file
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import is_ensemble
@@ -162,7 +163,7 @@ def environment_absent(model: Model, context: Context) -> Iterator[Hit]:
     if model.config.backend != "python" or not value.startswith(MODEL_DIRECTORY):
         return
     path = model.path / value[len(MODEL_DIRECTORY) :].lstrip("/")
-    if not path.exists():
+    if not exists(path):
         yield Hit(f"'{value}' is not there", 'parameters["EXECUTION_ENV_PATH"]', value)
 
 
@@ -195,7 +196,7 @@ def batch_strategy_absent(model: Model, context: Context) -> Iterator[Hit]:
 
 
 def _strategy_exists(model: Model, path: Path) -> bool:
-    return any((root / path).is_file() for root in (model.path, *(v.path for v in model.versions)))
+    return any(is_file(root / path) for root in (model.path, *(v.path for v in model.versions)))
 
 
 def _has(model: Model, key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from builder.lint.files import is_file, size_bytes
 from builder.lint.model import Model, model_file
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import is_ensemble
@@ -390,4 +391,4 @@ def _limits(context: Context) -> bool:
 def _weights(model: Model) -> int:
     """Bytes of the newest served model file, a lower bound of what an instance takes."""
     files = [model_file(model.config, version) for version in model.selected]
-    return next((file.stat().st_size for file in reversed(files) if file.is_file()), 0)
+    return next((size_bytes(file) for file in reversed(files) if is_file(file)), 0)

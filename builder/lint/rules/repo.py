@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from builder.lint.files import exists, is_file
 from builder.lint.model import Model, is_version_name, model_file
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import escapes
@@ -97,7 +98,7 @@ def odd_version_name(model: Model, context: Context) -> Iterator[Hit]:
         if is_version_name(name):
             continue
         meant = re.fullmatch(r"(?i)(v|version[-_]?)?[0-9][0-9._-]*", name) or (
-            filename and (model.path / name / filename).exists()
+            filename and exists(model.path / name / filename)
         )
         if meant:
             digits = re.search(r"[1-9][0-9]*", name)
@@ -158,7 +159,7 @@ def model_file_absent(model: Model, context: Context) -> Iterator[Hit]:
     if any(file in v.entries for v in model.versions for file in config.cc_model_filenames.values()):
         return
     for version in model.selected:
-        if not model_file(config, version).exists():
+        if not exists(model_file(config, version)):
             has = ", ".join(sorted(version.entries)[:8]) or "nothing"
             yield Hit(f"'{name}' is absent from version {version.number}", seen=has, file=version.path)
 
@@ -185,7 +186,7 @@ def external_data_absent(model: Model, context: Context) -> Iterator[Hit]:
             if inside.is_absolute() or ".." in inside.parts:
                 yield Hit(f"external data lies outside the model: '{location}'", seen=location, file=file)
                 misplaced = False
-            elif not (file.parent / inside).is_file():
+            elif not is_file(file.parent / inside):
                 yield Hit(f"external data '{location}' is absent", seen=location, file=file)
                 misplaced = False
         if misplaced:
@@ -275,7 +276,7 @@ def labels_absent(model: Model, context: Context) -> Iterator[Hit]:
     """label_filename names a file that the model directory does not have."""
     for index, output in enumerate(model.config.output):
         name = output.label_filename
-        if name and not escapes(name) and not (model.path / name).is_file():
+        if name and not escapes(name) and not is_file(model.path / name):
             yield Hit(f"'{name}' is absent from {model.path}", f"output[{index}].label_filename", name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from builder.lint.files import is_file, size_bytes
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import bytes_of, escapes, type_name
@@ -382,15 +383,15 @@ def state_file(model: Model, context: Context) -> Iterator[Hit]:
             continue
         path = model.path / "initial_state" / initial.data_file
         size = bytes_of(initial.data_type, list(initial.dims))
-        if escapes(initial.data_file) or not path.is_file():
+        if escapes(initial.data_file) or not is_file(path):
             yield Hit(
                 f"there is no initial_state/{initial.data_file}", f"{field}.data_file", initial.data_file
             )
-        elif size is not None and path.stat().st_size < size:
+        elif size is not None and size_bytes(path) < size:
             yield Hit(
-                f"initial_state/{initial.data_file} has {path.stat().st_size} bytes of {size}",
+                f"initial_state/{initial.data_file} has {size_bytes(path)} bytes of {size}",
                 f"{field}.data_file",
-                path.stat().st_size,
+                size_bytes(path),
             )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from builder.lint.model import Engine, Model, model_file
+from builder.lint.engine import Engine
+from builder.lint.model import Model, model_file
 from builder.lint.rule import Context, Hit, rule
 
 _TRT = "tensorrt_backend/src"

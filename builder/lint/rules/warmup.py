@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from builder.lint.files import is_file, size_bytes
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import bytes_of, escapes, same_dims, type_name
@@ -70,7 +71,7 @@ def data_file_absent(model: Model, context: Context) -> Iterator[Hit]:
         name = entry.input_data_file
         if entry.WhichOneof("input_data_type") != "input_data_file":
             continue
-        if escapes(name) or not (model.path / "warmup" / name).is_file():
+        if escapes(name) or not is_file(model.path / "warmup" / name):
             yield Hit(f"there is no warmup/{name}", f"{field}.input_data_file", name)
 
 
@@ -96,11 +97,11 @@ def data_file_short(model: Model, context: Context) -> Iterator[Hit]:
             or escapes(entry.input_data_file)
         ):
             continue
-        if path.is_file() and path.stat().st_size < size:
+        if is_file(path) and size_bytes(path) < size:
             yield Hit(
-                f"'{name}' takes {size} bytes, warmup/{entry.input_data_file} has {path.stat().st_size}",
+                f"'{name}' takes {size} bytes, warmup/{entry.input_data_file} has {size_bytes(path)}",
                 f"{field}.input_data_file",
-                path.stat().st_size,
+                size_bytes(path),
             )
 
 

@@ -1,0 +1,21 @@
+"""docs/rules.md is what the table says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.lint.docs import FAMILIES, rules_md
+from builder.lint.table import RULES
+
+PAGE = Path(__file__).parents[3] / "docs" / "rules.md"
+
+
+def test_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == rules_md(), "run `python -m builder.lint.docs`"
+
+
+def test_every_rule_has_a_section_and_a_family() -> None:
+    page = rules_md()
+    assert {rule.family for rule in RULES.values()} == set(FAMILIES)
+    for rule in RULES.values():
+        assert page.count(f"\n### {rule.id}\n") == 1

@@ -80,7 +80,8 @@ def serve(
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
     from builder.console import emit_json, emit_text, note
-    from perf.server.launch import ServerSpec, kind_from_text, launch, server_ended
+    from perf.server.launch import ServerSpec, kind_from_text, launch
+    from perf.server.server import server_ended
 
     given = list(extra_args or ())
     if str(repository).startswith("-"):  # `serve -- --log-verbose=1`

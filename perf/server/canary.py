@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import ServerError
 from builder.tensors import DTYPES, Dtype
 from perf.server.control import IndexRow, is_ready, repository_index
-from perf.server.ports import HOST, choose_ports
+from perf.server.ports import HOST, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
 
 if TYPE_CHECKING:
     import numpy as np
 
 MODEL = "tritonsmith_canary"
+NUMPY_FIX = "the usual cause is numpy >= 2 in the stub's Python environment: pip install 'numpy<2'"
+REINSTALL_FIX = "pip install --force-reinstall 'tritonsmith[embedded]'"
 CARRIED = tuple(d for d in DTYPES if d.numpy is not None)
 
 
@@ -67,38 +69,47 @@ class Canary:
         """Return when every type came back as it was sent; `deadline` is on time.monotonic's clock."""
         while not is_ready(self._url):
             if self._process.exit_code is not None or time.monotonic() > deadline:
-                raise _failed("did not start", self._last_log_line())
+                raise self._not_started()
             time.sleep(0.02)
         row = next((r for r in repository_index(self._url) if r.name == MODEL), IndexRow(MODEL, "", "", ""))
         if row.state != "READY":
-            raise _failed("could not load its model", row.reason or self._last_log_line())
+            reason = row.reason or self._last_log_line() or ""
+            fix = NUMPY_FIX if "numpy" in reason else REINSTALL_FIX
+            raise _failed("could not load its model", reason, fix)
         sent = {d.kserve: _values(d) for d in CARRIED}
         try:
             received = _infer(self._url, sent)
         except (OSError, http.client.HTTPException) as error:
-            raise _failed("did not answer", error) from None
+            # A BYTES tensor kills a stub whose numpy is too new.
+            raise _failed("did not answer", error, NUMPY_FIX) from None
         for name, expected in sent.items():
             got = received.get(name, b"")
             if got != _wire(expected):
-                raise _failed(
-                    f"returned other {name} values than it was sent", got[:64].hex(" ") or "no data"
-                )
+                what = f"returned other {name} values than it was sent"
+                raise _failed(what, got[:64].hex(" ") or "no data", NUMPY_FIX)
 
     def stop(self) -> None:
         """Kill it."""
         self._process.stop()
+
+    def _not_started(self) -> ServerError:
+        words = self._last_log_line()
+        error = _failed("did not start", words, REINSTALL_FIX)
+        if is_port_lost(words):
+            error.code = "port_lost"
+        return error
 
     def _last_log_line(self) -> str | None:
         lines = self._process.log_path.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else None
 
 
-def _failed(what: str, seen: object) -> ServerError:
+def _failed(what: str, seen: object, fix: str) -> ServerError:
     return ServerError(
         f"the embedded Triton {what} in its self-check, so its answers cannot be trusted",
         code="canary_failed",
         seen=seen,
-        fix="the usual cause is numpy >= 2 in the Python that comes first in PATH: pip install 'numpy<2'",
+        fix=fix,
     )
 
 

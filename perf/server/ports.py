@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from dataclasses import dataclass
 
@@ -57,6 +58,11 @@ def _bind(name: str, port: int | None) -> socket.socket:
             fix="choose a port above 1023, or leave the flag out for a free one",
         ) from None
     return s
+
+
+def is_port_lost(words: str | None) -> bool:
+    """Whether the last error of a tritonserver's log says that somebody else had the port."""
+    return re.search(r"failed to start \w+ service: .*already in use", words or "") is not None
 
 
 def port_taken(name: str, port: int | None) -> ServerError:

@@ -11,7 +11,8 @@ import pytest
 
 from builder.errors import ServerError, TrialError
 from perf.server import control
-from perf.server.launch import ServerSpec, default_max_batch_size, launch
+from perf.server.command import default_max_batch_size
+from perf.server.launch import ServerSpec, launch
 from perf.server.ports import choose_ports
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton

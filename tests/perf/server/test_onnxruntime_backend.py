@@ -48,6 +48,10 @@ CONTROLS = (
     )
     + 'control_input { name: "CORRID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }\n'
 )
+STATE = (
+    'state { input_name: "total_in" output_name: "total_out" data_type: TYPE_FP32 dims: [1] '
+    'initial_state { name: "zero" data_type: TYPE_FP32 dims: [1] zero_data: true } }\n'
+)
 OPTIONS = {
     "intra_op_thread_count": "1",
     "inter_op_thread_count": "1",
@@ -105,10 +109,11 @@ MODELS: dict[str, tuple[Any, str | None]] = {
     ),
     "accumulator": (
         onnx_models.accumulator(),
-        SEQUENCE
-        + "sequence_batching { oldest { max_candidate_sequences: 4 } "
-        + 'state { input_name: "total_in" output_name: "total_out" data_type: TYPE_FP32 dims: [1] '
-        + 'initial_state { name: "zero" data_type: TYPE_FP32 dims: [1] zero_data: true } } }\n',
+        SEQUENCE + "sequence_batching { oldest { max_candidate_sequences: 4 }\n" + STATE + "}\n",
+    ),
+    "accumulator_direct": (
+        onnx_models.accumulator(),
+        SEQUENCE + "sequence_batching { direct {}\n" + STATE + "}\n",
     ),
     "options": (
         onnx_models.affine(["b", 1]),
@@ -320,14 +325,22 @@ def test_sequence_controls_arrive_as_the_models_inputs(http: Any, model: str) ->
     assert step(http, model, 3, 5, end=True) == 5 + 100 + 1000 + 30000
 
 
-def test_implicit_state_runs_along_each_sequence(http: Any) -> None:
-    model = "accumulator"
+@pytest.mark.parametrize("model", ["accumulator", "accumulator_direct"])
+def test_implicit_state_runs_along_each_sequence(http: Any, model: str) -> None:
     assert step(http, model, 1, 1, start=True) == 1
     assert step(http, model, 2, 100, start=True) == 100
     assert step(http, model, 1, 2) == 3
     assert step(http, model, 2, 50) == 150
     assert step(http, model, 1, 3, end=True) == 6
     assert step(http, model, 1, 9, start=True) == 9
+    # As many sequences as there are slots, two of them idle for long.
+    for sequence in (3, 4):
+        assert step(http, model, sequence, sequence, start=True) == sequence
+    for x in range(10):
+        assert step(http, model, 3, 1) == 4 + x
+    assert step(http, model, 2, 1, end=True) == 151
+    assert [step(http, model, 3, 0, end=True), step(http, model, 4, 0, end=True)] == [13, 4]
+    assert step(http, model, 1, 1, end=True) == 10
 
 
 def test_versions_follow_the_policy(triton: LiveTriton, http: Any) -> None:

@@ -42,6 +42,8 @@ class SequenceStates:
 
     def keep(self, correlation_id, end, arrays):
         """Remember what the model returned; {input name: array}."""
+        if not correlation_id:  # the direct scheduler's filler for a slot without a sequence
+            return
         self._by_sequence.pop(correlation_id, None)
         if not end:
             self._by_sequence[correlation_id] = arrays

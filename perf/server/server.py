@@ -1,0 +1,106 @@
+"""A running server's addresses, process and log → whether it lives, what it refused, how it ended."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from builder.errors import ServerError
+from perf.server import control
+from perf.server.ports import Ports
+from perf.server.process import GuardedProcess
+
+
+class Server:
+    """A running server; its URLs are host:port, as Triton's clients want them."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        ports: Ports,
+        version: str = "",
+        process: GuardedProcess | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        self.http_url = f"{host}:{ports.http}"
+        self.grpc_url = f"{host}:{ports.grpc}"
+        self.metrics_url = f"{host}:{ports.metrics}"
+        self.version = version
+        self.log_path = log_path
+        self._process = process
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None when it is attached or in a container."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, and always for an attached server."""
+        return None if self._process is None else self._process.exit_code
+
+    def alive(self) -> bool:
+        """Whether the process runs; for an attached server, whether it answers."""
+        if self._process is None:
+            return control.is_ready(self.http_url)
+        return self._process.exit_code is None
+
+    def stop(self) -> None:
+        """End the server and all it started; nothing for an attached one. Safe to call twice."""
+        if self._process is not None:
+            self._process.stop()
+
+    def refusals(self) -> dict[str, str]:
+        """{model: Triton's own reason} of every model it would not load."""
+        log = ""
+        if self.log_path is not None and self.log_path.exists():
+            log = self.log_path.read_text(errors="replace")
+        return refusals_from(control.repository_index(self.http_url), log)
+
+
+# What Triton 2.51 logs for a model it could not even poll; those have a row without a state in the index.
+_POLL_FAILED = re.compile(r"Poll failed for model directory '([^']+)': (.*)")
+_PARSER = re.compile(r"^(?:\[libprotobuf ERROR .*?\] )?(Error parsing text-format .*)$")
+
+
+def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
+    """(repository index, the server's log) → {model: reason}; a model one of whose versions serves is not in
+    it."""
+    serving = {row.name for row in index if row.state == "READY"}
+    reasons = {
+        row.name: row.reason
+        for row in index
+        if row.state == "UNAVAILABLE" and row.reason and row.reason != "unloaded"
+    }
+    never_loaded = {row.name for row in index if not row.state}
+    parser = ""
+    for line in log.splitlines():
+        if match := _PARSER.search(line):
+            parser = match.group(1)
+        if match := _POLL_FAILED.search(line):
+            name, reason = match[1], match[2].removesuffix('"')
+            if name in never_loaded:
+                reasons[name] = f"{reason} ({parser})" if parser and "text proto" in reason else reason
+            parser = ""
+    return {name: reason for name, reason in sorted(reasons.items()) if name not in serving}
+
+
+def server_ended(server: Server, when: str) -> ServerError:
+    """The error for a server that is gone and should not be, with the last words of its log."""
+    how = "does not answer any more" if server.pid is None else f"ended with exit code {server.exit_code}"
+    return ServerError(
+        f"tritonserver {how} {when}",
+        code="server_died",
+        seen=last_words(server),
+        fix="look into its whole log: --log FILE",
+    )
+
+
+def last_words(server: Server) -> str | None:
+    """The last error of the log, else its last line."""
+    if server.log_path is None or not server.log_path.exists():
+        return None
+    lines = [line for line in server.log_path.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"E\d{4} |error: |\S*tritonserver: ", line)]
+    return next(reversed(errors or lines), None)

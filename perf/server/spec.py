@@ -1,0 +1,102 @@
+"""What a user says of a server → ServerSpec, checked before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from builder.errors import UsageError
+
+Kind = Literal["embedded", "binary", "docker", "attached"]
+ModelControl = Literal["none", "explicit", "poll"]
+
+# What we must know to find and stop the server, and where it may listen.
+_RESERVED = {
+    **{
+        f"--{name}-port": f"give the port with --{name}-port before the --"
+        for name in ("http", "grpc", "metrics")
+    },
+    **{f"--{name}-address": "the server listens on 127.0.0.1 only" for name in ("http", "grpc", "metrics")},
+    "--model-repository": "give the repository as DIR",
+    "--model-store": "give the repository as DIR",
+    "--model-control-mode": "give the mode with --model-control before the --",
+    "--log-file": "give the file with --log before the --",
+    "--allow-http": "the harness talks to the server over HTTP",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """Which server to run, on what.
+
+    kind, reference: embedded; binary and its path; docker and its image; attached and its http://host:port.
+    repositories:    model repositories, read-only to the server. Nothing for an attached server.
+    model_control:   Triton's --model-control-mode.
+    load_models:     explicit mode: models to load at the start; ("*",) loads all.
+    *_port:          None takes a free one. Attached: None takes Triton's convention, HTTP + 1 and + 2.
+    cache_size_bytes: size of the local response cache; 0 for none.
+    extra_args:      passed to tritonserver as they are, last, so that they win.
+    exit_timeout_s:  how long a stop waits for requests in flight and for connections that clients left open.
+    startup_timeout_s: how long all models together may take to load.
+    log_path:        where the server's log goes; None keeps it in a temporary directory until the server
+                     ends.
+    gpus:            docker: --gpus all.
+    """
+
+    kind: Kind = "embedded"
+    reference: str = ""
+    repositories: tuple[Path, ...] = ()
+    model_control: ModelControl = "none"
+    load_models: tuple[str, ...] = ()
+    http_port: int | None = None
+    grpc_port: int | None = None
+    metrics_port: int | None = None
+    cache_size_bytes: int = 0
+    extra_args: tuple[str, ...] = ()
+    exit_timeout_s: int = 5
+    startup_timeout_s: float = 300.0
+    log_path: Path | None = None
+    gpus: bool = False
+
+
+def kind_from_text(text: str) -> tuple[Kind, str]:
+    """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
+    if text == "embedded":
+        return "embedded", ""
+    head, _, rest = text.partition(":")
+    if head == "binary" and rest:
+        return "binary", rest
+    if head == "docker" and rest:
+        return "docker", rest
+    if head in ("http", "https") and urlsplit(text).hostname:
+        return "attached", text
+    raise UsageError(
+        "the launch kind is not known",
+        code="unknown_launch",
+        seen=text,
+        valid=("embedded", "binary:PATH", "docker:IMAGE", "http://HOST:PORT"),
+        fix="--launch embedded",
+    )
+
+
+def check_usage(spec: ServerSpec) -> None:
+    """Raise UsageError when a repository is not there or an extra argument is ours to set."""
+    for argument in spec.extra_args:
+        flag = argument.partition("=")[0]
+        if flag in _RESERVED:
+            raise UsageError(
+                f"{flag} is ours to set and cannot be passed on to tritonserver",
+                code="reserved_argument",
+                seen=argument,
+                fix=_RESERVED[flag],
+            )
+    for repository in spec.repositories:
+        if not repository.is_dir():
+            raise UsageError(
+                "the model repository is not a directory",
+                code="repository_missing",
+                seen=repository,
+                fix="tritonsmith build makes one",
+            )

@@ -196,8 +196,16 @@ def not_exportable(error: BaseException, what: str, code: str) -> ExportError:
         code=code,
         where=place or _place_in_text(text),
         seen=operator.group(1) if operator else None,
-        fix="rewrite that part of forward (no Python branch on values), or fix the dimension",
+        fix=_fix(code, text),
     )
+
+
+def _fix(code: str, text: str) -> str:
+    if code == "onnx_conversion":
+        return "put other operators in that one's place; ONNX, or torch's exporter, has no form of it"
+    if "specialized it to be a constant" in text or "0/1 specialized" in text:
+        return "let forward take any size of that dimension; for the first one, max_batch_size: 0 also does"
+    return "rewrite that part of forward in tensor operations: torch.where for a branch on values, no NumPy"
 
 
 def _reason(chain: Sequence[BaseException]) -> str:
@@ -210,7 +218,7 @@ def _reason(chain: Sequence[BaseException]) -> str:
             details = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
             if details:
                 head = details[0]
-        return f"{type(item).__name__}: {head[:400]}"
+        return f"{type(item).__name__}: {head.partition(' If you')[0][:400]}"
     return type(chain[0]).__name__
 
 

@@ -90,7 +90,7 @@ def verify(
 
     → (the report, outputs with sizes that the runs showed to be fixed left as they are, samples.npz's name).
     An ONNX source without stated samples whose inputs cannot be guessed gives a report of no samples and
-    a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, onnxruntime_rejects,
+    a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, not_batched, onnxruntime_rejects,
     candidate_failed, tensor_readback.
     """
     candidates = [(name, onnxruntime_runner(exported.model_path, optimised=on)) for name, on in RUNTIMES]
@@ -292,7 +292,15 @@ def _answered(values: dict[str, Array], exported: Exported, request: ExportReque
             seen=label,
             fix="state the sizes it takes in dynamic_dims, or inputs it takes in accuracy.samples",
         ) from error
+    rows = next(iter(values.values())).shape[0] if request.max_batch_size > 0 else 0
     for name, array in outputs.items():
+        if request.max_batch_size > 0 and array.shape[:1] != (rows,):
+            raise ExportError(
+                f"output {name} does not have one row for each row of the batch, so Triton cannot batch it",
+                code="not_batched",
+                seen=f"{name}: {list(array.shape)} for a batch of {rows}",
+                fix="max_batch_size: 0",
+            )
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise ExportError(
                 f"the source's own answer {name} holds NaN",

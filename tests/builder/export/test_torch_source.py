@@ -99,9 +99,9 @@ def test_the_opset_asked_for_is_the_opset_in_the_file(sources: Sources, opset: i
 
 def test_torch_leaving_another_opset_in_the_file_is_noticed(sources: Sources) -> None:
     """Asked for 17, torch writes 18 and raises nothing; only reading the file back shows it."""
-    program = torch.export.export(torch.nn.BatchNorm1d(4).eval(), (torch.randn(2, 4),))
+    program = torch.export.export(torch.nn.AdaptiveAvgPool2d(1), (torch.randn(2, 4, 8, 8),))
     with pytest.raises(ExportError) as caught:
-        write_onnx(program, request(sources, opset=17), sources.out, ["x"], ["y"], [(2, 4)])
+        write_onnx(program, request(sources, opset=17), sources.out, ["x"], ["y"], [(2, 4, 8, 8)])
     assert caught.value.code == "opset_changed"
     assert caught.value.seen == 18
 
@@ -438,6 +438,12 @@ def test_an_output_without_the_batch_first_is_an_error(sources: Sources) -> None
     assert error.code == "fixed_batch"
     assert error.fix is not None
     assert "max_batch_size: 0" in error.fix
+
+
+def test_an_output_with_another_number_of_rows_than_the_batch_is_an_error(sources: Sources) -> None:
+    error = failing(sources, forward("return x[x > 0]"))
+    assert error.code == "not_batched"
+    assert error.fix == "max_batch_size: 0"
 
 
 def test_an_operator_without_onnx_form_is_named(sources: Sources) -> None:

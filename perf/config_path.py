@@ -150,9 +150,8 @@ def _parsed(config: Config, what: str) -> Any:
     try:
         json_format.ParseDict(dict(config), message, ignore_unknown_fields=True)
     except json_format.ParseError as error:
-        raise UsageError(
-            f"Triton's model config does not take {what}: {error}", code="bad_value", seen=what
-        ) from None
+        reason = str(error).rpartition(" field: ")[2].rstrip(".")
+        raise UsageError(f"Triton's model config does not take {what}: {reason}", code="bad_value") from None
     return message
 
 

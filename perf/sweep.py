@@ -20,6 +20,7 @@ MOST_ROUNDS = 30
 MOST_ARMS = 200
 TRIAL_OVERHEAD_S = 0.08
 LOAD_ARM_S = 2.0
+END_S = 2.0  # kept back from the budget: unloading or stopping, and the report
 
 
 class SweepSpec(BaseModel):
@@ -94,8 +95,11 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
             raise SpecError(f"'{key}' is missing", code="missing_key", where=where) from None
         message = first["msg"].removeprefix("Value error, ")
         raise SpecError(f"{key}: {message}", code="bad_value", where=where, seen=first.get("input")) from None
-    for path in spec.space:
+    for path, values in spec.space.items():
         config_path.check_path(path)
+        if "[" not in path:  # an element of a list has to be there, which only the model's config tells
+            for value in values:
+                config_path.with_values({}, {path: value})
     if spec.at is not None and spec.at not in spec.concurrency:
         raise SpecError(
             "`at` is not one of the load points",
@@ -191,18 +195,23 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan_arms(spec: SweepSpec, current: Mapping[str, Any]) -> Plan:
-    """The grid as arms, without the combinations that are the same config.
-
-    current: the model's config as the server uses it. Raises UsageError for a value that Triton's proto does
-    not take, and when no combination differs from the current config.
-    """
+def check_space(spec: SweepSpec) -> None:
+    """UsageError when nothing is to be swept."""
     if not spec.space:
         raise UsageError(
             "there is nothing to sweep",
             code="empty_space",
             fix="--set instance_group.count=1,2 --set dynamic_batching.max_queue_delay_microseconds=0,500",
         )
+
+
+def plan_arms(spec: SweepSpec, current: Mapping[str, Any]) -> Plan:
+    """The grid as arms, without the combinations that are the same config.
+
+    current: the model's config as the server uses it. Raises UsageError for a value that Triton's proto does
+    not take, and when no combination differs from the current config.
+    """
+    check_space(spec)
     combinations = list(itertools.product(*spec.space.values()))
     if len(combinations) > MOST_ARMS:
         raise UsageError(
@@ -277,7 +286,7 @@ def check_budget(spec: SweepSpec, arms: int, placement: Placement) -> None:
     """UsageError when not even one round fits into the budget; it says what would."""
     if spec.budget_s is None:
         return
-    load_s = 0.0 if placement == "in_place" else arms * LOAD_ARM_S / 2
+    load_s = END_S + (0.0 if placement == "in_place" else arms * LOAD_ARM_S / 2)
     needed = load_s + round_cost_s(spec, arms, placement)
     if needed <= spec.budget_s:
         return

@@ -28,6 +28,7 @@ from perf.server import control
 from perf.server.launch import Server
 from perf.sweep import (
     DEFAULT_ROUNDS,
+    END_S,
     Arm,
     Placement,
     SweepSpec,
@@ -61,7 +62,9 @@ class SweepOptions:
                   the arms are loaded in place, one after the other.
     output:       run directory; None keeps nothing on disk.
     payloads:     the requests; None draws them from `data`.
-    restart:      makes a new server after the old one died; None ends the sweep instead.
+    restart:      makes a new server after the old one died; None ends the sweep instead. A sweep that may
+                  do this owns its server, and leaves the tidying to the server's end.
+    started_s:    time.monotonic() from which the budget counts; None: when the sweep begins.
     kind:         what the server is, for the report: embedded, binary:…, docker:…, a URL.
     """
 
@@ -71,6 +74,7 @@ class SweepOptions:
     payloads: Sequence[InferPayload] | None = None
     data: DataOptions = field(default_factory=DataOptions)
     restart: Callable[[], Server] | None = None
+    started_s: float | None = None
     on_progress: Callable[[SweepProgress], None] | None = None
     kind: str = "embedded"
     command: str = ""
@@ -94,7 +98,7 @@ class _Sweep:
         self.spec = spec
         self.server = server
         self.options = options
-        self.started_s = time.monotonic()
+        self.started_s = time.monotonic() if options.started_s is None else options.started_s
         self.results: list[TrialResult] = []
         self.notes: list[str] = []
         self.arm_errors: dict[str, str] = {}
@@ -262,7 +266,7 @@ class _Sweep:
     def _left_s(self) -> float:
         if self.spec.budget_s is None:
             return float("inf")
-        return self.spec.budget_s - (time.monotonic() - self.started_s)
+        return self.spec.budget_s - END_S - (time.monotonic() - self.started_s)
 
     def _trial_s(self) -> float:
         took = [r.took_s for r in self.results if r.error is None]
@@ -354,6 +358,8 @@ class _Sweep:
     def _leave_as_found(self) -> None:
         """Unload the scratch models and give the model its own config back; a dead server needs neither."""
         url, model = self.server.http_url, self.spec.model
+        if self.options.restart is not None:
+            return
         try:
             if not self.server.alive():
                 return

@@ -137,6 +137,7 @@ def sweep(
     from perf.data import DataOptions
     from perf.load import ranges_from_flags, seconds_from_text, shapes_from_flags
     from perf.report import report_json, text_of, write_report
+    from perf.sweep import check_space
 
     wanted = spec_from_flags(
         spec,
@@ -155,6 +156,7 @@ def sweep(
             "placement": None if placement is None else placement.value,
         },
     )
+    check_space(wanted)
     values = DataOptions(
         file=data, shapes=shapes_from_flags(shape or []), ranges=ranges_from_flags(range_ or [])
     )
@@ -219,11 +221,13 @@ def sweep_repository(
     repositories to: there the arms are loaded in place.
     """
     import tempfile
+    import time
 
     from perf.scratch import model_directory
     from perf.server.launch import ServerSpec, kind_from_text, launch
     from perf.sweep_run import SweepOptions, run_sweep
 
+    started_s = time.monotonic()
     kind, reference = kind_from_text(launch_kind)
     local = kind in ("embedded", "binary")
     check_output(output)
@@ -252,6 +256,7 @@ def sweep_repository(
                 output=output,
                 data=data,
                 restart=None if kind == "attached" else start,
+                started_s=started_s,
                 on_progress=on_progress,
                 kind=launch_kind,
                 command=shlex.join(["tritonsmith", *sys.argv[1:]]),

@@ -29,9 +29,9 @@ _MANAGER = "core/src/model_repository_manager.cc"
 )
 def step_model_absent(model: Model, context: Context) -> Iterator[Hit]:
     """A step names a model that is not in the repository."""
-    known = {name for repository in context.repositories for name in repository.models}
     for field, step in steps(model):
         if step.model_name and not step.model_namespace and _step_model(step, context) is None:
+            known = {name for repository in context.repositories for name in repository.models}
             close = nearest(step.model_name, known)
             yield Hit(
                 f"there is no model '{step.model_name}' in the repository",

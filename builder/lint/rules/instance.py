@@ -261,9 +261,12 @@ def unknown_secondary_device(model: Model, context: Context) -> Iterator[Hit]:
 )
 def resource_global_and_local(model: Model, context: Context) -> Iterator[Hit]:
     """A rate limiter resource is global in one place and bound to a device in another."""
+    resources = list(_resources(model))
+    if not resources:
+        return
     globals_, locals_ = _resource_scopes(context)
     unlimited = context.target.server_args is None or not _limits(context)
-    for field, resource in _resources(model):
+    for field, resource in resources:
         other = locals_ if getattr(resource, "global") else globals_
         if resource.name in other:
             yield Hit(

@@ -62,7 +62,8 @@ def main() -> int:
             preexec_fn=dies_with_the_guard,
         )
     # Closed after one line, so that nobody waits on a pipe the guard holds.
-    os.write(1, f"{server.pid}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(1, f"{server.pid}\n".encode())
     os.close(1)
 
     while server.poll() is None and not stopping and os.getppid() == parent:

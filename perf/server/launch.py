@@ -194,6 +194,6 @@ def _died(server: Server, spec: ServerSpec) -> ServerError:
             "another process took one of the server's ports while it started",
             code="port_lost" if all_free else "port_taken",
             seen=words,
-            fix="try again, or leave the port flags out",
+            fix="try again, or choose other ports; 0 takes a free one",
         )
     return server_ended(server, "before it was ready")

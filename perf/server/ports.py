@@ -55,7 +55,7 @@ def _bind(name: str, port: int | None) -> socket.socket:
             f"the {name} port {port} cannot be used: {error.strerror}",
             code="port_refused",
             seen=port,
-            fix="choose a port above 1023, or leave the flag out for a free one",
+            fix="choose a port above 1023; 0 takes a free one",
         ) from None
     return s
 
@@ -71,5 +71,5 @@ def port_taken(name: str, port: int | None) -> ServerError:
         f"the {name} port {port} is in use by another process",
         code="port_taken",
         seen=f"{HOST}:{port}",
-        fix="stop what listens there, choose another port, or leave the flag out for a free one",
+        fix="stop what listens there, or choose another port; 0 takes a free one",
     )

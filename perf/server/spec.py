@@ -37,7 +37,8 @@ class ServerSpec:
     load_models:     explicit mode: models to load at the start; ("*",) loads all.
     *_port:          None takes a free one. Attached: None takes Triton's convention, HTTP + 1 and + 2.
     cache_size_bytes: size of the local response cache; 0 for none.
-    extra_args:      passed to tritonserver as they are, last, so that they win.
+    extra_args:      passed to tritonserver as they are, last, so that they win. Paths in them must be absolute,
+                     for the server runs in a directory of its own.
     exit_timeout_s:  how long a stop waits for requests in flight and for connections that clients left open.
     startup_timeout_s: how long all models together may take to load.
     log_path:        where the server's log goes; None keeps it in a temporary directory until the server

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,40 @@ def test_poll_mode_sees_what_comes_and_goes(tmp_path: Path) -> None:
         assert ask(server.http_url, "second", 1) == 5
         shutil.rmtree(tmp_path / "first")
         assert eventually(lambda: not control.is_model_ready(server.http_url, "first"))
+
+
+SLOW_MODEL = """
+import time
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(1)
+        return [pb.InferenceResponse([pb.Tensor("y", r.inputs()[0].as_numpy() + 1)]) for r in requests]
+"""
+
+
+@server_mark
+def test_a_stop_lets_requests_in_flight_finish_and_the_response_cache_answers(tmp_path: Path) -> None:
+    (tmp_path / "slow" / "1").mkdir(parents=True)
+    (tmp_path / "slow" / "1" / "model.py").write_text(SLOW_MODEL)
+    (tmp_path / "slow" / "config.pbtxt").write_text(
+        'backend: "python"\nmax_batch_size: 4\nresponse_cache { enable: true }\n'
+        'input { name: "x" data_type: TYPE_FP32 dims: [1] }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: [1] }\n' + ONE_CPU
+    )
+    spec = ServerSpec(repositories=(tmp_path,), cache_size_bytes=2**20)
+    with ThreadPoolExecutor(1) as pool:
+        with launch(spec) as server:
+            assert [ask(server.http_url, "slow", 1) for _ in range(3)] == [2, 2, 2]
+            statistics = control.model_statistics(server.http_url, "slow")[0]
+            assert statistics["execution_count"] == 1
+            assert statistics["inference_stats"]["cache_hit"]["count"] == 2
+            in_flight = pool.submit(ask, server.http_url, "slow", 5)
+            # The stub has it when the second execution is under way: its request no longer waits.
+            time.sleep(0.3)
+        assert in_flight.result() == 6
+    assert server.exit_code == 0
 
 
 PARENT = """

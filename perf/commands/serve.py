@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,7 @@ def serve(
             told = state_of(server)
             if format is ServeFormat.json:
                 emit_json(told)
+                sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
             else:
                 emit_text(text_from_state(told))
             note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")

@@ -209,6 +209,8 @@ def serving(repository: Path, *flags: str) -> subprocess.Popen[str]:
             *(sys.executable, "-m", "tritonsmith", "serve", str(repository), "--format", "json"),
             *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *flags),
         ],
+        # Unbuffered output would hide a missing flush.
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -76,7 +76,7 @@ def onnx_bytes(
     ir_version: int = 8,
     external: str | None = None,
 ) -> bytes:
-    """An ONNX file of Identity nodes; each output copies the first input of its type."""
+    """An ONNX file in which each output copies the first input of its type; external: file of weights w[4] added."""
     from onnx import TensorProto, helper
 
     given = dict(inputs or {"x": ("FLOAT", ("batch", 4))})
@@ -90,6 +90,9 @@ def onnx_bytes(
         source = next(n for n, (k, _) in given.items() if k == kind)
         nodes.append(helper.make_node("Identity", [source], [name]))
     if external is not None:
+        name, (kind, _) = next(iter(made.items()))
+        source = next(n for n, (k, _) in given.items() if k == kind)
+        nodes[0] = helper.make_node("Add", [source, "w"], [name])
         tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=external)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from builder.errors import UsageError
@@ -46,13 +47,49 @@ def generate(
         raise UsageError("the load needs at least one payload", code="no_payload")
     if duration_s is None and requests is None and not isinstance(load, Replay):
         raise UsageError("the load needs a duration or a number of requests", code="bad_load")
-    import uvloop
-
     options = options or ClientOptions()
     plan = Plan(load, warmup_s, duration_s, requests, seed)
-    kind = ClosedRun if isinstance(load, Closed) else OpenRun
-    run = kind(target, payloads, plan, options, on_progress)
-    run.at_measure_start = at_measure_start
+    if options.processes > 1:
+        from perf.processes import run_in_processes
+
+        return run_in_processes(
+            target, payloads, plan, options, environment or {}, on_progress, at_measure_start
+        )
+    return run_plan(
+        target,
+        payloads,
+        plan,
+        options,
+        environment=environment or {},
+        on_progress=on_progress,
+        at_measure_start=at_measure_start,
+    )
+
+
+def run_plan(
+    target: Target,
+    payloads: Sequence[InferPayload],
+    plan: Plan,
+    options: ClientOptions,
+    *,
+    environment: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None = None,
+    at_measure_start: Callable[[], None] | None = None,
+    before_start: Callable[[], None] | None = None,
+    interrupt_pipe: Connection | None = None,
+) -> RequestRecords:
+    """One process's run in an event loop of its own.
+
+    before_start:   called in another thread once the connections are open; the load starts when it returns.
+    interrupt_pipe: anything that arrives on it, its end among them, is a Ctrl-C.
+    """
+    import uvloop
+
+    run = (ClosedRun if isinstance(plan.load, Closed) else OpenRun)(
+        target, payloads, plan, options, on_progress
+    )
+    run.at_measure_start, run.before_start = at_measure_start, before_start
+    run.interrupt_pipe = interrupt_pipe
     loop = uvloop.new_event_loop()
     collecting = gc.isenabled()
     gc.disable()  # a collection is a pause of milliseconds that would be laid at the server's door
@@ -62,4 +99,4 @@ def generate(
         if collecting:
             gc.enable()
         loop.close()
-    return run.records(dict(environment or {}))
+    return run.records(dict(environment))

@@ -50,6 +50,7 @@ class LoadTest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     timeout_s: float = 30.0
     max_connections: int = 1024
+    processes: int = 1
     validate_every: int = 100
 
 
@@ -88,6 +89,7 @@ def run_load_test(
         options=ClientOptions(
             timeout_s=test.timeout_s,
             max_connections=test.max_connections,
+            processes=test.processes,
             validation=_validation(test, payloads),
         ),
         environment=environment_of(about_server),

@@ -108,6 +108,9 @@ def load(
         typer.Option(help="Triton's request timeout in the queue, µs."),
     ] = None,
     timeout: Annotated[str, typer.Option(help="A request without an answer after this has failed.")] = "30s",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Client processes, when one core is not enough (CLIENT_BOUND).")
+    ] = 1,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Keep every request here (.npz), for `tritonsmith report`."),
@@ -152,6 +155,7 @@ def load(
         headers=headers_from_flags(header or []),
         parameters=request_parameters(priority=priority, timeout_us=queue_timeout_us),
         timeout_s=seconds_from_text(timeout),
+        processes=processes,
     )
     raise typer.Exit(run(target, test, output, format.value))
 

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection as PipeEnd
 from time import monotonic_ns
 from typing import Any
 
@@ -35,12 +36,14 @@ class ClientOptions:
     connections:     open loop: connections opened before the start; more are opened when they are short.
     max_connections: the most connections at once.
     validation:      check answers against the payloads' expected outputs; None checks nothing.
+    processes:       client processes that share the load, for when one core is not enough.
     """
 
     timeout_s: float = 30.0
     connections: int = 16
     max_connections: int = 1024
     validation: Validation | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class Run:
         self.start_ns = self.measure_start_ns = self.stop_ns = 0
         self.at_measure_start: Callable[[], None] | None = None
         self.before_start: Callable[[], None] | None = None
+        self.interrupt_pipe: PipeEnd | None = None
         self.interrupted = False
         self.error: BaseException | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -139,12 +143,15 @@ class Run:
         self.finished = asyncio.Event()
         self.loop.set_exception_handler(self._on_error)
         main = threading.current_thread() is threading.main_thread()
+        main = main and self.interrupt_pipe is None
         if main:
             self.loop.add_signal_handler(signal.SIGINT, self.interrupt)
         try:
             await self.open_first()
             if self.before_start is not None:
                 await self.loop.run_in_executor(None, self.before_start)
+            if self.interrupt_pipe is not None:
+                self.loop.add_reader(self.interrupt_pipe.fileno(), self._on_pipe)
             self.started_unix_ns = time.time_ns()
             cpu_ns, self.start_ns = time.process_time_ns(), monotonic_ns()
             self.measure_start_ns = self.start_ns + round(self.plan.warmup_s * NS_PER_S)
@@ -162,9 +169,19 @@ class Run:
         finally:
             if main:
                 self.loop.remove_signal_handler(signal.SIGINT)
+            if self.interrupt_pipe is not None:
+                self.loop.remove_reader(self.interrupt_pipe.fileno())
             await self._close()
         if self.error is not None:
             raise self.error
+
+    def _on_pipe(self) -> None:
+        assert self.interrupt_pipe is not None
+        try:
+            self.interrupt_pipe.recv()
+        except EOFError:  # the parent is gone
+            self.loop.remove_reader(self.interrupt_pipe.fileno())
+        self.interrupt()
 
     def _measure_start(self, call: Callable[[], None]) -> None:
         async def called() -> None:

@@ -1,0 +1,197 @@
+"""One load test shared by several client processes, for when one core is not enough → their records, merged.
+
+Each process sends every n-th request of the same plan (a closed loop: its share of the concurrency) and they
+start together. CLOCK_MONOTONIC is one clock for all processes of a machine, so that the rows merge as they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from builder import errors
+from perf.record import RequestRecords, load_records, merge, save_records
+from perf.runs.run import ClientOptions, Plan, Progress
+from perf.schedule import Closed, load_as_dict
+from perf.wire.payload import InferPayload
+from perf.wire.target import Target
+
+_START_LEAD_S = 0.05
+_START_TIMEOUT_S = 60.0
+
+
+def shares(plan: Plan, parts: int) -> list[Plan]:
+    """The plan of each process; fewer than asked when there are fewer slots or requests than processes."""
+    if not isinstance(plan.load, Closed):
+        return [replace(plan, part=part, parts=parts) for part in range(parts)]
+    slots, requests = plan.load.concurrency, plan.requests
+    parts = min(parts, slots, requests or parts)
+    return [
+        replace(
+            plan,
+            part=part,
+            parts=parts,
+            load=replace(plan.load, concurrency=_share(slots, part, parts)),
+            requests=None if requests is None else _share(requests, part, parts),
+        )
+        for part in range(parts)
+    ]
+
+
+def _share(total: int, part: int, parts: int) -> int:
+    return total // parts + (part < total % parts)
+
+
+def run_in_processes(
+    target: Target,
+    payloads: Sequence[InferPayload],
+    plan: Plan,
+    options: ClientOptions,
+    environment: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None,
+    at_measure_start: Callable[[], None] | None,
+) -> RequestRecords:
+    """Start the processes, wait for them, merge. A process that cannot start ends the test with its error."""
+    plans = shares(plan, options.processes)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-load-") as directory:
+        pipes: list[Connection] = []
+        workers = []
+        for part, share in enumerate(plans):
+            ours, theirs = context.Pipe()
+            path = Path(directory) / f"{part}.npz"
+            worker = context.Process(
+                target=_work, args=(target, payloads, share, options, path, theirs), daemon=True
+            )
+            worker.start()
+            theirs.close()
+            pipes.append(ours)
+            workers.append(worker)
+        try:
+            _start_together(pipes, plan, at_measure_start)
+            _follow(pipes, on_progress)
+            for worker in workers:
+                worker.join(_START_TIMEOUT_S)
+            parts = [load_records(Path(directory) / f"{part}.npz") for part in range(len(plans))]
+        finally:
+            for worker in workers:
+                if worker.is_alive():
+                    worker.kill()
+                worker.join()
+    merged = merge(parts)
+    header = replace(merged.header, load=load_as_dict(plan.load), environment=dict(environment))
+    return replace(merged, header=header)
+
+
+# In the parent.
+
+
+def _start_together(
+    pipes: Sequence[Connection], plan: Plan, at_measure_start: Callable[[], None] | None
+) -> None:
+    for pipe in pipes:
+        _receive(pipe)  # "ready": its connections are open
+    start_ns = time.monotonic_ns() + round(_START_LEAD_S * 1e9)
+    for pipe in pipes:
+        pipe.send(start_ns)
+    if at_measure_start is not None:
+        timer = threading.Timer(plan.warmup_s + _START_LEAD_S, at_measure_start)
+        timer.daemon = True
+        timer.start()
+
+
+def _follow(pipes: Sequence[Connection], on_progress: Callable[[Progress], None] | None) -> None:
+    """Until every process says that it is done; Ctrl-C is passed on to them."""
+    last: dict[int, Progress] = {}
+    running = dict(enumerate(pipes))
+    while running:
+        with _passing_on_interrupts(running):
+            for ready in wait(list(running.values())):
+                part = next(i for i, pipe in running.items() if pipe is ready)
+                message = _receive(running[part])
+                if message == "done":
+                    del running[part]
+                else:
+                    last[part] = message
+            if on_progress is not None and last:
+                on_progress(
+                    Progress(
+                        min(p.done for p in last.values()),
+                        sum(p.requests for p in last.values()),
+                        sum(p.failed for p in last.values()),
+                    )
+                )
+
+
+@contextmanager
+def _passing_on_interrupts(running: Mapping[int, Connection]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        for pipe in running.values():
+            pipe.send("interrupt")
+
+
+def _receive(pipe: Connection) -> Any:
+    try:
+        message = pipe.recv()
+    except EOFError:
+        raise errors.TrialError("a client process died", code="client_died") from None
+    if isinstance(message, dict):
+        kind = getattr(errors, message.pop("kind"))
+        raise kind(message.pop("message"), **message)
+    return message
+
+
+# In a child.
+
+
+def _work(
+    target: Target,
+    payloads: Sequence[InferPayload],
+    plan: Plan,
+    options: ClientOptions,
+    path: Path,
+    pipe: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
+    from perf.generator import run_plan
+
+    def start() -> None:
+        pipe.send("ready")
+        start_ns = pipe.recv()
+        time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
+
+    try:
+        records = run_plan(
+            target,
+            payloads,
+            plan,
+            options,
+            environment={},
+            on_progress=pipe.send,
+            before_start=start,
+            interrupt_pipe=pipe,
+        )
+        save_records(records, path)
+        pipe.send("done")
+    except errors.TritonsmithError as error:
+        pipe.send(
+            {
+                "kind": type(error).__name__,
+                "message": error.message,
+                "code": error.code,
+                "seen": error.seen,
+                "valid": error.valid,
+                "fix": error.fix,
+            }
+        )

@@ -29,8 +29,8 @@ def find_warmup(latencies: Floats) -> Warmup:
 
     MSER-5 (White 1997; White, Cobb & Spratt 2000) cuts where the standard error of what is left is least,
     over means of five. Two guards are ours: the logarithm, so that one stall is not taken for a start, and
-    the cut only stands if the median before it differs by 5 % from the median after it, so that plain
-    noise costs no requests. A best cut in the second half means that the series has not settled.
+    the cut only stands if the median before it differs by 5 % and by four standard errors from the median
+    after it, so that plain noise costs no requests. A best cut in the second half means that the series has not settled.
     """
     batches = latencies.size // BATCH
     if batches < 4:
@@ -52,4 +52,5 @@ def find_warmup(latencies: Floats) -> Warmup:
 
 def _differs(means: Floats, cut: int) -> bool:
     before, after = np.median(means[:cut]), np.median(means[cut:])
-    return bool(abs(before - after) > np.log1p(LEAST_DIFFERENCE))
+    noise = 1.25 * float(means[cut:].std()) / np.sqrt(cut)  # standard error of a median of normal values
+    return bool(abs(before - after) > max(np.log1p(LEAST_DIFFERENCE), 4 * noise))

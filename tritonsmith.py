@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
-import click
 import typer
 
 from builder import __version__
@@ -48,6 +48,10 @@ builder_cli.register(app)
 perf_cli.register(app)
 
 
+# The base of usage errors is click's own class up to Typer 0.2x, and a copy inside Typer since.
+_CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived; raised so that every `finally` on the way out runs."""
 
@@ -69,10 +73,10 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except TritonsmithError as error:
         return _report(error, arguments)
-    except click.ClickException as error:
+    except _CommandLineError as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         note("interrupted; nothing half-written was left")
         return 130
     except _Terminated:

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
-from builder.errors import BuildError, ExportError, GateError, SpecError, TritonsmithError, Where
+from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint import LintOptions, check
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
@@ -266,7 +266,7 @@ def _export(context: _Context, spec: ModelSpec) -> Artifact:
     with context.cache.workspace() as directory:
         try:
             result = run_export(request, directory, log)
-        except ExportError as error:
+        except BuildError as error:
             raise _at_source(error, spec, context.spec) from None
         root = context.spec.root
         files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
@@ -280,7 +280,7 @@ def _export(context: _Context, spec: ModelSpec) -> Artifact:
     return artifact
 
 
-def _at_source(error: ExportError, spec: ModelSpec, repository: RepositorySpec) -> ExportError:
+def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
     """The same error, saying which model of the spec it is about; its own place (the user's code, the file) stays."""
     line = repository.where(spec.name, "source", spec.source.kind)
     message = error.message.removeprefix(f"{spec.name}: ")
@@ -288,7 +288,7 @@ def _at_source(error: ExportError, spec: ModelSpec, repository: RepositorySpec) 
         where, prefix = line, spec.name
     else:
         where, prefix = error.where, f"{spec.name} ({line.path.name}:{line.line})"
-    return ExportError(
+    return type(error)(
         f"{prefix}: {message}",
         code=error.code,
         where=where,

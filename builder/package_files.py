@@ -7,38 +7,53 @@ import sys
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from builder.errors import SpecError
+from builder.errors import SpecError, nearest
 
 PACKAGE_PREFIX = "package:"
 
 
 def resolve_package_file(reference: str) -> Path:
-    """`package:rapidocr_onnxruntime/models/x.onnx` → its path; SpecError when the package or the file is missing."""
-    inside = PurePosixPath(reference.removeprefix(PACKAGE_PREFIX))
-    if len(inside.parts) < 2 or inside.is_absolute() or ".." in inside.parts:
+    """`package:rapidocr_onnxruntime/models/det.onnx` → its path; NAME is the import name, no code of it is run.
+
+    SpecError: package_reference (no path, or one that leaves the package), package_not_installed,
+    package_file_missing.
+    """
+    name, _, relative = reference.removeprefix(PACKAGE_PREFIX).partition("/")
+    parts = PurePosixPath(relative).parts
+    if not name.isidentifier() or not parts or relative.startswith("/") or ".." in parts or "\\" in relative:
         raise SpecError(
-            f"{reference!r} is not package:NAME/path",
+            f"{reference!r} is no file in an installed package",
             code="package_reference",
-            valid=("package:NAME/dir/file.onnx",),
+            valid=("package:IMPORT_NAME/path/inside/the/package",),
         )
-    package = inside.parts[0]
-    roots = _package_roots(package)
+    roots = _package_roots(name)
     if not roots:
         raise SpecError(
-            f"{reference!r} names the package {package!r}, which is not installed",
-            code="package_missing",
-            fix=f"pip install {package.replace('_', '-')}",
+            f"package {name} is not installed",
+            code="package_not_installed",
+            seen=reference,
+            fix=f"pip install {name.replace('_', '-')}   (add --no-deps when only its files are wanted)",
         )
-    relative = PurePosixPath(*inside.parts[1:])
     for root in roots:
-        if (root / relative).is_file():
-            return root / relative
+        if root.joinpath(*parts).is_file():
+            return root.joinpath(*parts)
     raise SpecError(
-        f"the installed package {package!r} has no file {relative}",
+        f"package {name} ships no file {relative}",
         code="package_file_missing",
         seen=reference,
-        valid=sorted({p.name for r in roots for p in (r / relative.parent).glob("*") if p.is_file()})[:10],
+        valid=_suggestions(roots[0], relative),
     )
+
+
+def _suggestions(directory: Path, wanted: str) -> list[str]:
+    suffix = PurePosixPath(wanted).suffix
+    if not suffix:
+        return []
+    present = sorted(
+        p.relative_to(directory).as_posix() for p in directory.rglob(f"*{suffix}") if p.is_file()
+    )
+    close = nearest(wanted, present)
+    return [close] if close else present[:8]
 
 
 def package_reference(path: Path) -> str | None:
@@ -50,7 +65,6 @@ def package_reference(path: Path) -> str | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def _package_roots(package: str) -> tuple[Path, ...]:
     try:
         spec = importlib.util.find_spec(package)

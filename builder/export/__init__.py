@@ -1,6 +1,5 @@
 """A source (torch callable, ExportedProgram, ONNX file) → a checked ONNX file, its tensors, its accuracy."""
 
-from builder.export.package_files import resolve_package_file
 from builder.export.request import ExportRequest, ExportResult, request_from_dict, result_from_dict
 from builder.export.run import run_export
 
@@ -8,7 +7,6 @@ __all__ = [
     "ExportRequest",
     "ExportResult",
     "request_from_dict",
-    "resolve_package_file",
     "result_from_dict",
     "run_export",
 ]

@@ -11,8 +11,8 @@ from builder.errors import ExportError, Where
 from builder.export.batching import with_batch_dimension
 from builder.export.exported import Exported
 from builder.export.onnx_graph import onnxruntime_runner, read_graph
-from builder.export.package_files import is_package_reference, resolve_package_file
 from builder.export.request import ExportRequest
+from builder.package_files import PACKAGE_PREFIX, resolve_package_file
 from builder.tensors import Dim, TensorSpec
 
 MODEL_FILE = "model.onnx"
@@ -52,7 +52,7 @@ def take_over(request: ExportRequest, out_dir: Path) -> Exported:
 
 def source_path(reference: str, search_path: Path) -> Path:
     """A `package:` reference, an absolute path, or one relative to the spec's directory."""
-    if is_package_reference(reference):
+    if reference.startswith(PACKAGE_PREFIX):
         return resolve_package_file(reference)
     return search_path / Path(reference).expanduser()
 

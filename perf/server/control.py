@@ -10,11 +10,13 @@ triton-inference-server/server docs/protocol.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -159,28 +161,33 @@ def instance_pids(server: HasPid, model: str) -> list[int]:
         return []
     import psutil
 
-    prefix = f"{model}_"
-    pids = []
     try:
         children = psutil.Process(server.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+    pids = []
     for child in children:
-        try:
-            command = child.cmdline()
-        except psutil.Error:
-            continue
-        # A stub's last argument but two is the instance: <model>_<group>_<number>.
-        if "triton_python_backend_stub" in " ".join(command[:1]) and any(
-            _is_instance(argument, prefix) for argument in command[1:]
-        ):
-            pids.append(child.pid)
+        with contextlib.suppress(psutil.Error):
+            if is_instance_of(model, child.cmdline()):
+                pids.append(child.pid)
     return pids
 
 
-def _is_instance(argument: str, prefix: str) -> bool:
-    rest = argument[len(prefix) :].split("_") if argument.startswith(prefix) else []
-    return len(rest) == 2 and all(part.isdigit() for part in rest)
+def is_instance_of(model: str, command: Sequence[str]) -> bool:
+    """Whether a process's argument list is that of a stub that runs an instance of `model`.
+
+    A stub's second argument is <model directory>/<version>/<file>, its last but one the instance's name: that of
+    the group, which is the model's with or without a number unless the config names it, and a number. A model
+    that was loaded from files in the load call lies in a temporary directory, so its name says nothing.
+    """
+    if len(command) < 3 or not command[0].endswith("triton_python_backend_stub"):
+        return False
+    directory, instance = PurePath(command[1]).parent.parent.name, command[-2]
+    if directory == model:
+        return True
+    rest = instance.removeprefix(f"{model}_").split("_") if instance.startswith(f"{model}_") else []
+    named_like_model = 1 <= len(rest) <= 2 and all(part.isdigit() for part in rest)
+    return named_like_model and not instance.startswith(f"{directory}_")
 
 
 def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30.0) -> None:

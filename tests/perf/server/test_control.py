@@ -129,3 +129,46 @@ def test_the_default_batch_size_of_the_command_line_reaches_the_backend(tmp_path
 )
 def test_the_default_batch_size_is_read_from_the_flags(arguments: tuple[str, ...], value: str | None) -> None:
     assert default_max_batch_size(arguments) == value
+
+
+def stub(path: str, instance: str) -> list[str]:
+    return [
+        "/b/python/triton_python_backend_stub",
+        path,
+        "region",
+        "1",
+        "1",
+        "9",
+        "/b/python",
+        "336",
+        instance,
+        "/b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "belongs"),
+    [
+        (stub("/r/m/1/model.onnx", "m_0_0"), True),
+        (stub("/r/m/12/model.py", "m_1"), True),
+        # A group that the config names.
+        (stub("/r/m/1/model.onnx", "fast_3"), True),
+        # Loaded from files in the load call.
+        (stub("/tmp/folderQx1/1/model.onnx", "m_0_0"), True),
+        (stub("/tmp/folderQx1/1/model.onnx", "other_0_0"), False),
+        # Models whose names begin alike.
+        (stub("/r/m_0/1/model.onnx", "m_0_0"), False),
+        (stub("/r/m_0/1/model.onnx", "m_0_0_0"), False),
+        (stub("/r/mm/1/model.onnx", "mm_0_0"), False),
+        (["/bin/bash", "/r/m/1/model.onnx", "m_0_0", "/b"], False),
+        ([], False),
+    ],
+)
+def test_a_stub_is_known_by_its_arguments(command: list[str], belongs: bool) -> None:
+    assert control.is_instance_of("m", command) == belongs
+
+
+@pytest.mark.server
+def test_stubs_of_a_model_without_groups_are_counted(triton: LiveTriton) -> None:
+    triton.load("ungrouped", onnx_models.affine(["b", 1]))
+    assert len(control.instance_pids(triton.server, "ungrouped")) == 2

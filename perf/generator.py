@@ -75,12 +75,13 @@ def run_plan(
     environment: Mapping[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
     at_measure_start: Callable[[], None] | None = None,
-    before_start: Callable[[], None] | None = None,
+    before_start: Callable[[], int] | None = None,
     interrupt_pipe: Connection | None = None,
 ) -> RequestRecords:
     """One process's run in an event loop of its own.
 
-    before_start:   called in another thread once the connections are open; the load starts when it returns.
+    before_start:   called in another thread once the connections are open; returns at the start it gives,
+                    a time.monotonic_ns.
     interrupt_pipe: anything that arrives on it, its end among them, is a Ctrl-C.
     """
     import uvloop

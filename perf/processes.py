@@ -166,10 +166,11 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
     from perf.generator import run_plan
 
-    def start() -> None:
+    def start() -> int:
         pipe.send("ready")
-        start_ns = pipe.recv()
+        start_ns = int(pipe.recv())
         time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
+        return start_ns
 
     try:
         records = run_plan(

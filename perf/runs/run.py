@@ -129,7 +129,7 @@ class Run:
         self.payload: list[int] = []
         self.start_ns = self.measure_start_ns = self.stop_ns = 0
         self.at_measure_start: Callable[[], None] | None = None
-        self.before_start: Callable[[], None] | None = None
+        self.before_start: Callable[[], int] | None = None
         self.interrupt_pipe: PipeEnd | None = None
         self.interrupted = False
         self.error: BaseException | None = None
@@ -148,12 +148,13 @@ class Run:
             self.loop.add_signal_handler(signal.SIGINT, self.interrupt)
         try:
             await self.open_first()
+            agreed_ns = 0
             if self.before_start is not None:
-                await self.loop.run_in_executor(None, self.before_start)
+                agreed_ns = await self.loop.run_in_executor(None, self.before_start)
             if self.interrupt_pipe is not None:
                 self.loop.add_reader(self.interrupt_pipe.fileno(), self._on_pipe)
             self.started_unix_ns = time.time_ns()
-            cpu_ns, self.start_ns = time.process_time_ns(), monotonic_ns()
+            cpu_ns, self.start_ns = time.process_time_ns(), agreed_ns or monotonic_ns()
             self.measure_start_ns = self.start_ns + round(self.plan.warmup_s * NS_PER_S)
             end_s = self.plan.end_s
             self.stop_ns = NEVER_NS if end_s is None else self.start_ns + round(end_s * NS_PER_S)

@@ -194,7 +194,7 @@ def differences(meant: Config, seen: Config, paths: Mapping[str, Any]) -> list[s
     normal_meant, normal_seen = _normal(meant), _normal(seen)
     for path in paths:
         want, got = read(normal_meant, path), read(normal_seen, path)
-        if want == got or want == "KIND_AUTO" or (not want and not got):
+        if want == got or read(meant, path) == "KIND_AUTO" or (not want and not got):
             continue
         result.append(f"{path} is {got}, not {want}")
     return result

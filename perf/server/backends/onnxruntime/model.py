@@ -21,7 +21,7 @@ def _tensors_of(session):
     odd = ort_config.unsupported([*session.get_inputs(), *session.get_outputs()])
     if odd:
         name, onnx_type = odd[0]
-        raise pb.TritonModelException(
+        raise ort_config.ConfigRefused(
             f"unsupported datatype {onnx_type} of tensor '{name}': Triton's onnxruntime backend carries "
             + ", ".join(sorted(set(ort_config.ONNX_TYPES.values())))
         )

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from builder.errors import ServerError
 from perf.answers import AnswerChecks, Validation
 from perf.record import OK, RecordHeader, RequestRecords, records_from_columns
-from perf.schedule import NS_PER_S, Load, Open, Replay, intended_send_times_ns, load_as_dict
+from perf.schedule import NS_PER_S, Closed, Load, Open, Replay, intended_send_times_ns, load_as_dict
 from perf.wire.payload import InferPayload
 from perf.wire.target import Connection, Target
 
@@ -107,7 +107,13 @@ class Run:
         self.on_progress = on_progress
         self.wire = [target.encode(payload) for payload in payloads]
         order = np.random.default_rng(plan.seed).permutation(len(payloads))
-        places = (np.arange(len(payloads)) * plan.parts + plan.part) % len(payloads)
+        # An open loop's processes take turns in one order; a closed loop's are not equally fast, and each
+        # goes through the whole pool from a place of its own.
+        turns = np.arange(len(payloads))
+        if isinstance(plan.load, Closed):
+            places = (turns + plan.part * len(payloads) // plan.parts) % len(payloads)
+        else:
+            places = (turns * plan.parts + plan.part) % len(payloads)
         self.order: list[int] = order[places].tolist()
         self.pool = len(self.order)
         self.rows = array("q")  # six values a row: the columns of RequestRecords

@@ -47,6 +47,7 @@ class LoadTest:
     protocol: Literal["http", "grpc"] = "http"
     grpc_url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: str | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     timeout_s: float = 30.0
     max_connections: int = 1024
@@ -72,7 +73,7 @@ def run_load_test(
     Raises ServerError when nothing answers, TrialError when the model is not served, UsageError when the
     data do not fit it.
     """
-    rest = HttpTarget(url, headers=test.headers)
+    rest = HttpTarget(url, headers=test.headers, ca_file=test.ca_file)
     about_server = call_json(rest, "/v2")
     model = interface_of(rest, test.model or only_model(rest), test.version)
     payloads = payloads_from_options(model, test.data, parameters=test.parameters)
@@ -135,7 +136,7 @@ def target_of(rest: HttpTarget, test: LoadTest) -> Target:
     if not url:
         scheme = "grpcs" if parts.scheme == "https" else "grpc"
         url = f"{scheme}://{parts.hostname}:{(parts.port or 8000) + 1}"
-    return GrpcTarget(url, {name.lower(): value for name, value in test.headers.items()})
+    return GrpcTarget(url, {name.lower(): value for name, value in test.headers.items()}, test.ca_file)
 
 
 def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation | None:

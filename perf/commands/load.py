@@ -99,6 +99,10 @@ def load(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--header", "-H", help="NAME:VALUE sent with every request.", show_default=False),
     ] = None,
+    ca_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Certificates to trust for https and grpcs.", exists=True, show_default=False),
+    ] = None,
     priority: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Triton's request priority."),
@@ -153,6 +157,7 @@ def load(
         protocol=protocol.value,
         grpc_url=grpc_url,
         headers=headers_from_flags(header or []),
+        ca_file=None if ca_file is None else str(ca_file),
         parameters=request_parameters(priority=priority, timeout_us=queue_timeout_us),
         timeout_s=seconds_from_text(timeout),
         processes=processes,

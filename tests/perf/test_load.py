@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +125,26 @@ def test_what_cannot_be_done_is_one_expected_error(
     with fake_server() as server, pytest.raises(error) as raised:
         command(*(server.url if a == "URL" else a for a in arguments))
     assert raised.value.code == code
+
+
+def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    with fake_server() as server:
+        command = [sys.executable, "-m", "tritonsmith", "load", server.url, "-m", "m", "--duration", "60s"]
+        process = subprocess.Popen(
+            [*command, "-o", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 30
+        while server.infer_requests < 50 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert "Traceback" not in err
+    records = load_records(path)
+    assert records.header.interrupted
+    assert len(records) >= 50
 
 
 def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:

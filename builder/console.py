@@ -27,7 +27,7 @@ def note(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """A result for machines, on stdout."""
-    print(json.dumps(value, indent=2, sort_keys=False, default=str))
+    print(json.dumps(value, indent=2, sort_keys=False, default=str), flush=True)
 
 
 def emit_text(text: str) -> None:

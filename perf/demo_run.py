@@ -63,13 +63,13 @@ def packaged_demo() -> Path:
 
 
 def default_sweep(model: str) -> SweepSpec:
-    """The demo's sweep: instance count × queue delay × concurrency, about 40 s."""
+    """The demo's sweep: instance count × queue delay × concurrency, about 80 s; the current config is one of the arms."""
     return SweepSpec(
         model=model,
-        space={"instance_group.count": [1, 2], "dynamic_batching.max_queue_delay_microseconds": [0, 2000]},
+        space={"instance_group.count": [1, 2], "dynamic_batching.max_queue_delay_microseconds": [0, 500, 2000]},
         concurrency=(1, 8, 32),
         rounds=4,
-        duration_s=0.5,
+        duration_s=0.8,
         warmup_s=0.1,
     )
 

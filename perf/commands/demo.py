@@ -24,7 +24,7 @@ def demo(
     ),
     sweep_model: Annotated[str, typer.Option(help="The model whose settings are swept.")] = "crepe",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the sweep.")] = 4,
-    duration: Annotated[float, typer.Option(min=0.05, help="Seconds of each measurement.")] = 0.5,
+    duration: Annotated[float, typer.Option(min=0.05, help="Seconds of each measurement.")] = 0.8,
     spec: Annotated[
         Path | None,
         typer.Option("--spec", "-f", help="Another spec than the demo's own.", show_default=False),

@@ -42,6 +42,9 @@ from perf.sweep import (
 from perf.trial import TrialResult, apply_config, failed, instance_count, measure
 from perf.wire.payload import InferPayload
 
+# A server that neither answers nor ends for so long counts as dead.
+PATIENCE_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
@@ -295,13 +298,7 @@ class _Sweep:
             self._after_refusal(arm, error)
             return
         took_s = time.monotonic() - begun_s
-        if summary.answered == 0 and not self.server.alive():
-            self._add(failed(trial, "the server died under the load", took_s))
-            self._server_died(None)
-            return
         self._add(TrialResult(trial, summary, counters, None, took_s, stopped))
-        if not stopped and not self.server.alive():
-            self._server_died(None)
         if stopped:
             self._interrupt()
 
@@ -335,17 +332,26 @@ class _Sweep:
     # When things go wrong.
 
     def _server_died(self, error: ServerError | None) -> None:
-        if self.server.alive():
+        if self._answers_again():
             self._note(f"The server did not answer and lives on: {error.message if error else 'no reason'}.")
             return
         if self.options.restart is None:
             raise error or ServerError("the server died under the load", code="server_died")
         self._note(f"The server died in trial {len(self.results)} and was started again.")
+        self.server.stop()
         self.server = self.options.restart()
         self.applied = None
-        self._load_arms(
-            [arm for arm in self.arms if arm.id not in self.arm_errors and arm.id not in self.dropped]
-        )
+        out = self.arm_errors.keys() | self.dropped.keys()
+        self._load_arms([arm for arm in self.arms if arm.id not in out])
+
+    def _answers_again(self) -> bool:
+        """Whether the server is well after all. A process that was killed may seem alive for a moment."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while self.server.alive() and time.monotonic() < deadline_s:
+            if control.is_ready(self.server.http_url):
+                return True
+            time.sleep(0.1)
+        return False
 
     def _interrupt(self) -> None:
         self.interrupted = True

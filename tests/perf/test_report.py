@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from builder.errors import TritonsmithError
 from perf.counters import ServerCounters
@@ -30,7 +31,7 @@ from perf.run_record import (
 )
 from perf.stats import Summary, summarise
 from perf.sweep import Arm, SweepSpec, Trial
-from perf.trial import TrialResult
+from perf.trial import TrialResult, failed
 
 SPEC = SweepSpec(model="minilm", space={"instance_group.count": [1, 2]}, concurrency=(1, 8), rounds=3)
 ENVIRONMENT = {
@@ -295,3 +296,34 @@ def test_an_axis_ends_on_a_round_number_at_or_above_the_highest_mark(top: float)
 def test_a_logarithmic_axis_holds_both_ends() -> None:
     axis = log_axis("", 0.4, 30.0, str)
     assert 0 < axis.at(0.4) < axis.at(30.0) < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({}, 0, ""),
+        ({"interrupted": True, "complete": False}, 130, ""),
+        ({"complete": False, "stop_reason": "the server is gone"}, 1, "the server is gone"),
+        ({"spec": SPEC.model_copy(update={"max_p99_ms": 0.001})}, 4, "the nearest is"),
+        ({"trials": "all failed"}, 1, "every trial failed"),
+    ],
+    ids=["done", "Ctrl-C", "server gone", "nothing fits", "all failed"],
+)
+def test_the_exit_code_says_how_it_ended(changes: dict[str, Any], code: int, text: str) -> None:
+    from perf.commands.sweep import exit_for
+
+    run = run_result()
+    if changes.get("trials"):
+        changes = {"trials": tuple(failed(t.trial, "no answer", 0.1) for t in run.trials)}
+    run = replace(run, **changes)
+    run = replace(run, verdict=verdict_of(run.spec, run.arms, run.trials))
+    if code == 0:
+        exit_for(run)
+    elif code == 130:
+        with pytest.raises(typer.Exit) as stopped:
+            exit_for(run)
+        assert stopped.value.exit_code == 130
+    else:
+        with pytest.raises(TritonsmithError, match=text) as error:
+            exit_for(run)
+        assert error.value.exit_code == code

@@ -1,0 +1,341 @@
+"""Sweeps on a real tritonserver: arms applied and read back, a server that dies, Ctrl-C, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from builder.errors import TrialError, TritonsmithError
+from perf.record import load_records
+from perf.report import load_run, write_report
+from perf.run_record import JOURNAL, RECORDS, RESULT
+from perf.server import control
+from perf.server.launch import Server, ServerSpec, launch
+from perf.sweep import Arm, SweepSpec
+from perf.sweep_run import SweepOptions, SweepProgress, run_sweep
+from perf.trial import apply_config
+from tests.onnx_models import add_model, affine
+from tests.perf.conftest import LiveTriton
+
+pytestmark = pytest.mark.server
+
+CONFIG = """
+backend: "onnxruntime"
+max_batch_size: 8
+input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+dynamic_batching {}
+"""
+COUNT, DELAY = "instance_group.count", "dynamic_batching.max_queue_delay_microseconds"
+
+
+def spec(model: str, **changes: Any) -> SweepSpec:
+    quick = {"concurrency": [1, 4], "rounds": 2, "duration_s": 0.15, "warmup_s": 0.05}
+    return SweepSpec.model_validate({"model": model, "space": {COUNT: [1, 2]}, **quick, **changes})
+
+
+@pytest.fixture
+def model(triton: LiveTriton, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A loaded model of its own for each test, gone after it."""
+    name = f"sweep_{abs(hash(request.node.name)) % 10**6}"
+    triton.load(name, affine(["batch", 4]), CONFIG)
+    yield name
+    control.unload_model(triton.http_url, name)
+
+
+def ready(triton: LiveTriton, prefix: str) -> set[str]:
+    rows = control.repository_index(triton.http_url)
+    return {row.name for row in rows if row.name.startswith(prefix) and row.state == "READY"}
+
+
+def test_arms_stand_side_by_side_and_the_server_is_left_as_it_was(
+    triton: LiveTriton, model: str, tmp_path: Path
+) -> None:
+    seen: list[set[str]] = []
+
+    def watch(step: SweepProgress) -> None:
+        if step.text.startswith("round 1"):
+            seen.append(ready(triton, model))
+
+    run = run_sweep(
+        spec(model, space={COUNT: [1], DELAY: [0, 3000]}),
+        triton.server,
+        SweepOptions((triton.repository,), triton.repository, tmp_path, on_progress=watch),
+    )
+    names = {f"{model}__arm0{i}" for i in range(3)}
+    assert seen[0] == names
+    assert ready(triton, model) == {model}
+    assert control.model_config(triton.http_url, model)["instance_group"][0]["count"] == 1
+    assert run.complete and len(run.trials) == 3 * 2 * 2
+    assert all(t.error is None and t.summary and t.summary.answered > 0 for t in run.trials)
+    assert run.verdict.outcome in ("tie", "winner", "keep", "undecided")
+    assert run.notes[0].endswith("the same as the current config, not measured twice")
+    # What Triton counted is what we sent, and the delay did what a delay does.
+    waits = {
+        arm: [
+            t.server.mean_queue_us
+            for t in run.trials
+            if t.server and t.trial.arm_id == arm and t.trial.concurrency == 1
+        ]
+        for arm in ("arm00", "arm02")
+    }
+    assert run.arms[2].settings == {COUNT: 1, DELAY: 3000}
+    assert min(waits["arm02"]) > 2000 > max(waits["arm00"])
+    # Everything is on disk, and the report is made again from it.
+    assert load_run(tmp_path).verdict == run.verdict
+    assert len(load_records(tmp_path / RECORDS / "0000.npz")) > 0
+    assert write_report(load_run(tmp_path), tmp_path).html.stat().st_size > 10_000
+
+
+def test_in_place_each_arm_is_really_applied_and_the_model_gets_its_own_config_back(
+    triton: LiveTriton, model: str
+) -> None:
+    counts: dict[str, set[int]] = {}
+
+    def watch(step: SweepProgress) -> None:
+        if step.last is not None:
+            served = control.model_config(triton.http_url, model)["instance_group"][0]["count"]
+            counts.setdefault(step.last.trial.arm_id, set()).add(served)
+
+    run = run_sweep(
+        spec(model, concurrency=[1, 2, 4], rounds=1),
+        triton.server,
+        SweepOptions((triton.repository,), on_progress=watch),
+    )
+    assert run.environment["placement"] == "in_place"
+    assert all(t.error is None for t in run.trials)
+    assert counts == {"arm00": {1}, "arm01": {1}, "arm02": {2}}
+    assert control.model_config(triton.http_url, model)["instance_group"][0]["count"] == 1
+
+
+def test_an_arm_that_triton_refuses_is_out_with_tritons_reason_and_the_others_are_measured(
+    triton: LiveTriton, model: str
+) -> None:
+    run = run_sweep(
+        spec(model, space={"instance_group.kind": ["KIND_GPU"], "max_batch_size": [8, 4]}),
+        triton.server,
+        SweepOptions((triton.repository,), triton.repository),
+    )
+    assert set(run.arm_errors) == {"arm02", "arm03"}
+    assert "KIND_GPU but no GPUs are available" in run.arm_errors["arm02"]
+    assert {t.trial.arm_id for t in run.trials} == {"arm00", "arm01"}
+    assert run.complete
+
+
+class Stubborn(BaseHTTPRequestHandler):
+    """A server that says yes to every load and goes on serving one instance."""
+
+    def do_POST(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(json.dumps({"name": "m", "instance_group": [{"kind": "KIND_CPU", "count": 1}]}).encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def test_a_server_that_says_yes_and_serves_another_config_is_found_out() -> None:
+    arm = Arm("arm02", "count 2", {COUNT: 2}, {"instance_group": [{"kind": "KIND_CPU", "count": 2}]})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stubborn) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrialError) as error:
+            apply_config(NoProcess(), f"127.0.0.1:{server.server_port}", "m", arm)
+        server.shutdown()
+    assert error.value.code == "config_not_applied"
+    assert "instance_group.count is 1, not 2" in error.value.message
+
+
+class NoProcess:
+    """A server elsewhere."""
+
+    pid = None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"model": "no_such_model"}, "unknown_model"),
+        ({"budget_s": 0.5}, "budget_too_small"),
+        ({"space": {COUNT: [1]}}, "empty_space"),
+        ({"batch_size": 99}, "bad_batch_size"),
+    ],
+)
+def test_what_cannot_be_swept_is_one_clear_error_and_leaves_nothing(
+    triton: LiveTriton, model: str, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    before = ready(triton, "")
+    output = tmp_path / "run"
+    with pytest.raises(TritonsmithError) as error:
+        run_sweep(
+            spec(model).model_copy(update=changes), triton.server,
+            SweepOptions((triton.repository,), triton.repository, output),
+        )  # fmt: skip
+    assert error.value.code == code
+    assert not output.exists()
+    assert ready(triton, "") == before
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "model_repository"
+    path.mkdir()
+    add_model(path, "m", affine(["batch", 4]), CONFIG)
+    return path
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_a_trial_is_a_failed_trial_and_a_restart(repository: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    server_spec = ServerSpec(repositories=(repository, scratch), model_control="explicit", exit_timeout_s=2)
+    started: list[Server] = []
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def start() -> Server:
+            started.append(stack.enter_context(launch(server_spec)))
+            return started[-1]
+
+        def kill(step: SweepProgress) -> None:
+            if step.done == 3 and len(started) == 1:
+                pid = started[0].pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+
+        run = run_sweep(
+            spec("m"),
+            start(),
+            SweepOptions((repository,), scratch, tmp_path / "run", restart=start, on_progress=kill),
+        )
+    assert len(started) == 2
+    assert [t.trial.number for t in run.trials if t.error is not None] == [3]
+    assert run.complete and len(run.trials) == 12
+    assert any("died in trial" in note and "started again" in note for note in run.notes)
+    assert any("died in trial" in note for note in load_run(tmp_path / "run").notes)
+
+
+def test_without_a_restart_a_dead_server_ends_the_sweep_with_what_was_measured(
+    repository: Path, tmp_path: Path
+) -> None:
+    with launch(ServerSpec(repositories=(repository,), model_control="explicit", exit_timeout_s=2)) as server:
+
+        def kill(step: SweepProgress) -> None:
+            if step.done == 3 and server.pid is not None:
+                os.kill(server.pid, signal.SIGKILL)
+
+        run = run_sweep(
+            spec("m"), server, SweepOptions((repository,), output=tmp_path / "run", on_progress=kill)
+        )
+    assert not run.complete
+    assert "the server is gone" in run.stop_reason
+    assert sum(t.error is None for t in run.trials) == 3
+
+
+def command(*arguments: str | Path, cwd: Path) -> list[str]:
+    return [sys.executable, "-m", "tritonsmith", *map(str, arguments)]
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+QUICK = ("--set", f"{COUNT}=1,2", "-c", "1,4", "--rounds", "2", "--duration", "150ms", "--warmup", "50ms")
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_verdict_writes_the_report_and_makes_it_again(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        command("sweep", repository, "-m", "m", *QUICK, "-o", "run", cwd=tmp_path),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "current config" in done.stdout
+    assert "report: run/report.html" in done.stderr
+    assert {"report.html", "report.json", "report.csv", RESULT, JOURNAL} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+    first = (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "run" / "report.html").unlink()
+    again = subprocess.run(
+        command("report", "run", "--format", "json", cwd=tmp_path),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["model"] == "m"
+    assert (tmp_path / "run" / "report.html").read_text() == first
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured_and_exits_130(repository: Path, tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        command("sweep", repository, "-m", "m", *QUICK, "--rounds", "30", "-o", "run", cwd=tmp_path),
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal = tmp_path / "run" / JOURNAL
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (
+        journal.exists() and journal.read_text().count('"trial"') >= 5
+    ):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=30)
+    assert running.returncode == 130, stderr
+    assert "did not come to its end: interrupted" in stdout
+    run = load_run(tmp_path / "run")
+    assert run.interrupted and len(run.trials) >= 5
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("-m", "mm", "--set", f"{COUNT}=2"), "error[unknown_model]"),
+        (("-m", "m", "--set", "instance_group.cuont=1,2"), "fix:   instance_group.count"),
+        (("-m", "m"), "error[empty_space]"),
+        ((), "error[no_model]"),
+        (("-m", "m", "--set", f"{COUNT}=1,2", "--set", f"{COUNT}=3"), "given twice"),
+        (("-m", "m", "--set", f"{COUNT}=2", "-c", "one"), "error[bad_concurrency]"),
+        (("-m", "m", "--set", f"{COUNT}=2", "--duration", "soon"), "error[bad_time]"),
+        (("-m", "m", "--set", f"{COUNT}=2", "--launch", "magic"), "error[unknown_launch]"),
+        (("-m", "m", "--set", f"{COUNT}=2", "-o", "model_repository"), "error[bad_output]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_flags_are_one_error_before_any_server_starts(
+    repository: Path, tmp_path: Path, arguments: tuple[str, ...], text: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        command("sweep", repository, *arguments, cwd=tmp_path),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before

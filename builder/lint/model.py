@@ -80,16 +80,19 @@ class Repository:
 
 
 def select_versions(config: Any | None, versions: tuple[Version, ...]) -> tuple[Version, ...]:
-    """What ModelVersionPolicy picks: the newest one when nothing is said (core, src/model_lifecycle.cc)."""
-    if config is None or not config.HasField("version_policy"):
+    """What ModelVersionPolicy picks: the newest one when nothing is said (core, src/model_lifecycle.cc).
+
+    `latest { }` counts 0 versions and picks none, as seen live on 2.51.0.
+    """
+    if config is None or config.version_policy.WhichOneof("policy_choice") is None:
         return versions[-1:]
     policy = config.version_policy
     if policy.HasField("all"):
         return versions
     if policy.HasField("specific"):
         return tuple(v for v in versions if v.number in set(policy.specific.versions))
-    count = policy.latest.num_versions or 1
-    return versions[-count:]
+    count = policy.latest.num_versions
+    return versions[-count:] if count else ()
 
 
 def read_repository(path: Path, config_name: str | None = None) -> Repository:
@@ -160,8 +163,8 @@ def read_model(path: Path, config_name: str | None = None) -> Model:
 
 
 def is_version_name(name: str) -> bool:
-    """Whether Triton takes a directory for a version: digits, not starting with 0."""
-    return name.isascii() and name.isdigit() and not name.startswith("0")
+    """Whether Triton takes a directory for a version: digits without a leading 0; 0 itself was seen to serve."""
+    return name == "0" or (name.isascii() and name.isdigit() and not name.startswith("0"))
 
 
 def model_file(config: Any, version: Version) -> Path:

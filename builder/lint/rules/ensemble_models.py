@@ -47,7 +47,7 @@ def step_model_absent(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="the ensemble does not load",
     fix="write model_version: -1 for the newest, or a version that the model serves",
-    source=f"{_MANAGER}:1907",
+    source=f"{_MANAGER}:1907; seen live on 2.51.0",
     bad=ONE_STEP.replace("-1", "7"),
     good=ONE_STEP,
     needs="files",
@@ -56,9 +56,10 @@ def step_version_absent(model: Model, context: Context) -> Iterator[Hit]:
     """A step names a version that the model does not have or does not serve."""
     for field, step, other in _step_models(model, context):
         served = [version.number for version in other.selected]
-        if step.model_version > 0 and other.versions and step.model_version not in served:
+        if step.model_version != -1 and other.versions and step.model_version not in served:
+            left_out = "model_version is left out and means 0; " if step.model_version == 0 else ""
             yield Hit(
-                f"'{step.model_name}' serves version {', '.join(map(str, served)) or 'none'}",
+                f"{left_out}'{step.model_name}' serves version {', '.join(map(str, served)) or 'none'}",
                 f"{field}.model_version",
                 step.model_version,
             )
@@ -265,11 +266,11 @@ def ensemble_in_itself(model: Model, context: Context) -> Iterator[Hit]:
 
 @rule(
     "ENS025",
-    "warning",
-    "silent",
-    then="the cache does not serve the ensemble",
+    "error",
+    "load",
+    then="with a decoupled step the ensemble does not load; with a sequence step its responses are not cached",
     fix="drop response_cache, or the step",
-    source="server/docs/user_guide/response_cache.md:226-232",
+    source="server/docs/user_guide/response_cache.md:226-232; seen live on 2.51.0",
     bad=ONE_STEP + "\nresponse_cache { enable: true }  # m is decoupled",
     good=ONE_STEP + "\nresponse_cache { enable: true }",
     needs="files",
@@ -280,8 +281,13 @@ def cache_of_uncacheable(model: Model, context: Context) -> Iterator[Hit]:
         return
     for _, step, other in _step_models(model, context):
         if other.config.model_transaction_policy.decoupled or other.config.HasField("sequence_batching"):
-            kind = "decoupled" if other.config.model_transaction_policy.decoupled else "a sequence model"
-            yield Hit(f"'{step.model_name}' is {kind}", "response_cache", step.model_name)
+            decoupled = other.config.model_transaction_policy.decoupled
+            yield Hit(
+                f"'{step.model_name}' is {'decoupled' if decoupled else 'a sequence model'}",
+                "response_cache",
+                step.model_name,
+                severity=None if decoupled else "warning",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,11 +231,11 @@ def tensorrt_off_gpu(model: Model, context: Context) -> Iterator[Hit]:
     "INST012",
     "error",
     "load",
-    then="the server refuses the group and the model does not load",
+    then="the TensorRT backend refuses the group; other backends pass over the device",
     fix="use KIND_NVDLA, or drop secondary_devices",
-    source="core/src/backend_model_instance.cc; model_config.proto, SecondaryDevice",
-    bad="instance_group { secondary_devices { kind: 3 device_id: 0 } }",
-    good="instance_group { secondary_devices { kind: KIND_NVDLA device_id: 0 } }",
+    source="core/src/backend_model_instance.cc; model_config.proto, SecondaryDevice; seen live on 2.51.0",
+    bad='backend: "tensorrt"\ninstance_group { secondary_devices { kind: 3 device_id: 0 } }',
+    good='backend: "tensorrt"\ninstance_group { secondary_devices { kind: KIND_NVDLA device_id: 0 } }',
 )
 def unknown_secondary_device(model: Model, context: Context) -> Iterator[Hit]:
     """A secondary device is of another kind than KIND_NVDLA."""
@@ -243,7 +243,10 @@ def unknown_secondary_device(model: Model, context: Context) -> Iterator[Hit]:
         for index, device in enumerate(group.secondary_devices):
             if device.kind != device.KIND_NVDLA:
                 yield Hit(
-                    f"kind {device.kind} is unknown", f"{field}.secondary_devices[{index}].kind", device.kind
+                    f"kind {device.kind} is unknown",
+                    f"{field}.secondary_devices[{index}].kind",
+                    device.kind,
+                    severity=None if model.config.backend == "tensorrt" else "warning",
                 )
 
 
@@ -294,13 +297,15 @@ def resource_above_limit(model: Model, context: Context) -> Iterator[Hit]:
     """A rate limiter resource asks for more than the server has."""
     if not _limits(context):
         return
-    limits: dict[str, int] = {}
+    limits: dict[tuple[str, bool], int] = {}
     for value in context.target.flag("rate-limit-resource"):
-        parts = value.split(":")
-        if len(parts) >= 2 and parts[1].isdigit():
-            limits[parts[0]] = max(limits.get(parts[0], 0), int(parts[1]))
+        name, count, device = (*value.split(":"), "", "")[:3]
+        if count.isdigit():
+            key = (name, device == "global")
+            limits[key] = max(limits.get(key, 0), int(count))
     for field, resource in _resources(model) if limits else ():
-        limit = limits.get(resource.name, 0)
+        # Where the server is given a list, what is not on it is limited to 0.
+        limit = limits.get((resource.name, getattr(resource, "global")), 0)
         if resource.count > limit:
             yield Hit(f"'{resource.name}' is limited to {limit}", f"{field}.count", resource.count)
 

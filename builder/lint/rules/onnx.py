@@ -297,11 +297,15 @@ _INDEXED = re.compile(r"__\d+$")
     then="the backend refuses the model",
     fix="name an input of the model file that is not declared as `input` too",
     source="model_config.proto, BatchInput.target_name; tensorrt_backend/src/instance_state.cc:2842",
-    bad='batch_input { kind: BATCH_ELEMENT_COUNT target_name: "x" data_type: TYPE_FP32 source_input: "x" }',
-    good='batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x" }',
+    bad='backend: "onnxruntime"\n'
+    'batch_input { kind: BATCH_ELEMENT_COUNT target_name: "x" data_type: TYPE_FP32 source_input: "x" }',
+    good='backend: "onnxruntime"\n'
+    'batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x" }',
 )
 def batch_input_target(model: Model, context: Context) -> Iterator[Hit]:
     """target_name of a batch_input is a declared input too, or no input of the model file."""
+    if model.config.backend not in ("onnxruntime", "tensorrt"):
+        return
     declared = {tensor.name for tensor in model.config.input}
     for index, batch_input in enumerate(model.config.batch_input):
         for name in batch_input.target_name:

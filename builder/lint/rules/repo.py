@@ -85,14 +85,14 @@ def no_version(model: Model, context: Context) -> Iterator[Hit]:
     "error",
     "load",
     then="the server passes over the directory; when it is the only one, the model does not load",
-    fix="name it by a number that does not start with 0",
+    fix="name it by a number without a leading 0",
     source="server/docs/user_guide/model_repository.md:309",
     bad="detector/v1/model.onnx",
     good="detector/1/model.onnx",
     needs="files",
 )
 def odd_version_name(model: Model, context: Context) -> Iterator[Hit]:
-    """A directory is meant as a version but not named like one: digits, the first not 0."""
+    """A directory is meant as a version but not named like one: digits without a leading 0."""
     filename = model.config.default_model_filename if model.config is not None else ""
     for name in model.subdirectories:
         if is_version_name(name):
@@ -117,14 +117,21 @@ def odd_version_name(model: Model, context: Context) -> Iterator[Hit]:
     "load",
     then="a named version that is absent is not served; when none is left, the model does not load",
     fix="add the version directory, or change version_policy",
-    source="core/src/model_lifecycle.cc:456",
+    source="core/src/model_lifecycle.cc:456; seen live on 2.51.0",
     bad="version_policy { specific { versions: [ 3 ] } }  # there is only 1/",
     good="version_policy { specific { versions: [ 1 ] } }",
     needs="files",
 )
 def version_policy_selects_nothing(model: Model, context: Context) -> Iterator[Hit]:
-    """version_policy.specific names a version that has no directory."""
-    if not model.versions or not model.config.version_policy.HasField("specific"):
+    """version_policy names a version that has no directory, or selects none."""
+    if not model.versions:
+        return
+    policy = model.config.version_policy
+    if policy.HasField("latest") and not policy.latest.num_versions:
+        yield Hit(
+            "version_policy.latest counts 0 versions", "version_policy.latest", 0, fix="write num_versions: 1"
+        )
+    if not policy.HasField("specific"):
         return
     present = {version.number for version in model.versions}
     for index, number in enumerate(model.config.version_policy.specific.versions):

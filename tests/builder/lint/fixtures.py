@@ -337,6 +337,12 @@ def _special() -> dict[str, Pair]:
             ),
             engine_tree(""),
         ),
+        "IO028": Pair(
+            onnx_tree(RULES["IO028"].bad.partition("\n")[2], onnx_bytes()),
+            onnx_tree(
+                RULES["IO028"].good.partition("\n")[2], onnx_bytes({"x": FLOAT, "n": ("FLOAT", ("total",))})
+            ),
+        ),
         "INST001": Pair(tree(RULES["INST001"].bad, gpu0), tree(RULES["INST001"].good, gpu0)),
         "INST004": Pair(tree(RULES["INST004"].bad, gpu1), tree(RULES["INST004"].good, gpu1)),
         "INST005": Pair(tree(RULES["INST005"].bad, gpu2), tree(RULES["INST005"].good, gpu2)),
@@ -372,6 +378,7 @@ def _special() -> dict[str, Pair]:
             onnx_tree(START, onnx_bytes()),
             onnx_tree(START, onnx_bytes({"x": FLOAT, "START": ("FLOAT", ("batch", 1))})),
         ),
+        "ENS015": Pair(tree(one_step.replace(" model_version: -1", "")), tree(one_step)),
         "ENS017": Pair(
             _beside(one_step, X + ' input { name: "z" data_type: TYPE_FP32 dims: [ 4 ] }'), tree(one_step)
         ),

@@ -1,0 +1,148 @@
+"""The linter against the server: every rule's bad and good tree is loaded by the embedded tritonserver.
+
+The server runs with explicit model control and without completing configs, so that it judges what is written.
+What it cannot judge stands in a table with the reason; whoever mends one of these reasons removes its row.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from builder.errors import ServerError, TritonsmithError
+from builder.lint import check
+from builder.lint.table import RULES
+from perf.server import control
+from perf.server.launch import launch
+from perf.server.server import Server
+from perf.server.spec import ServerSpec
+from tests.builder.lint.fixtures import Tree, fixtures
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+Outcome = Literal["loaded", "poll", "load"]
+
+TENSORRT = "the embedded server has no TensorRT backend"
+PYTORCH = "the embedded server has no PyTorch backend"
+GPU = "no GPU here, and the tree asks for one"
+
+NOT_JUDGED: dict[str, str] = {
+    "REPO006": "the python backend leaves the load call unanswered",
+    "REPO008": "the config stands alone: there is no directory to load",
+    "REPO009": "needs two repositories",
+    "BACK004": "is about an image, not about a model",
+    "WARM008": "2.51 may end with a segmentation fault",
+    "CACHE004": GPU,
+    "OPT001": "accelerators of a GPU are read on a GPU alone",
+    **dict.fromkeys(("IO020", "INST016"), PYTORCH),
+    **dict.fromkeys(
+        (
+            *("BATCH014", "IO018", "IO019", "INST008", "INST011", "INST012", "WARM010"),
+            *("OPT002", "OPT004", "OPT005", "TRT001", "TRT002", "TRT003", "TRT004", "TRT005"),
+        ),
+        TENSORRT,
+    ),
+    "ONNX001": "needs an old release's ONNX Runtime; the embedded one is this environment's",
+}
+GOOD_NOT_JUDGED: dict[str, str] = {
+    "REPO010": "the embedded server has no repository agents",
+    "BACK006": "the archive holds no real environment",
+    "INST004": GPU,
+    "INST005": GPU,
+    "MET001": "2.51 does not know model_metrics",
+    "OPT006": GPU,
+}
+FLAGS: dict[str, tuple[str, ...]] = {
+    "INST013": ("--rate-limit=execution_count",),
+    "INST014": ("--rate-limit=execution_count", "--rate-limit-resource=R:2"),
+}
+"""Rules that a server with further flags judges; they run last."""
+
+
+class Oracle:
+    """One live server at a time, started again when it ended or when other flags are wanted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.flags: tuple[str, ...] | None = None
+        self.stack = ExitStack()
+        self.server: Server | None = None
+
+    def started(self, flags: tuple[str, ...]) -> Server:
+        if self.server is None or self.flags != flags:
+            self.stop()
+            arguments = ("--disable-auto-complete-config", *flags)
+            spec = ServerSpec(repositories=(self.root,), model_control="explicit", extra_args=arguments)
+            self.server, self.flags = self.stack.enter_context(launch(spec)), flags
+        return self.server
+
+    def stop(self) -> None:
+        self.server = None
+        with suppress(TritonsmithError):
+            self.stack.close()
+
+    def outcome(self, tree: Tree, scratch: Path, flags: tuple[str, ...]) -> tuple[Outcome, str]:
+        """What the server does with the tree; a server that ended under it is asked once more."""
+        try:
+            return self._load(tree, scratch, flags)
+        except ServerError:
+            self.stop()
+            return self._load(tree, scratch, flags)
+
+    def _load(self, tree: Tree, scratch: Path, flags: tuple[str, ...]) -> tuple[Outcome, str]:
+        for old in self.root.iterdir():
+            shutil.rmtree(old)
+        if not scratch.exists():
+            tree.write(scratch)
+        shutil.copytree(scratch / "repository", self.root, dirs_exist_ok=True)
+        names = sorted(path.name for path in self.root.iterdir())
+        server = self.started(flags)
+        try:
+            control.load_model(server.http_url, "pipeline" if "pipeline" in names else names[0], timeout_s=60)
+            return "loaded", ""
+        except ServerError:
+            raise
+        except TritonsmithError as refusal:
+            return ("poll" if "failed to poll" in refusal.message else "load"), refusal.message
+        finally:
+            for name in names:
+                with suppress(TritonsmithError):
+                    control.unload_model(server.http_url, name)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    live = Oracle(tmp_path_factory.mktemp("repository"))
+    yield live
+    live.stop()
+
+
+def foreseen(tree: Tree, root: Path) -> bool:
+    """Whether the linter says that the server refuses the tree."""
+    return any(f.severity == "error" and f.stage != "silent" for f in check(tree.write(root), tree.options))
+
+
+IN_ORDER = sorted((r for r in RULES if r not in NOT_JUDGED), key=lambda rule_id: FLAGS.get(rule_id, ()))
+
+
+@pytest.mark.parametrize("rule_id", IN_ORDER)
+def test_server_does_what_the_rule_says(rule_id: str, oracle: Oracle, tmp_path: Path) -> None:
+    pair, flags = fixtures()[rule_id], FLAGS.get(rule_id, ())
+    wanted = "loaded" if RULES[rule_id].stage == "silent" else RULES[rule_id].stage
+    done, why = oracle.outcome(pair.bad, tmp_path / "bad", flags)
+    assert done == wanted, why
+    assert foreseen(pair.bad, tmp_path / "bad") == (done != "loaded")
+    if rule_id not in GOOD_NOT_JUDGED:
+        done, why = oracle.outcome(pair.good, tmp_path / "good", flags)
+        assert done == "loaded", why
+        assert not foreseen(pair.good, tmp_path / "good")
+
+
+def test_tables_name_rules_that_exist() -> None:
+    assert not (NOT_JUDGED.keys() | GOOD_NOT_JUDGED.keys() | FLAGS.keys()) - RULES.keys()
+    assert not NOT_JUDGED.keys() & (GOOD_NOT_JUDGED.keys() | FLAGS.keys())

@@ -27,6 +27,11 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "pytorch": ("pytorch_libtorch", "model.pt"),
     "python": ("", "model.py"),
 }
+# TensorFlow's platforms → their default model files; its backend is told by nothing else.
+TENSORFLOW: dict[str, str] = {
+    "tensorflow_savedmodel": "model.savedmodel",
+    "tensorflow_graphdef": "model.graphdef",
+}
 PLATFORMS: dict[str, str] = {
     "tensorrt_plan": "tensorrt",
     "onnxruntime_onnx": "onnxruntime",
@@ -63,6 +68,7 @@ def completed(
 
 
 def _fill_backend(config: Any, name: str, files: frozenset[str]) -> None:
+    _fill_tensorflow(config, files)
     if not config.backend:
         config.backend = _backend_from_hints(config, files)
     if config.backend in BACKENDS:
@@ -75,6 +81,15 @@ def _fill_backend(config: Any, name: str, files: frozenset[str]) -> None:
         # A model named `model.identity` is served by the backend `identity`.
         config.backend = name.split(".", 1)[1]
         config.default_model_filename = f"model.{config.backend}"
+
+
+def _fill_tensorflow(config: Any, files: frozenset[str]) -> None:
+    if not config.platform and config.backend in ("", "tensorflow"):
+        named = {config.default_model_filename} if config.default_model_filename else files
+        config.platform = next((platform for platform, file in TENSORFLOW.items() if file in named), "")
+    if config.platform in TENSORFLOW:
+        config.backend = config.backend or "tensorflow"
+        config.default_model_filename = config.default_model_filename or TENSORFLOW[config.platform]
 
 
 def _backend_from_hints(config: Any, files: frozenset[str]) -> str:

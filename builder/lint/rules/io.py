@@ -281,13 +281,16 @@ def dynamic_dims_batched(model: Model, context: Context) -> Iterator[Hit]:
     """An input has dynamic dims and no ragged batches, and the dynamic batcher is on."""
     if not model.config.HasField("dynamic_batching") or model.config.max_batch_size <= 1:
         return
-    for index, tensor in enumerate(model.config.input):
-        if -1 in tensor.dims and not tensor.allow_ragged_batch:
-            yield Hit(
-                f"'{tensor.name}' has dims {list(tensor.dims)}: only requests of one shape are batched",
-                f"input[{index}].dims",
-                list(tensor.dims),
-            )
+    dynamic = [
+        (index, tensor.name)
+        for index, tensor in enumerate(model.config.input)
+        if -1 in tensor.dims and not tensor.allow_ragged_batch
+    ]
+    if dynamic:
+        names = ", ".join(f"'{name}'" for _, name in dynamic)
+        yield Hit(
+            f"requests are batched, and dims of {names} are dynamic", f"input[{dynamic[0][0]}].dims", names
+        )
 
 
 @rule(

@@ -163,6 +163,8 @@ def model_file_absent(model: Model, context: Context) -> Iterator[Hit]:
     name = config.default_model_filename
     if not name or config.platform == "ensemble" or config.HasField("ensemble_scheduling"):
         return
+    if config.runtime == "model.py" and config.backend == "pytorch":
+        return  # The backend's Python runtime serves from model.py.
     if any(file in v.entries for v in model.versions for file in config.cc_model_filenames.values()):
         return
     for version in model.selected:

@@ -39,6 +39,14 @@ def model_dir(
         ('backend: "python" default_model_filename: "net.py"', "net.py", "python", "", "net.py"),
         ('platform: "torch_aoti"', "model.pt2", "pytorch", "torch_aoti", "model.pt2"),
         ('backend: "mine"', "weights.bin", "mine", "", ""),
+        (None, "model.graphdef", "tensorflow", "tensorflow_graphdef", "model.graphdef"),
+        (
+            'backend: "tensorflow"',
+            "model.savedmodel",
+            "tensorflow",
+            "tensorflow_savedmodel",
+            "model.savedmodel",
+        ),
     ],
 )
 def test_backend_platform_and_file_are_filled_from_each_other(

@@ -9,6 +9,7 @@ import pytest
 from builder.errors import UsageError
 from builder.lint import LintOptions, check
 from builder.lint.check import report
+from builder.lint.model import read_model
 from builder.lint.rules.ensemble import ONE_STEP
 from builder.lint.target import Target, server_args_from_list, target_from_text
 from tests.builder.lint.fixtures import MODEL_PY, Tree, model, onnx_bytes, tree, with_base
@@ -212,3 +213,21 @@ def test_nested_ensembles_and_cycles_end(tmp_path: Path) -> None:
     a, b = ONE_STEP.replace('"m"', '"b"'), ONE_STEP.replace('"m"', '"a"')
     Tree({**model(a, "a"), **model(b, "b")}).write(tmp_path)
     assert set(rules([tmp_path / "repository"])) == {"ENS024", "ENS016", "ENS017", "ENS018"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", [10]),
+        ("version_policy { }", [10]),
+        ("version_policy { latest { num_versions: 2 } }", [2, 10]),
+        ("version_policy { latest { } }", []),
+        ("version_policy { all { } }", [0, 1, 2, 10]),
+        ("version_policy { specific { versions: [ 1, 7 ] } }", [1]),
+    ],
+)
+def test_version_policy_selects(policy: str, served: list[int], tmp_path: Path) -> None:
+    more: dict[str, str | bytes] = {f"{number}/model.py": MODEL_PY for number in ("0", "2", "10", "01", "v3")}
+    tree(policy, more=more).write(tmp_path)
+    model_read = read_model(tmp_path / "repository" / "m")
+    assert [version.number for version in model_read.selected] == served

@@ -228,7 +228,7 @@ def _sentence(
     numbers += f" (95 % interval {ratio.interval.low:.2f} to {ratio.interval.high:.2f}"
     numbers += ")" if resolution is None else f"; identical configs differed by {resolution:.1%})"
     if outcome == "winner":
-        return f"Winner: {arm.label}, {numbers}."
+        return f"Winner: {arm.label} gives {numbers}."
     if outcome == "keep":
         return f"Keep the current config: every other arm is slower; the closest, {arm.label}, has {numbers}."
     return f"Tie: no arm can be told from the current config; the highest, {arm.label}, has {numbers}."
@@ -274,7 +274,7 @@ def _notes(
         notes.append(f"Outside the constraints at concurrency {point}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:
         notes.append(
-            f"Two identical configs differed by {resolution:.0%}: the machine is too noisy for finer findings. "
+            f"Two identical configs differed by {resolution:.0%}: the machine is too noisy for more. "
             "More rounds or a quiet machine help."
         )
     rounds = {key[2] for key in values}

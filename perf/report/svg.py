@@ -57,13 +57,13 @@ def linear_axis(label: str, top: float, text: Format, bottom: float = 0.0) -> Ax
 
 
 def log_axis(label: str, low: float, high: float, text: Format) -> Axis:
-    """A logarithmic axis with ticks at 1, 2 and 5 (or only 1) of each decade."""
+    """A logarithmic axis with as fine ticks as its span leaves room for."""
     low, high = math.log10(low) - 0.03, math.log10(high) + 0.03
-    steps = (1,) if high - low > 2.2 else (1, 2, 5)
+    span = max(high - low, 1e-9)
+    steps = (1,) if span > 2.2 else (1, 2, 5) if span > 1 else (1, 1.5, 2, 3, 5, 7)
     decades = range(math.floor(low), math.ceil(high) + 1)
     values = [m * 10.0**d for d in decades for m in steps]
     ticks = tuple((v, text(v)) for v in values if low <= math.log10(v) <= high)
-    span = max(high - low, 1e-9)
     return Axis(label, lambda v: (math.log10(v) - low) / span, ticks)
 
 

@@ -133,7 +133,12 @@ def mean_estimate(series: Floats, level: float = 0.95) -> Estimate:
     means = batch_means(series)
     if means.size < FEWEST_BATCHES:
         return Estimate(value, None, f"needs {FEWEST_BATCHES} batches, the run has {means.size}")
-    half = student_t((1 + level) / 2, means.size - 1) * float(means.std(ddof=1)) / math.sqrt(means.size)
+    error = float(means.std(ddof=1)) / math.sqrt(means.size)
+    correlation = _lag_one(means)
+    if correlation < -1.645 / math.sqrt(means.size):
+        # Answers that come in lumps (batches) make a full bin follow a poor one; the mean knows better.
+        error *= math.sqrt(max(0.1, 1 + 2 * correlation))
+    half = student_t((1 + level) / 2, means.size - 1) * error
     return Estimate(value, Interval(value - half, value + half, level))
 
 

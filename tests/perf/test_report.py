@@ -128,7 +128,7 @@ class TestPage:
     def test_the_verdict_stands_first_with_ratio_interval_and_resolution(self) -> None:
         text = Page(html_of(run_result())).text
         assert "Winner" in text
-        assert re.search(r"Count 2, 1\.\d\d× the current config's throughput at concurrency \d", text)
+        assert re.search(r"Count 2 gives 1\.\d\d× the current config's throughput at concurrency \d", text)
         assert "95 % interval" in text and "identical configs differed by" in text
 
     def test_every_chart_is_there(self) -> None:

@@ -316,7 +316,7 @@ class TestVerdict:
         assert (verdict.outcome, verdict.arm_id, verdict.concurrency) == ("winner", "arm02", 32)
         assert verdict.ratio is not None and verdict.ratio.interval is not None
         assert verdict.ratio.interval.contains(1.5)
-        assert verdict.sentence.startswith("Winner: count 2, 1.")
+        assert verdict.sentence.startswith("Winner: count 2 gives 1.")
         assert "at concurrency 32 (95 % interval" in verdict.sentence
 
     def test_arms_that_are_alike_are_a_tie(self) -> None:

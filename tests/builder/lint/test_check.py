@@ -11,7 +11,7 @@ from builder.lint import LintOptions, check
 from builder.lint.check import report
 from builder.lint.model import read_model
 from builder.lint.rules.ensemble import ONE_STEP
-from builder.lint.target import Target, server_args_from_list, target_from_text
+from builder.lint.target import Target, onnx_limits, releases, server_args_from_list, target_from_text
 from tests.builder.lint.fixtures import MODEL_PY, Tree, model, onnx_bytes, tree, with_base
 
 
@@ -231,3 +231,9 @@ def test_version_policy_selects(policy: str, served: list[int], tmp_path: Path) 
     tree(policy, more=more).write(tmp_path)
     model_read = read_model(tmp_path / "repository" / "m")
     assert [version.number for version in model_read.selected] == served
+
+
+@pytest.mark.parametrize("release", list(releases()))
+def test_every_release_with_a_known_onnxruntime_has_its_limits(release: str) -> None:
+    runtime = Target(release=release).onnxruntime
+    assert runtime is None or onnx_limits(runtime) is not None

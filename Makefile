@@ -26,10 +26,10 @@ demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on 
 	$(BIN)/tritonsmith demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not server and not demo"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server and not demo"
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -53,10 +53,10 @@ def test_make_targets_exist(target: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.fixture(scope="module")
-def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def demo_project(tmp_path: Path) -> Path:
     """A copy of examples/demo, to build in."""
-    project = tmp_path_factory.mktemp("readme") / "examples" / "demo"
+    project = tmp_path / "examples" / "demo"
     shutil.copytree(
         ROOT / "examples" / "demo",
         project,
@@ -77,12 +77,8 @@ def environment() -> dict[str, str]:
 @pytest.mark.server
 @pytest.mark.demo
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("demo")
-class TestSteps:
-    """The README's steps in their order, in one copy of the demo."""
-
-    @pytest.mark.parametrize("command", step_commands())
-    def test_the_command_works(self, demo_project: Path, command: str) -> None:
+def test_the_steps_work_in_their_order(demo_project: Path) -> None:
+    for command in step_commands():
         # The redirections of README are the shell's; everything else in it is ours.
         result = subprocess.run(
             ["bash", "-ceu", command],
@@ -93,35 +89,36 @@ class TestSteps:
             timeout=300,
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    serve_until_ctrl_c(demo_project)
 
-    def test_serve_answers_until_ctrl_c(self, demo_project: Path) -> None:
-        assert "$ tritonsmith serve model_repository" in README
-        free_ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-        with subprocess.Popen(
-            ["tritonsmith", "serve", "model_repository", *free_ports, "--format", "json"],
-            cwd=demo_project,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        ) as server:
-            assert server.stdout is not None
-            text = ""
-            while not text.rstrip().endswith("}") or text.count("{") != text.count("}"):
-                line = server.stdout.readline()
-                assert line, "the server ended before it was ready"
-                text += line
-            assert {m["state"] for m in json.loads(text)["models"]} == {"READY"}
-            server.send_signal(signal.SIGINT)
-            server.communicate(timeout=30)
-        assert server.returncode == 130
+
+def serve_until_ctrl_c(project: Path) -> None:
+    assert "$ tritonsmith serve model_repository" in README
+    free_ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(
+        ["tritonsmith", "serve", "model_repository", *free_ports, "--format", "json"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as server:
+        assert server.stdout is not None
+        text = ""
+        while not text.rstrip().endswith("}") or text.count("{") != text.count("}"):
+            line = server.stdout.readline()
+            assert line, "the server ended before it was ready"
+            text += line
+        assert {m["state"] for m in json.loads(text)["models"]} == {"READY"}
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert server.returncode == 130
 
 
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.demo
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("demo")
 def test_the_demo_ends_with_what_readme_shows(tmp_path: Path) -> None:
     result = subprocess.run(
         ["tritonsmith", "demo", "--rounds", "2", "--duration", "0.2"],

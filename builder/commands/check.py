@@ -68,7 +68,7 @@ def check(
     Examples: tritonsmith check model_repository/ --target 26.08
               tritonsmith check --explain BATCH004
     """
-    from builder.console import emit_text
+    from builder.console import emit_text, note
     from builder.errors import UsageError
 
     if explain is not None:
@@ -76,8 +76,12 @@ def check(
         return
     if not paths:
         raise UsageError("no path to check", code="no_path", fix="tritonsmith check model_repository/")
-    text, errors = checked(paths, options_from_flags(target, gpus, server_args, select, ignore), format.value)
+    text, errors, models = checked(
+        paths, options_from_flags(target, gpus, server_args, select, ignore), format.value
+    )
     emit_text(text)
+    if not models:
+        note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
     if errors:
         raise typer.Exit(4)
 
@@ -94,8 +98,8 @@ def explained(rule_id: str) -> str:
     return explanation(rule)
 
 
-def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, int]:
-    """(what to print, number of findings that are errors)."""
+def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, int, int]:
+    """(what to print, number of findings that are errors, number of models judged)."""
     from builder.lint.check import report
     from builder.lint.render import FORMATS, text
 
@@ -103,8 +107,8 @@ def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str,
     errors = sum(finding.severity == "error" for finding in found.findings)
     if format_ == "text":
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        return text(found.findings, found.models, colour), errors
-    return FORMATS[format_](found.findings, found.models), errors
+        return text(found.findings, found.models, colour), errors, found.models
+    return FORMATS[format_](found.findings, found.models), errors, found.models
 
 
 def options_from_flags(

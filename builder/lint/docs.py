@@ -42,8 +42,10 @@ A rule that needs to know more than the files say, such as the target release, i
 Suppress a rule on a line with `# tritonsmith: ignore=BATCH004` at its end or on a line of its own above, and for the
 whole model with `# tritonsmith: ignore-file=BATCH004`. A family (`BATCH`) or `all` works as well.
 
-Sources: paths are those of the repositories `core`, `server`, `onnxruntime_backend` and `tensorrt_backend` of
-github.com/triton-inference-server; “seen live on 2.51.0” is what tritonserver 2.51.0 did with the bad example.
+Sources: paths are those of the repositories `core` (line numbers at 73aad7c), `server` (e1db8a6),
+`onnxruntime_backend` and `tensorrt_backend` of github.com/triton-inference-server; “seen live on 2.51.0” is what
+tritonserver 2.51.0 did with the bad example. tests/builder/lint/test_conformance.py loads every example that the
+embedded server can judge, and lists the others with the reason.
 """
 
 

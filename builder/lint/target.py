@@ -16,8 +16,8 @@ NVIDIA_BACKENDS = frozenset(
     {"onnxruntime", "tensorrt", "pytorch", "openvino", "python", "dali", "fil", "tensorrtllm", "vllm"}
 )
 
-# Image name behind the release → backends in it. Source: the README "Triton Inference Server container
-# flavors" section of docs/customization_guide/compose.md and the NGC catalog's tag descriptions.
+# Image name behind the release → backends in it. Sources: server issues 6708 and 8342 and tensorrtllm_backend issue
+# 401 (trtllm), server issue 7445 (pyt), vllm_backend README (vllm); the plain image is taken to have all others.
 IMAGES: Mapping[str, frozenset[str]] = {
     "py3": NVIDIA_BACKENDS - {"tensorrtllm", "vllm"},
     "trtllm-python-py3": frozenset({"tensorrtllm", "python"}),

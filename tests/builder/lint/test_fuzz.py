@@ -81,12 +81,12 @@ def run(count: int, seed: int, root: Path) -> None:
             text = b'backend: "onnxruntime"\n' + (text if number % 4 == 1 else b"")
         config.write_bytes(text)
         graph.write_bytes(data)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             check([root])
         except Exception as error:
             raise AssertionError(f"seed {seed}, number {number}: {text!r} {data!r}") from error
-        assert time.monotonic() - started < 1.0, f"seed {seed}, number {number} took too long"
+        assert time.process_time() - started < 1.0, f"seed {seed}, number {number} took too long"
 
 
 def test_some_hundred_mutations(tmp_path: Path) -> None:

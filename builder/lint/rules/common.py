@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from builder.lint.model import Model
-from builder.tensors import DTYPES, Dtype
+from builder.lint.onnx_io import OnnxTensor
+from builder.tensors import DTYPES, Dtype, dtype_from_onnx
 from builder.triton_proto import model_config_pb2
 
 _DTYPE = {d.config: d for d in DTYPES}
@@ -71,3 +72,11 @@ def escapes(name: str) -> bool:
     """Whether a relative file name leads out of the directory it is meant in."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
+
+
+def onnx_type(tensor: OnnxTensor) -> str | None:
+    """A graph tensor's type as `TYPE_FP32`; None when Triton has no such type."""
+    try:
+        return dtype_from_onnx(tensor.element).config
+    except KeyError:
+        return None

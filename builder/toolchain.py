@@ -29,6 +29,7 @@ def this_toolchain() -> Toolchain:
 
 def _version(name: str) -> str | None:
     try:
-        return metadata.version(name)
+        # The local part says how it was packaged (+cpu, +cu130), not what it computes.
+        return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None

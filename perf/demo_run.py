@@ -96,6 +96,9 @@ def run_demo(options: DemoOptions, tell: Tell) -> DemoResult:
             version = server.version
     tell("report", "writing", 0.0)
     report = write_report(run, options.output)
+    if run.interrupted:
+        # The sweep kept what it had measured, and so does the report; the demo itself was stopped.
+        raise KeyboardInterrupt
     return DemoResult(built, findings, version, checks, run, report)
 
 

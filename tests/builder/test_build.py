@@ -200,3 +200,68 @@ def test_a_stopped_build_leaves_the_old_model_or_the_new(
     again = tritonsmith("build", "--overwrite")
     assert again.returncode == 0, again.stderr
     assert not list(project.glob(".model_repository.staging-*"))
+
+
+def _can_mount() -> bool:
+    command = ["unshare", "-Urm", "sh", "-c", "mount -t tmpfs none /mnt"]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs unshare and a mount of its own")
+@pytest.mark.parametrize("full", ["cache", "repository"])
+def test_a_full_disk_is_one_error_and_the_old_model_stays(
+    project: Path, tritonsmith: Run, cache_directory: Path, full: str
+) -> None:
+    assert tritonsmith("build").returncode == 0
+    big = onnx_models.affine(("batch", 3), scale=7.0)
+    big.doc_string = "x" * 400_000
+    onnx_models.save(big, project / "m.onnx")
+    other = project / full
+    other.mkdir(exist_ok=True)
+    repository = other / "r" if full == "repository" else project / "model_repository"
+    script = (
+        'mount -t tmpfs -o size=300k none "$1" && "$2" -m tritonsmith build -r "$3"; code=$?; '
+        'find "$1" -name "*.staging-*"; exit $code'
+    )
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", str(other), sys.executable, str(repository)],
+        cwd=project,
+        env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "free space" in done.stderr and "Traceback" not in done.stderr
+    assert "staging" not in done.stdout, "nothing half-written stays"
+    assert (project / "model_repository" / "m" / "config.pbtxt").is_file(), "the old model is still there"
+    assert tritonsmith("build").returncode == 0
+
+
+TORCH_SPEC = 'models:\n  m:\n    source: {torch: "source:load"}\n    max_batch_size: 4\n'
+TORCH_BAD = [
+    ("an import that fails", "import no_such_module\n", "no_such_module", "source.py:1"),
+    ("no such callable", "def lod(): ...\n", "lod", "models.yaml:3"),
+    (
+        "a callable that raises",
+        "def load():\n    raise ValueError('no weights')\n",
+        "no weights",
+        "source.py:2",
+    ),
+    ("something else returned", "def load():\n    return 3\n", "module", "models.yaml:3"),
+]
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize(("code", "word", "place"), [b[1:] for b in TORCH_BAD], ids=[b[0] for b in TORCH_BAD])
+def test_a_bad_torch_source_names_the_users_line(
+    project: Path, tritonsmith: Run, code: str, word: str, place: str
+) -> None:
+    (project / "models.yaml").write_text(TORCH_SPEC)
+    (project / "source.py").write_text(code)
+    result = tritonsmith("build")
+    assert result.returncode == 1, result.stderr
+    assert word in result.stderr and place in result.stderr and "Traceback" not in result.stderr
+    assert not list((project / "model_repository").glob("*"))

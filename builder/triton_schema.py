@@ -6,10 +6,24 @@ release that adds one needs no change here.
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StrictStr,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 
 from builder.triton_proto import model_config_pb2
 
@@ -21,13 +35,21 @@ def _int_between(low: int, high: int) -> Any:
     return Annotated[int, Field(strict=True, ge=low, le=high)]
 
 
+def _number_for_json(value: float) -> float | str:
+    """protobuf JSON writes an infinity and NaN as words."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+_REAL = Annotated[float, PlainSerializer(_number_for_json)]
 _SCALARS: dict[int, Any] = {
     _INT32: _int_between(-(2**31), 2**31 - 1),
     _INT64: _int_between(-(2**63), 2**63 - 1),
     _UINT32: _int_between(0, 2**32 - 1),
     _UINT64: _int_between(0, 2**64 - 1),
-    _DOUBLE: float,
-    _FLOAT: float,
+    _DOUBLE: _REAL,
+    _FLOAT: _REAL,
     _BOOL: StrictBool,
     _STRING: StrictStr,
 }
@@ -74,13 +96,36 @@ class _Parameter(TritonMessage):
         return _shorthand_parameter(value)
 
 
+def _int_from_key(value: Any) -> Any:
+    """A YAML key is text; a proto map may have whole numbers for keys."""
+    text = value if isinstance(value, str) else ""
+    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else value
+
+
+def _enum_type(enum: Any) -> Any:
+    """The enum's names. Its numbers are taken too, as text proto takes them, those of a later release included."""
+    names = {v.number: v.name for v in enum.values}
+
+    def from_number(value: Any, by_name: ValidatorFunctionWrapHandler) -> Any:
+        number = isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31
+        return names.get(value, value) if number else by_name(value)
+
+    schema = {"anyOf": [{"type": "string", "enum": list(names.values())}, {"type": "integer"}]}
+    return Annotated[
+        Literal[tuple(names.values())],
+        WrapValidator(from_number),
+        PlainSerializer(lambda value: value),
+        WithJsonSchema(schema),
+    ]
+
+
 def _is_map(field: Any) -> bool:
     return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
 
 
 def _single_type(field: Any) -> Any:
     if field.cpp_type == _ENUM:
-        return Literal[tuple(v.name for v in field.enum_type.values)]
+        return _enum_type(field.enum_type)
     if field.cpp_type == _MESSAGE:
         return message_type(field.message_type.full_name)
     return _SCALARS[field.cpp_type]
@@ -96,7 +141,10 @@ def _field_type(message: Any, field: Any) -> Any:
         return tuple[_NamedDim, ...]
     if _is_map(field):
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
-        return dict[_single_type(key), _single_type(value)]  # type: ignore[misc]
+        key_type = _single_type(key)
+        if key.cpp_type != _STRING:
+            key_type = Annotated[key_type, BeforeValidator(_int_from_key)]
+        return dict[key_type, _single_type(value)]  # type: ignore[misc, valid-type]
     if _is_repeated(field):
         return tuple[_single_type(field), ...]  # type: ignore[misc]
     return _single_type(field)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,14 +12,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from builder import __version__
-from builder.errors import TrialError, UsageError, Where
+from builder.errors import TrialError, UsageError
 from perf.answers import Validation
 from perf.counters import ServerCounters, counters_between
-from perf.data import DataOptions, ModelInterface, Span, interface_from_metadata, payloads_from_options
+from perf.data import DataOptions, ModelInterface, interface_from_metadata, payloads_from_options
 from perf.generator import ClientOptions, Progress, generate
 from perf.record import RequestRecords
-from perf.schedule import NS_PER_S, Load, Replay, load_label
-from perf.stats import Estimate, Summary, summarise
+from perf.schedule import Load
+from perf.stats import Summary, summarise
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, Parameter
 from perf.wire.rest import call_json, model_path
@@ -190,174 +189,3 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
 
     with launch(ServerSpec(kind="embedded", repositories=(directory,), log_path=log_path)) as server:
         yield ServedAt(f"http://{server.http_url}", server.grpc_url)
-
-
-# Flags → values.
-
-
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds_from_text(text: str) -> float:
-    """`500ms`, `5s`, `2m`; a bare number is seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?", text.strip())
-    if match is None:
-        raise UsageError("not a time", code="bad_time", seen=text, valid=["500ms", "5s", "2m"])
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
-
-
-def span_from_text(text: str, number: type[int] | type[float] = int) -> Span:
-    """`128` or `16..128`."""
-    low, dots, high = text.partition("..")
-    try:
-        span = Span(number(low), number(high if dots else low))
-    except ValueError as error:
-        raise UsageError("not a number or LOW..HIGH", code="bad_span", seen=text) from error
-    if span.low > span.high:
-        raise UsageError("LOW is above HIGH", code="bad_span", seen=text)
-    return span
-
-
-def shapes_from_flags(flags: Sequence[str]) -> dict[str, tuple[Span, ...]]:
-    """`input_ids:16..128` → {input_ids: its dimensions}; the name may hold colons itself."""
-    shapes = {}
-    for flag in flags:
-        name, colon, dims = flag.rpartition(":")
-        if not colon or not name:
-            raise UsageError("not NAME:D1,D2,…", code="bad_shape", seen=flag, fix="--shape input_ids:16..128")
-        shapes[name] = tuple(span_from_text(dim) for dim in dims.split(",") if dim)
-    return shapes
-
-
-def ranges_from_flags(flags: Sequence[str]) -> dict[str, Span]:
-    """`input_ids:0..30521` → {input_ids: Span}."""
-    ranges = {}
-    for flag in flags:
-        name, colon, text = flag.rpartition(":")
-        if not colon or not name:
-            raise UsageError(
-                "not NAME:LOW..HIGH", code="bad_span", seen=flag, fix="--range input_ids:0..30521"
-            )
-        whole = not any(mark in text.replace("..", "") for mark in ".eE")
-        ranges[name] = span_from_text(text, int if whole else float)
-    return ranges
-
-
-def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
-    """`Authorization: Bearer …` → {name: value}."""
-    headers = {}
-    for flag in flags:
-        name, colon, value = flag.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("not NAME:VALUE", code="bad_header", seen=flag)
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def replay_from_file(path: Path) -> Replay:
-    """A file of send times in seconds, one a line → Replay."""
-    try:
-        times = [float(line) for line in path.read_text().split()]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"not a file of send times in seconds: {error}", code="bad_replay", where=Where(path)
-        ) from error
-    return Replay(tuple(round(time_s * NS_PER_S) for time_s in times))
-
-
-# Values → what people read.
-
-
-def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
-    """JSON form; `failures` counts the warm-up's too, `summary` is of the measurement alone."""
-    header = result.records.header
-    return {
-        "model": header.model,
-        "url": header.url,
-        "protocol": header.protocol,
-        "seed": header.seed,
-        "failures": result.records.failures(),
-        "summary": result.summary.as_dict(),
-        "server": None if result.server is None else result.server.as_dict(),
-        "interrupted": header.interrupted,
-        "environment": dict(header.environment),
-    }
-
-
-def text_of_result(result: LoadTestResult, load: Load) -> str:
-    """The verdict first, failures before any number; then throughput, latency, server and client."""
-    header, summary = result.records.header, result.summary
-    lines = [
-        f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {header.protocol}, "
-        f"{summary.duration_s:.1f} s, seed {header.seed}"
-    ]
-    failures = result.records.failures()
-    if failures:
-        failed = sum(failures.values())
-        early = failed - sum(summary.failures.values())
-        where = f", {early:,} of them in the warm-up" if early else ""
-        lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
-        lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
-    if header.interrupted:
-        lines.append("  interrupted before its time; the numbers are of what was done")
-    lines += [f"  because     {reason}" for reason in summary.validity.reasons]
-    if summary.validity.recommendation:
-        lines.append(f"  try         {summary.validity.recommendation}")
-    lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
-    label = "latency   "
-    for name, estimate in summary.latency_ns.items():
-        lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
-        label = " " * 10
-    lines += _server_lines(result)
-    lines.append(_client_line(result))
-    return "\n".join(lines)
-
-
-def _number(estimate: Estimate, scale: float, unit: str) -> str:
-    if estimate.value is None:
-        return f"unknown: {estimate.why}"
-    value = estimate.value * scale
-    digits = 0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 10 else 3
-    text = f"{value:,.{digits}f} {unit}"
-    if estimate.interval is None:
-        return f"{text}  ({estimate.why})" if estimate.why else text
-    low, high = estimate.interval.low * scale, estimate.interval.high * scale
-    return f"{text}  ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def _server_lines(result: LoadTestResult) -> list[str]:
-    server = result.server
-    if server is None:
-        return [f"  server      no counters: {result.why_no_server}"]
-    compute_us = server.mean_compute_input_us + server.mean_compute_infer_us + server.mean_compute_output_us
-    lines = [
-        f"  server      queue {server.mean_queue_us:,.0f} µs, compute {compute_us:,.0f} µs a request "
-        f"(input {server.mean_compute_input_us:,.0f}, infer {server.mean_compute_infer_us:,.0f}, "
-        f"output {server.mean_compute_output_us:,.0f})"
-    ]
-    if server.mean_batch_size is not None and server.batch_executions:
-        total = sum(server.batch_executions.values())
-        most = sorted(server.batch_executions.items(), key=lambda item: -item[1])[:6]
-        shares = ", ".join(f"{size}: {100 * count / total:.0f} %" for size, count in sorted(most))
-        lines.append(f"              mean batch {server.mean_batch_size:.2f} ({shares})")
-    if server.cache_hits or server.cache_misses:
-        lines.append(
-            f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"
-        )
-    return lines
-
-
-def _client_line(result: LoadTestResult) -> str:
-    header, summary = result.records.header, result.summary
-    each_us = header.client_cpu_s / max(1, len(result.records)) * 1e6
-    share = "unknown" if summary.client_cpu_share is None else f"{100 * summary.client_cpu_share:.0f} %"
-    line = f"  client      CPU {share} of a core, {each_us:.0f} µs a request"
-    if header.load["kind"] != "closed":
-        lag = summary.send_lag_ns
-        line += (
-            f"; due {summary.scheduled_per_s:,.1f}/s, sent {summary.sent_per_s:,.1f}/s, "
-            f"send lag p50 {lag['p50'] / 1000:,.0f} µs, p99 {lag['p99'] / 1000:,.0f} µs"
-        )
-    if header.checked:
-        line += f"; {header.checked:,} answers checked"
-    return line

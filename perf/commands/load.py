@@ -129,13 +129,8 @@ def load(
               tritonsmith load model_repository/ --request-rate 200 --arrival poisson --duration 10s
     """
     from perf.data import DataOptions
-    from perf.load import (
-        LoadTest,
-        headers_from_flags,
-        ranges_from_flags,
-        seconds_from_text,
-        shapes_from_flags,
-    )
+    from perf.load import LoadTest
+    from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
     from perf.wire.payload import request_parameters
 
     meant = load_from_flags(concurrency, request_rate, arrival.value, replay, seed, seconds_from_text(ramp))
@@ -175,7 +170,7 @@ def load_from_flags(
 ) -> Load:
     """Exactly one of --concurrency, --request-rate and --replay; concurrency 8 when there is none."""
     from builder.errors import UsageError
-    from perf.load import replay_from_file
+    from perf.load_flags import replay_from_file
     from perf.schedule import Closed, Open
 
     given = [
@@ -199,7 +194,8 @@ def load_from_flags(
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     """Serve what is to be served, test, say what came out; the exit code."""
     from builder.console import emit_json, emit_text, note, progress
-    from perf.load import result_as_dict, run_load_test, server_at, text_of_result
+    from perf.load import run_load_test, server_at
+    from perf.load_text import result_as_dict, text_of_result
     from perf.record import save_records
 
     with server_at(target) as served, progress() as bar:

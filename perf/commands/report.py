@@ -57,7 +57,8 @@ def report(
 
 def _report_records(path: Path, format: ReportFormat) -> None:
     from builder.console import emit_json, emit_text
-    from perf.load import LoadTestResult, result_as_dict, text_of_result
+    from perf.load import LoadTestResult
+    from perf.load_text import result_as_dict, text_of_result
     from perf.record import load_records
     from perf.schedule import load_from_dict
     from perf.stats import summarise

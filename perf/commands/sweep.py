@@ -135,7 +135,7 @@ def sweep(
     """
     from builder.console import emit_json, emit_text, note
     from perf.data import DataOptions
-    from perf.load import ranges_from_flags, seconds_from_text, shapes_from_flags
+    from perf.load_flags import ranges_from_flags, seconds_from_text, shapes_from_flags
     from perf.report import report_json, text_of, write_report
     from perf.sweep import check_space
 

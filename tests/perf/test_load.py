@@ -18,15 +18,9 @@ from builder.samples import Sample, SampleSet, save_samples
 from perf.commands.load import load as load_command
 from perf.counters import counters_between
 from perf.data import DataOptions, Span
-from perf.load import (
-    LoadTest,
-    headers_from_flags,
-    ranges_from_flags,
-    run_load_test,
-    seconds_from_text,
-    shapes_from_flags,
-    text_of_result,
-)
+from perf.load import LoadTest, run_load_test
+from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
+from perf.load_text import text_of_result
 from perf.record import load_records
 from perf.schedule import Closed
 from tests.perf.fake_server import fake_server

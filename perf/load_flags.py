@@ -1,0 +1,80 @@
+"""Command-line flags of a load test as text → values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.errors import UsageError, Where
+from perf.data import Span
+from perf.schedule import NS_PER_S, Replay
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_from_text(text: str) -> float:
+    """`500ms`, `5s`, `2m`; a bare number is seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?", text.strip())
+    if match is None:
+        raise UsageError("not a time", code="bad_time", seen=text, valid=["500ms", "5s", "2m"])
+    return float(match[1]) * _UNITS_S[match[2] or "s"]
+
+
+def span_from_text(text: str, number: type[int] | type[float] = int) -> Span:
+    """`128` or `16..128`."""
+    low, dots, high = text.partition("..")
+    try:
+        span = Span(number(low), number(high if dots else low))
+    except ValueError as error:
+        raise UsageError("not a number or LOW..HIGH", code="bad_span", seen=text) from error
+    if span.low > span.high:
+        raise UsageError("LOW is above HIGH", code="bad_span", seen=text)
+    return span
+
+
+def shapes_from_flags(flags: Sequence[str]) -> dict[str, tuple[Span, ...]]:
+    """`input_ids:16..128` → {input_ids: its dimensions}; the name may hold colons itself."""
+    shapes = {}
+    for flag in flags:
+        name, colon, dims = flag.rpartition(":")
+        if not colon or not name:
+            raise UsageError("not NAME:D1,D2,…", code="bad_shape", seen=flag, fix="--shape input_ids:16..128")
+        shapes[name] = tuple(span_from_text(dim) for dim in dims.split(",") if dim)
+    return shapes
+
+
+def ranges_from_flags(flags: Sequence[str]) -> dict[str, Span]:
+    """`input_ids:0..30521` → {input_ids: Span}."""
+    ranges = {}
+    for flag in flags:
+        name, colon, text = flag.rpartition(":")
+        if not colon or not name:
+            raise UsageError(
+                "not NAME:LOW..HIGH", code="bad_span", seen=flag, fix="--range input_ids:0..30521"
+            )
+        whole = not any(mark in text.replace("..", "") for mark in ".eE")
+        ranges[name] = span_from_text(text, int if whole else float)
+    return ranges
+
+
+def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
+    """`Authorization: Bearer …` → {name: value}."""
+    headers = {}
+    for flag in flags:
+        name, colon, value = flag.partition(":")
+        if not colon or not name.strip():
+            raise UsageError("not NAME:VALUE", code="bad_header", seen=flag)
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def replay_from_file(path: Path) -> Replay:
+    """A file of send times in seconds, one a line → Replay."""
+    try:
+        times = [float(line) for line in path.read_text().split()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"not a file of send times in seconds: {error}", code="bad_replay", where=Where(path)
+        ) from error
+    return Replay(tuple(round(time_s * NS_PER_S) for time_s in times))

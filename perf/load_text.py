@@ -1,0 +1,104 @@
+"""A load test's result → JSON and what people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perf.load import LoadTestResult
+from perf.schedule import Load, load_label
+from perf.stats import Estimate
+
+
+def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
+    """JSON form; `failures` counts the warm-up's too, `summary` is of the measurement alone."""
+    header = result.records.header
+    return {
+        "model": header.model,
+        "url": header.url,
+        "protocol": header.protocol,
+        "seed": header.seed,
+        "failures": result.records.failures(),
+        "summary": result.summary.as_dict(),
+        "server": None if result.server is None else result.server.as_dict(),
+        "interrupted": header.interrupted,
+        "environment": dict(header.environment),
+    }
+
+
+def text_of_result(result: LoadTestResult, load: Load) -> str:
+    """The verdict first, failures before any number; then throughput, latency, server and client."""
+    header, summary = result.records.header, result.summary
+    lines = [
+        f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {header.protocol}, "
+        f"{summary.duration_s:.1f} s, seed {header.seed}"
+    ]
+    failures = result.records.failures()
+    if failures:
+        failed = sum(failures.values())
+        early = failed - sum(summary.failures.values())
+        where = f", {early:,} of them in the warm-up" if early else ""
+        lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
+        lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+    if header.interrupted:
+        lines.append("  interrupted before its time; the numbers are of what was done")
+    lines += [f"  because     {reason}" for reason in summary.validity.reasons]
+    if summary.validity.recommendation:
+        lines.append(f"  try         {summary.validity.recommendation}")
+    lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
+    label = "latency   "
+    for name, estimate in summary.latency_ns.items():
+        lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
+        label = " " * 10
+    lines += _server_lines(result)
+    lines.append(_client_line(result))
+    return "\n".join(lines)
+
+
+def _number(estimate: Estimate, scale: float, unit: str) -> str:
+    if estimate.value is None:
+        return f"unknown: {estimate.why}"
+    value = estimate.value * scale
+    digits = 0 if value >= 1000 else 1 if value >= 100 else 2 if value >= 10 else 3
+    text = f"{value:,.{digits}f} {unit}"
+    if estimate.interval is None:
+        return f"{text}  ({estimate.why})" if estimate.why else text
+    low, high = estimate.interval.low * scale, estimate.interval.high * scale
+    return f"{text}  ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def _server_lines(result: LoadTestResult) -> list[str]:
+    server = result.server
+    if server is None:
+        return [f"  server      no counters: {result.why_no_server}"]
+    compute_us = server.mean_compute_input_us + server.mean_compute_infer_us + server.mean_compute_output_us
+    lines = [
+        f"  server      queue {server.mean_queue_us:,.0f} µs, compute {compute_us:,.0f} µs a request "
+        f"(input {server.mean_compute_input_us:,.0f}, infer {server.mean_compute_infer_us:,.0f}, "
+        f"output {server.mean_compute_output_us:,.0f})"
+    ]
+    if server.mean_batch_size is not None and server.batch_executions:
+        total = sum(server.batch_executions.values())
+        most = sorted(server.batch_executions.items(), key=lambda item: -item[1])[:6]
+        shares = ", ".join(f"{size}: {100 * count / total:.0f} %" for size, count in sorted(most))
+        lines.append(f"              mean batch {server.mean_batch_size:.2f} ({shares})")
+    if server.cache_hits or server.cache_misses:
+        lines.append(
+            f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"
+        )
+    return lines
+
+
+def _client_line(result: LoadTestResult) -> str:
+    header, summary = result.records.header, result.summary
+    each_us = header.client_cpu_s / max(1, len(result.records)) * 1e6
+    share = "unknown" if summary.client_cpu_share is None else f"{100 * summary.client_cpu_share:.0f} %"
+    line = f"  client      CPU {share} of a core, {each_us:.0f} µs a request"
+    if header.load["kind"] != "closed":
+        lag = summary.send_lag_ns
+        line += (
+            f"; due {summary.scheduled_per_s:,.1f}/s, sent {summary.sent_per_s:,.1f}/s, "
+            f"send lag p50 {lag['p50'] / 1000:,.0f} µs, p99 {lag['p99'] / 1000:,.0f} µs"
+        )
+    if header.checked:
+        line += f"; {header.checked:,} answers checked"
+    return line

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
@@ -15,6 +16,7 @@ from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint import LintOptions, check
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
 from builder.model_config import model_config_from_spec, text_from_model_config
+from builder.model_directory import read_model_directory
 from builder.observe import (
     config_digests,
     export_parameters,
@@ -32,10 +34,13 @@ from builder.repository import (
     remove_model,
     stage_model,
 )
-from builder.spec import ModelSpec, RepositorySpec, load_spec, stated_tensors
+from builder.spec import ModelSpec, RepositorySpec, check_model_name, load_spec, stated_tensors
 from builder.templates import check_user_directory
 from builder.tensors import TensorSpec, dtype_from_config, tensor_from_dict
 from builder.toolchain import this_toolchain
+
+# Where an artifact keeps a directory that was taken over, apart from the cache's own record.
+_TAKEN = "model"
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)"""
@@ -148,24 +153,26 @@ def _context(options: BuildOptions) -> _Context:
 
 def _check_source(spec: RepositorySpec, model: ModelSpec) -> None:
     """SpecError, with file and line, when a file that the source names is not there."""
-    named: list[tuple[str, str]] = []
+    named: list[tuple[str, tuple[str, ...]]] = []
     if model.source.kind != "torch":
-        named.append((model.source.reference, model.source.kind))
-    named += [(name, "files") for name in model.source.files]
-    for reference, key in named:
-        where = spec.where(model.name, "source", key)
+        named.append((model.source.reference, ("source", model.source.kind)))
+    named += [(name, ("source", "files")) for name in model.source.files]
+    named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
+    for reference, keys in named:
+        where = spec.where(model.name, *keys)
         try:
             path = source_path(reference, spec.root)
         except SpecError as error:
             raise SpecError(
                 error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
             ) from None
-        if not path.exists():
+        wanted = "directory" if keys[-1] == "directory" else "file"
+        if not (path.is_dir() if wanted == "directory" else path.exists()):
             beside = (
                 sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
             )
             raise SpecError(
-                f"{model.name}: there is no file {reference!r}",
+                f"{model.name}: there is no {wanted} {reference!r}",
                 code="source_missing",
                 where=where,
                 seen=path,
@@ -184,7 +191,7 @@ def _build_models(
     outcomes: list[ModelOutcome] = []
     locked = {n: m for n, m in context.lock.models.items() if n in context.observed}
     total = len(context.spec.models)
-    for number, spec in enumerate(context.spec.models):
+    for number, spec in enumerate(_in_build_order(context.spec.models)):
         lay_out = plan.of(spec.name, "lay_out")
         if lay_out.state is State.UP_TO_DATE:
             outcomes.append(_unchanged(context, spec))
@@ -200,7 +207,47 @@ def _build_models(
             outcome = _failed(context, spec, error, started)
         outcomes.append(outcome)
     tell("done", total, total)
-    return outcomes, Lock(locked)
+    asked = [spec.name for spec in context.spec.models]
+    return sorted(outcomes, key=lambda outcome: asked.index(outcome.model)), Lock(locked)
+
+
+def _in_build_order(models: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """An ensemble after the models of its steps, so that it is judged with them; else the spec's order."""
+    by_name = {m.name: m for m in models}
+    ordered: dict[str, ModelSpec] = {}
+    entered: set[str] = set()
+
+    def visit(model: ModelSpec) -> None:
+        if model.name in entered:
+            return  # done, or a cycle, which the lint gate names
+        entered.add(model.name)
+        for step in _step_models(model):
+            if step in by_name:
+                visit(by_name[step])
+        ordered[model.name] = model
+
+    for model in models:
+        visit(model)
+    return list(ordered.values())
+
+
+def _called_models(models: Sequence[ModelSpec], model: ModelSpec) -> list[str]:
+    """Names of all models that a request to an ensemble passes through, nested ensembles' steps included."""
+    by_name = {m.name: m for m in models}
+    found: dict[str, None] = {}
+    waiting = _step_models(model)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = None
+            waiting += _step_models(by_name[name]) if name in by_name else []
+    return list(found)
+
+
+def _step_models(model: ModelSpec) -> list[str]:
+    """Names of the models that an ensemble calls; empty for any other."""
+    ensemble = model.config.as_proto_json().get("ensemble_scheduling", {})
+    return [step["model_name"] for step in ensemble.get("step", ()) if "model_name" in step]
 
 
 def _doing(export: Action) -> str:
@@ -223,13 +270,16 @@ def _build_model(
     artifact = context.cache.get(seen.cached_key) if seen.cached_key else None
     action = "laid out" if plan.of(spec.name, "export").state is State.UP_TO_DATE else "from cache"
     if artifact is None:
-        artifact, action = _export(context, spec), "exported"
+        if spec.source.kind == "directory":
+            artifact, action = _take_over(context, spec), "taken over"
+        else:
+            artifact, action = _export(context, spec), "exported"
     judge(spec, artifact.record["accuracy"], context.spec)
-    served = {n: d for n, d in artifact.files.items() if n in artifact.record["served_files"]}
     text = _config_text(context, spec, artifact)
-    staged = stage_model(staging, spec.name, text, artifact.directory, served)
+    served = _served(context, spec, artifact)
+    staged = stage_model(staging, spec.name, text, served, artifact.record.get("directories", ()))
     if context.options.lint:
-        lint_gate(staged)
+        lint_gate(staged, context.repository, _called_models(context.spec.models, spec))
     files = model_files(staged, context.cache.stats)
     publish_model(staged, context.repository)
     entry = LockedModel(
@@ -237,13 +287,63 @@ def _build_model(
         tools=artifact.record["tools"],
         dependencies=artifact.record["dependencies"],
         key=artifact.key,
-        config=config_digests(spec, context.options.templates, context.cache),
+        config=config_digests(spec, context.spec.root, context.options.templates, context.cache),
         files=files,
         accuracy=_accuracy_summary(artifact.record["accuracy"]),
     )
     directory = context.repository / spec.name
     seconds = time.monotonic() - started
     return ModelOutcome(spec.name, action, 1, directory, seconds, entry.accuracy), entry
+
+
+def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str, Path]:
+    """Path in the model's directory → file: the artifact's, and those that the spec adds."""
+    inside = Path() if spec.source.kind == "directory" else Path("1")
+    names: Sequence[str] = artifact.record["served_files"]
+    at = artifact.directory / _TAKEN if spec.source.kind == "directory" else artifact.directory
+    served = {(inside / name).as_posix(): at / name for name in names}
+    for name, file in spec.model_files.items():
+        if name in served:
+            raise SpecError(
+                f"{spec.name}: {name!r} is one of the source's own files",
+                code="file_twice",
+                where=context.spec.where(spec.name, "model_files", name),
+                fix="leave it out, or give it another name",
+            )
+        served[name] = context.spec.root / file
+    return served
+
+
+def _take_over(context: _Context, spec: ModelSpec) -> Artifact:
+    """A model's directory as it is, into the cache: it is served from there even when the original is gone."""
+    root = context.spec.root
+    directory = root / spec.source.reference
+    content = read_model_directory(directory)
+    listing = f"{portable_name(directory, root)}/"
+    dependencies = {listing: content.listing_digest}
+    extra = [source_path(f, root) for f in spec.source.files]
+    for file in (*content.files.values(), *extra):
+        dependencies[portable_name(file, root)] = context.cache.stats.digest(file)
+    parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
+    identity = request_digest(parameters, tools)
+    key = action_key(identity, dependencies)
+    record = {
+        "inputs": [],
+        "outputs": [],
+        "dependencies": dict(sorted(dependencies.items())),
+        "accuracy": {"passed": True, "samples": 0, "note": "taken over as it is", "deviations": []},
+        "served_files": list(content.files),
+        "directories": list(content.directories),
+        "samples": None,
+        "tools": tools,
+    }
+    with context.cache.workspace() as made:
+        for name, file in content.files.items():
+            (made / _TAKEN / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, made / _TAKEN / name)
+        artifact = context.cache.put(key, made, record)
+        context.cache.remember(identity, dependencies, key)
+    return artifact
 
 
 def _config_text(context: _Context, spec: ModelSpec, artifact: Artifact) -> str:
@@ -307,7 +407,7 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
     largest = spec.max_batch_size or 0
     return ExportRequest(
         model=spec.name,
-        kind=spec.source.kind,
+        kind=cast(Any, spec.source.kind),
         reference=reference if spec.source.kind == "torch" else str(source_path(reference, repository.root)),
         search_path=str(repository.root),
         opset=spec.opset,
@@ -388,9 +488,23 @@ def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
     return artifact.directory / str(artifact.record["samples"])
 
 
-def lint_gate(directory: Path) -> None:
-    """GateError when the staged model has a finding of severity error."""
-    errors = [f for f in check([directory], LintOptions()) if f.severity == "error"]
+def lint_gate(directory: Path, repository: Path, steps: Sequence[str] = ()) -> None:
+    """GateError when the staged model has a finding of severity error.
+
+    steps: the models that an ensemble calls; they are looked up in the repository that it will join.
+    """
+    links = [
+        directory.parent / s
+        for s in dict.fromkeys(steps)
+        if check_model_name(s) is None and s != directory.name and (repository / s).is_dir()
+    ]
+    try:
+        for link in links:
+            link.symlink_to(repository / link.name, target_is_directory=True)
+        errors = [f for f in check([directory], LintOptions()) if f.severity == "error"]
+    finally:
+        for link in links:
+            link.unlink(missing_ok=True)
     if errors:
         raise GateError(
             f"{directory.name}: Triton would not load this model: "

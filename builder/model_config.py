@@ -51,8 +51,8 @@ def model_config_from_spec(
 
     inputs, outputs: the artifact's, whole shapes. SpecError when the spec contradicts the model.
     """
-    from google.protobuf import json_format
-
+    if spec.source.kind == "directory":
+        return model_config_as_stated(spec, where)
     stated = spec.config.as_proto_json()
     config: dict[str, Any] = {"name": spec.name, **stated}
     max_batch_size = stated.get("max_batch_size")
@@ -67,14 +67,33 @@ def model_config_from_spec(
         config["backend"] = "onnxruntime"
     config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
     config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
-    message = model_config_pb2().ModelConfig()
+    return _message(spec, config, where)
+
+
+def model_config_as_stated(spec: ModelSpec, where: RepositorySpec | None = None) -> Any:
+    """The ModelConfig that the spec states and nothing more, but for the name."""
+    config = {"name": spec.name, **spec.config.as_proto_json()}
+    for kind in ("input", "output"):
+        if kind in config:
+            config[kind] = [_with_plain_dims(t) for t in config[kind]]
+    return _message(spec, config, where)
+
+
+def _message(spec: ModelSpec, config: Mapping[str, Any], where: RepositorySpec | None) -> Any:
+    from google.protobuf import json_format
+
     try:
-        json_format.ParseDict(config, message)
+        return json_format.ParseDict(config, model_config_pb2().ModelConfig())
     except json_format.ParseError as error:
         raise ConfigError(
             f"{spec.name}: {error}", code="config_invalid", where=_where(where, spec.name)
         ) from None
-    return message
+
+
+def _with_plain_dims(tensor: Mapping[str, Any]) -> dict[str, Any]:
+    """A named dimension is -1 to Triton."""
+    plain = {"dims": [-1 if isinstance(d, str) else d for d in tensor["dims"]]} if "dims" in tensor else {}
+    return {**tensor, **plain}
 
 
 def _tensors(
@@ -129,7 +148,7 @@ def _checked_tensor(
             seen=f"the model has {inferred['data_type']}",
             fix=f"data_type: {inferred['data_type']}",
         )
-    merged["dims"] = [-1 if isinstance(d, str) else d for d in merged["dims"]]
+    merged = _with_plain_dims(merged)
     meant = given.get("reshape", {}).get("shape", merged["dims"]) if "dims" in given else inferred["dims"]
     if "reshape" not in given and "dims" in given:
         merged.pop("reshape", None)
@@ -200,7 +219,8 @@ def text_from_model_config(message: Any, *, spec_name: str, templates: Path | No
             where=Where(where.path, line),
         ) from None
     parsed = model_config_from_text(text, where)
-    if parsed != message:
+    # Compared as bytes: NaN differs from itself.
+    if _bytes(parsed) != _bytes(message):
         raise ConfigError(
             f"the template rendered another config for model {message.name!r} than the spec means",
             code="template_mismatch",
@@ -209,6 +229,10 @@ def text_from_model_config(message: Any, *, spec_name: str, templates: Path | No
             fix="render every field of `config`; templates/config.pbtxt.j2 shows how",
         )
     return text
+
+
+def _bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def model_config_from_text(text: str, where: Where | None = None) -> Any:
@@ -275,7 +299,8 @@ def _entry(descriptor: Any, key: Any, value: Any) -> list[FieldView]:
 
 def _scalar(descriptor: Any, value: Any) -> Any:
     if descriptor.enum_type is not None:
-        return Verbatim(descriptor.enum_type.values_by_number[value].name)
+        known = descriptor.enum_type.values_by_number.get(value)
+        return Verbatim(value if known is None else known.name)
     if isinstance(value, str):
         return Verbatim(quoted(value))
     return repr(value) if isinstance(value, float) else value

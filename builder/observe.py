@@ -12,6 +12,7 @@ from builder.digest import digest_of_value, total_digest
 from builder.errors import SpecError
 from builder.lock import Lock, LockedModel
 from builder.model_config import TEMPLATE
+from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
 from builder.plan import Observation, action_key, request_digest
 from builder.repository import model_files
@@ -21,6 +22,8 @@ from builder.toolchain import Toolchain
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
+# Sources that no tool changes.
+_TAKEN_OVER = ("onnx", "directory")
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         "kind": spec.source.kind,
         "reference": spec.source.reference,
         "files": list(spec.source.files),
-        "opset": spec.opset if spec.source.kind != "onnx" else None,
+        "opset": None if spec.source.kind in _TAKEN_OVER else spec.opset,
         "max_batch_size": spec.max_batch_size,
         "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
         "samples": spec.accuracy.samples,
@@ -50,19 +53,23 @@ def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]:
-    """Versions of what makes the artifact; an ONNX file that is taken over depends on none."""
-    return {} if spec.source.kind == "onnx" else toolchain.fingerprint("torch", "onnxscript", "onnx")
+    """Versions of what makes the artifact; files that are taken over depend on none."""
+    return {} if spec.source.kind in _TAKEN_OVER else toolchain.fingerprint("torch", "onnxscript", "onnx")
 
 
-def config_digests(spec: ModelSpec, templates: Path | None, cache: Cache) -> dict[str, str]:
-    """Digests of what config.pbtxt is rendered from, and of the bounds that let the model through."""
+def config_digests(spec: ModelSpec, root: Path, templates: Path | None, cache: Cache) -> dict[str, str]:
+    """Digests of what is laid out beside the artifact, and of the bounds that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     bounds = spec.accuracy.model_dump(exclude={"samples"})
-    return {
+    digests = {
         "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json()]),
         "template": total_digest(files),
         "accuracy": digest_of_value(bounds),
     }
+    if spec.model_files:
+        placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
+        digests["model_files"] = digest_of_value(placed)
+    return digests
 
 
 def resolve_dependency(name: str, root: Path) -> Path:
@@ -81,8 +88,10 @@ def portable_name(path: Path, root: Path) -> str:
 
 
 def current_digest(name: str, root: Path, cache: Cache) -> str | None:
-    """The content digest of a dependency now; None when the file is gone."""
+    """The content digest of a dependency now (of a name that ends in /: what is listed there); None when it is gone."""
     try:
+        if name.endswith("/"):
+            return read_model_directory(resolve_dependency(name, root)).listing_digest
         return cache.stats.digest(resolve_dependency(name, root))
     except (OSError, SpecError):
         return None
@@ -121,7 +130,7 @@ def _observe_model(
         tools=tools,
         dependencies=dependencies,
         cached_key=_cached_key(request_digest(parameters, tools), root, cache),
-        config=config_digests(spec, templates, cache),
+        config=config_digests(spec, root, templates, cache),
         files=model_files(repository / spec.name, cache.stats),
     )
 

@@ -149,15 +149,16 @@ def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: 
         ("spec", StaleReason.SPEC_CHANGED),
         ("template", StaleReason.TEMPLATE_CHANGED),
         ("accuracy", StaleReason.ACCURACY_BOUND_CHANGED),
+        ("model_files", StaleReason.SOURCE_CHANGED),
     )
     for key, reason in sources:
-        if seen.config[key] != locked.config.get(key):
+        if seen.config.get(key) != locked.config.get(key):
             return Action(
                 model,
                 "lay_out",
                 State.TO_RUN,
                 reason,
-                f"{key} {_short(locked.config.get(key))} → {_short(seen.config[key])}",
+                f"{key} {_short(locked.config.get(key))} → {_short(seen.config.get(key))}",
             )
     if dict(seen.files) != dict(locked.files):
         missing = sorted(locked.files.keys() - seen.files.keys())

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,18 +48,26 @@ def exclusive(repository: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def stage_model(staging: Path, name: str, config_text: str, artifact: Path, files: Mapping[str, str]) -> Path:
-    """Lays one model out under `staging`: config.pbtxt and version 1 with the artifact's files.
+def stage_model(
+    staging: Path,
+    name: str,
+    config_text: str,
+    files: Mapping[str, Path],
+    directories: Iterable[str] = (),
+) -> Path:
+    """Lays one model out under `staging`: config.pbtxt, the files and the empty directories.
 
+    files: path in the model's directory → file to copy.
     The files are copied, not linked: an edit in the repository must not reach the cache.
     """
     directory = staging / name
-    version = directory / "1"
-    version.mkdir(parents=True)
-    for relative in files:
-        target = version / relative
+    directory.mkdir(parents=True)
+    for relative in directories:
+        (directory / relative).mkdir(parents=True, exist_ok=True)
+    for relative, file in files.items():
+        target = directory / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(artifact / relative, target)
+        shutil.copyfile(file, target)
     (directory / "config.pbtxt").write_text(config_text, encoding="utf-8")
     # mkdtemp makes private directories; a server under another user must be able to read these.
     directory.chmod(0o755)
@@ -87,9 +95,15 @@ def remove_model(repository: Path, name: str, staging: Path) -> None:
 
 
 def model_files(directory: Path, stats: StatCache) -> dict[str, str]:
-    """Digests of every file in a model's directory; empty when there is none."""
+    """Digests of every file in a model's directory; empty when there is none.
+
+    A directory with nothing in it is there as `NAME/`. What Python compiles while a model serves is left out.
+    """
     found: dict[str, str] = {}
-    for root, _, names in os.walk(directory):
+    for root, below, names in os.walk(directory):
+        below[:] = [name for name in below if name != "__pycache__"]
+        if not below and not names and Path(root) != directory:
+            found[f"{Path(root).relative_to(directory).as_posix()}/"] = ""
         for name in names:
             path = Path(root) / name
             found[path.relative_to(directory).as_posix()] = stats.digest(path)

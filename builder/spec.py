@@ -11,18 +11,46 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from builder.errors import SpecError, Where, nearest
+from builder.model_directory import refused_place
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
 from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
-SourceKind = Literal["torch", "exported_program", "onnx"]
+SourceKind = Literal["torch", "exported_program", "onnx", "directory", "python", "steps"]
+SOURCE_KINDS: tuple[SourceKind, ...] = ("torch", "exported_program", "onnx", "directory", "python", "steps")
+# What `defaults:` may say that an ensemble cannot have, or takes from its steps.
+_NOT_FOR_ENSEMBLES = frozenset(
+    (
+        "backend",
+        "platform",
+        "max_batch_size",
+        "dynamic_batching",
+        "sequence_batching",
+        "instance_group",
+        "optimization",
+        "model_warmup",
+    )
+)
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Step(_Frozen):
+    """One step of an ensemble; tensors of the ensemble are named by whoever writes or reads them."""
+
+    model: str
+    version: int = Field(-1, description="a version number; -1 is the newest")
+    inputs: dict[str, str] = Field(
+        alias="from", min_length=1, description="the step's input → ensemble tensor it reads"
+    )
+    outputs: dict[str, str] = Field(
+        alias="to", min_length=1, description="the step's output → ensemble tensor it writes"
+    )
+
+
 class Source(_Frozen):
-    """Where a model comes from: exactly one of torch, exported_program and onnx."""
+    """Where a model comes from: exactly one of torch, exported_program, onnx, directory, python and steps."""
 
     torch: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
         None, description="package.module:callable; the callable returns (module, example inputs)"
@@ -31,29 +59,46 @@ class Source(_Frozen):
     onnx: str | None = Field(
         None, description="an .onnx file, or package:NAME/path for a file inside an installed package"
     )
+    directory: str | None = Field(
+        None,
+        description="a model's directory in a repository: its versions and files are taken over as they are",
+    )
+    python: str | None = Field(
+        None, description="a file with a TritonPythonModel, for Triton's python backend; it becomes model.py"
+    )
+    steps: tuple[Step, ...] | None = Field(
+        None, min_length=1, description="an ensemble's steps, in any order"
+    )
     files: tuple[str, ...] = Field(
-        (), description="further files the model depends on, when they are not opened through Python's open()"
+        (),
+        description="further files the model depends on, when they are not opened through Python's open(); "
+        "of a python source: files that are laid out beside model.py",
+    )
+    requirements: tuple[str, ...] = Field(
+        (), description="of a python source: what its interpreter must have, as for pip"
     )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
-        present = [k for k in ("torch", "exported_program", "onnx") if getattr(self, k) is not None]
+        present = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
         if len(present) != 1:
             seen = " and ".join(present) or "none"
-            raise ValueError(f"a source is exactly one of torch, exported_program and onnx; here: {seen}")
+            raise ValueError(f"a source is exactly one of {', '.join(SOURCE_KINDS)}; here: {seen}")
+        if self.requirements and self.python is None:
+            raise ValueError("requirements belong to a python source")
         return self
 
     @property
     def kind(self) -> SourceKind:
-        """Which of the three it is."""
-        if self.torch is not None:
-            return "torch"
-        return "onnx" if self.onnx is not None else "exported_program"
+        """Which of them it is."""
+        return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
 
     @property
     def reference(self) -> str:
-        """The callable or path."""
-        value = self.torch or self.exported_program or self.onnx
+        """The callable or path; for an ensemble its steps' models."""
+        if self.steps is not None:
+            return ", ".join(step.model for step in self.steps)
+        value = self.torch or self.exported_program or self.onnx or self.directory or self.python
         assert value is not None
         return value
 
@@ -102,7 +147,19 @@ class ModelSpec(_Frozen):
     opset: int = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
     dynamic_dims: dict[str, DynamicDim] = Field({}, description="range of each named dynamic dimension")
     accuracy: AccuracySpec = AccuracySpec()
+    model_files: dict[str, str] = Field(
+        {},
+        description="files laid into the model's directory (labels, warm-up data): path in it → file",
+    )
     config: TritonMessage = Field(description="Triton's own fields, written beside ours")
+
+    @model_validator(mode="after")
+    def _placed_inside(self) -> ModelSpec:
+        for name in self.model_files:
+            reason = refused_place(name)
+            if reason:
+                raise ValueError(f"no file can be laid at {name!r}: {reason}")
+        return self
 
     @property
     def max_batch_size(self) -> int | None:
@@ -157,6 +214,7 @@ def load_spec(path: Path) -> RepositorySpec:
     target = _validated(source, Target, top.get("target", {}), ("target",))
     specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
     _refuse_case_twins(source, specs)
+    _refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
@@ -184,7 +242,9 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
         )
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
-    merged = _merged(defaults, given)
+    ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
+    base = {k: v for k, v in defaults.items() if not (ensemble and k in _NOT_FOR_ENSEMBLES)}
+    merged = _merged(base, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
     config = _validated(
         source, model_config_type(), {k: v for k, v in merged.items() if k in _TRITON_KEYS}, at
@@ -198,6 +258,9 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
                 "source: {onnx: FILE}",
                 "source: {torch: module:callable}",
                 "source: {exported_program: FILE.pt2}",
+                "source: {directory: MODEL_DIRECTORY}",
+                "source: {python: FILE.py}",
+                "source: {steps: [{model: …, from: {…}, to: {…}}]}",
             ),
         )
     spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
@@ -258,6 +321,24 @@ def _refuse_case_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
                 where=source.where(("models", model.name)),
                 fix="rename one of the two",
             )
+
+
+def _refuse_step_cycles(source: YamlSource, models: Sequence[ModelSpec]) -> None:
+    """An ensemble that reaches itself through its steps would wait for itself for ever."""
+    steps = {m.name: tuple(s.model for s in m.source.steps or ()) for m in models}
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise SpecError(
+                f"ensembles that contain one another: {' → '.join((*path[path.index(name) :], name))}",
+                code="ensemble_cycle",
+                where=source.where(("models", name, "source", "steps")),
+            )
+        for step in steps.get(name, ()):
+            walk(step, (*path, name))
+
+    for name in steps:
+        walk(name, ())
 
 
 def _refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:

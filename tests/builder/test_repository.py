@@ -28,7 +28,7 @@ def lay_out(repository: Path, name: str, content: str) -> None:
     artifact.mkdir(exist_ok=True)
     (artifact / "model.onnx").write_text(content)
     with exclusive(repository) as staging:
-        staged = stage_model(staging, name, f"# {content}\n", artifact, {"model.onnx": ""})
+        staged = stage_model(staging, name, f"# {content}\n", {"1/model.onnx": artifact / "model.onnx"})
         publish_model(staged, repository)
 
 

@@ -84,6 +84,20 @@ def samples() -> list[dict[str, np.ndarray]]:
     return [{"frames": np.concatenate([tone(hz) for hz in notes_hz])}, {"frames": chirp(150.0, 700.0, 16)}]
 
 
+def calibration() -> list[dict[str, np.ndarray]]:
+    """128 frames for the ranges of a quantized variant: glides, plucked notes, and tones in noise."""
+    rng = np.random.default_rng(7)
+    time_s = np.arange(FRAME) / SAMPLE_RATE_HZ
+    plucked, noisy = [], []
+    for hz in np.geomspace(70.0, 1200.0, 32):
+        harmonics = sum(np.sin(2 * np.pi * hz * n * time_s) / n for n in range(1, 6))
+        plucked.append(normalised((harmonics * np.exp(-time_s * 20))[None]))
+        noise = rng.standard_normal(FRAME)
+        noisy.append(normalised((np.sin(2 * np.pi * hz * 1.03 * time_s) + 0.5 * noise)[None]))
+    glides = [chirp(80.0, 300.0, 32), chirp(900.0, 250.0, 32)]
+    return [{"frames": batch} for batch in (*glides, np.concatenate(plucked), np.concatenate(noisy))]
+
+
 def pitch_hz(activations: np.ndarray) -> np.ndarray:
     """[batch, 360] → pitch of each frame: the mean of the nine bins around the strongest, by their weight."""
     found = []

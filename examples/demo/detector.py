@@ -68,3 +68,17 @@ def samples() -> list[dict[str, np.ndarray]]:
     """Three pages of 320 × 320 in one batch, and one of 640 × 640."""
     small = np.stack([image(lines, 320, seed) for seed, lines in enumerate(SMALL)])
     return [{"x": normalised(small)}, {"x": normalised(image(LARGE, 640, 9)[None])}]
+
+
+def calibration() -> list[dict[str, np.ndarray]]:
+    """Sixteen pages of 320 × 320 with random words, sizes and places, for the ranges of a quantized variant."""
+    rng = np.random.default_rng(11)
+    letters = sorted(GLYPHS)
+    pages = []
+    for page in range(16):
+        lines = []
+        for row in range(int(rng.integers(1, 6))):
+            text = "".join(rng.choice(letters, size=int(rng.integers(2, 9))))
+            lines.append((text, int(rng.integers(4, 60)), 10 + 60 * row, int(rng.integers(2, 7))))
+        pages.append(image(lines, 320, 100 + page))
+    return [{"x": normalised(np.stack(pages[start : start + 4]))} for start in range(0, 16, 4)]

@@ -138,3 +138,80 @@ def encode(sentences: tuple[str, ...] | list[str]) -> dict[str, np.ndarray]:
 def samples() -> list[dict[str, np.ndarray]]:
     """Real sentences: one batch of all of them, and one without padding."""
     return [encode(SENTENCES), encode(SENTENCES[6:7])]
+
+
+# For calibration alone, never for judging: short and long, questions, code, numbers, other languages.
+CALIBRATION_SENTENCES = (
+    "Please send me the invoice for last month.",
+    "The cat slept on the warm windowsill all afternoon.",
+    "What is the capital of Australia?",
+    "Photosynthesis turns carbon dioxide and water into sugar and oxygen.",
+    "Our flight to Lisbon was delayed by three hours because of fog.",
+    "Error 404: the page you were looking for could not be found.",
+    "She finished the marathon in 3 hours and 42 minutes.",
+    "Add two cups of flour, a pinch of salt and one egg, then stir until smooth.",
+    "The central bank raised interest rates by a quarter of a percentage point.",
+    "Can you recommend a good book about the history of mathematics?",
+    "He repaired the old bicycle and rode it to work the next morning.",
+    "for i in range(10): print(i * i)",
+    "SELECT name, age FROM users WHERE age > 30 ORDER BY name;",
+    "The committee will meet again on 14 March 2025 to decide.",
+    "I am really disappointed with this product; it broke after two days.",
+    "Absolutely wonderful service, friendly staff, and the food was delicious!",
+    "Yes.",
+    "No, thank you.",
+    "Why does the moon look larger near the horizon?",
+    "The patient was given 20 mg of the drug twice a day for two weeks.",
+    "Under the contract, either party may terminate with thirty days' written notice.",
+    "Their new album mixes jazz, folk and electronic music in surprising ways.",
+    "Der Zug nach Hamburg fährt heute von Gleis sieben ab.",
+    "Le musée est fermé le lundi, sauf pendant les vacances.",
+    "¿Dónde está la biblioteca más cercana?",
+    "Goal! The home team took the lead in the final minute of extra time.",
+    "A neural network is a function with many parameters that are fitted to data.",
+    "The river rose four metres overnight and flooded the lower part of the town.",
+    "My phone battery drains much faster since the last update.",
+    "Volcanoes form where tectonic plates move apart or collide.",
+    "Mix the blue paint with a little yellow to get a soft green.",
+    "How many planets in the solar system have rings?",
+    "The company reported a net loss of $4.2 million for the second quarter.",
+    "Turn left at the traffic lights and the station is on your right.",
+    "Once upon a time, in a village between two mountains, there lived a clockmaker who never slept.",
+    "The theorem states that every continuous function on a closed interval attains its maximum.",
+    "Do not open the cover while the machine is running.",
+    "They planted three hundred oak trees along the abandoned railway line.",
+    "git commit -m 'fix typo in readme'",
+    "Is it safe to eat mushrooms that grow in the garden?",
+    "An unexpected error occurred while writing the file to disk.",
+    "Migrating birds find their way by the stars, the sun and the magnetic field of the earth.",
+    "The recipe serves six people and takes about forty minutes.",
+    "Thank you for your letter of 3 June; we are sorry for the inconvenience.",
+    "Quantum entanglement links the states of two particles, however far apart they are.",
+    "Children under five travel free on all buses and trams.",
+    "He said he would call back, but he never did.",
+    "Traffic on the ring road is heavy this evening after an accident near exit twelve.",
+    "https://example.org/articles/2024/weather?page=2",
+    "The museum's oldest object is a clay tablet from the third millennium before our era.",
+    "Please restart the router, wait a minute, and try to connect again.",
+    "Her grandmother taught her to knit when she was seven.",
+    "The prime minister resigned after losing the vote of confidence.",
+    "Sharks have no bones; their skeletons are made of cartilage.",
+    "What time does the pharmacy close on Sundays?",
+    "In the beginning the update seemed harmless, but within a week thousands of customers had reported "
+    "that their orders were missing, their payments had been taken twice, and nobody answered the phone.",
+    "Tennis, swimming, chess.",
+    "A kilometre is a thousand metres.",
+    "The bridge is closed to vehicles heavier than seven and a half tonnes.",
+    "I would like a table for two by the window, please.",
+    "The engineer measured the voltage across the resistor and wrote it down.",
+    "lol that was so funny, i can't even",
+    "Rain is expected in the north, with sunny spells and light winds in the south.",
+    "The jury found the defendant not guilty on all counts after deliberating for nine days, a verdict "
+    "that surprised most observers, given the number of witnesses and the weight of the documents.",
+)
+
+
+def calibration() -> list[dict[str, np.ndarray]]:
+    """Sentences for the ranges of a quantized variant, eight a batch, sorted by length to pad little."""
+    ordered = sorted(CALIBRATION_SENTENCES, key=len)
+    return [encode(ordered[start : start + 8]) for start in range(0, len(ordered), 8)]

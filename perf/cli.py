@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from perf.commands.apply import apply
 from perf.commands.demo import demo
 from perf.commands.load import load
 from perf.commands.report import report
@@ -18,4 +19,5 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(load)
     app.command(rich_help_panel=panel)(sweep)
     app.command(rich_help_panel=panel)(report)
+    app.command(rich_help_panel=panel)(apply)
     app.command(rich_help_panel="Start here")(demo)

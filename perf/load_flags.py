@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.errors import UsageError, Where
-from perf.data import Span
+from perf.distribution import Distribution, Span, distribution_from_text, span_from_text
 from perf.schedule import NS_PER_S, Replay
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -21,26 +21,14 @@ def seconds_from_text(text: str) -> float:
     return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
-def span_from_text(text: str, number: type[int] | type[float] = int) -> Span:
-    """`128` or `16..128`."""
-    low, dots, high = text.partition("..")
-    try:
-        span = Span(number(low), number(high if dots else low))
-    except ValueError as error:
-        raise UsageError("not a number or LOW..HIGH", code="bad_span", seen=text) from error
-    if span.low > span.high:
-        raise UsageError("LOW is above HIGH", code="bad_span", seen=text)
-    return span
-
-
-def shapes_from_flags(flags: Sequence[str]) -> dict[str, tuple[Span, ...]]:
+def shapes_from_flags(flags: Sequence[str]) -> dict[str, tuple[Distribution, ...]]:
     """`input_ids:16..128` → {input_ids: its dimensions}; the name may hold colons itself."""
     shapes = {}
     for flag in flags:
         name, colon, dims = flag.rpartition(":")
         if not colon or not name:
             raise UsageError("not NAME:D1,D2,…", code="bad_shape", seen=flag, fix="--shape input_ids:16..128")
-        shapes[name] = tuple(span_from_text(dim) for dim in dims.split(",") if dim)
+        shapes[name] = tuple(distribution_from_text(dim) for dim in dims.split(",") if dim)
     return shapes
 
 

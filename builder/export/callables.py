@@ -18,8 +18,25 @@ from builder.errors import ExportError, Where, nearest
 def call_reference(reference: str, what: str) -> tuple[Any, Path | None]:
     """Imports the module, calls the callable without arguments → (its result, the module's file).
 
-    `what` names the role in messages ("source"). ExportError: reference, module_not_found, import_failed,
-    attribute_not_found, not_callable, callable_failed.
+    `what` names the role in messages ("source"). ExportError: as import_reference, and callable_failed.
+    """
+    function, file = import_reference(reference, what)
+    result = run_users_code(
+        function,
+        lambda error: ExportError(
+            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and mend it"
+        ),
+    )
+    return result, file
+
+
+def import_reference(
+    reference: str, what: str, valid: str = "a function without arguments"
+) -> tuple[Callable[..., Any], Path | None]:
+    """`module:callable` → (the callable, the module's file).
+
+    `valid` says in messages what the callable should be. ExportError: reference, module_not_found,
+    import_failed, attribute_not_found, not_callable.
     """
     module_name, _, attribute = reference.partition(":")
     if not attribute or not all(
@@ -32,15 +49,9 @@ def call_reference(reference: str, what: str) -> tuple[Any, Path | None]:
             valid=["package.module:callable"],
         )
     module = _import(module_name, what)
-    function = _attribute(module, attribute, what)
+    function = _attribute(module, attribute, what, valid)
     file = getattr(module, "__file__", None)
-    result = run_users_code(
-        function,
-        lambda error: ExportError(
-            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and mend it"
-        ),
-    )
-    return result, Path(file) if file else None
+    return function, Path(file) if file else None
 
 
 def run_users_code(function: Callable[[], Any], describe: Callable[[str], ExportError]) -> Any:
@@ -137,7 +148,7 @@ def _modules(search_path: Path) -> list[Path]:
     return found
 
 
-def _attribute(module: ModuleType, path: str, what: str) -> Callable[[], Any]:
+def _attribute(module: ModuleType, path: str, what: str, valid: str) -> Callable[..., Any]:
     where = Where(Path(module.__file__)) if module.__file__ else None
     value: Any = module
     for name in path.split("."):
@@ -158,6 +169,6 @@ def _attribute(module: ModuleType, path: str, what: str) -> Callable[[], Any]:
             code="not_callable",
             where=where,
             seen=type(value).__name__,
-            valid=["a function without arguments"],
+            valid=[valid],
         )
     return value  # type: ignore[no-any-return]

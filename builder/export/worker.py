@@ -2,101 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import signal
 import sys
-import threading
 import time
-import traceback
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.errors import BuildError, TritonsmithError, Where
+from builder.child_worker import enter_search_path, serve
 from builder.export.request import ExportRequest, ExportResult, request_from_dict
 
 
 def main() -> None:
-    """Arguments: the answer pipe's descriptor, out_dir. Leaves by os._exit as soon as the answer is out."""
-    answer, out_dir = int(sys.argv[1]), Path(sys.argv[2])
-    os.set_inheritable(answer, False)
-    parent = os.dup(0)
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 0)
-    request = request_from_dict(json.loads(_read_line(parent)))
-    threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
-    message = json.dumps(_answer(request, out_dir)).encode()
-    while message:
-        message = message[os.write(answer, message) :]
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(0)  # torch's teardown takes a second and changes nothing
+    """Answers one ExportRequest; arguments as builder.child_worker.serve takes them."""
+    serve(_handle, "exporting")
 
 
-def _read_line(descriptor: int) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        chunk = os.read(descriptor, 1 << 16)
-        if not chunk:
-            os._exit(1)
-        line += chunk
-    return line
-
-
-def _leave_with_parent(descriptor: int) -> None:
-    """The parent holds the other end until it is done with us; end of file means that nobody waits."""
-    while os.read(descriptor, 1):
-        pass
-    if os.getpgrp() == os.getpid():  # ours alone: what the source started goes with us
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
-
-
-def _answer(request: ExportRequest, out_dir: Path) -> dict[str, object]:
-    try:
-        return {"result": _export(request, out_dir).as_dict()}
-    except TritonsmithError as error:
-        _log_traceback()
-        return {"error": _error_as_dict(error)}
-    except OSError as error:
-        _log_traceback()
-        if error.errno == errno.ENOSPC:
-            return {"error": _error_as_dict(disk_full(error, out_dir))}
-        return {"bug": traceback.format_exc()}
-    except BaseException:
-        _log_traceback()
-        return {"bug": traceback.format_exc()}
-
-
-def _log_traceback() -> None:
-    with suppress(OSError):  # the log may lie on the disk that is full
-        traceback.print_exc()
-
-
-def disk_full(error: OSError, out_dir: Path) -> BuildError:
-    """An ENOSPC → the error people get."""
-    return BuildError(
-        "disk full while exporting",
-        code="disk_full",
-        where=Where(Path(str(error.filename)) if error.filename else out_dir),
-        fix="free space on that file system; nothing half-written is used",
-    )
-
-
-def _error_as_dict(error: TritonsmithError) -> dict[str, object]:
-    return {
-        "class": type(error).__name__,
-        "message": error.message,
-        "code": error.code,
-        "path": None if error.where is None else str(error.where.path),
-        "line": None if error.where is None else error.where.line,
-        "seen": None if error.seen is None else str(error.seen),
-        "valid": [str(value) for value in error.valid],
-        "fix": error.fix,
-    }
+def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
+    return _export(request_from_dict(request), out_dir).as_dict()
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
@@ -105,7 +27,7 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
 
     started = time.monotonic()
     tools = _import_tools(request)
-    _enter_search_path(Path(request.search_path))
+    enter_search_path(Path(request.search_path))
     with watch_files(ignore=(out_dir,)) as opened:
         exported = _run_source(request, out_dir)
         stated = verify.stated_samples(request)
@@ -152,14 +74,6 @@ def _import_tools(request: ExportRequest) -> dict[str, str]:
 
         tools |= import_torch()
     return {**tools, "python": ".".join(map(str, sys.version_info[:3]))}
-
-
-def _enter_search_path(search_path: Path) -> None:
-    # `-m` put the package's own root first; the source must see its own directory there instead.
-    if sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109
-        del sys.path[0]
-    sys.path.insert(0, str(search_path))
-    os.chdir(search_path)
 
 
 if __name__ == "__main__":

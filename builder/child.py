@@ -1,0 +1,191 @@
+"""(worker module, JSON request) → its JSON answer, by a child process that cannot outlive this one and logs to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import builder.errors as errors
+from builder.errors import BuildError, TritonsmithError, Where
+
+_GRACE_S = 2.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTask:
+    """What a child is for, and how its failures are called.
+
+    module:      run as `python -m module`; it ends in child_worker.serve.
+    what:        subject of its error messages ("the export of minilm").
+    code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout ("export").
+    error:       class of those errors.
+    """
+
+    module: str
+    what: str
+    code_prefix: str
+    error: type[BuildError] = BuildError
+
+
+def run_child(
+    task: ChildTask,
+    request: Mapping[str, object],
+    out_dir: Path,
+    log_path: Path,
+    timeout_s: float | None = None,
+) -> Mapping[str, Any]:
+    """Runs the worker on one request; out_dir and log_path's directory are made when missing.
+
+    Everything the worker prints goes to log_path. Raises the TritonsmithError the worker raised, or
+    task.error when the child was killed, crashed or took longer than timeout_s; RuntimeError for a bug in it.
+    On any exception, Ctrl-C included, the child's process group is gone before it leaves.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    receive, send = os.pipe()
+    with os.fdopen(receive, "rb", buffering=0) as answer, log_path.open("wb") as log:
+        try:
+            child = _start(task.module, send, log.fileno(), out_dir)
+        finally:
+            os.close(send)
+        try:
+            text = _exchange(child, answer, request, timeout_s, task, log_path)
+        finally:
+            _end(child)
+    if text:
+        return _result_from_answer(json.loads(text), task, log_path)
+    raise _error_from_exit(child.returncode, task, log_path)
+
+
+def _start(module: str, send: int, log: int, out_dir: Path) -> subprocess.Popen[bytes]:
+    # The package's own directory comes first so that a source's `builder` cannot stand in for ours.
+    root = str(Path(errors.__file__).resolve().parent.parent)
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    # torch.load without weights_only must stay safe whatever the caller's shell says.
+    environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(send), str(out_dir.resolve())],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd=root,
+        env=environment,
+        pass_fds=[send],
+        start_new_session=True,
+    )
+
+
+def _exchange(
+    child: subprocess.Popen[bytes],
+    answer: Any,
+    request: Mapping[str, object],
+    timeout_s: float | None,
+    task: ChildTask,
+    log_path: Path,
+) -> bytes:
+    """Sends the request, reads the answer; standard input stays open, its end tells the child we are gone."""
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    chunks: list[bytes] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(answer, selectors.EVENT_READ)
+        while True:
+            if deadline is not None and time.monotonic() > deadline:
+                raise task.error(
+                    f"{task.what} took longer than {timeout_s:g} s and was stopped",
+                    code=f"{task.code_prefix}_timeout",
+                    where=Where(log_path),
+                    fix="allow more time, or see the log for what it was doing",
+                )
+            if selector.select(_POLL_S):
+                chunk = answer.read(1 << 16)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+            elif child.poll() is not None and not selector.select(0):
+                # Something the source forked may still hold the pipe; the child itself has said all it will.
+                break
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE_S)
+    return b"".join(chunks)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends the child's process group; whatever the source started ends with it."""
+    if child.stdin is not None:
+        with suppress(OSError):
+            child.stdin.close()
+    if child.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Path) -> Mapping[str, Any]:
+    if "result" in answer:
+        result: Mapping[str, Any] = answer["result"]
+        return result
+    if "error" in answer:
+        raise _error_from_dict(answer["error"])
+    raise RuntimeError(f"{task.what} failed unexpectedly (log: {log_path})\n{answer['bug']}")
+
+
+def _error_from_dict(data: Mapping[str, Any]) -> TritonsmithError:
+    kind: type[TritonsmithError] = getattr(errors, data["class"])
+    where = None if data["path"] is None else Where(Path(data["path"]), data["line"])
+    return kind(
+        data["message"],
+        code=data["code"],
+        where=where,
+        seen=data["seen"],
+        valid=data["valid"],
+        fix=data["fix"],
+    )
+
+
+def _error_from_exit(returncode: int, task: ChildTask, log_path: Path) -> BuildError:
+    if returncode == -signal.SIGKILL:
+        return task.error(
+            f"{task.what} was killed by signal 9 (SIGKILL), usually for want of memory",
+            code=f"{task.code_prefix}_killed",
+            where=Where(log_path),
+            fix="free memory (`dmesg` shows the kernel's reason), or build on a larger machine",
+        )
+    if returncode < 0:
+        how = f"died of signal {-returncode} ({signal.Signals(-returncode).name})"
+    else:
+        how = f"left with exit status {returncode} without an answer"
+    return task.error(
+        f"{task.what} {how}",
+        code=f"{task.code_prefix}_crashed",
+        where=Where(log_path),
+        seen=_last_line(log_path),
+        fix="the log has all that it printed",
+    )
+
+
+def _last_line(path: Path) -> str | None:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -1,0 +1,1 @@
+"""ONNX files, model repositories, configs of a live server → the text of a first models.yaml."""

@@ -1,0 +1,165 @@
+"""Paths of ONNX files, model directories and repositories → the models that a spec of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from builder.errors import ConfigError, SpecError, UsageError, Where
+from builder.importing.from_repository import imported_model, relative
+from builder.importing.imported import Imported, ImportedModel, Note
+from builder.lint.check import read_paths
+from builder.lint.model import CONFIG, Model, is_version_name
+from builder.lint.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
+from builder.spec import check_model_name
+from builder.tensors import dtype_from_onnx
+
+
+def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
+    """Every model found; file names in the spec are relative to `root`, the directory that it will lie in.
+
+    A path is an .onnx file, a directory with .onnx files, a model repository, a model directory, or its
+    config.pbtxt. UsageError for anything else, ConfigError for a config.pbtxt that Triton would not read.
+    """
+    models: list[ImportedModel] = []
+    notes: list[Note] = []
+    for path in paths:
+        for model, more in _models_at(path, root):
+            notes += more
+            if model is not None:
+                models.append(_named_apart(model, models, notes))
+    if not models:
+        raise UsageError(
+            f"no model is in {', '.join(map(str, paths))}",
+            code="no_models",
+            valid=(
+                ".onnx files",
+                "directories of .onnx files",
+                "model repositories",
+                "model directories",
+                "URLs",
+            ),
+        )
+    return Imported(tuple(models), tuple(notes))
+
+
+Found = Iterator[tuple[ImportedModel | None, list[Note]]]
+
+
+def _models_at(path: Path, root: Path) -> Found:
+    if path.is_file() and path.name != CONFIG:
+        yield _onnx_file(path, root), []
+    elif path.is_file() and any(is_version_name(p.name) for p in path.parent.iterdir() if p.is_dir()):
+        yield from _repository_at(path.parent, root)
+    elif path.is_file():
+        raise UsageError(
+            f"{path} has no model directory around it: it says nothing of the model's files",
+            code="loose_config",
+            where=Where(path),
+            fix="give the model's directory, with its version directories",
+        )
+    elif not path.is_dir():
+        raise UsageError(f"there is no {path}", code="no_such_path", where=Where(path))
+    elif not (path / CONFIG).exists() and (files := sorted(path.glob("*.onnx"))):
+        for file in files:
+            yield _onnx_file(file, root), []
+    else:
+        yield from _repository_at(path, root)
+
+
+def _onnx_file(path: Path, root: Path) -> ImportedModel:
+    try:
+        onnx = read_onnx(path)
+    except OnnxProblem as problem:
+        raise SpecError(
+            f"not an ONNX model: {problem}",
+            code="not_onnx",
+            where=Where(path),
+            valid=("an .onnx file", "a model repository or directory"),
+        ) from None
+    name = _name_of_file(path)
+    return ImportedModel(name, {"onnx": relative(path, root)}, {}, {}, (surface(onnx),))
+
+
+def _name_of_file(path: Path) -> str:
+    """The file's name; `model.onnx` says nothing, so the directory's, which is not a version's."""
+    absolute = path.absolute()
+    for candidate in (absolute.stem, *(p.name for p in absolute.parents)):
+        if candidate != "model" and not is_version_name(candidate) and check_model_name(candidate) is None:
+            return candidate
+    return "model"
+
+
+def surface(onnx: OnnxModel) -> str:
+    """`x FP32 [batch, 3] → y FP32 [batch, 3]`"""
+    return f"{', '.join(map(_tensor, onnx.inputs))} → {', '.join(map(_tensor, onnx.outputs))}"
+
+
+def _tensor(tensor: OnnxTensor) -> str:
+    try:
+        dtype = dtype_from_onnx(tensor.element).kserve
+    except KeyError:
+        dtype = "?"
+    dims = "?" if tensor.shape is None else ", ".join(str(d) for d in tensor.shape)
+    return f"{tensor.name} {dtype} [{dims}]"
+
+
+def _repository_at(path: Path, root: Path) -> Found:
+    (repository,) = read_paths([path])
+    judged = repository.judged
+    for name, model in repository.models.items():
+        if judged is not None and name not in judged:
+            continue
+        if model.parsed is None and not model.versions:
+            yield (
+                None,
+                [Note("no model: it has neither a config.pbtxt nor a version directory", Where(model.path))],
+            )
+            continue
+        yield imported_model(_readable(model), root), list(_losses(model))
+
+
+def _readable(model: Model) -> Model:
+    if model.config is None:
+        assert model.parsed is not None
+        problem = model.parsed.problems[0]
+        raise ConfigError(
+            f"{model.name}: {problem.message}",
+            code="config_syntax",
+            where=Where(model.config_path, problem.line),
+            seen=problem.seen,
+            valid=problem.valid[:20],
+            fix=problem.fix or f"tritonsmith check {model.path}",
+        )
+    reason = check_model_name(model.name)
+    if reason is not None:
+        raise UsageError(f"model name {model.name!r} {reason}", code="model_name", where=Where(model.path))
+    return model
+
+
+def _losses(model: Model) -> Iterator[Note]:
+    """What the spec cannot hold."""
+    parsed = model.parsed
+    if parsed is None:
+        return
+    for line, text in sorted(parsed.comments.items()):
+        if text and not text.startswith("Rendered by tritonsmith from "):
+            yield Note(f"comment not carried over: # {text}", Where(model.config_path, line))
+    written = model.written.name
+    if written and written != model.name:
+        yield Note(
+            f"name {written!r} not carried over: a model is called like its directory, {model.name!r}",
+            Where(model.config_path, model.line_of("name")),
+        )
+
+
+def _named_apart(model: ImportedModel, before: Sequence[ImportedModel], notes: list[Note]) -> ImportedModel:
+    """The model under a name that no other has, not even in other case."""
+    taken = {m.name.casefold() for m in before}
+    if model.name.casefold() not in taken:
+        return model
+    number = next(n for n in range(2, len(taken) + 3) if f"{model.name}_{n}".casefold() not in taken)
+    name = f"{model.name}_{number}"
+    origin = next(iter(model.source.values()))
+    notes.append(Note(f"{origin}: there is a model {model.name!r} already; this one is called {name!r}"))
+    return ImportedModel(name, model.source, model.fields, model.model_files, model.remarks)

@@ -1,0 +1,44 @@
+"""What an import found: models for models.yaml, and what could not be carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.errors import Where
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a reader of the new spec has to know, such as a comment that is lost."""
+
+    message: str
+    where: Where | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.where is None else f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedModel:
+    """One model of the new spec.
+
+    source:      our `source:`; fields: Triton's own fields, as models.yaml has them.
+    model_files: our `model_files:`.
+    remarks:     lines for a comment above the model.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    model_files: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """All models, in the order they are written, and the notes."""
+
+    models: tuple[ImportedModel, ...]
+    notes: tuple[Note, ...] = ()

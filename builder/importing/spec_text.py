@@ -1,0 +1,144 @@
+"""Imported models → the text of models.yaml: what all models share stands under `defaults:`, short values on one line."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from builder.errors import SpecError
+from builder.importing.imported import ImportedModel
+from builder.spec import load_spec
+
+_WIDTH = 100
+# These say what one model is; two models that have them alike have so by chance.
+_NEVER_SHARED = frozenset(
+    ("input", "output", "batch_input", "batch_output", "ensemble_scheduling", "model_warmup", "metric_tags")
+)
+# Read first in a model: the rest follows in the proto's order.
+_FIRST = ("platform", "backend", "max_batch_size")
+
+
+def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -> str:
+    """models.yaml; SpecError when a model cannot be stated in one, a wrong name for example."""
+    shared = _shared(models)
+    lines = [f"# {line}".rstrip() for line in heading]
+    if shared:
+        lines += list(_block("defaults", shared, 0))
+    lines.append("models:")
+    for model in models:
+        lines += [f"  # {_printable(remark)}" for remark in model.remarks]
+        own: dict[str, Any] = {"source": dict(model.source)}
+        rest = {k: v for k, v in model.fields.items() if k not in shared}
+        own |= {k: rest[k] for k in _FIRST if k in rest} | rest
+        if model.model_files:
+            own["model_files"] = dict(model.model_files)
+        lines.append(f"  {_scalar(model.name)}:")
+        for key, value in own.items():
+            lines += _block(key, value, 2)
+    text = "\n".join(lines) + "\n"
+    _check(text)
+    return text
+
+
+def _shared(models: Sequence[ImportedModel]) -> dict[str, Any]:
+    if len(models) < 2:
+        return {}
+    first = models[0].fields
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in _NEVER_SHARED
+        and all(key in m.fields and _alike(m.fields[key], value) for m in models[1:])
+    }
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Equal, and of the same types: 1 is not true."""
+    return repr(left) == repr(right)
+
+
+def _check(text: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "models.yaml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            load_spec(path)
+        except SpecError as error:
+            raise SpecError(
+                error.message, code=error.code, seen=error.seen, valid=error.valid, fix=error.fix
+            ) from None
+
+
+def _block(key: str, value: Any, depth: int) -> Iterator[str]:
+    """`key: value` on one line where it fits, else one line an item."""
+    lead = f"{'  ' * depth}{_scalar(key)}:"
+    yield from _after(lead, value, depth)
+
+
+def _after(lead: str, value: Any, depth: int) -> Iterator[str]:
+    flat = _flow(value)
+    if len(lead) + 1 + len(flat) <= _WIDTH or not isinstance(value, dict | list) or not value:
+        yield f"{lead} {flat}"
+        return
+    yield lead
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _block(key, item, depth + 1)
+        return
+    for item in value:
+        yield from _item(item, depth + 1)
+
+
+def _item(value: Any, depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    flat = _flow(value)
+    if len(pad) + 2 + len(flat) <= _WIDTH or not isinstance(value, dict) or not value:
+        yield f"{pad}- {flat}"
+        return
+    lines = [line for key, item in value.items() for line in _block(key, item, depth + 1)]
+    yield f"{pad}- {lines[0].lstrip()}"
+    yield from lines[1:]
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_flow(v) for v in value) + "]"
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return value if _plain(value) else _quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if isinstance(value, float):
+        text = repr(value)
+        # YAML 1.1 takes 1e-05 for a word: a number has a point.
+        return text if "." in text else text.replace("e", ".0e")
+    return str(value)
+
+
+def _plain(text: str) -> bool:
+    """Whether YAML reads the bare text back as this very text."""
+    if re.fullmatch(r"[A-Za-z_/.][\w./+-]*", text, re.ASCII) is None:
+        return False
+    loader: Any = yaml.SafeLoader("")
+    return bool(loader.resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str")
+
+
+def _quoted(text: str) -> str:
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from perf.commands.apply import apply
+from perf.commands.compare import compare
 from perf.commands.demo import demo
 from perf.commands.load import load
 from perf.commands.report import report
@@ -13,11 +14,12 @@ from perf.commands.sweep import sweep
 
 
 def register(app: typer.Typer) -> None:
-    """Adds serve, load, sweep, report and demo."""
+    """Adds serve, load, sweep, report, compare, apply and demo."""
     panel = "Measure"
     app.command(rich_help_panel=panel)(serve)
     app.command(rich_help_panel=panel)(load)
     app.command(rich_help_panel=panel)(sweep)
     app.command(rich_help_panel=panel)(report)
+    app.command(rich_help_panel=panel)(compare)
     app.command(rich_help_panel=panel)(apply)
     app.command(rich_help_panel="Start here")(demo)

@@ -1,0 +1,95 @@
+"""`tritonsmith compare`: two sweeps or two load tests → regression, improvement or no difference; a gate for CI."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from perf.compare import Comparison
+
+
+class CompareFormat(str, Enum):
+    """How the result is written on stdout."""
+
+    text = "text"
+    json = "json"
+    md = "md"
+
+
+def compare(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="Before: a run directory of `sweep`, or a record file.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="After: one of the same kind.")],
+    arm: Annotated[
+        str, typer.Option(help="Of sweeps: `current` config, `all` that both have, or one arm's label or id.")
+    ] = "current",
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC<=N%",
+            help="Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A gate that the intervals cannot decide says no, too.")
+    ] = False,
+    format: Annotated[CompareFormat, typer.Option(help="How to write the result.")] = CompareFormat.text,
+) -> None:
+    """Tell what changed from A to B at each load point: regression, improvement, or no difference.
+
+    A difference is called one when its 95 % interval excludes none (and, of sweeps, more than the identical
+    A/A configs differed). Exit code 4 when a gate is violated with confidence: the whole interval lies beyond
+    the limit. What the intervals cannot decide passes with a warning, and fails with --strict.
+
+    Examples: tritonsmith compare before.npz after.npz --gate 'p99<=5%' --gate 'throughput>=-3%'
+              tritonsmith compare sweep-main sweep-branch --format md
+    """
+    from builder.console import emit_json, emit_text, note
+    from perf.compare_text import as_dict, markdown_of, text_of
+    from perf.gate import gate_from_text, judge, says_no
+
+    gates = [gate_from_text(text) for text in gate or ()]
+    comparison = _compared(a, b, arm)
+    judgements = judge(comparison, gates)
+    no = says_no(judgements, strict)
+    if format is CompareFormat.json:
+        emit_json(as_dict(comparison, judgements, strict, no))
+    elif format is CompareFormat.md:
+        emit_text(markdown_of(comparison, judgements))
+    else:
+        emit_text(text_of(comparison, judgements))
+    undecided = sum(j.status == "open" for j in judgements)
+    if no:
+        note("the gate says no")
+        raise typer.Exit(4)
+    if undecided:
+        note(
+            f"{undecided} of {len(judgements)} gates could not be decided; longer runs decide, --strict fails them"
+        )
+
+
+def _compared(a: Path, b: Path, arm: str) -> Comparison:
+    from builder.errors import UsageError, Where
+    from perf.compare import compare_records, compare_runs
+    from perf.record import load_records
+    from perf.run_record import load_run
+
+    for path in (a, b):
+        if not path.exists():
+            raise UsageError("there is no such run or record file", code="no_run", where=Where(path))
+    if a.is_dir() != b.is_dir():
+        raise UsageError(
+            "a sweep and a load test do not compare",
+            code="two_kinds",
+            seen=f"{a} {b}",
+            valid=["two run directories", "two record files"],
+        )
+    if a.is_dir():
+        return compare_runs(load_run(a), load_run(b), arm)
+    return compare_records(load_records(a), load_records(b))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from builder.errors import UsageError, Where
+from perf.objective import OBJECTIVES
 from perf.search import Values
 from perf.sweep import Arm, SweepSpec
 from perf.trial import TrialResult, trial_result_from_dict
@@ -22,6 +23,7 @@ FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"
 RESULT = "run.json"
 RECORDS = "records"
+WRONG = "wrong answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +97,33 @@ def arm_as_dict(arm: Arm) -> dict[str, Any]:
         "baseline": arm.baseline,
         "settings": dict(arm.settings),
         "config": dict(arm.config),
+        "variant": arm.variant,
+        "batch_size": arm.batch_size,
     }
 
 
 def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
-    return Arm(data["id"], data["label"], data["settings"], data["config"], data["baseline"])
+    return Arm(
+        data["id"],
+        data["label"],
+        data["settings"],
+        data["config"],
+        data["baseline"],
+        data.get("variant", ""),
+        data.get("batch_size"),
+    )
 
 
 # From trials to what search and verdict look at.
 
 
 def values_of(spec: SweepSpec, trials: Sequence[TrialResult]) -> Values:
-    """(arm, concurrency, round) → the objective, larger is better: inferences a second, or 1 s / p99."""
+    """(arm, concurrency, round) → the objective, larger is better."""
     values: dict[tuple[str, int, int], float] = {}
     for result in trials:
         if result.summary is None or result.interrupted:
             continue
-        if spec.objective == "throughput":
-            value = result.summary.throughput_per_s.value
-        else:
-            p99_ns = result.summary.latency_ns["p99"].value
-            value = None if not p99_ns else 1e9 / p99_ns
+        value = OBJECTIVES[spec.objective].value(spec, result)
         if value is not None and value > 0 and math.isfinite(value):
             values[result.trial.arm_id, result.trial.concurrency, result.trial.round] = value
     return values
@@ -134,8 +142,16 @@ def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
         known = [p for p in p99s if p is not None]
         requests = sum(s.requests for s in summaries)
         answered = sum(s.answered for s in summaries)
-        share = (requests - answered) / requests if requests else 1.0
-        facts[cell] = CellFacts(float(np.median(known)) / 1e6 if known else None, share)
+        checked = sum(s.checked for s in summaries)
+        wrong = sum(n for s in summaries for reason, n in s.failures.items() if reason.startswith(WRONG))
+        share = (requests - answered - wrong) / requests if requests else 1.0
+        memory = [r.memory_bytes for r in results if r.memory_bytes is not None]
+        facts[cell] = CellFacts(
+            p99_ms=float(np.median(known)) / 1e6 if known else None,
+            failure_share=share,
+            wrong_share=wrong / checked if checked else None,
+            memory_mib=max(memory) / 2**20 if memory else None,
+        )
     return facts
 
 
@@ -147,15 +163,25 @@ def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResul
 # The run directory.
 
 
+KEPT = "kept"
+
+
 class Journal:
     """run.jsonl: one event a line, flushed as it is written, so that a crash loses at most the last line."""
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, kept: Sequence[TrialResult] = ()) -> None:
+        """kept: trials of an earlier run in this directory that may still be reused; a crash loses none."""
         self._file = None
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / RESULT).unlink(missing_ok=True)  # it would speak for an earlier run
-            self._file = (directory / JOURNAL).open("w")
+        if directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / JOURNAL
+        temporary = path.with_name(f".{JOURNAL}.{os.getpid()}.tmp")
+        self._file = temporary.open("w")
+        for result in kept:
+            self.write(KEPT, **result.as_dict())
+        temporary.replace(path)
+        (directory / RESULT).unlink(missing_ok=True)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
@@ -215,15 +241,21 @@ def _is_json(line: str) -> bool:
     return True
 
 
+def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The events of a journal; a last line that a crash cut off is left out."""
+    whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
+    return [json.loads(line) for line in whole]
+
+
 def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
     """The events of a run → what it came to. A last line that a crash cut off is left out."""
-    whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
-    events = [json.loads(line) for line in whole]
+    events = [event for event in events_of(lines) if event["event"] != KEPT]
     if not events or events[0]["event"] != "start":
         raise ValueError("the journal does not begin with a start")
     start = events[0]
     spec = SweepSpec.model_validate(start["spec"])
-    arms = tuple(_arm_from_dict(arm) for arm in start["arms"])
+    joined = (event for event in events if event["event"] == "arm")
+    arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
     trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
     end = next((e for e in events if e["event"] == "end"), None)
     return RunResult(

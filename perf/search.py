@@ -19,10 +19,16 @@ ROUNDS_BEFORE_RACING = 2
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Measure these arms next. dropped: arms left out from now on, with the reason, a sentence each."""
+    """Measure these arms next.
+
+    dropped: arms left out from now on, with the reason, a sentence each. joining: those of `arms` that are
+    new. number: of the round, from 0.
+    """
 
     arms: tuple[Arm, ...]
     dropped: Mapping[str, str]
+    joining: tuple[Arm, ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ def clear_losers(spec: SweepSpec, arms: Sequence[Arm], values: Values) -> dict[s
 
     The A/A pair stays to the end: it is the yardstick.
     """
-    points = [spec.objective_at] if spec.objective == "p99" else list(spec.concurrency)
+    points = spec.objective_points
     comparisons = max(1, len(arms) * len(points))
     worst: dict[str, float] = {arm.id: -math.inf for arm in arms if not arm.baseline}
     for point in points:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from builder.errors import TrialError, TritonsmithError
 from perf import config_path
+from perf.answers import Validation
 from perf.counters import ServerCounters, counters_between
 from perf.generator import ClientOptions, generate
 from perf.record import RequestRecords
 from perf.schedule import Closed
 from perf.server import control
+from perf.server.consumption import energy_j, server_memory_bytes
 from perf.stats import Summary, summarise, summary_from_dict
 from perf.sweep import Arm, SweepSpec, Trial
 from perf.wire.http import HttpTarget
@@ -20,6 +22,7 @@ from perf.wire.payload import InferPayload
 
 # A server that stands still must not cost a sweep more than this a trial.
 REQUEST_TIMEOUT_S = 10.0
+CHECK_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,10 @@ class TrialResult:
     summary, server: None when the trial failed; then `error` says why. server is also None when the model
     was reloaded under the trial.
     took_s: wall clock, reload included.
+    others: counters of the other models at work: an ensemble's composing models, models under load beside.
+    memory_bytes: of the server's process and the arm's instances, after the load; None where not seen.
+    energy_j: of all GPUs during warm-up and measurement; None without GPU metrics.
+    key:    what it was measured on, see perf.content; empty when that is not known.
     """
 
     trial: Trial
@@ -37,6 +44,10 @@ class TrialResult:
     error: str | None
     took_s: float
     interrupted: bool = False
+    others: Mapping[str, ServerCounters] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    energy_j: float | None = None
+    key: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is trial_result_from_dict."""
@@ -50,6 +61,10 @@ class TrialResult:
             "interrupted": self.interrupted,
             "summary": None if self.summary is None else self.summary.as_dict(),
             "server": None if self.server is None else self.server.as_dict(),
+            "others": {name: counters.as_dict() for name, counters in self.others.items()},
+            "memory_bytes": self.memory_bytes,
+            "energy_j": self.energy_j,
+            "key": self.key,
         }
 
 
@@ -62,6 +77,10 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
         error=data["error"],
         took_s=data["took_s"],
         interrupted=data["interrupted"],
+        others={name: _counters_from_dict(c) for name, c in data.get("others", {}).items()},
+        memory_bytes=data.get("memory_bytes"),
+        energy_j=data.get("energy_j"),
+        key=data.get("key", ""),
     )
 
 
@@ -100,20 +119,40 @@ def instance_count(config: Mapping[str, Any]) -> int:
     return sum(int(g.get("count", 1)) * max(1, len(g.get("gpus", []))) for g in groups) or 1
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a trial puts under load and looks at.
+
+    target:  the model that gets the requests. model: the one whose counters are the trial's.
+    others:  models whose counters are kept too.
+    metrics_url: where GPU energy is read; empty reads none.
+    """
+
+    server: control.HasPid
+    http_url: str
+    target: str
+    model: str
+    others: tuple[str, ...] = ()
+    metrics_url: str = ""
+
+
 def measure(
-    url: str,
-    model: str,
+    subject: Subject,
     trial: Trial,
     spec: SweepSpec,
     payloads: Sequence[InferPayload],
     on_records: Callable[[RequestRecords], None] | None = None,
-) -> tuple[Summary, ServerCounters | None, bool]:
-    """(summary, server's counters over warm-up and measurement, interrupted) of a loaded model.
+) -> TrialResult:
+    """The result of one load on a loaded model; `took_s` and `key` are the caller's.
 
-    Raises ServerError when the server does not answer.
+    Counters, memory and energy are those of warm-up and measurement together. Answers are checked when the
+    payloads hold expected ones. Raises ServerError when the server does not answer.
     """
-    named = [replace(payload, model=model) for payload in payloads]
-    before = control.model_statistics(url, model)
+    url, watched = subject.http_url, (subject.model, *subject.others)
+    named = [replace(payload, model=subject.target) for payload in payloads]
+    before = {name: control.model_statistics(url, name) for name in watched}
+    energy_before = energy_j(subject.metrics_url)
+    checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
     records = generate(
         HttpTarget(url),
         Closed(trial.concurrency),
@@ -121,12 +160,24 @@ def measure(
         warmup_s=spec.warmup_s,
         duration_s=spec.duration_s,
         seed=spec.seed + trial.number,
-        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S),
+        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks),
     )
     if on_records is not None:
         on_records(records)
-    after = control.model_statistics(url, model)
-    return summarise(records), counters_between(before, after), records.header.interrupted
+    energy_after = energy_j(subject.metrics_url)
+    memory_bytes = server_memory_bytes(subject.server, subject.model)
+    counters = {name: counters_between(before[name], control.model_statistics(url, name)) for name in watched}
+    return TrialResult(
+        trial=trial,
+        summary=summarise(records),
+        server=counters[subject.model],
+        error=None,
+        took_s=0.0,
+        interrupted=records.header.interrupted,
+        others={name: c for name in subject.others if (c := counters[name]) is not None},
+        memory_bytes=memory_bytes,
+        energy_j=None if energy_before is None or energy_after is None else energy_after - energy_before,
+    )
 
 
 def failed(trial: Trial, error: TritonsmithError | str, took_s: float) -> TrialResult:

@@ -9,23 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from perf.constraints import CellFacts, meets, nearest_miss
+from perf.objective import OBJECTIVES
 from perf.search import Values, values_table
 from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
 from perf.sweep import Arm, SweepSpec
 
 Outcome = Literal["winner", "tie", "keep", "nothing_fits", "undecided"]
-
-
-@dataclass(frozen=True, slots=True)
-class CellFacts:
-    """What constraints look at, for one arm at one load point over all its rounds.
-
-    p99_ms: the median over the rounds; None when no round had an answer.
-    failure_share: failed requests of all.
-    """
-
-    p99_ms: float | None
-    failure_share: float
+__all__ = ["CellFacts", "Outcome", "Verdict", "decide", "verdict_from_dict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +85,7 @@ def decide(
     (Šidák). A winner's interval must lie above 1 by more than the A/A pair differed.
     """
     fits = {
-        (arm.id, point): not _misses(spec, facts.get((arm.id, point)))
-        for arm in arms
-        for point in spec.concurrency
+        (arm.id, point): meets(spec, facts.get((arm.id, point))) for arm in arms for point in spec.concurrency
     }
     if not values:
         return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
@@ -110,7 +99,7 @@ def decide(
             "undecided", None, point, None, None, "Undecided: the current config could not be measured."
         )
     others = [i for i, arm in enumerate(arms) if not arm.baseline]
-    comparisons = max(1, len(others) * len(_points(spec)))
+    comparisons = max(1, len(others) * len(spec.objective_points))
     ratios = {i: arm_ratio(table, i, baselines, comparisons=comparisons) for i in others}
     resolution = _resolution(table.effect, baselines)
     fitting = [
@@ -147,22 +136,11 @@ def decide(
     )
 
 
-def _points(spec: SweepSpec) -> tuple[int, ...]:
-    return (spec.objective_at,) if spec.objective == "p99" else spec.concurrency
-
-
-def _misses(spec: SweepSpec, facts: CellFacts | None) -> bool:
-    if facts is None or facts.p99_ms is None:
-        return True
-    too_slow = spec.max_p99_ms is not None and facts.p99_ms > spec.max_p99_ms
-    return too_slow or facts.failure_share > spec.max_failures
-
-
 def _load_point(
     spec: SweepSpec, arms: Sequence[Arm], values: Values, fits: Mapping[tuple[str, int], bool]
 ) -> int | None:
     best: tuple[float, int] | None = None
-    for point in _points(spec):
+    for point in spec.objective_points:
         rows = [i for i, arm in enumerate(arms) if fits[arm.id, point]]
         effect = fit_rounds(values_table(arms, values, point)).effect[rows]
         if effect.size and not np.isnan(effect).all():
@@ -218,7 +196,7 @@ def _sentence(
     ratio: Ratio | None,
     resolution: float | None,
 ) -> str:
-    what = "throughput" if spec.objective == "throughput" else "speed at p99"
+    what = OBJECTIVES[spec.objective].words
     where = f"at concurrency {point}"
     if arm is None or ratio is None or ratio.value is None:
         return f"Keep the current config: no other arm meets the constraints {where}."
@@ -238,22 +216,14 @@ def _nothing_fits(
     spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]
 ) -> Verdict:
     labels = {arm.id: arm.label for arm in arms}
-    limit = spec.max_p99_ms
-    measured = [
-        (fact.p99_ms, fact.failure_share, arm_id, point)
-        for (arm_id, point), fact in facts.items()
-        if fact.p99_ms is not None and point in _points(spec)
-    ]
-    calm = [m for m in measured if m[1] <= spec.max_failures]
-    if not measured or limit is None or not calm:
-        share = min((m[1] for m in measured), default=1.0)
-        text = f"Nothing meets the constraints: at best {share:.1%} of the requests failed."
+    nearest = nearest_miss(spec, facts)
+    if nearest is None:
+        text = "Nothing meets the constraints: no request was answered."
         return Verdict("nothing_fits", None, None, None, None, text)
-    p99_ms, _, arm_id, point = min(calm)
-    text = (
-        f"Nothing meets p99 ≤ {limit:g} ms: the nearest is {labels[arm_id]} at concurrency {point} "
-        f"with {p99_ms:.1f} ms, {p99_ms / limit - 1:.0%} above."
-    )
+    arm_id, point, missed = nearest
+    limits = " and ".join(f"{miss.name} ≤ {miss.limit_text}" for miss in missed)
+    by = " and ".join(map(str, missed))
+    text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} at concurrency {point} with {by}."
     return Verdict("nothing_fits", arm_id, point, None, None, text)
 
 

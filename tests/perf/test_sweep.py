@@ -213,7 +213,7 @@ class TestArms:
     )
     def test_a_space_that_cannot_be_swept_is_an_error(self, space: dict[str, Any], code: str) -> None:
         with pytest.raises(TritonsmithError) as error:
-            plan_arms(spec(space=space), CURRENT)
+            plan_arms(spec(space=space, search="grid"), CURRENT)
         assert error.value.code == code
 
 

@@ -1,0 +1,57 @@
+"""(another model of the server, a concurrency) → load on it from a process of its own while the block runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+
+from builder.errors import TritonsmithError
+from perf.generator import generate
+from perf.schedule import Closed
+from perf.wire.http import HttpTarget
+from perf.wire.payload import InferPayload
+
+_PIECE_S = 10.0
+
+
+class BesideLoad:
+    """Closed loops on other models; what they got done is in the server's counters, not here."""
+
+    def __init__(
+        self, payloads: Mapping[str, Sequence[InferPayload]], concurrency: Mapping[str, int]
+    ) -> None:
+        self._payloads = payloads
+        self._concurrency = concurrency
+        self._processes: dict[str, BaseProcess] = {}
+
+    def ensure(self, http_url: str) -> None:
+        """Start what does not run: at the start, and after a server died and took the load with it."""
+        context = multiprocessing.get_context("spawn")
+        for model, concurrency in self._concurrency.items():
+            running = self._processes.get(model)
+            if running is None or not running.is_alive():
+                arguments = (http_url, concurrency, self._payloads[model])
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                self._processes[model] = process
+
+    def stop(self) -> None:
+        """End the load."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.join(5.0)
+        self._processes.clear()
+
+
+def _work(http_url: str, concurrency: int, payloads: Sequence[InferPayload]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    seed = 0
+    while True:  # in pieces, so that their records do not fill the memory
+        try:
+            generate(HttpTarget(http_url), Closed(concurrency), payloads, duration_s=_PIECE_S, seed=seed)
+        except TritonsmithError:
+            return  # the server is gone; the sweep finds that out for itself
+        seed += 1

@@ -1,0 +1,48 @@
+"""A running server → the memory of its processes and the energy of its GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+from builder.errors import TritonsmithError
+from perf.server import control
+
+_ENERGY = re.compile(r"^nv_energy_consumption\{[^}]*\}\s+([-+.\deE]+)$", re.MULTILINE)
+
+
+def server_memory_bytes(server: control.HasPid, model: str) -> int | None:
+    """Proportional set size of the server's process and of the instances of `model`; None for one elsewhere.
+
+    Instances of other models are left out, so that arms that stand side by side do not pay for each other;
+    of a backend without processes of its own, the weights of all loaded models are in the server's process.
+    """
+    if server.pid is None:
+        return None
+    import psutil
+
+    total = 0
+    for pid in (server.pid, *control.instance_pids(server, model)):
+        with contextlib.suppress(psutil.Error):
+            info = psutil.Process(pid).memory_full_info()
+            total += int(getattr(info, "pss", info.rss))
+    return total or None
+
+
+def energy_j(metrics_url: str) -> float | None:
+    """Joules that the server's GPUs have used since it started, of all of them; None without GPU metrics.
+
+    From Triton's counter nv_energy_consumption (docs/user_guide/metrics.md, GPU metrics).
+    """
+    if not metrics_url:
+        return None
+    try:
+        return energy_from_metrics(control.metrics_text(metrics_url))
+    except (OSError, TritonsmithError):
+        return None
+
+
+def energy_from_metrics(text: str) -> float | None:
+    """The sum of nv_energy_consumption in Prometheus text; None where there is none."""
+    found = [float(value) for value in _ENERGY.findall(text)]
+    return sum(found) if found else None

@@ -17,6 +17,7 @@ class Bounds:
     relative_l2: largest ‖candidate − reference‖₂ / ‖reference‖₂.
     cosine:      smallest cosine similarity of any row.
     max_abs:     largest absolute difference of any element.
+    top1:        smallest share of rows whose largest value stands at the same place.
     negligible_abs: an output whose every element differs by no more passes, whatever its relative measures:
                  a network that sees nothing answers 1e-8 where a sum of terms around 1 is good to 1e-7.
     """
@@ -25,11 +26,12 @@ class Bounds:
     cosine: float | None = None
     max_abs: float | None = None
     negligible_abs: float = 0.0
+    top1: float | None = None
 
     @property
     def stated(self) -> bool:
         """True when at least one measure is judged."""
-        return any(bound is not None for bound in (self.relative_l2, self.cosine, self.max_abs))
+        return any(bound is not None for bound in (self.relative_l2, self.cosine, self.max_abs, self.top1))
 
 
 DEFAULT_RELATIVE_L2 = 1e-4
@@ -54,6 +56,32 @@ def default_bounds(dtype: str) -> Bounds:
     return Bounds(relative_l2=0.0, max_abs=0.0)
 
 
+PRECISION_BOUNDS: Mapping[str, Bounds] = {
+    "fp32": Bounds(relative_l2=DEFAULT_RELATIVE_L2, negligible_abs=NEGLIGIBLE_ABS),
+    "tf32": Bounds(relative_l2=5e-3, cosine=0.9999, negligible_abs=1e-3),
+    "fp16": Bounds(relative_l2=1e-2, cosine=0.9999, negligible_abs=1e-3),
+    "bf16": Bounds(relative_l2=5e-2, cosine=0.999, negligible_abs=1e-2),
+    "int8": Bounds(relative_l2=0.15, cosine=0.99),
+    "fp8": Bounds(relative_l2=0.15, cosine=0.99),
+    "int4": Bounds(relative_l2=0.2, cosine=0.98),
+    "nvfp4": Bounds(relative_l2=0.2, cosine=0.98),
+}
+"""What a variant is judged by when nobody stated bounds.
+
+At equal norms relative L2 and cosine say the same, relative_l2² = 2 (1 − cosine): 0.15 goes with 0.989, 0.2 with
+0.98. fp16 has 11 significant bits and bf16 8, so that a network of a hundred layers loses about 1e-3 and
+1e-2; quantized ones have no natural bound, and 0.99 is where embeddings and detectors begin to change
+answers.
+"""
+
+
+def variant_bounds(precision: str, dtype: str) -> Bounds:
+    """Bounds of a variant nobody stated bounds for; integer, boolean and string outputs judge by top-1 of 99 %."""
+    if dtype.startswith(("float", "bfloat")):
+        return PRECISION_BOUNDS[precision]
+    return default_bounds(dtype) if precision in ("fp32", "tf32") else Bounds(top1=0.99)
+
+
 _DISTANCES = ("relative_l2", "max_abs")
 
 
@@ -68,6 +96,8 @@ class Deviation:
     cosine:      smallest cosine similarity over rows (first dimension; the whole tensor below rank 2).
                  Two zero rows count as 1, one zero row against another as 0.
     max_abs:     largest |c − r|.
+    top1:        share of rows whose largest value stands at the same place; below rank 2, or with a single
+                 value a row, the share of equal values.
     failure:     why the numbers cannot be compared (missing, shape, dtype, NaN, Inf); None when they can.
     bounds:      what it was judged by.
     """
@@ -80,6 +110,7 @@ class Deviation:
     bounds: Bounds = field(default_factory=Bounds)
     runtime: str = ""
     sample: str = ""
+    top1: float | None = None
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -95,6 +126,9 @@ class Deviation:
             found.append(f"cosine {self.cosine:.6g} < {self.bounds.cosine:.6g}")
         if self.bounds.max_abs is not None and not self.max_abs <= self.bounds.max_abs:
             found.append(f"max abs {self.max_abs:.3g} > {self.bounds.max_abs:.3g}")
+        if self.bounds.top1 is not None and not (self.top1 is not None and self.top1 >= self.bounds.top1):
+            seen = "unknown" if self.top1 is None else f"{self.top1:.4g}"
+            found.append(f"top-1 agreement {seen} < {self.bounds.top1:.4g}")
         return tuple(found)
 
     @property
@@ -178,6 +212,7 @@ def report_from_deviations(deviations: Iterable[Deviation], samples: int) -> Acc
         kept[max(group, key=lambda d: (d.failure is not None, d.relative_l2))] = None
         kept[min(group, key=lambda d: d.cosine)] = None
         kept[max(group, key=lambda d: d.max_abs)] = None
+        kept[min(group, key=lambda d: 1.0 if d.top1 is None else d.top1)] = None
     return AccuracyReport(tuple(kept), samples)
 
 
@@ -218,7 +253,9 @@ def _compare_bytes(name: str, candidate: Array, reference: Array) -> Deviation:
     pairs = list(zip(candidate.reshape(-1).tolist(), reference.reshape(-1).tolist(), strict=True))
     differing = sum(_as_bytes(c) != _as_bytes(r) for c, r in pairs)
     share = differing / len(pairs) if pairs else 0.0
-    return Deviation(name, relative_l2=share, cosine=1.0 - share, max_abs=float(differing > 0))
+    return Deviation(
+        name, relative_l2=share, cosine=1.0 - share, max_abs=float(differing > 0), top1=1.0 - share
+    )
 
 
 def _as_bytes(value: object) -> bytes:
@@ -249,7 +286,18 @@ def _compare_numbers(name: str, candidate: Array, reference: Array) -> Deviation
         relative_l2=distance / norm if norm > 0 else distance,
         cosine=_smallest_row_cosine(c, r),
         max_abs=float(difference.max(initial=0.0)),
+        top1=_top1_agreement(c, r),
     )
+
+
+def _top1_agreement(candidate: Array, reference: Array) -> float:
+    if reference.size == 0:
+        return 1.0
+    if reference.ndim < 2 or reference[0].size == 1:
+        return float((candidate == reference).mean())
+    rows = reference.shape[0]
+    best_c, best_r = (a.reshape(rows, -1).argmax(axis=1) for a in (candidate, reference))
+    return float((best_c == best_r).mean())
 
 
 def _smallest_row_cosine(candidate: Array, reference: Array) -> float:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from builder.artifacts import check_source, files_to_serve, is_exported, make_artifact
 from builder.cache import Artifact, Cache
-from builder.digest import digest_of_value
+from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
-from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint import LintOptions, check
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
-from builder.model_config import model_config_from_spec, text_from_model_config
-from builder.model_directory import read_model_directory
+from builder.model_config import (
+    model_config_from_spec,
+    model_config_from_text,
+    text_from_model_config,
+)
 from builder.observe import (
     config_digests,
-    export_parameters,
-    export_tools,
     observe,
-    portable_name,
 )
-from builder.package_files import PACKAGE_PREFIX, resolve_package_file
-from builder.plan import Action, BuildPlan, Observation, State, action_key, make_plan, request_digest
+from builder.plan import Action, BuildPlan, Observation, State, make_plan
 from builder.repository import (
     exclusive,
     model_files,
@@ -34,9 +32,9 @@ from builder.repository import (
     remove_model,
     stage_model,
 )
-from builder.spec import ModelSpec, RepositorySpec, check_model_name, load_spec, stated_tensors
+from builder.spec import ModelSpec, RepositorySpec, check_model_name, load_spec
 from builder.templates import check_user_directory
-from builder.tensors import TensorSpec, dtype_from_config, tensor_from_dict
+from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
 
 # Where an artifact keeps a directory that was taken over, apart from the cache's own record.
@@ -145,44 +143,10 @@ def _context(options: BuildOptions) -> _Context:
     assert cache is not None
     repository = repository_of(options)
     for model in spec.models:
-        _check_source(spec, model)
+        check_source(spec, model)
     lock = read_lock(lock_path(spec.path))
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates)
     return _Context(spec, options, cache, repository, lock, observed)
-
-
-def _check_source(spec: RepositorySpec, model: ModelSpec) -> None:
-    """SpecError, with file and line, when a file that the source names is not there."""
-    named: list[tuple[str, tuple[str, ...]]] = []
-    if model.source.kind != "torch":
-        named.append((model.source.reference, ("source", model.source.kind)))
-    named += [(name, ("source", "files")) for name in model.source.files]
-    named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
-    for reference, keys in named:
-        where = spec.where(model.name, *keys)
-        try:
-            path = source_path(reference, spec.root)
-        except SpecError as error:
-            raise SpecError(
-                error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
-            ) from None
-        wanted = "directory" if keys[-1] == "directory" else "file"
-        if not (path.is_dir() if wanted == "directory" else path.exists()):
-            beside = (
-                sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
-            )
-            raise SpecError(
-                f"{model.name}: there is no {wanted} {reference!r}",
-                code="source_missing",
-                where=where,
-                seen=path,
-                valid=beside[:10],
-            )
-
-
-def source_path(reference: str, root: Path) -> Path:
-    """A file as the spec names it → its path."""
-    return resolve_package_file(reference) if reference.startswith(PACKAGE_PREFIX) else root / reference
 
 
 def _build_models(
@@ -192,8 +156,7 @@ def _build_models(
     locked = {n: m for n, m in context.lock.models.items() if n in context.observed}
     total = len(context.spec.models)
     for number, spec in enumerate(_in_build_order(context.spec.models)):
-        lay_out = plan.of(spec.name, "lay_out")
-        if lay_out.state is State.UP_TO_DATE:
+        if plan.of(spec.name, "lay_out").state is State.UP_TO_DATE and not _steps_changed(context, spec):
             outcomes.append(_unchanged(context, spec))
             continue
         tell(f"{spec.name}: {_doing(plan.of(spec.name, 'export'))}", number, total)
@@ -209,6 +172,16 @@ def _build_models(
     tell("done", total, total)
     asked = [spec.name for spec in context.spec.models]
     return sorted(outcomes, key=lambda outcome: asked.index(outcome.model)), Lock(locked)
+
+
+def _steps_changed(context: _Context, spec: ModelSpec) -> bool:
+    """Whether this build gave an ensemble's steps other tensors than it was wired for."""
+    if spec.source.kind != "steps":
+        return False
+    now = config_digests(
+        spec, context.spec.root, context.repository, context.options.templates, context.cache
+    )
+    return now["steps"] != context.observed[spec.name].config["steps"]
 
 
 def _in_build_order(models: Sequence[ModelSpec]) -> list[ModelSpec]:
@@ -246,6 +219,8 @@ def _called_models(models: Sequence[ModelSpec], model: ModelSpec) -> list[str]:
 
 def _step_models(model: ModelSpec) -> list[str]:
     """Names of the models that an ensemble calls; empty for any other."""
+    if model.source.steps is not None:
+        return [step.model for step in model.source.steps]
     ensemble = model.config.as_proto_json().get("ensemble_scheduling", {})
     return [step["model_name"] for step in ensemble.get("step", ()) if "model_name" in step]
 
@@ -270,10 +245,8 @@ def _build_model(
     artifact = context.cache.get(seen.cached_key) if seen.cached_key else None
     action = "laid out" if plan.of(spec.name, "export").state is State.UP_TO_DATE else "from cache"
     if artifact is None:
-        if spec.source.kind == "directory":
-            artifact, action = _take_over(context, spec), "taken over"
-        else:
-            artifact, action = _export(context, spec), "exported"
+        artifact = make_artifact(spec, context.spec, context.cache)
+        action = "exported" if is_exported(spec) else "taken over"
     judge(spec, artifact.record["accuracy"], context.spec)
     text = _config_text(context, spec, artifact)
     served = _served(context, spec, artifact)
@@ -287,7 +260,9 @@ def _build_model(
         tools=artifact.record["tools"],
         dependencies=artifact.record["dependencies"],
         key=artifact.key,
-        config=config_digests(spec, context.spec.root, context.options.templates, context.cache),
+        config=config_digests(
+            spec, context.spec.root, context.repository, context.options.templates, context.cache
+        ),
         files=files,
         accuracy=_accuracy_summary(artifact.record["accuracy"]),
     )
@@ -298,10 +273,7 @@ def _build_model(
 
 def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str, Path]:
     """Path in the model's directory → file: the artifact's, and those that the spec adds."""
-    inside = Path() if spec.source.kind == "directory" else Path("1")
-    names: Sequence[str] = artifact.record["served_files"]
-    at = artifact.directory / _TAKEN if spec.source.kind == "directory" else artifact.directory
-    served = {(inside / name).as_posix(): at / name for name in names}
+    served = files_to_serve(artifact)
     for name, file in spec.model_files.items():
         if name in served:
             raise SpecError(
@@ -314,148 +286,31 @@ def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str,
     return served
 
 
-def _take_over(context: _Context, spec: ModelSpec) -> Artifact:
-    """A model's directory as it is, into the cache: it is served from there even when the original is gone."""
-    root = context.spec.root
-    directory = root / spec.source.reference
-    content = read_model_directory(directory)
-    listing = f"{portable_name(directory, root)}/"
-    dependencies = {listing: content.listing_digest}
-    extra = [source_path(f, root) for f in spec.source.files]
-    for file in (*content.files.values(), *extra):
-        dependencies[portable_name(file, root)] = context.cache.stats.digest(file)
-    parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
-    identity = request_digest(parameters, tools)
-    key = action_key(identity, dependencies)
-    record = {
-        "inputs": [],
-        "outputs": [],
-        "dependencies": dict(sorted(dependencies.items())),
-        "accuracy": {"passed": True, "samples": 0, "note": "taken over as it is", "deviations": []},
-        "served_files": list(content.files),
-        "directories": list(content.directories),
-        "samples": None,
-        "tools": tools,
-    }
-    with context.cache.workspace() as made:
-        for name, file in content.files.items():
-            (made / _TAKEN / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, made / _TAKEN / name)
-        artifact = context.cache.put(key, made, record)
-        context.cache.remember(identity, dependencies, key)
-    return artifact
-
-
 def _config_text(context: _Context, spec: ModelSpec, artifact: Artifact) -> str:
     inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
     outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
-    message = model_config_from_spec(spec, inputs, outputs, context.spec)
+    if spec.source.kind == "steps":
+        message = ensemble_config(spec, _step_configs(context, spec), context.spec)
+    else:
+        message = model_config_from_spec(spec, inputs, outputs, context.spec)
     return text_from_model_config(
         message, spec_name=context.spec.path.name, templates=context.options.templates
     )
 
 
-def _export(context: _Context, spec: ModelSpec) -> Artifact:
-    request = export_request(spec, context.spec)
-    log = (
-        context.cache.root
-        / "logs"
-        / f"{digest_of_value([str(context.spec.path.resolve()), spec.name])[:16]}.log"
-    )
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with context.cache.workspace() as directory:
-        try:
-            result = run_export(request, directory, log)
-        except BuildError as error:
-            raise _at_source(error, spec, context.spec) from None
-        root = context.spec.root
-        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
-        dependencies = {portable_name(Path(f), root): context.cache.stats.digest(Path(f)) for f in files}
-        parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
-        identity = request_digest(parameters, tools)
-        key = action_key(identity, dependencies)
-        record = _record(result, directory, dependencies, tools)
-        artifact = context.cache.put(key, directory, record)
-        context.cache.remember(identity, dependencies, key)
-    return artifact
-
-
-def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
-    """The same error, saying which model of the spec it is about; its own place (the user's code, the file) stays."""
-    line = repository.where(spec.name, "source", spec.source.kind)
-    message = error.message.removeprefix(f"{spec.name}: ")
-    if error.where is None:
-        where, prefix = line, spec.name
-    else:
-        where, prefix = error.where, f"{spec.name} ({line.path.name}:{line.line})"
-    return type(error)(
-        f"{prefix}: {message}",
-        code=error.code,
-        where=where,
-        seen=error.seen,
-        valid=error.valid,
-        fix=error.fix,
-    )
-
-
-def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest:
-    """The spec's model as an export to run."""
-    reference = spec.source.reference
-    samples = spec.accuracy.samples
-    if samples is not None and ":" not in samples:
-        samples = str(repository.root / samples)
-    largest = spec.max_batch_size or 0
-    return ExportRequest(
-        model=spec.name,
-        kind=cast(Any, spec.source.kind),
-        reference=reference if spec.source.kind == "torch" else str(source_path(reference, repository.root)),
-        search_path=str(repository.root),
-        opset=spec.opset,
-        max_batch_size=largest,
-        inputs=_stated(spec, "input", largest > 0),
-        outputs=_stated(spec, "output", largest > 0),
-        dynamic_dims={
-            n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()
-        },
-        samples=samples,
-        sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
-        seed=0,
-    )
-
-
-def _stated(spec: ModelSpec, kind: Any, batched: bool) -> tuple[TensorSpec, ...]:
-    """The spec's tensors with whole shapes; a tensor without dims and data_type is left to the model."""
-    return tuple(
-        TensorSpec(
-            t["name"],
-            dtype_from_config(t["data_type"]),
-            ("batch", *_model_dims(t)) if batched else tuple(_model_dims(t)),
-        )
-        for t in stated_tensors(spec, kind)
-        if t["name"] and t["data_type"] and t["dims"] is not None
-    )
-
-
-def _model_dims(tensor: Mapping[str, Any]) -> Sequence[int | str]:
-    reshape = tensor.get("reshape")
-    return tuple(reshape["shape"] or ()) if reshape else tuple(tensor["dims"])
-
-
-def _record(
-    result: ExportResult, directory: Path, dependencies: Mapping[str, str], tools: Mapping[str, str | None]
-) -> dict[str, Any]:
-    return {
-        "inputs": [t.as_dict() for t in result.inputs],
-        "outputs": [t.as_dict() for t in result.outputs],
-        "opset": result.opset,
-        "ir_version": result.ir_version,
-        "dependencies": dict(sorted(dependencies.items())),
-        "accuracy": result.accuracy.as_dict(),
-        "served_files": list(result.files),
-        "samples": result.samples_path,
-        "tools": dict(tools),
-        "seconds": round(result.seconds, 3),
-    }
+def _step_configs(context: _Context, spec: ModelSpec) -> dict[str, Any]:
+    """The configs of an ensemble's steps, as they were laid out a moment ago or before."""
+    configs: dict[str, Any] = {}
+    for step in spec.source.steps or ():
+        config = context.repository / step.model / "config.pbtxt"
+        if not config.is_file():
+            raise BuildError(
+                f"{spec.name}: its step {step.model!r} is not in the repository, because it could not be built",
+                code="step_missing",
+                where=context.spec.where(spec.name, "source", "steps"),
+            )
+        configs[step.model] = model_config_from_text(config.read_text(encoding="utf-8"), Where(config))
+    return configs
 
 
 def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySpec) -> None:

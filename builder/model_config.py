@@ -56,7 +56,9 @@ def model_config_from_spec(
     stated = spec.config.as_proto_json()
     config: dict[str, Any] = {"name": spec.name, **stated}
     max_batch_size = stated.get("max_batch_size")
-    if max_batch_size is None:
+    if max_batch_size is None and spec.source.kind == "python":
+        max_batch_size = 0
+    elif max_batch_size is None:
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if batches((*inputs, *outputs)) else 0
         if max_batch_size and not {"dynamic_batching", "sequence_batching"} & stated.keys():
             config["dynamic_batching"] = {}
@@ -64,7 +66,7 @@ def model_config_from_spec(
         raise _fixed_batch(spec, (*inputs, *outputs), where)
     config["max_batch_size"] = max_batch_size
     if not {"backend", "platform"} & stated.keys():
-        config["backend"] = "onnxruntime"
+        config["backend"] = "python" if spec.source.kind == "python" else "onnxruntime"
     config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
     config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
     return _message(spec, config, where)
@@ -79,7 +81,7 @@ def model_config_as_stated(spec: ModelSpec, where: RepositorySpec | None = None)
     return _message(spec, config, where)
 
 
-def _message(spec: ModelSpec, config: Mapping[str, Any], where: RepositorySpec | None) -> Any:
+def _message(spec: ModelSpec, config: dict[str, Any], where: RepositorySpec | None) -> Any:
     from google.protobuf import json_format
 
     try:

@@ -9,9 +9,9 @@ from typing import Any
 from builder import __version__
 from builder.cache import Cache
 from builder.digest import digest_of_value, total_digest
-from builder.errors import SpecError
+from builder.errors import ConfigError, SpecError
 from builder.lock import Lock, LockedModel
-from builder.model_config import TEMPLATE
+from builder.model_config import TEMPLATE, model_config_from_text
 from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
 from builder.plan import Observation, action_key, request_digest
@@ -23,7 +23,7 @@ from builder.toolchain import Toolchain
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
 # Sources that no tool changes.
-_TAKEN_OVER = ("onnx", "directory")
+_TAKEN_OVER = ("onnx", "directory", "python", "steps")
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         kind: [{k: t[k] for k in ("name", "data_type", "dims")} for t in stated_tensors(spec, kind)]
         for kind in ("input", "output")
     }
-    return {
+    parameters = {
         "revision": EXPORT_REVISION,
         "kind": spec.source.kind,
         "reference": spec.source.reference,
@@ -43,6 +43,11 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         "samples": spec.accuracy.samples,
         **_jsonable(stated),
     }
+    if spec.source.steps is not None:
+        parameters["steps"] = [step.model_dump() for step in spec.source.steps]
+    if spec.source.requirements:
+        parameters["requirements"] = list(spec.source.requirements)
+    return parameters
 
 
 def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +62,9 @@ def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]
     return {} if spec.source.kind in _TAKEN_OVER else toolchain.fingerprint("torch", "onnxscript", "onnx")
 
 
-def config_digests(spec: ModelSpec, root: Path, templates: Path | None, cache: Cache) -> dict[str, str]:
+def config_digests(
+    spec: ModelSpec, root: Path, repository: Path, templates: Path | None, cache: Cache
+) -> dict[str, str]:
     """Digests of what is laid out beside the artifact, and of the bounds that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     bounds = spec.accuracy.model_dump(exclude={"samples"})
@@ -69,7 +76,18 @@ def config_digests(spec: ModelSpec, root: Path, templates: Path | None, cache: C
     if spec.model_files:
         placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
         digests["model_files"] = digest_of_value(placed)
+    if spec.source.steps is not None:
+        digests["steps"] = digest_of_value([_tensors_of(repository / s.model) for s in spec.source.steps])
     return digests
+
+
+def _tensors_of(model: Path) -> Any:
+    """What an ensemble takes from a step's config: its tensors and how far it batches; None when it is not there."""
+    try:
+        config = model_config_from_text((model / "config.pbtxt").read_text(encoding="utf-8"))
+    except (OSError, ConfigError):
+        return None
+    return [config.max_batch_size, *([str(t) for t in tensors] for tensors in (config.input, config.output))]
 
 
 def resolve_dependency(name: str, root: Path) -> Path:
@@ -130,7 +148,7 @@ def _observe_model(
         tools=tools,
         dependencies=dependencies,
         cached_key=_cached_key(request_digest(parameters, tools), root, cache),
-        config=config_digests(spec, root, templates, cache),
+        config=config_digests(spec, root, repository, templates, cache),
         files=model_files(repository / spec.name, cache.stats),
     )
 

@@ -31,6 +31,7 @@ class StaleReason(str, Enum):
     TEMPLATE_CHANGED = "template_changed"
     ACCURACY_BOUND_CHANGED = "accuracy_bound_changed"
     EXPORT_CHANGED = "export_changed"
+    STEP_CHANGED = "step_changed"
     MISSING_ARTIFACT = "missing_artifact"
     CORRUPT_ARTIFACT = "corrupt_artifact"
     REMOVED_FROM_SPEC = "removed_from_spec"
@@ -150,6 +151,7 @@ def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: 
         ("template", StaleReason.TEMPLATE_CHANGED),
         ("accuracy", StaleReason.ACCURACY_BOUND_CHANGED),
         ("model_files", StaleReason.SOURCE_CHANGED),
+        ("steps", StaleReason.STEP_CHANGED),
     )
     for key, reason in sources:
         if seen.config.get(key) != locked.config.get(key):

@@ -80,7 +80,10 @@ def publish_model(staged: Path, repository: Path) -> None:
     target = repository / staged.name
     if not target.exists():
         staged.rename(target)
-    elif not _exchange(staged, target):
+    elif _exchange(staged, target):
+        # The old directory lies where the new one was staged; an ensemble staged next looks for its steps there.
+        shutil.rmtree(staged, ignore_errors=True)
+    else:
         # No atomic exchange on this file system: the old directory steps aside first.
         aside = staged.with_name(f"{staged.name}.old")
         target.rename(aside)

@@ -32,7 +32,8 @@ STEPS = """\
 def spec_of(tmp_path: Path, steps: str = STEPS, more: str = "") -> RepositorySpec:
     models = "".join(f"  {name}:\n    source: {{onnx: {name}.onnx}}\n" for name in CONFIGS)
     (tmp_path / "models.yaml").write_text(
-        f"defaults: {{max_batch_size: 64, instance_group: [{{count: 2}}]}}\nmodels:\n{models}  search:\n    source:\n{steps}{more}"
+        "defaults: {max_batch_size: 64, instance_group: [{count: 2}]}\n"
+        f"models:\n{models}  search:\n    source:\n{steps}{more}"
     )
     return load_spec(tmp_path / "models.yaml")
 

@@ -1,0 +1,248 @@
+"""(a model of the spec, the cache) → its Artifact: exported, or files that are taken over as they are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from builder.cache import Artifact, Cache
+from builder.digest import digest_of_value
+from builder.ensemble import check_steps
+from builder.errors import BuildError, SpecError
+from builder.export import ExportRequest, ExportResult, run_export
+from builder.model_directory import read_model_directory
+from builder.observe import export_parameters, export_tools, portable_name
+from builder.package_files import PACKAGE_PREFIX, resolve_package_file
+from builder.plan import action_key, request_digest
+from builder.python_source import check_python_source, place_python_source, source_files
+from builder.spec import ModelSpec, RepositorySpec, stated_tensors
+from builder.tensors import TensorSpec, dtype_from_config
+from builder.toolchain import this_toolchain
+
+# Where an artifact keeps files that were taken over, apart from the cache's own record: a model's directory.
+_TAKEN = "model"
+
+
+def is_exported(spec: ModelSpec) -> bool:
+    """Whether the source goes through an export, which checks it against itself; else it is taken over."""
+    return spec.source.kind in ("torch", "exported_program", "onnx")
+
+
+def make_artifact(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
+    """Makes the artifact and puts it into the cache. BuildError and SpecError name the spec's line."""
+    if is_exported(spec):
+        return _export(spec, repository, cache)
+    return _take_over(spec, repository, cache)
+
+
+def files_to_serve(artifact: Artifact) -> dict[str, Path]:
+    """Path in the model's directory → the artifact's file."""
+    names: Sequence[str] = artifact.record["served_files"]
+    if "directories" in artifact.record:
+        return {name: artifact.directory / _TAKEN / name for name in names}
+    return {f"1/{name}": artifact.directory / name for name in names}
+
+
+def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
+    """SpecError, with file and line, when a file that the source names is not there."""
+    named: list[tuple[str, tuple[str, ...]]] = []
+    if model.source.kind == "python":
+        check_python_source(model, spec)
+    if model.source.kind == "steps":
+        check_steps(model, [m.name for m in spec.models], spec)
+    elif model.source.kind != "torch":
+        named.append((model.source.reference, ("source", model.source.kind)))
+    named += [(name, ("source", "files")) for name in model.source.files]
+    named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
+    for reference, keys in named:
+        where = spec.where(model.name, *keys)
+        try:
+            path = source_path(reference, spec.root)
+        except SpecError as error:
+            raise SpecError(
+                error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
+            ) from None
+        wanted = "directory" if keys[-1] == "directory" else "file"
+        if not (path.is_dir() if wanted == "directory" else path.exists()):
+            beside = (
+                sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
+            )
+            raise SpecError(
+                f"{model.name}: there is no {wanted} {reference!r}",
+                code="source_missing",
+                where=where,
+                seen=path,
+                valid=beside[:10],
+            )
+
+
+def source_path(reference: str, root: Path) -> Path:
+    """A file as the spec names it → its path."""
+    return resolve_package_file(reference) if reference.startswith(PACKAGE_PREFIX) else root / reference
+
+
+def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
+    """Files as they are, into the cache: the model is served from there even when the originals are gone."""
+    place = {"directory": _place_directory, "python": _place_python, "steps": _place_nothing}[
+        spec.source.kind
+    ]
+    root = repository.root
+    with cache.workspace() as made:
+        (made / _TAKEN).mkdir()
+        try:
+            taken, directories, listing = place(spec, root, made / _TAKEN)
+        except BuildError as error:
+            raise _at_source(error, spec, repository) from None
+        dependencies = dict(listing)
+        for file in (*taken, *(source_path(f, root) for f in spec.source.files)):
+            dependencies[portable_name(file, root)] = cache.stats.digest(file)
+        parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
+        identity = request_digest(parameters, tools)
+        batched = (spec.max_batch_size or 0) > 0
+        stated = spec.source.kind == "python"
+        record = {
+            "inputs": [t.as_dict() for t in _stated(spec, "input", batched)] if stated else [],
+            "outputs": [t.as_dict() for t in _stated(spec, "output", batched)] if stated else [],
+            "dependencies": dict(sorted(dependencies.items())),
+            "accuracy": {"passed": True, "samples": 0, "note": "taken over as it is", "deviations": []},
+            "served_files": _names_below(made / _TAKEN),
+            "directories": list(directories),
+            "samples": None,
+            "tools": tools,
+        }
+        key = action_key(identity, dependencies)
+        artifact = cache.put(key, made, record)
+        cache.remember(identity, dependencies, key)
+    return artifact
+
+
+_Placed = tuple[Sequence[Path], Sequence[str], Mapping[str, str]]
+"""(files it was made from, empty directories, further dependencies)"""
+
+_Place = Callable[[ModelSpec, Path, Path], _Placed]
+
+
+def _place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+    directory = root / spec.source.reference
+    content = read_model_directory(directory)
+    for name, file in content.files.items():
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, into / name)
+    listing = {f"{portable_name(directory, root)}/": content.listing_digest}
+    return list(content.files.values()), content.directories, listing
+
+
+def _place_python(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+    (into / "1").mkdir()
+    place_python_source(spec, root, into / "1")
+    return list(source_files(spec, root).values()), (), {}
+
+
+def _place_nothing(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+    """An ensemble has no files, but Triton wants a version directory of it."""
+    return (), ("1",), {}
+
+
+def _names_below(directory: Path) -> list[str]:
+    return sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+
+
+def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
+    request = export_request(spec, repository)
+    log = cache.root / "logs" / f"{digest_of_value([str(repository.path.resolve()), spec.name])[:16]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with cache.workspace() as directory:
+        try:
+            result = run_export(request, directory, log)
+        except BuildError as error:
+            raise _at_source(error, spec, repository) from None
+        root = repository.root
+        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
+        dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
+        parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
+        identity = request_digest(parameters, tools)
+        key = action_key(identity, dependencies)
+        record = _record(result, directory, dependencies, tools)
+        artifact = cache.put(key, directory, record)
+        cache.remember(identity, dependencies, key)
+    return artifact
+
+
+def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
+    """The same error, saying which model of the spec it is about; its own place (the user's code, the file) stays."""
+    line = repository.where(spec.name, "source", spec.source.kind)
+    message = error.message.removeprefix(f"{spec.name}: ")
+    if error.where is None:
+        where, prefix = line, spec.name
+    else:
+        where, prefix = error.where, f"{spec.name} ({line.path.name}:{line.line})"
+    return type(error)(
+        f"{prefix}: {message}",
+        code=error.code,
+        where=where,
+        seen=error.seen,
+        valid=error.valid,
+        fix=error.fix,
+    )
+
+
+def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest:
+    """The spec's model as an export to run."""
+    reference = spec.source.reference
+    samples = spec.accuracy.samples
+    if samples is not None and ":" not in samples:
+        samples = str(repository.root / samples)
+    largest = spec.max_batch_size or 0
+    return ExportRequest(
+        model=spec.name,
+        kind=cast(Any, spec.source.kind),
+        reference=reference if spec.source.kind == "torch" else str(source_path(reference, repository.root)),
+        search_path=str(repository.root),
+        opset=spec.opset,
+        max_batch_size=largest,
+        inputs=_stated(spec, "input", largest > 0),
+        outputs=_stated(spec, "output", largest > 0),
+        dynamic_dims={
+            n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()
+        },
+        samples=samples,
+        sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
+        seed=0,
+    )
+
+
+def _stated(spec: ModelSpec, kind: Any, batched: bool) -> tuple[TensorSpec, ...]:
+    """The spec's tensors with whole shapes; a tensor without dims and data_type is left to the model."""
+    return tuple(
+        TensorSpec(
+            t["name"],
+            dtype_from_config(t["data_type"]),
+            ("batch", *_model_dims(t)) if batched else tuple(_model_dims(t)),
+        )
+        for t in stated_tensors(spec, kind)
+        if t["name"] and t["data_type"] and t["dims"] is not None
+    )
+
+
+def _model_dims(tensor: Mapping[str, Any]) -> Sequence[int | str]:
+    reshape = tensor.get("reshape")
+    return tuple(reshape["shape"] or ()) if reshape else tuple(tensor["dims"])
+
+
+def _record(
+    result: ExportResult, directory: Path, dependencies: Mapping[str, str], tools: Mapping[str, str | None]
+) -> dict[str, Any]:
+    return {
+        "inputs": [t.as_dict() for t in result.inputs],
+        "outputs": [t.as_dict() for t in result.outputs],
+        "opset": result.opset,
+        "ir_version": result.ir_version,
+        "dependencies": dict(sorted(dependencies.items())),
+        "accuracy": result.accuracy.as_dict(),
+        "served_files": list(result.files),
+        "samples": result.samples_path,
+        "tools": dict(tools),
+        "seconds": round(result.seconds, 3),
+    }

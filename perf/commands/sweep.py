@@ -31,7 +31,20 @@ class Objective(str, Enum):
     """What is to be best."""
 
     throughput = "throughput"
+    p50 = "p50"
+    p90 = "p90"
     p99 = "p99"
+    cost = "cost"
+    energy = "energy"
+
+
+class SearchChoice(str, Enum):
+    """How the space is gone through."""
+
+    auto = "auto"
+    grid = "grid"
+    optuna = "optuna"
+    random = "random"
 
 
 class PlacementChoice(str, Enum):
@@ -52,7 +65,7 @@ def sweep(
         typer.Option(
             "--set",
             metavar="PATH=V1,V2",
-            help="A field of Triton's model config and its values; may be repeated.",
+            help="A field of Triton's model config, or client.batch_size, and its values; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -84,9 +97,70 @@ def sweep(
         Optional[Objective],  # noqa: UP045
         typer.Option(help="What is to be best.  [default: throughput]", show_default=False),
     ] = None,
+    at: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Load point of a latency objective.  [default: the largest]", show_default=False),
+    ] = None,
+    dollars_per_hour: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Price of the server, for --objective cost.", show_default=False),
+    ] = None,
     max_p99: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Constraint: p99 latency (20ms).", show_default=False),
+    ] = None,
+    max_memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="MIB",
+            help="Constraint: memory of the server and the arm's instances.",
+            show_default=False,
+        ),
+    ] = None,
+    max_failures: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Constraint: share of failed requests.  [default: 0.01]", show_default=False),
+    ] = None,
+    max_wrong: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Constraint: share of wrong answers; checks answers by the outputs in --data.",
+            show_default=False,
+        ),
+    ] = None,
+    rtol: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --max-wrong: relative tolerance.  [default: 0.001]", show_default=False),
+    ] = None,
+    variant: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="NAME=DIR",
+            help="Another model directory with the same inputs and outputs, as an arm; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    beside: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="MODEL:N",
+            help="Another model under load all the time at concurrency N; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    load_model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The ensemble that gets the load; -m is its composing model.", show_default=False),
+    ] = None,
+    search: Annotated[
+        Optional[SearchChoice],  # noqa: UP045
+        typer.Option(
+            help="All combinations, or proposals.  [default: grid up to 200 combinations]", show_default=False
+        ),
+    ] = None,
+    proposals: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=2, help="Combinations that a search measures.  [default: 24]", show_default=False),
     ] = None,
     batch_size: Annotated[
         Optional[int],  # noqa: UP045
@@ -122,13 +196,20 @@ def sweep(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="Run directory.  [default: sweep-MODEL]", show_default=False),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --output: finished trials of the same content are reused."
+        ),
+    ] = False,
     format: Annotated[SweepFormat, typer.Option(help="How to write the result.")] = SweepFormat.text,
 ) -> None:
     """Find the serving settings that are measurably better, or learn that it is a tie.
 
     Every combination of the --set values is measured at every load point, in interleaved rounds beside the
     current config, which is measured twice: what two identical configs differ by is never called a
-    difference. Ctrl-C keeps what was measured and writes the report. Exit code 4 when no arm meets --max-p99.
+    difference. Ctrl-C keeps what was measured and writes the report; --resume goes on from there. Exit code 4
+    when no arm meets the constraints.
 
     Examples: tritonsmith sweep model_repository/ -m minilm --set instance_group.count=1,2
               tritonsmith sweep model_repository/ --spec sweep.yaml --budget 120s
@@ -139,40 +220,54 @@ def sweep(
     from perf.report import report_json, text_of, write_report
     from perf.sweep import check_space
 
-    wanted = spec_from_flags(
-        spec,
-        {
-            "model": model or None,
-            "space": dict(_settings(set_)) or None,
-            "concurrency": None if concurrency is None else _numbers(concurrency),
-            "rounds": rounds,
-            "duration_s": None if duration is None else seconds_from_text(duration),
-            "warmup_s": None if warmup is None else seconds_from_text(warmup),
-            "budget_s": None if budget is None else seconds_from_text(budget),
-            "objective": None if objective is None else objective.value,
-            "max_p99_ms": None if max_p99 is None else seconds_from_text(max_p99) * 1000,
-            "batch_size": batch_size,
-            "seed": seed,
-            "placement": None if placement is None else placement.value,
-        },
-    )
+    flags = {
+        "model": model or None,
+        "space": dict(_settings(set_)) or None,
+        "variants": dict(_pairs(variant, "=", "--variant fp16=models/minilm_fp16")) or None,
+        "beside": _counts(beside) or None,
+        "load_model": load_model,
+        "concurrency": None if concurrency is None else _numbers(concurrency),
+        "rounds": rounds,
+        "duration_s": None if duration is None else seconds_from_text(duration),
+        "warmup_s": None if warmup is None else seconds_from_text(warmup),
+        "budget_s": None if budget is None else seconds_from_text(budget),
+        "objective": None if objective is None else objective.value,
+        "at": at,
+        "dollars_per_hour": dollars_per_hour,
+        "max_p99_ms": None if max_p99 is None else seconds_from_text(max_p99) * 1000,
+        "max_memory_mib": max_memory,
+        "max_failures": max_failures,
+        "max_wrong": max_wrong,
+        "rtol": rtol,
+        "search": None if search is None else search.value,
+        "proposals": proposals,
+        "batch_size": batch_size,
+        "seed": seed,
+        "placement": None if placement is None else placement.value,
+    }
+    wanted = spec_from_flags(spec, flags, output if resume else None)
     check_space(wanted)
     values = DataOptions(
         file=data, shapes=shapes_from_flags(shape or []), ranges=ranges_from_flags(range_ or [])
     )
     directory = output or Path(f"sweep-{wanted.model}")
-    result = sweep_repository(wanted, repository, values, launch_kind, directory)
+    result = sweep_repository(wanted, repository, values, launch_kind, directory, resume=resume)
     files = write_report(result, directory)
     if format is SweepFormat.json:
         emit_json(report_json(result) | {"files": files.names()})
     else:
         emit_text(text_of(result))
     note(f"report: {files.html}")
+    if not result.complete:
+        note("--resume goes on from here")
     exit_for(result)
 
 
-def spec_from_flags(file: Path | None, flags: dict[str, Any]) -> SweepSpec:
-    """A sweep.yaml and flags, None where not given, → SweepSpec; flags win."""
+def spec_from_flags(file: Path | None, flags: dict[str, Any], resumed: Path | None = None) -> SweepSpec:
+    """A sweep.yaml and flags, None where not given, → SweepSpec; flags win.
+
+    resumed: directory of an earlier run, whose spec stands in where neither names a model.
+    """
     from builder.errors import UsageError
     from perf.sweep import spec_from_mapping, spec_from_yaml
 
@@ -180,6 +275,10 @@ def spec_from_flags(file: Path | None, flags: dict[str, Any]) -> SweepSpec:
     if file is not None:
         base = spec_from_yaml(file).model_dump(exclude_unset=True)
         return spec_from_mapping(base | given)
+    if "model" not in given and resumed is not None:
+        from perf.resume import earlier_run
+
+        given = {**earlier_run(resumed).spec, **given}
     if "model" not in given:
         raise UsageError("which model?", code="no_model", fix="--model NAME")
     return spec_from_mapping(given)
@@ -200,6 +299,24 @@ def _settings(flags: Sequence[str] | None) -> Iterator[tuple[str, list[Any]]]:
         yield path, values
 
 
+def _pairs(flags: Sequence[str] | None, sign: str, example: str) -> Iterator[tuple[str, str]]:
+    from builder.errors import UsageError
+
+    seen: set[str] = set()
+    for flag in flags or ():
+        name, found, value = flag.partition(sign) if sign == "=" else flag.rpartition(sign)
+        if not (name and found and value) or name in seen:
+            raise UsageError("not what this flag takes", code="bad_setting", seen=flag, fix=example)
+        seen.add(name)
+        yield name, value
+
+
+def _counts(flags: Sequence[str] | None) -> dict[str, int]:
+    return {
+        name: number for name, text in _pairs(flags, ":", "--beside MODEL:4") for number in _numbers(text)[:1]
+    }
+
+
 def _numbers(text: str) -> list[int]:
     from builder.errors import UsageError
 
@@ -212,7 +329,12 @@ def _numbers(text: str) -> list[int]:
 
 
 def sweep_repository(
-    spec: SweepSpec, repository: Path, data: DataOptions, launch_kind: str, output: Path
+    spec: SweepSpec,
+    repository: Path,
+    data: DataOptions,
+    launch_kind: str,
+    output: Path,
+    resume: bool = False,
 ) -> RunResult:
     """Launch a server for the sweep, or attach to one, and run it with a progress bar on stderr.
 
@@ -254,6 +376,7 @@ def sweep_repository(
                 repositories=(repository,) if kind != "attached" else (),
                 scratch=directory if local else None,
                 output=output,
+                resume=resume,
                 data=data,
                 restart=None if kind == "attached" else start,
                 started_s=started_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -105,7 +105,7 @@ def serve(
     )
     try:
         with _sigterm_stops(), launch(spec) as server:
-            told = state_of(server)
+            told = state_of(server, spec.repositories)
             if format is ServeFormat.json:
                 emit_json(told)
                 sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
@@ -131,8 +131,11 @@ def _sigterm_stops() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def state_of(server: Server) -> dict[str, Any]:
-    """What `--format json` prints: addresses, and every model with its version, state and Triton's reason."""
+def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any]:
+    """What `--format json` prints: addresses, and every model with its version, state and Triton's reason.
+
+    A refused model also has the ids of the lint rules that it breaks: they name the line and the fix.
+    """
     from perf.server.control import repository_index
 
     refusals = server.refusals()
@@ -142,6 +145,7 @@ def state_of(server: Server) -> dict[str, Any]:
             "version": row.version,
             "state": row.state or ("REFUSED" if row.name in refusals else "NOT LOADED"),
             "reason": row.reason or (refusals.get(row.name, "") if row.state != "READY" else ""),
+            "rules": broken_rules(row.name, repositories) if row.name in refusals else [],
         }
         for row in repository_index(server.http_url)
     ]
@@ -160,7 +164,7 @@ def text_from_state(state: dict[str, Any]) -> str:
     """The same for people: a table, then the addresses."""
     header = ("MODEL", "VERSION", "STATE", "REASON")
     rows = [header]
-    rows += [(m["name"], m["version"] or "-", m["state"], _first_line(m["reason"])) for m in state["models"]]
+    rows += [(m["name"], m["version"] or "-", m["state"], _reason(m)) for m in state["models"]]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
@@ -178,6 +182,21 @@ def text_from_state(state: dict[str, Any]) -> str:
         lines.append(f"log      {state['log']}")
     lines.append(f"tritonserver {state['version']}" + (f", pid {state['pid']}" if state["pid"] else ""))
     return "\n".join(lines)
+
+
+def broken_rules(model: str, repositories: Sequence[Path]) -> list[str]:
+    """Ids of the rules of severity error that a model of these repositories breaks."""
+    from builder.lint import LintOptions, check
+
+    directories = [r / model for r in repositories if (r / model).is_dir()]
+    findings = check(list(directories), LintOptions()) if directories else []
+    return sorted({f.rule for f in findings if f.severity == "error"})
+
+
+def _reason(model: Mapping[str, Any]) -> str:
+    reason = _first_line(model["reason"])
+    rules = model["rules"]
+    return f"{reason} [{', '.join(rules)}; tritonsmith check --explain {rules[0]}]" if rules else reason
 
 
 def _first_line(reason: str) -> str:

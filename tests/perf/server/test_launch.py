@@ -22,6 +22,7 @@ import pytest
 import tritonclient.http as httpclient
 
 from builder.errors import ServerError, ToolError, UsageError
+from perf.commands.serve import state_of
 from perf.server import control, embedded
 from perf.server.canary import Canary
 from perf.server.command import docker_command
@@ -94,6 +95,10 @@ def test_a_refused_model_is_told_of_and_the_others_serve(mixed: Path) -> None:
         assert 'no field named "max_batch"' in refusals["unparsed"]
         # The traceback of our own backend is not the user's business.
         assert "At:" not in refusals["broken"]
+        told = {m["name"]: m["rules"] for m in state_of(server, (mixed,))["models"]}
+        assert told["broken"] == ["ONNX002"] and told["unparsed"] == ["REPO001"], (
+            "refusals lead to the linter's rules"
+        )
         # Nothing of the self-check is left: the index is the user's repository and no more.
         assert {row.name for row in control.repository_index(server.http_url)} == {
             "good",

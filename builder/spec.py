@@ -18,7 +18,7 @@ from builder.yaml_source import KeyPath, YamlSource, read_yaml
 SourceKind = Literal["torch", "exported_program", "onnx", "directory", "python", "steps"]
 SOURCE_KINDS: tuple[SourceKind, ...] = ("torch", "exported_program", "onnx", "directory", "python", "steps")
 # What `defaults:` may say that an ensemble cannot have, or takes from its steps.
-_NOT_FOR_ENSEMBLES = frozenset(
+NOT_FOR_ENSEMBLES = frozenset(
     (
         "backend",
         "platform",
@@ -243,7 +243,7 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
     ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
-    base = {k: v for k, v in defaults.items() if not (ensemble and k in _NOT_FOR_ENSEMBLES)}
+    base = {k: v for k, v in defaults.items() if not (ensemble and k in NOT_FOR_ENSEMBLES)}
     merged = _merged(base, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
     config = _validated(

@@ -7,6 +7,7 @@ import typer
 from perf.commands.apply import apply
 from perf.commands.compare import compare
 from perf.commands.demo import demo
+from perf.commands.init import init
 from perf.commands.load import load
 from perf.commands.report import report
 from perf.commands.serve import serve
@@ -14,7 +15,7 @@ from perf.commands.sweep import sweep
 
 
 def register(app: typer.Typer) -> None:
-    """Adds serve, load, sweep, report, compare, apply and demo."""
+    """Adds the commands that need a live server, and init, which may read one."""
     panel = "Measure"
     app.command(rich_help_panel=panel)(serve)
     app.command(rich_help_panel=panel)(load)
@@ -23,3 +24,4 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(compare)
     app.command(rich_help_panel=panel)(apply)
     app.command(rich_help_panel="Start here")(demo)
+    app.command(rich_help_panel="Start here")(init)

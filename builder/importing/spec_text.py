@@ -13,7 +13,7 @@ import yaml
 
 from builder.errors import SpecError
 from builder.importing.imported import ImportedModel
-from builder.spec import load_spec
+from builder.spec import NOT_FOR_ENSEMBLES, load_spec
 
 _WIDTH = 100
 # These say what one model is; two models that have them alike have so by chance.
@@ -27,7 +27,7 @@ _FIRST = ("platform", "backend", "max_batch_size")
 def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -> str:
     """models.yaml; SpecError when a model cannot be stated in one, a wrong name for example."""
     shared = _shared(models)
-    lines = [f"# {line}".rstrip() for line in heading]
+    lines = [f"# {_printable(line)}".rstrip() for line in heading]
     if shared:
         lines += list(_block("defaults", shared, 0))
     lines.append("models:")
@@ -49,11 +49,13 @@ def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -
 def _shared(models: Sequence[ImportedModel]) -> dict[str, Any]:
     if len(models) < 2:
         return {}
+    # An ensemble of steps inherits less than others do: models that stand together must state it.
+    apart = NOT_FOR_ENSEMBLES if any("steps" in m.source for m in models) else frozenset()
     first = models[0].fields
     return {
         key: value
         for key, value in first.items()
-        if key not in _NEVER_SHARED
+        if key not in _NEVER_SHARED | apart
         and all(key in m.fields and _alike(m.fields[key], value) for m in models[1:])
     }
 

@@ -1,0 +1,64 @@
+"""Imported models → models.yaml, written or printed, and what a reader has to know about it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.console import emit_json, emit_text, note
+
+if TYPE_CHECKING:
+    from builder.importing.imported import Imported
+
+STDOUT = Path("-")
+
+
+def root_of(output: Path) -> Path:
+    """The directory that the spec's relative paths start from."""
+    return Path() if output == STDOUT else output.parent
+
+
+def refuse_existing(output: Path, force: bool) -> None:
+    """UsageError when the spec is there already."""
+    from builder.errors import UsageError, Where
+
+    if output != STDOUT and os.path.lexists(output) and not force:
+        raise UsageError(
+            f"{output} is there already",
+            code="spec_exists",
+            where=Where(output),
+            fix="--output OTHER.yaml, or --force to replace it",
+        )
+
+
+def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) -> None:
+    """Writes the spec and tells what became of each model; SpecError when it would not be valid."""
+    from builder.digest import write_atomically
+    from builder.importing.spec_text import text_of_spec
+
+    heading = [f"Written by tritonsmith init from {origins}; it is yours to edit."]
+    text = text_of_spec(imported.models, heading)
+    for lost in imported.notes:
+        note(f"note: {lost}")
+    if output == STDOUT:
+        emit_text(text.rstrip("\n"))
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, text)
+    if as_json:
+        emit_json(_as_json(imported, output))
+        return
+    emit_text(f"{output}: {len(imported.models)} {'model' if len(imported.models) == 1 else 'models'}")
+    spec = "" if output.name == "models.yaml" and output.parent == Path() else f" --spec {output}"
+    note(f"next: tritonsmith plan{spec}, then tritonsmith build{spec}")
+
+
+def _as_json(imported: Imported, output: Path) -> dict[str, Any]:
+    return {
+        "spec": str(output),
+        "models": [{"name": m.name, "source": dict(m.source)} for m in imported.models],
+        "notes": [
+            {"message": n.message, "where": None if n.where is None else str(n.where)} for n in imported.notes
+        ],
+    }

@@ -1,0 +1,103 @@
+"""`tritonsmith init`: ONNX files, repositories or a live Triton → a first models.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from builder.commands.init import STDOUT, refuse_existing, root_of, write_spec
+from builder.commands.options import DEFAULT_SPEC, Format, FormatOption
+
+if TYPE_CHECKING:
+    from builder.importing.imported import Imported
+
+
+def init(
+    origins: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH|URL…",
+            help="ONNX files, directories of them, model repositories or directories, or a live Triton's URL.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The spec to write; - prints it.")
+    ] = DEFAULT_SPEC,
+    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there.")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Write a first models.yaml from what is there.
+
+    A model of one ONNX file becomes `source: {onnx: …}`; any other model of a repository is taken over as it is,
+    `source: {directory: …}`. Comments of a config.pbtxt are not carried over; each is named. A live Triton tells
+    its configs but hands no files out: their paths are left to be written in.
+
+    Examples: tritonsmith init detector.onnx
+              tritonsmith init /models --output models.yaml
+              tritonsmith init http://localhost:8000
+    """
+    refuse_existing(output, force)
+    write_spec(
+        _imported(origins, root_of(output)),
+        ", ".join(origins),
+        output,
+        format is Format.json and output != STDOUT,
+    )
+
+
+def _imported(origins: list[str], root: Path) -> Imported:
+    from builder.errors import UsageError
+
+    urls = [origin for origin in origins if "://" in origin]
+    if not urls:
+        from builder.importing.files import imported_paths
+
+        return imported_paths([Path(origin) for origin in origins], root)
+    if len(origins) > 1:
+        raise UsageError(
+            "a live Triton is imported by itself",
+            code="url_and_more",
+            seen=" ".join(origins),
+            fix=f"tritonsmith init {urls[0]}",
+        )
+    return imported_url(urls[0])
+
+
+def imported_url(url: str) -> Imported:
+    """Every model that a live Triton serves; a note for each that it knows of but does not serve."""
+    from urllib.parse import urlsplit
+
+    from builder.errors import UsageError
+    from builder.importing.imported import Note
+    from builder.importing.live import imported_configs
+    from perf.server import control
+
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 8000
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+        raise UsageError(
+            "a live Triton's URL is http://HOST:PORT, its HTTP port",
+            code="bad_url",
+            seen=url,
+            fix="tritonsmith init http://localhost:8000",
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    address = f"{host}:{port}"
+    rows = control.repository_index(address)
+    served = sorted({row.name for row in rows if row.state == "READY"})
+    idle = sorted({row.name for row in rows} - set(served))
+    notes = [Note(f"{name}: not served now, so the server tells no config; not in the spec") for name in idle]
+    if not served:
+        raise UsageError(
+            f"the Triton at {address} serves no model",
+            code="no_models",
+            seen=", ".join(idle) or None,
+            fix="load its models first",
+        )
+    return imported_configs([control.model_config(address, name) for name in served], notes)

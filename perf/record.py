@@ -31,6 +31,13 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "payload_index": np.int32,
 }
 
+_STREAMING: dict[str, type[np.generic]] = {
+    "responses": np.int64,
+    "last_response_ns": np.int64,
+    "longest_gap_ns": np.int64,
+}
+"""Columns of a streamed load test only; a file without them reads as before."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
@@ -84,6 +91,11 @@ class RequestRecords:
     end_ns:        int64, last byte of the answer, or when the failure was known.
     status:        uint16, 0 = ok, else an index into header.reasons.
     payload_index: int32, which payload of the pool was sent.
+
+    Streamed requests have three more, None otherwise; first_byte_ns is then when the first response was whole:
+    responses:        int64, responses that came.
+    last_response_ns: int64, when the last of them was whole; 0 when none came.
+    longest_gap_ns:   int64, longest time between two; 0 with fewer than two.
     """
 
     header: RecordHeader
@@ -93,10 +105,16 @@ class RequestRecords:
     end_ns: Int64
     status: npt.NDArray[np.uint16]
     payload_index: npt.NDArray[np.int32]
+    responses: Int64 | None = None
+    last_response_ns: Int64 | None = None
+    longest_gap_ns: Int64 | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in _COLUMNS.items():
-            column = getattr(self, name)
+        columns = self.columns()
+        if len(columns) not in (len(_COLUMNS), len(_COLUMNS) + len(_STREAMING)):
+            raise ValueError(f"columns {', '.join(columns)}")
+        for name, column in columns.items():
+            dtype = (_COLUMNS | _STREAMING)[name]
             if column.dtype != dtype or column.shape != self.scheduled_ns.shape or column.ndim != 1:
                 raise ValueError(f"column {name}: {column.dtype} {column.shape}")
 
@@ -106,11 +124,19 @@ class RequestRecords:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestRecords):
             return NotImplemented
-        return self.header == other.header and all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in _COLUMNS
+        ours, theirs = self.columns(), other.columns()
+        return (
+            self.header == other.header
+            and ours.keys() == theirs.keys()
+            and all(np.array_equal(column, theirs[name]) for name, column in ours.items())
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that are there, by name."""
+        there = {name: getattr(self, name) for name in (*_COLUMNS, *_STREAMING)}
+        return {name: column for name, column in there.items() if column is not None}
 
     @property
     def latency_ns(self) -> Int64:
@@ -129,7 +155,7 @@ class RequestRecords:
 
     def select(self, rows: npt.NDArray[Any] | slice) -> RequestRecords:
         """The same header over some of the rows."""
-        return RequestRecords(self.header, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+        return RequestRecords(self.header, **{name: column[rows] for name, column in self.columns().items()})
 
     def measured(self) -> RequestRecords:
         """The rows that were due after the stated warm-up."""
@@ -145,6 +171,8 @@ class RequestRecords:
 def records_from_columns(header: RecordHeader, columns: Mapping[str, Any]) -> RequestRecords:
     """Any sequences of equal length → RequestRecords, rows sorted by scheduled_ns (stable)."""
     arrays: dict[str, Any] = {name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()}
+    streamed = {name: dtype for name, dtype in _STREAMING.items() if columns.get(name) is not None}
+    arrays |= {name: np.asarray(columns[name], dtype) for name, dtype in streamed.items()}
     order = np.argsort(arrays["scheduled_ns"], kind="stable")
     return RequestRecords(header, **{name: array[order] for name, array in arrays.items()})
 
@@ -169,7 +197,7 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
         interrupted=any(p.header.interrupted for p in parts),
         checked=sum(p.header.checked for p in parts),
     )
-    columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS}
+    columns = {name: np.concatenate([p.columns()[name] for p in parts]) for name in parts[0].columns()}
     columns["status"] = np.concatenate(statuses)
     return records_from_columns(header, columns)
 
@@ -182,9 +210,9 @@ def save_records(records: RequestRecords, path: Path) -> None:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.writestr("header.json", json.dumps(header, default=str))
-            for name in _COLUMNS:
+            for name, column in records.columns().items():
                 buffer = io.BytesIO()
-                np.save(buffer, getattr(records, name), allow_pickle=False)
+                np.save(buffer, column, allow_pickle=False)
                 archive.writestr(f"{name}.npy", buffer.getvalue())
         temporary.replace(path)
     finally:
@@ -205,9 +233,10 @@ def load_records(path: Path) -> RequestRecords:
                     seen=seen,
                     valid=[FORMAT],
                 )
+            members = archive.namelist()
+            there = [*_COLUMNS, *(name for name in _STREAMING if f"{name}.npy" in members)]
             columns = {
-                name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                for name in _COLUMNS
+                name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False) for name in there
             }
     except FileNotFoundError as error:
         raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error

@@ -8,7 +8,7 @@ from time import monotonic_ns
 
 from perf.runs.run import MOST_CONNECTS_AT_ONCE, NEVER_NS, Run, no_connection, os_reason
 from perf.schedule import Closed
-from perf.wire.target import Connection
+from perf.wire.target import Connection, Responses
 
 
 @dataclass(slots=True)
@@ -69,21 +69,37 @@ class ClosedRun(Run):
         assert self.plan.requests is not None
         self.limit = self.next + self.plan.requests
 
-    def done(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
+    def done(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+    ) -> None:
         """See Run.done."""
         # The hot path: `record` and `send` for the usual case, written out to spare two calls a request.
-        if reason is None and answer is None and end_ns < self.stop_ns and self.next < self.limit:
+        if (
+            reason is None
+            and answer is None
+            and responses is None
+            and end_ns < self.stop_ns
+            and self.next < self.limit
+        ):
             connection = self.connection_of[slot]
             if connection.open and self.next < self.next_check:
                 sent = self.sent
-                self.rows.extend((self.scheduled[slot], sent[slot], first_ns, end_ns, 0, self.payload[slot]))
+                self.rows.extend(
+                    (self.scheduled[slot], sent[slot], first_byte_ns, end_ns, 0, self.payload[slot])
+                )
                 self.payload[slot] = payload = self.order[self.next % self.pool]
                 self.next += 1
                 now = monotonic_ns()
                 self.scheduled[slot] = sent[slot] = now
                 connection.send(slot, self.wire[payload], False)
                 return
-        self.record(slot, first_ns, end_ns, reason, answer)
+        self.record(slot, first_byte_ns, end_ns, reason, answer, responses)
         self._go_on(slot)
 
     def _go_on(self, slot: int) -> None:

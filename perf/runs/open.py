@@ -9,7 +9,7 @@ from time import monotonic_ns
 from perf.runs.run import MOST_CONNECTS_AT_ONCE, Run, no_connection, os_reason
 from perf.schedule import NS_PER_S
 from perf.timer import InstantTimer
-from perf.wire.target import Connection
+from perf.wire.target import Connection, Responses
 
 
 class OpenRun(Run):
@@ -101,9 +101,17 @@ class OpenRun(Run):
             self.unused.append(slot)
         return -1
 
-    def done(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
+    def done(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+    ) -> None:
         """See Run.done."""
-        self.record(slot, first_ns, end_ns, reason, answer)
+        self.record(slot, first_byte_ns, end_ns, reason, answer, responses)
         self.in_flight -= 1
         self.free.append(slot)
         self._work_off()

@@ -21,7 +21,7 @@ from perf.answers import AnswerChecks, Validation
 from perf.record import OK, RecordHeader, RequestRecords, records_from_columns
 from perf.schedule import NS_PER_S, Closed, Load, Open, Replay, intended_send_times_ns, load_as_dict
 from perf.wire.payload import InferPayload
-from perf.wire.target import Connection, Target
+from perf.wire.target import Connection, Responses, Target
 
 _REASONS_LIMIT = 200
 MOST_CONNECTS_AT_ONCE = 64
@@ -117,6 +117,7 @@ class Run:
         self.order: list[int] = order[places].tolist()
         self.pool = len(self.order)
         self.rows = array("q")  # six values a row: the columns of RequestRecords
+        self.responses = array("q")  # three values a row: Responses; empty when the target does not stream
         self.reasons: dict[str, int] = {"ok": OK}
         self.failed = 0
         self.next = 0  # requests sent so far, which is the place in the pool's order
@@ -208,7 +209,15 @@ class Run:
         """What else is to be done every so often."""
         raise NotImplementedError
 
-    def done(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
+    def done(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+    ) -> None:
         """See perf.wire.target.Done."""
         raise NotImplementedError
 
@@ -300,11 +309,21 @@ class Run:
         self.sent[slot] = now
         self.connection_of[slot].send(slot, self.wire[payload], keep)
 
-    def record(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
+    def record(
+        self,
+        slot: int,
+        first_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None,
+    ) -> None:
         """A row for the request of this slot."""
         payload = self.payload[slot]
         status = OK if reason is None else self.status_of(reason)
         self.rows.extend((self.scheduled[slot], self.sent[slot], first_ns, end_ns, status, payload))
+        if self.target.streaming:
+            self.responses.extend(responses or (0, 0, 0))
         self.sent[slot] = 0
         if answer is not None and reason is None and self.checks is not None:
             self.checks.add(len(self.rows) // 6 - 1, payload, answer)
@@ -314,6 +333,8 @@ class Run:
         payload = self.order[self.next % self.pool]
         self.next += 1
         self.rows.extend((scheduled_ns, 0, 0, monotonic_ns(), self.status_of(reason), payload))
+        if self.target.streaming:
+            self.responses.extend((0, 0, 0))
 
     def status_of(self, reason: str) -> int:
         """The failure's number in the table of reasons."""
@@ -349,7 +370,12 @@ class Run:
             environment=environment,
         )
         names = ("scheduled_ns", "sent_ns", "first_byte_ns", "end_ns", "status", "payload_index")
-        return records_from_columns(header, {name: table[:, i] for i, name in enumerate(names)})
+        columns = {name: table[:, i] for i, name in enumerate(names)}
+        if self.target.streaming:
+            streamed = np.frombuffer(self.responses, np.int64).reshape(-1, 3)
+            more = ("responses", "last_response_ns", "longest_gap_ns")
+            columns |= {name: streamed[:, i] for i, name in enumerate(more)}
+        return records_from_columns(header, columns)
 
 
 def no_connection(target: Target, error: OSError) -> ServerError:

@@ -12,6 +12,7 @@ from perf.stats.ratio import (
     ratio_from_dict,
     ratio_interval,
 )
+from perf.stats.streaming import StreamSummary
 from perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
 from perf.stats.validity import Validity, Verdict
 from perf.stats.warmup import Warmup, find_warmup
@@ -22,6 +23,7 @@ __all__ = [
     "Interval",
     "Ratio",
     "RoundTable",
+    "StreamSummary",
     "Summary",
     "Validity",
     "Verdict",

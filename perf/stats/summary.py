@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from perf.record import RequestRecords
-from perf.stats.intervals import Estimate, Floats, estimate_from_dict, mean_estimate, quantile_estimates
+from perf.stats.intervals import (
+    Estimate,
+    Floats,
+    Integers,
+    estimate_from_dict,
+    mean_estimate,
+    quantile_estimates,
+)
+from perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
 from perf.stats.validity import Evidence, Validity, judge, validity_from_dict
 from perf.stats.warmup import find_warmup
 
@@ -34,6 +42,7 @@ class Summary:
     scheduled_per_s:     requests due a second; in a closed loop the same as what was sent.
     sent_per_s:          requests really sent a second.
     client_cpu_share:    CPU of the client over wall-clock time and processes; 1.0 is a full core each.
+    streaming:           of a streamed load test; else None.
     """
 
     requests: int
@@ -54,6 +63,7 @@ class Summary:
     level: float = 0.95
     checked: int = 0
     load: Mapping[str, Any] = field(default_factory=dict)
+    streaming: StreamSummary | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is summary_from_dict."""
@@ -76,6 +86,7 @@ class Summary:
             "level": self.level,
             "checked": self.checked,
             "load": dict(self.load),
+            "streaming": None if self.streaming is None else self.streaming.as_dict(),
         }
 
 
@@ -90,6 +101,7 @@ def summary_from_dict(data: Mapping[str, Any]) -> Summary:
         first_byte_ns={name: estimate_from_dict(e, level) for name, e in data["first_byte_ns"].items()},
         mean_latency_ns=estimate_from_dict(data["mean_latency_ns"], level),
         validity=validity_from_dict(data["validity"]),
+        streaming=stream_summary_from_dict(streamed, level) if (streamed := data.get("streaming")) else None,
     )
 
 
@@ -174,11 +186,24 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         level=level,
         checked=header.checked,
         load=dict(header.load),
+        streaming=_stream(kept, order, begin_ns, stop_ns, level),
     )
 
 
-def _rates_per_s(records: RequestRecords, begin_ns: int, stop_ns: int) -> Floats:
-    """Inferences answered a second in equal stretches of the measurement, as many as hold 5 answers each."""
+def _stream(
+    kept: RequestRecords, order: Integers, begin_ns: int, stop_ns: int, level: float
+) -> StreamSummary | None:
+    if kept.responses is None:
+        return None
+    rates = _rates_per_s(kept, begin_ns, stop_ns, kept.responses)
+    return summarise_stream(kept, order, rates, level, _quantiles)
+
+
+def _rates_per_s(
+    records: RequestRecords, begin_ns: int, stop_ns: int, weights: Integers | None = None
+) -> Floats:
+    """Inferences, or another weight of each row, answered a second in equal stretches of the measurement, as
+    many as hold 5 answers each."""
     ends = records.end_ns[records.ok]
     inside = (ends > begin_ns) & (ends <= stop_ns)
     count = int(inside.sum())
@@ -189,7 +214,7 @@ def _rates_per_s(records: RequestRecords, begin_ns: int, stop_ns: int) -> Floats
         ends[inside] - begin_ns,
         bins=bins,
         range=(0, stop_ns - begin_ns),
-        weights=records.inferences[records.ok][inside],
+        weights=(records.inferences if weights is None else weights)[records.ok][inside],
     )
     rates: Floats = done / ((edges[1] - edges[0]) / 1e9)
     return rates

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from builder.errors import UsageError
 from perf.wire import http2
 from perf.wire.grpc_connection import GrpcConnection
@@ -20,6 +22,7 @@ from perf.wire.payload import Answer, InferPayload, array_from_raw
 from perf.wire.target import Closed, Done
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class GrpcTarget:
     headers:  metadata sent with every request (auth); names in lower case, as HTTP/2 wants them.
     ca_file:  extra trusted certificates for TLS; verify=False trusts any (a test server's own).
     streams_per_connection: requests in flight on one connection before another is opened.
+    streaming: ask by ModelStreamInfer, one stream a request, for models that give many responses (or none).
+               The client closes its half behind the request, so that the stream's end is the answer's end.
     """
 
     base_url: str
@@ -38,6 +43,7 @@ class GrpcTarget:
     verify: bool = True
     connect_timeout_s: float = 5.0
     streams_per_connection: int = 32
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         if "://" not in self.base_url:
@@ -62,8 +68,9 @@ class GrpcTarget:
         return b"\x00" + len(message).to_bytes(4, "big") + message
 
     def decode(self, answer: bytes) -> Answer:
-        """See Target.decode; the answer is one length-prefixed ModelInferResponse."""
-        return decode_message(answer)
+        """See Target.decode; the answer is one length-prefixed ModelInferResponse, of a streaming target any
+        number of ModelStreamInferResponses, whose outputs are joined along their first dimension."""
+        return decode_stream(answer) if self.streaming else decode_message(answer)
 
     async def connect(self, done: Done, closed: Closed) -> GrpcConnection:
         """See Target.connect; waits for the server's SETTINGS, so that another protocol is an OSError."""
@@ -75,7 +82,7 @@ class GrpcTarget:
             [
                 (":method", "POST"),
                 (":scheme", "https" if context else "http"),
-                (":path", METHOD),
+                (":path", STREAM_METHOD if self.streaming else METHOD),
                 (":authority", authority),
                 ("te", "trailers"),
                 ("content-type", "application/grpc"),
@@ -86,7 +93,7 @@ class GrpcTarget:
 
         async def opened() -> GrpcConnection:
             _, connection = await loop.create_connection(
-                lambda: GrpcConnection(done, closed, block), host, port, ssl=context
+                lambda: GrpcConnection(done, closed, block, self.streaming), host, port, ssl=context
             )
             try:
                 await connection.ready
@@ -149,6 +156,10 @@ def decode_message(answer: bytes) -> Answer:
         response.ParseFromString(answer[5:])
     except DecodeError as error:
         raise ValueError("the answer is not a ModelInferResponse") from error
+    return _answer_of(response)
+
+
+def _answer_of(response: Any) -> Answer:
     if len(response.outputs) != len(response.raw_output_contents):
         raise ValueError("the answer does not hold every output as raw bytes")
     outputs = {
@@ -156,3 +167,31 @@ def decode_message(answer: bytes) -> Answer:
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
     }
     return Answer(outputs, None, response.id)
+
+
+def decode_stream(answer: bytes) -> Answer:
+    """Length-prefixed ModelStreamInferResponses → one Answer, the outputs of all responses joined.
+
+    A response without outputs (an empty final one) adds nothing. ValueError when one is malformed or when
+    outputs of one name cannot be joined along their first dimension.
+    """
+    from google.protobuf.message import DecodeError
+    from tritonclient.grpc import service_pb2
+
+    parts: list[Answer] = []
+    at = 0
+    while at < len(answer):
+        end = at + 5 + int.from_bytes(answer[at + 1 : at + 5], "big")
+        if answer[at] != 0 or len(answer) < at + 5 or end > len(answer):
+            raise ValueError("not a run of uncompressed gRPC messages")
+        try:
+            response = service_pb2.ModelStreamInferResponse.FromString(answer[at + 5 : end])
+        except DecodeError as error:
+            raise ValueError("a response is not a ModelStreamInferResponse") from error
+        if response.error_message:
+            return Answer({}, response.error_message)
+        parts.append(_answer_of(response.infer_response))
+        at = end
+    names = dict.fromkeys(name for part in parts for name in part.outputs)
+    joined = {name: np.concatenate([p.outputs[name] for p in parts if name in p.outputs]) for name in names}
+    return Answer(joined, None, parts[0].request_id if parts else "")

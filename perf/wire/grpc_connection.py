@@ -15,6 +15,7 @@ from typing import cast
 from urllib.parse import unquote
 
 from perf.wire import http2
+from perf.wire.grpc_stream import ResponseParser
 from perf.wire.http2 import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
 from perf.wire.target import Closed, Done
 
@@ -56,14 +57,15 @@ def fields_of_block(block: bytes) -> dict[str, str]:
 class _Stream:
     """A request in flight."""
 
-    __slots__ = ("body", "failure", "first_ns", "keep", "slot", "unsent", "window")
+    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "window")
 
-    def __init__(self, slot: int, keep: bool) -> None:
+    def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
         self.slot = slot
         self.keep = keep
         self.first_ns = 0
         self.body = bytearray()
         self.failure: str | None = None
+        self.parser = ResponseParser() if streaming else None
         self.unsent: memoryview | None = None  # what flow control holds back
         self.window = 0  # bytes this stream may still send; kept only while something is unsent
 
@@ -71,8 +73,9 @@ class _Stream:
 class GrpcConnection(asyncio.Protocol):
     """One HTTP/2 connection; implements perf.wire.target.Connection."""
 
-    def __init__(self, done: Done, closed: Closed, block: bytes) -> None:
+    def __init__(self, done: Done, closed: Closed, block: bytes, streaming: bool = False) -> None:
         self._done = done
+        self._streaming = streaming
         self._on_closed: Closed | None = closed
         self._block = block
         self._streams: dict[int, _Stream] = {}
@@ -115,7 +118,7 @@ class GrpcConnection(asyncio.Protocol):
         self._next_stream = number + 2
         if self._next_stream > http2.LAST_STREAM_ID:
             self.open = False
-        stream = _Stream(slot, keep)
+        stream = _Stream(slot, keep, self._streaming)
         self._streams[number] = stream
         self._stream_of[slot] = number
         length = len(request)
@@ -207,8 +210,12 @@ class GrpcConnection(asyncio.Protocol):
                 return
             if not stream.first_ns:
                 stream.first_ns = now
-            if stream.keep:
-                stream.body += http2.without_padding(flags, payload) if flags & http2.PADDED else payload
+            if stream.keep or stream.parser is not None:
+                data = http2.without_padding(flags, payload) if flags & http2.PADDED else payload
+                if stream.keep:
+                    stream.body += data
+                if stream.parser is not None:
+                    stream.parser.feed(data, now)
             if flags & http2.END_STREAM:
                 self._end(number, "protocol: an answer without a grpc-status", now)
         elif kind == http2.HEADERS:
@@ -308,13 +315,17 @@ class GrpcConnection(asyncio.Protocol):
         if stream is None:
             return
         del self._stream_of[stream.slot]
+        first_ns, responses = stream.first_ns, None
+        if stream.parser is not None:
+            first_ns, responses = stream.parser.first_ns, stream.parser.responses()
+            reason = reason or stream.parser.failure()
         answer = bytes(stream.body) if stream.keep and reason is None else None
         if reason is None and stream.unsent is not None:
             # Answered before it was wholly sent: the server will not take the rest.
             self._write(http2.frame(http2.RST_STREAM, 0, number, http2.UINT32.pack(http2.CANCEL)))
         if self._waiting and self.open and len(self._streams) < self._most_streams:
             self.send(*self._waiting.popleft())
-        self._done(stream.slot, stream.first_ns, now or monotonic_ns(), reason, answer)
+        self._done(stream.slot, first_ns, now or monotonic_ns(), reason, answer, responses)
         if not self.open and not self._streams and not self._waiting:
             self._drop()
 

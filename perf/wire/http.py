@@ -316,6 +316,11 @@ class HttpTarget:
         """1: a second request would wait behind the first."""
         return 1
 
+    @property
+    def streaming(self) -> bool:
+        """One response a request."""
+        return False
+
     def encode(self, payload: InferPayload) -> bytes:
         """See Target.encode."""
         parts = urlsplit(self.base_url)

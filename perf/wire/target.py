@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perf.wire.payload import Answer, InferPayload
 
-Done = Callable[[int, int, int, str | None, bytes | None], None]
-"""(slot, first_byte_ns, end_ns, failure reason or None, raw answer when it was to be kept).
 
-first_byte_ns is 0 when no byte of an answer came. Called once for every request sent, never from inside
-`send`. The receiver may send again on the same connection at once, when it is still open.
-"""
+class Responses(NamedTuple):
+    """The responses that one streamed request got: how many, when the last was whole, the longest pause
+    between two."""
+
+    total: int
+    last_ns: int
+    longest_gap_ns: int
+
+
+class Done(Protocol):
+    """The end of a request; called once for every request sent, never from inside `send`."""
+
+    def __call__(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+        /,
+    ) -> None:
+        """The receiver may send again on the same connection at once, when it is still open.
+
+        first_byte_ns: first byte of the answer; streaming: the first response was whole. 0 when none came.
+        reason:        why it failed, or None.
+        answer:        the raw answer when it was to be kept.
+        responses:     of a streaming target.
+        """
+
 
 Closed = Callable[["Connection"], None]
 """A connection is gone; every request in flight on it has been reported by Done before."""
@@ -52,6 +77,10 @@ class Target(Protocol):
     @property
     def streams_per_connection(self) -> int:
         """Requests in flight one connection carries: 1 for HTTP/1.1, many for gRPC."""
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a request may get any number of responses, which are counted and timed."""
 
     def encode(self, payload: InferPayload) -> bytes:
         """The request as it goes over the wire (for gRPC: what does not depend on the stream)."""

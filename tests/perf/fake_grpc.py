@@ -16,7 +16,10 @@ import numpy as np
 
 @dataclass
 class GrpcServer:
-    """grpcio's server for any model: y = 2·x. Every n-th call fails, waits or lies on demand."""
+    """grpcio's server for any model: y = 2·x. Every n-th call fails, waits or lies on demand.
+
+    A streamed request gets x's first value as its number of responses, y = 0, 1, 2 …; -1 is an error.
+    """
 
     port: int = 0
     requests: int = 0
@@ -46,6 +49,23 @@ class GrpcServer:
         answer.raw_output_contents.append(y.astype(np.float32).tobytes())
         return answer
 
+    def stream(self, requests: Any, context: Any) -> Any:
+        from tritonclient.grpc import service_pb2
+
+        for request in requests:
+            self.requests += 1
+            count = int(np.frombuffer(request.raw_input_contents[0], np.float32)[0])
+            if count < 0:
+                yield service_pb2.ModelStreamInferResponse(error_message="no such number")
+            for number in range(count):
+                time.sleep(self.delay_s)
+                message = service_pb2.ModelStreamInferResponse()
+                answer = message.infer_response
+                answer.model_name, answer.id = request.model_name, request.id
+                answer.outputs.add(name="y", datatype="FP32", shape=[1])
+                answer.raw_output_contents.append(np.float32(number).tobytes())
+                yield message
+
 
 @contextmanager
 def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) -> Iterator[GrpcServer]:
@@ -61,8 +81,14 @@ def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) ->
         request_deserializer=service_pb2.ModelInferRequest.FromString,
         response_serializer=lambda message: message.SerializeToString(),
     )
+    stream_handler = grpc.stream_stream_rpc_method_handler(
+        fake.stream,
+        request_deserializer=service_pb2.ModelInferRequest.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
     name = "inference.GRPCInferenceService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ModelInfer": handler}),))
+    handlers = {"ModelInfer": handler, "ModelStreamInfer": stream_handler}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     address = "127.0.0.1:0"
     fake.port = (
         server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

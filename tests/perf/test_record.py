@@ -94,6 +94,27 @@ def test_parts_of_one_test_merge_and_their_reasons_stay_right() -> None:
     assert both.scheduled_ns.tolist() == [0, 0, 10, 10, 20, 20]
 
 
+def streamed(n: int = 6) -> RequestRecords:
+    plain = records(n)
+    more = {"responses": range(n), "last_response_ns": plain.end_ns, "longest_gap_ns": np.arange(n) * 2}
+    return records_from_columns(HEADER, plain.columns() | more)
+
+
+def test_columns_of_streamed_requests_are_kept_and_files_without_them_read_as_before(tmp_path: Path) -> None:
+    rows = streamed()
+    save_records(rows, tmp_path / "run.npz")
+    assert load_records(tmp_path / "run.npz") == rows
+    some = rows.select(slice(2, 4))
+    assert some.responses is not None and some.responses.tolist() == [2, 3]
+    both = merge([streamed(2), streamed(2)])
+    assert both.responses is not None and both.responses.tolist() == [0, 0, 1, 1]
+    save_records(records(), tmp_path / "plain.npz")
+    assert load_records(tmp_path / "plain.npz").responses is None
+    assert records() != rows
+    with pytest.raises(ValueError, match="responses"):
+        replace(records(), responses=np.arange(6))
+
+
 def test_a_file_that_holds_no_records_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with pytest.raises(UsageError, match=r"x\.npz"):

@@ -21,6 +21,7 @@ from perf.schedule import Closed, Load, Open
 from perf.wire.grpc import GrpcTarget, decode_message
 from perf.wire.http2 import header_block
 from perf.wire.payload import InferPayload, request_parameters, tensor_from_array
+from perf.wire.target import Responses
 from tests.perf.fake_grpc import Peer, Script, grpc_server, scripted_server
 from tests.perf.fake_server import fake_server
 
@@ -42,12 +43,14 @@ def run(talk: Coroutine[Any, Any, Talked]) -> Talked:
 class Seen:
     def __init__(self, wanted: int) -> None:
         self.answers: list[Answer] = []
+        self.responses: list[Responses] = []
         self.closed = 0
         self.wanted = wanted
         self.event = asyncio.Event()
 
     def done(self, *answer: Any) -> None:
-        self.answers.append(answer)
+        self.answers.append(answer[:5])
+        self.responses += answer[5:]
         if len(self.answers) >= self.wanted:
             self.event.set()
 

@@ -39,8 +39,8 @@ class Seen:
         self.closed = 0
         self.event = asyncio.Event()
 
-    def done(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
-        self.answers.append((slot, first_ns, end_ns, reason, answer))
+    def done(self, *answer: Any) -> None:
+        self.answers.append(answer)
         self.event.set()
 
     def gone(self, connection: object) -> None:

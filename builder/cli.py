@@ -6,14 +6,16 @@ import typer
 
 from builder.commands.build import build
 from builder.commands.check import check
+from builder.commands.diff import diff
 from builder.commands.plan import plan
 from builder.commands.schema import schema
 
 
 def register(app: typer.Typer) -> None:
-    """Adds plan, build, check and schema."""
+    """Adds plan, build, check, diff and schema."""
     panel = "Build"
     app.command(rich_help_panel=panel)(plan)
     app.command(rich_help_panel=panel)(build)
     app.command(rich_help_panel=panel)(check)
+    app.command(rich_help_panel=panel)(diff)
     app.command(rich_help_panel=panel)(schema)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class ChildTask:
 
     module:      run as `python -m module`; it ends in child_worker.serve.
     what:        subject of its error messages ("the export of minilm").
-    code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout ("export").
+    code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout, PREFIX_cancelled ("export").
     error:       class of those errors.
     """
 
@@ -44,11 +44,13 @@ def run_child(
     out_dir: Path,
     log_path: Path,
     timeout_s: float | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Mapping[str, Any]:
     """Runs the worker on one request; out_dir and log_path's directory are made when missing.
 
     Everything the worker prints goes to log_path. Raises the TritonsmithError the worker raised, or
-    task.error when the child was killed, crashed or took longer than timeout_s; RuntimeError for a bug in it.
+    task.error when the child was killed, crashed, took longer than timeout_s, or `stop`, asked a few times a second,
+    said so; RuntimeError for a bug in it.
     On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,7 @@ def run_child(
         finally:
             os.close(send)
         try:
-            text = _exchange(child, answer, request, timeout_s, task, log_path)
+            text = _exchange(child, answer, request, timeout_s, task, log_path, stop)
         finally:
             _end(child)
     if text:
@@ -94,6 +96,7 @@ def _exchange(
     timeout_s: float | None,
     task: ChildTask,
     log_path: Path,
+    stop: Callable[[], bool] | None,
 ) -> bytes:
     """Sends the request, reads the answer; standard input stays open, its end tells the child we are gone."""
     assert child.stdin is not None
@@ -112,6 +115,8 @@ def _exchange(
                     where=Where(log_path),
                     fix="allow more time, or see the log for what it was doing",
                 )
+            if stop is not None and stop():
+                raise task.error(f"{task.what} was cancelled", code=f"{task.code_prefix}_cancelled")
             if selector.select(_POLL_S):
                 chunk = answer.read(1 << 16)
                 if not chunk:

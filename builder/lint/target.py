@@ -10,20 +10,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from builder.errors import UsageError, nearest
+from builder.releases import IMAGES, NVIDIA_BACKENDS, releases
 
-# Backends that NVIDIA builds; only these can be missed in an image, any other is the user's own.
-NVIDIA_BACKENDS = frozenset(
-    {"onnxruntime", "tensorrt", "pytorch", "openvino", "python", "dali", "fil", "tensorrtllm", "vllm"}
-)
-
-# Image name behind the release → backends in it. Sources: server issues 6708 and 8342 and tensorrtllm_backend issue
-# 401 (trtllm), server issue 7445 (pyt), vllm_backend README (vllm); the plain image is taken to have all others.
-IMAGES: Mapping[str, frozenset[str]] = {
-    "py3": NVIDIA_BACKENDS - {"tensorrtllm", "vllm"},
-    "trtllm-python-py3": frozenset({"tensorrtllm", "python"}),
-    "vllm-python-py3": frozenset({"vllm", "python"}),
-    "pyt-python-py3": frozenset({"pytorch", "python"}),
-}
+__all__ = [
+    "IMAGES",
+    "KNOWN_AGENTS",
+    "NVIDIA_BACKENDS",
+    "Target",
+    "onnx_limits",
+    "releases",
+    "server_args_from_list",
+    "target_from_text",
+]
 
 # Repository agents in NVIDIA's images. Source: triton-inference-server/checksum_repository_agent, its README.
 KNOWN_AGENTS = frozenset({"checksum"})
@@ -105,14 +103,6 @@ def server_args_from_list(arguments: Sequence[str]) -> dict[str, tuple[str, ...]
             flags[waiting] += (argument,)
             waiting = None
     return flags
-
-
-@lru_cache(maxsize=1)
-def releases() -> dict[str, dict[str, str]]:
-    """The release table builder/releases.csv: release → row."""
-    path = Path(__file__).parents[1] / "releases.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["release"]: row for row in csv.DictReader(file)}
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from typing import Any
 from builder.lint.engine import Engine
 from builder.lint.model import Model, model_file
 from builder.lint.rule import Context, Hit, rule
+from builder.releases import is_same_tensorrt, takes_hardware, takes_version_compatible
 
 _TRT = "tensorrt_backend/src"
 
@@ -28,10 +29,10 @@ def other_tensorrt(model: Model, context: Context) -> Iterator[Hit]:
     """An engine was built by another TensorRT than the target has."""
     runtime = context.target.tensorrt
     for version, engine in _engines(model):
-        if runtime is None or engine.tensorrt is None or _is_same(engine.tensorrt, runtime):
+        if runtime is None or engine.tensorrt is None or is_same_tensorrt(engine.tensorrt, runtime):
             continue
         allowed = _backend_option(context, "version-compatible") in ("true", "1")
-        if not (engine.version_compatible and allowed and _is_older(engine.tensorrt, runtime)):
+        if not (engine.version_compatible and allowed and takes_version_compatible(engine.tensorrt, runtime)):
             yield Hit(
                 f"built by TensorRT {engine.tensorrt}, served by {runtime}",
                 seen=engine.tensorrt,
@@ -58,7 +59,7 @@ def other_gpu(model: Model, context: Context) -> Iterator[Hit]:
         if wanted is None or built is None or built == wanted:
             continue
         level = (engine.hardware_compatibility or "none").lower()
-        if level == "ampere_plus" and min(_numbers(built), _numbers(wanted)) >= (8, 0):
+        if takes_hardware(built, wanted, level):
             continue
         yield Hit(f"built for compute capability {built}, served on {wanted}", seen=built, file=version)
 
@@ -162,23 +163,6 @@ def _backend_option(context: Context, name: str) -> str:
         if backend == "tensorrt" and key == name:
             return setting.strip('"')
     return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _is_same(built: str, runtime: str) -> bool:
-    """Equal as far as both say: `10.16` and `10.16.1` are taken as one."""
-    return all(a == b for a, b in zip(_numbers(built), _numbers(runtime), strict=False))
-
-
-def _is_older(built: str, runtime: str) -> bool:
-    """Version-compatible engines run on newer runtimes of their major; 8 runs on 10, and 10 on 11."""
-    if _numbers(built) > _numbers(runtime):
-        return False
-    majors = (_numbers(built)[:1], _numbers(runtime)[:1])
-    return majors[0] == majors[1] or majors in (((8,), (10,)), ((10,), (11,)))
 
 
 def _sizes(shapes: Any, place: int) -> list[int]:

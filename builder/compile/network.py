@@ -1,0 +1,316 @@
+"""(a TensorRT module, ONNX, profiles, options) → a serialised engine: one code for TensorRT 10, 11 and RTX.
+
+The module is an argument, so nothing here imports TensorRT. Only names that TensorRT 10, 11 and RTX all have are
+used; precision is the graph's (the network is strongly typed), never a builder flag.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.compile.profiles import OptimizationProfile
+from builder.compile.request import CompileOptions, CompileRequest
+from builder.compile.sidecar import triton_type
+from builder.compile.timing_cache import TimingCache
+from builder.errors import BuildError, SpecError, ToolError, Where
+
+if TYPE_CHECKING:
+    import tensorrt
+
+_TOLD_ERRORS = 3
+
+
+@dataclass(slots=True)
+class BuildLog:
+    """What the compiler said: everything goes to standard error, which is the build's log; errors are kept."""
+
+    errors: list[str] = field(default_factory=list)
+    phases: int = 0
+
+    def write(self, level: str, text: str) -> None:
+        """One message."""
+        sys.stderr.write(f"[{level}] {text}\n")
+        if level in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(" ".join(text.split()))
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A serialised engine and what the network said of itself: rows as in the sidecar's `tensors`."""
+
+    engine_bytes: int
+    tensors: tuple[dict[str, Any], ...]
+    parse_seconds: float
+    build_seconds: float
+    timing_cache: str
+
+
+def logger_of(trt: Any, log: BuildLog) -> tensorrt.ILogger:
+    """An ILogger that writes to the log."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: Any, message: str) -> None:
+            log.write(severity.name, message)
+
+    logger: tensorrt.ILogger = Logger()
+    return logger
+
+
+def build_engine(
+    trt: Any,
+    request: CompileRequest,
+    engine_path: Path,
+    log: BuildLog,
+    cancelled: Callable[[], bool],
+    cache: TimingCache,
+) -> BuiltEngine:
+    """Parses, checks and builds; the engine is written to engine_path.
+
+    Raises BuildError (engine_parse, engine_empty, engine_workspace, engine_build, compile_cancelled), SpecError
+    for profiles that do not fit the network, ToolError when the builder cannot start here.
+    """
+    logger = logger_of(trt, log)
+    started = time.monotonic()
+    builder = _builder(trt, logger, log)
+    network: tensorrt.INetworkDefinition = builder.create_network(
+        1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    )
+    _parse(trt, network, logger, request)
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    _check_network(network, inputs, request)
+    parsed = time.monotonic()
+    config: tensorrt.IBuilderConfig = builder.create_builder_config()
+    _set_options(trt, config, request.options)
+    if request.compute_capability is not None:
+        _set_compute_capability(trt, config, request.compute_capability)
+    for number, profile in enumerate(request.profiles):
+        _add_profile(builder, config, profile, inputs, number, request, log)
+    cache.attach(config)
+    config.progress_monitor = _monitor(trt, log, cancelled)
+    plan: tensorrt.IHostMemory | None = builder.build_serialized_network(network, config)
+    if cancelled():
+        raise BuildError(f"{request.model}: the build was cancelled", code="compile_cancelled")
+    if plan is None:
+        raise _build_failed(request, log)
+    with engine_path.open("wb") as file:
+        engine_bytes = file.write(plan)
+    cache.keep(config)
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    tensors = [_tensor(t, "input") for t in inputs] + [_tensor(t, "output") for t in outputs]
+    return BuiltEngine(
+        engine_bytes, tuple(tensors), parsed - started, time.monotonic() - parsed, cache.outcome
+    )
+
+
+def _builder(trt: Any, logger: tensorrt.ILogger, log: BuildLog) -> tensorrt.Builder:
+    try:
+        builder: tensorrt.Builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # pybind11 says TypeError when the factory returns nothing
+        raise ToolError(
+            "TensorRT's builder does not start on this machine",
+            code="tensorrt_unusable",
+            seen=log.errors[0] if log.errors else str(error),
+            fix="compile on a machine with the target's GPU and a driver that fits this TensorRT",
+        ) from None
+    return builder
+
+
+def _parse(
+    trt: Any, network: tensorrt.INetworkDefinition, logger: tensorrt.ILogger, request: CompileRequest
+) -> None:
+    path = Path(request.onnx)
+    # Empty bytes parse without an error; what is missing then shows only as a network without outputs.
+    if not path.is_file() or path.stat().st_size == 0:
+        raise BuildError(
+            f"{request.model}: the ONNX file is {'empty' if path.is_file() else 'not there'}",
+            code="engine_empty",
+            where=Where(path),
+            fix="export the model again",
+        )
+    parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        raise _parse_failed([parser.get_error(index) for index in range(parser.num_errors)], request)
+
+
+def _parse_failed(errors: Sequence[tensorrt.ParserError], request: CompileRequest) -> BuildError:
+    told = []
+    for error in errors[:_TOLD_ERRORS]:
+        node, operator = error.node_name(), error.node_operator()
+        at = f"node {node or '(without a name)'} ({operator}): " if node or operator else ""
+        told.append(f"{at}{error.code().name}: {' '.join(error.desc().split())}")
+    more = f" (and {len(errors) - _TOLD_ERRORS} more in the log)" if len(errors) > _TOLD_ERRORS else ""
+    return BuildError(
+        f"{request.model}: {_NAMES[request.engine]} cannot take this graph: "
+        + ("; ".join(told) or "it says no reason")
+        + more,
+        code="engine_parse",
+        where=Where(Path(request.onnx)),
+        fix="serve this model with backend onnxruntime, or export it without that operator",
+    )
+
+
+def _check_network(
+    network: tensorrt.INetworkDefinition, inputs: Sequence[tensorrt.ITensor], request: CompileRequest
+) -> None:
+    """What TensorRT says nothing about, or only at the end of the build."""
+    if network.num_layers == 0 or network.num_outputs == 0:
+        raise BuildError(
+            f"{request.model}: the ONNX model has no {'nodes' if network.num_outputs else 'outputs'}",
+            code="engine_empty",
+            where=Where(Path(request.onnx)),
+            fix="export the model again",
+        )
+    names = {tensor.name for tensor in inputs}
+    dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
+    for number, profile in enumerate(request.profiles):
+        unknown = sorted(set(profile.shapes) - names)
+        missing = sorted(dynamic - set(profile.shapes))
+        if unknown or missing:
+            what = "names an input that the graph does not have" if unknown else "lacks a dynamic input"
+            raise SpecError(
+                f"{request.model}: optimization profile {number} {what}: {', '.join(unknown or missing)}",
+                code="profile_unknown_input" if unknown else "profile_missing_input",
+                seen=", ".join(profile.shapes),
+                valid=sorted(names),
+            )
+    if dynamic and not request.profiles:
+        raise SpecError(
+            f"{request.model}: dynamic inputs and no optimization profile: {', '.join(sorted(dynamic))}",
+            code="profile_missing_input",
+            fix="give dynamic_dims in the spec",
+        )
+
+
+def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: CompileOptions) -> None:
+    flags = (
+        (options.version_compatible, trt.BuilderFlag.VERSION_COMPATIBLE),
+        (options.exclude_lean_runtime, trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME),
+        (options.refit, trt.BuilderFlag.REFIT),
+        (options.strip, trt.BuilderFlag.STRIP_PLAN),
+        (options.sparsity, trt.BuilderFlag.SPARSE_WEIGHTS),
+        (options.weight_streaming, trt.BuilderFlag.WEIGHT_STREAMING),
+    )
+    for wanted, flag in flags:
+        if wanted:
+            config.set_flag(flag)
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.builder_optimization_level is not None:
+        config.builder_optimization_level = options.builder_optimization_level
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
+    levels = {
+        "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+        "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+    }
+    if options.hardware_compatibility in levels:
+        config.hardware_compatibility_level = levels[options.hardware_compatibility]
+
+
+def _set_compute_capability(trt: Any, config: Any, compute_capability: str) -> None:
+    """TensorRT-RTX only: compile for GPUs that are not here."""
+    known = {
+        f"{name[2:-1]}.{name[-1]}": member
+        for name, member in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+    if compute_capability not in known:
+        raise SpecError(
+            f"TensorRT-RTX does not compile for compute capability {compute_capability}",
+            code="compute_capability",
+            seen=compute_capability,
+            valid=sorted(known),
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[compute_capability], 0)
+
+
+def _add_profile(
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    given: OptimizationProfile,
+    inputs: Sequence[tensorrt.ITensor],
+    number: int,
+    request: CompileRequest,
+    log: BuildLog,
+) -> None:
+    profile: tensorrt.IOptimizationProfile = builder.create_optimization_profile()
+    shape_tensors = {tensor.name for tensor in inputs if tensor.is_shape_tensor}
+    try:
+        for name, shape in given.shapes.items():
+            if name in shape_tensors:
+                profile.set_shape_input(name, list(shape.min), list(shape.opt), list(shape.max))
+            else:
+                # Any sequence of int serves as Dims; the stubs name only the class.
+                sizes: Any = (shape.min, shape.opt, shape.max)
+                profile.set_shape(name, *sizes)
+        refused = config.add_optimization_profile(profile) < 0
+    except ValueError as error:
+        log.write("ERROR", str(error))
+        refused = True
+    if refused:
+        raise SpecError(
+            f"{request.model}: TensorRT refuses optimization profile {number}: "
+            + (log.errors[-1] if log.errors else "it says no reason"),
+            code="profile_refused",
+            seen=given.as_dict(),
+        )
+
+
+def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt.IProgressMonitor:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            log.phases += 1
+            if not parent_phase:
+                log.write("PROGRESS", f"{phase_name}: {num_steps} steps")
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return not cancelled()
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    monitor: tensorrt.IProgressMonitor = Monitor()
+    return monitor
+
+
+def _build_failed(request: CompileRequest, log: BuildLog) -> BuildError:
+    """The builder returns nothing; its reasons are in the log alone."""
+    text = "; ".join(dict.fromkeys(log.errors[:_TOLD_ERRORS])) or "it says no reason"
+    if request.options.workspace_bytes is not None and "workspace" in text.lower():
+        return BuildError(
+            f"{request.model}: the workspace is too small: {text}",
+            code="engine_workspace",
+            seen=f"workspace_bytes: {request.options.workspace_bytes}",
+            fix="raise workspace_bytes, or leave it out",
+        )
+    return BuildError(
+        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {text}",
+        code="engine_build",
+        where=Where(Path(request.onnx)),
+        fix="the log has all that it said; serve this model with backend onnxruntime meanwhile",
+    )
+
+
+def _tensor(tensor: tensorrt.ITensor, mode: str) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "mode": mode,
+        "data_type": triton_type(tensor.dtype.name),
+        "shape": [int(dim) for dim in tuple(tensor.shape)],
+        "is_shape_tensor": bool(tensor.is_shape_tensor),
+        "non_linear": False,
+    }
+
+
+_NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}

@@ -1,0 +1,67 @@
+"""What a build knew about an engine → `model.plan.json` beside it, and back; the plan itself hides all of this.
+
+    {"format": 1, "engine": "tensorrt", "tensorrt": "10.16.0.72", "compute_capability": "9.0", "gpu": "…",
+     "version_compatible": false, "hardware_compatibility": "none", "stripped": false, "plugins": [], "devices": 1,
+     "tensors": [{"name": "x", "mode": "input", "data_type": "TYPE_FP32", "shape": [-1, 4],
+                  "is_shape_tensor": false, "non_linear": false}],
+     "profiles": [{"x": {"min": [1, 4], "opt": [8, 4], "max": [32, 4]}}],
+     "engine_bytes": 123, "device_memory_bytes": [4096], "options": {…}}
+
+builder.lint.engine reads the same names. device_memory_bytes has one number an optimization profile, what one
+execution context needs there beside the engine; empty when it was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.compile.request import CompileRequest
+from builder.digest import write_atomically
+from builder.tensors import DTYPES
+
+FORMAT = 1
+_CONFIG_BY_TENSORRT = {d.tensorrt: d.config for d in DTYPES if d.tensorrt is not None}
+
+
+def triton_type(tensorrt_name: str) -> str:
+    """`FLOAT` → `TYPE_FP32`; a type that Triton cannot carry (FP8) keeps TensorRT's own name."""
+    return _CONFIG_BY_TENSORRT.get(tensorrt_name, tensorrt_name)
+
+
+def sidecar(
+    request: CompileRequest,
+    *,
+    version: str,
+    compute_capability: str | None,
+    gpu: str | None,
+    tensors: Sequence[Mapping[str, Any]],
+    engine_bytes: int,
+    device_memory_bytes: Sequence[int] = (),
+) -> dict[str, Any]:
+    """The sidecar's content."""
+    options = request.options
+    return {
+        "format": FORMAT,
+        "engine": request.engine,
+        request.engine: version,
+        "compute_capability": compute_capability,
+        "gpu": gpu,
+        "version_compatible": options.version_compatible,
+        "hardware_compatibility": options.hardware_compatibility,
+        "stripped": options.strip,
+        "plugins": [],
+        "devices": 1,
+        "tensors": [dict(tensor) for tensor in tensors],
+        "profiles": [profile.as_dict() for profile in request.profiles],
+        "engine_bytes": engine_bytes,
+        "device_memory_bytes": list(device_memory_bytes),
+        "options": options.as_dict(),
+    }
+
+
+def write_sidecar(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes it, whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

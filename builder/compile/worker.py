@@ -1,0 +1,58 @@
+"""The compilation's child process: one CompileRequest on standard input → an engine, and one JSON answer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.child_worker import serve
+from builder.compile.request import CompileRequest, CompileResult, request_from_dict
+
+
+def main() -> None:
+    """Answers one CompileRequest; arguments as builder.child_worker.serve takes them."""
+    serve(_handle, "compiling")
+
+
+def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
+    """SIGTERM asks the build to stop at its next step.
+
+    The build runs in a thread: Python's signal handlers run between bytecodes of the main one, which would
+    otherwise sit inside the compiler until the end.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    done: list[CompileResult | BaseException] = []
+
+    def work() -> None:
+        try:
+            done.append(compile_request(request_from_dict(request), out_dir, stop))
+        except BaseException as error:  # handed on below
+            done.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    result = done[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result.as_dict()
+
+
+def compile_request(request: CompileRequest, out_dir: Path, stop: threading.Event) -> CompileResult:
+    """Compiles in this process; `stop` cancels at the compiler's next step."""
+    if request.engine == "tensorrt":
+        from builder.compile.tensorrt import compile_tensorrt
+
+        return compile_tensorrt(request, out_dir, stop.is_set)
+    from builder.compile.tensorrt_rtx import compile_tensorrt_rtx
+
+    return compile_tensorrt_rtx(request, out_dir, stop.is_set)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""(what the repository must load on, what is about to be built) → nothing, or the first reason why it would not load."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from builder.compile.request import CompileOptions
+from builder.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
+from builder.lint.target import Target, onnx_limits, target_from_text
+from builder.releases import (
+    IMAGES,
+    NVIDIA_BACKENDS,
+    is_same_tensorrt,
+    release_from_image,
+    release_from_triton_version,
+    releases,
+    takes_hardware,
+    takes_version_compatible,
+    tensorrt_of,
+)
+from builder.spec import Target as StatedTarget
+
+# GPU → compute capability. Source: NVIDIA's list of CUDA GPUs by compute capability.
+COMPUTE_CAPABILITIES: Mapping[str, str] = {
+    "v100": "7.0", "t4": "7.5", "rtx2080ti": "7.5",
+    "a100": "8.0", "a30": "8.0", "a2": "8.6", "a10": "8.6", "a10g": "8.6", "a16": "8.6", "a40": "8.6",
+    "rtx3090": "8.6", "rtxa6000": "8.6", "orin": "8.7",
+    "l4": "8.9", "l40": "8.9", "l40s": "8.9", "rtx4090": "8.9", "rtx6000ada": "8.9",
+    "h100": "9.0", "h200": "9.0", "h20": "9.0", "gh200": "9.0",
+    "b100": "10.0", "b200": "10.0", "gb200": "10.0", "b300": "10.3", "gb300": "10.3",
+    "rtx5090": "12.0", "rtxpro6000": "12.0", "gb10": "12.1",
+}  # fmt: skip
+_ANSWER_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingTarget:
+    """A linter's Target, and the compute capability of each kind of GPU that serves; empty means not stated."""
+
+    target: Target
+    compute_capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model that is about to be built, as far as it is known by then; None is not judged.
+
+    opset, ir_version: of the ONNX file, exported or to be compiled.
+    tensorrt, compute_capability: of the machine that would build its plan (backend tensorrt).
+    options: the plan's.
+    """
+
+    model: str
+    backend: str
+    opset: int | None = None
+    ir_version: int | None = None
+    tensorrt: str | None = None
+    compute_capability: str | None = None
+    options: CompileOptions = field(default_factory=CompileOptions)
+    where: Where | None = None
+
+
+def serving_target(stated: StatedTarget, where: Where | None = None) -> ServingTarget:
+    """The spec's `target:` → ServingTarget; SpecError for a release or a GPU that is not known."""
+    if stated.triton is not None and stated.triton not in releases():
+        guess = nearest(stated.triton, releases())
+        raise SpecError(
+            f"no Triton release {stated.triton!r} is known",
+            code="unknown_release",
+            where=where,
+            seen=stated.triton,
+            valid=tuple(releases()),
+            fix=f"did you mean {guess!r}?" if guess else None,
+        )
+    capabilities = tuple(dict.fromkeys(compute_capability_of(gpu, where) for gpu in stated.gpus))
+    target = Target(
+        release=stated.triton,
+        gpus=len(stated.gpus) or None,
+        tensorrt=stated.tensorrt or tensorrt_of(stated.triton),
+        compute_capability=capabilities[0] if len(capabilities) == 1 else None,
+    )
+    return ServingTarget(target, capabilities)
+
+
+def compute_capability_of(gpu: str, where: Where | None = None) -> str:
+    """`H100`, `nvidia-l40s`, `sm90` or `9.0` → compute capability; SpecError names the nearest known GPU."""
+    plain = re.sub(r"[\s_-]|nvidia|tesla|geforce", "", gpu.lower())
+    numbers = re.fullmatch(r"(?:sm)?(\d+)\.?(\d)", plain)
+    if numbers is not None:
+        return f"{numbers.group(1)}.{numbers.group(2)}"
+    known = COMPUTE_CAPABILITIES.get(plain)
+    if known is None:
+        guess = nearest(plain, COMPUTE_CAPABILITIES)
+        raise SpecError(
+            f"no GPU {gpu!r} is known",
+            code="unknown_gpu",
+            where=where,
+            seen=gpu,
+            valid=(*COMPUTE_CAPABILITIES, "a compute capability such as 9.0"),
+            fix=f"did you mean {guess!r}?" if guess else None,
+        )
+    return known
+
+
+def target_from_reference(text: str) -> Target:
+    """`26.08`, `26.08-IMAGE`, an image of any registry, or a live server's URL → Target.
+
+    UsageError when it names no known release; ServerError when the server does not answer.
+    """
+    if text.startswith(("http://", "https://")):
+        target = target_from_text(_release_of_server(text))
+    else:
+        image = release_from_image(text) if ":" in text else None
+        # An SDK or minimal image serves nothing that is judged here; its release still says the versions.
+        short = text if image is None else "-".join(image if image[1] in IMAGES else image[:1])
+        target = target_from_text(short)
+    return replace(target, tensorrt=tensorrt_of(target.release, target.image))
+
+
+def _release_of_server(url: str) -> str:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/v2", timeout=_ANSWER_WITHIN_S) as answer:  # noqa: S310
+            version = str(json.load(answer)["version"])
+    except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ServerError(
+            f"{url} does not answer like a Triton server",
+            code="server_unreachable",
+            seen=str(error),
+            fix="give its HTTP address, http://HOST:8000, or the release: --target 26.08",
+        ) from None
+    release = release_from_triton_version(version)
+    if release is None:
+        raise UsageError(
+            f"the server at {url} is Triton {version}, which is no release in the table",
+            code="unknown_release",
+            seen=version,
+            valid=tuple(row["triton"] for row in releases().values() if row["triton"]),
+            fix="name the release: --target 26.08",
+        )
+    return release
+
+
+def check_target(target: ServingTarget, models: Sequence[PlannedModel]) -> None:
+    """Raises the first of `target_problems`."""
+    for problem in target_problems(target, models):
+        raise problem
+
+
+def target_problems(target: ServingTarget, models: Sequence[PlannedModel]) -> Iterator[GateError]:
+    """Every reason why a planned model would not load: target_gpu, target_backend, target_onnx,
+    target_tensorrt_unknown, target_tensorrt, target_hardware, target_stripped."""
+    for model in models:
+        yield from _backend_problems(target.target, model)
+        if model.backend == "onnxruntime":
+            yield from _onnx_problems(target.target, model)
+        if model.backend == "tensorrt":
+            yield from _gpu_problems(target, model)
+            yield from _tensorrt_problems(target, model)
+
+
+def _backend_problems(target: Target, model: PlannedModel) -> Iterator[GateError]:
+    known = target.backends
+    if known is not None and model.backend in NVIDIA_BACKENDS and model.backend not in known:
+        yield _refused(
+            model,
+            "target_backend",
+            f"{_image(target)} has no backend {model.backend!r}",
+            seen=model.backend,
+            valid=sorted(known),
+        )
+
+
+def _onnx_problems(target: Target, model: PlannedModel) -> Iterator[GateError]:
+    limits = None if target.onnxruntime is None else onnx_limits(target.onnxruntime)
+    if limits is None:
+        return
+    rows = (
+        ("IR version", model.ir_version, limits[0], "export with an older onnx, or onnx.version_converter"),
+        ("opset", model.opset, limits[1], f"opset: {min(limits[1], 20)} in the spec"),
+    )
+    for what, seen, newest, fix in rows:
+        if seen is not None and seen > newest:
+            yield _refused(
+                model,
+                "target_onnx",
+                f"ONNX Runtime {target.onnxruntime} of {_image(target)} loads no {what} above {newest}",
+                seen=f"{what} {seen}",
+                valid=(f"up to {newest}",),
+                fix=fix,
+            )
+
+
+def _gpu_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
+    row = releases().get(target.target.release or "")
+    least = row["min_compute_capability"] if row else ""
+    for capability in target.compute_capabilities:
+        if least and float(capability) < float(least):
+            yield _refused(
+                model,
+                "target_gpu",
+                f"{_image(target.target)} does not serve GPUs of compute capability {capability}",
+                seen=capability,
+                valid=(f"{least} and up",),
+            )
+
+
+def _tensorrt_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
+    if model.options.strip:
+        yield _refused(
+            model,
+            "target_stripped",
+            "Triton cannot serve a plan without its weights",
+            seen="strip: true",
+            fix="leave out strip",
+        )
+    runtime, built = target.target.tensorrt, model.tensorrt
+    if runtime is None and target.target.release is not None:
+        yield _refused(
+            model,
+            "target_tensorrt_unknown",
+            f"the TensorRT of {_image(target.target)} is not in the table, and a plan loads on its own version only",
+            fix='state it: target: {triton: "…", tensorrt: "10.16"}; in the image: dpkg -l libnvinfer10',
+        )
+    if runtime is not None and built is not None and not is_same_tensorrt(built, runtime):
+        compatible = takes_version_compatible(built, runtime)
+        if not (compatible and model.options.version_compatible):
+            yield _refused(
+                model,
+                "target_tensorrt",
+                f"a plan of TensorRT {built} does not load on TensorRT {runtime}",
+                seen=built,
+                valid=(runtime,),
+                fix=(
+                    "version_compatible: true, and serve with --backend-config=tensorrt,version-compatible=true; "
+                    f"or build with TensorRT {runtime}"
+                    if compatible
+                    else f"build with TensorRT {runtime}, in the target's image"
+                ),
+            )
+    for capability in target.compute_capabilities if model.compute_capability else ():
+        level = model.options.hardware_compatibility
+        if not takes_hardware(model.compute_capability or "", capability, level):
+            yield _refused(
+                model,
+                "target_hardware",
+                f"a plan for compute capability {model.compute_capability} does not load on {capability}",
+                seen=model.compute_capability,
+                valid=(capability,),
+                fix="build on the target's GPU, or hardware_compatibility: ampere_plus (8.0 and up)",
+            )
+
+
+def _image(target: Target) -> str:
+    return "the target" if target.release is None else f"Triton {target.release}-{target.image}"
+
+
+def _refused(
+    model: PlannedModel,
+    code: str,
+    message: str,
+    *,
+    seen: object = None,
+    valid: Sequence[object] = (),
+    fix: str | None = None,
+) -> GateError:
+    return GateError(
+        f"{model.model}: {message}", code=code, where=model.where, seen=seen, valid=valid, fix=fix
+    )

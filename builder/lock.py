@@ -12,6 +12,8 @@ from builder.digest import write_atomically
 from builder.errors import SpecError, Where
 
 _VERSION = 1
+# Written even when empty; variants and what is served only where there are variants.
+_ALWAYS = ("parameters", "tools", "dependencies", "key", "config", "files", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class LockedModel:
     config:       what config.pbtxt was rendered from (`spec`, `template`), as digests.
     files:        the model's directory: relative path → sha256.
     accuracy:     the worst deviation from the source.
+    variants:     name → what identified it (`parameters`, `tools`, `dependencies`, `key`) and its accuracy.
+    served:       the variant that is laid out; None without variants.
     """
 
     parameters: Mapping[str, Any]
@@ -34,6 +38,8 @@ class LockedModel:
     config: Mapping[str, str]
     files: Mapping[str, str]
     accuracy: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    served: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,11 @@ def _not_a_lock(path: Path, why: str) -> SpecError:
 def text_of_lock(lock: Lock) -> str:
     """The file's text: sorted keys, one value a line, so that a diff is readable."""
     models = {
-        name: {f: getattr(entry, f) for f in LockedModel.__dataclass_fields__}
+        name: {
+            f: getattr(entry, f)
+            for f in LockedModel.__dataclass_fields__
+            if getattr(entry, f) or f in _ALWAYS
+        }
         for name, entry in lock.models.items()
     }
     return (

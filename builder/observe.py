@@ -14,14 +14,16 @@ from builder.lock import Lock, LockedModel
 from builder.model_config import TEMPLATE, model_config_from_text
 from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
-from builder.plan import Observation, action_key, request_digest
+from builder.plan import Observation, VariantObservation, action_key, request_digest
 from builder.repository import model_files
-from builder.spec import ModelSpec, RepositorySpec, stated_tensors
+from builder.spec import ModelSpec, RepositorySpec, Variant, stated_tensors
 from builder.templates import template_files
 from builder.toolchain import Toolchain
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
+CONVERT_REVISION = 1
+_CALIBRATED = ("fp16", "int8", "fp8")  # fp16 looks at the same data for overflow
 # Sources that no tool changes.
 _TAKEN_OVER = ("onnx", "directory", "python", "steps")
 
@@ -69,7 +71,7 @@ def config_digests(
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     bounds = spec.accuracy.model_dump(exclude={"samples"})
     digests = {
-        "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json()]),
+        "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
         "template": total_digest(files),
         "accuracy": digest_of_value(bounds),
     }
@@ -79,6 +81,14 @@ def config_digests(
     if spec.source.steps is not None:
         digests["steps"] = digest_of_value([_tensors_of(repository / s.model) for s in spec.source.steps])
     return digests
+
+
+def _choice(spec: ModelSpec) -> list[Any]:
+    """What decides which variant is laid out; nothing without variants."""
+    if not spec.variants:
+        return []
+    bounds = {n: v.accuracy.model_dump(exclude={"samples"}) for n, v in spec.variants.items()}
+    return [list(spec.preference), spec.on_fail, bounds]
 
 
 def _tensors_of(model: Path) -> Any:
@@ -143,14 +153,97 @@ def _observe_model(
 ) -> Observation:
     parameters, tools = export_parameters(spec), export_tools(spec, toolchain)
     dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
+    cached_key = _cached_key(request_digest(parameters, tools), root, cache)
     return Observation(
         parameters=parameters,
         tools=tools,
         dependencies=dependencies,
-        cached_key=_cached_key(request_digest(parameters, tools), root, cache),
+        cached_key=cached_key,
+        variants=observe_variants(spec, locked, cached_key, root, cache, toolchain),
         config=config_digests(spec, root, repository, templates, cache),
         files=model_files(repository / spec.name, cache.stats),
     )
+
+
+def observe_variants(
+    spec: ModelSpec,
+    locked: LockedModel | None,
+    base_key: str | None,
+    root: Path,
+    cache: Cache,
+    toolchain: Toolchain,
+) -> dict[str, VariantObservation]:
+    """One VariantObservation a variant; base_key: the export's artifact as it is now, None when it must be made."""
+    return {
+        name: _observe_variant(spec, name, locked, base_key, root, cache, toolchain) for name in spec.variants
+    }
+
+
+def _observe_variant(
+    spec: ModelSpec,
+    name: str,
+    locked: LockedModel | None,
+    base_key: str | None,
+    root: Path,
+    cache: Cache,
+    toolchain: Toolchain,
+) -> VariantObservation:
+    parameters, tools = variant_parameters(spec, name), variant_tools(spec, name, toolchain)
+    was = None if locked is None else locked.variants.get(name)
+    dependencies = {} if was is None else {n: current_digest(n, root, cache) for n in was["dependencies"]}
+    if base_key is None or is_plain(spec.variants[name]):
+        cached = base_key
+    else:
+        cached = _cached_key(variant_request(base_key, parameters, tools), root, cache)
+    return VariantObservation(parameters, tools, dependencies, cached)
+
+
+def is_plain(variant: Variant) -> bool:
+    """Whether the variant is the export itself."""
+    return (variant.backend, variant.precision) == ("onnxruntime", "fp32")
+
+
+def variant_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What a variant depends on beside the export it is made from and the content of its calibration data."""
+    variant = spec.variants[name]
+    parameters: dict[str, Any] = {
+        "revision": CONVERT_REVISION,
+        "backend": variant.backend,
+        "precision": variant.precision,
+        "exclude": list(variant.exclude),
+        "keep_io": variant.keep_io,
+        "options": variant.options,
+        "calibration": spec.calibration if variant.precision in _CALIBRATED else None,
+    }
+    if variant.backend == "tensorrt":
+        config = spec.config.as_proto_json()
+        parameters["engine"] = variant.engine
+        parameters["max_batch_size"] = spec.max_batch_size
+        parameters["preferred_batch_size"] = config.get("dynamic_batching", {}).get(
+            "preferred_batch_size", []
+        )
+        parameters["dynamic_dims"] = {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
+    return parameters
+
+
+def variant_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
+    """Versions of what makes the variant; of an engine also the GPU's compute capability."""
+    variant = spec.variants[name]
+    tools: dict[str, str | None] = {}
+    if variant.precision != "fp32":
+        tools |= toolchain.fingerprint("onnx", "onnxruntime")
+    if variant.backend == "tensorrt":
+        from builder.compile.cuda import gpus
+
+        found, _ = gpus()
+        tools |= toolchain.fingerprint("tensorrt")
+        tools["compute_capability"] = found[0].compute_capability if found else None
+    return tools
+
+
+def variant_request(base_key: str, parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:
+    """Identity of a variant but for its calibration data's content."""
+    return digest_of_value({"action": "convert", "base": base_key, "parameters": parameters, "tools": tools})
 
 
 def _cached_key(request: str, root: Path, cache: Cache) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
 from builder.digest import digest_of_value
 from builder.lock import Lock, LockedModel
 
-ActionKind = Literal["export", "lay_out", "remove"]
+ActionKind = Literal["export", "convert", "lay_out", "remove"]
 
 
 class State(str, Enum):
@@ -32,6 +32,7 @@ class StaleReason(str, Enum):
     ACCURACY_BOUND_CHANGED = "accuracy_bound_changed"
     EXPORT_CHANGED = "export_changed"
     STEP_CHANGED = "step_changed"
+    CALIBRATION_CHANGED = "calibration_changed"
     MISSING_ARTIFACT = "missing_artifact"
     CORRUPT_ARTIFACT = "corrupt_artifact"
     REMOVED_FROM_SPEC = "removed_from_spec"
@@ -46,16 +47,28 @@ class Action:
     state: State
     reason: StaleReason | None = None
     detail: str = ""
+    variant: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
             "model": self.model,
+            **({} if self.variant is None else {"variant": self.variant}),
             "action": self.kind,
             "state": self.state.value,
             "reason": None if self.reason is None else self.reason.value,
             "detail": self.detail,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class VariantObservation:
+    """What is known of one variant before anything runs; the fields are those of Observation."""
+
+    parameters: Mapping[str, Any]
+    tools: Mapping[str, str | None]
+    dependencies: Mapping[str, str | None]
+    cached_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,7 @@ class Observation:
     cached_key: str | None
     config: Mapping[str, str]
     files: Mapping[str, str]
+    variants: Mapping[str, VariantObservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +103,9 @@ class BuildPlan:
         """Actions that are not up to date."""
         return tuple(a for a in self.actions if a.state is not State.UP_TO_DATE)
 
-    def of(self, model: str, kind: ActionKind) -> Action:
+    def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
         """One model's action."""
-        return next(a for a in self.actions if a.model == model and a.kind == kind)
+        return next(a for a in self.actions if a.model == model and a.kind == kind and a.variant == variant)
 
 
 def request_digest(parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:
@@ -108,8 +122,10 @@ def make_plan(observed: Mapping[str, Observation], lock: Lock) -> BuildPlan:
     """The plan for every model observed, and for those in the lock that the spec no longer has."""
     actions: list[Action] = []
     for model, seen in observed.items():
-        export = _export(model, seen, lock.models.get(model))
-        actions += [export, _lay_out(model, seen, lock.models.get(model), export)]
+        locked = lock.models.get(model)
+        export = _export(model, seen, locked)
+        converts = [_convert(model, name, variant, locked, export) for name, variant in seen.variants.items()]
+        actions += [export, *converts, _lay_out(model, seen, locked, [export, *converts])]
     gone = sorted(lock.models.keys() - observed.keys())
     actions += [Action(m, "remove", State.TO_RUN, StaleReason.REMOVED_FROM_SPEC) for m in gone]
     return BuildPlan(tuple(actions))
@@ -141,9 +157,43 @@ def _stale_export(seen: Observation, locked: LockedModel | None) -> tuple[StaleR
     return None
 
 
-def _lay_out(model: str, seen: Observation, locked: LockedModel | None, export: Action) -> Action:
-    if export.state is not State.UP_TO_DATE:
-        cause = StaleReason.NEW if export.reason is StaleReason.NEW else StaleReason.EXPORT_CHANGED
+def _convert(
+    model: str, name: str, seen: VariantObservation, locked: LockedModel | None, export: Action
+) -> Action:
+    stale = _stale_convert(name, seen, locked, export)
+    if stale is None:
+        return Action(model, "convert", State.UP_TO_DATE, variant=name)
+    reason, detail = stale
+    return Action(model, "convert", State.CACHED if seen.cached_key else State.TO_RUN, reason, detail, name)
+
+
+def _stale_convert(
+    name: str, seen: VariantObservation, locked: LockedModel | None, export: Action
+) -> tuple[StaleReason, str] | None:
+    was = None if locked is None else locked.variants.get(name)
+    if was is None:
+        return StaleReason.NEW, ""
+    if export.state is State.TO_RUN:
+        return StaleReason.EXPORT_CHANGED, ""
+    for field_name, reason in (
+        ("parameters", StaleReason.SPEC_CHANGED),
+        ("tools", StaleReason.TOOL_CHANGED),
+        ("dependencies", StaleReason.CALIBRATION_CHANGED),
+    ):
+        now, before = dict(getattr(seen, field_name)), dict(was[field_name])
+        if now != before:
+            return reason, _changes(before, now)
+    return None
+
+
+def _lay_out(model: str, seen: Observation, locked: LockedModel | None, before: Sequence[Action]) -> Action:
+    stale = [a for a in before if a.state is not State.UP_TO_DATE]
+    if stale:
+        cause = (
+            StaleReason.NEW
+            if stale[0].reason is StaleReason.NEW and locked is None
+            else StaleReason.EXPORT_CHANGED
+        )
         return Action(model, "lay_out", State.TO_RUN, cause)
     assert locked is not None
     sources: tuple[tuple[str, StaleReason], ...] = (

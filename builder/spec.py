@@ -131,6 +131,24 @@ class AccuracySpec(_Frozen):
     max_abs: float | None = Field(None, gt=0, description="largest absolute difference")
 
 
+class Variant(_Frozen):
+    """One way to run a model: a backend at a precision."""
+
+    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4"] = "fp32"
+    exclude: tuple[str, ...] = Field(
+        (), description="nodes that stay fp32: globs over node names and op types"
+    )
+    keep_io: bool = Field(True, description="fp16, bf16: inputs and outputs stay fp32")
+    options: dict[str, Any] = Field({}, description="of the conversion, by precision: see docs/precision.md")
+    engine: dict[str, Any] = Field(
+        {}, description="of TensorRT's builder: workspace_bytes, version_compatible, …"
+    )
+    accuracy: AccuracySpec = Field(
+        AccuracySpec(), description="bounds of this variant; default: by precision"
+    )
+
+
 class Target(_Frozen):
     """What the repository must load on."""
 
@@ -147,6 +165,20 @@ class ModelSpec(_Frozen):
     opset: int = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
     dynamic_dims: dict[str, DynamicDim] = Field({}, description="range of each named dynamic dimension")
     accuracy: AccuracySpec = AccuracySpec()
+    variants: dict[str, Variant] = Field(
+        {}, description="ways to run the model; all are built, one is served"
+    )
+    serve: str | tuple[str, ...] | None = Field(
+        None, description="the variant that is laid out, or a list in order of preference; default: the first"
+    )
+    on_fail: Literal["stop", "next"] = Field(
+        "stop",
+        description="when the accuracy gate refuses the variant to serve: stop, or take the next of `serve`",
+    )
+    calibration: str | None = Field(
+        None,
+        description="module:callable, .npz or directory with the inputs that int8 and fp8 are calibrated on",
+    )
     model_files: dict[str, str] = Field(
         {},
         description="files laid into the model's directory (labels, warm-up data): path in it → file",
@@ -160,6 +192,26 @@ class ModelSpec(_Frozen):
             if reason:
                 raise ValueError(f"no file can be laid at {name!r}: {reason}")
         return self
+
+    @model_validator(mode="after")
+    def _serves_a_variant(self) -> ModelSpec:
+        for name in self.preference:
+            if name not in self.variants:
+                guess = nearest(name, self.variants)
+                hint = (
+                    f"; did you mean {guess!r}?"
+                    if guess
+                    else f"; there are: {', '.join(self.variants) or 'none'}"
+                )
+                raise ValueError(f"serve names the variant {name!r}, which is not stated{hint}")
+        return self
+
+    @property
+    def preference(self) -> tuple[str, ...]:
+        """The variants to serve, best first; empty without variants."""
+        if self.serve is None:
+            return tuple(self.variants)[:1]
+        return (self.serve,) if isinstance(self.serve, str) else self.serve
 
     @property
     def max_batch_size(self) -> int | None:

@@ -47,7 +47,8 @@ def read_yaml(path: Path) -> YamlSource:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the spec: {error}", code="spec_unreadable", where=Where(path)) from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        # libyaml's parser, where PyYAML has it, reads ten times as fast.
+        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(

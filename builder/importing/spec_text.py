@@ -66,11 +66,11 @@ def _alike(left: Any, right: Any) -> bool:
 
 
 def _check(text: str) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "models.yaml"
-        path.write_text(text, encoding="utf-8")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
         try:
-            load_spec(path)
+            load_spec(Path(file.name))
         except SpecError as error:
             raise SpecError(
                 error.message, code=error.code, seen=error.seen, valid=error.valid, fix=error.fix

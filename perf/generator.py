@@ -11,12 +11,13 @@ from builder.errors import UsageError
 from perf.record import RequestRecords
 from perf.runs.closed import ClosedRun
 from perf.runs.open import OpenRun
-from perf.runs.run import ClientOptions, Plan, Progress
+from perf.runs.run import ClientOptions, Plan, Progress, SequenceOptions
+from perf.runs.sequence import SequenceRun
 from perf.schedule import Closed, Load, Replay
 from perf.wire.payload import InferPayload
 from perf.wire.target import Target
 
-__all__ = ["ClientOptions", "Progress", "generate"]
+__all__ = ["ClientOptions", "Progress", "SequenceOptions", "generate"]
 
 
 def generate(
@@ -48,6 +49,12 @@ def generate(
     if duration_s is None and requests is None and not isinstance(load, Replay):
         raise UsageError("the load needs a duration or a number of requests", code="bad_load")
     options = options or ClientOptions()
+    if options.sequences is not None and not isinstance(load, Closed):
+        raise UsageError(
+            "sequences need a closed loop: a request waits for the answer to the one before",
+            code="bad_load",
+            fix="--sequences N instead of --request-rate or --replay",
+        )
     plan = Plan(load, warmup_s, duration_s, requests, seed)
     if options.processes > 1:
         from perf.processes import run_in_processes
@@ -86,9 +93,8 @@ def run_plan(
     """
     import uvloop
 
-    run = (ClosedRun if isinstance(plan.load, Closed) else OpenRun)(
-        target, payloads, plan, options, on_progress
-    )
+    kind = SequenceRun if options.sequences else ClosedRun if isinstance(plan.load, Closed) else OpenRun
+    run = kind(target, payloads, plan, options, on_progress)
     run.at_measure_start, run.before_start = at_measure_start, before_start
     run.interrupt_pipe = interrupt_pipe
     loop = uvloop.new_event_loop()

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from builder.errors import ServerError
+from builder.errors import ServerError, UsageError
 from perf.answers import AnswerChecks, Validation
+from perf.distribution import Distribution
 from perf.record import OK, RecordHeader, RequestRecords, records_from_columns
 from perf.schedule import NS_PER_S, Closed, Load, Open, Replay, intended_send_times_ns, load_as_dict
 from perf.wire.payload import InferPayload
@@ -29,6 +30,25 @@ NEVER_NS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceOptions:
+    """Sequences of requests under one correlation id; a closed loop keeps `concurrency` of them going.
+
+    length:   requests in a sequence; None: as many as its stream has.
+    streams:  places in the pool of payloads, in order; each sequence plays one of them (again from its start
+              where it is longer). Empty: sequences take payloads as they come.
+    text_ids: correlation ids are strings.
+    """
+
+    length: Distribution | None = None
+    streams: tuple[tuple[int, ...], ...] = ()
+    text_ids: bool = False
+
+    def __post_init__(self) -> None:
+        if self.length is None and not self.streams:
+            raise UsageError("sequences need a length", code="bad_sequence", fix="--sequence-length 20")
+
+
+@dataclass(frozen=True, slots=True)
 class ClientOptions:
     """How the client behaves, whatever the load.
 
@@ -37,6 +57,7 @@ class ClientOptions:
     max_connections: the most connections at once.
     validation:      check answers against the payloads' expected outputs; None checks nothing.
     processes:       client processes that share the load, for when one core is not enough.
+    sequences:       the requests are those of sequences; a closed loop's only.
     """
 
     timeout_s: float = 30.0
@@ -44,6 +65,7 @@ class ClientOptions:
     max_connections: int = 1024
     validation: Validation | None = None
     processes: int = 1
+    sequences: SequenceOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

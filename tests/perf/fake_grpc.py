@@ -28,6 +28,7 @@ class GrpcServer:
     delay_s: float = 0.0
     metadata: list[dict[str, Any]] = field(default_factory=list)
     last: Any = None
+    parameters: list[dict[str, Any]] = field(default_factory=list)
     server: Any = None
 
     def infer(self, request: Any, context: Any) -> Any:
@@ -37,6 +38,9 @@ class GrpcServer:
         self.requests += 1
         number = self.requests
         self.last = request
+        self.parameters.append(
+            {name: getattr(p, p.WhichOneof("parameter_choice")) for name, p in request.parameters.items()}
+        )
         self.metadata.append(dict(context.invocation_metadata()))
         if self.delay_s:
             time.sleep(self.delay_s)

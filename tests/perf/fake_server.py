@@ -63,6 +63,7 @@ class FakeServer:
     request_times_s: list[float] = field(default_factory=list)
     last_head: str = ""
     last_header: dict[str, Any] = field(default_factory=dict)
+    parameters: list[dict[str, Any]] = field(default_factory=list)
     batch_counts: dict[int, int] = field(default_factory=dict)
     compute_ns: int = 0
     ssl: Any = None
@@ -158,6 +159,7 @@ class FakeServer:
         length = int(fields["inference-header-content-length"])
         header = json.loads(body[:length])
         self.last_header = header
+        self.parameters.append(header.get("parameters", {}))
         shape = header["inputs"][0]["shape"]
         x = np.frombuffer(body[length:], "<f4").reshape(shape)
         y = 2 * x + (1 if wrong else 0)

@@ -56,7 +56,8 @@ def content_of(
     parts |= {f"the files of {name}": digest_of_tree(path) for name, path in directories.items() if name}
     parts |= {VARIANT_FILES + name: digest_of_tree(Path(path)) for name, path in spec.variants.items()}
     settings = spec.model_dump(
-        mode="json", include={"batch_size", "duration_s", "warmup_s", "max_wrong", "rtol", "atol"}
+        mode="json",
+        include={"batch_size", "duration_s", "warmup_s", "slo_p99_ms", "max_wrong", "rtol", "atol"},
     )
     beside = {str(directories.get(name, name)): count for name, count in spec.beside.items()}
     return Content(

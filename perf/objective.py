@@ -45,6 +45,10 @@ def _inferences_per_joule(spec: SweepSpec, result: TrialResult) -> float | None:
     return inferences / result.energy_j if inferences else None
 
 
+def _rate_at_slo(spec: SweepSpec, result: TrialResult) -> float | None:
+    return None if result.slo is None else result.slo.get("rate_per_s")
+
+
 OBJECTIVES: Mapping[str, ObjectiveRow] = {
     "throughput": ObjectiveRow(_throughput, "throughput"),
     "p50": ObjectiveRow(_speed_at("p50"), "speed at p50"),
@@ -52,9 +56,5 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = {
     "p99": ObjectiveRow(_speed_at("p99"), "speed at p99"),
     "cost": ObjectiveRow(_inferences_per_dollar, "inferences per dollar"),
     "energy": ObjectiveRow(_inferences_per_joule, "inferences per joule"),
+    "rate": ObjectiveRow(_rate_at_slo, "request rate"),
 }
-
-
-def dollars_per_million(dollars_per_hour: float, inferences_per_s: float) -> float:
-    """What a million inferences cost on a server that does nothing else."""
-    return dollars_per_hour / 3600 / inferences_per_s * MILLION

@@ -18,13 +18,14 @@ from perf import config_path
 
 Placement = Literal["auto", "side_by_side", "in_place"]
 MOST_ARMS = 200
-Objective = Literal["throughput", "p50", "p90", "p99", "cost", "energy"]
+Objective = Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
 Search = Literal["auto", "grid", "optuna", "random"]
 CLIENT_BATCH = "client.batch_size"
 """The one path of a space that is the client's, not the model config's."""
 DEFAULT_ROUNDS = 4
 MOST_ROUNDS = 30
 TRIAL_OVERHEAD_S = 0.08
+PROBES_A_SEARCH = 10
 LOAD_ARM_S = 2.0
 END_S = 2.0  # kept back from the budget: unloading or stopping, and the report
 
@@ -45,8 +46,10 @@ class SweepSpec(BaseModel):
     duration_s, warmup_s: of each measurement.
     budget_s:      wall-clock time for all of it, reloads included.
     objective:     throughput (most inferences per second at one load point), p50, p90 or p99 (least, at
-                   `at`), cost (least per inference, from dollars_per_hour), energy (least per inference).
+                   `at`), cost (least per inference, from dollars_per_hour), energy (least per inference), rate
+                   (the highest request rate of an open loop that keeps slo_p99_ms; there are no load points).
     at:            load point of a latency objective; default: the largest.
+    slo_p99_ms:    limit of the objective rate, which it stands for when no other is named.
     dollars_per_hour: price of the server.
     max_p99_ms:    an arm whose p99 is above at a load point does not count there.
     max_failures:  share of failed requests above which an arm does not count.
@@ -75,6 +78,7 @@ class SweepSpec(BaseModel):
     budget_s: float | None = Field(default=None, gt=0)
     objective: Objective = "throughput"
     at: int | None = None
+    slo_p99_ms: float | None = Field(default=None, gt=0)
     dollars_per_hour: float | None = Field(default=None, gt=0)
     max_p99_ms: float | None = Field(default=None, gt=0)
     max_failures: float = Field(default=0.01, ge=0, le=1)
@@ -122,6 +126,10 @@ class SweepSpec(BaseModel):
         """The load points at which arms may be compared."""
         return (self.objective_at,) if self.objective.startswith("p") else self.concurrency
 
+    def where_words(self, point: int) -> str:
+        """`at concurrency 8`, or for the objective rate the limit that is kept."""
+        return f"at concurrency {point}" if self.slo_p99_ms is None else f"at p99 ≤ {self.slo_p99_ms:g} ms"
+
     @property
     def target(self) -> str:
         """The model that gets the load."""
@@ -140,6 +148,8 @@ class SweepSpec(BaseModel):
 
 def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> SweepSpec:
     """Plain data → SweepSpec; SpecError names the key and the nearest valid one."""
+    if data.get("slo_p99_ms") is not None:
+        data = {"objective": "rate", **data, "concurrency": [1]}
     try:
         spec = SweepSpec.model_validate(dict(data))
     except ValidationError as error:
@@ -160,6 +170,14 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
             code="missing_key",
             where=where,
             fix="--dollars-per-hour 2.50",
+        )
+    if (spec.objective == "rate") != (spec.slo_p99_ms is not None):
+        raise SpecError(
+            "the objective rate and slo_p99_ms belong together",
+            code="bad_value",
+            where=where,
+            seen=spec.objective,
+            fix="--slo-p99 20ms without --objective",
         )
     for path, values in spec.space.items():
         if path == CLIENT_BATCH:
@@ -421,7 +439,8 @@ def _shuffled(arms: Sequence[Arm], shuffle: random.Random, placement: Placement)
 
 def trial_cost_s(spec: SweepSpec) -> float:
     """What one trial takes, before any was measured."""
-    return spec.warmup_s + spec.duration_s + TRIAL_OVERHEAD_S
+    one_s = spec.warmup_s + spec.duration_s + TRIAL_OVERHEAD_S
+    return one_s if spec.slo_p99_ms is None else PROBES_A_SEARCH * one_s
 
 
 def round_cost_s(spec: SweepSpec, arms: int, placement: Placement, trial_s: float | None = None) -> float:

@@ -379,7 +379,8 @@ class _Sweep:
         return sum(took) / len(took) if took else trial_cost_s(self.spec)
 
     def _trial(self, trial: Trial, arm: Arm, expected: int) -> None:
-        self._say(f"round {trial.round + 1}, concurrency {trial.concurrency}: {arm.label}", expected)
+        where = self.spec.where_words(trial.concurrency).removeprefix("at ")
+        self._say(f"round {trial.round + 1}, {where}: {arm.label}", expected)
         begun_s = time.monotonic()
         if self.beside is not None:
             self.beside.ensure(self.stage.url)
@@ -405,6 +406,11 @@ class _Sweep:
         self._add(replace(result, took_s=time.monotonic() - begun_s, key=key))
         if result.interrupted:
             self._interrupt()
+
+    def _known_rate(self, arm: Arm) -> float | None:
+        """Of the objective rate: what this arm's last search found."""
+        rates = [r.slo.get("rate_per_s") for r in self.results if r.slo and r.trial.arm_id == arm.id]
+        return rates[-1] if rates else None
 
     def _after_refusal(self, arm: Arm, error: TrialError) -> None:
         """An arm that Triton refuses once is out; the others go on."""

@@ -12,9 +12,10 @@ from perf.answers import Validation
 from perf.counters import ServerCounters, counters_between
 from perf.generator import ClientOptions, generate
 from perf.record import RequestRecords
-from perf.schedule import Closed
+from perf.schedule import Closed, Load, Open
 from perf.server import control
 from perf.server.consumption import energy_j, server_memory_bytes
+from perf.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
 from perf.stats import Summary, summarise, summary_from_dict
 from perf.sweep import Arm, SweepSpec, Trial
 from perf.wire.http import HttpTarget
@@ -23,6 +24,8 @@ from perf.wire.payload import InferPayload
 # A server that stands still must not cost a sweep more than this a trial.
 REQUEST_TIMEOUT_S = 10.0
 CHECK_EVERY = 20
+START_CONCURRENCY = 16
+START_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class TrialResult:
     others: counters of the other models at work: an ensemble's composing models, models under load beside.
     memory_bytes: of the server's process and the arm's instances, after the load; None where not seen.
     energy_j: of all GPUs during warm-up and measurement; None without GPU metrics.
+    slo:    of the objective rate, the search as perf.slo.SloResult.as_dict gives it; summary is then of the
+            highest rate that kept the limit.
     key:    what it was measured on, see perf.content; empty when that is not known.
     """
 
@@ -47,6 +52,7 @@ class TrialResult:
     others: Mapping[str, ServerCounters] = field(default_factory=dict)
     memory_bytes: int | None = None
     energy_j: float | None = None
+    slo: Mapping[str, Any] | None = None
     key: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,6 +70,7 @@ class TrialResult:
             "others": {name: counters.as_dict() for name, counters in self.others.items()},
             "memory_bytes": self.memory_bytes,
             "energy_j": self.energy_j,
+            "slo": None if self.slo is None else dict(self.slo),
             "key": self.key,
         }
 
@@ -80,6 +87,7 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
         others={name: _counters_from_dict(c) for name, c in data.get("others", {}).items()},
         memory_bytes=data.get("memory_bytes"),
         energy_j=data.get("energy_j"),
+        slo=data.get("slo"),
         key=data.get("key", ""),
     )
 
@@ -142,26 +150,23 @@ def measure(
     spec: SweepSpec,
     payloads: Sequence[InferPayload],
     on_records: Callable[[RequestRecords], None] | None = None,
+    known_per_s: float | None = None,
 ) -> TrialResult:
     """The result of one load on a loaded model; `took_s` and `key` are the caller's.
 
     Counters, memory and energy are those of warm-up and measurement together. Answers are checked when the
-    payloads hold expected ones. Raises ServerError when the server does not answer.
+    payloads hold expected ones. known_per_s: of the objective rate, what an earlier round found.
+    Raises ServerError when the server does not answer.
     """
     url, watched = subject.http_url, (subject.model, *subject.others)
     named = [replace(payload, model=subject.target) for payload in payloads]
     before = {name: control.model_statistics(url, name) for name in watched}
     energy_before = energy_j(subject.metrics_url)
-    checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
-    records = generate(
-        HttpTarget(url),
-        Closed(trial.concurrency),
-        named,
-        warmup_s=spec.warmup_s,
-        duration_s=spec.duration_s,
-        seed=spec.seed + trial.number,
-        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks),
-    )
+    found: SloResult | None = None
+    if spec.slo_p99_ms is None:
+        records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s)
+    else:
+        records, found = _search_rate(subject, trial, spec, named, known_per_s)
     if on_records is not None:
         on_records(records)
     energy_after = energy_j(subject.metrics_url)
@@ -176,8 +181,64 @@ def measure(
         interrupted=records.header.interrupted,
         others={name: c for name in subject.others if (c := counters[name]) is not None},
         memory_bytes=memory_bytes,
+        slo=None if found is None else found.as_dict(),
         energy_j=None if energy_before is None or energy_after is None else energy_after - energy_before,
     )
+
+
+def _load(
+    subject: Subject,
+    load: Load,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    duration_s: float,
+) -> RequestRecords:
+    checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
+    return generate(
+        HttpTarget(subject.http_url),
+        load,
+        payloads,
+        warmup_s=spec.warmup_s,
+        duration_s=duration_s,
+        seed=spec.seed + trial.number,
+        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks),
+    )
+
+
+def _search_rate(
+    subject: Subject,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    known_per_s: float | None,
+) -> tuple[RequestRecords, SloResult]:
+    """The search of perf.slo with Poisson arrivals, begun at half of what a closed loop gets done."""
+    limit_ms = spec.slo_p99_ms
+    assert limit_ms is not None
+    start_per_s = known_per_s
+    if start_per_s is None:
+        closed = _load(subject, Closed(START_CONCURRENCY), trial, spec, payloads, START_S)
+        start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
+    kept: dict[float, RequestRecords] = {}
+    interrupted = False
+
+    def probe(rate_per_s: float) -> Probe | None:
+        nonlocal interrupted
+        if interrupted:
+            return None
+        load = Open(rate_per_s, "poisson", spec.seed + trial.number)
+        duration_s = probe_duration_s(rate_per_s, spec.duration_s)
+        kept[rate_per_s] = records = _load(subject, load, trial, spec, payloads, duration_s)
+        interrupted = records.header.interrupted
+        return None if interrupted else probe_from_summary(rate_per_s, summarise(records), limit_ms)
+
+    found = find_rate(probe, limit_ms, start_per_s, known_per_s)
+    best = found.rate_per_s
+    records = kept[best] if best in kept else kept[min(kept)]
+    if interrupted:
+        records = next(reversed(kept.values()))
+    return records, found
 
 
 def failed(trial: Trial, error: TritonsmithError | str, took_s: float) -> TrialResult:

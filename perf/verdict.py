@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from perf.constraints import CellFacts, meets, nearest_miss
-from perf.objective import OBJECTIVES
+from perf.objective import MILLION, OBJECTIVES
 from perf.search import Values, values_table
 from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
 from perf.sweep import Arm, SweepSpec
@@ -88,6 +88,8 @@ def decide(
         (arm.id, point): meets(spec, facts.get((arm.id, point))) for arm in arms for point in spec.concurrency
     }
     if not values:
+        if spec.slo_p99_ms is not None and facts:
+            return _no_rate(spec, arms, facts)
         return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
     point = _load_point(spec, arms, values, fits)
     if point is None:
@@ -197,7 +199,7 @@ def _sentence(
     resolution: float | None,
 ) -> str:
     what = OBJECTIVES[spec.objective].words
-    where = f"at concurrency {point}"
+    where = spec.where_words(point)
     if arm is None or ratio is None or ratio.value is None:
         return f"Keep the current config: no other arm meets the constraints {where}."
     numbers = f"{ratio.value:.2f}× the current config's {what} {where}"
@@ -223,8 +225,39 @@ def _nothing_fits(
     arm_id, point, missed = nearest
     limits = " and ".join(f"{miss.name} ≤ {miss.limit_text}" for miss in missed)
     by = " and ".join(map(str, missed))
-    text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} at concurrency {point} with {by}."
+    text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} {spec.where_words(point)} with {by}."
     return Verdict("nothing_fits", arm_id, point, None, None, text)
+
+
+def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int) -> list[str]:
+    """Dollars for a million inferences of the current config and of the cheapest arm at the load point."""
+    if spec.objective != "cost":
+        return []
+    effect = fit_rounds(values_table(arms, values, point)).effect
+    dollars = {
+        arm.label: MILLION / math.exp(value)
+        for arm, value in zip(arms, effect, strict=True)
+        if not math.isnan(value) and arm.id != "arm01"
+    }
+    told = sorted(dollars.items(), key=lambda item: item[1])[:3]
+    texts = [f"{label} ${cost:.4g}" for label, cost in told]
+    return [f"A million inferences at ${spec.dollars_per_hour:g} an hour cost: {'; '.join(texts)}."]
+
+
+def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]) -> Verdict:
+    """Not one arm kept the limit at any request rate."""
+    assert spec.slo_p99_ms is not None
+    labels = {arm.id: arm.label for arm in arms}
+    known = {cell[0]: fact.p99_ms for cell, fact in facts.items() if fact.p99_ms is not None}
+    if not known:
+        return Verdict("nothing_fits", None, None, None, None, "Nothing answered at any request rate.")
+    arm_id = min(known, key=lambda arm: known[arm])
+    above = known[arm_id] / spec.slo_p99_ms - 1
+    text = (
+        f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
+        f"with {known[arm_id]:.1f} ms, {above:.0%} above."
+    )
+    return Verdict("nothing_fits", arm_id, None, None, None, text)
 
 
 def _notes(
@@ -238,15 +271,16 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if not any(fits[arms[i].id, point] for i in baselines):
-        notes.append(f"The current config itself misses the constraints at concurrency {point}.")
+        notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
     out = [arm.label for arm in arms if not arm.baseline and not fits[arm.id, point]]
     if out:
-        notes.append(f"Outside the constraints at concurrency {point}: {'; '.join(out)}.")
+        notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:
         notes.append(
             f"Two identical configs differed by {resolution:.0%}: the machine is too noisy for more. "
             "More rounds or a quiet machine help."
         )
+    notes += _cost_notes(spec, arms, values, point)
     rounds = {key[2] for key in values}
     if len(rounds) < 3:
         notes.append(

@@ -101,6 +101,13 @@ def sweep(
         Optional[int],  # noqa: UP045
         typer.Option(help="Load point of a latency objective.  [default: the largest]", show_default=False),
     ] = None,
+    slo_p99: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Find each arm's highest request rate with p99 within this (20ms), instead of --concurrency.",
+            show_default=False,
+        ),
+    ] = None,
     dollars_per_hour: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="Price of the server, for --objective cost.", show_default=False),
@@ -233,6 +240,7 @@ def sweep(
         "budget_s": None if budget is None else seconds_from_text(budget),
         "objective": None if objective is None else objective.value,
         "at": at,
+        "slo_p99_ms": None if slo_p99 is None else seconds_from_text(slo_p99) * 1000,
         "dollars_per_hour": dollars_per_hour,
         "max_p99_ms": None if max_p99 is None else seconds_from_text(max_p99) * 1000,
         "max_memory_mib": max_memory,

@@ -1,0 +1,197 @@
+"""A measurement at any request rate → the highest rate at which p99 stays within a limit, safe against noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perf.stats import Summary
+
+GROW = 1.6
+TOLERANCE = 0.05
+MOST_PROBES = 40
+LEAST_REQUESTS = 400
+"""What p99 needs for an interval (perf.stats.intervals.requests_for_quantile says 368)."""
+LONGEST_PROBE_S = 20.0
+MOST_FAILED_SHARE = 0.01
+LEAST_ANSWERED_SHARE = 0.9
+
+Outcome = Literal["met", "missed", "client"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One measurement at one rate.
+
+    outcome: `client` when the client could not send at this rate, which says nothing of the server.
+    clear:   the interval of p99 lies on one side of the limit, or the server fell behind.
+    """
+
+    rate_per_s: float
+    outcome: Outcome
+    clear: bool
+    p99_ms: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SloResult:
+    """What the search found.
+
+    rate_per_s:   the highest rate that met the limit and was confirmed; None when none did.
+    missed_per_s: the lowest rate above it that did not; None when the client was the limit.
+    limited_by:   `server`, or `client` when it could send no more: the server may take more.
+    """
+
+    limit_ms: float
+    rate_per_s: float | None
+    missed_per_s: float | None
+    limited_by: Literal["server", "client"]
+    probes: tuple[Probe, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The finding for people."""
+        limit = f"p99 ≤ {self.limit_ms:g} ms"
+        if self.rate_per_s is None:
+            known = [probe for probe in self.probes if probe.p99_ms is not None]
+            if not known:
+                return f"No request rate keeps {limit}: no request was answered."
+            nearest = min(known, key=lambda probe: probe.p99_ms or math.inf)
+            above = (nearest.p99_ms or 0.0) / self.limit_ms - 1
+            shown = f"{nearest.rate_per_s:.3g}/s has {nearest.p99_ms:.1f} ms"
+            return f"No request rate keeps {limit}: the nearest, {shown}, {above:.0%} above."
+        text = f"{self.rate_per_s:,.4g} requests/s keep {limit}"
+        if self.missed_per_s is None and self.limited_by == "server":
+            return f"{text}; no higher rate was tried."
+        if self.limited_by == "client":
+            return f"{text}; the client could send no more, the server may take more."
+        return f"{text}; {self.missed_per_s:,.4g}/s do not."
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "limit_ms": self.limit_ms,
+            "rate_per_s": self.rate_per_s,
+            "missed_per_s": self.missed_per_s,
+            "limited_by": self.limited_by,
+            "sentence": self.sentence,
+            "probes": [
+                {
+                    "rate_per_s": p.rate_per_s,
+                    "outcome": p.outcome,
+                    "clear": p.clear,
+                    "p99_ms": p.p99_ms,
+                    "why": p.why,
+                }
+                for p in self.probes
+            ],
+        }
+
+
+def probe_from_summary(rate_per_s: float, summary: Summary, limit_ms: float) -> Probe:
+    """An open-loop summary → on which side of the limit the rate is."""
+    p99 = summary.latency_ns["p99"]
+    p99_ms = None if p99.value is None else p99.value / 1e6
+
+    def probe(outcome: Outcome, clear: bool, why: str) -> Probe:
+        return Probe(rate_per_s, outcome, clear, p99_ms, why)
+
+    failed = sum(summary.failures.values())
+    if failed > MOST_FAILED_SHARE * max(1, summary.requests):
+        return probe("missed", True, f"{failed} of {summary.requests} requests failed")
+    if p99_ms is None:
+        return probe("missed", False, "no request was answered")
+    if summary.sent_per_s < LEAST_ANSWERED_SHARE * summary.scheduled_per_s:
+        return probe("client", True, f"only {summary.sent_per_s:.0f}/s were sent")
+    if p99.interval is None:
+        return probe("met" if p99_ms <= limit_ms else "missed", False, p99.why or "")
+    low_ms, high_ms = p99.interval.low / 1e6, p99.interval.high / 1e6
+    why = f"p99 {p99_ms:.2f} ms ({low_ms:.2f} to {high_ms:.2f})"
+    if p99_ms <= limit_ms:
+        return probe("met", high_ms <= limit_ms, why)
+    return probe("missed", low_ms > limit_ms, why)
+
+
+def probe_duration_s(rate_per_s: float, least_s: float) -> float:
+    """Long enough for a p99 with an interval, within reason."""
+    return max(least_s, min(LONGEST_PROBE_S, LEAST_REQUESTS / rate_per_s))
+
+
+class _Interrupted(Exception):
+    """The search is to end with what it has."""
+
+
+def find_rate(
+    measure: Callable[[float], Probe | None],
+    limit_ms: float,
+    start_per_s: float,
+    known_per_s: float | None = None,
+) -> SloResult:
+    """Bracket, bisect to 5 %, confirm.
+
+    measure:     one probe at this rate; None ends the search with what is known (Ctrl-C, a spent budget).
+    known_per_s: an earlier answer, beside which the search begins.
+
+    A rate is decided by one clear pass, else by two probes that agree out of at most three: one stall of the
+    machine makes one probe miss, rarely two. The answer itself must pass twice; where it does not, the next
+    lower rate has to.
+    """
+    probes: list[Probe] = []
+    not_sent: set[float] = set()
+
+    def once(rate: float) -> Probe:
+        found = measure(rate) if len(probes) < MOST_PROBES else None
+        if found is None:
+            raise _Interrupted
+        probes.append(found)
+        return found
+
+    def meets(rate: float, confirm: bool = False) -> bool:
+        votes = {"met": 0, "missed": 0}
+        for _ in range(3):
+            found = once(rate)
+            if found.outcome == "client":
+                not_sent.add(rate)
+                return False
+            if found.outcome == "met" and found.clear and not confirm and not votes["missed"]:
+                return True
+            votes[found.outcome] += 1
+            if max(votes.values()) == 2:
+                break
+        return votes["met"] >= 2
+
+    low: float | None = None
+    high: float | None = None
+    confirmed: float | None = None
+    try:
+        rate = known_per_s * 0.97 if known_per_s else start_per_s
+        step = 1.12 if known_per_s else GROW
+        while low is None or high is None:
+            if meets(rate):
+                low, rate = rate, rate * step
+            else:
+                high, rate = rate, rate / (step if known_per_s else 2.0)
+            step = GROW if step == GROW else step**2
+            if low is None and rate < LEAST_REQUESTS / LONGEST_PROBE_S / 40:
+                raise _Interrupted
+        while high / low > 1 + TOLERANCE:
+            middle = math.sqrt(low * high)
+            if meets(middle):
+                low = middle
+            else:
+                high = middle
+        while not meets(low, confirm=True):
+            high, low = low, low / (1 + TOLERANCE)
+        confirmed = low
+    except _Interrupted:
+        confirmed = low
+    return SloResult(
+        limit_ms,
+        confirmed,
+        None if high in not_sent else high,
+        "client" if high in not_sent else "server",
+        tuple(probes),
+    )

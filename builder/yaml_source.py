@@ -48,7 +48,9 @@ def read_yaml(path: Path) -> YamlSource:
         raise SpecError(f"cannot read the spec: {error}", code="spec_unreadable", where=Where(path)) from None
     try:
         # libyaml's parser, where PyYAML has it, reads ten times as fast.
-        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        _refuse_deep(text, loader, path)
+        node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(
@@ -63,12 +65,26 @@ def read_yaml(path: Path) -> YamlSource:
     return YamlSource(path, data, lines)
 
 
+def _refuse_deep(text: str, loader: Any, path: Path) -> None:
+    """SpecError for deep nesting, told from the flat stream of events: composing recurses, in C without a limit."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise _too_deep(Where(path, event.start_mark.line + 1 if event.start_mark else None))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _too_deep(where: Where) -> SpecError:
+    return SpecError(f"nested deeper than {_MAX_DEPTH} levels", code="yaml_depth", where=where)
+
+
 def _plain(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
-    if len(at) > _MAX_DEPTH:
-        raise SpecError(
-            f"nested deeper than {_MAX_DEPTH} levels", code="yaml_depth", where=Where(path, lines[at])
-        )
+    if len(at) > _MAX_DEPTH:  # an alias inside what it names
+        raise _too_deep(Where(path, lines[at]))
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, at, lines, path)
     if isinstance(node, yaml.SequenceNode):

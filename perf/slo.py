@@ -107,7 +107,7 @@ def probe_from_summary(rate_per_s: float, summary: Summary, limit_ms: float) -> 
     if summary.sent_per_s < LEAST_ANSWERED_SHARE * summary.scheduled_per_s:
         return probe("client", True, f"only {summary.sent_per_s:.0f}/s were sent")
     if p99.interval is None:
-        return probe("met" if p99_ms <= limit_ms else "missed", False, p99.why or "")
+        return probe("met" if p99_ms <= limit_ms else "missed", False, f"p99 {p99_ms:.2f} ms ({p99.why})")
     low_ms, high_ms = p99.interval.low / 1e6, p99.interval.high / 1e6
     why = f"p99 {p99_ms:.2f} ms ({low_ms:.2f} to {high_ms:.2f})"
     if p99_ms <= limit_ms:

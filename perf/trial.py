@@ -222,12 +222,14 @@ def _search_rate(
         start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
     kept: dict[float, RequestRecords] = {}
     interrupted = False
+    probes = 0
 
     def probe(rate_per_s: float) -> Probe | None:
-        nonlocal interrupted
+        nonlocal interrupted, probes
         if interrupted:
             return None
-        load = Open(rate_per_s, "poisson", spec.seed + trial.number)
+        probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
+        load = Open(rate_per_s, "poisson", spec.seed + 100 * trial.number + probes)
         duration_s = probe_duration_s(rate_per_s, spec.duration_s)
         kept[rate_per_s] = records = _load(subject, load, trial, spec, payloads, duration_s)
         interrupted = records.header.interrupted

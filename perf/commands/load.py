@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -64,6 +65,13 @@ def load(
         typer.Option(help="Open loop: a file of send times in seconds, one a line.", show_default=False),
     ] = None,
     ramp: Annotated[str, typer.Option(help="Time over which the load climbs (2s).")] = "0s",
+    slo_p99: Annotated[
+        str,
+        typer.Option(
+            "--slo-p99",
+            help="Find the highest request rate with p99 within this (20ms); --duration is then the least a probe.",
+        ),
+    ] = "",
     duration: Annotated[str, typer.Option(help="Measured time (500ms, 5s, 2m).")] = "5s",
     requests: Annotated[
         Optional[int],  # noqa: UP045
@@ -123,10 +131,11 @@ def load(
 ) -> None:
     """Load-test one model: closed loop (--concurrency) or open loop (--request-rate), over the raw wire.
 
-    Exit code 1 when a request failed or was answered wrongly.
+    Exit code 1 when a request failed or was answered wrongly; 4 when no request rate keeps --slo-p99.
 
     Examples: tritonsmith load http://127.0.0.1:8000 -m minilm -c 16 --shape input_ids:16..128
               tritonsmith load model_repository/ --request-rate 200 --arrival poisson --duration 10s
+              tritonsmith load model_repository/ -m minilm --slo-p99 20ms --duration 2s
     """
     from perf.data import DataOptions
     from perf.load import LoadTest
@@ -157,7 +166,57 @@ def load(
         timeout_s=seconds_from_text(timeout),
         processes=processes,
     )
+    if slo_p99:
+        given = [concurrency, request_rate, replay, requests]
+        raise typer.Exit(
+            run_search(target, test, seconds_from_text(slo_p99) * 1000, given, output, format.value)
+        )
     raise typer.Exit(run(target, test, output, format.value))
+
+
+def run_search(
+    target: str,
+    test: LoadTest,
+    limit_ms: float,
+    given: Sequence[object],
+    output: Path | None,
+    format_: str,
+) -> int:
+    """Find the highest rate that keeps the limit, say it and its test; the exit code."""
+    from builder.console import emit_json, emit_text, note
+    from builder.errors import GateError, UsageError
+    from perf.load import server_at
+    from perf.load_rate import find_load_rate
+    from perf.load_text import result_as_dict, text_of_result
+    from perf.record import save_records
+    from perf.schedule import Open
+
+    if any(value is not None for value in given):
+        raise UsageError(
+            "--slo-p99 finds the request rate itself",
+            code="two_loads",
+            fix="leave out --concurrency, --request-rate, --replay and --requests",
+        )
+    with server_at(target) as served:
+        test = replace(test, grpc_url=test.grpc_url or served.grpc_url)
+        found, best = find_load_rate(
+            served.http_url,
+            test,
+            limit_ms,
+            lambda probe: note(f"{probe.rate_per_s:10,.1f}/s  {probe.outcome}: {probe.why}"),
+        )
+    if output is not None:
+        save_records(best.records, output)
+    if format_ == "json":
+        emit_json(result_as_dict(best) | {"slo": found.as_dict()})
+    else:
+        load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
+        emit_text(found.sentence + ("" if found.rate_per_s is None else f"\n{text_of_result(best, load)}"))
+    if best.records.header.interrupted:
+        return 130
+    if found.rate_per_s is None:
+        raise GateError(found.sentence.rstrip("."), code="slo_missed")
+    return 0
 
 
 def load_from_flags(

@@ -179,8 +179,8 @@ def raced(wanted: SweepSpec) -> tuple[float, Stop, list[int]]:
     sizes: list[int] = []
 
     def truth(arm: Arm) -> float:
-        count, delay = arm.settings.get(COUNT, 1), arm.settings.get(DELAY, 0)
-        return 100.0 / float(1 + abs(count - 4)) / (1 + abs(delay - 1500) / 1000)
+        count, delay = int(arm.settings.get(COUNT, 1)), int(arm.settings.get(DELAY, 0))
+        return 100.0 / (1 + abs(count - 4)) / (1 + abs(delay - 1500) / 1000)
 
     while True:
         racing = [arm for arm in planner.arms if arm.id not in gone]

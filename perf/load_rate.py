@@ -1,0 +1,51 @@
+"""(a live server, a load test, a limit for p99) → the highest request rate that keeps it, and that rate's test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from perf.load import LoadTest, LoadTestResult, run_load_test
+from perf.schedule import Closed, Open
+from perf.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
+
+_START = LoadTest(model="", load=Closed(16), duration_s=0.5, warmup_s=0.3)
+
+
+def find_load_rate(
+    url: str, test: LoadTest, limit_ms: float, on_probe: Callable[[Probe], None] | None = None
+) -> tuple[SloResult, LoadTestResult]:
+    """The search of perf.slo with Poisson arrivals; `test.load` is replaced, `duration_s` is the least a probe.
+
+    It begins at half of what a closed loop at concurrency 16 gets done. The second part is the test at the
+    rate that was found, or at the lowest one tried. Ctrl-C ends it with what is known.
+    """
+    start = replace(test, load=_START.load, duration_s=_START.duration_s, requests=None)
+    first = run_load_test(url, start)
+    answered_per_s = first.summary.answered / max(first.summary.duration_s, 1e-9)
+    tests: dict[float, LoadTestResult] = {}
+    interrupted = first.records.header.interrupted
+    probes = 0
+
+    def measure(rate_per_s: float) -> Probe | None:
+        nonlocal interrupted, probes
+        if interrupted:
+            return None
+        probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
+        duration_s = probe_duration_s(rate_per_s, test.duration_s or 1.0)
+        load = Open(rate_per_s, "poisson", test.data.seed + probes)
+        result = run_load_test(url, replace(test, load=load, duration_s=duration_s, requests=None))
+        interrupted = result.records.header.interrupted
+        if interrupted:
+            return None
+        tests[rate_per_s] = result
+        probe = probe_from_summary(rate_per_s, result.summary, limit_ms)
+        if on_probe is not None:
+            on_probe(probe)
+        return probe
+
+    found = find_rate(measure, limit_ms, max(1.0, answered_per_s / 2))
+    best = found.rate_per_s
+    if best is None:
+        return found, tests[min(tests)] if tests else first
+    return found, tests[best]

@@ -1,0 +1,286 @@
+"""ConvertRequest → an ONNX file at the asked precision, checked, with what was left out and why."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.calibration import Calibration, load_calibration
+from builder.convert import graph as graphs
+from builder.convert.options import options_for
+from builder.convert.request import NEEDS_CALIBRATION, PRECISIONS, ConvertRequest, ConvertResult, KeptNode
+from builder.errors import BuildError, ExportError, SpecError, Where, nearest
+from builder.export.onnx_graph import Graph, onnxruntime_runner, read_graph
+from builder.samples import SampleSet, load_samples
+
+if TYPE_CHECKING:
+    from builder.samples import Array
+
+_NONE: tuple[str, ...] = ()
+_REFUSED = {
+    "tf32": "tf32 is no precision of a graph; it is TensorRT's builder flag for the fp32 graph",
+    "nvfp4": "no tool that runs here writes nvfp4; NVIDIA ModelOpt does, for Blackwell GPUs, and its ONNX can be "
+    "given as source",
+}
+
+
+def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
+    """Writes the converted model below out_dir; run in a child process by run_convert.
+
+    SpecError precision_unknown, precision_option, exclude_matches_nothing; BuildError calibration_missing and
+    load_calibration's, nothing_to_convert, not_fp32, opset_conversion, quantization_failed, invalid_conversion;
+    ToolError onnx_ir_missing; ExportError from read_graph.
+    """
+    started = time.monotonic()
+    check_precision(request.precision)
+    options = options_for(request.precision, request.options)
+    source = Path(request.source_onnx)
+    outside = read_graph(source)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _clear(out_dir)
+    held_out = load_samples(Path(request.held_out)) if request.held_out else SampleSet(())
+    calibration = _calibration(request, outside, held_out)
+    kept: tuple[KeptNode, ...] = ()
+    converted, notes = _NONE, _NONE
+    if request.precision == "fp32":
+        files = _copied(source, outside, out_dir)
+    else:
+        model, kept, converted, notes = _converted(request, options, calibration, held_out)
+        files = graphs.save(model, out_dir, request.external_above_bytes)
+    path = out_dir / next(name for name in files if name.endswith(".onnx"))
+    result = _checked(path, outside, request)
+    return ConvertResult(
+        precision=request.precision,
+        files=files,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        opset=result.opset,
+        ir_version=result.ir_version,
+        kept_fp32=kept,
+        converted=converted,
+        calibration_digest=calibration.digest if calibration else None,
+        calibration_rows=calibration.rows if calibration else 0,
+        dependencies=calibration.dependencies if calibration else (),
+        seconds=time.monotonic() - started,
+        tools=_tools(request.precision),
+        tensorrt_only=not _runs_in_onnxruntime(path),
+        notes=notes,
+    )
+
+
+def check_precision(precision: str) -> None:
+    """SpecError precision_unknown; says what would be needed for those that only other tools write."""
+    if precision in PRECISIONS:
+        return
+    close = nearest(precision, PRECISIONS)
+    raise SpecError(
+        f"precision {precision} cannot be made",
+        code="precision_unknown",
+        seen=precision,
+        valid=[close] if close and precision not in _REFUSED else PRECISIONS,
+        fix=_REFUSED.get(precision),
+    )
+
+
+def _clear(out_dir: Path) -> None:
+    for old in out_dir.glob("model.onnx*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _calibration(request: ConvertRequest, outside: Graph, held_out: SampleSet) -> Calibration | None:
+    if request.calibration is not None:
+        return load_calibration(request.calibration, outside.inputs, (s.inputs for s in held_out.samples))
+    if request.precision in NEEDS_CALIBRATION:
+        raise BuildError(
+            f"{request.model}: precision {request.precision} needs calibration samples",
+            code="calibration_missing",
+            valid=["module:callable", "an .npz file", "a directory of .npz files"],
+            fix="calibration: {samples: …} in the spec, with inputs from the model's real domain",
+        )
+    return None
+
+
+def _copied(source: Path, outside: Graph, out_dir: Path) -> tuple[str, ...]:
+    if not outside.external_files:
+        shutil.copyfile(source, out_dir / "model.onnx")
+        return ("model.onnx",)
+    directory = out_dir / "model.onnx"
+    directory.mkdir()
+    shutil.copyfile(source, directory / "model.onnx")
+    for name in outside.external_files:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, directory / name)
+    return ("model.onnx/model.onnx", *(f"model.onnx/{name}" for name in outside.external_files))
+
+
+_Converted = tuple[Any, tuple[KeptNode, ...], tuple[str, ...], tuple[str, ...]]
+"""(model, kept, names of converted nodes, notes)"""
+
+
+def _converted(
+    request: ConvertRequest, options: Any, calibration: Calibration | None, held_out: SampleSet
+) -> _Converted:
+    import onnx
+
+    model = graphs.load_prepared(Path(request.source_onnx))
+    if not any(t.data_type == onnx.TensorProto.FLOAT for t in model.graph.initializer):
+        raise BuildError(
+            f"{request.model} has no fp32 weights, so there is nothing to bring to {request.precision}",
+            code="nothing_to_convert",
+            where=Where(Path(request.source_onnx)),
+        )
+    excluded = {
+        name: f'excluded by "{pattern}"'
+        for name, pattern in graphs.excluded_nodes(model, request.exclude).items()
+    }
+    if request.precision in ("fp16", "bf16"):
+        done = _half(request, model, excluded, calibration, held_out)
+    elif request.precision == "int4":
+        done = _int4(request, model, excluded, options)
+    else:
+        assert calibration is not None
+        done = _quantized(request, model, excluded, options, calibration)
+    if not done[2]:
+        raise BuildError(
+            f"no node of {request.model} can be brought to {request.precision}",
+            code="nothing_to_convert",
+            where=Where(Path(request.source_onnx)),
+            seen=_reasons(done[1]),
+        )
+    return done
+
+
+def _reasons(kept: Sequence[KeptNode]) -> str:
+    return "; ".join(sorted({node.reason for node in kept})[:4]) or "no node of a kind it applies to"
+
+
+def _half(
+    request: ConvertRequest,
+    model: Any,
+    excluded: Mapping[str, str],
+    calibration: Calibration | None,
+    held_out: SampleSet,
+) -> _Converted:
+    from builder.convert.half import bf16_from_fp32, fp16_from_fp32
+    from builder.convert.overflow import overflowing_nodes
+
+    types = {node.name: node.op_type for node in model.graph.node}
+    notes: tuple[str, ...] = ()
+    keep = dict(excluded)
+    opset = graphs.opset_of(model)
+    if request.precision == "fp16":
+        samples = _range_samples(calibration, held_out)
+        if samples:
+            keep |= overflowing_nodes(model, request.source_onnx, samples)
+        else:
+            notes = ("no samples: nodes were not checked for overflow in fp16",)
+        model, kept = fp16_from_fp32(model, keep, request.keep_io)
+    else:
+        model, kept = bf16_from_fp32(model, keep, request.keep_io)
+        if graphs.opset_of(model) != opset:
+            notes = (f"opset raised from {opset} to {graphs.opset_of(model)} for bf16",)
+    half = tuple(node.name for node in model.graph.node if node.name in types and node.name not in kept)
+    return model, _kept(kept, types), half, notes
+
+
+def _range_samples(
+    calibration: Calibration | None, held_out: SampleSet, limit: int = 8
+) -> list[Mapping[str, Array]]:
+    samples = [sample.inputs for sample in held_out.samples]
+    return [*samples, *(calibration.samples if calibration else ())][:limit]
+
+
+def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any) -> _Converted:
+    from builder.convert.quantize import quantizable_nodes
+    from builder.convert.weight_only import int4_weights
+
+    types = {node.name: node.op_type for node in model.graph.node}
+    candidates = quantizable_nodes(model, ("MatMul",))
+    kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    kept |= {
+        node.name: f"int4 takes MatMul alone, not {node.op_type}"
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm")
+    }
+    chosen = [name for name in candidates if name not in kept]
+    if not chosen:
+        return model, _kept(kept, types), (), ()
+    return int4_weights(model, list(excluded), options), _kept(kept, types), tuple(chosen), ()
+
+
+def _quantized(
+    request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any, calibration: Calibration
+) -> _Converted:
+    from builder.convert.quantize import quantizable_nodes, quantized_fp8, quantized_int8
+    from builder.convert.smooth import smoothed
+
+    types = {node.name: node.op_type for node in model.graph.node}
+    candidates = quantizable_nodes(model, options.op_types)
+    kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    chosen = [name for name in candidates if name not in kept]
+    notes: tuple[str, ...] = ()
+    if not chosen:
+        return model, _kept(kept, types), (), ()
+    if options.smooth_quant is not None:
+        count = smoothed(model, request.source_onnx, calibration.samples, chosen, options.smooth_quant)
+        notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)
+    quantize = quantized_int8 if request.precision == "int8" else quantized_fp8
+    return quantize(model, calibration.samples, chosen, options), _kept(kept, types), tuple(chosen), notes
+
+
+def _kept(reasons: Mapping[str, str], types: Mapping[str, str]) -> tuple[KeptNode, ...]:
+    return tuple(KeptNode(name, types[name], reason) for name, reason in reasons.items() if name in types)
+
+
+def _checked(path: Path, source: Graph, request: ConvertRequest) -> Graph:
+    """The new file's outside: valid, and with the source's tensors."""
+    try:
+        made = read_graph(path)
+    except ExportError as error:
+        raise BuildError(
+            f"the {request.precision} conversion of {request.model} gives an invalid graph: {error.message}",
+            code="invalid_conversion",
+            where=error.where,
+            fix="exclude the node it names",
+        ) from error
+    before, after = ((*g.inputs, *g.outputs) for g in (source, made))
+    same_names = [t.name for t in before] == [t.name for t in after]
+    if not same_names or (request.keep_io and [t.dtype for t in before] != [t.dtype for t in after]):
+        raise BuildError(
+            f"the {request.precision} conversion of {request.model} changed its inputs or outputs",
+            code="invalid_conversion",
+            seen=[t.as_dict() for t in after],
+            valid=[t.as_dict() for t in before],
+        )
+    # Converters may drop the names of dynamic dimensions; the function is the same, and so are they.
+    dtypes = {t.name: t.dtype for t in after}
+    return replace(
+        made,
+        inputs=tuple(replace(t, dtype=dtypes[t.name]) for t in source.inputs),
+        outputs=tuple(replace(t, dtype=dtypes[t.name]) for t in source.outputs),
+    )
+
+
+def _runs_in_onnxruntime(path: Path) -> bool:
+    try:
+        onnxruntime_runner(path, optimised=False)
+    except ExportError:
+        return False
+    return True
+
+
+def _tools(precision: str) -> dict[str, str]:
+    from importlib import metadata
+
+    names = ["numpy", "onnx", "onnxruntime"]
+    if precision == "bf16":
+        names.append("ml_dtypes")
+    if precision == "int4":
+        names += ["ml_dtypes", "onnx-ir"]
+    versions = {name: metadata.version(name) for name in names}
+    return {**versions, "python": ".".join(map(str, sys.version_info[:3]))}

@@ -1,0 +1,189 @@
+"""An fp32 model → the same in fp16 or bf16, with what would overflow, is excluded or has no such form left in fp32."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from builder.convert.graph import ONNX_DOMAINS, at_opset, in_order, opset_of
+from builder.errors import BuildError
+from builder.intermediates import element_types
+
+FP16_MAX = 65504.0
+
+BF16_OPSET = 22
+"""Convolution and pooling take bf16 from this opset on (ONNX operators' changelog)."""
+
+_CAST_SUFFIXES = ("_cast_to_fp32_node", "_cast_to_fp16_node")
+
+
+def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[Any, dict[str, str]]:
+    """→ (the model, node name → why it stays in fp32). `keep`: node name → reason.
+
+    The conversion itself is onnxruntime.transformers.float16; it leaves some ops in fp32 for ONNX Runtime's sake.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
+    floats = _nodes_with_floats(model)
+    reasons = {
+        node.name: f"{node.op_type} stays in fp32"
+        for node in model.graph.node
+        if node.op_type in DEFAULT_OP_BLOCK_LIST and node.name in floats
+    }
+    reasons |= {name: reason for name, reason in keep.items() if name in floats}
+    _split_shared_constants(model, reasons)
+    typed = _typed(model)
+    converted = convert_float_to_float16(
+        typed,
+        keep_io_types=keep_io,
+        disable_shape_infer=True,
+        node_block_list=sorted(reasons),
+    )
+    _tidy(converted)
+    return converted, reasons
+
+
+def _split_shared_constants(model: Any, kept: Mapping[str, str]) -> None:
+    """Gives nodes that stay in fp32 copies of the constants they share with converted ones, so that these lose no digits."""
+    import onnx
+
+    floats = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
+    copied: dict[str, str] = {}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if node.name in kept and name in floats and name in outside:
+                if name not in copied:
+                    copied[name] = f"{name}_fp32"
+                    copy = model.graph.initializer.add()
+                    copy.CopyFrom(floats[name])
+                    copy.name = copied[name]
+                node.input[index] = copied[name]
+
+
+def bf16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[Any, dict[str, str]]:
+    """As fp16_from_fp32, with bfloat16: the same places of change, another type, fp32's own range.
+
+    The model is raised to BF16_OPSET when a node has a bf16 form only there.
+    """
+    import onnx
+
+    if any(t == onnx.TensorProto.FLOAT16 for t in element_types(model).values()):
+        raise BuildError(
+            "the model already computes in fp16; bf16 is made from fp32 alone",
+            code="not_fp32",
+            fix="give the fp32 model as source",
+        )
+    if _without_bf16(model):
+        model = at_opset(model, BF16_OPSET)
+    reasons = _without_bf16(model)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    converted, kept = fp16_from_fp32(model, {**keep, **reasons}, keep_io)
+    _retype(converted, weights)
+    return converted, kept
+
+
+def _without_bf16(model: Any) -> dict[str, str]:
+    """Node name → reason, of nodes with floats that have to stay in fp32."""
+    floats, types, opset = _nodes_with_floats(model), element_types(model), opset_of(model)
+    return {
+        node.name: f"{node.op_type} has no bf16 form at opset {opset}"
+        for node in model.graph.node
+        if node.name in floats and not _takes_bf16(node, opset, types)
+    }
+
+
+def _takes_bf16(node: Any, opset: int, types: Mapping[str, int]) -> bool:
+    """Every fp32 input whose type the operator leaves open may be bf16, and so may its output."""
+    import onnx
+
+    if node.domain not in ONNX_DOMAINS:
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return False
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    last = len(schema.inputs) - 1  # a variadic input stands last
+    formal = [schema.inputs[min(i, last)].type_str for i in range(len(node.input))] if last >= 0 else []
+    read = [
+        t for t, name in zip(formal, node.input, strict=True) if types.get(name) == onnx.TensorProto.FLOAT
+    ]
+    written = [o.type_str for o in schema.outputs[:1] if types.get(node.output[0]) == onnx.TensorProto.FLOAT]
+    return all("tensor(bfloat16)" in allowed[t] for t in (*read, *written) if t in allowed)
+
+
+def _nodes_with_floats(model: Any) -> set[str]:
+    """Names of nodes that read or write fp32; only those are a conversion's business."""
+    import onnx
+
+    types = element_types(model)
+    return {
+        node.name
+        for node in model.graph.node
+        if any(types.get(name) == onnx.TensorProto.FLOAT for name in (*node.input, *node.output))
+    }
+
+
+def _typed(model: Any) -> Any:
+    """The model with the types of its inner tensors stated: the converter puts casts only where it knows them."""
+    import onnx
+
+    types = element_types(model)
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known and name in types:
+                known.add(name)
+                model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, types[name], None))
+    return model
+
+
+def _tidy(model: Any) -> None:
+    """One cast where the converter wrote the same one for every reader, and nodes in order."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.name.endswith(_CAST_SUFFIXES):
+            key = (node.input[0], node.output[0])
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    del model.graph.value_info[:]
+    in_order(model.graph)
+
+
+def _retype(model: Any, weights: Mapping[str, Any]) -> None:
+    """Every fp16 in the model becomes bf16; weights are rounded anew from their fp32 values."""
+    import ml_dtypes
+    import onnx
+
+    fp16, bf16 = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+
+    def tensor(value: Any, source: Any | None) -> None:
+        if value.data_type == fp16:
+            array = onnx.numpy_helper.to_array(value) if source is None else source
+            value.CopyFrom(onnx.numpy_helper.from_array(array.astype(ml_dtypes.bfloat16), value.name))
+
+    def graph(inner: Any) -> None:
+        for value in inner.initializer:
+            tensor(value, weights.get(value.name))
+        for value in (*inner.input, *inner.output, *inner.value_info):
+            if value.type.tensor_type.elem_type == fp16:
+                value.type.tensor_type.elem_type = bf16
+        for node in inner.node:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "dtype") and attribute.i == fp16:
+                    attribute.i = bf16
+                if attribute.HasField("t"):
+                    tensor(attribute.t, None)
+                if attribute.HasField("g"):
+                    graph(attribute.g)
+
+    graph(model.graph)

@@ -1,0 +1,156 @@
+"""(fp32 model, calibration samples) → Q/DQ around the inputs and weights of its heavy ops, as TensorRT reads them."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.convert.graph import at_opset
+from builder.convert.options import Int8Options, QuantizeOptions
+from builder.errors import BuildError
+
+if TYPE_CHECKING:
+    from builder.samples import Array
+
+PER_CHANNEL_OPSET = 13
+FLOAT8_OPSET = 19
+
+_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+
+
+class _Reader:
+    """Calibration samples as onnxruntime.quantization reads them."""
+
+    def __init__(self, samples: Sequence[Mapping[str, Array]]) -> None:
+        self._samples = samples
+        self._left = iter(samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Mapping[str, Array]:
+        return next(self._left)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Goes on with these samples."""
+        self._left = iter(self._samples[start_index:end_index])
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """The next sample, None at the end."""
+        return next(self._left, None)
+
+
+def quantizable_nodes(model: Any, op_types: Iterable[str]) -> list[str]:
+    """Nodes of these types that have a constant weight; products of two activations lose more than they win."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in set(op_types) and any(name in constants for name in node.input[1:2])
+    ]
+
+
+def quantized_int8(
+    model: Any, samples: Sequence[Mapping[str, Array]], nodes: Sequence[str], options: Int8Options
+) -> Any:
+    """Symmetric int8 with one scale an activation tensor and one an output channel of weights.
+
+    Weights are stored as int8 behind a DequantizeLinear and biases stay fp32: TensorRT rejects int32 biases
+    and zero points.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+
+    return _quantized(
+        at_opset(model, PER_CHANNEL_OPSET),
+        samples,
+        nodes,
+        options,
+        QuantType.QInt8,
+        getattr(CalibrationMethod, _METHODS[options.method]),
+        {"CalibPercentile": options.percentile} if options.method == "percentile" else {},
+    )
+
+
+def quantized_fp8(
+    model: Any, samples: Sequence[Mapping[str, Array]], nodes: Sequence[str], options: QuantizeOptions
+) -> Any:
+    """float8e4m3fn with scales from the distribution of values; opset 19 at least."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+
+    return _quantized(
+        at_opset(model, FLOAT8_OPSET),
+        samples,
+        nodes,
+        options,
+        QuantType.QFLOAT8E4M3FN,
+        CalibrationMethod.Distribution,
+        {},
+    )
+
+
+def _quantized(
+    model: Any,
+    samples: Sequence[Mapping[str, Array]],
+    nodes: Sequence[str],
+    options: QuantizeOptions,
+    quant_type: Any,
+    method: Any,
+    extra: Mapping[str, Any],
+) -> Any:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, quantize_static
+
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-") as name, _only_errors():
+        source, target = Path(name) / "source.onnx", Path(name) / "target.onnx"
+        large = model.ByteSize() > 2**30
+        onnx.save(model, str(source), save_as_external_data=large, location="weights")
+        try:
+            quantize_static(
+                str(source),
+                str(target),
+                _Reader(samples),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(options.op_types),
+                nodes_to_quantize=list(nodes),
+                per_channel=True,
+                activation_type=quant_type,
+                weight_type=quant_type,
+                calibrate_method=method,
+                use_external_data_format=large,
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,
+                    "DedicatedQDQPair": True,
+                    # One sample at a time: histograms of samples with different shapes cannot be stacked.
+                    "CalibStridedMinMax": 1,
+                    "OpTypesToExcludeOutputQuantization": []
+                    if options.quantize_outputs
+                    else list(options.op_types),
+                    **extra,
+                },
+            )
+        except (ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
+            raise BuildError(
+                f"onnxruntime.quantization fails: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                code="quantization_failed",
+                fix="the log has its traceback; another method, or excluding the node it names, may pass",
+            ) from error
+        return onnx.load(str(target))
+
+
+class _only_errors:
+    """Hides onnxruntime's advice to pre-process, which it gives through the root logger on every call."""
+
+    def __enter__(self) -> None:
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *exception: object) -> None:
+        logging.disable(self._level)

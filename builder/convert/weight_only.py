@@ -1,0 +1,39 @@
+"""An fp32 model → the same with the constant matrices of its MatMul nodes in blocks of int4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from builder.convert.graph import at_opset
+from builder.convert.options import Int4Options
+from builder.errors import ToolError
+
+INT4_OPSET = 21
+
+
+def int4_weights(model: Any, keep: Sequence[str], options: Int4Options) -> Any:
+    """Rounds weights to the nearest of 16 levels a block; `keep` names nodes left alone.
+
+    ToolError onnx_ir_missing: onnxruntime's weight-only quantizer is written on onnx-ir.
+    """
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer, QuantFormat
+    except ModuleNotFoundError as error:
+        raise ToolError(
+            f"int4 needs the package {(error.name or 'onnx_ir').replace('_', '-')}",
+            code="onnx_ir_missing",
+            fix="pip install onnx-ir (it comes with tritonsmith[torch])",
+        ) from error
+
+    qdq = options.format == "qdq"
+    quantizer = MatMulNBitsQuantizer(
+        at_opset(model, INT4_OPSET) if qdq else model,
+        bits=4,
+        block_size=options.block_size,
+        is_symmetric=options.symmetric,
+        quant_format=QuantFormat.QDQ if qdq else QuantFormat.QOperator,
+        nodes_to_exclude=list(keep),
+    )
+    quantizer.process()
+    return quantizer.model.model

@@ -1,0 +1,361 @@
+"""(variant, fp32 source, held-out samples) → a verdict with findings, and the layers that lose most when it is no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder.accuracy import (
+    AccuracyReport,
+    Bounds,
+    Deviation,
+    compare,
+    report_from_deviations,
+    report_from_dict,
+    variant_bounds,
+)
+from builder.errors import BuildError, ExportError, Where
+from builder.export.callables import import_reference, run_users_code
+from builder.export.onnx_graph import onnxruntime_runner, read_graph
+from builder.layers import LayerLoss, layer_losses, suggested_exclude
+from builder.samples import Sample, load_samples
+
+if TYPE_CHECKING:
+    from builder.export.exported import Runner
+    from builder.samples import Array
+
+Served = Literal["onnxruntime", "tensorrt"]
+
+OPTIMISED, AS_WRITTEN, EMULATED = (
+    "onnxruntime",
+    "onnxruntime, optimisations off",
+    "bf16 emulated by rounding",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The user's own measure.
+
+    reference: "module:callable", called as f(reference, candidate) with two lists of {output name: array}, one
+               element a sample, once for each runtime; gives one number.
+    at_least, at_most: bounds; at least one is stated.
+    """
+
+    reference: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """What the user's measure gave on one runtime; None when a sample failed there, so that it was not asked."""
+
+    runtime: str
+    value: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GateRequest:
+    """One variant to judge.
+
+    source, candidate: .onnx files of the fp32 model and of the variant.
+    samples:     samples.npz with the source's answers; answers that are missing come from the fp32 model.
+    bounds:      what is stated is judged for every output; nothing stated: variant_bounds(precision).
+    served_by:   onnxruntime serves with optimisations on, so both ways count; TensorRT reads the graph as
+                 written, so that one counts and the other is told as a finding.
+    candidates:  nodes of the source that the variant converted; only those are proposed for exclusion.
+    search_path: where a metric's module is found.
+    """
+
+    model: str
+    precision: str
+    source: str
+    candidate: str
+    samples: str
+    search_path: str
+    bounds: Bounds = field(default_factory=Bounds)
+    metric: Metric | None = None
+    served_by: Served = "onnxruntime"
+    candidates: tuple[str, ...] = ()
+    always_layers: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON form."""
+        return asdict(self)
+
+
+def gate_request_from_dict(data: Mapping[str, Any]) -> GateRequest:
+    """The inverse of GateRequest.as_dict."""
+    metric = data["metric"]
+    return GateRequest(
+        **{
+            **data,
+            "bounds": Bounds(**data["bounds"]),
+            "metric": None if metric is None else Metric(**metric),
+            "candidates": tuple(data["candidates"]),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """The verdict.
+
+    accuracy: the comparisons that count, as in an export's report.
+    findings: what a reader has to know beside the numbers, one sentence each: a difference between the graph
+              optimised and as written, a runtime that refuses it, an emulation in place of a run.
+    layers:   the nodes that lose most, largest own loss first; empty when the gate said yes.
+    exclude:  what to add to the variant's `exclude` to try next.
+    """
+
+    accuracy: AccuracyReport
+    metric: tuple[MetricValue, ...]
+    findings: tuple[str, ...]
+    layers: tuple[LayerLoss, ...]
+    exclude: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when every output, and the user's metric, is within its bounds."""
+        return self.accuracy.passed and all(value.passed for value in self.metric)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One phrase for each thing out of bounds."""
+        outputs = [
+            f"{d.output} ({d.runtime}, sample {d.sample}): {', '.join(d.violations)}"
+            for d in self.accuracy.failures
+        ]
+        metrics = [
+            f"metric {'not computed' if v.value is None else format(v.value, '.6g')} ({v.runtime})"
+            for v in self.metric
+            if not v.passed
+        ]
+        return (*outputs, *metrics)
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON form."""
+        return {
+            "passed": self.passed,
+            "accuracy": self.accuracy.as_dict(),
+            "metric": [asdict(value) for value in self.metric],
+            "findings": list(self.findings),
+            "layers": [layer.as_dict() for layer in self.layers],
+            "exclude": list(self.exclude),
+        }
+
+
+def gate_result_from_dict(data: Mapping[str, Any]) -> GateResult:
+    """The inverse of GateResult.as_dict."""
+    return GateResult(
+        accuracy=report_from_dict(data["accuracy"]),
+        metric=tuple(MetricValue(**item) for item in data["metric"]),
+        findings=tuple(data["findings"]),
+        layers=tuple(LayerLoss(**item) for item in data["layers"]),
+        exclude=tuple(data["exclude"]),
+    )
+
+
+LAYERS_KEPT = 20
+"""Rows of the per-layer comparison that are recorded."""
+
+
+def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
+    """Runs the samples and judges; run in a child process by run_gate. scratch takes an emulation's graph.
+
+    BuildError samples_missing and load_samples', candidate_unrunnable, metric_value; ExportError for the user's
+    metric. A candidate that fails a sample fails the gate with the reason; that raises nothing.
+    """
+    samples = _answered(request)
+    runs, findings, as_written = _runs(request, scratch)
+    outputs: dict[str, list[Mapping[str, Array]]] = {}
+    deviations: dict[str, list[Deviation]] = {}
+    for runtime, run in runs:
+        answers, found = _run(run, runtime, samples, request)
+        outputs[runtime], deviations[runtime] = answers, found
+    findings += _differences(outputs, request)
+    counted = [name for name, _ in runs if name != OPTIMISED or request.served_by == "onnxruntime"]
+    findings += [
+        f"{OPTIMISED}: {d.output}, sample {d.sample}: {', '.join(d.violations)} (TensorRT reads the graph as written)"
+        for d in deviations.get(OPTIMISED, [])
+        if OPTIMISED not in counted and not d.passed
+    ][:3]
+    report = report_from_deviations([d for name in counted for d in deviations[name]], len(samples))
+    metric = _metric(request, samples, {name: outputs[name] for name in counted})
+    failed = not report.passed or not all(value.passed for value in metric)
+    layers: tuple[LayerLoss, ...] = ()
+    if (failed or request.always_layers) and as_written is not None:
+        layers = layer_losses(Path(request.source), as_written, samples[0].inputs)
+    exclude = suggested_exclude(layers, request.candidates) if failed else ()
+    return GateResult(report, metric, tuple(findings), layers[:LAYERS_KEPT], exclude)
+
+
+def _answered(request: GateRequest) -> list[Sample]:
+    samples = load_samples(Path(request.samples)).samples
+    if not samples:
+        raise BuildError(
+            f"{request.model}: there are no samples to judge {request.precision} on",
+            code="samples_missing",
+            where=Where(Path(request.samples)),
+            fix="accuracy: {samples: …} in the spec",
+        )
+    if all(sample.outputs for sample in samples):
+        return list(samples)
+    reference = onnxruntime_runner(Path(request.source), optimised=False)
+    return [
+        sample if sample.outputs else Sample(sample.inputs, reference(sample.inputs), sample.label or str(i))
+        for i, sample in enumerate(samples)
+    ]
+
+
+def _runs(request: GateRequest, scratch: Path) -> tuple[list[tuple[str, Runner]], list[str], Path | None]:
+    """Runtimes that can run the candidate, findings about those that cannot, and a file that runs as written."""
+    path = Path(request.candidate)
+    try:
+        written = onnxruntime_runner(path, optimised=False)
+    except ExportError as error:
+        if request.precision != "bf16":
+            raise BuildError(
+                f"{request.model}: nothing here can run the {request.precision} variant to judge it: {error.message}",
+                code="candidate_unrunnable",
+                where=error.where,
+            ) from error
+        emulated = _emulation(path, scratch)
+        finding = (
+            "ONNX Runtime's CPU provider has no bf16 kernels; judged by rounding to bf16 between operators"
+        )
+        return [(EMULATED, onnxruntime_runner(emulated, optimised=False))], [finding], emulated
+    runs: list[tuple[str, Runner]] = [(AS_WRITTEN, written)]
+    findings = []
+    try:
+        runs.append((OPTIMISED, onnxruntime_runner(path, optimised=True)))
+    except ExportError as error:
+        reason = f"ONNX Runtime loads it only with optimisations off: {error.message}"
+        if request.served_by == "onnxruntime":
+            runs.append((OPTIMISED, _refuses(reason)))
+        findings.append(reason)
+    return runs, findings, path
+
+
+def _refuses(reason: str) -> Runner:
+    def run(inputs: object) -> dict[str, Array]:
+        raise RuntimeError(reason)
+
+    return run
+
+
+def _emulation(path: Path, scratch: Path) -> Path:
+    import onnx
+
+    from builder.convert.emulate import emulated_bf16
+
+    target = scratch / "emulated.onnx"
+    model = emulated_bf16(onnx.load(str(path)))
+    onnx.save(model, str(target), save_as_external_data=model.ByteSize() > 2**30, location="emulated.data")
+    return target
+
+
+def _run(
+    run: Runner, runtime: str, samples: Sequence[Sample], request: GateRequest
+) -> tuple[list[Mapping[str, Array]], list[Deviation]]:
+    answers: list[Mapping[str, Array]] = []
+    found: list[Deviation] = []
+    halves = {t.name for t in read_graph(Path(request.candidate)).inputs if t.dtype.numpy == "float16"}
+    for sample in samples:
+        try:
+            given = run(_as_taken(sample.inputs, halves))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            failed = {n: Deviation(n, float("inf"), -1.0, float("inf"), reason) for n in sample.outputs}
+            found += [_labelled(d, runtime, sample, request) for d in failed.values()]
+            continue
+        # fp16 outputs of a variant without fp32 I/O are judged by their values.
+        answer = {
+            name: array.astype(sample.outputs[name].dtype)
+            if name in sample.outputs and array.dtype.kind == "f" == sample.outputs[name].dtype.kind
+            else array
+            for name, array in given.items()
+        }
+        answers.append(answer)
+        for name, expected in sample.outputs.items():
+            bounds = (
+                request.bounds
+                if request.bounds.stated
+                else variant_bounds(request.precision, expected.dtype.name)
+            )
+            found += compare(answer, {name: expected}, bounds=bounds, runtime=runtime, sample=sample.label)
+    return answers, found
+
+
+def _labelled(deviation: Deviation, runtime: str, sample: Sample, request: GateRequest) -> Deviation:
+    return replace(deviation, runtime=runtime, sample=sample.label, bounds=request.bounds)
+
+
+def _as_taken(inputs: Mapping[str, Array], halves: Set[str]) -> Mapping[str, Array]:
+    """fp32 samples as the candidate's inputs take them (fp16 without keep_io)."""
+    import numpy as np
+
+    return {name: a.astype(np.float16) if name in halves else a for name, a in inputs.items()}
+
+
+def _differences(outputs: Mapping[str, Sequence[Mapping[str, Array]]], request: GateRequest) -> list[str]:
+    """A sentence when the optimised graph answers otherwise than the graph as written."""
+    optimised, written = outputs.get(OPTIMISED, ()), outputs.get(AS_WRITTEN, ())
+    worst: Deviation | None = None
+    for one, other in zip(optimised, written, strict=False):
+        for deviation in compare(one, other):
+            if worst is None or deviation.relative_l2 > worst.relative_l2:
+                worst = deviation
+    allowed = request.bounds.relative_l2 or variant_bounds(request.precision, "float32").relative_l2 or 0.0
+    if worst is None or worst.relative_l2 <= allowed / 2:
+        return []
+    return [
+        f"ONNX Runtime's optimisations change the answer: {worst.output} differs by relative L2 "
+        f"{worst.relative_l2:.3g} from the graph as written"
+    ]
+
+
+def _metric(
+    request: GateRequest,
+    samples: Sequence[Sample],
+    outputs: Mapping[str, Sequence[Mapping[str, Array]]],
+) -> tuple[MetricValue, ...]:
+    metric = request.metric
+    if metric is None:
+        return ()
+    function, _ = import_reference(
+        metric.reference, "metric", "a function (reference outputs, candidate outputs) → number"
+    )
+    reference = [dict(sample.outputs) for sample in samples]
+    found = []
+    for runtime, answers in outputs.items():
+        if len(answers) != len(samples):
+            found.append(MetricValue(runtime, None, False))
+            continue
+        value = run_users_code(
+            lambda given=answers: function(reference, [dict(a) for a in given]),  # type: ignore[misc]
+            lambda error: ExportError(f"metric {metric.reference} raised {error}", code="callable_failed"),
+        )
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise BuildError(
+                f"metric {metric.reference} gave something else than a number",
+                code="metric_value",
+                seen=type(value).__name__,
+                valid=["a float"],
+            ) from None
+        enough = (metric.at_least is None or number >= metric.at_least) and (
+            metric.at_most is None or number <= metric.at_most
+        )
+        found.append(MetricValue(runtime, number, enough))
+    return tuple(found)
+
+
+def served_by(backend: str) -> Served:
+    """Triton's backend or platform name → how its graph is read."""
+    return "tensorrt" if "tensorrt" in backend else "onnxruntime"

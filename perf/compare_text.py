@@ -8,6 +8,7 @@ from typing import Any
 from perf.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
 from perf.gate import Judgement
 from perf.report import numbers
+from perf.report.markdown import cell
 
 _MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?"}
 _GATE_WORDS = {"passed": "passed", "violated": "VIOLATED", "open": "cannot be told"}
@@ -84,15 +85,6 @@ def markdown_of(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
     lines += _markdown_table(comparison, (*METRICS, FAILURES))
     lines += ["", *(f"- {cell(note)}" for note in comparison.notes), "", "</details>"]
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """Text that stays text in Markdown, in a table's cell too."""
-    for character in "\\`*_|[]<>":
-        text = text.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return " ".join(text.split())
 
 
 def _markdown_table(comparison: Comparison, metrics: Sequence[str]) -> list[str]:

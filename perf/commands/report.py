@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from perf.report import ReportFiles
 
 
 class ReportFormat(str, Enum):
@@ -14,6 +17,9 @@ class ReportFormat(str, Enum):
 
     text = "text"
     json = "json"
+    html = "html"
+    md = "md"
+    csv = "csv"
 
 
 def report(
@@ -24,48 +30,121 @@ def report(
         ),
     ],
     output: Annotated[
-        Optional[Path],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Option("--output", "-o", help="Where the files go; default: the run directory."),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Directory of the files; default: the run directory; of a record file none are written.",
+        ),
     ] = None,
     templates: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A directory with a report.html.j2 of your own.", show_default=False),
+        Path | None,
+        typer.Option(
+            help="A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own.",
+            show_default=False,
+        ),
     ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Log it to MLflow, too (MLFLOW_TRACKING_URI says where).")
+    ] = False,
     format: Annotated[ReportFormat, typer.Option(help="How to write the result.")] = ReportFormat.text,
 ) -> None:
-    """Make report.html, .json and .csv again from what a sweep kept, also of one that was cut short.
+    """Make report.html, .md, .json and .csv again from what a sweep kept, also of one that was cut short.
+
+    report.md is made for a pull request's comment. Of a record file the report goes to stdout, and with
+    --output to files.
 
     Examples: tritonsmith report sweep-minilm
-              tritonsmith report load.npz --format json
+              tritonsmith report load.npz --format html > load.html
     """
-    from builder.console import emit_json, emit_text, note
     from builder.templates import check_user_directory
-    from perf.report import load_run, report_json, text_of, write_report
 
     check_user_directory(templates)
-    if run.suffix == ".npz":
-        _report_records(run, format)
-        return
-    result = load_run(run)
-    files = write_report(result, output or run, templates)
-    if format is ReportFormat.json:
-        emit_json(report_json(result) | {"files": files.names()})
+    if mlflow:
+        from perf.report.mlflow_export import mlflow_module
+
+        mlflow_module()  # before anything is written
+    if run.is_file() or run.suffix == ".npz":
+        _report_records(run, output, templates, mlflow, format.value)
     else:
-        emit_text(text_of(result))
+        _report_run(run, output or run, templates, mlflow, format.value)
+
+
+def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, format_: str) -> None:
+    from builder.console import note
+    from perf.report import csv_of, html_of, load_run, markdown_of, report_json, text_of, write_report
+
+    result = load_run(run)
+    files = write_report(result, output, templates)
+    if format_ == "json":
+        _emit_json(report_json(result), files)
+    else:
+        makers = {
+            "html": lambda: html_of(result, templates),
+            "md": lambda: markdown_of(result, templates),
+            "csv": lambda: csv_of(result),
+            "text": lambda: text_of(result),
+        }
+        _emit(makers[format_]())
     note(f"report: {files.html}")
+    if mlflow:
+        from perf.report.mlflow_export import export_sweep
+
+        note(f"MLflow run: {export_sweep(result, files)}")
 
 
-def _report_records(path: Path, format: ReportFormat) -> None:
-    from builder.console import emit_json, emit_text
+def _report_records(
+    path: Path, output: Path | None, templates: Path | None, mlflow: bool, format_: str
+) -> None:
+    import tempfile
+
+    from builder.console import note
     from perf.load import LoadTestResult
     from perf.load_text import result_as_dict, text_of_result
     from perf.record import load_records
-    from perf.schedule import load_from_dict
+    from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of, write_load_report
+    from perf.schedule import load_from_dict, load_label
     from perf.stats import summarise
 
     records = load_records(path)
-    result = LoadTestResult(records, summarise(records), None, "a record file holds the client's side only")
-    if format is ReportFormat.json:
-        emit_json(result_as_dict(result))
+    summary = summarise(records)
+    result = LoadTestResult(records, summary, None, "a record file holds the client's side only")
+    load = load_from_dict(records.header.load)
+    files = None
+    if output is not None:
+        files = write_load_report(records, summary, result_as_dict(result), output, templates)
+    if format_ == "json":
+        _emit_json(result_as_dict(result), files)
     else:
-        emit_text(text_of_result(result, load_from_dict(records.header.load)))
+        makers = {
+            "html": lambda: load_html_of(records, summary, templates),
+            "md": lambda: load_markdown_of(records, summary, templates),
+            "csv": lambda: load_csv_of(summary),
+            "text": lambda: text_of_result(result, load),
+        }
+        _emit(makers[format_]())
+    if files is not None:
+        note(f"report: {files.html}")
+    if mlflow:
+        from perf.report.load_view import rows_of
+        from perf.report.mlflow_export import export_load
+
+        with tempfile.TemporaryDirectory(prefix="tritonsmith-report-") as directory:
+            files = files or write_load_report(
+                records, summary, result_as_dict(result), Path(directory), templates
+            )
+            verdict = summary.validity.verdict.value
+            run_id = export_load(records.header.model, load_label(load), rows_of(summary), verdict, files)
+        note(f"MLflow run: {run_id}")
+
+
+def _emit(text: str) -> None:
+    from builder.console import emit_text
+
+    emit_text(text.rstrip("\n"))
+
+
+def _emit_json(data: dict[str, object], files: ReportFiles | None) -> None:
+    from builder.console import emit_json
+
+    emit_json(data if files is None else data | {"files": files.names()})

@@ -1,10 +1,11 @@
-"""RunResult → report.html, report.json and report.csv in the run's directory."""
+"""RunResult → report.html, report.md, report.json and report.csv in the run's directory."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,20 @@ from builder.errors import Where
 from perf.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
+MARKDOWN_TEMPLATE = "report.md.j2"
 
-__all__ = ["ReportFiles", "html_of", "load_run", "report_json", "text_of", "write_report"]
+__all__ = [
+    "ReportFiles",
+    "csv_of",
+    "html_of",
+    "load_run",
+    "markdown_of",
+    "render",
+    "report_json",
+    "text_of",
+    "write_report",
+    "write_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,55 +35,81 @@ class ReportFiles:
     """Where a report was written."""
 
     html: Path
+    md: Path
     json: Path
     csv: Path
 
     def names(self) -> list[str]:
         """As the JSON output lists them."""
-        return [str(self.html), str(self.json), str(self.csv)]
+        return [str(self.html), str(self.md), str(self.json), str(self.csv)]
 
 
 def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
-    """The three files, each whole or not at all. templates: a directory that may override report.html.j2."""
+    """The files, each whole or not at all. templates: a directory that may override report.*.j2."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = ReportFiles(directory / "report.html", directory / "report.json", directory / "report.csv")
-    _write(files.html, html_of(run, templates))
+    files = ReportFiles(*(directory / f"report.{ending}" for ending in ("html", "md", "json", "csv")))
+    write_text(files.html, html_of(run, templates))
+    write_text(files.md, markdown_of(run, templates))
     write_json(files.json, report_json(run))
-    _write(files.csv, _csv_of(run))
+    write_text(files.csv, csv_of(run))
     return files
 
 
 def html_of(run: RunResult, templates: Path | None = None) -> str:
     """One self-contained page: styles and charts inline, no script, nothing from the network."""
-    from jinja2 import TemplateError
     from markupsafe import Markup
 
-    from builder.errors import ConfigError
-    from builder.templates import environment, template_path
     from perf.report.view import view_of
 
     view = view_of(run)
     # Charts escape their own texts; everything else is escaped by Jinja.
     view["charts"] = {name: None if svg is None else Markup(svg) for name, svg in view["charts"].items()}  # noqa: S704
     view["legend"] = [(Markup(key), label) for key, label in view["legend"]]  # noqa: S704
+    return render(TEMPLATE, view, templates)
+
+
+def markdown_of(run: RunResult, templates: Path | None = None) -> str:
+    """A summary for a pull request's comment: verdict, a small table, details folded away."""
+    from perf.report.view import view_of
+
+    return render(MARKDOWN_TEMPLATE, view_of(run), templates)
+
+
+def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
+    """A report template over its variables; HTML escapes what it prints. ConfigError names the template's line."""
+    from jinja2 import TemplateError
+
+    from builder.errors import ConfigError
+    from builder.templates import environment, template_path
+    from perf.report.markdown import cell, fenced
+
+    html = name.endswith(".html.j2")
+    jinja = environment(templates, autoescape=html)
+    jinja.trim_blocks = not html
+    jinja.filters |= {"cell": cell, "fenced": fenced}
     try:
-        return environment(templates, autoescape=True).get_template(TEMPLATE).render(view)
+        return jinja.get_template(name).render(view)
     except TemplateError as error:
         raise ConfigError(
             f"the report's template failed: {error}",
             code="template_failed",
-            where=Where(template_path(TEMPLATE, templates), getattr(error, "lineno", None)),
+            where=Where(template_path(name, templates), getattr(error, "lineno", None)),
         ) from None
 
 
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
+    from perf.report.cells import cells_of
     from perf.report.view import csv_rows
+    from perf.report.why import what_next, why_winner
 
+    cells = cells_of(run)
     return {
         "format": "tritonsmith.report/1",
         "model": run.spec.model,
         "verdict": run.verdict.as_dict(),
+        "why": why_winner(run, cells),
+        "next": what_next(run, cells),
         "complete": run.complete,
         "stop_reason": run.stop_reason,
         "notes": list(run.notes),
@@ -83,11 +122,16 @@ def report_json(run: RunResult) -> dict[str, Any]:
 
 def text_of(run: RunResult) -> str:
     """The verdict and a small table for a terminal."""
+    from perf.report.cells import cells_of
     from perf.report.view import alarms, text_table
+    from perf.report.why import what_next, why_winner
 
     rows = text_table(run)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [f"! {alarm}" for alarm in alarms(run)] + [run.verdict.sentence, *run.verdict.notes, ""]
+    measured = cells_of(run)
+    reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]
+    lines = [f"! {alarm}" for alarm in alarms(run)]
+    lines += [run.verdict.sentence, *reasons, *run.verdict.notes, ""]
     for row in rows:
         cells = [
             text.ljust(width) if column in (0, 1, 3) else text.rjust(width)
@@ -97,7 +141,8 @@ def text_of(run: RunResult) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _csv_of(run: RunResult) -> str:
+def csv_of(run: RunResult) -> str:
+    """A header and one row an arm and load point."""
     from perf.report.view import CSV_COLUMNS, csv_rows
 
     text = io.StringIO()
@@ -107,7 +152,8 @@ def _csv_of(run: RunResult) -> str:
     return text.getvalue()
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from perf.report import numbers, svg
 from perf.report.cells import Cell
+from perf.report.pareto import front_of
 from perf.run_record import RunResult
 from perf.stats import Estimate
 from perf.sweep import Arm
@@ -13,6 +14,7 @@ from perf.sweep import Arm
 Cells = Mapping[tuple[str, int], Cell]
 MOST_ARMS = 7
 STYLES = 7
+LINEAR_SPAN = 12
 SERVER_PARTS = (
     ("queue", "queue_ns"),
     ("compute input", "input_ns"),
@@ -144,7 +146,12 @@ def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
     if not any(s.points for s in series):
         return None
     x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
-    y = svg.linear_axis("", _top(series), lambda v: f"{v:g}")
+    lowest, top = min(p.y for s in series for p in s.points), _top(series)
+    if top > LINEAR_SPAN * lowest:  # the low load points would lie on the axis, all on top of each other
+        ends = [p.low for s in series for p in s.points if p.low]
+        y = svg.log_axis("", max(min([lowest, *ends]), lowest / 3), top, lambda v: f"{v:g}")
+    else:
+        y = svg.linear_axis("", top, lambda v: f"{v:g}")
     return svg.xy_chart(f"{quantile} latency by concurrency", series, x, y)
 
 
@@ -170,7 +177,13 @@ def trade_off(run: RunResult, cells: Cells) -> str | None:
         return None
     x = svg.linear_axis("inferences per second", max(p.x for p in marks), numbers.short_count)
     y = svg.log_axis("", min(p.y for p in marks), max(p.y for p in marks), lambda v: f"{v:g}")
-    return svg.xy_chart("p99 latency over throughput", series, x, y, dodge=0)
+    shown = {arm.id for arm in arms}
+    front = []
+    for key in front_of({key: cell for key, cell in cells.items() if key[0] in shown}):
+        rate, p99 = cells[key].estimates["throughput_per_s"].value, cells[key].estimates["p99_ns"].value
+        assert rate is not None and p99 is not None
+        front.append((rate, p99 / 1e6))
+    return svg.xy_chart("p99 latency over throughput", series, x, y, dodge=0, front=front)
 
 
 def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:

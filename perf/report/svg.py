@@ -30,12 +30,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points under one label; `style` is the number of its colour and marker, 0 the current config's grey."""
+    """Points under one label; `style` is the number of its colour and marker, 0 the current config's grey.
+
+    marked, joined: whether points get their marker, and the line between them.
+    """
 
     label: str
     style: int
     points: tuple[Point, ...]
     dashed: bool = False
+    marked: bool = True
+    joined: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ def log_axis(label: str, low: float, high: float, text: Format) -> Axis:
     """A logarithmic axis with as fine ticks as its span leaves room for."""
     low, high = math.log10(low) - 0.03, math.log10(high) + 0.03
     span = max(high - low, 1e-9)
-    steps = (1,) if span > 2.2 else (1, 2, 5) if span > 1 else (1, 1.5, 2, 3, 5, 7)
+    steps = (1,) if span > 3 else (1, 2, 5) if span > 1 else (1, 1.5, 2, 3, 5, 7)
     decades = range(math.floor(low), math.ceil(high) + 1)
     values = [m * 10.0**d for d in decades for m in steps]
     ticks = tuple((v, text(v)) for v in values if low <= math.log10(v) <= high)
@@ -80,9 +85,18 @@ def _nice_step(rough: float) -> float:
 
 
 def xy_chart(
-    title: str, series: Sequence[Series], x: Axis, y: Axis, height: int = 270, dodge: float = 5.0
+    title: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    height: int = 270,
+    dodge: float = 5.0,
+    front: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """Lines with markers and interval whiskers; points at one x stand beside each other by `dodge` units."""
+    """Lines with markers and interval whiskers; points at one x stand beside each other by `dodge` units.
+
+    front: points to ring, x ascending, joined by the steps of a Pareto front behind the lines.
+    """
     plot_w, plot_h = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
 
     def px(value: float) -> float:
@@ -91,18 +105,28 @@ def xy_chart(
     def py(value: float) -> float:
         return TOP + (1 - min(max(y.at(value), -0.02), 1.02)) * plot_h
 
-    parts = [_grid(x, y, height, px, py)]
+    parts = [_grid(x, y, height, px, py), _front([(px(a), py(b)) for a, b in front])]
     for position, line in enumerate(series):
         shift = (position - (len(series) - 1) / 2) * dodge
         places = [(px(p.x) + shift, py(p.y), p) for p in line.points]
         path = " ".join(f"{'M' if i == 0 else 'L'}{a:.1f} {b:.1f}" for i, (a, b, _) in enumerate(places))
         dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        parts.append(f'<path class="line c{line.style}" d="{path}"{dash}/>')
-        for a, b, point in places:
+        if line.joined:
+            parts.append(f'<path class="line c{line.style}" d="{path}"{dash}/>')
+        for a, b, point in places if line.marked else ():
             if point.low is not None and point.high is not None:
                 parts.append(_whisker(a, py(point.low), py(point.high), line.style))
             parts.append(_marker(a, b, line.style, point.tip))
+    parts += [f'<circle class="ring" cx="{px(a):.1f}" cy="{py(b):.1f}" r="6.5"/>' for a, b in front]
     return _svg(title, height, parts)
+
+
+def _front(places: Sequence[tuple[float, float]]) -> str:
+    """The least y that reaches at least x: up or down at a point, then on to the next."""
+    if not places:
+        return ""
+    steps = "".join(f"V{b:.1f}H{a:.1f}" for a, b in places[1:])
+    return f'<path class="front" d="M{places[0][0]:.1f} {places[0][1]:.1f}{steps or "h0"}"/>'
 
 
 def _grid(x: Axis, y: Axis, height: int, px: Format2, py: Format2) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from perf import config_path
 from perf.report import charts, numbers
 from perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
+from perf.report.pareto import front_of
+from perf.report.why import what_next, why_winner
 from perf.run_record import RunResult
 from perf.stats import Estimate
 from perf.sweep import Arm
@@ -35,7 +37,9 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "headline": HEADLINE[run.verdict.outcome],
         "point": point,
         "facts": facts_line(run),
+        "because": why_winner(run, cells),
         "why": why_sentence(run, cells, point),
+        "next": what_next(run, cells),
         "alarms": alarms(run),
         "legend": charts.legend(arms),
         "hidden": hidden,
@@ -229,13 +233,14 @@ def winner_config(run: RunResult) -> str | None:
 CSV_COLUMNS = (
     "arm", "settings", "baseline", "concurrency", "rounds", "requests", "failed_requests",
     *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
-    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", "verdicts", "outcome",
+    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", "verdicts", "outcome", "pareto",
 )  # fmt: skip
 
 
 def csv_rows(run: RunResult) -> list[dict[str, Any]]:
     """One row an arm and load point, plain numbers in the units that the columns name."""
     cells = cells_of(run)
+    front = set(front_of(cells))
     rows = []
     for (arm_id, point), cell in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
         arm = next(arm for arm in run.arms if arm.id == arm_id)
@@ -253,6 +258,7 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
             "mean_batch_size": None if server is None else server.mean_batch,
             "verdicts": " ".join(f"{name}:{count}" for name, count in sorted(cell.verdicts.items())),
             "outcome": _state(run, arm, point),
+            "pareto": (arm_id, point) in front,
         }
         for name, estimate in cell.estimates.items():
             row |= _three(name, estimate)

@@ -20,9 +20,10 @@ from perf.compare import (
     share_change,
     welch_change,
 )
-from perf.compare_text import cell, headline, markdown_of, text_of
+from perf.compare_text import headline, markdown_of, text_of
 from perf.gate import gate_from_text, judge, says_no
 from perf.record import RecordHeader, RequestRecords, save_records
+from perf.report.markdown import cell
 from perf.run_record import RunResult, write_json
 from perf.stats import Estimate, Interval, mean_estimate
 from perf.trial import TrialResult

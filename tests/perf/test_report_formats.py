@@ -1,0 +1,148 @@
+"""A report as Markdown, CSV and JSON; the report of a single load test; MLflow."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.errors import TritonsmithError
+from perf.record import RequestRecords, save_records
+from perf.report import html_of, markdown_of, report_json, text_of, write_report
+from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of
+from perf.report.markdown import cell, fenced
+from perf.run_record import RESULT, write_json
+from perf.stats import summarise
+from tests.conftest import Run
+from tests.perf.test_compare import records
+from tests.perf.test_report import Page, run_result
+
+EVIL = "<script>alert(1)</script>|`&\"'\n# x"
+
+
+class TestMarkdown:
+    def test_the_verdict_the_small_table_and_folded_details(self) -> None:
+        text = markdown_of(run_result())
+        lines = text.splitlines()
+        assert lines[0] == "### Winner: Sweep of minilm"
+        assert "count 2 gives 1." in lines[2].lower()
+        table = [line for line in lines if line.startswith("|")]
+        assert len({line.count("|") for line in table[:5]}) == 1
+        assert "🏆 **count 2**" in text
+        assert text.count("<details>") == text.count("</details>") == 4
+        for blank_before in ("| at concurrency", "<details>", "| config"):
+            at = next(i for i, line in enumerate(lines) if line.startswith(blank_before))
+            assert lines[at - 1] == ""
+
+    def test_hostile_names_stay_text_and_rows_stay_rows(self) -> None:
+        text = markdown_of(replace(run_result(labels=EVIL), notes=(EVIL,)))
+        table = text.partition("### ")[2].partition("<details>")[0]
+        assert "<script" not in text
+        assert {
+            line.replace("\\|", "").count("|") for line in table.splitlines() if line.startswith("|")
+        } == {7}
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("a|b", "a\\|b"), ("<b>", "&lt;b&gt;"), ("x\n\ny", "x y"), ("@you", "@\u200byou"), (None, "None")],
+    )
+    def test_a_cell_is_one_line_of_plain_text(self, text: str, expected: str) -> None:
+        assert cell(text) == expected
+
+    def test_a_fence_is_longer_than_any_inside(self) -> None:
+        assert fenced("a ```` b", "yaml").splitlines()[0] == "`````yaml"
+
+
+def test_pareto_points_are_ringed_in_the_chart_and_told_in_the_rows() -> None:
+    text = html_of(run_result())
+    front = [row for row in report_json(run_result())["points"] if row["pareto"]]
+    assert front and len(re.findall('class="ring"', text)) == len(front)
+
+
+def test_a_reason_stands_on_every_kind_of_report() -> None:
+    run = run_result()
+    faster = [
+        replace(t, server=replace(t.server, mean_compute_infer_us=450.0))
+        if t.server and t.trial.arm_id == "arm02"
+        else t
+        for t in run.trials
+    ]
+    run = replace(run, trials=tuple(faster))
+    said = "an inference costs 0.113 ms"
+    assert said in html_of(run) and said in markdown_of(run) and said in text_of(run)
+    assert said in report_json(run)["why"]
+
+
+class TestLoadTest:
+    def test_one_whole_page_with_its_verdict_charts_and_intervals(self) -> None:
+        of = records(900, 2.0, 1)
+        page = Page(load_html_of(of, summarise(of)))
+        assert page.stack == [] and page.fetched == [] and "script" not in page.tags
+        assert page.tags.count("svg") == 3
+        assert "VALID" in page.text and "95 % interval" in page.text and "concurrency 8" in page.text
+
+    def test_failures_are_told_first_and_by_reason(self) -> None:
+        of = records(900, 2.0, 1, failed=30)
+        text = Page(load_html_of(of, summarise(of))).text
+        assert "30 of 1,800 requests failed; most often: HTTP 503 (30)" in text
+        assert "> ⚠️ 30 of 1,800" in load_markdown_of(of, summarise(of))
+
+    @pytest.mark.parametrize("rows", [0, 3])
+    def test_a_test_that_hardly_happened_has_a_report_too(self, rows: int) -> None:
+        few: RequestRecords = records(900, 2.0, 1).select(slice(0, rows))
+        page = Page(load_html_of(few, summarise(few)))
+        assert page.stack == [] and "TOO_SHORT" in page.text
+        assert load_markdown_of(few, summarise(few)).startswith("### TOO_SHORT")
+
+    def test_the_csv_has_a_row_an_estimate(self) -> None:
+        rows = list(csv.DictReader(load_csv_of(summarise(records(900, 2.0, 1))).splitlines()))
+        p50 = next(r for r in rows if r["metric"] == "latency p50")
+        assert float(p50["low"]) < float(p50["value"]) < float(p50["high"]) and p50["unit"] == "ns"
+
+
+def test_the_command_writes_each_format_and_files_where_they_are_asked_for(
+    tmp_path: Path, tritonsmith: Run
+) -> None:
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / RESULT, run_result().as_dict())
+    save_records(records(900, 2.0, 1), tmp_path / "load.npz")
+    assert tritonsmith("report", "run", "--format", "md").stdout.startswith("### Winner")
+    assert sorted(p.name for p in (tmp_path / "run").glob("report.*")) == [
+        "report.csv", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
+    assert tritonsmith("report", "load.npz", "--format", "html").stdout.lstrip().startswith("<!doctype html>")
+    assert not (tmp_path / "report.html").exists()
+    result = tritonsmith("report", "load.npz", "--output", "out", "--format", "json")
+    assert len(json.loads(result.stdout)["files"]) == len(list((tmp_path / "out").iterdir())) == 4
+
+
+class TestMlflow:
+    @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
+    def test_without_it_there_is_one_clear_error(self) -> None:
+        from perf.report.mlflow_export import mlflow_module
+
+        with pytest.raises(TritonsmithError, match="mlflow is not installed") as error:
+            mlflow_module()
+        assert error.value.exit_code == 3
+
+    def test_a_sweep_is_a_run_with_a_nested_one_an_arm(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow-skinny")
+        from perf.report.mlflow_export import export_sweep
+
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+        run_id = export_sweep(run_result(), write_report(run_result(), tmp_path / "report"))
+        stored = mlflow.get_run(run_id)
+        assert stored.data.tags["outcome"] == "winner" and stored.data.metrics["ratio_low"] > 1
+        nested = mlflow.search_runs(
+            search_all_experiments=True,
+            filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'",
+            output_format="list",
+        )
+        assert len(nested) == 3

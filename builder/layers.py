@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROWS = 4
 """Rows of the sample looked at; which layers lose most shows on a few."""
 
-OUTSTANDING = 1.5
+OUTSTANDING = 2.0
 """A layer that loses this many times the median layer's own loss is proposed for exclusion."""
 
 
@@ -75,13 +75,13 @@ def layer_losses(source: Path, variant: Path, inputs: Mapping[str, Array]) -> tu
 
 
 def suggested_exclude(losses: Sequence[LayerLoss], candidates: Sequence[str]) -> tuple[str, ...]:
-    """Of the candidate nodes, those that lose outstandingly; the worst one when none stands out; never all."""
+    """Of the candidate nodes, those that lose outstandingly; the worst one when none stands out; a quarter at most."""
     ranked = [loss for loss in losses if loss.node in set(candidates)]
     if len(ranked) < 2:
         return ()
     median = ranked[len(ranked) // 2].own_loss
     outstanding = [loss.node for loss in ranked if loss.own_loss > OUTSTANDING * median]
-    return tuple(outstanding[: len(ranked) // 2] or [ranked[0].node])
+    return tuple(outstanding[: max(1, len(ranked) // 4)] or [ranked[0].node])
 
 
 class _Pieces:

@@ -38,8 +38,11 @@ def run_gate(
     gate_crashed, gate_timeout, disk_full.
     """
     task = ChildTask(_WORKER, f"judging the {request.precision} variant of {request.model}", "gate")
-    paths = {
-        name: str(Path(getattr(request, name)).absolute()) for name in ("source", "candidate", "samples")
-    }
-    answer = run_child(task, {"gate": replace(request, **paths).as_dict()}, scratch, log_path, timeout_s)
+    absolute = replace(
+        request,
+        source=str(Path(request.source).absolute()),
+        candidate=str(Path(request.candidate).absolute()),
+        samples=str(Path(request.samples).absolute()),
+    )
+    answer = run_child(task, {"gate": absolute.as_dict()}, scratch, log_path, timeout_s)
     return gate_result_from_dict(answer)

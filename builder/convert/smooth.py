@@ -39,11 +39,11 @@ def smoothed(
             _multiply_rows(node, weights[node.input[1]], scale)
             node.input[0] = f"{activation}_smooth"
         model.graph.initializer.append(
-            onnx.numpy_helper.from_array((1.0 / scale).astype("float32"), f"{activation}_smooth_scale")
+            onnx.numpy_helper.from_array((1.0 / scale).astype("float32"), f"{activation}_smoothing")
         )
         scaled[activation] = onnx.helper.make_node(
             "Mul",
-            [activation, f"{activation}_smooth_scale"],
+            [activation, f"{activation}_smoothing"],
             [f"{activation}_smooth"],
             name=f"{activation}_smooth_mul",
         )

@@ -166,7 +166,7 @@ def _check_network(
             fix="export the model again",
         )
     names = {tensor.name for tensor in inputs}
-    dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
+    dynamic = {tensor.name for tensor in inputs if -1 in _shape(tensor)}
     for number, profile in enumerate(request.profiles):
         unknown = sorted(set(profile.shapes) - names)
         missing = sorted(dynamic - set(profile.shapes))
@@ -206,12 +206,18 @@ def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: CompileOpti
         config.builder_optimization_level = options.builder_optimization_level
     if options.max_aux_streams is not None:
         config.max_aux_streams = options.max_aux_streams
-    levels = {
-        "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-        "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-    }
-    if options.hardware_compatibility in levels:
-        config.hardware_compatibility_level = levels[options.hardware_compatibility]
+    if options.hardware_compatibility != "none":
+        # By name: TensorRT 10.4 lacks the last of them.
+        levels = trt.HardwareCompatibilityLevel.__members__
+        level = levels.get(options.hardware_compatibility.upper())
+        if level is None:
+            raise SpecError(
+                f"this TensorRT has no hardware compatibility level {options.hardware_compatibility!r}",
+                code="hardware_compatibility",
+                seen=options.hardware_compatibility,
+                valid=[name.lower() for name in levels],
+            )
+        config.hardware_compatibility_level = level
 
 
 def _set_compute_capability(trt: Any, config: Any, compute_capability: str) -> None:
@@ -307,10 +313,15 @@ def _tensor(tensor: tensorrt.ITensor, mode: str) -> dict[str, Any]:
         "name": tensor.name,
         "mode": mode,
         "data_type": triton_type(tensor.dtype.name),
-        "shape": [int(dim) for dim in tuple(tensor.shape)],
+        "shape": _shape(tensor),
         "is_shape_tensor": bool(tensor.is_shape_tensor),
         "non_linear": False,
     }
+
+
+def _shape(tensor: tensorrt.ITensor) -> list[int]:
+    shape: tensorrt.Dims = tensor.shape
+    return [int(shape[axis]) for axis in range(len(shape))]
 
 
 _NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}

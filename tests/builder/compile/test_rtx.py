@@ -1,0 +1,257 @@
+"""TensorRT-RTX compiles real graphs on this machine, and says by name what it cannot take."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from builder.artifacts import export_request
+from builder.compile import (
+    CompileOptions,
+    CompileRequest,
+    OptimizationProfile,
+    ShapeRange,
+    derive_profiles,
+    options_from_dict,
+    request_from_dict,
+    run_compile,
+)
+from builder.compile.worker import compile_request
+from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
+from builder.export import run_export
+from builder.lint.engine import read_engine
+from builder.lint.onnx_io import read_onnx
+from builder.spec import load_spec
+from builder.tensors import TensorSpec, dtype_from_config, dtype_from_onnx
+from tests import onnx_models
+
+pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
+# RTX takes timing caches and does nothing with them; TensorRT's own code path is the same.
+pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+
+DEMO = Path(__file__).parents[3] / "examples" / "demo"
+WEIGHTS = np.ones((4, 4), np.float32)
+X = TensorSpec("x", dtype_from_config("TYPE_FP32"), ("batch", 4))
+PROFILES = derive_profiles([X], max_batch_size=8, dynamic_dims={})
+
+
+def dense() -> Any:
+    """y = x · W, batch dynamic."""
+    return onnx_models.model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="dense")],
+        [onnx_models.tensor("x", ("batch", 4))],
+        [onnx_models.tensor("y", ("batch", 4))],
+        {"w": WEIGHTS},
+    )
+
+
+def saved(proto: Any, directory: Path) -> str:
+    onnx.save(proto, directory / "model.onnx")
+    return str(directory / "model.onnx")
+
+
+def compiled(request: CompileRequest, out_dir: Path) -> Any:
+    return compile_request(request, out_dir, threading.Event())
+
+
+def test_a_graph_is_lowered_in_a_process_of_its_own(tmp_path: Path) -> None:
+    request = CompileRequest(
+        "dense", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES, CompileOptions(refit=True), opset=17,
+        timing_cache_directory=str(tmp_path / "timing"),
+    )  # fmt: skip
+    assert request_from_dict(json.loads(json.dumps(request.as_dict()))) == request
+    result = run_compile(request, tmp_path / "out", tmp_path / "log")
+    assert result.engine_bytes == (tmp_path / "out" / "model.rtx").stat().st_size > 0
+    assert not list((tmp_path / "out").glob("*.plan"))
+    assert "[PROGRESS]" in (tmp_path / "log").read_text()
+    assert result.timing_cache == "new" and list((tmp_path / "timing").glob("tensorrt_rtx-*.timing"))
+    assert [note.split()[0] for note in result.notes] == ["refit"]
+
+
+def test_the_sidecar_is_what_the_linter_reads(tmp_path: Path) -> None:
+    request = CompileRequest("dense", "tensorrt_rtx", saved(dense(), tmp_path), (*PROFILES, *PROFILES))
+    engine = read_engine(tmp_path / compiled(request, tmp_path).sidecar_path)
+    assert engine is not None
+    assert engine.tensors["x"] == {
+        "name": "x", "mode": "input", "data_type": "TYPE_FP32", "shape": [-1, 4],
+        "is_shape_tensor": False, "non_linear": False,
+    }  # fmt: skip
+    assert engine.tensors["y"]["mode"] == "output"
+    assert engine.profiles == ({"x": {"min": [1, 4], "opt": [8, 4], "max": [8, 4]}},) * 2
+    # It is no TensorRT engine, so no rule about TensorRT's versions may judge it.
+    assert engine.tensorrt is None
+
+
+@pytest.mark.parametrize("first", [b"", b"not a timing cache"])
+def test_a_damaged_timing_cache_costs_nothing_but_time(tmp_path: Path, first: bytes) -> None:
+    request = CompileRequest(
+        "dense",
+        "tensorrt_rtx",
+        saved(dense(), tmp_path),
+        PROFILES,
+        timing_cache_directory=str(tmp_path / "timing"),
+    )
+    compiled(request, tmp_path)
+    (cache,) = (tmp_path / "timing").iterdir()
+    cache.write_bytes(first)
+    compiled(request, tmp_path)
+    assert len(cache.read_bytes()) > len(first)
+    assert list(cache.parent.iterdir()) == [cache]
+
+
+def unknown_op() -> Any:
+    proto = dense()
+    proto.graph.node[0].op_type = "Det"
+    del proto.graph.node[0].input[1]
+    proto.graph.node[0].name = "volume"
+    return proto
+
+
+def beyond(name: str) -> tuple[OptimizationProfile, ...]:
+    return (OptimizationProfile({name: ShapeRange((1, 4), (1, 4), (8, 4))}),)
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "content", "profiles", "options"),
+    [
+        # An operator that TensorRT does not have: its node and name.
+        ("engine_parse", r"node volume \(Det\): UNSUPPORTED_NODE", unknown_op, PROFILES, {}),
+        ("engine_parse", "MODEL_DESERIALIZE_FAILED", b"garbage", (), {}),
+        # Empty bytes parse without a word.
+        ("engine_empty", "the ONNX file is empty", b"", (), {}),
+        ("engine_workspace", "workspace", dense, PROFILES, {"workspace_bytes": 1}),
+        # TensorRT does not tell of the first at all.
+        (
+            "profile_unknown_input",
+            "names an input that the graph does not have: z",
+            dense,
+            (*beyond("z"),),
+            {},
+        ),
+        ("profile_missing_input", "dynamic inputs and no optimization profile: x", dense, (), {}),
+    ],
+)
+def test_failures_say_what_and_where(
+    tmp_path: Path, code: str, says: str, content: Any, profiles: Any, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "model.onnx"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        onnx.save(content(), path)
+    request = CompileRequest("m", "tensorrt_rtx", str(path), profiles, CompileOptions(**options))
+    with pytest.raises(TritonsmithError, match=says) as failed:
+        compiled(request, tmp_path)
+    assert failed.value.code == code
+    assert not (tmp_path / "model.rtx").exists()
+
+
+def test_a_cancelled_build_leaves_no_engine(tmp_path: Path) -> None:
+    request = CompileRequest("dense", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(BuildError) as cancelled:
+        compile_request(request, tmp_path, stop)
+    assert cancelled.value.code == "compile_cancelled"
+    with pytest.raises(BuildError) as cancelled:
+        run_compile(request, tmp_path, tmp_path / "log", stop=lambda: True)
+    assert cancelled.value.code == "compile_cancelled"
+    assert not (tmp_path / "model.rtx").exists()
+
+
+def test_an_opset_that_the_parser_does_not_know_is_refused_before_a_build(tmp_path: Path) -> None:
+    request = CompileRequest("m", "tensorrt_rtx", str(tmp_path / "absent.onnx"), opset=99)
+    with pytest.raises(SpecError, match="opset 99"):
+        run_compile(request, tmp_path, tmp_path / "log")
+
+
+def test_gpus_that_are_not_here_can_be_compiled_for(tmp_path: Path) -> None:
+    request = CompileRequest(
+        "dense", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES, compute_capability="8.9"
+    )
+    assert compiled(request, tmp_path).compute_capability == "8.9"
+    with pytest.raises(SpecError) as refused:
+        compiled(CompileRequest(**{**_fields(request), "compute_capability": "9.0"}), tmp_path)
+    assert "8.9" in refused.value.valid
+
+
+def _fields(request: CompileRequest) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in request.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"workspace": 1}, "did you mean 'workspace_bytes'"),
+        ({"builder_optimization_level": 9}, "valid: 0, 1, 2, 3, 4, 5"),
+        ({"hardware_compatibility": "ampere"}, "ampere_plus"),
+        ({"exclude_lean_runtime": True}, "only with version_compatible"),
+        ({"workspace_bytes": 0}, "at least 1"),
+        ({"refit": "yes"}, "true, false"),
+    ],
+)
+def test_options_that_tensorrt_would_not_take_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        options_from_dict(options)
+
+
+def test_without_a_gpu_tensorrt_is_refused_at_once(tmp_path: Path) -> None:
+    from builder.compile.cuda import gpus
+
+    if gpus()[0]:
+        pytest.skip("there is a GPU")
+    with pytest.raises(ToolError, match="compiles on a GPU only") as missing:
+        run_compile(CompileRequest("m", "tensorrt", "/absent.onnx"), tmp_path / "out", tmp_path / "log")
+    assert (missing.value.code, missing.value.exit_code) == ("gpu_missing", 3)
+    assert not (tmp_path / "out").exists()
+
+
+DETECTOR_DIMS = {f"p2o.DynamicDimension.{n}": (32, 640, 960) for n in (1, 2)}
+
+
+@pytest.mark.demo
+def test_the_demos_detector_is_lowered(tmp_path: Path) -> None:
+    from builder.package_files import resolve_package_file
+
+    path = resolve_package_file("package:rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx")
+    surface = read_onnx(path)
+    inputs = [TensorSpec(t.name, dtype_from_onnx(t.element), t.shape or ()) for t in surface.inputs]
+    profiles = derive_profiles(inputs, max_batch_size=4, dynamic_dims=DETECTOR_DIMS)
+    request = CompileRequest("detector", "tensorrt_rtx", str(path), profiles, opset=surface.opset)
+    assert run_compile(request, tmp_path, tmp_path / "log").engine_bytes > 1_000_000
+
+
+@pytest.mark.demo
+@pytest.mark.slow
+def test_the_demos_crepe_is_exported_and_lowered(tmp_path: Path) -> None:
+    spec, repository = demo_model("crepe")
+    exported = run_export(export_request(spec, repository), tmp_path, tmp_path / "export.log")
+    lower(spec, exported.inputs, tmp_path / "model.onnx", tmp_path)
+
+
+@pytest.mark.demo
+def test_the_demos_minilm_is_lowered(tmp_path: Path) -> None:
+    path = DEMO.parents[1] / "model_repository" / "minilm" / "1" / "model.onnx"
+    if not path.is_file():
+        pytest.skip("model_repository has no minilm; `make demo` builds it (its export takes half a minute)")
+    inputs = [TensorSpec(t.name, dtype_from_onnx(t.element), t.shape or ()) for t in read_onnx(path).inputs]
+    lower(demo_model("minilm")[0], inputs, path, tmp_path)
+
+
+def demo_model(name: str) -> tuple[Any, Any]:
+    repository = load_spec(DEMO / "models.yaml")
+    return next(model for model in repository.models if model.name == name), repository
+
+
+def lower(spec: Any, inputs: Any, path: Path, out_dir: Path) -> None:
+    ranges = {n: (d.min, d.opt or d.max, d.max) for n, d in spec.dynamic_dims.items()}
+    profiles = derive_profiles(inputs, max_batch_size=spec.max_batch_size or 0, dynamic_dims=ranges)
+    request = CompileRequest(spec.name, "tensorrt_rtx", str(path), profiles, opset=read_onnx(path).opset)
+    assert run_compile(request, out_dir, out_dir / "log").engine_bytes > 1_000_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,28 @@ def mlflow_module() -> Any:
     return importlib.import_module("mlflow")
 
 
+@contextmanager
+def _mlflow() -> Iterator[Any]:
+    """mlflow; what it refuses becomes ToolError mlflow_failed."""
+    mlflow = mlflow_module()
+    try:
+        yield mlflow
+    except mlflow.exceptions.MlflowException as error:
+        raise ToolError(
+            f"MLflow did not take the report: {error}",
+            code="mlflow_failed",
+            seen=f"MLFLOW_TRACKING_URI={mlflow.get_tracking_uri()}",
+            fix="set MLFLOW_TRACKING_URI, e.g. to sqlite:///mlflow.db or your server's URL",
+        ) from error
+
+
 def export_sweep(run: RunResult, files: ReportFiles) -> str:
     """The sweep as a run of the experiment `tritonsmith MODEL`; the id of the run.
 
     Metrics of an arm have the concurrency as their step, intervals end in _low and _high.
     """
-    mlflow = mlflow_module()
-    mlflow.set_experiment(f"tritonsmith {run.spec.model}")
     verdict, ratio = run.verdict, run.verdict.ratio
-    with mlflow.start_run(run_name=f"sweep of {run.spec.model}") as parent:
+    with _mlflow() as mlflow, _run(mlflow, run.spec.model, f"sweep of {run.spec.model}") as parent:
         mlflow.set_tags(
             {"outcome": verdict.outcome, "sentence": verdict.sentence, "complete": str(run.complete)}
         )
@@ -56,9 +70,7 @@ def export_load(
     model: str, load: str, rows: Iterable[Mapping[str, Any]], verdict: str, files: ReportFiles
 ) -> str:
     """One load test as a run of the same experiment; the id of the run."""
-    mlflow = mlflow_module()
-    mlflow.set_experiment(f"tritonsmith {model}")
-    with mlflow.start_run(run_name=f"load test, {load}") as run:
+    with _mlflow() as mlflow, _run(mlflow, model, f"load test, {load}") as run:
         mlflow.set_tags({"verdict": verdict})
         mlflow.log_params({"load": load})
         for row in rows:
@@ -67,6 +79,11 @@ def export_load(
             mlflow.log_metrics(_metrics(ends))
         _artifacts(mlflow, files)
     return str(run.info.run_id)
+
+
+def _run(mlflow: Any, model: str, name: str) -> Any:
+    mlflow.set_experiment(f"tritonsmith {model}")
+    return mlflow.start_run(run_name=name)
 
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:

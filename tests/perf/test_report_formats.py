@@ -137,6 +137,9 @@ class TestMlflow:
         from perf.report.mlflow_export import export_sweep
 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+        monkeypatch.setenv(
+            "MLFLOW_ALLOW_FILE_STORE", "true"
+        )  # new releases want a database, which skinny lacks
         run_id = export_sweep(run_result(), write_report(run_result(), tmp_path / "report"))
         stored = mlflow.get_run(run_id)
         assert stored.data.tags["outcome"] == "winner" and stored.data.metrics["ratio_low"] > 1

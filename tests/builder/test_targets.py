@@ -1,0 +1,177 @@
+"""What a target cannot load is refused before anything is built."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from builder.compile import CompileOptions
+from builder.errors import GateError, ServerError, SpecError, UsageError
+from builder.releases import (
+    parser_opsets,
+    release_from_image,
+    release_from_triton_version,
+    releases,
+    takes_hardware,
+    takes_version_compatible,
+    tensorrt_of,
+)
+from builder.spec import Target
+from builder.targets import (
+    PlannedModel,
+    check_target,
+    compute_capability_of,
+    serving_target,
+    target_from_reference,
+)
+
+
+def stated(**fields: Any) -> Any:
+    return serving_target(Target(**fields))
+
+
+def plan(**fields: Any) -> PlannedModel:
+    return PlannedModel("m", "tensorrt", **fields)
+
+
+H100 = {"tensorrt": "10.16", "gpus": ("h100",)}
+COMPATIBLE = CompileOptions(version_compatible=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "code"),
+    [
+        # ONNX Runtime 1.19 of 24.10 ends at opset 21 and IR version 10.
+        ({"triton": "24.10"}, PlannedModel("m", "onnxruntime", opset=21, ir_version=10), None),
+        ({"triton": "24.10"}, PlannedModel("m", "onnxruntime", opset=22), "target_onnx"),
+        ({"triton": "24.10"}, PlannedModel("m", "onnxruntime", ir_version=11), "target_onnx"),
+        # A release whose ONNX Runtime is not in the table is not judged.
+        ({"triton": "26.10"}, PlannedModel("m", "onnxruntime", opset=99), None),
+        # Nothing stated, nothing judged; a backend of the user's own is never missed.
+        ({}, PlannedModel("m", "vllm"), None),
+        ({"triton": "24.10"}, PlannedModel("m", "vllm"), "target_backend"),
+        ({"triton": "24.10"}, PlannedModel("m", "mine"), None),
+        # A plan loads on the TensorRT that built it.
+        (H100, plan(tensorrt="10.16.0.72", compute_capability="9.0"), None),
+        (H100, plan(tensorrt="10.4.0"), "target_tensorrt"),
+        (H100, plan(tensorrt="10.4.0", options=COMPATIBLE), None),
+        # Never on an older one, nor on another major than the next.
+        (H100, plan(tensorrt="11.4", options=COMPATIBLE), "target_tensorrt"),
+        ({"tensorrt": "11.4"}, plan(tensorrt="10.4", options=COMPATIBLE), None),
+        # 25.01's TensorRT is in the table, 26.08's is not and has to be stated.
+        ({"triton": "25.01"}, plan(tensorrt="10.8.0.43"), None),
+        ({"triton": "25.01"}, plan(tensorrt="10.9"), "target_tensorrt"),
+        ({"triton": "26.08"}, plan(tensorrt="10.16"), "target_tensorrt_unknown"),
+        ({"triton": "26.08", "tensorrt": "10.16"}, plan(tensorrt="10.16"), None),
+        # On the GPU that built it, or with hardware compatibility.
+        (H100, plan(compute_capability="8.6"), "target_hardware"),
+        (H100, plan(compute_capability="8.6", options=CompileOptions(hardware_compatibility="ampere_plus")), None),
+        ({**H100, "gpus": ("t4",)},
+         plan(compute_capability="8.6", options=CompileOptions(hardware_compatibility="ampere_plus")),
+         "target_hardware"),
+        # 26.08 serves compute capability 7.5 and up.
+        ({"triton": "26.08", "tensorrt": "10.16", "gpus": ("v100",)}, plan(), "target_gpu"),
+        (H100, plan(options=CompileOptions(strip=True, refit=True)), "target_stripped"),
+    ],
+)  # fmt: skip
+def test_targets_are_judged(target: dict[str, Any], model: PlannedModel, code: str | None) -> None:
+    if code is None:
+        check_target(stated(**target), [model])
+        return
+    with pytest.raises(GateError) as refused:
+        check_target(stated(**target), [PlannedModel("fine", "mine"), model])
+    assert (refused.value.code, refused.value.exit_code) == (code, 4)
+    assert refused.value.message.startswith("m: ")
+
+
+def test_names_that_are_not_known_get_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"did you mean '26\.08'|valid"):
+        stated(triton="26.80")
+    with pytest.raises(SpecError, match="did you mean 'h100'"):
+        stated(gpus=("h10",))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [("H100", "9.0"), ("NVIDIA L40S", "8.9"), ("sm86", "8.6"), ("12.0", "12.0"), ("sm_103", "10.3")],
+)
+def test_gpus_by_name_or_number(gpu: str, expected: str) -> None:
+    assert compute_capability_of(gpu) == expected
+
+
+def test_versions_and_images_lead_to_releases() -> None:
+    assert release_from_triton_version("2.51.0") == "24.10"
+    assert release_from_triton_version("2.51.0dev") == "24.10"
+    assert release_from_triton_version("2.5.0") is None
+    for release, row in releases().items():
+        if row["triton"]:
+            assert release_from_triton_version(row["triton"]) == release
+    assert release_from_image("nvcr.io/nvidia/tritonserver:26.08-py3") == ("26.08", "py3")
+    assert release_from_image("mirror:5000/triton:25.01-trtllm-python-py3@sha256:ab12") == (
+        "25.01",
+        "trtllm-python-py3",
+    )
+    assert release_from_image("26.08") == ("26.08", "py3")
+    assert release_from_image("tritonserver:latest") is None
+    assert (tensorrt_of("25.01"), tensorrt_of("26.05"), tensorrt_of("25.02", "trtllm-python-py3")) == (
+        "10.8.0.43",
+        None,
+        "10.8.0.43",
+    )
+
+
+def test_opsets_follow_the_parsers_documentation() -> None:
+    assert 24 in parser_opsets("10.16.0") and 25 not in parser_opsets("10.16.0")
+    assert 25 in parser_opsets("11.4") and parser_opsets() == parser_opsets("11.4")
+    assert 8 not in parser_opsets()
+
+
+def test_compatibility_follows_tensorrts_documentation() -> None:
+    assert takes_version_compatible("8.6", "10.0") and not takes_version_compatible("8.6", "11.0")
+    assert takes_version_compatible("10.16.0.72", "10.16") and not takes_version_compatible("10.9", "10.8")
+    assert not takes_hardware("8.6", "8.9", "same_compute_capability")
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        version = self.server.version  # type: ignore[attr-defined]
+        body = b'{"name":"triton","version":"%s"}' % version.encode() if self.path == "/v2" else b"no JSON"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_live_server_says_its_release(server: Any) -> None:
+    url = f"http://127.0.0.1:{server.server_port}"
+    server.version = "2.54.0"
+    target = target_from_reference(url)
+    assert (target.release, target.tensorrt, target.onnxruntime) == ("25.01", "10.8.0.43", "1.20.1")
+    server.version = "9.9.9"
+    with pytest.raises(UsageError, match=r"Triton 9\.9\.9"):
+        target_from_reference(url)
+    with pytest.raises(ServerError, match="does not answer like a Triton"):
+        target_from_reference(url + "/elsewhere")
+
+
+def test_an_image_says_its_release() -> None:
+    target = target_from_reference("nvcr.io/nvidia/tritonserver:26.08-vllm-python-py3")
+    assert (target.release, target.image) == ("26.08", "vllm-python-py3")
+    assert target_from_reference("nvcr.io/nvidia/tritonserver:26.08-py3-sdk").image == "py3"
+    assert target_from_reference("26.08").release == "26.08"
+    with pytest.raises(UsageError, match="no Triton release"):
+        target_from_reference("nvcr.io/nvidia/tritonserver:latest")

@@ -1,11 +1,11 @@
-"""One load test: (a live server, a model, a load) → records, their summary and the server's own counters."""
+"""One load test: (a live server, a model, a load) → records, their summary, the server's counters and use."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +15,22 @@ from builder import __version__
 from builder.errors import TrialError, UsageError
 from perf.answers import Validation
 from perf.counters import ServerCounters, counters_between
-from perf.data import DataOptions, ModelInterface, interface_from_metadata, payloads_from_options
-from perf.generator import ClientOptions, Progress, generate
+from perf.data import DataOptions, ModelInterface, Pool, interface_from_metadata, pool_from_options
+from perf.distribution import Distribution, Span
+from perf.generator import ClientOptions, Progress, SequenceOptions, generate
 from perf.record import RequestRecords
-from perf.schedule import Load
+from perf.resource_use import ResourceUse
+from perf.resources import sample_resources, server_pid_at
+from perf.schedule import Closed, Load
+from perf.shared_memory import check_cuda_shared_memory, shared_target
 from perf.stats import Summary, summarise
+from perf.wire.api import ServerApi
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, Parameter
-from perf.wire.rest import call_json, model_path
+from perf.wire.rest import RestApi
 from perf.wire.target import Target
+
+_SEQUENCE_LENGTH = Span(20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,14 @@ class LoadTest:
 
     model:      empty means the only one that the server has ready.
     duration_s, requests: as in perf.generator.generate.
+    streaming:  gRPC streams, for decoupled models.
+    sequences:  the requests are those of sequences, `load.concurrency` at once.
+    sequence_length: requests in one; None: as the data's streams have, else 20.
+    shared_memory: where tensors travel; output_bytes is the room for an output whose size the model does not fix.
     parameters: request parameters (priority, timeout …) of every request.
     validate_every: one answer in so many is compared with the data's outputs, where they have any; 0 none.
+    pid:        the server's process, when the caller has started it; else it is looked for by its port.
+    metrics_url: HOST:PORT of its metrics; empty means the port after gRPC's usual one, HTTP's + 2.
     """
 
     model: str
@@ -45,6 +58,11 @@ class LoadTest:
     data: DataOptions = field(default_factory=DataOptions)
     protocol: Literal["http", "grpc"] = "http"
     grpc_url: str = ""
+    streaming: bool = False
+    sequences: bool = False
+    sequence_length: Distribution | None = None
+    shared_memory: Literal["none", "system", "cuda"] = "none"
+    output_bytes: int = 102_400
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: str | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -52,68 +70,167 @@ class LoadTest:
     max_connections: int = 1024
     processes: int = 1
     validate_every: int = 100
+    pid: int | None = None
+    metrics_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTestResult:
-    """What came out; `server` is None when its counters could not be compared, `why_no_server` says why."""
+    """What came out.
+
+    server:    None when its counters could not be compared; `why_no_server` says why.
+    resources: what the server used during the measurement; None when nobody looked.
+    """
 
     records: RequestRecords
     summary: Summary
     server: ServerCounters | None
     why_no_server: str = ""
+    resources: ResourceUse | None = None
 
 
 def run_load_test(
     url: str, test: LoadTest, on_progress: Callable[[Progress], None] | None = None
 ) -> LoadTestResult:
-    """Put the load on the server at its HTTP URL. Failed requests are in the records, not raised.
+    """Put the load on the server at its URL (http, or grpc for one without HTTP). Failed requests are in the
+    records, not raised.
 
     Raises ServerError when nothing answers, TrialError when the model is not served, UsageError when the
-    data do not fit it.
+    data or the options do not fit it.
     """
-    rest = HttpTarget(url, headers=test.headers, ca_file=test.ca_file)
-    about_server = call_json(rest, "/v2")
-    model = interface_of(rest, test.model or only_model(rest), test.version)
-    payloads = payloads_from_options(model, test.data, parameters=test.parameters)
-    target = target_of(rest, test)
+    _check(test)
+    api, target = server_of(url, test)
+    about_server = api.server_metadata()
+    model = interface_of(api, test.model or only_model(api), test.version)
+    _check_model(model, test)
+    pool = pool_from_options(model, test.data, parameters=test.parameters)
+    payloads: Sequence[InferPayload] = pool.payloads
     before: list[list[dict[str, Any]] | None] = []
-    records = generate(
-        target,
-        test.load,
-        payloads,
-        warmup_s=test.warmup_s,
-        duration_s=test.duration_s,
-        requests=test.requests,
-        seed=test.data.seed,
-        options=ClientOptions(
-            timeout_s=test.timeout_s,
-            max_connections=test.max_connections,
-            processes=test.processes,
-            validation=_validation(test, payloads),
-        ),
-        environment=environment_of(about_server),
-        on_progress=on_progress,
-        at_measure_start=lambda: before.append(_statistics(rest, model)),
-    )
-    after = _statistics(rest, model)
+    pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
+    with ExitStack() as stack:
+        if test.shared_memory == "system":
+            shared = shared_target(
+                api, target, model, payloads, slots=_slots(test), output_bytes=test.output_bytes
+            )
+            target, payloads = stack.enter_context(shared)
+        sampled = stack.enter_context(
+            sample_resources(pid, test.metrics_url or _metrics_url(url), why_no_pid=why_no_pid)
+        )
+
+        def at_measure_start() -> None:
+            before.append(_statistics(api, model))
+            sampled.restart()
+
+        records = generate(
+            target,
+            test.load,
+            payloads,
+            warmup_s=test.warmup_s,
+            duration_s=test.duration_s,
+            requests=test.requests,
+            seed=test.data.seed,
+            options=ClientOptions(
+                timeout_s=test.timeout_s,
+                max_connections=test.max_connections,
+                processes=test.processes,
+                validation=_validation(test, payloads),
+                sequences=_sequences(test, model, pool),
+            ),
+            environment=environment_of(about_server),
+            on_progress=on_progress,
+            at_measure_start=at_measure_start,
+        )
+        after = _statistics(api, model)
     server, why = None, "the server does not tell statistics"
     if before and before[0] is not None and after is not None:
         server, why = counters_between(before[0], after), "the model was reloaded during the test"
-    return LoadTestResult(records, summarise(records), server, "" if server else why)
+    return LoadTestResult(records, summarise(records), server, "" if server else why, sampled.use)
 
 
-def interface_of(rest: HttpTarget, model: str, version: str = "") -> ModelInterface:
+# What is asked → what is put together.
+
+
+def _check(test: LoadTest) -> None:
+    """UsageError or ToolError for what does not go together, before any server is asked."""
+    if test.shared_memory == "cuda":
+        check_cuda_shared_memory()
+    if test.shared_memory != "none":
+        for other, given in (
+            ("--streaming", test.streaming),
+            ("--sequences", test.sequences),
+            ("--processes", test.processes > 1),
+        ):
+            if given:
+                raise UsageError(f"--shared-memory does not go with {other}", code="bad_shared_memory")
+    if test.streaming and test.protocol != "grpc":
+        raise UsageError("streaming needs gRPC", code="bad_streaming", fix="--protocol grpc")
+
+
+def _check_model(model: ModelInterface, test: LoadTest) -> None:
+    if model.decoupled and not test.streaming:
+        raise UsageError(
+            f"`{model.name}` is decoupled: a request may get any number of responses",
+            code="streaming_needed",
+            fix="--streaming",
+        )
+    if model.sequence_ids and not test.sequences and "sequence_id" not in test.parameters:
+        raise UsageError(
+            f"`{model.name}` takes sequences of requests", code="sequences_needed", fix="--sequences 8"
+        )
+
+
+def _sequences(test: LoadTest, model: ModelInterface, pool: Pool) -> SequenceOptions | None:
+    if not test.sequences:
+        return None
+    length = test.sequence_length or (None if pool.streams else _SEQUENCE_LENGTH)
+    return SequenceOptions(length, pool.streams, text_ids=model.sequence_ids == "text")
+
+
+def _slots(test: LoadTest) -> int:
+    return test.load.concurrency if isinstance(test.load, Closed) else test.max_connections
+
+
+def _metrics_url(url: str) -> str:
+    parts = urlsplit(url)
+    usual = 1 if parts.scheme.startswith("grpc") else 2
+    return f"{parts.hostname}:{parts.port + usual}" if parts.hostname and parts.port else ""
+
+
+def server_of(url: str, test: LoadTest) -> tuple[ServerApi, Target]:
+    """(what is asked once, the measured side) of the server at an http, https, grpc or grpcs URL."""
+    if urlsplit(url).scheme in ("grpc", "grpcs"):
+        from perf.wire.grpc_api import GrpcApi
+
+        if test.protocol == "http":
+            raise UsageError("a gRPC URL is asked over gRPC", code="bad_url", fix="--protocol grpc")
+        target = _grpc_target(url, test)
+        return GrpcApi(target), target
+    rest = HttpTarget(url, headers=test.headers, ca_file=test.ca_file)
+    if test.protocol == "http":
+        return RestApi(rest), rest
+    parts = urlsplit(rest.base_url)
+    scheme = "grpcs" if parts.scheme == "https" else "grpc"
+    return RestApi(rest), _grpc_target(
+        test.grpc_url or f"{scheme}://{parts.hostname}:{(parts.port or 8000) + 1}", test
+    )
+
+
+def _grpc_target(url: str, test: LoadTest) -> Any:
+    from perf.wire.grpc import GrpcTarget
+
+    headers = {name.lower(): value for name, value in test.headers.items()}
+    return GrpcTarget(url, headers, test.ca_file, streaming=test.streaming)
+
+
+def interface_of(api: ServerApi, model: str, version: str = "") -> ModelInterface:
     """What the server says the model takes."""
-    path = model_path(model, version)
-    found = interface_from_metadata(call_json(rest, path), call_json(rest, f"{path}/config"))
+    found = interface_from_metadata(api.model_metadata(model, version), api.model_config(model, version))
     return replace(found, version=version)
 
 
-def only_model(rest: HttpTarget) -> str:
+def only_model(api: ServerApi) -> str:
     """The one model that is ready; UsageError names all when there are several or none."""
-    rows = call_json(rest, "/v2/repository/index", method="POST")
-    ready = sorted({row["name"] for row in rows if row.get("state", "READY") == "READY"})
+    ready = api.ready_models()
     if len(ready) != 1:
         raise UsageError(
             "which model?" if ready else "the server has no model ready",
@@ -121,21 +238,7 @@ def only_model(rest: HttpTarget) -> str:
             valid=ready,
             fix=f"--model {ready[0]}" if ready else None,
         )
-    return str(ready[0])
-
-
-def target_of(rest: HttpTarget, test: LoadTest) -> Target:
-    """The measured side of the server."""
-    if test.protocol == "http":
-        return rest
-    from perf.wire.grpc import GrpcTarget
-
-    parts = urlsplit(rest.base_url)
-    url = test.grpc_url
-    if not url:
-        scheme = "grpcs" if parts.scheme == "https" else "grpc"
-        url = f"{scheme}://{parts.hostname}:{(parts.port or 8000) + 1}"
-    return GrpcTarget(url, {name.lower(): value for name, value in test.headers.items()}, test.ca_file)
+    return ready[0]
 
 
 def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation | None:
@@ -144,9 +247,9 @@ def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation 
     return Validation(every=test.validate_every)
 
 
-def _statistics(rest: HttpTarget, model: ModelInterface) -> list[dict[str, Any]] | None:
+def _statistics(api: ServerApi, model: ModelInterface) -> list[dict[str, Any]] | None:
     try:
-        return list(call_json(rest, model_path(model.name, model.version) + "/stats")["model_stats"])
+        return api.statistics(model.name, model.version)
     except (TrialError, KeyError, TypeError):
         return None
 
@@ -165,15 +268,17 @@ def environment_of(about_server: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """Where a server answers; grpc_url is empty when only its HTTP URL is known."""
+    """Where a server answers, and its process when we started it; what is not known is empty."""
 
     http_url: str
     grpc_url: str = ""
+    metrics_url: str = ""
+    pid: int | None = None
 
 
 @contextmanager
 def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
-    """An HTTP URL as it is, or an embedded server's on this model repository while the block runs."""
+    """A URL as it is, or an embedded server's on this model repository while the block runs."""
     if "://" in where:
         yield ServedAt(where)
         return
@@ -183,9 +288,9 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
             "neither a URL nor a model repository",
             code="no_target",
             seen=where,
-            valid=["http://HOST:8000", "a model repository's directory"],
+            valid=["http://HOST:8000", "grpc://HOST:8001", "a model repository's directory"],
         )
     from perf.server.launch import ServerSpec, launch
 
     with launch(ServerSpec(kind="embedded", repositories=(directory,), log_path=log_path)) as server:
-        yield ServedAt(f"http://{server.http_url}", server.grpc_url)
+        yield ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)

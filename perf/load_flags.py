@@ -66,3 +66,15 @@ def replay_from_file(path: Path) -> Replay:
             f"not a file of send times in seconds: {error}", code="bad_replay", where=Where(path)
         ) from error
     return Replay(tuple(round(time_s * NS_PER_S) for time_s in times))
+
+
+def steps_from_flags(flags: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """`100:5s` → (requests a second, seconds), in the order given."""
+    steps = []
+    for flag in flags:
+        rate, _, duration = flag.partition(":")
+        try:
+            steps.append((float(rate), seconds_from_text(duration)))
+        except ValueError as error:
+            raise UsageError("not RATE:DURATION", code="bad_load", seen=flag, fix="--step 100:5s") from error
+    return tuple(steps)

@@ -6,7 +6,7 @@ from typing import Any
 
 from perf.load import LoadTestResult
 from perf.schedule import Load, load_label
-from perf.stats import Estimate
+from perf.stats import Estimate, Summary
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
         "failures": result.records.failures(),
         "summary": result.summary.as_dict(),
         "server": None if result.server is None else result.server.as_dict(),
+        "resources": None if result.resources is None else _resources_as_dict(result),
         "interrupted": header.interrupted,
         "environment": dict(header.environment),
     }
@@ -29,7 +30,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     """The verdict first, failures before any number; then throughput, latency, server and client."""
     header, summary = result.records.header, result.summary
     lines = [
-        f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {header.protocol}, "
+        f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {_protocol(result)}, "
         f"{summary.duration_s:.1f} s, seed {header.seed}"
     ]
     failures = result.records.failures()
@@ -49,9 +50,76 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     for name, estimate in summary.latency_ns.items():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
         label = " " * 10
+    lines += _stream_lines(summary)
     lines += _server_lines(result)
+    lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
+
+
+def _protocol(result: LoadTestResult) -> str:
+    return result.records.header.protocol + (" streaming" if result.records.responses is not None else "")
+
+
+def _stream_lines(summary: Summary) -> list[str]:
+    streaming = summary.streaming
+    if streaming is None:
+        return []
+    each = streaming.responses_per_request
+    lines = [
+        f"  responses   {_number(streaming.responses_per_s, 1.0, 'responses/s')}",
+        f"              {each['mean']:.4g} a request ({each['min']:g} to {each['max']:g})",
+    ]
+    for label, estimates in (
+        ("first", streaming.first_response_ns),
+        ("between", streaming.inter_response_ns),
+        ("longest gap", streaming.longest_gap_ns),
+    ):
+        for name in ("p50", "p99"):
+            lines.append(f"  {label:<12}{name:<5} {_number(estimates[name], 1e-6, 'ms')}")
+            label = ""
+    return lines
+
+
+def _resource_lines(result: LoadTestResult) -> list[str]:
+    use = result.resources
+    if use is None:
+        return []
+    if use.process is None:
+        lines = [f"  used        CPU and memory unknown: {use.why_no_process}"]
+    else:
+        process = use.process
+        memory = f"{process.rss_bytes / 2**20:,.0f} MiB resident"
+        if process.pss_bytes is not None:
+            memory = f"{process.pss_bytes / 2**20:,.0f} MiB (PSS; {memory})"
+        lines = [
+            f"  used        {process.cpu_cores:.2f} CPU cores, {memory}, {process.processes} processes of the server"
+        ]
+    if not use.gpus:
+        return [*lines, f"              GPU unknown: {use.why_no_gpu}"]
+    for gpu in use.gpus:
+        parts = [
+            None if gpu.utilisation is None else f"{100 * gpu.utilisation:.0f} % busy",
+            None if gpu.memory_bytes is None else f"{gpu.memory_bytes / 2**20:,.0f} MiB",
+            None if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+        ]
+        lines.append(f"              GPU {gpu.name}: {', '.join(p for p in parts if p)}")
+    energy_j = use.energy_per_inference_j(_inferences(result))
+    if energy_j is not None:
+        lines.append(f"              {1000 * energy_j:,.3g} mJ an inference, idle power included")
+    return lines
+
+
+def _inferences(result: LoadTestResult) -> int:
+    """Those of the stretch that resources were sampled in."""
+    measured = result.records.measured()
+    return int(measured.inferences[measured.ok].sum())
+
+
+def _resources_as_dict(result: LoadTestResult) -> dict[str, Any]:
+    assert result.resources is not None
+    energy_j = result.resources.energy_per_inference_j(_inferences(result))
+    return result.resources.as_dict() | {"energy_per_inference_j": energy_j}
 
 
 def _number(estimate: Estimate, scale: float, unit: str) -> str:

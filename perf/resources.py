@@ -33,6 +33,8 @@ INTERVAL_S = 0.2
 # Walking all processes and their page tables costs milliseconds, which the client on the same machine would feel.
 SLOW_INTERVAL_S = 1.0
 
+METRICS_TIMEOUT_S = 1.0
+
 ReadGpus = Callable[[], dict[str, GpuReading]]
 
 
@@ -207,7 +209,7 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
         return None, "", f"{why}, and no metrics URL is known"
 
     def read() -> dict[str, GpuReading]:
-        return gpu_readings_from_metrics(control.metrics_text(metrics_url))
+        return gpu_readings_from_metrics(control.metrics_text(metrics_url, METRICS_TIMEOUT_S))
 
     try:
         if read():

@@ -22,6 +22,14 @@ class WireProtocol(str, Enum):
     grpc = "grpc"
 
 
+class SharedMemoryKind(str, Enum):
+    """Where tensors travel."""
+
+    none = "none"
+    system = "system"
+    cuda = "cuda"
+
+
 class ArrivalKind(str, Enum):
     """How requests of a rate follow each other."""
 
@@ -41,7 +49,8 @@ def load(
         str,
         typer.Argument(
             metavar="URL|DIR",
-            help="A Triton's HTTP URL, or a model repository, which is then served for the test.",
+            help="A Triton's URL (http, https, or grpc, grpcs for one without HTTP), or a model repository, "
+            "which is then served for the test.",
             show_default=False,
         ),
     ],
@@ -65,6 +74,29 @@ def load(
         typer.Option(help="Open loop: a file of send times in seconds, one a line.", show_default=False),
     ] = None,
     ramp: Annotated[str, typer.Option(help="Time over which the load climbs (2s).")] = "0s",
+    step: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="RATE:DURATION before --request-rate (100:5s), several in order; --duration counts them in.",
+            show_default=False,
+        ),
+    ] = None,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Closed loop: so many sequences at once, for models that keep state.",
+            show_default=False,
+        ),
+    ] = None,
+    sequence_length: Annotated[
+        str,
+        typer.Option(
+            help="Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; by default those of the data's "
+            "streams, else 20.",
+            show_default=False,
+        ),
+    ] = "",
     slo_p99: Annotated[
         str,
         typer.Option(
@@ -86,16 +118,29 @@ def load(
     grpc_url: Annotated[
         str, typer.Option(help="HOST:PORT of gRPC; by default the HTTP port + 1.", show_default=False)
     ] = "",
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="gRPC streams, for decoupled models; times each response.")
+    ] = False,
+    shared_memory: Annotated[
+        SharedMemoryKind, typer.Option(help="Where tensors travel, for a server on this machine.")
+    ] = SharedMemoryKind.none,
+    output_shared_memory_size: Annotated[
+        int, typer.Option(min=1, help="Bytes for an output whose size the model does not fix.")
+    ] = 102_400,
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Input values: .npz, a directory of them, or of NAME.npy files; drawn by default.",
+            help="Input values: .npz, perf_analyzer's .json, or a directory of .npz files, NAME.npy files or "
+            "raw bytes in NAME; drawn by default.",
             show_default=False,
         ),
     ] = None,
     shape: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.", show_default=False),
+        typer.Option(
+            help="NAME:D1,D2 without the batch; a dimension may be LOW..HIGH or MEAN~DEVIATION.",
+            show_default=False,
+        ),
     ] = None,
     range_: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -115,10 +160,12 @@ def load(
         Optional[int],  # noqa: UP045
         typer.Option(help="Triton's request priority."),
     ] = None,
-    queue_timeout_us: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Triton's request timeout in the queue, µs."),
-    ] = None,
+    request_timeout: Annotated[
+        str,
+        typer.Option(
+            help="Triton's request timeout in the queue (50ms): its queue policy says what follows."
+        ),
+    ] = "",
     timeout: Annotated[str, typer.Option(help="A request without an answer after this has failed.")] = "30s",
     processes: Annotated[
         int, typer.Option(min=1, help="Client processes, when one core is not enough (CLIENT_BOUND).")
@@ -135,14 +182,34 @@ def load(
 
     Examples: tritonsmith load http://127.0.0.1:8000 -m minilm -c 16 --shape input_ids:16..128
               tritonsmith load model_repository/ --request-rate 200 --arrival poisson --duration 10s
+              tritonsmith load grpc://127.0.0.1:8001 -m tokens --streaming -c 4
               tritonsmith load model_repository/ -m minilm --slo-p99 20ms --duration 2s
     """
+    from builder.errors import UsageError
     from perf.data import DataOptions
+    from perf.distribution import distribution_from_text
     from perf.load import LoadTest
-    from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
+    from perf.load_flags import (
+        headers_from_flags,
+        ranges_from_flags,
+        seconds_from_text,
+        shapes_from_flags,
+        steps_from_flags,
+    )
     from perf.wire.payload import request_parameters
 
-    meant = load_from_flags(concurrency, request_rate, arrival.value, replay, seed, seconds_from_text(ramp))
+    meant = load_from_flags(
+        sequences if concurrency is None else concurrency,
+        request_rate,
+        arrival.value,
+        replay,
+        seed,
+        seconds_from_text(ramp),
+        steps_from_flags(step or []),
+    )
+    if sequences is not None and concurrency not in (None, sequences):
+        raise UsageError("--sequences is the concurrency", code="two_loads", seen=f"-c {concurrency}")
+    timeout_us = round(seconds_from_text(request_timeout) * 1e6) if request_timeout else None
     test = LoadTest(
         model=model,
         version=version,
@@ -158,11 +225,16 @@ def load(
             pool=pool,
             seed=seed,
         ),
-        protocol=protocol.value,
+        protocol="grpc" if streaming or target.startswith("grpc") else protocol.value,
+        streaming=streaming,
+        sequences=sequences is not None or bool(sequence_length),
+        sequence_length=distribution_from_text(sequence_length) if sequence_length else None,
+        shared_memory=shared_memory.value,
+        output_bytes=output_shared_memory_size,
         grpc_url=grpc_url,
         headers=headers_from_flags(header or []),
         ca_file=None if ca_file is None else str(ca_file),
-        parameters=request_parameters(priority=priority, timeout_us=queue_timeout_us),
+        parameters=request_parameters(priority=priority, timeout_us=timeout_us),
         timeout_s=seconds_from_text(timeout),
         processes=processes,
     )
@@ -198,7 +270,9 @@ def run_search(
             fix="leave out --concurrency, --request-rate, --replay and --requests",
         )
     with server_at(target) as served:
-        test = replace(test, grpc_url=test.grpc_url or served.grpc_url)
+        test = replace(
+            test, grpc_url=test.grpc_url or served.grpc_url, metrics_url=served.metrics_url, pid=served.pid
+        )
         found, best = find_load_rate(
             served.http_url,
             test,
@@ -226,8 +300,9 @@ def load_from_flags(
     replay: Path | None,
     seed: int,
     ramp_s: float,
+    steps: tuple[tuple[float, float], ...] = (),
 ) -> Load:
-    """Exactly one of --concurrency, --request-rate and --replay; concurrency 8 when there is none."""
+    """Exactly one of --concurrency (--sequences), --request-rate and --replay; concurrency 8 when there is none."""
     from builder.errors import UsageError
     from perf.load_flags import replay_from_file
     from perf.schedule import Closed, Open
@@ -243,10 +318,12 @@ def load_from_flags(
     ]
     if len(given) > 1:
         raise UsageError("a test has one load", code="two_loads", seen=" ".join(given))
+    if steps and request_rate is None:
+        raise UsageError("--step needs the rate that follows", code="bad_load", fix="--request-rate 200")
     if replay is not None:
         return replay_from_file(replay)
     if request_rate is not None:
-        return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s)
+        return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s, steps)
     return Closed(concurrency or 8, ramp_s)
 
 
@@ -258,7 +335,9 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     from perf.record import save_records
 
     with server_at(target) as served, progress() as bar:
-        test = replace(test, grpc_url=test.grpc_url or served.grpc_url)
+        test = replace(
+            test, grpc_url=test.grpc_url or served.grpc_url, metrics_url=served.metrics_url, pid=served.pid
+        )
         task = bar.add_task(test.model or "load", total=100)
         result = run_load_test(served.http_url, test, lambda p: bar.update(task, completed=100 * p.done))
     if output is not None:

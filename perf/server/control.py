@@ -146,9 +146,9 @@ def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
     )
 
 
-def metrics_text(metrics_url: str) -> str:
+def metrics_text(metrics_url: str, timeout_s: float = TIMEOUT_S) -> str:
     """The Prometheus text of the metrics port."""
-    status, body = _exchange(metrics_url, "GET", "/metrics")
+    status, body = _exchange(metrics_url, "GET", "/metrics", timeout_s=timeout_s)
     if status != 200:
         raise _refused(metrics_url, "GET", "/metrics", status, body)
     return body.decode()

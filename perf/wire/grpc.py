@@ -18,7 +18,7 @@ import numpy as np
 from builder.errors import UsageError
 from perf.wire import http2
 from perf.wire.grpc_connection import GrpcConnection
-from perf.wire.payload import Answer, InferPayload, array_from_raw
+from perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
 from perf.wire.target import Closed, Done
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -123,8 +123,23 @@ def _request_message(payload: InferPayload) -> Any:
     request = service_pb2.ModelInferRequest(
         model_name=payload.model, model_version=payload.version, id=payload.request_id
     )
-    for name, value in payload.parameters.items():
-        parameter = request.parameters[name]
+    _set_parameters(request.parameters, payload.parameters)
+    for tensor in payload.inputs:
+        added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if tensor.shared is None:
+            request.raw_input_contents.append(tensor.data)
+        else:
+            _set_parameters(added.parameters, tensor.shared.parameters())
+    for name in payload.outputs if not payload.shared_outputs else ():
+        request.outputs.add(name=name)
+    for name, shared in payload.shared_outputs.items():
+        _set_parameters(request.outputs.add(name=name).parameters, shared.parameters())
+    return request
+
+
+def _set_parameters(message: Any, parameters: Mapping[str, Parameter]) -> None:
+    for name, value in parameters.items():
+        parameter = message[name]
         if isinstance(value, bool):
             parameter.bool_param = value
         elif isinstance(value, int):
@@ -136,12 +151,6 @@ def _request_message(payload: InferPayload) -> Any:
             parameter.double_param = value
         else:
             parameter.string_param = value
-    for tensor in payload.inputs:
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        request.raw_input_contents.append(tensor.data)
-    for name in payload.outputs:
-        request.outputs.add(name=name)
-    return request
 
 
 def decode_message(answer: bytes) -> Answer:
@@ -162,11 +171,15 @@ def decode_message(answer: bytes) -> Answer:
 def _answer_of(response: Any) -> Answer:
     if len(response.outputs) != len(response.raw_output_contents):
         raise ValueError("the answer does not hold every output as raw bytes")
-    outputs = {
-        output.name: array_from_raw(output.datatype, output.shape, raw)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    return Answer(outputs, None, response.id)
+    outputs: dict[str, Array] = {}
+    shared: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        shape = tuple(output.shape)
+        if not raw and 0 not in shape:  # the only mark that its bytes are in shared memory
+            shared[output.name] = (output.datatype, shape)
+        else:
+            outputs[output.name] = array_from_raw(output.datatype, shape, raw)
+    return Answer(outputs, None, response.id, shared)
 
 
 def decode_stream(answer: bytes) -> Answer:

@@ -26,13 +26,31 @@ _KSERVE_NAMES = [d.kserve for d in DTYPES]
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSlice:
+    """Where a tensor's bytes lie, or are to be put, in a shared-memory region that the server has registered."""
+
+    region: str
+    offset_bytes: int
+    size_bytes: int
+
+    def parameters(self) -> dict[str, Parameter]:
+        """As the tensor's parameters of Triton's shared-memory extension."""
+        where: dict[str, Parameter] = {
+            "shared_memory_region": self.region,
+            "shared_memory_byte_size": self.size_bytes,
+        }
+        return where | ({"shared_memory_offset": self.offset_bytes} if self.offset_bytes else {})
+
+
+@dataclass(frozen=True, slots=True)
 class WireTensor:
-    """A tensor ready for the wire: KServe datatype, whole shape, raw bytes."""
+    """A tensor ready for the wire: KServe datatype, whole shape, raw bytes, or where these lie instead."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: bytes
+    shared: SharedSlice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,7 @@ class InferPayload:
     parameters: request parameters; the sequence, priority and timeout ones are made by `request_parameters`.
     batch_size: inferences this request asks for.
     expected:   the right outputs, for checks under load; None when they are not known.
+    shared_outputs: outputs wanted, each written to shared memory; stands in for `outputs`.
     """
 
     model: str
@@ -53,15 +72,20 @@ class InferPayload:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     batch_size: int = 1
     expected: Mapping[str, Array] | None = field(default=None, compare=False)
+    shared_outputs: Mapping[str, SharedSlice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """A decoded answer: the outputs by name, or the server's error text."""
+    """A decoded answer: the outputs by name, or the server's error text.
+
+    shared: (datatype, shape) of outputs whose bytes are in shared memory.
+    """
 
     outputs: Mapping[str, Array]
     error: str | None = None
     request_id: str = ""
+    shared: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 def request_parameters(
@@ -176,7 +200,11 @@ def http_request(
     if payload.request_id:
         header["id"] = payload.request_id
     parameters: dict[str, Parameter] = dict(payload.parameters)
-    if payload.outputs:
+    if payload.shared_outputs:
+        header["outputs"] = [
+            {"name": n, "parameters": shared.parameters()} for n, shared in payload.shared_outputs.items()
+        ]
+    elif payload.outputs:
         header["outputs"] = [{"name": n, "parameters": {"binary_data": True}} for n in payload.outputs]
     else:
         parameters["binary_data_output"] = True
@@ -187,7 +215,9 @@ def http_request(
             "name": tensor.name,
             "shape": list(tensor.shape),
             "datatype": tensor.datatype,
-            "parameters": {"binary_data_size": len(tensor.data)},
+            "parameters": tensor.shared.parameters()
+            if tensor.shared is not None
+            else {"binary_data_size": len(tensor.data)},
         }
         for tensor in payload.inputs
     ]
@@ -226,10 +256,14 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
         return Answer({}, str(header["error"]), str(header.get("id", "")))
     binary = memoryview(body)[len(text) :]
     outputs: dict[str, Array] = {}
+    shared: dict[str, tuple[str, tuple[int, ...]]] = {}
     at = 0
     try:
         for output in header["outputs"]:
             name, datatype, shape = output["name"], output["datatype"], output["shape"]
+            if "shared_memory_region" in output.get("parameters", {}):
+                shared[name] = (datatype, tuple(shape))
+                continue
             size = output.get("parameters", {}).get("binary_data_size")
             if size is None:
                 outputs[name] = _array_from_json(datatype, shape, output["data"])
@@ -242,7 +276,7 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
         raise ValueError(f"the answer lacks or mistypes {error}") from error
     if at != len(binary):
         raise ValueError(f"{len(binary) - at} bytes more than the outputs hold")
-    return Answer(outputs, None, str(header.get("id", "")))
+    return Answer(outputs, None, str(header.get("id", "")), shared)
 
 
 def _array_from_json(datatype: str, shape: Sequence[int], data: list[Any]) -> Array:

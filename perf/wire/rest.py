@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +20,7 @@ def model_path(model: str, version: str = "") -> str:
     return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
-def call_json(target: HttpTarget, path: str, *, method: str = "GET") -> Any:
+def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:
     """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
     parts = urlsplit(target.base_url)
     assert parts.hostname is not None
@@ -32,9 +33,10 @@ def call_json(target: HttpTarget, path: str, *, method: str = "GET") -> Any:
         connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_TIMEOUT_S)
     try:
         headers = {**target.headers, "Connection": "close"}
-        connection.request(method, parts.path.rstrip("/") + path, headers=headers)
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, parts.path.rstrip("/") + path, sent, headers)
         response = connection.getresponse()
-        status, body = response.status, response.read()
+        status, answer = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(
             f"nothing answers HTTP at {target.url}",
@@ -45,12 +47,54 @@ def call_json(target: HttpTarget, path: str, *, method: str = "GET") -> Any:
     finally:
         connection.close()
     try:
-        value = json.loads(body) if body else None
+        value = json.loads(answer) if answer else None
     except ValueError:
         value = None
     if status != 200:
-        reason = value.get("error") if isinstance(value, dict) else body.decode(errors="replace")[:200]
+        reason = value.get("error") if isinstance(value, dict) else answer.decode(errors="replace")[:200]
         raise TrialError(
             f"{method} {path}: {reason or 'no reason given'}", code="server_refused", seen=f"HTTP {status}"
         )
     return value
+
+
+class RestApi:
+    """A server's REST API; implements perf.wire.api.ServerApi."""
+
+    def __init__(self, target: HttpTarget) -> None:
+        self._target = target
+
+    def server_metadata(self) -> Mapping[str, Any]:
+        """See ServerApi."""
+        return dict(call_json(self._target, "/v2"))
+
+    def ready_models(self) -> list[str]:
+        """See ServerApi."""
+        rows = call_json(self._target, "/v2/repository/index", method="POST")
+        return sorted({row["name"] for row in rows if row.get("state", "READY") == "READY"})
+
+    def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
+        """See ServerApi."""
+        return dict(call_json(self._target, model_path(model, version)))
+
+    def model_config(self, model: str, version: str = "") -> Mapping[str, Any]:
+        """See ServerApi."""
+        return dict(call_json(self._target, f"{model_path(model, version)}/config"))
+
+    def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
+        """See ServerApi."""
+        return list(call_json(self._target, f"{model_path(model, version)}/stats")["model_stats"])
+
+    def register_region(self, name: str, key: str, size_bytes: int) -> None:
+        """See ServerApi."""
+        body = {"key": key, "offset": 0, "byte_size": size_bytes}
+        call_json(self._target, f"{_region_path(name)}/register", method="POST", body=body)
+
+    def unregister_region(self, name: str) -> None:
+        """See ServerApi."""
+        call_json(self._target, f"{_region_path(name)}/unregister", method="POST")
+
+
+def _region_path(name: str) -> str:
+    """Triton's system shared-memory extension."""
+    return f"/v2/systemsharedmemory/region/{quote(name, safe='')}"

@@ -1,0 +1,94 @@
+"""Triton's questions and orders over gRPC, for a server without an HTTP port: tritonclient → REST's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from builder.errors import ServerError, TrialError
+from perf.wire.grpc import GrpcTarget
+
+_TIMEOUT_S = 10.0
+
+
+class GrpcApi:
+    """A server's gRPC API; implements perf.wire.api.ServerApi. What is asked once may take a library's time."""
+
+    def __init__(self, target: GrpcTarget) -> None:
+        self._target = target
+
+    def server_metadata(self) -> Mapping[str, Any]:
+        """See ServerApi."""
+        return dict(self._call("ServerMetadata", lambda c, o: c.get_server_metadata(**o)))
+
+    def ready_models(self) -> list[str]:
+        """See ServerApi."""
+        rows = self._call("RepositoryIndex", lambda c, o: c.get_model_repository_index(**o)).get("models", [])
+        return sorted({row["name"] for row in rows if row.get("state", "READY") == "READY"})
+
+    def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
+        """See ServerApi."""
+        return dict(self._call("ModelMetadata", lambda c, o: c.get_model_metadata(model, version, **o)))
+
+    def model_config(self, model: str, version: str = "") -> Mapping[str, Any]:
+        """See ServerApi."""
+        found = self._call("ModelConfig", lambda c, o: c.get_model_config(model, version, **o))
+        return dict(found["config"])
+
+    def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
+        """See ServerApi."""
+        found = self._call("ModelStatistics", lambda c, o: c.get_inference_statistics(model, version, **o))
+        return list(found["model_stats"])
+
+    def register_region(self, name: str, key: str, size_bytes: int) -> None:
+        """See ServerApi."""
+
+        def register(client: Any, options: dict[str, Any]) -> None:
+            client.register_system_shared_memory(name, key, size_bytes, **_without_json(options))
+
+        self._call("SystemSharedMemoryRegister", register)
+
+    def unregister_region(self, name: str) -> None:
+        """See ServerApi."""
+
+        def unregister(client: Any, options: dict[str, Any]) -> None:
+            client.unregister_system_shared_memory(name, **_without_json(options))
+
+        self._call("SystemSharedMemoryUnregister", unregister)
+
+    def _call(self, name: str, call: Callable[[Any, dict[str, Any]], Any]) -> Any:
+        """One call on a connection of its own: none is left open that would hold up the server's shutdown."""
+        import tritonclient.grpc as triton
+        from tritonclient.utils import InferenceServerException
+
+        parts = urlsplit(self._target.base_url)
+        secure = parts.scheme == "grpcs"
+        host, port = str(parts.hostname), parts.port or 8001
+        ca_file = self._target.ca_file
+        client = triton.InferenceServerClient(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            ssl=secure,
+            root_certificates=ca_file if secure else None,
+        )
+        options = {"headers": dict(self._target.headers), "client_timeout": _TIMEOUT_S, "as_json": True}
+        try:
+            return call(client, options)
+        except InferenceServerException as error:
+            status = str(error.status() or "")
+            if status.endswith(("UNAVAILABLE", "DEADLINE_EXCEEDED")):
+                raise ServerError(
+                    f"nothing answers gRPC at {self._target.url}",
+                    code="server_unreachable",
+                    seen=error.message(),
+                    fix="is the server up, and is this its gRPC port (8001 by default)?",
+                ) from None
+            raise TrialError(
+                f"{name}: {error.message()}", code="server_refused", seen=status.removeprefix("StatusCode.")
+            ) from None
+        finally:
+            client.close()
+
+
+def _without_json(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "as_json"}

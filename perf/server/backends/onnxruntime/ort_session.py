@@ -5,17 +5,15 @@ import os
 from pathlib import Path
 
 import onnxruntime as ort
+import ort_providers
 
 # Triton's optimization.graph.level: -1 fewer, 0 default, 1 extended, 2 (and up) none at all; the meaning is
-# the # one of the onnxruntime_backend repository, README "Model Config Options".
+# the one of the onnxruntime_backend repository, README "Model Config Options".
 GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
-ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
-CUDA_PARAMETERS = ("gpu_mem_limit", "do_copy_in_default_stream")
 
 
 def model_path(model_dir, version, filename):
@@ -32,7 +30,12 @@ def session_from_config(config, path, kind="CPU", device_id=0):
     options = _session_options(config, parameters)
     for library in config.get("model_operations", {}).get("op_library_filename", []):
         options.register_custom_ops_library(library)
-    return ort.InferenceSession(str(path), options, providers=_providers(config, parameters, kind, device_id))
+    chosen, notes = ort_providers.providers(
+        config, parameters, kind, device_id, ort.get_available_providers()
+    )
+    for note in notes:
+        print(f"model '{config['name']}': {note}", flush=True)
+    return ort.InferenceSession(str(path), options, providers=chosen)
 
 
 def _session_options(config, parameters):
@@ -65,58 +68,8 @@ def _session_options(config, parameters):
 
 def _default_threads():
     # As in production: all cores. The count is fixed, not divided by the instances, so that adding instances
-    # to # a loaded model leaves the running ones as they were.
+    # to a loaded model leaves the running ones as they were.
     return len(os.sched_getaffinity(0))
-
-
-def _providers(config, parameters, kind, device_id):
-    available = ort.get_available_providers()
-    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-    providers = []
-    if kind == "GPU":
-        if "CUDAExecutionProvider" not in available:
-            raise RuntimeError(
-                f"model '{config['name']}' has a KIND_GPU instance, but this onnxruntime has no "
-                f"CUDAExecutionProvider (it has {', '.join(available)}); install onnxruntime-gpu"
-            )
-        cuda = {"device_id": str(device_id)}
-        for accelerator in accelerators.get("gpu_execution_accelerator", []):
-            name, values = accelerator["name"], accelerator.get("parameters", {})
-            if name == "tensorrt" and "TensorrtExecutionProvider" in available:
-                providers.append(("TensorrtExecutionProvider", _tensorrt_options(values, device_id)))
-            elif name == "cuda":
-                cuda.update(values)
-            else:
-                raise RuntimeError(f"unknown Execution Accelerator '{name}' is requested")
-        providers.append(("CUDAExecutionProvider", {**cuda, **_cuda_options(parameters)}))
-    for accelerator in accelerators.get("cpu_execution_accelerator", []):
-        if accelerator["name"] != "openvino":
-            raise RuntimeError(f"unknown Execution Accelerator '{accelerator['name']}' is requested")
-        if "OpenVINOExecutionProvider" in available:
-            providers.append(("OpenVINOExecutionProvider", {"device_type": "CPU"}))
-    return [*providers, "CPUExecutionProvider"]
-
-
-def _cuda_options(parameters):
-    options = {k: parameters[k] for k in CUDA_PARAMETERS if k in parameters}
-    for key, values in (("cudnn_conv_algo_search", CUDNN_SEARCH), ("arena_extend_strategy", ARENA_STRATEGY)):
-        if key in parameters:
-            if parameters[key] not in values:
-                raise RuntimeError(f"unsupported {key} value '{parameters[key]}' is requested")
-            options[key] = values[parameters[key]]
-    return options
-
-
-def _tensorrt_options(values, device_id):
-    options = {"device_id": str(device_id)}
-    renamed = {"max_workspace_size_bytes": "trt_max_workspace_size"}
-    for key, value in values.items():
-        if key == "precision_mode":
-            options["trt_fp16_enable"] = str(value == "FP16")
-            options["trt_int8_enable"] = str(value == "INT8")
-        else:
-            options[renamed.get(key, key)] = value
-    return options
 
 
 def _int(parameters, key):

@@ -24,6 +24,7 @@ model_warmup { name: "w" inputs { key: "a" value { data_type: TYPE_FP32 zero_dat
 POLICY = 'dynamic_batching.priority_queue_policy["1"]'
 WARM = 'model_warmup["w"].inputs["a"]'
 B = '{name: "b" data_type: TYPE_INT64 dims: 1}'
+TRUE = "true"
 ONE = '{string_value: "1"}'
 # What it is; text to replace; with what; the changes as (path, old, new).
 CASES = [
@@ -36,7 +37,7 @@ CASES = [
     ("a map's value", '"1"', '"2"', [('parameters["p"].string_value', '"1"', '"2"')]),
     ("a map's key", 'key: "p"', 'key: "q"', [('parameters["p"]', ONE, None), ('parameters["q"]', None, ONE)]),
     ("a whole-number key", "max_queue_size: 4", "max_queue_size: 5", [(f"{POLICY}.max_queue_size", "4", "5")]),
-    ("another of a oneof", "zero_data", "random_data", [(f"{WARM}.zero_data", "true", None), (f"{WARM}.random_data", None, "true")]),
+    ("another of oneof", "zero_data", "random_data", [(f"{WARM}.zero_data", TRUE, None), (f"{WARM}.random_data", None, TRUE)]),
     ("an empty message", "instance_group [", "response_cache { }\ninstance_group [", [("response_cache", None, "{}")]),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from perf.report import numbers, svg
@@ -15,6 +16,7 @@ Cells = Mapping[tuple[str, int], Cell]
 MOST_ARMS = 7
 STYLES = 7
 LINEAR_SPAN = 12
+_LONG_WORD = re.compile(r"\b[a-z]+_[a-z_]+\b")
 SERVER_PARTS = (
     ("queue", "queue_ns"),
     ("compute input", "input_ns"),
@@ -44,6 +46,17 @@ def styles_of(arms: Sequence[Arm]) -> dict[str, int]:
     return {arm.id: 0 for arm in arms if arm.baseline} | {a: 1 + i % STYLES for i, a in enumerate(others)}
 
 
+def row_labels(arms: Sequence[Arm]) -> dict[str, str]:
+    """Arm → its label as a row has room for: `max_queue_delay 500 µs` → `delay 500 µs`, while all stay apart."""
+    labels = {arm.id: arm.label for arm in arms}
+    if max(map(len, labels.values()), default=0) <= svg.ROW_CHARACTERS:
+        return labels
+    short = {
+        id_: _LONG_WORD.sub(lambda m: m.group().rpartition("_")[2], text) for id_, text in labels.items()
+    }
+    return short if len(set(short.values())) == len(set(labels.values())) else labels
+
+
 def legend(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     """(key as SVG, label) of each arm."""
     styles = styles_of(arms)
@@ -68,6 +81,7 @@ def forest(run: RunResult) -> str | None:
     low, high = max(0.2, min([0.9, *ends])), min(5.0, max([1.1, *ends]))
     axis = svg.log_axis("times the current config", low, high, lambda v: f"{v:g}×")
     axis = svg.Axis(axis.label, axis.at, tuple((v, f"{v:g}×") for v in _ratio_ticks(axis, low, high)))
+    labels = row_labels(run.arms)
     rows = []
     for arm, ratio in sorted(ratios, key=lambda pair: -(pair[1].value or 0.0)):
         best = run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
@@ -79,7 +93,7 @@ def forest(run: RunResult) -> str | None:
             point = svg.Point(
                 ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
             )
-        rows.append((svg.Row(arm.label, note, best), point, styles.get(arm.id, STYLES)))
+        rows.append((svg.Row(labels[arm.id], note, best), point, styles.get(arm.id, STYLES)))
     return svg.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 
@@ -188,6 +202,7 @@ def trade_off(run: RunResult, cells: Cells) -> str | None:
 
 def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
     """Where a request spends its time inside the server, by arm."""
+    labels = row_labels(run.arms)
     rows = []
     for arm in shown_arms(run):
         cell = cells.get((arm.id, concurrency))
@@ -196,7 +211,7 @@ def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         server = cell.server
         segments = [(f"part{i}", getattr(server, name) / 1e6) for i, (_, name) in enumerate(SERVER_PARTS)]
         note = f"{numbers.milliseconds(server.total_ns)} ms"
-        rows.append((svg.Row(arm.label, note, _is_best(run, arm)), segments))
+        rows.append((svg.Row(labels[arm.id], note, _is_best(run, arm)), segments))
     if not rows:
         return None
     top = max(sum(value for _, value in segments) for _, segments in rows)
@@ -207,7 +222,7 @@ def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
 def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
     """Batch sizes that the server really ran, as shares of its executions."""
     arms = shown_arms(run)
-    styles = styles_of(arms)
+    styles, labels = styles_of(arms), row_labels(run.arms)
     rows = []
     for arm in arms:
         cell = cells.get((arm.id, concurrency))
@@ -217,7 +232,7 @@ def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         bars = [(size, count / total) for size, count in cell.server.batches.items()]
         mean = cell.server.mean_batch
         note = "" if mean is None else f"mean {mean:.1f}"
-        rows.append((svg.Row(arm.label, note, _is_best(run, arm)), bars, styles[arm.id]))
+        rows.append((svg.Row(labels[arm.id], note, _is_best(run, arm)), bars, styles[arm.id]))
     if not rows:
         return None
     largest = max(size for _, bars, _ in rows for size, _ in bars)

@@ -65,6 +65,11 @@ def log_axis(label: str, low: float, high: float, text: Format) -> Axis:
     """A logarithmic axis with as fine ticks as its span leaves room for."""
     low, high = math.log10(low) - 0.03, math.log10(high) + 0.03
     span = max(high - low, 1e-9)
+    if span < 0.5:  # a factor of three: round steps of equal size have more ticks than 1, 2, 5
+        step = _nice_step((10**high - 10**low) / 4)
+        first, last = math.ceil(10**low / step - 1e-9), math.floor(10**high / step + 1e-9)
+        even = tuple((i * step, text(round(i * step, 12))) for i in range(first, last + 1) if i > 0)
+        return Axis(label, lambda v: (math.log10(v) - low) / span, even)
     steps = (1,) if span > 3 else (1, 2, 5) if span > 1 else (1, 1.5, 2, 3, 5, 7)
     decades = range(math.floor(low), math.ceil(high) + 1)
     values = [m * 10.0**d for d in decades for m in steps]
@@ -192,6 +197,7 @@ class Row:
 
 
 ROW_HEIGHT = 34
+ROW_CHARACTERS = 38  # what stands beside a note, bold and on a phone too
 
 
 def forest_chart(title: str, rows: Sequence[tuple[Row, Point | None, int]], band: float, x: Axis) -> str:
@@ -307,7 +313,7 @@ def histogram_rows(
 def _row_text(row: Row, y: float) -> str:
     weight = ' font-weight="600"' if row.emphasis else ""
     return (
-        f'<text class="row" x="14" y="{y:.1f}"{weight}>{escape(_cut(row.label, 46))}</text>'
+        f'<text class="row" x="14" y="{y:.1f}"{weight}>{escape(_cut(row.label, ROW_CHARACTERS))}</text>'
         f'<text class="row note" x="{WIDTH - 14}" y="{y:.1f}" text-anchor="end"{weight}>{escape(row.note)}</text>'
     )
 

@@ -21,13 +21,17 @@ MOST_REASONS = 2
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One config and what the server told of it at the load point of the verdict."""
+    """One config and what the server told of it at the load point of the verdict.
+
+    delay_us: None without dynamic batching. preferred: preferred_batch_size is set, which makes batches too.
+    """
 
     server: ServerTime
     max_batch_size: int
     instances: int
     delay_us: int | None
     cache_share: float
+    preferred: bool = False
 
     @property
     def queue_share(self) -> float:
@@ -83,6 +87,7 @@ def _side(run: RunResult, arm_id: str, config: Mapping[str, Any], server: Server
         instance_count(config),
         None if "dynamic_batching" not in config else int(delay or 0),
         server.cache_hits / max(1, sum(c.requests for c in counters)),
+        bool(config_path.read(config, "dynamic_batching.preferred_batch_size")),
     )
 
 
@@ -200,7 +205,7 @@ def unfilled(e: Evidence) -> str | None:
     if e.in_flight < a.max_batch_size / 2:
         return f"{head}; none can be larger than the {e.in_flight} inferences in flight."
     # Executing and waiting ones together are all there is; half of it unbatched means there was more to take.
-    if mean * a.instances > e.in_flight / 2 or a.delay_us * 1000 >= a.server.infer_ns:
+    if mean * a.instances > e.in_flight / 2 or a.delay_us * 1000 >= a.server.infer_ns or a.preferred:
         return None
     return (
         f"{head}, though {e.in_flight} are in flight: the delay of {a.delay_us} µs is shorter than an execution "

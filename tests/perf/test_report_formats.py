@@ -14,10 +14,13 @@ import pytest
 from builder.errors import TritonsmithError
 from perf.record import RequestRecords, save_records
 from perf.report import html_of, markdown_of, report_json, text_of, write_report
+from perf.report.charts import row_labels
 from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of
 from perf.report.markdown import cell, fenced
+from perf.report.svg import log_axis
 from perf.run_record import RESULT, write_json
 from perf.stats import summarise
+from perf.sweep import Arm
 from tests.conftest import Run
 from tests.perf.test_compare import records
 from tests.perf.test_report import Page, run_result
@@ -62,6 +65,33 @@ def test_pareto_points_are_ringed_in_the_chart_and_told_in_the_rows() -> None:
     text = html_of(run_result())
     front = [row for row in report_json(run_result())["points"] if row["pareto"]]
     assert front and len(re.findall('class="ring"', text)) == len(front)
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [
+        (["count 2, max_queue_delay 500 µs", "count 1"], ["count 2, max_queue_delay 500 µs", "count 1"]),
+        (
+            ["count 2, max_queue_delay 500 µs, preferred_batch_size 8/16", "count 1"],
+            ["count 2, delay 500 µs, size 8/16", "count 1"],
+        ),
+        (
+            ["max_size 1" + " x" * 20, "min_size 1" + " x" * 20],
+            ["max_size 1" + " x" * 20, "min_size 1" + " x" * 20],
+        ),
+    ],
+    ids=["short enough", "shortened", "would become the same"],
+)
+def test_a_rows_label_is_shortened_while_all_stay_apart(labels: list[str], rows: list[str]) -> None:
+    arms = [Arm(f"arm{i:02d}", label, {}, {}) for i, label in enumerate(labels)]
+    assert list(row_labels(arms).values()) == rows
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.1, 3.3), (1.0, 1.0), (0.4, 30.0), (2.0, 900.0), (0.001, 9.0)])
+def test_a_logarithmic_axis_has_ticks_to_read_by(low: float, high: float) -> None:
+    axis = log_axis("", low, high, str)
+    assert 2 <= len(axis.ticks) <= 10
+    assert all(-1e-9 <= axis.at(value) <= 1 + 1e-9 for value, _ in axis.ticks)
 
 
 def test_a_reason_stands_on_every_kind_of_report() -> None:

@@ -39,9 +39,10 @@ def side(
     delay_us: int | None = 500,
     cache_share: float = 0.0,
     max_batch_size: int = 32,
+    preferred: bool = False,
 ) -> Side:
     server = ServerTime(queue_ms * MS, 0.0, infer_ms * MS, 0.0, {}, mean_batch, 0, 0)
-    return Side(server, max_batch_size, instances, delay_us, cache_share)
+    return Side(server, max_batch_size, instances, delay_us, cache_share, preferred)
 
 
 def evidence(ours: dict[str, Any], base: dict[str, Any], in_flight: int = 16, cores: int = 2) -> Evidence:
@@ -90,6 +91,7 @@ SILENT: list[tuple[str, Rule, Evidence]] = [
     ("batches are full enough", unfilled, evidence({"mean_batch": 9}, {})),
     ("no dynamic batching", unfilled, evidence({"mean_batch": 1, "delay_us": None}, {})),
     ("a delay longer than an execution", unfilled, evidence({"mean_batch": 2, "delay_us": 9000}, {}, in_flight=64)),
+    ("preferred sizes cut them", unfilled, evidence({"mean_batch": 4, "delay_us": 1, "preferred": True}, {}, in_flight=64)),
     ("all in flight is being executed", unfilled, evidence({"mean_batch": 6, "instances": 2, "delay_us": 1}, {})),
 ]  # fmt: skip
 

@@ -18,28 +18,23 @@ class FloatOptions(_Options):
     """fp32, fp16, bf16: none."""
 
 
-class QuantizeOptions(_Options):
+class Int8Options(_Options):
     """int8 and fp8: Q/DQ around the inputs and weights of some ops."""
 
     op_types: tuple[str, ...] = Field(
         ("Conv", "Gemm", "MatMul"), description="ops whose inputs are quantized"
     )
-    quantize_outputs: bool = Field(
-        False,
-        description="round results too; ONNX Runtime's CPU kernels are faster, at a cost in accuracy",
-    )
-    smooth_quant: float | None = Field(
-        None, gt=0, lt=1, description="move ranges from activations to weights, by this exponent (usual: 0.5)"
-    )
-
-
-class Int8Options(QuantizeOptions):
-    """int8 also has a choice of how ranges are found."""
-
     method: Literal["minmax", "percentile", "entropy"] = Field(
         "minmax", description="how the range of an activation follows from its calibration values"
     )
     percentile: float = Field(99.999, gt=50, le=100, description="for method percentile")
+    smooth_quant: float | None = Field(
+        None, gt=0, lt=1, description="move ranges from activations to weights, by this exponent (usual: 0.5)"
+    )
+    quantize_outputs: bool = Field(
+        False,
+        description="round results too; ONNX Runtime's CPU kernels are faster, at a cost in accuracy",
+    )
 
 
 class Int4Options(_Options):
@@ -57,7 +52,7 @@ _CLASSES: Mapping[str, type[_Options]] = {
     "fp16": FloatOptions,
     "bf16": FloatOptions,
     "int8": Int8Options,
-    "fp8": QuantizeOptions,
+    "fp8": Int8Options,
     "int4": Int4Options,
 }
 

@@ -271,12 +271,16 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One arm at one load point in one round."""
+    """One arm at one load point in one round.
+
+    confirms: of a round that was run to see a winner win again.
+    """
 
     number: int
     round: int
     arm_id: str
     concurrency: int
+    confirms: bool = False
 
 
 @dataclass(frozen=True, slots=True)

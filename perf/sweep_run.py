@@ -15,7 +15,7 @@ from perf.constraints import meets
 from perf.content import Content, content_of
 from perf.data import DataOptions, payloads_from_options
 from perf.propose import words_for
-from perf.race import GENERATION, race_of
+from perf.race import CONFIRMING_ROUNDS, GENERATION, confirming_trials, race_of
 from perf.record import RequestRecords, save_records
 from perf.resume import Earlier, earlier_run, reusable, sentence
 from perf.run_record import (
@@ -145,6 +145,7 @@ class _Sweep:
                 if self.beside is not None:
                     self.beside.ensure(self.stage.url)
                 self._rounds()
+                self._confirm()
             except KeyboardInterrupt:
                 self._interrupt()
             except ServerError as error:
@@ -314,7 +315,7 @@ class _Sweep:
                 arm for arm in self.arms if arm.id not in self.arm_errors and arm.id not in self.dropped
             ]
             round_s = round_cost_s(self.spec, len(racing), self.placement, self._trial_s())
-            decision = race.next(racing, values, self._left_s(), round_s)
+            decision = race.next(racing, values, self._left_s() - self._reserve_s(), round_s)
             if isinstance(decision, Stop):
                 self.stop_reason = decision.reason
                 return
@@ -360,7 +361,8 @@ class _Sweep:
                 self._add(replace(earlier, trial=replace(trial, number=earlier.trial.number)))
                 self.reused += 1
                 continue
-            if self._left_s() < 0.9 * self._trial_s():
+            reserve_s = 0.0 if trial.confirms else self._reserve_s()
+            if self._left_s() - reserve_s < 0.9 * self._trial_s():
                 self.stop_reason = f"the budget of {self.spec.budget_s:g} s is used"
                 return False
             if trial.arm_id not in self.arm_errors:
@@ -368,6 +370,29 @@ class _Sweep:
             if self.interrupted:
                 return False
         return True
+
+    def _confirm(self) -> None:
+        """See a winner win again, in rounds that had no part in picking it."""
+        verdict = verdict_of(self.spec, self.arms, self.results)
+        if self.interrupted or verdict.outcome != "winner" or verdict.arm_id is None:
+            return
+        assert verdict.concurrency is not None
+        round_ = 1 + max(result.trial.round for result in self.results)
+        trials = confirming_trials(self.arms, verdict.arm_id, verdict.concurrency, round_, self.number)
+        if self._left_s() < len(trials) * self._trial_s():
+            self._note("The budget had no room to see the winner win again.")
+            return
+        self.number += len(trials)
+        reason = self.stop_reason
+        if self._round(trials):
+            self.stop_reason = reason
+
+    def _reserve_s(self) -> float:
+        """Of the budget, kept for confirming a winner when it is a small part of it."""
+        if self.spec.budget_s is None:
+            return 0.0
+        needed_s = 3 * CONFIRMING_ROUNDS * self._trial_s()
+        return needed_s if needed_s <= self.spec.budget_s / 5 else 0.0
 
     def _left_s(self) -> float:
         if self.spec.budget_s is None:

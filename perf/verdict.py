@@ -75,9 +75,17 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
 
 
 def decide(
-    spec: SweepSpec, arms: Sequence[Arm], values: Values, facts: Mapping[tuple[str, int], CellFacts]
+    spec: SweepSpec,
+    arms: Sequence[Arm],
+    values: Values,
+    facts: Mapping[tuple[str, int], CellFacts],
+    confirming: frozenset[int] = frozenset(),
 ) -> Verdict:
     """The verdict.
+
+    confirming: rounds that were run after the others to see a winner win again; it must beat both of the A/A
+    pair in each of them. An arm that was picked because it came out highest owes some of that to luck, and
+    these rounds had no part in the picking.
 
     The load point is the one where the best arm that meets the constraints has the highest value, and every
     arm is compared with the current config there and nowhere else. Looking for the best of so many arms at so
@@ -118,6 +126,17 @@ def decide(
     chosen = max(candidates, key=lambda i: float(table.effect[i])) if candidates else None
     outcome = _outcome(arms[best], chosen, ratios, resolution, fits, arms, point, baselines)
     notes = _notes(spec, arms, values, fits, point, baselines, resolution)
+    if outcome == "winner" and confirming and chosen is not None:
+        pair = [arms[i].id for i in baselines]
+        if _holds(arms[chosen].id, pair, values, point, confirming):
+            notes = (*notes, f"It won again in each of {len(confirming)} rounds of confirmation.")
+        else:
+            outcome = "tie"
+            notes = (
+                *notes,
+                f"{arms[chosen].label} looked better and did not win again in {len(confirming)} rounds of "
+                "confirmation.",
+            )
     return Verdict(
         outcome=outcome,
         arm_id=None if chosen is None else arms[chosen].id,
@@ -135,6 +154,13 @@ def decide(
         ratios=named,
         like_best=alike,
         notes=notes,
+    )
+
+
+def _holds(arm_id: str, pair: Sequence[str], values: Values, point: int, confirming: frozenset[int]) -> bool:
+    return all(
+        values.get((arm_id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
+        for r in confirming
     )
 
 

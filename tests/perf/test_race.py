@@ -193,3 +193,17 @@ def raced(wanted: SweepSpec) -> tuple[float, Stop, list[int]]:
         sizes.append(len(decision.arms))
         for arm in decision.arms:
             values[arm.id, 8, decision.number] = truth(arm) * float(np.exp(rng.normal(0, 0.05)))
+
+
+def test_a_winner_that_does_not_win_again_is_a_tie() -> None:
+    values = measured(BETTER, 4)
+    again = {
+        (arm, 32, r): v for arm, v in (("arm00", 10), ("arm01", 10.05), ("arm02", 15)) for r in (4, 5, 6)
+    }
+    rounds = frozenset({4, 5, 6})
+    confirmed = decide(spec(), arms(), values | again, facts(BETTER), rounds)
+    assert confirmed.outcome == "winner"
+    assert "It won again in each of 3 rounds of confirmation." in confirmed.notes
+    refuted = decide(spec(), arms(), values | again | {("arm02", 32, 6): 10.01}, facts(BETTER), rounds)
+    assert refuted.outcome == "tie"
+    assert any("did not win again" in note for note in refuted.notes)

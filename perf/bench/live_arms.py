@@ -1,0 +1,70 @@
+"""A SweepSpec → its arms loaded side by side on an embedded server, and whole sweeps over them; for benchmarks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from perf.bench.tiny_server import write_model
+from perf.race import GridRace, confirming_trials
+from perf.run_record import values_of, verdict_of
+from perf.search import Stop
+from perf.server.launch import ServerSpec, launch
+from perf.stage import Stage
+from perf.sweep import Arm, SweepSpec, Trial, plan_arms, trials_of_round
+from perf.trial import TrialResult, measure
+from perf.verdict import Verdict
+from perf.wire.payload import InferPayload
+
+Payloads = Callable[[Arm, Trial], Sequence[InferPayload]]
+
+
+@contextmanager
+def live_arms(
+    spec: SweepSpec, write: Callable[[Path], None] = write_model
+) -> Iterator[tuple[Stage, tuple[Arm, ...]]]:
+    """The arms of the sweep, loaded, on a server with the repository that `write` makes."""
+    with tempfile.TemporaryDirectory() as directory:
+        repository, scratch = Path(directory) / "model_repository", Path(directory) / "scratch"
+        repository.mkdir()
+        scratch.mkdir()
+        write(repository)
+        server_spec = ServerSpec(repositories=(repository, scratch), model_control="explicit")
+        with launch(server_spec) as server:
+            stage = Stage(spec, server, repository / spec.model, scratch)
+            stage.placement = "side_by_side"
+            arms = plan_arms(spec, stage.look().current).arms
+            errors = stage.load(arms)
+            if errors:
+                raise next(iter(errors.values()))
+            yield stage, arms
+
+
+def measure_sweep(
+    spec: SweepSpec, stage: Stage, arms: Sequence[Arm], payloads: Payloads
+) -> tuple[Verdict, list[TrialResult]]:
+    """One sweep over arms that are loaded: rounds, racing, confirmation and verdict as in perf.sweep_run."""
+    race = GridRace(spec)
+    results: list[TrialResult] = []
+    racing = list(arms)
+    by_id = {arm.id: arm for arm in arms}
+
+    def run(trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            arm = by_id[trial.arm_id]
+            results.append(measure(stage.subject(arm), trial, spec, payloads(arm, trial)))
+
+    while True:
+        decision = race.next(racing, values_of(spec, results), float("inf"), 1.0)
+        if isinstance(decision, Stop):
+            break
+        racing = list(decision.arms)
+        run(trials_of_round(spec, racing, decision.number, len(results), "side_by_side"))
+    verdict = verdict_of(spec, arms, results)
+    if verdict.outcome == "winner" and verdict.arm_id and verdict.concurrency:
+        round_ = 1 + max(result.trial.round for result in results)
+        run(confirming_trials(arms, verdict.arm_id, verdict.concurrency, round_, len(results)))
+        verdict = verdict_of(spec, arms, results)
+    return verdict, results

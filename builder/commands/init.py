@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,17 @@ def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) ->
     emit_text(f"{output}: {len(imported.models)} {'model' if len(imported.models) == 1 else 'models'}")
     spec = "" if output.name == "models.yaml" and output.parent == Path() else f" --spec {output}"
     note(f"next: tritonsmith plan{spec}, then tritonsmith build{spec}")
+    origins_inside = [m.name for m in imported.models if _is_built_there(m.source.values())]
+    if origins_inside:
+        note(
+            f"the models lie where build would write: `build{spec} --overwrite` takes them over in place, "
+            "with no other copy of their files; --repository builds elsewhere"
+        )
+
+
+def _is_built_there(sources: Iterable[object]) -> bool:
+    """Whether a source lies in the repository that a build of the spec writes when it is not told another."""
+    return any(isinstance(source, str) and source.startswith("model_repository/") for source in sources)
 
 
 def _as_json(imported: Imported, output: Path) -> dict[str, Any]:

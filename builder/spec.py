@@ -17,6 +17,8 @@ from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
 SourceKind = Literal["torch", "exported_program", "onnx", "directory", "python", "steps"]
 SOURCE_KINDS: tuple[SourceKind, ...] = ("torch", "exported_program", "onnx", "directory", "python", "steps")
+# Triton's scheduling_choice: the one that a model states replaces another in `defaults:`.
+SCHEDULING = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 # What `defaults:` may say that an ensemble cannot have, or takes from its steps.
 NOT_FOR_ENSEMBLES = frozenset(
     (
@@ -295,8 +297,9 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
     ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
-    base = {k: v for k, v in defaults.items() if not (ensemble and k in NOT_FOR_ENSEMBLES)}
-    merged = _merged(base, given)
+    other_scheduling = {k for k in SCHEDULING if any(g in given for g in SCHEDULING if g != k)}
+    left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
+    merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
     config = _validated(
         source, model_config_type(), {k: v for k, v in merged.items() if k in _TRITON_KEYS}, at

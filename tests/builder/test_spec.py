@@ -53,6 +53,18 @@ def test_a_good_spec_keeps_what_it_says(tmp_path: Path) -> None:
     assert str(spec.where("minilm", "dynamic_batching")).endswith("models.yaml:9")
 
 
+def test_a_models_scheduling_choice_replaces_the_defaults(tmp_path: Path) -> None:
+    text = (
+        "defaults: {dynamic_batching: {max_queue_delay_microseconds: 9, preserve_ordering: true}}\n"
+        "models:\n"
+        "  stream:\n    source: {onnx: s.onnx}\n    sequence_batching: {max_sequence_idle_microseconds: 5}\n"
+        "  plain:\n    source: {onnx: p.onnx}\n    dynamic_batching: {max_queue_delay_microseconds: 1}\n"
+    )
+    stream, plain = (m.config.as_proto_json() for m in load_spec(spec_file(tmp_path, text)).models)
+    assert "sequence_batching" in stream and "dynamic_batching" not in stream
+    assert plain["dynamic_batching"] == {"max_queue_delay_microseconds": 1, "preserve_ordering": True}
+
+
 def test_three_lines_are_enough(tmp_path: Path) -> None:
     spec = load_spec(spec_file(tmp_path, "models:\n  d:\n    source: {onnx: d.onnx}\n"))
     assert spec.models[0].max_batch_size is None

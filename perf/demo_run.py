@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.artifacts import is_exported
 from builder.build import BuildOptions, BuildResult, build, reference_samples_path
 from builder.errors import GateError, TrialError
 from builder.lint import Finding, LintOptions, check
@@ -16,6 +17,7 @@ from builder.samples import load_samples
 from builder.spec import load_spec
 from perf.data import DataOptions
 from perf.live_check import LiveCheck, check_live
+from perf.pipeline_check import PIPELINES, check_pipelines
 from perf.report import ReportFiles, write_report
 from perf.run_record import RunResult
 from perf.server.launch import Server, ServerSpec, launch
@@ -66,7 +68,10 @@ def default_sweep(model: str) -> SweepSpec:
     """The demo's sweep: instance count × queue delay × concurrency, about 80 s; the current config is one of the arms."""
     return SweepSpec(
         model=model,
-        space={"instance_group.count": [1, 2], "dynamic_batching.max_queue_delay_microseconds": [0, 500, 2000]},
+        space={
+            "instance_group.count": [1, 2],
+            "dynamic_batching.max_queue_delay_microseconds": [0, 500, 2000],
+        },
         concurrency=(1, 8, 32),
         rounds=4,
         duration_s=0.8,
@@ -122,9 +127,10 @@ def _refuse_refusals(server: Server) -> None:
 
 
 def _check_answers(options: DemoOptions, server: Server, tell: Tell) -> Iterator[LiveCheck]:
-    models = load_spec(options.build.spec).models
+    spec = load_spec(options.build.spec)
+    models = [m for m in spec.models if is_exported(m)]
     for number, model in enumerate(models):
-        tell("answers", f"{model.name} over HTTP and gRPC", number / len(models))
+        tell("answers", f"{model.name} over HTTP and gRPC", number / len(spec.models))
         path = reference_samples_path(options.build, model.name)
         if path is None:
             raise TrialError(
@@ -132,20 +138,31 @@ def _check_answers(options: DemoOptions, server: Server, tell: Tell) -> Iterator
                 code="samples_gone",
                 fix=f"rm -r {options.repository / model.name} && tritonsmith build",
             )
-        result = check_live(
-            model.name,
-            load_samples(path),
-            http_url=server.http_url,
-            grpc_url=server.grpc_url,
-            clients=options.clients,
-        )
-        failures = result.report.failures
-        if failures:
-            told = f"{failures[0].runtime}, sample {failures[0].sample}: {', '.join(failures[0].violations)}"
-            raise GateError(
-                f"{model.name}: the live answers differ from the source's; {told}", code="live_accuracy"
+        yield _accepted(
+            check_live(
+                model.name,
+                load_samples(path),
+                http_url=server.http_url,
+                grpc_url=server.grpc_url,
+                clients=options.clients,
             )
-        yield result
+        )
+    if (spec.root / "pipelines.py").is_file():
+        tell("answers", "pipelines end to end", len(models) / len(spec.models))
+        served = {m.name for m in spec.models}
+        names = [name for name in PIPELINES if name in served]
+        for check in check_pipelines(spec.root, names, http_url=server.http_url, grpc_url=server.grpc_url):
+            yield _accepted(check)
+
+
+def _accepted(result: LiveCheck) -> LiveCheck:
+    failures = result.report.failures
+    if failures:
+        told = f"{failures[0].runtime}, sample {failures[0].sample}: {', '.join(failures[0].violations)}"
+        raise GateError(
+            f"{result.model}: the live answers differ from the source's; {told}", code="live_accuracy"
+        )
+    return result
 
 
 def _sweep(options: DemoOptions, server: Server, scratch: Path, tell: Tell) -> RunResult:

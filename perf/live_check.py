@@ -71,8 +71,8 @@ _Run = tuple[str, Sample, Mapping[str, Any]]
 
 
 def _alone(protocol: Protocol, model: str, samples: SampleSet, url: str) -> Iterable[_Run]:
-    with _client(protocol, url, 1) as client:
-        return [(f"Triton over {protocol}", s, _infer(protocol, client, model, s)) for s in samples.samples]
+    with open_client(protocol, url, 1) as client:
+        return [(f"Triton over {protocol}", s, ask(protocol, client, model, s)) for s in samples.samples]
 
 
 def _together(model: str, samples: SampleSet, url: str, clients: int) -> Iterable[_Run]:
@@ -85,8 +85,8 @@ def _together(model: str, samples: SampleSet, url: str, clients: int) -> Iterabl
     chosen = [different[i % len(different)] for i in range(clients)]
 
     def one(sample: Sample) -> _Run:
-        with _client("http", url, 1) as client:
-            return f"Triton with {clients} clients", sample, _infer("http", client, model, sample)
+        with open_client("http", url, 1) as client:
+            return f"Triton with {clients} clients", sample, ask("http", client, model, sample)
 
     with ThreadPoolExecutor(clients) as pool:
         return list(pool.map(one, chosen))
@@ -108,7 +108,8 @@ def _rows(sample: Sample) -> list[Sample]:
     ]
 
 
-def _client(protocol: Protocol, url: str, concurrency: int) -> Any:
+def open_client(protocol: Protocol, url: str, concurrency: int) -> Any:
+    """tritonclient's client of that protocol, to be used in a `with`."""
     if protocol == "http":
         import tritonclient.http as http
 
@@ -120,7 +121,13 @@ def _client(protocol: Protocol, url: str, concurrency: int) -> Any:
     return grpc.InferenceServerClient(url)
 
 
-def _infer(protocol: Protocol, client: Any, model: str, sample: Sample) -> dict[str, np.ndarray[Any, Any]]:
+def ask(
+    protocol: Protocol, client: Any, model: str, sample: Sample, **parameters: Any
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The server's answer to one sample: its outputs by name.
+
+    parameters: further arguments of tritonclient's infer, such as sequence_id. TrialError when it is refused.
+    """
     if protocol == "http":
         import tritonclient.http as api
     else:
@@ -134,7 +141,7 @@ def _infer(protocol: Protocol, client: Any, model: str, sample: Sample) -> dict[
         inputs.append(tensor)
     wanted = [api.InferRequestedOutput(name) for name in sample.outputs]
     try:
-        result = client.infer(model, inputs, outputs=wanted)
+        result = client.infer(model, inputs, outputs=wanted, **parameters)
     except InferenceServerException as error:
         raise TrialError(
             f"Triton refused a request to {model!r} over {protocol}: {error.message()}",

@@ -11,15 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pitch import BINS, FRAME, SAMPLE_RATE_HZ, normalised
 from torch import nn
 from torch.nn import functional
-
-SAMPLE_RATE_HZ = 16_000
-FRAME = 1024
-BINS = 360
-CENTS_PER_BIN = 20.0
-# Pitch of bin 0, in cents above 10 Hz (marl/crepe, crepe/core.py).
-FIRST_BIN_CENTS = 1997.3794084376191
 
 CHANNELS = (1, 128, 16, 16, 16, 32, 64)
 
@@ -58,12 +52,6 @@ def load() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return module, {"frames": torch.randn(2, FRAME, generator=torch.Generator().manual_seed(0))}
 
 
-def normalised(frames: np.ndarray) -> np.ndarray:
-    """Each frame with mean 0 and standard deviation 1, as the network was trained on."""
-    centred = frames - frames.mean(axis=1, keepdims=True)
-    return (centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-10)).astype(np.float32)
-
-
 def tone(frequency_hz: float) -> np.ndarray:
     """One frame of a sine, float32 [1, 1024]."""
     time_s = np.arange(FRAME) / SAMPLE_RATE_HZ
@@ -96,14 +84,3 @@ def calibration() -> list[dict[str, np.ndarray]]:
         noisy.append(normalised((np.sin(2 * np.pi * hz * 1.03 * time_s) + 0.5 * noise)[None]))
     glides = [chirp(80.0, 300.0, 32), chirp(900.0, 250.0, 32)]
     return [{"frames": batch} for batch in (*glides, np.concatenate(plucked), np.concatenate(noisy))]
-
-
-def pitch_hz(activations: np.ndarray) -> np.ndarray:
-    """[batch, 360] → pitch of each frame: the mean of the nine bins around the strongest, by their weight."""
-    found = []
-    for row in activations:
-        peak = int(row.argmax())
-        near = np.arange(max(0, peak - 4), min(BINS, peak + 5))
-        cents = FIRST_BIN_CENTS + CENTS_PER_BIN * near
-        found.append(10.0 * 2.0 ** (float((row[near] * cents).sum() / row[near].sum()) / 1200.0))
-    return np.array(found)

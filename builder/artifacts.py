@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
-from builder.errors import BuildError, SpecError
+from builder.errors import BuildError, SpecError, TritonsmithError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.model_directory import read_model_directory
 from builder.observe import export_parameters, export_tools, portable_name
@@ -151,8 +151,7 @@ def _names_below(directory: Path) -> list[str]:
 
 def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
     request = export_request(spec, repository)
-    log = cache.root / "logs" / f"{digest_of_value([str(repository.path.resolve()), spec.name])[:16]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = log_path(cache, repository, spec.name)
     with cache.workspace() as directory:
         try:
             result = run_export(request, directory, log)
@@ -170,14 +169,27 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
     return artifact
 
 
+def log_path(cache: Cache, repository: RepositorySpec, what: str) -> Path:
+    """Where the log of an action of this spec is kept; the next run of the action replaces it."""
+    path = cache.root / "logs" / f"{digest_of_value([str(repository.path.resolve()), what])[:16]}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
-    """The same error, saying which model of the spec it is about; its own place (the user's code, the file) stays."""
-    line = repository.where(spec.name, "source", spec.source.kind)
-    message = error.message.removeprefix(f"{spec.name}: ")
+    return place_error(error, spec.name, repository.where(spec.name, "source", spec.source.kind))
+
+
+_Error = TypeVar("_Error", bound=TritonsmithError)
+
+
+def place_error(error: _Error, subject: str, line: Where) -> _Error:
+    """The same error, saying what of the spec it is about; its own place (the user's code, a file) stays."""
+    message = error.message.removeprefix(f"{subject}: ")
     if error.where is None:
-        where, prefix = line, spec.name
+        where, prefix = line, subject
     else:
-        where, prefix = error.where, f"{spec.name} ({line.path.name}:{line.line})"
+        where, prefix = error.where, f"{subject} ({line.path.name}:{line.line})"
     return type(error)(
         f"{prefix}: {message}",
         code=error.code,

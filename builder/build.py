@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.artifacts import check_source, files_to_serve, is_exported, make_artifact
 from builder.cache import Artifact, Cache
+from builder.console import note
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.lint import LintOptions, check
@@ -36,6 +37,7 @@ from builder.spec import ModelSpec, RepositorySpec, check_model_name, load_spec
 from builder.templates import check_user_directory
 from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
+from builder.variants import BuiltVariant, build_variants, choose, locked_variants
 
 # Where an artifact keeps a directory that was taken over, apart from the cache's own record.
 _TAKEN = "model"
@@ -57,6 +59,17 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantOutcome:
+    """What became of one variant; accuracy: its worst deviation from the fp32 source."""
+
+    variant: str
+    action: str
+    served: bool
+    accuracy: Mapping[str, Any]
+    error: TritonsmithError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOutcome:
     """What became of one model.
 
@@ -70,6 +83,7 @@ class ModelOutcome:
     seconds: float
     accuracy: Mapping[str, Any]
     error: TritonsmithError | None = None
+    variants: tuple[VariantOutcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,9 @@ class BuildResult:
     @property
     def errors(self) -> tuple[TritonsmithError, ...]:
         """The failures, in the spec's order."""
-        return tuple(o.error for o in self.outcomes if o.error is not None)
+        failed = [o.error for o in self.outcomes]
+        failed += [v.error for o in self.outcomes for v in o.variants]
+        return tuple(error for error in failed if error is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,27 +264,58 @@ def _build_model(
         artifact = make_artifact(spec, context.spec, context.cache)
         action = "exported" if is_exported(spec) else "taken over"
     judge(spec, artifact.record["accuracy"], context.spec)
-    text = _config_text(context, spec, artifact)
+    base, chosen = artifact, None
+    variants: tuple[BuiltVariant, ...] = ()
+    if spec.variants:
+        keys = (
+            {name: v.cached_key for name, v in seen.variants.items()} if seen.cached_key == base.key else {}
+        )
+        variants = build_variants(spec, base, keys, context.spec, context.cache)
+        chosen, passed_over = choose(spec, variants, context.spec)
+        for message in passed_over:
+            note(f"warning: {message}; {chosen.name} is served instead")
+        assert chosen.artifact is not None
+        artifact = chosen.artifact
+    text = _config_text(context, spec, artifact, chosen)
     served = _served(context, spec, artifact)
     staged = stage_model(staging, spec.name, text, served, artifact.record.get("directories", ()))
     if context.options.lint:
         lint_gate(staged, context.repository, _called_models(context.spec.models, spec))
     files = model_files(staged, context.cache.stats)
-    publish_model(staged, context.repository)
+    if files == dict(seen.files):
+        action = "unchanged"  # a server that polls need not load it again
+    else:
+        publish_model(staged, context.repository)
     entry = LockedModel(
         parameters=seen.parameters,
-        tools=artifact.record["tools"],
-        dependencies=artifact.record["dependencies"],
-        key=artifact.key,
+        tools=base.record["tools"],
+        dependencies=base.record["dependencies"],
+        key=base.key,
         config=config_digests(
             spec, context.spec.root, context.repository, context.options.templates, context.cache
         ),
         files=files,
-        accuracy=_accuracy_summary(artifact.record["accuracy"]),
+        accuracy=_accuracy_summary(base.record["accuracy"]),
+        variants=locked_variants(spec, variants),
+        served=None if chosen is None else chosen.name,
     )
     directory = context.repository / spec.name
     seconds = time.monotonic() - started
-    return ModelOutcome(spec.name, action, 1, directory, seconds, entry.accuracy), entry
+    told = _told(entry, variants)
+    return ModelOutcome(spec.name, action, 1, directory, seconds, entry.accuracy, variants=told), entry
+
+
+def _told(entry: LockedModel, variants: Sequence[BuiltVariant]) -> tuple[VariantOutcome, ...]:
+    return tuple(
+        VariantOutcome(
+            v.name,
+            v.action,
+            v.name == entry.served,
+            entry.variants.get(v.name, {}).get("accuracy", {}),
+            v.error,
+        )
+        for v in variants
+    )
 
 
 def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str, Path]:
@@ -286,13 +333,16 @@ def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str,
     return served
 
 
-def _config_text(context: _Context, spec: ModelSpec, artifact: Artifact) -> str:
+def _config_text(
+    context: _Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None = None
+) -> str:
     inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
     outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
     if spec.source.kind == "steps":
         message = ensemble_config(spec, _step_configs(context, spec), context.spec)
     else:
-        message = model_config_from_spec(spec, inputs, outputs, context.spec)
+        backend = None if chosen is None else spec.variants[chosen.name].backend
+        message = model_config_from_spec(spec, inputs, outputs, context.spec, backend)
     return text_from_model_config(
         message, spec_name=context.spec.path.name, templates=context.options.templates
     )
@@ -317,7 +367,7 @@ def judge(spec: ModelSpec, accuracy: Mapping[str, Any], repository: RepositorySp
     """The accuracy gate: GateError when the export is further from its source than the spec allows."""
     from builder.accuracy import Bounds, report_from_dict
 
-    bounds = Bounds(**spec.accuracy.model_dump(exclude={"samples"}))
+    bounds = Bounds(**spec.accuracy.stated_bounds())
     report = report_from_dict(accuracy)
     failures = (report.judged_by(bounds) if bounds.stated else report).failures
     if failures:

@@ -50,6 +50,7 @@ def model_config_from_spec(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     where: RepositorySpec | None = None,
+    backend: str | None = None,
 ) -> Any:
     """The ModelConfig that is meant: what the spec states, completed from the model's own tensors.
 
@@ -70,7 +71,7 @@ def model_config_from_spec(
         raise _fixed_batch(spec, (*inputs, *outputs), where)
     config["max_batch_size"] = max_batch_size
     if not {"backend", "platform"} & stated.keys():
-        config["backend"] = "python" if spec.source.kind == "python" else "onnxruntime"
+        config["backend"] = backend or ("python" if spec.source.kind == "python" else "onnxruntime")
     config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
     config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
     return _message(spec, config, where)

@@ -69,7 +69,7 @@ def config_digests(
 ) -> dict[str, str]:
     """Digests of what is laid out beside the artifact, and of the bounds that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
-    bounds = spec.accuracy.model_dump(exclude={"samples"})
+    bounds = spec.accuracy.stated_bounds()
     digests = {
         "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
         "template": total_digest(files),
@@ -87,7 +87,7 @@ def _choice(spec: ModelSpec) -> list[Any]:
     """What decides which variant is laid out; nothing without variants."""
     if not spec.variants:
         return []
-    bounds = {n: v.accuracy.model_dump(exclude={"samples"}) for n, v in spec.variants.items()}
+    bounds = {n: v.accuracy.stated_bounds() for n, v in spec.variants.items()}
     return [list(spec.preference), spec.on_fail, bounds]
 
 
@@ -153,7 +153,7 @@ def _observe_model(
 ) -> Observation:
     parameters, tools = export_parameters(spec), export_tools(spec, toolchain)
     dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
-    cached_key = _cached_key(request_digest(parameters, tools), root, cache)
+    cached_key = find_cached(request_digest(parameters, tools), root, cache)
     return Observation(
         parameters=parameters,
         tools=tools,
@@ -194,7 +194,7 @@ def _observe_variant(
     if base_key is None or is_plain(spec.variants[name]):
         cached = base_key
     else:
-        cached = _cached_key(variant_request(base_key, parameters, tools), root, cache)
+        cached = find_cached(variant_request(base_key, parameters, tools), root, cache)
     return VariantObservation(parameters, tools, dependencies, cached)
 
 
@@ -203,8 +203,8 @@ def is_plain(variant: Variant) -> bool:
     return (variant.backend, variant.precision) == ("onnxruntime", "fp32")
 
 
-def variant_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
-    """What a variant depends on beside the export it is made from and the content of its calibration data."""
+def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What a variant's graph depends on beside the export it is made from and the content of its calibration data."""
     variant = spec.variants[name]
     parameters: dict[str, Any] = {
         "revision": CONVERT_REVISION,
@@ -215,28 +215,37 @@ def variant_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         "options": variant.options,
         "calibration": spec.calibration if variant.precision in _CALIBRATED else None,
     }
+    if variant.accuracy.metric is not None:
+        parameters["metric"] = variant.accuracy.metric.model_dump()
+    return parameters
+
+
+def converted_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
+    """Versions of what makes a variant's graph."""
+    return {} if spec.variants[name].precision == "fp32" else toolchain.fingerprint("onnx", "onnxruntime")
+
+
+def variant_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What a variant depends on: its graph, and for TensorRT what the engine is built for."""
+    parameters = converted_parameters(spec, name)
+    variant = spec.variants[name]
     if variant.backend == "tensorrt":
-        config = spec.config.as_proto_json()
+        batching = spec.config.as_proto_json().get("dynamic_batching", {})
         parameters["engine"] = variant.engine
         parameters["max_batch_size"] = spec.max_batch_size
-        parameters["preferred_batch_size"] = config.get("dynamic_batching", {}).get(
-            "preferred_batch_size", []
-        )
+        parameters["preferred_batch_size"] = batching.get("preferred_batch_size", [])
         parameters["dynamic_dims"] = {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
     return parameters
 
 
 def variant_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
     """Versions of what makes the variant; of an engine also the GPU's compute capability."""
-    variant = spec.variants[name]
-    tools: dict[str, str | None] = {}
-    if variant.precision != "fp32":
-        tools |= toolchain.fingerprint("onnx", "onnxruntime")
-    if variant.backend == "tensorrt":
+    tools = converted_tools(spec, name, toolchain)
+    if spec.variants[name].backend == "tensorrt":
         from builder.compile.cuda import gpus
 
         found, _ = gpus()
-        tools |= toolchain.fingerprint("tensorrt")
+        tools = {**tools, **toolchain.fingerprint("tensorrt")}
         tools["compute_capability"] = found[0].compute_capability if found else None
     return tools
 
@@ -246,7 +255,7 @@ def variant_request(base_key: str, parameters: Mapping[str, Any], tools: Mapping
     return digest_of_value({"action": "convert", "base": base_key, "parameters": parameters, "tools": tools})
 
 
-def _cached_key(request: str, root: Path, cache: Cache) -> str | None:
+def find_cached(request: str, root: Path, cache: Cache) -> str | None:
     """The key of an earlier run of the request whose dependencies all have the content they had then."""
     for dependencies, key in cache.remembered(request):
         now = {name: current_digest(name, root, cache) for name in dependencies}

@@ -121,6 +121,20 @@ class DynamicDim(_Frozen):
         return self
 
 
+class MetricSpec(_Frozen):
+    """A measure of the user's own: f(reference outputs, candidate outputs), two lists with a dict a sample → a number."""
+
+    callable: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> MetricSpec:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a metric needs at_least or at_most")
+        return self
+
+
 class AccuracySpec(_Frozen):
     """Bounds of the accuracy gate and the samples it is judged on."""
 
@@ -131,6 +145,14 @@ class AccuracySpec(_Frozen):
     relative_l2: float | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
     cosine: float | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
     max_abs: float | None = Field(None, gt=0, description="largest absolute difference")
+    top1: float | None = Field(
+        None, ge=0, le=1, description="smallest share of rows whose largest value stays the same"
+    )
+    metric: MetricSpec | None = Field(None, description="a measure of your own; of variants")
+
+    def stated_bounds(self) -> dict[str, float]:
+        """The bounds that are stated, by name."""
+        return self.model_dump(include={"relative_l2", "cosine", "max_abs", "top1"}, exclude_none=True)
 
 
 class Variant(_Frozen):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
-VERSION_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt")
+VERSION_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from builder.commands.options import (
 from builder.console import emit_json, emit_text, note, progress
 
 if TYPE_CHECKING:
-    from builder.build import BuildResult
+    from builder.build import BuildResult, VariantOutcome
 
 
 def build(
@@ -64,16 +64,32 @@ def text_of_build(result: BuildResult) -> str:
             "" if why is None else f"({why.value})",
         ]
         lines.append("  ".join(p for p in parts if p))
-    changed = sum(o.action not in ("up-to-date", "failed") for o in result.outcomes)
-    failed = len(result.errors)
+        lines += [_variant_line(v, width) for v in outcome.variants]
+    changed = sum(o.action not in ("up-to-date", "unchanged", "failed") for o in result.outcomes)
+    failed = sum(o.error is not None for o in result.outcomes)
+    missing = sum(v.error is not None for o in result.outcomes for v in o.variants)
     tail = f", {failed} failed and left as they were" if failed else ""
+    tail += f", {missing} variant{'s' if missing > 1 else ''} could not be made" if missing else ""
     summary = (
-        f"{changed} of {len(result.outcomes)} models written{tail}" if changed or failed else "nothing to do"
+        f"{changed} of {len(result.outcomes)} models written{tail}"
+        if changed or failed or missing
+        else "nothing to do"
     )
     removed = [a.model for a in result.plan.actions if a.kind == "remove"]
     if removed:
         summary += f"; removed: {', '.join(removed)}"
     return "\n".join([*lines, f"{summary}: {result.repository}"])
+
+
+def _variant_line(variant: VariantOutcome, width: int) -> str:
+    deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
+    parts = [
+        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<8}  {variant.action:<10}",
+        "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
+        "" if cosine is None else f"cosine {float(cosine):.6f}",
+        "" if variant.error is None else variant.error.code,
+    ]
+    return "  ".join(p for p in parts if p).rstrip()
 
 
 def as_json(result: BuildResult) -> dict[str, object]:
@@ -89,6 +105,16 @@ def as_json(result: BuildResult) -> dict[str, object]:
                 "seconds": round(o.seconds, 3),
                 "accuracy": dict(o.accuracy),
                 "error": None if o.error is None else o.error.as_dict(),
+                "variants": [
+                    {
+                        "variant": v.variant,
+                        "action": v.action,
+                        "served": v.served,
+                        "accuracy": dict(v.accuracy),
+                        "error": None if v.error is None else v.error.as_dict(),
+                    }
+                    for v in o.variants
+                ],
             }
             for o in result.outcomes
         ],

@@ -44,7 +44,14 @@ def plan(
 
 def _text(result: BuildPlan) -> str:
     rows = [
-        (a.model, a.kind, a.state.value, a.reason.value if a.reason else "", a.detail) for a in result.actions
+        (
+            a.model,
+            a.kind if a.variant is None else f"{a.kind} {a.variant}",
+            a.state.value,
+            a.reason.value if a.reason else "",
+            a.detail,
+        )
+        for a in result.actions
     ]
     widths = [max((len(r[i]) for r in rows), default=0) for i in range(4)]
     lines = [

@@ -1,0 +1,130 @@
+"""Variants through `tritonsmith build`: all are made, the gate decides what is served, only what changed is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from builder.samples import Sample, SampleSet, save_samples
+from tests import onnx_models
+from tests.conftest import Run
+
+SPEC = """\
+models:
+  m:
+    source: {onnx: m.onnx}
+    max_batch_size: 8
+    calibration: calibration.npz
+    variants:
+      fp32: {}
+      fp16: {precision: fp16}
+      strict: {precision: fp16, accuracy: {relative_l2: 1.0e-12}}
+    serve: [strict, fp16]
+    on_fail: next
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(16, 8)).astype(np.float32)}
+    proto = onnx_models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], "project"),
+            helper.make_node("Tanh", ["h"], ["y"], "squash"),
+        ],
+        [onnx_models.tensor("x", ["batch", 16])],
+        [onnx_models.tensor("y", ["batch", 8])],
+        weights,
+    )
+    onnx_models.save(proto, tmp_path / "m.onnx")
+    rows = [Sample({"x": rng.normal(size=(4, 16)).astype(np.float32)}, {}) for _ in range(8)]
+    save_samples(SampleSet(tuple(rows)), tmp_path / "calibration.npz")
+    (tmp_path / "models.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def built(result: Any) -> dict[str, dict[str, Any]]:
+    model = json.loads(result.stdout)["models"][0]
+    return {v["variant"]: v for v in model["variants"]}
+
+
+def test_all_are_made_the_gate_falls_back_and_nothing_is_made_twice(project: Path, tritonsmith: Run) -> None:
+    first = tritonsmith("build", "--format", "json")
+    assert first.returncode == 0, first.stderr
+    variants = built(first)
+    assert [v for v, told in variants.items() if told["served"]] == ["fp16"]
+    assert 1e-6 < variants["fp16"]["accuracy"]["relative_l2"] < 1e-2
+    assert "strict: not accurate enough" in first.stderr and "fp16 is served instead" in first.stderr
+    served = (project / "model_repository" / "m" / "1" / "model.onnx").read_bytes()
+    assert served != (project / "m.onnx").read_bytes()
+    assert "nothing to do" in tritonsmith("build").stdout
+
+    (project / "models.yaml").write_text(SPEC.replace("serve: [strict, fp16]", "serve: fp32"))
+    again = tritonsmith("build", "--format", "json")
+    assert {v["action"] for v in built(again).values()} == {"the export", "from cache"}, (
+        "only another one is laid out"
+    )
+    assert (project / "model_repository" / "m" / "1" / "model.onnx").read_bytes() == (
+        project / "m.onnx"
+    ).read_bytes()
+
+
+def test_a_refused_variant_is_not_laid_out_and_the_error_says_why(project: Path, tritonsmith: Run) -> None:
+    (project / "models.yaml").write_text(SPEC.replace("    on_fail: next\n", ""))
+    result = tritonsmith("build")
+    assert result.returncode == 4
+    assert "m/strict: not accurate enough" in result.stderr and "models.yaml:9" in result.stderr
+    assert not (project / "model_repository" / "m").exists()
+
+
+def test_new_calibration_data_make_anew_what_depends_on_them(project: Path, tritonsmith: Run) -> None:
+    assert tritonsmith("build").returncode == 0
+    rows = [
+        Sample({"x": np.random.default_rng(1).normal(size=(4, 16)).astype(np.float32)}, {}) for _ in range(8)
+    ]
+    save_samples(SampleSet(tuple(rows)), project / "calibration.npz")
+    actions = json.loads(tritonsmith("plan", "--format", "json").stdout)["actions"]
+    stale = {a.get("variant"): a["reason"] for a in actions if a["action"] == "convert" and a["reason"]}
+    assert stale == {"fp16": "calibration_changed", "strict": "calibration_changed"}
+
+
+BAD = [
+    ("an unknown precision", "precision: fp16}", "precision: fp61}", 2, "did you mean 'fp16'"),
+    (
+        "a variant to serve that is not stated",
+        "serve: [strict, fp16]",
+        "serve: fp61",
+        2,
+        "did you mean 'fp16'",
+    ),
+    ("calibration data that are not there", "calibration: calibration.npz", "calibration: c.npz", 1, "c.npz"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "code", "word"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_variants_are_one_error(
+    project: Path, tritonsmith: Run, old: str, new: str, code: int, word: str
+) -> None:
+    (project / "models.yaml").write_text(SPEC.replace(old, new))
+    result = tritonsmith("build")
+    assert result.returncode == code, result.stderr
+    assert word in result.stderr and "models.yaml:" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_without_a_gpu_tensorrt_is_exit_3_and_the_served_variant_is_laid_out_all_the_same(
+    project: Path, tritonsmith: Run
+) -> None:
+    spec = SPEC.replace("      strict:", "      plan: {backend: tensorrt, precision: fp16}\n      strict:")
+    (project / "models.yaml").write_text(spec)
+    result = tritonsmith("build", "--format", "json")
+    assert result.returncode == 3
+    assert built(result)["plan"]["error"]["code"] == "gpu_missing"
+    assert (project / "model_repository" / "m" / "1" / "model.onnx").is_file()

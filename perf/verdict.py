@@ -99,7 +99,9 @@ def decide(
         if spec.slo_p99_ms is not None and facts:
             return _no_rate(spec, arms, facts)
         return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
-    point = _load_point(spec, arms, values, fits)
+    # Rounds at one load point only would move that one's average among the others.
+    picking = {cell: value for cell, value in values.items() if cell[2] not in confirming}
+    point = _load_point(spec, arms, picking, fits)
     if point is None:
         return _nothing_fits(spec, arms, facts)
     table = fit_rounds(values_table(arms, values, point))

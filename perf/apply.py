@@ -15,6 +15,7 @@ from builder.errors import SpecError, TritonsmithError, UsageError, nearest
 from builder.spec import ModelSpec, RepositorySpec, load_spec
 from builder.yaml_source import read_yaml
 from perf import config_path
+from perf.objective import OBJECTIVES
 from perf.report.numbers import times
 from perf.report.view import csv_rows
 from perf.run_record import RunResult, write_json
@@ -24,7 +25,6 @@ from perf.yaml_edit import REMOVE, has_key, plain_with_value, with_comment_above
 MARK = "tritonsmith apply:"
 EVIDENCE = "evidence"
 FORMAT = "tritonsmith.evidence/1"
-_OBJECTIVE_WORDS = {"cost": "inferences per dollar", "energy": "inferences per joule"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +162,10 @@ def comment_of(run: RunResult, arm: Arm, model: str) -> str:
     """The comment above a setting: ratio with interval, load point, server, date, and where the evidence is."""
     verdict = run.verdict
     ratio = verdict.ratios.get(arm.id)
-    objective = run.spec.objective
-    what = (
-        f"speed at {objective}" if objective.startswith("p") else _OBJECTIVE_WORDS.get(objective, objective)
-    )
+    what = OBJECTIVES[run.spec.objective].words
     parts = []
     if ratio is not None and ratio.value is not None:
-        text = f"{times(ratio)} {what} at concurrency {verdict.concurrency}"
+        text = f"{times(ratio)} {what} {run.spec.where_words(verdict.concurrency or 0)}"
         if ratio.interval is not None:
             text += f" (95 % interval {ratio.interval.low:.2f} to {ratio.interval.high:.2f})"
         parts.append(text)

@@ -241,22 +241,30 @@ def compare_runs(a: RunResult, b: RunResult, arm: str = "current", level: float 
     """
     pairs = _arms(a, b, arm)
     points = [p for p in a.spec.concurrency if p in b.spec.concurrency]
-    if not points or a.spec.batch_size != b.spec.batch_size:
+    if not points or (a.spec.batch_size, a.spec.slo_p99_ms) != (b.spec.batch_size, b.spec.slo_p99_ms):
         raise UsageError(
             "the two sweeps have no load in common",
             code="different_load",
             seen="; ".join(
-                f"{n}: concurrency {', '.join(map(str, r.spec.concurrency))}, batch size {r.spec.batch_size}"
+                f"{n}: {', '.join(_load(r, p) for p in r.spec.concurrency)}, batch size {r.spec.batch_size}"
                 for n, r in (("A", a), ("B", b))
             ),
         )
     level_each = level ** (1 / (len(points) * len(pairs)))
     compared = tuple(
-        Point(label, f"concurrency {point}", _changes(a, b, ids_a, ids_b, point, level_each))
+        Point(
+            label,
+            _load(a, point),
+            _changes(a, b, ids_a, ids_b, point, level_each),
+        )
         for label, ids_a, ids_b in pairs
         for point in points
     )
     return Comparison(b.spec.model, "sweeps", compared, tuple(_run_notes(a, b, len(compared), points)))
+
+
+def _load(run: RunResult, point: int) -> str:
+    return run.spec.where_words(point).removeprefix("at ")
 
 
 Pair = tuple[str, tuple[str, ...], tuple[str, ...]]

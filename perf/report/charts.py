@@ -121,7 +121,7 @@ def _series(run: RunResult, cells: Cells, metric: str, text: str, scale: float =
             estimate = cell.estimates[metric] if cell else None
             if estimate is None or estimate.value is None:
                 continue
-            points.append(_point(point, estimate, f"{arm.label}, concurrency {point}", text, scale))
+            points.append(_point(point, estimate, f"{arm.label} {run.spec.where_words(point)}", text, scale))
         again = arm.baseline and any(s.style == 0 for s in series)
         series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))
     return series
@@ -144,12 +144,19 @@ def _top(series: Sequence[svg.Series]) -> float:
     return max([*marks, *ends], default=1.0)
 
 
+def _load_axis(run: RunResult) -> svg.Axis:
+    """The load points; a search for the highest rate has none but its limit."""
+    if run.spec.slo_p99_ms is not None:
+        return svg.Axis(run.spec.where_words(0).removeprefix("at "), lambda _: 0.5, ())
+    return svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+
+
 def throughput(run: RunResult, cells: Cells) -> str | None:
     """Throughput by concurrency."""
     series = _series(run, cells, "throughput_per_s", "inferences/s")
     if not any(s.points for s in series):
         return None
-    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+    x = _load_axis(run)
     y = svg.linear_axis("", _top(series), numbers.short_count)
     return svg.xy_chart("Throughput by concurrency", series, x, y)
 
@@ -159,7 +166,7 @@ def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
     series = _series(run, cells, f"{quantile}_ns", "ms", 1e-6)
     if not any(s.points for s in series):
         return None
-    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+    x = _load_axis(run)
     lowest, top = min(p.y for s in series for p in s.points), _top(series)
     if top > LINEAR_SPAN * lowest:  # the low load points would lie on the axis, all on top of each other
         ends = [p.low for s in series for p in s.points if p.low]
@@ -182,7 +189,9 @@ def trade_off(run: RunResult, cells: Cells) -> str | None:
                 continue
             rate, p99 = cell.estimates["throughput_per_s"].value, cell.estimates["p99_ns"].value
             if rate is not None and p99 is not None:
-                tip = f"{arm.label}, concurrency {concurrency}: {rate:,.0f}/s, p99 {p99 / 1e6:.3g} ms"
+                tip = (
+                    f"{arm.label} {run.spec.where_words(concurrency)}: {rate:,.0f}/s, p99 {p99 / 1e6:.3g} ms"
+                )
                 points.append(svg.Point(rate, p99 / 1e6, tip=tip))
         again = arm.baseline and any(s.style == 0 for s in series)
         series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))

@@ -36,6 +36,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "sentence": sentence_below_badge(run.verdict.sentence),
         "headline": HEADLINE[run.verdict.outcome],
         "point": point,
+        "where": run.spec.where_words(point),
         "facts": facts_line(run),
         "because": why_winner(run, cells),
         "why": why_sentence(run, cells, point),
@@ -137,6 +138,7 @@ def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
                 {
                     "arm": arm,
                     "concurrency": point,
+                    "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
                     "count": len(run.arms),
                     "state": _state(run, arm, point),
@@ -275,7 +277,7 @@ def text_table(run: RunResult, most: int = 12) -> Sequence[tuple[str, ...]]:
     """Header and rows of the small table on stdout, at the load point of the verdict."""
     cells = cells_of(run)
     point = run.verdict.concurrency or max(run.spec.concurrency)
-    rows = [("", f"at concurrency {point}", "inferences/s", "vs current", "p50 ms", "p99 ms", "batch")]
+    rows = [("", run.spec.where_words(point), "inferences/s", "vs current", "p50 ms", "p99 ms", "batch")]
     for arm in run.arms[:most]:
         cell = cells.get((arm.id, point))
         mark = {"winner": "▶", "like": "≈", "highest": "≈"}.get(_state(run, arm, point), "")

@@ -46,7 +46,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The best arm beside the current config. in_flight: inferences that the load keeps going; cores: 0 unknown."""
+    """The best arm beside the current config. in_flight: inferences that the load keeps going; 0 unknown, so of cores."""
 
     ours: Side
     base: Side
@@ -71,7 +71,7 @@ def evidence_of(run: RunResult, cells: Mapping[tuple[str, int], Cell]) -> Eviden
     return Evidence(
         _side(run, ours.id, ours.config, cell.server, point),
         _side(run, base.id, base.config, base_cell.server, point),
-        point * run.spec.batch_size,
+        0 if run.spec.slo_p99_ms is not None else point * (ours.batch_size or run.spec.batch_size),
         cores if isinstance(cores, int) else 0,
     )
 
@@ -199,7 +199,13 @@ def unfilled(e: Evidence) -> str | None:
     """Batches under a quarter of max_batch_size: because nothing more is in flight, or the delay is too short."""
     a = e.ours
     mean = a.server.mean_batch
-    if mean is None or a.max_batch_size < 4 or a.delay_us is None or mean >= a.max_batch_size / 4:
+    if (
+        e.in_flight == 0
+        or mean is None
+        or a.max_batch_size < 4
+        or a.delay_us is None
+        or mean >= a.max_batch_size / 4
+    ):
         return None
     head = f"Batches stay small: {mean:.1f} of {a.max_batch_size} on average"
     if e.in_flight < a.max_batch_size / 2:

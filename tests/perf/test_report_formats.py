@@ -18,7 +18,7 @@ from perf.report.charts import row_labels
 from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of
 from perf.report.markdown import cell, fenced
 from perf.report.svg import log_axis
-from perf.run_record import RESULT, write_json
+from perf.run_record import RESULT, verdict_of, write_json
 from perf.stats import summarise
 from perf.sweep import Arm
 from tests.conftest import Run
@@ -65,6 +65,15 @@ def test_pareto_points_are_ringed_in_the_chart_and_told_in_the_rows() -> None:
     text = html_of(run_result())
     front = [row for row in report_json(run_result())["points"] if row["pareto"]]
     assert front and len(re.findall('class="ring"', text)) == len(front)
+
+
+def test_a_search_for_the_highest_rate_has_a_limit_where_others_have_load_points() -> None:
+    run = run_result()
+    spec = run.spec.model_copy(update={"objective": "rate", "slo_p99_ms": 20.0, "concurrency": (1,)})
+    trials = tuple(t for t in run.trials if t.trial.concurrency == 1)
+    run = replace(run, spec=spec, trials=trials, verdict=verdict_of(spec, run.arms, trials))
+    for text in (html_of(run), markdown_of(run), text_of(run)):
+        assert "p99 ≤ 20 ms" in text and "concurrency 1" not in text and "in flight" not in text
 
 
 @pytest.mark.parametrize(

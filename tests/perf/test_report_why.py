@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perf.report.cells import ServerTime, cells_of
@@ -142,6 +142,7 @@ def test_without_a_winner_or_counters_or_a_plain_reason_there_is_none() -> None:
 POINTS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12)
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_the_front_is_what_nothing_beats_in_both(values: list[tuple[int, int]]) -> None:
     points = [(i, float(more), float(less)) for i, (more, less) in enumerate(values)]

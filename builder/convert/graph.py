@@ -123,7 +123,7 @@ def in_order(graph: Any) -> None:
                 # Reversed, so that the first input's producer comes out first.
                 stack += [
                     producer[name]
-                    for name in reversed(list(_reads(nodes[at])))
+                    for name in reversed(list(names_read(nodes[at])))
                     if name in producer and state[producer[name]] == 0
                 ]
             else:
@@ -136,13 +136,13 @@ def in_order(graph: Any) -> None:
     graph.node.extend(copies)
 
 
-def _reads(node: Any) -> Iterable[str]:
-    """Names a node needs, those its subgraphs take from outside included."""
+def names_read(node: Any) -> Iterable[str]:
+    """Names a node reads, those its subgraphs take from outside included."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
             for inner in graph.node:
-                yield from _reads(inner)
+                yield from names_read(inner)
 
 
 def save(model: Any, out_dir: Path, external_above_bytes: int) -> tuple[str, ...]:

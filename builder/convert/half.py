@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from builder.convert.graph import ONNX_DOMAINS, at_opset, in_order, opset_of
+from builder.convert.graph import ONNX_DOMAINS, at_opset, in_order, names_read, opset_of
 from builder.errors import BuildError
 from builder.intermediates import element_types
 
@@ -15,6 +15,7 @@ FP16_MAX = 65504.0
 BF16_OPSET = 22
 """Convolution and pooling take bf16 from this opset on (ONNX operators' changelog)."""
 
+_IO_CASTS = ("graph_input_cast", "graph_output_cast")
 _CAST_SUFFIXES = ("_cast_to_fp32_node", "_cast_to_fp16_node")
 
 
@@ -143,20 +144,48 @@ def _typed(model: Any) -> Any:
 
 
 def _tidy(model: Any) -> None:
-    """One cast where the converter wrote the same one for every reader, and nodes in order."""
-    seen: set[tuple[str, str]] = set()
+    """Leaves of the converter's casts what is needed, and puts the nodes in order.
+
+    It casts every result of an fp32 node to fp16, also where the next reader casts it back: that costs digits, and
+    turns what was kept for its size into infinity.
+    """
+    import onnx
+
+    graph = model.graph
+    ours = {node.output[0]: node for node in graph.node if node.op_type == "Cast" and _is_ours(node)}
+    narrowed = {
+        name: node.input[0] for name, node in ours.items() if node.attribute[0].i == onnx.TensorProto.FLOAT16
+    }
+    outputs = {value.name for value in graph.output}
+    shortcut: dict[str, str] = {}
+    for name, node in ours.items():
+        wide = narrowed.get(node.input[0])
+        if wide is not None and name not in narrowed:
+            shortcut[name] = wide
+            if name in outputs:  # the output keeps its name, so it stays a node
+                node.op_type, node.input[0] = "Identity", wide
+                del node.attribute[:]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in shortcut:
+                node.input[index] = shortcut[name]
+    read = {name for node in graph.node for name in names_read(node)} | outputs
+    seen: set[str] = set()
     kept = []
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.name.endswith(_CAST_SUFFIXES):
-            key = (node.input[0], node.output[0])
-            if key in seen:
-                continue
-            seen.add(key)
+    for node in graph.node:
+        name = node.output[0]
+        if name in ours and (name not in read or name in seen):
+            continue
+        seen.add(name)
         kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    del model.graph.value_info[:]
-    in_order(model.graph)
+    del graph.node[:]
+    graph.node.extend(kept)
+    del graph.value_info[:]
+    in_order(graph)
+
+
+def _is_ours(node: Any) -> bool:
+    return bool(node.name.endswith(_CAST_SUFFIXES) or node.name.startswith(_IO_CASTS))
 
 
 def _retype(model: Any, weights: Mapping[str, Any]) -> None:

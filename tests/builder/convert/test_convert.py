@@ -1,0 +1,219 @@
+"""What each precision does to small graphs, judged by running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from builder.calibration import CalibrationSpec
+from builder.convert import (
+    PRECISIONS,
+    ConvertRequest,
+    ConvertResult,
+    convert_request_from_dict,
+    convert_result_from_dict,
+    run_convert,
+)
+from builder.convert.convert import convert
+from builder.errors import BuildError, SpecError
+from builder.export.onnx_graph import onnxruntime_runner
+from tests.builder.convert.models import conv, mlp, network, outlier_mlp, rows, save_model, save_rows
+
+MLP_SHAPE, CONV_SHAPE = (8, 16), (8, 3, 8, 8)
+
+
+def made(
+    tmp_path: Path, model: Any, precision: Any, shape: tuple[int, ...] = MLP_SHAPE, **stated: Any
+) -> tuple[ConvertResult, Path]:
+    source = save_model(model, tmp_path / "source.onnx")
+    calibration = save_rows(rows(shape, 1), tmp_path / "calibration.npz")
+    held_out = save_rows(rows(shape, 2), tmp_path / "held_out.npz")
+    request = ConvertRequest(
+        "m", source, precision, calibration=CalibrationSpec(calibration, "/"), held_out=held_out, **stated
+    )
+    result = convert(request, tmp_path / "out")
+    return result, tmp_path / "out" / result.onnx_file
+
+
+def loss(tmp_path: Path, path: Path, shape: tuple[int, ...] = MLP_SHAPE) -> float:
+    """Relative L2 against the source on held-out rows, both graphs as written."""
+    (sample, _) = rows(shape, 2)
+    right = onnxruntime_runner(tmp_path / "source.onnx", optimised=False)(sample)["y"]
+    given = onnxruntime_runner(path, optimised=False)(sample)["y"]
+    return float(np.linalg.norm(given - right) / np.linalg.norm(right))
+
+
+def types(path: Path) -> dict[str, int]:
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+    return {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"),
+    [
+        pytest.param("fp32", 0.0, 0.0, id="fp32 is the source itself"),
+        pytest.param("fp16", 1e-5, 2e-3, id="fp16 rounds at the fourth digit"),
+        pytest.param("int8", 1e-3, 3e-2, id="int8 at the second"),
+        pytest.param("fp8", 1e-2, 8e-2, id="fp8 has three bits of mantissa"),
+        pytest.param("int4", 1e-2, 0.2, id="int4 has 16 levels a block"),
+    ],
+)
+def test_each_precision_loses_what_its_digits_say(
+    tmp_path: Path, precision: str, least: float, most: float
+) -> None:
+    result, path = made(tmp_path, mlp(), precision)
+    assert least <= loss(tmp_path, path) <= most
+    assert not result.tensorrt_only
+    assert [t.name for t in result.inputs] == ["x"]
+    assert result.inputs[0].shape == ("batch", 16)
+    assert result.inputs[0].dtype.kserve == "FP32"
+
+
+def test_bf16_is_for_tensorrt_and_raises_the_opset_only_where_it_must(tmp_path: Path) -> None:
+    result, _ = made(tmp_path, mlp(), "bf16")
+    assert (result.opset, result.tensorrt_only) == (17, True)
+    raised, _ = made(tmp_path, conv(), "bf16", CONV_SHAPE)
+    assert raised.opset == 22
+    assert raised.notes == ("opset raised from 12 to 22 for bf16",)
+    assert [(k.op_type, k.reason) for k in raised.kept_fp32] == [
+        ("Resize", "Resize has no bf16 form at opset 22")
+    ]
+
+
+def test_a_model_at_an_old_opset_with_nameless_nodes_converts(tmp_path: Path) -> None:
+    for precision in ("fp16", "int8"):
+        result, path = made(tmp_path, conv(), precision, CONV_SHAPE)
+        assert loss(tmp_path, path, CONV_SHAPE) < 0.03
+        assert "Conv_c" in result.converted
+
+
+def test_fp16_inputs_and_outputs_when_asked(tmp_path: Path) -> None:
+    result, _ = made(tmp_path, mlp(), "fp16", keep_io=False)
+    assert [t.dtype.kserve for t in (*result.inputs, *result.outputs)] == ["FP16", "FP16"]
+
+
+def test_a_node_that_would_overflow_fp16_stays(tmp_path: Path) -> None:
+    result, path = made(tmp_path, mlp(scale=1e6), "fp16")
+    assert {node.name for node in result.kept_fp32} == {"blow", "shrink"}
+    assert all(node.reason.startswith("overflows fp16: |") for node in result.kept_fp32)
+    assert loss(tmp_path, path) < 2e-3
+
+
+def test_without_samples_overflow_is_unknown_and_said(tmp_path: Path) -> None:
+    source = save_model(mlp(), tmp_path / "source.onnx")
+    result = convert(ConvertRequest("m", source, "fp16"), tmp_path / "out")
+    assert result.notes == ("no samples: nodes were not checked for overflow in fp16",)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+def test_excluded_nodes_stay_by_name_and_by_op_type(tmp_path: Path, precision: str) -> None:
+    result, path = made(tmp_path, mlp(), precision, exclude=("down", "Rel?"))
+    reasons = {node.name: node.reason for node in result.kept_fp32}
+    assert reasons.pop("down") == 'excluded by "down"'
+    assert "up" in result.converted
+    assert "down" not in result.converted
+    if precision in ("fp16", "bf16"):
+        assert reasons == {"relu": 'excluded by "Rel?"'}
+        relu = next(node for node in onnx.load(str(path)).graph.node if node.name == "relu")
+        assert types(path)[relu.input[0]] == types(path)[relu.output[0]] == onnx.TensorProto.FLOAT
+
+
+def test_two_excluded_nodes_may_read_the_same_tensor(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        onnx.helper.make_node("Sin", ["a"], ["b"], name="one"),
+        onnx.helper.make_node("Cos", ["a"], ["c"], name="two"),
+        onnx.helper.make_node("Mul", ["b", "c"], ["y"], name="last"),
+    ]
+    weight = np.random.default_rng(5).standard_normal((16, 4)).astype(np.float32)
+    model = network(nodes, {"w": weight}, ["batch", 16], ["batch", 4])
+    _, path = made(tmp_path, model, "fp16", exclude=("Sin", "Cos"))
+    assert loss(tmp_path, path) < 1e-2
+
+
+def test_everything_excluded_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BuildError) as caught:
+        made(tmp_path, mlp(), "int8", exclude=("MatMul",))
+    assert caught.value.code == "nothing_to_convert"
+    assert caught.value.seen == 'excluded by "MatMul"'
+
+
+def test_weights_shrink_and_biases_stay_fp32(tmp_path: Path) -> None:
+    _, path = made(tmp_path, mlp(), "int8")
+    stored = {t.name: t.data_type for t in onnx.load(str(path)).graph.initializer}
+    assert stored["w_up_quantized"] == onnx.TensorProto.INT8
+    assert onnx.TensorProto.INT32 not in stored.values()
+
+
+def test_smooth_quant_saves_a_layer_that_reads_an_outlier(tmp_path: Path) -> None:
+    _, plain = made(tmp_path, outlier_mlp(), "int8")
+    damage = loss(tmp_path, plain)
+    result, smooth = made(tmp_path, outlier_mlp(), "int8", options={"smooth_quant": 0.5})
+    assert result.notes == ("SmoothQuant, exponent 0.5, on 2 activations",)
+    assert loss(tmp_path, smooth) < damage / 3
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_ranges_by_histogram_take_samples_of_different_shapes(tmp_path: Path, method: str) -> None:
+    source = save_model(mlp(), tmp_path / "source.onnx")
+    samples = [*rows((8, 16), 1), *rows((5, 16), 9)]
+    calibration = CalibrationSpec(save_rows(samples, tmp_path / "c.npz"), "/")
+    request = ConvertRequest("m", source, "int8", calibration=calibration, options={"method": method})
+    result = convert(request, tmp_path / "out")
+    assert result.calibration_rows == 26
+    assert loss(tmp_path, tmp_path / "out" / result.onnx_file) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("precision", "stated", "code", "told"),
+    [
+        pytest.param("nvfp4", {}, "precision_unknown", "ModelOpt", id="nvfp4 names the tool that makes it"),
+        pytest.param("tf32", {}, "precision_unknown", "flag", id="tf32 is a flag of the compiler"),
+        pytest.param("fp61", {}, "precision_unknown", "valid: fp16", id="a slip names the nearest"),
+        pytest.param(
+            "int8", {"options": {"metod": "minmax"}}, "precision_option", "method", id="option's name"
+        ),
+        pytest.param(
+            "int4", {"options": {"block_size": 7}}, "precision_option", "seen:  7", id="option's value"
+        ),
+        pytest.param(
+            "fp16", {"exclude": ("dwon",)}, "exclude_matches_nothing", "down", id="exclude names nothing"
+        ),
+    ],
+)
+def test_bad_requests(tmp_path: Path, precision: str, stated: dict[str, Any], code: str, told: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        made(tmp_path, mlp(), precision, **stated)
+    assert caught.value.code == code
+    assert told in str(caught.value)
+
+
+def test_int8_without_calibration_is_refused(tmp_path: Path) -> None:
+    source = save_model(mlp(), tmp_path / "source.onnx")
+    with pytest.raises(BuildError) as caught:
+        convert(ConvertRequest("m", source, "int8"), tmp_path / "out")
+    assert caught.value.code == "calibration_missing"
+
+
+def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
+    source = save_model(mlp(), tmp_path / "source.onnx")
+    spec = CalibrationSpec("c.npz", str(tmp_path), 16)
+    save_rows(rows(MLP_SHAPE, 1), tmp_path / "c.npz")
+    request = ConvertRequest("m", source, "int8", ("Relu",), calibration=spec, options={"smooth_quant": 0.5})
+    assert convert_request_from_dict(request.as_dict()) == request
+    result = run_convert(request, tmp_path / "out", tmp_path / "log")
+    assert convert_result_from_dict(result.as_dict()) == result
+    assert result.calibration_rows == 16
+    assert result.dependencies == (str(tmp_path / "c.npz"),)
+    assert set(PRECISIONS) == {"fp32", "fp16", "bf16", "int8", "fp8", "int4"}
+
+
+def test_the_child_tells_its_errors(tmp_path: Path) -> None:
+    request = ConvertRequest("m", str(tmp_path / "none.onnx"), "fp16")
+    with pytest.raises(BuildError) as caught:
+        run_convert(request, tmp_path / "out", tmp_path / "log")
+    assert caught.value.code == "source_missing"

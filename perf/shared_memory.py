@@ -12,12 +12,13 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
-from builder.errors import ToolError, TrialError, TritonsmithError, UsageError
+from builder.console import note
+from builder.errors import ServerError, ToolError, TrialError, UsageError
 from builder.tensors import TensorSpec, dtype_from_kserve
 from perf.data import ModelInterface
 from perf.wire.api import ServerApi
@@ -26,6 +27,7 @@ from perf.wire.target import Closed, Connection, Done, Responses, Target
 
 _ALIGN_BYTES = 64
 _AREAS_LIMIT_BYTES = 512 << 20
+_LET_GO_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +178,13 @@ def shared_target(
     area_bytes = _area_bytes(outputs)
     areas = max(1, min(slots, _AREAS_LIMIT_BYTES // area_bytes))
     size_bytes = sum(_aligned(len(t.data)) for p in payloads for t in p.inputs)
-    name = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}"
+    name = f"tritonsmith-load-{os.getpid()}-{secrets.token_hex(4)}"
     with (
-        _registered(api, f"{name}_in", size_bytes) as inputs,
-        _registered(api, f"{name}_out", areas * area_bytes) as region,
+        _registered(api, f"{name}-in", size_bytes) as inputs,
+        _registered(api, f"{name}-out", areas * area_bytes) as region,
     ):
-        placed = _place(payloads, inputs, f"{name}_in")
-        try:
-            yield SharedTarget(target, outputs, region, f"{name}_out", areas), placed
-        finally:
-            _wait_until_quiet(api, model)
+        placed = _place(payloads, inputs, f"{name}-in")
+        yield SharedTarget(target, outputs, region, f"{name}-out", areas), placed
 
 
 @contextmanager
@@ -211,11 +210,31 @@ def _registered(api: ServerApi, name: str, size_bytes: int) -> Iterator[SharedMe
         try:
             yield memory
         finally:
-            with suppress(TritonsmithError):  # a server that is gone has let go
-                api.unregister_region(name)
+            _unregister(api, name)
     finally:
         memory.close()
         memory.unlink()
+
+
+def _unregister(api: ServerApi, name: str) -> None:
+    """Triton keeps a region while requests that the client gave up still use it; a server that is gone has let
+    go."""
+    deadline = time.monotonic() + _LET_GO_S
+    while (refusal := _refusal_to_unregister(api, name)) is not None:
+        if time.monotonic() > deadline:
+            note(f"the server still holds the shared memory `{name}`: {refusal}")
+            return
+        time.sleep(0.1)
+
+
+def _refusal_to_unregister(api: ServerApi, name: str) -> str | None:
+    try:
+        api.unregister_region(name)
+    except TrialError as error:
+        return error.message
+    except ServerError:
+        pass
+    return None
 
 
 def _place(payloads: Sequence[InferPayload], memory: SharedMemory, region: str) -> list[InferPayload]:
@@ -279,19 +298,6 @@ def _check_model(model: ModelInterface) -> None:
             code="bad_shared_memory",
             fix="leave out --shared-memory",
         )
-
-
-def _wait_until_quiet(api: ServerApi, model: ModelInterface, most_s: float = 5.0) -> None:
-    """A request that the client gave up may still run: the server must not lose the memory under it."""
-    deadline = time.monotonic() + most_s
-    last = None
-    with suppress(TritonsmithError, KeyError):
-        while time.monotonic() < deadline:
-            rows = api.statistics(model.name, model.version)
-            if rows == last:
-                return
-            last = rows
-            time.sleep(0.05)
 
 
 def check_cuda_shared_memory() -> None:

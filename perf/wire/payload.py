@@ -261,10 +261,10 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
     try:
         for output in header["outputs"]:
             name, datatype, shape = output["name"], output["datatype"], output["shape"]
-            if "shared_memory_region" in output.get("parameters", {}):
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is None and "data" not in output:  # the only mark that its bytes are in shared memory
                 shared[name] = (datatype, tuple(shape))
                 continue
-            size = output.get("parameters", {}).get("binary_data_size")
             if size is None:
                 outputs[name] = _array_from_json(datatype, shape, output["data"])
                 continue

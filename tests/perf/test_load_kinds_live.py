@@ -1,0 +1,318 @@
+"""Streams, sequences, shared memory and gRPC alone, against a real tritonserver, every answer compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from builder.errors import ToolError, TrialError, UsageError
+from builder.samples import Sample, SampleSet, save_samples
+from perf.data import DataOptions
+from perf.load import LoadTest, LoadTestResult, run_load_test
+from perf.load_text import result_as_dict, text_of_result
+from perf.schedule import Closed, Open
+from perf.server import control
+from tests import onnx_models
+from tests.perf.conftest import LiveTriton
+
+pytestmark = pytest.mark.server
+Protocol = Literal["http", "grpc"]
+
+STREAM = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            count = int(pb.get_input_tensor_by_name(request, "x").as_numpy()[0])
+            sender = request.get_response_sender()
+            for number in range(count):
+                time.sleep(0.01)
+                sender.send(pb.InferenceResponse([pb.Tensor("y", np.array([number], np.int32))]))
+            sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+STREAM_CONFIG = """
+backend: "python"
+input [{ name: "x" data_type: TYPE_INT32 dims: [1] }]
+output [{ name: "y" data_type: TYPE_INT32 dims: [1] }]
+model_transaction_policy { decoupled: true }
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+SUM = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.sums = {}
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            get = lambda name: pb.get_input_tensor_by_name(request, name).as_numpy().ravel()[0]
+            number, x = int(get("CORRID")), int(get("x"))
+            self.sums[number] = x if get("START") else self.sums[number] + x
+            y = np.array([[self.sums.pop(number) if get("END") else self.sums[number]]], np.int32)
+            answers.append(pb.InferenceResponse([pb.Tensor("y", y)]))
+        return answers
+"""
+SUM_CONFIG = """
+backend: "python"
+max_batch_size: 4
+input [{ name: "x" data_type: TYPE_INT32 dims: [1] }]
+output [{ name: "y" data_type: TYPE_INT32 dims: [1] }]
+sequence_batching {
+  oldest { max_candidate_sequences: 4 }
+  control_input [
+    { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
+    { name: "END" control [{ kind: CONTROL_SEQUENCE_END int32_false_true: [0, 1] }] },
+    { name: "CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
+  ]
+}
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+SLOW = """
+import time
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.8)
+        return [
+            pb.InferenceResponse([pb.Tensor("y", pb.get_input_tensor_by_name(r, "x").as_numpy())])
+            for r in requests
+        ]
+"""
+SLOW_CONFIG = """
+backend: "python"
+input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+
+def add_python_model(triton: LiveTriton, name: str, code: str, config: str) -> None:
+    directory = triton.repository / name
+    (directory / "1").mkdir(parents=True)
+    (directory / "1" / "model.py").write_text(code)
+    (directory / "config.pbtxt").write_text(config)
+    control.load_model(triton.http_url, name)
+
+
+@pytest.fixture(scope="module")
+def kinds(triton: LiveTriton) -> Iterator[LiveTriton]:
+    add_python_model(triton, "kinds_stream", STREAM, STREAM_CONFIG)
+    add_python_model(triton, "kinds_sum", SUM, SUM_CONFIG)
+    proto = onnx_models.identity(["b", "n"], "FP32", "BYTES")
+    triton.load("kinds_identity", proto, "max_batch_size: 8\ninstance_group { count: 1 kind: KIND_CPU }\n")
+    yield triton
+    for name in ("kinds_stream", "kinds_sum", "kinds_identity"):
+        control.unload_model(triton.http_url, name)
+
+
+def run(
+    triton: LiveTriton, protocol: Protocol, load: Any = None, *, grpc_only: bool = False, **options: Any
+) -> LoadTestResult:
+    test = LoadTest(
+        load=load or Closed(3),
+        protocol=protocol,
+        grpc_url=triton.grpc_url,
+        metrics_url=triton.server.metrics_url,
+        validate_every=1,
+        **{"duration_s": 0.5, "warmup_s": 0.1, **options},
+    )
+    return run_load_test(f"grpc://{triton.grpc_url}" if grpc_only else f"http://{triton.http_url}", test)
+
+
+def data(tmp_path: Path, document: Any) -> DataOptions:
+    (tmp_path / "data.json").write_text(json.dumps(document))
+    return DataOptions(file=tmp_path / "data.json")
+
+
+def test_a_decoupled_models_responses_are_those_that_tritonclient_sees(
+    kinds: LiveTriton, tmp_path: Path
+) -> None:
+    import tritonclient.grpc as triton_grpc
+
+    document = {"data": [{"x": [n]} for n in (1, 3, 6)]}
+    result = run(kinds, "grpc", model="kinds_stream", streaming=True, data=data(tmp_path, document))
+    records = result.records
+    assert result.records.failures() == {}
+    assert records.responses is not None and records.last_response_ns is not None
+    for index, want in enumerate((1, 3, 6)):
+        assert set(records.responses[records.payload_index == index].tolist()) == {want}
+    six = records.payload_index == 2
+    between_ms = (records.last_response_ns - records.first_byte_ns)[six] / 5e6
+    assert np.median(between_ms) > 8
+
+    arrivals: list[float] = []
+    with triton_grpc.InferenceServerClient(kinds.grpc_url) as client:
+        client.start_stream(lambda result, error: arrivals.append(time.monotonic()))
+        x = triton_grpc.InferInput("x", [1], "INT32")
+        x.set_data_from_numpy(np.array([6], np.int32))
+        client.async_stream_infer("kinds_stream", [x])
+        client.stop_stream()
+    assert len(arrivals) == 6
+    theirs_ms = (arrivals[-1] - arrivals[0]) / 5 * 1e3
+    assert theirs_ms / 3 < np.median(between_ms) < theirs_ms * 3, "the machine may be busy"
+
+    text = text_of_result(result, Closed(3))
+    assert "grpc streaming" in text and "responses/s" in text and "longest gap" in text
+    assert "CPU cores" in text, "the server's process was found by its port"
+    said = result_as_dict(result)
+    assert said["summary"]["streaming"]["responses_per_request"]["max"] == 6
+    assert said["resources"]["process"]["processes"] >= 2
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_sequences_keep_their_state_under_load(kinds: LiveTriton, tmp_path: Path, protocol: Protocol) -> None:
+    rng = np.random.default_rng(0)
+    streams = [rng.integers(1, 100, n).tolist() for n in (2, 5, 9)]
+    document = {
+        "data": [[{"x": [x]} for x in stream] for stream in streams],
+        "validation_data": [[{"y": [int(y)]} for y in np.cumsum(stream)] for stream in streams],
+    }
+    result = run(
+        kinds,
+        protocol,
+        model="kinds_sum",
+        sequences=True,
+        duration_s=None,
+        requests=60,
+        data=data(tmp_path, document),
+    )
+    assert result.records.failures() == {}
+    assert result.records.header.checked == len(result.records) >= 50
+    drawn = run(kinds, protocol, model="kinds_sum", sequences=True, duration_s=None, requests=50)
+    assert drawn.records.failures() == {}
+
+
+@pytest.mark.parametrize(("protocol", "grpc_only"), [("http", False), ("grpc", False), ("grpc", True)])
+def test_values_travel_through_shared_memory(
+    kinds: LiveTriton, tmp_path: Path, protocol: Protocol, grpc_only: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = []
+    for rows, width in ((1, 3), (8, 700), (2, 1)):
+        x = rng.random((rows, width), dtype=np.float32)
+        words = np.array([[b"w" * int(n) for n in row] for row in rng.integers(0, 9, (rows, width))], object)
+        samples.append(Sample({"in_FP32": x, "in_BYTES": words}, {"out_FP32": x, "out_BYTES": words}))
+    save_samples(SampleSet(tuple(samples)), tmp_path / "s.npz")
+    options: dict[str, Any] = {"model": "kinds_identity", "shared_memory": "system"}
+    options["data"] = DataOptions(file=tmp_path / "s.npz")
+    options |= {"duration_s": None, "requests": 90, "warmup_s": 0.0}
+    result = run(kinds, protocol, Closed(8), grpc_only=grpc_only, **options)
+    assert result.records.failures() == {}
+    assert result.records.header.checked == len(result.records) == 90
+    assert result.server is not None
+    for output in (samples[0].outputs, samples[1].outputs):
+        output["out_FP32"] = output["out_FP32"] + 1
+    save_samples(SampleSet(tuple(samples)), tmp_path / "s.npz")
+    wrong = run(kinds, protocol, Open(100), grpc_only=grpc_only, **options)
+    assert set(wrong.records.failures()) == {
+        "wrong answer: output `out_FP32` differs from the expected values"
+    }
+    assert nothing_is_left(kinds)
+    small = run(kinds, protocol, grpc_only=grpc_only, output_bytes=64, **options)
+    assert any("shared memory" in reason for reason in small.records.failures()), small.records.failures()
+    assert nothing_is_left(kinds)
+
+
+def regions(pid: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"tritonsmith-load-{pid}-*"))
+
+
+def nothing_is_left(triton: LiveTriton, pid: int | None = None) -> bool:
+    _, body = control._exchange(triton.http_url, "GET", "/v2/systemsharedmemory/status")
+    return json.loads(body) == [] and not regions(pid or os.getpid())
+
+
+def test_memory_is_let_go_only_when_the_server_is_done_with_it(kinds: LiveTriton) -> None:
+    add_python_model(kinds, "kinds_slow", SLOW, SLOW_CONFIG)
+    limits: dict[str, Any] = {"timeout_s": 0.3, "warmup_s": 0.0, "duration_s": None, "requests": 2}
+    result = run(kinds, "http", Closed(2), model="kinds_slow", shared_memory="system", **limits)
+    assert result.records.failures() == {"timeout: no answer within 0.3 s": 2}
+    assert nothing_is_left(kinds)
+    assert control.model_statistics(kinds.http_url, "kinds_slow")[0]["inference_count"] == 2
+    control.unload_model(kinds.http_url, "kinds_slow")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signals) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tritonsmith",
+        "load",
+        f"http://{kinds.http_url}",
+        "-m",
+        "kinds_identity",
+    ]
+    command += ["--shape", "in_FP32:4", "--shape", "in_BYTES:4", "--shared-memory", "system"]
+    process = subprocess.Popen(
+        [*command, "--duration", "60s"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 20
+        before = control.model_statistics(kinds.http_url, "kinds_identity")[0]["inference_count"]
+        while control.model_statistics(kinds.http_url, "kinds_identity")[0]["inference_count"] < before + 20:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        assert regions(process.pid)
+        process.send_signal(how)
+        process.communicate(timeout=20)
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 5
+    while regions(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not regions(process.pid)
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert nothing_is_left(kinds, process.pid)
+    else:
+        control._exchange(kinds.http_url, "POST", "/v2/systemsharedmemory/unregister", {})
+
+
+def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: Path) -> None:
+    document = {"data": [{"x": [2]}]}
+    result = run(
+        kinds, "grpc", grpc_only=True, model="kinds_stream", streaming=True, data=data(tmp_path, document)
+    )
+    assert result.records.failures() == {}
+    assert result.records.header.environment["server"].startswith("triton 2.")
+    assert result.server is not None
+    with pytest.raises(TrialError, match="nope"):
+        run(kinds, "grpc", grpc_only=True, model="nope")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "code"),
+    [
+        ({"model": "kinds_stream"}, UsageError, "streaming_needed"),
+        ({"model": "kinds_sum"}, UsageError, "sequences_needed"),
+        ({"model": "kinds_sum", "sequences": True, "load": Open(5)}, UsageError, "bad_load"),
+        ({"model": "kinds_sum", "shared_memory": "cuda"}, ToolError, "no_cuda_shared_memory"),
+        ({"model": "kinds_sum", "shared_memory": "system", "processes": 2}, UsageError, "bad_shared_memory"),
+        ({"model": "kinds_stream", "streaming": True}, UsageError, "bad_streaming"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_model_is_said_before_the_load(
+    kinds: LiveTriton, options: dict[str, Any], error: type[Exception], code: str
+) -> None:
+    with pytest.raises(error) as raised:
+        run(kinds, "http", **options)
+    assert getattr(raised.value, "code", "") == code

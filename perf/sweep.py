@@ -372,6 +372,8 @@ class ArmPlanner:
         words += [f"client batch {batch}"] if batch is not None else []
         text = ", ".join(words) or "current config"
         config = config_path.with_values(self.configs[variant], settings)
+        if "max_batch_size" in settings and not any("preferred_batch_size" in path for path in settings):
+            self._fit_preferred(config, self.configs[variant], text)
         most = int(config.get("max_batch_size", 0))
         most_now = int(self.configs[""].get("max_batch_size", 0))
         if (batch or spec.batch_size) > max(1, most) and (batch or spec.batch_size <= max(1, most_now)):
@@ -386,6 +388,25 @@ class ArmPlanner:
             if text != "current config":
                 self.notes.append(f"{text}: the same as {same}, not measured twice")
         return known
+
+    def _fit_preferred(self, config: dict[str, Any], current: Mapping[str, Any], text: str) -> None:
+        """Preferred sizes follow another max_batch_size: Triton refuses a config with larger ones.
+
+        One that is just max_batch_size is Triton's own filling of an empty list, and is left to it again.
+        """
+        if int(config["max_batch_size"]) == int(current.get("max_batch_size", 0)):
+            return
+        batching = config.get("dynamic_batching")
+        sizes = [int(size) for size in (batching or {}).get("preferred_batch_size", [])]
+        most = int(config["max_batch_size"])
+        if sizes == [int(current.get("max_batch_size", 0))]:
+            fitting: list[int] = []
+        else:
+            fitting = [size for size in sizes if size <= most]
+            if fitting != sizes:
+                self.notes.append(f"{text}: preferred_batch_size {sizes} becomes {fitting} to fit")
+        if batching is not None and fitting != sizes:
+            config["dynamic_batching"] = {**batching, "preferred_batch_size": fitting}
 
     def _identity(self, arm: Arm) -> object:
         """Equal for arms that no load of this sweep can tell apart.

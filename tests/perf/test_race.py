@@ -89,6 +89,18 @@ class TestAxes:
         assert [arm.label for arm in plan.arms[2:]] == ["max_batch_size 16"]
         assert any("the same as max_batch_size 16" in note for note in plan.notes)
 
+    @pytest.mark.parametrize(
+        ("preferred", "expected"),
+        [([8], []), ([2, 4, 8], [2, 4]), ([2], [2])],
+        ids=["filled", "own", "small"],
+    )
+    def test_preferred_sizes_follow_a_smaller_max_batch_size(
+        self, preferred: list[int], expected: list[int]
+    ) -> None:
+        current = {**CURRENT, "dynamic_batching": {"preferred_batch_size": preferred}}
+        plan = plan_arms(spec(space={"max_batch_size": [4]}), current)
+        assert plan.arms[2].config["dynamic_batching"]["preferred_batch_size"] == expected
+
     def test_a_client_batch_above_max_batch_size_is_left_out(self) -> None:
         plan = plan_arms(spec(space={"client.batch_size": [4, 16]}), CURRENT)
         assert [arm.batch_size for arm in plan.arms[2:]] == [4]

@@ -13,11 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from builder.errors import ServerError, TrialError, TritonsmithError, UsageError
+from builder.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
 from builder.samples import Sample, SampleSet, save_samples
 from perf.commands.load import load as load_command
 from perf.counters import counters_between
-from perf.data import DataOptions, Span
+from perf.data import DataOptions
+from perf.distribution import Normal, Span
 from perf.load import LoadTest, run_load_test
 from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
 from perf.load_text import text_of_result
@@ -110,6 +111,14 @@ def test_headers_reach_the_questions_as_well_as_the_load() -> None:
         (["URL", "-m", "m", "--shape", "x"], UsageError, "bad_shape"),
         (["URL", "-m", "m", "--batch-size", "99"], UsageError, "bad_batch_size"),
         (["URL", "-m", "m", "--replay", "/no/such/file"], UsageError, "bad_replay"),
+        (["URL", "-m", "m", "--step", "5:1s"], UsageError, "bad_load"),
+        (["URL", "-m", "m", "--request-rate", "5", "--step", "fast"], UsageError, "bad_load"),
+        (["URL", "-m", "m", "--sequences", "2", "--request-rate", "5"], UsageError, "two_loads"),
+        (["URL", "-m", "m", "--sequences", "2", "-c", "3"], UsageError, "two_loads"),
+        (["URL", "-m", "m", "--sequence-length", "many"], UsageError, "bad_span"),
+        (["URL", "-m", "m", "--shared-memory", "cuda"], ToolError, "no_cuda_shared_memory"),
+        (["URL", "-m", "m", "--shared-memory", "system"], TrialError, "shared_memory_refused"),
+        (["URL", "-m", "m", "--data", "/no/such.json"], UsageError, "no_data"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -152,8 +161,44 @@ def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:
     assert offsets.tolist() == [0, 100_000_000, 150_000_000]
 
 
+def test_the_rate_climbs_by_steps(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    with fake_server() as server:
+        code, _ = command(
+            *(server.url, "-m", "m", "--step", "20:500ms", "--step", "60:500ms", "--request-rate", "100"),
+            *("--duration", "1500ms", "--warmup", "0s", "-o", str(path)),
+        )
+    assert code == 0
+    records = load_records(path)
+    offsets_s = (records.scheduled_ns - records.header.start_ns) / 1e9
+    assert np.histogram(offsets_s, [0, 0.5, 1.0, 1.5])[0].tolist() == pytest.approx([10, 30, 50], abs=1)
+
+
+def test_sequences_priority_and_timeout_reach_the_server() -> None:
+    with fake_server() as server:
+        arguments = (
+            "-m",
+            "m",
+            "--sequences",
+            "3",
+            "--sequence-length",
+            "4",
+            "--requests",
+            "36",
+            "--warmup",
+            "0s",
+        )
+        code, text = command(server.url, *arguments, "--priority", "2", "--request-timeout", "50ms")
+        seen = server.parameters
+    assert code == 0
+    assert len({p["sequence_id"] for p in seen}) in range(9, 12)
+    assert sum(p["sequence_start"] for p in seen) == sum(p["sequence_end"] for p in seen)
+    assert all(p["priority"] == 2 and p["timeout"] == 50_000 for p in seen)
+    assert "CPU and memory unknown: the server is in the client's own process" in text
+
+
 def test_flags_become_values() -> None:
-    assert shapes_from_flags(["a:b:1,2..3"]) == {"a:b": (Span(1, 1), Span(2, 3))}
+    assert shapes_from_flags(["a:b:1,2..3,9~2"]) == {"a:b": (Span(1, 1), Span(2, 3), Normal(9, 2))}
     assert ranges_from_flags(["ids:0..9", "x:-1.5..1"]) == {"ids": Span(0, 9), "x": Span(-1.5, 1.0)}
     assert headers_from_flags(["Authorization: Bearer a:b"]) == {"Authorization": "Bearer a:b"}
     assert [seconds_from_text(t) for t in ("500ms", "5s", "2m", "1.5")] == [0.5, 5.0, 120.0, 1.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from builder.console import note
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.lint import LintOptions, check
+from builder.lint.target import Target
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
 from builder.model_config import (
     model_config_from_spec,
@@ -25,6 +27,7 @@ from builder.observe import (
     observe,
 )
 from builder.plan import Action, BuildPlan, Observation, State, make_plan
+from builder.planned import check_planned
 from builder.repository import (
     exclusive,
     model_files,
@@ -48,7 +51,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Where things are and what is allowed; None means the default."""
+    """Where things are and what is allowed; None means the default.
+
+    target: a Triton release, an image or a live server's URL that all must load on, in place of the spec's own.
+    """
 
     spec: Path
     repository: Path | None = None
@@ -56,6 +62,7 @@ class BuildOptions:
     templates: Path | None = None
     overwrite: bool = False
     lint: bool = True
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ class _Context:
     repository: Path
     lock: Lock
     observed: Mapping[str, Observation]
+    target: Target | None
 
 
 def repository_of(options: BuildOptions) -> Path:
@@ -160,9 +168,10 @@ def _context(options: BuildOptions) -> _Context:
     repository = repository_of(options)
     for model in spec.models:
         check_source(spec, model)
+    target = check_planned(spec, options.target)
     lock = read_lock(lock_path(spec.path))
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates)
-    return _Context(spec, options, cache, repository, lock, observed)
+    return _Context(spec, options, cache, repository, lock, observed, target)
 
 
 def _build_models(
@@ -280,10 +289,12 @@ def _build_model(
     served = _served(context, spec, artifact)
     staged = stage_model(staging, spec.name, text, served, artifact.record.get("directories", ()))
     if context.options.lint:
-        lint_gate(staged, context.repository, _called_models(context.spec.models, spec))
+        lint_gate(staged, context.repository, _called_models(context.spec.models, spec), context.target)
     files = model_files(staged, context.cache.stats)
     if files == dict(seen.files):
-        action = "unchanged"  # a server that polls need not load it again
+        # A server that polls need not load it again; and no leftover may stand where an ensemble looks for its steps.
+        action = "unchanged"
+        shutil.rmtree(staged, ignore_errors=True)
     else:
         publish_model(staged, context.repository)
     entry = LockedModel(
@@ -393,7 +404,9 @@ def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
     return artifact.directory / str(artifact.record["samples"])
 
 
-def lint_gate(directory: Path, repository: Path, steps: Sequence[str] = ()) -> None:
+def lint_gate(
+    directory: Path, repository: Path, steps: Sequence[str] = (), target: Target | None = None
+) -> None:
     """GateError when the staged model has a finding of severity error.
 
     steps: the models that an ensemble calls; they are looked up in the repository that it will join.
@@ -406,7 +419,7 @@ def lint_gate(directory: Path, repository: Path, steps: Sequence[str] = ()) -> N
     try:
         for link in links:
             link.symlink_to(repository / link.name, target_is_directory=True)
-        errors = [f for f in check([directory], LintOptions()) if f.severity == "error"]
+        errors = [f for f in check([directory], LintOptions(target=target)) if f.severity == "error"]
     finally:
         for link in links:
             link.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from builder.commands.options import (
     FormatOption,
     RepositoryOption,
     SpecOption,
+    TargetOption,
     TemplatesOption,
     build_options,
 )
@@ -29,12 +30,13 @@ def build(
         bool, typer.Option("--overwrite", help="Replace model directories that no build of this spec made.")
     ] = False,
     lint: Annotated[bool, typer.Option(help="Refuse to lay out a model that Triton would refuse.")] = True,
+    target: TargetOption = None,
     format: FormatOption = Format.text,
 ) -> None:
     """Build what is stale and lay the model repository out."""
     from builder.build import build as run_build
 
-    options = build_options(spec, repository, templates, overwrite=overwrite, lint=lint)
+    options = build_options(spec, repository, templates, overwrite=overwrite, lint=lint, target=target)
     with progress() as bar:
         task = bar.add_task("reading the spec", total=1)
         result = run_build(

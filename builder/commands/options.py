@@ -31,14 +31,29 @@ TemplatesOption = Annotated[
     Path | None, typer.Option("--templates", help="A directory with templates of your own (config.pbtxt.j2).")
 ]
 
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target", help="What it must load on: a release (26.08), an image or a live server's URL."
+    ),
+]
+
 DEFAULT_SPEC = Path("models.yaml")
 
 
 def build_options(
-    spec: Path, repository: Path | None, templates: Path | None, *, overwrite: bool = False, lint: bool = True
+    spec: Path,
+    repository: Path | None,
+    templates: Path | None,
+    *,
+    overwrite: bool = False,
+    lint: bool = True,
+    target: str | None = None,
 ) -> BuildOptions:
     """Flags → BuildOptions with the default cache."""
     from builder.build import BuildOptions
     from builder.cache import Cache, default_cache_directory
 
-    return BuildOptions(spec, repository, Cache(default_cache_directory()), templates, overwrite, lint)
+    return BuildOptions(
+        spec, repository, Cache(default_cache_directory()), templates, overwrite, lint, target
+    )

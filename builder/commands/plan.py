@@ -12,6 +12,7 @@ from builder.commands.options import (
     FormatOption,
     RepositoryOption,
     SpecOption,
+    TargetOption,
     TemplatesOption,
     build_options,
 )
@@ -28,12 +29,13 @@ def plan(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 4 when anything is stale.")
     ] = False,
+    target: TargetOption = None,
     format: FormatOption = Format.text,
 ) -> None:
     """Show what a build would do now, and why; nothing is changed."""
     from builder.build import plan_build
 
-    _, result = plan_build(build_options(spec, repository, templates))
+    _, result = plan_build(build_options(spec, repository, templates, target=target))
     if format is Format.json:
         emit_json({"stale": bool(result.stale), "actions": [a.as_dict() for a in result.actions]})
     else:

@@ -137,6 +137,22 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     assert not list((project / "model_repository").glob("*")), "nothing half-written"
 
 
+def test_a_target_that_cannot_load_the_model_is_refused_before_anything_is_built(
+    project: Path, tritonsmith: Run
+) -> None:
+    newer = onnx_models.affine(("batch", 3))
+    newer.opset_import[0].version = 24
+    onnx_models.save(newer, project / "m.onnx")
+    for arguments, spec in ((["--target", "24.10"], SPEC), ([], 'target: {triton: "24.10"}\n' + SPEC)):
+        (project / "models.yaml").write_text(spec)
+        result = tritonsmith("build", *arguments)
+        assert result.returncode == 4, result.stderr
+        assert "opset" in result.stderr and "24" in result.stderr and "models.yaml:" in result.stderr
+        assert not (project / "model_repository").exists()
+    (project / "models.yaml").write_text(SPEC)
+    assert tritonsmith("build", "--target", "26.08").returncode == 0
+
+
 def test_a_fixed_first_dim_with_batching_says_what_to_do(project: Path, tritonsmith: Run) -> None:
     onnx_models.save(onnx_models.affine((1, 3)), project / "m.onnx")
     result = tritonsmith("build")

@@ -96,6 +96,20 @@ def test_new_tensors_of_a_step_reach_the_ensemble_in_the_same_build(project: Pat
     assert "nothing to do" in tritonsmith("build").stdout
 
 
+def test_a_model_that_comes_out_the_same_is_left_alone(project: Path, tritonsmith: Run) -> None:
+    assert tritonsmith("build").returncode == 0
+    config = project / "model_repository" / "double" / "config.pbtxt"
+    before = config.stat().st_ino
+    spec = SPEC.replace(
+        "    source: {onnx: double.onnx}\n",
+        "    source: {onnx: double.onnx}\n    accuracy: {relative_l2: 0.5}\n",
+    )
+    (project / "models.yaml").write_text(spec.replace("  search:\n", "  search:\n    parameters: {a: 1}\n"))
+    again = json.loads(tritonsmith("build", "--format", "json").stdout)
+    assert [m["action"] for m in again["models"]] == ["laid out", "up-to-date", "unchanged"]
+    assert config.stat().st_ino == before
+
+
 BAD = [
     ("an unknown step model", "model: double", "model: duble", 2, "did you mean 'double'"),
     ("an unknown input", "from: {x: lengths}", "from: {z: lengths}", 2, "has no input 'z'"),

@@ -1,0 +1,71 @@
+"""(spec, target) → nothing, or the error of the first model that the target could not load; nothing is built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from builder.artifacts import source_path
+from builder.compile import options_from_dict
+from builder.compile.cuda import gpus
+from builder.lint.onnx_io import OnnxProblem, read_onnx
+from builder.lint.target import Target
+from builder.spec import ModelSpec, RepositorySpec, Variant
+from builder.targets import PlannedModel, ServingTarget, check_target, serving_target, target_from_reference
+from builder.toolchain import this_toolchain
+
+# IR version that the exporter of torch writes.
+_EXPORT_IR_VERSION = 10
+
+
+def check_planned(spec: RepositorySpec, reference: str | None = None) -> Target | None:
+    """Holds every model and variant against the spec's `target:`, or against `reference` instead.
+
+    reference: a release, an image or a live server's URL. Returns the target, None when none is stated.
+    GateError names the model, what the target has and what would do.
+    """
+    if reference is not None:
+        target = ServingTarget(target_from_reference(reference))
+    elif spec.target.triton or spec.target.gpus or spec.target.tensorrt:
+        target = serving_target(spec.target, spec.source.where(("target",)))
+    else:
+        return None
+    check_target(target, [planned for model in spec.models for planned in _planned(model, spec)])
+    return target.target
+
+
+def _planned(model: ModelSpec, spec: RepositorySpec) -> Iterator[PlannedModel]:
+    opset, ir_version = _versions(model, spec)
+    for name, variant in (model.variants or {"": Variant()}).items():
+        where = spec.where(model.name, "variants", name) if name else spec.where(model.name, "source")
+        found, _ = gpus() if variant.backend == "tensorrt" else ((), "")
+        yield PlannedModel(
+            model=f"{model.name}/{name}" if name else model.name,
+            backend=_backend(model, variant, bool(name)),
+            opset=opset,
+            ir_version=ir_version,
+            tensorrt=this_toolchain().fingerprint("tensorrt")["tensorrt"],
+            compute_capability=found[0].compute_capability if found else None,
+            options=options_from_dict(variant.engine, where),
+            where=where,
+        )
+
+
+def _backend(model: ModelSpec, variant: Variant, stated: bool) -> str:
+    config = model.config.as_proto_json()
+    if config.get("backend"):
+        return str(config["backend"])
+    by_kind = {"python": "python", "steps": "ensemble", "directory": ""}
+    return variant.backend if stated else by_kind.get(model.source.kind, "onnxruntime")
+
+
+def _versions(model: ModelSpec, spec: RepositorySpec) -> tuple[int | None, int | None]:
+    """(opset, IR version) that the model's ONNX file has or will have."""
+    if model.source.kind in ("torch", "exported_program"):
+        return model.opset, _EXPORT_IR_VERSION
+    if model.source.kind != "onnx":
+        return None, None
+    try:
+        graph = read_onnx(source_path(model.source.reference, spec.root))
+    except OnnxProblem:
+        return None, None  # the export says what is wrong with it
+    return graph.opset, graph.ir_version

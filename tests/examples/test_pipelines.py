@@ -98,9 +98,11 @@ def test_every_pipeline_answers_as_plain_python_does(live: Live) -> None:
 
 
 def test_a_repository_with_pipelines_is_clean(live: Live) -> None:
+    """But for what is known of models with dynamic dims: only requests of one shape share a batch."""
     from builder.lint import LintOptions, check
 
-    assert [f for f in check([live.repository], LintOptions()) if f.severity == "error"] == []
+    findings = check([live.repository], LintOptions())
+    assert {(f.rule, f.severity) for f in findings} == {("IO022", "warning")}
 
 
 def overlap(box: Array, word: Array) -> float:

@@ -7,7 +7,8 @@ blank lines elsewhere stay as they are. The caller parses the result again and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -49,13 +50,33 @@ def with_comment_above(text: str, path: KeyPath, comment: str, mark: str) -> str
     """
     key, _ = _entry(text, path)
     lines = text.splitlines(keepends=True)
-    at = key.start_mark.line
+    at = _line_outside_scalars(text, key.start_mark.line)
     indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
     if at > 0 and lines[at - 1].strip().startswith(f"# {mark}"):
         del lines[at - 1]
         at -= 1
     lines.insert(at, f"{indent}# {comment}{_newline(text)}")
     return "".join(lines)
+
+
+def _line_outside_scalars(text: str, line: int) -> int:
+    """The line, or the nearest above that does not begin inside a scalar of several lines."""
+    starts = [0, *accumulate(map(len, text.splitlines(keepends=True)))]
+    spans = list(_scalar_spans(yaml.compose(text, Loader=yaml.SafeLoader)))
+    while any(begin < starts[line] < end for begin, end in spans):
+        line -= 1
+    return line
+
+
+def _scalar_spans(node: Any) -> Iterator[tuple[int, int]]:
+    if isinstance(node, yaml.ScalarNode):
+        yield int(node.start_mark.index), int(node.end_mark.index)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from (*_scalar_spans(key), *_scalar_spans(value))
+    else:
+        for item in node.value:
+            yield from _scalar_spans(item)
 
 
 def has_key(text: str, path: KeyPath) -> bool:

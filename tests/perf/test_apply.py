@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import TritonsmithError
@@ -235,6 +235,7 @@ DOCUMENTS = st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=3), min
 
 
 @settings(deadline=None)
+@example({"a": {"b": "long " * 20}, "c d": {"x": 1}}, "c d", "x", 2, True)
 @given(DOCUMENTS, KEYS, KEYS, st.one_of(VALUES, st.just(REMOVE)), st.sampled_from([None, True, False]))
 def test_an_edit_changes_the_parsed_document_in_that_place_only(
     document: dict[str, Any], first: str, second: str, value: Any, flow: bool | None

@@ -29,9 +29,9 @@ from perf.resource_use import (
 )
 from perf.server import control
 
-INTERVAL_S = 0.2
+INTERVAL_S = 0.5
 # Walking all processes and their page tables costs milliseconds, which the client on the same machine would feel.
-SLOW_INTERVAL_S = 1.0
+SLOW_INTERVAL_S = 2.0
 
 METRICS_TIMEOUT_S = 1.0
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Run
 
-COMMANDS = ("plan", "build", "check", "schema", "serve", "load", "sweep", "report", "demo")
+COMMANDS = ("plan", "build", "check", "schema", "serve", "load", "sweep", "report", "compare", "apply", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

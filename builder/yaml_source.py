@@ -14,6 +14,7 @@ from builder.errors import SpecError, Where
 KeyPath = tuple[str | int, ...]
 
 _MAX_DEPTH = 100
+_MAX_NODES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def _plain(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path) 
     lines.setdefault(at, node.start_mark.line + 1)
     if len(at) > _MAX_DEPTH:  # an alias inside what it names
         raise _too_deep(Where(path, lines[at]))
+    if len(lines) > _MAX_NODES:  # aliases of aliases: a few lines that mean gigabytes
+        raise SpecError(f"more than {_MAX_NODES} values", code="yaml_size", where=Where(path, lines[at]))
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, at, lines, path)
     if isinstance(node, yaml.SequenceNode):

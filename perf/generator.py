@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from builder.errors import UsageError
+from perf.processes import run_in_processes
 from perf.record import RequestRecords
-from perf.runs.closed import ClosedRun
-from perf.runs.open import OpenRun
+from perf.runs.one_process import run_plan
 from perf.runs.run import ClientOptions, Plan, Progress, SequenceOptions
-from perf.runs.sequence import SequenceRun
 from perf.schedule import Closed, Load, Replay
 from perf.wire.payload import InferPayload
 from perf.wire.target import Target
@@ -57,8 +54,6 @@ def generate(
         )
     plan = Plan(load, warmup_s, duration_s, requests, seed)
     if options.processes > 1:
-        from perf.processes import run_in_processes
-
         return run_in_processes(
             target, payloads, plan, options, environment or {}, on_progress, at_measure_start
         )
@@ -71,39 +66,3 @@ def generate(
         on_progress=on_progress,
         at_measure_start=at_measure_start,
     )
-
-
-def run_plan(
-    target: Target,
-    payloads: Sequence[InferPayload],
-    plan: Plan,
-    options: ClientOptions,
-    *,
-    environment: Mapping[str, Any],
-    on_progress: Callable[[Progress], None] | None = None,
-    at_measure_start: Callable[[], None] | None = None,
-    before_start: Callable[[], int] | None = None,
-    interrupt_pipe: Connection | None = None,
-) -> RequestRecords:
-    """One process's run in an event loop of its own.
-
-    before_start:   called in another thread once the connections are open; returns at the start it gives,
-                    a time.monotonic_ns.
-    interrupt_pipe: anything that arrives on it, its end among them, is a Ctrl-C.
-    """
-    import uvloop
-
-    kind = SequenceRun if options.sequences else ClosedRun if isinstance(plan.load, Closed) else OpenRun
-    run = kind(target, payloads, plan, options, on_progress)
-    run.at_measure_start, run.before_start = at_measure_start, before_start
-    run.interrupt_pipe = interrupt_pipe
-    loop = uvloop.new_event_loop()
-    collecting = gc.isenabled()
-    gc.disable()  # a collection is a pause of milliseconds that would be laid at the server's door
-    try:
-        loop.run_until_complete(run.run())
-    finally:
-        if collecting:
-            gc.enable()
-        loop.close()
-    return run.records(dict(environment))

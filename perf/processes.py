@@ -20,6 +20,7 @@ from typing import Any
 
 from builder import errors
 from perf.record import RequestRecords, load_records, merge, save_records
+from perf.runs.one_process import run_plan
 from perf.runs.run import ClientOptions, Plan, Progress
 from perf.schedule import Closed, load_as_dict
 from perf.wire.payload import InferPayload
@@ -164,7 +165,6 @@ def _work(
     pipe: Connection,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
-    from perf.generator import run_plan
 
     def start() -> int:
         pipe.send("ready")

@@ -132,6 +132,13 @@ def test_a_missing_spec_names_the_flag(tmp_path: Path) -> None:
         load_spec(tmp_path / "models.yaml")
 
 
+def test_aliases_of_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+    with pytest.raises(SpecError, match="values"):
+        load_spec(spec_file(tmp_path, bomb))
+
+
 def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
     text = GOOD.replace("max_batch_size: 0", "max_batch_size: !!python/object/apply:os.getpid []")
     with pytest.raises(SpecError):

@@ -200,7 +200,7 @@ def unfilled(e: Evidence) -> str | None:
     a = e.ours
     mean = a.server.mean_batch
     if (
-        e.in_flight == 0
+        e.in_flight < 2
         or mean is None
         or a.max_batch_size < 4
         or a.delay_us is None

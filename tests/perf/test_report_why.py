@@ -91,6 +91,7 @@ SILENT: list[tuple[str, Rule, Evidence]] = [
     ("batches are full enough", unfilled, evidence({"mean_batch": 9}, {})),
     ("no dynamic batching", unfilled, evidence({"mean_batch": 1, "delay_us": None}, {})),
     ("a delay longer than an execution", unfilled, evidence({"mean_batch": 2, "delay_us": 9000}, {}, in_flight=64)),
+    ("one request at a time", unfilled, evidence({"mean_batch": 1}, {}, in_flight=1)),
     ("preferred sizes cut them", unfilled, evidence({"mean_batch": 4, "delay_us": 1, "preferred": True}, {}, in_flight=64)),
     ("all in flight is being executed", unfilled, evidence({"mean_batch": 6, "instances": 2, "delay_us": 1}, {})),
 ]  # fmt: skip

@@ -124,6 +124,7 @@ def test_a_sweep_killed_outright_goes_on_with_resume_and_no_other_flag(tmp_path:
     assert sum(before[t.key] == t for t in again) >= len(before) - 2  # less the comparison that was cut
 
 
+@pytest.mark.slow
 def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count(
     triton: LiveTriton, model: str, tmp_path: Path
 ) -> None:
@@ -224,3 +225,19 @@ def test_a_search_proposes_arms_and_a_budget_is_kept(triton: LiveTriton, model: 
     assert run.complete and any("optuna's TPE" in note for note in run.notes)
     assert run.wall_s <= 13 * 1.1
     assert time.monotonic() - begun_s <= 13 * 1.1 + 6  # unloading from a shared server comes after
+
+
+@pytest.mark.slow
+def test_the_highest_rate_that_keeps_a_p99_is_found_for_every_arm(triton: LiveTriton, model: str) -> None:
+    run = run_sweep(
+        spec(model, space={COUNT: [2]}, objective="rate", slo_p99_ms=200, concurrency=[1], rounds=1),
+        triton.server,
+        in_place(triton),
+    )
+    assert all(t.slo is not None and t.slo["probes"] for t in run.trials)
+    kept = [t for t in run.trials if t.slo and t.slo["rate_per_s"]]
+    assert kept, [t.slo for t in run.trials]
+    for trial in kept:
+        assert trial.summary is not None and trial.summary.load["kind"] == "open"
+        p99_ns = trial.summary.latency_ns["p99"].value
+        assert p99_ns is not None and p99_ns <= 200e6

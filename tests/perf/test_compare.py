@@ -16,9 +16,6 @@ from perf.compare import (
     Comparison,
     compare_records,
     compare_runs,
-    mover_change,
-    share_change,
-    welch_change,
 )
 from perf.compare_text import headline, markdown_of, text_of
 from perf.gate import gate_from_text, judge, says_no
@@ -26,6 +23,7 @@ from perf.record import RecordHeader, RequestRecords, save_records
 from perf.report.markdown import cell
 from perf.run_record import RunResult, write_json
 from perf.stats import Estimate, Interval, mean_estimate
+from perf.stats.change import mover_change, share_change, welch_change
 from perf.trial import TrialResult
 from tests.conftest import Run
 from tests.perf.test_report import run_result, summary

@@ -9,7 +9,7 @@ from builder.errors import UsageError
 from perf.processes import run_in_processes
 from perf.record import RequestRecords
 from perf.runs.one_process import run_plan
-from perf.runs.run import ClientOptions, Plan, Progress, SequenceOptions
+from perf.runs.plan import ClientOptions, Plan, Progress, SequenceOptions
 from perf.schedule import Closed, Load, Replay
 from perf.wire.payload import InferPayload
 from perf.wire.target import Target

@@ -21,7 +21,7 @@ from typing import Any
 from builder import errors
 from perf.record import RequestRecords, load_records, merge, save_records
 from perf.runs.one_process import run_plan
-from perf.runs.run import ClientOptions, Plan, Progress
+from perf.runs.plan import ClientOptions, Plan, Progress
 from perf.schedule import Closed, load_as_dict
 from perf.wire.payload import InferPayload
 from perf.wire.target import Target

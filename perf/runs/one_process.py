@@ -10,7 +10,7 @@ from typing import Any
 from perf.record import RequestRecords
 from perf.runs.closed import ClosedRun
 from perf.runs.open import OpenRun
-from perf.runs.run import ClientOptions, Plan, Progress
+from perf.runs.plan import ClientOptions, Plan, Progress
 from perf.runs.sequence import SequenceRun
 from perf.schedule import Closed
 from perf.wire.payload import InferPayload

@@ -11,7 +11,7 @@ import numpy as np
 
 from perf.distribution import Distribution
 from perf.runs.closed import ClosedRun
-from perf.runs.run import ClientOptions, Plan, Progress
+from perf.runs.plan import ClientOptions, Plan, Progress
 from perf.wire.payload import InferPayload
 from perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
 from perf.wire.target import Responses, Target

@@ -11,7 +11,7 @@ import pytest
 from builder.errors import ServerError
 from perf.generator import ClientOptions, Progress, generate
 from perf.processes import shares
-from perf.runs.run import Plan
+from perf.runs.plan import Plan
 from perf.schedule import Closed, Load, Open
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, tensor_from_array

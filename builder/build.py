@@ -110,7 +110,9 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
+class Context:
+    """All that a build looks at before it changes anything."""
+
     spec: RepositorySpec
     options: BuildOptions
     cache: Cache
@@ -127,7 +129,7 @@ def repository_of(options: BuildOptions) -> Path:
 
 def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
     """What a build would do now; reads only."""
-    context = _context(options)
+    context = context_of(options)
     plan = make_plan(context.observed, context.lock)
     context.cache.stats.save()
     return context.spec, plan
@@ -139,7 +141,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     A model that fails is reported and left as it was; the others are built. A build that finds nothing
     stale writes nothing.
     """
-    context = _context(options)
+    context = context_of(options)
     plan = make_plan(context.observed, context.lock)
     if not plan.stale:
         context.cache.stats.save()
@@ -149,7 +151,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     tell = progress or (lambda what, done, total: None)
     with exclusive(context.repository) as staging:
         # Another build may have run while this one waited.
-        context = _context(options)
+        context = context_of(options)
         plan = make_plan(context.observed, context.lock)
         outcomes, lock = _build_models(context, plan, staging, tell)
         for action in plan.actions:
@@ -160,7 +162,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     return BuildResult(context.repository, plan, tuple(outcomes))
 
 
-def _context(options: BuildOptions) -> _Context:
+def context_of(options: BuildOptions) -> Context:
+    """Reads and checks the spec, the lock, the sources and the repository; changes nothing."""
     spec = load_spec(options.spec)
     check_user_directory(options.templates)
     cache = options.cache
@@ -171,11 +174,11 @@ def _context(options: BuildOptions) -> _Context:
     target = check_planned(spec, options.target)
     lock = read_lock(lock_path(spec.path))
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates)
-    return _Context(spec, options, cache, repository, lock, observed, target)
+    return Context(spec, options, cache, repository, lock, observed, target)
 
 
 def _build_models(
-    context: _Context, plan: BuildPlan, staging: Path, tell: Progress
+    context: Context, plan: BuildPlan, staging: Path, tell: Progress
 ) -> tuple[list[ModelOutcome], Lock]:
     outcomes: list[ModelOutcome] = []
     locked = {n: m for n, m in context.lock.models.items() if n in context.observed}
@@ -199,7 +202,7 @@ def _build_models(
     return sorted(outcomes, key=lambda outcome: asked.index(outcome.model)), Lock(locked)
 
 
-def _steps_changed(context: _Context, spec: ModelSpec) -> bool:
+def _steps_changed(context: Context, spec: ModelSpec) -> bool:
     """Whether this build gave an ensemble's steps other tensors than it was wired for."""
     if spec.source.kind != "steps":
         return False
@@ -261,7 +264,7 @@ def _doing(export: Action) -> str:
 
 
 def _build_model(
-    context: _Context, spec: ModelSpec, plan: BuildPlan, staging: Path, started: float
+    context: Context, spec: ModelSpec, plan: BuildPlan, staging: Path, started: float
 ) -> tuple[ModelOutcome, LockedModel]:
     refuse_foreign_model(
         context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite
@@ -285,7 +288,7 @@ def _build_model(
             note(f"warning: {message}; {chosen.name} is served instead")
         assert chosen.artifact is not None
         artifact = chosen.artifact
-    text = _config_text(context, spec, artifact, chosen)
+    text = config_text(context, spec, artifact, chosen)
     served = _served(context, spec, artifact)
     staged = stage_model(staging, spec.name, text, served, artifact.record.get("directories", ()))
     if context.options.lint:
@@ -329,7 +332,7 @@ def _told(entry: LockedModel, variants: Sequence[BuiltVariant]) -> tuple[Variant
     )
 
 
-def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str, Path]:
+def _served(context: Context, spec: ModelSpec, artifact: Artifact) -> dict[str, Path]:
     """Path in the model's directory → file: the artifact's, and those that the spec adds."""
     served = files_to_serve(artifact)
     for name, file in spec.model_files.items():
@@ -344,9 +347,10 @@ def _served(context: _Context, spec: ModelSpec, artifact: Artifact) -> dict[str,
     return served
 
 
-def _config_text(
-    context: _Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None = None
+def config_text(
+    context: Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None = None
 ) -> str:
+    """config.pbtxt of an artifact; chosen: the variant it is."""
     inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
     outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
     if spec.source.kind == "steps":
@@ -359,7 +363,7 @@ def _config_text(
     )
 
 
-def _step_configs(context: _Context, spec: ModelSpec) -> dict[str, Any]:
+def _step_configs(context: Context, spec: ModelSpec) -> dict[str, Any]:
     """The configs of an ensemble's steps, as they were laid out a moment ago or before."""
     configs: dict[str, Any] = {}
     for step in spec.source.steps or ():
@@ -447,12 +451,12 @@ def _accuracy_summary(accuracy: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unchanged(context: _Context, spec: ModelSpec) -> ModelOutcome:
+def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:
     accuracy = context.lock.models[spec.name].accuracy
     return ModelOutcome(spec.name, "up-to-date", 1, context.repository / spec.name, 0.0, accuracy)
 
 
-def _failed(context: _Context, spec: ModelSpec, error: TritonsmithError, started: float) -> ModelOutcome:
+def _failed(context: Context, spec: ModelSpec, error: TritonsmithError, started: float) -> ModelOutcome:
     directory = context.repository / spec.name
     return ModelOutcome(spec.name, "failed", 1, directory, time.monotonic() - started, {}, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,12 @@ def build(
         bool, typer.Option("--overwrite", help="Replace model directories that no build of this spec made.")
     ] = False,
     lint: Annotated[bool, typer.Option(help="Refuse to lay out a model that Triton would refuse.")] = True,
+    variants: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also lay every variant out, as MODEL__VARIANT in this directory.", show_default=False
+        ),
+    ] = None,
     target: TargetOption = None,
     format: FormatOption = Format.text,
 ) -> None:
@@ -43,6 +50,12 @@ def build(
             options, lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
         )
     emit_json(as_json(result)) if format is Format.json else emit_text(text_of_build(result))
+    if variants is not None:
+        from builder.variant_directories import lay_out_variants
+
+        for of_model in lay_out_variants(options, variants).values():
+            for path in of_model.values():
+                note(f"variant: {path}")
     for error in result.errors:
         note(f"error[{error.code}]: {error}")
     if result.errors:

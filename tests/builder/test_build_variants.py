@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from builder.model_config import model_config_from_text
 from builder.samples import Sample, SampleSet, save_samples
 from tests import onnx_models
 from tests.conftest import Run
@@ -74,6 +75,16 @@ def test_all_are_made_the_gate_falls_back_and_nothing_is_made_twice(project: Pat
     assert (project / "model_repository" / "m" / "1" / "model.onnx").read_bytes() == (
         project / "m.onnx"
     ).read_bytes()
+
+
+def test_every_variant_can_be_laid_out_as_a_model_of_its_own(project: Path, tritonsmith: Run) -> None:
+    result = tritonsmith("build", "--variants", "variants")
+    assert result.returncode == 0, result.stderr
+    assert sorted(p.name for p in (project / "variants").iterdir()) == ["m__fp16", "m__fp32", "m__strict"]
+    config = model_config_from_text((project / "variants" / "m__fp16" / "config.pbtxt").read_text())
+    assert (config.name, config.max_batch_size) == ("m__fp16", 8)
+    check = tritonsmith("check", "variants")
+    assert check.returncode == 0, check.stdout
 
 
 def test_a_refused_variant_is_not_laid_out_and_the_error_says_why(project: Path, tritonsmith: Run) -> None:

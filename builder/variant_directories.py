@@ -1,0 +1,59 @@
+"""(a built spec, a directory) → one model directory a variant, for sweeps and for looking at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from builder.artifacts import files_to_serve
+from builder.build import BuildOptions, Context, config_text, context_of
+from builder.cache import Artifact
+from builder.errors import BuildError
+from builder.lock import LockedModel
+from builder.repository import exclusive, publish_model, stage_model
+from builder.spec import ModelSpec
+from builder.variants import BuiltVariant
+
+
+def lay_out_variants(options: BuildOptions, directory: Path) -> dict[str, Mapping[str, Path]]:
+    """Writes DIRECTORY/MODEL__VARIANT for each variant that the last build made → {model: {variant: path}}.
+
+    They are models of their own to a server: it may serve them side by side. BuildError when a variant's artifact
+    is no longer in the cache.
+    """
+    context = context_of(options)
+    made: dict[str, Mapping[str, Path]] = {}
+    with exclusive(directory.absolute()) as staging:
+        for spec in context.spec.models:
+            locked = context.lock.models.get(spec.name)
+            if spec.variants and locked is not None:
+                made[spec.name] = {
+                    name: _lay_out(context, spec, locked, name, staging, directory.absolute())
+                    for name in spec.variants
+                    if name in locked.variants
+                }
+    return made
+
+
+def _lay_out(
+    context: Context, spec: ModelSpec, locked: LockedModel, name: str, staging: Path, directory: Path
+) -> Path:
+    artifact = _artifact(context, spec, str(locked.variants[name]["key"]), name)
+    named = spec.model_copy(update={"name": f"{spec.name}__{name}"})
+    text = config_text(context, named, artifact, BuiltVariant(name, artifact, "from cache"))
+    served = files_to_serve(artifact)
+    served |= {place: context.spec.root / file for place, file in spec.model_files.items()}
+    publish_model(stage_model(staging, named.name, text, served), directory)
+    return directory / named.name
+
+
+def _artifact(context: Context, spec: ModelSpec, key: str, name: str) -> Artifact:
+    artifact = context.cache.get(key)
+    if artifact is None:
+        raise BuildError(
+            f"{spec.name}/{name} is no longer in the cache",
+            code="variant_gone",
+            where=context.spec.where(spec.name, "variants", name),
+            fix="tritonsmith build",
+        )
+    return artifact

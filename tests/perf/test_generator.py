@@ -63,7 +63,9 @@ def test_a_closed_loop_keeps_as_many_in_flight_as_said_and_no_more() -> None:
     steps = np.concatenate([np.ones(len(records)), -np.ones(len(records))])
     order = np.argsort(np.concatenate([records.sent_ns, records.end_ns]), kind="stable")
     assert steps[order].cumsum().max() == 7
-    assert len(records) == pytest.approx(7 * 0.5 / 0.02, rel=0.3)
+    assert 7 * 0.5 / 0.02 / 4 < len(records) <= 7 * 0.5 / 0.02 + 7, (
+        "fewer when the machine is busy, never more"
+    )
 
 
 def test_the_pool_is_cycled_evenly_in_an_order_from_the_seed() -> None:

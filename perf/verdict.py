@@ -125,6 +125,10 @@ def decide(
     )
     named = {arms[i].id: ratio for i, ratio in ratios.items()}
     candidates = [i for i in others if i in fitting]
+    # Only the arm that looked like the winner was measured again. Another may come out a hair higher afterwards, from
+    # fewer rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
+    again = {arm_id for arm_id, _, r in values if r in confirming}
+    candidates = [i for i in candidates if arms[i].id in again] or candidates
     chosen = max(candidates, key=lambda i: float(table.effect[i])) if candidates else None
     outcome = _outcome(arms[best], chosen, ratios, resolution, fits, arms, point, baselines)
     notes = _notes(spec, arms, values, fits, point, baselines, resolution)

@@ -219,3 +219,21 @@ def test_a_winner_that_does_not_win_again_is_a_tie() -> None:
     refuted = decide(spec(), arms(), values | again | {("arm02", 32, 6): 10.01}, facts(BETTER), rounds)
     assert refuted.outcome == "tie"
     assert any("did not win again" in note for note in refuted.notes)
+
+
+def test_another_arm_that_ends_a_hair_higher_takes_nothing_from_the_confirmed_winner() -> None:
+    # As seen on two precisions of one model: both 2.5 times as fast, one of them measured in two rounds only.
+    values = {
+        (arm, 32, r): v
+        for arm, rounds in {
+            "arm00": (278, 298, 292, 306, 290),
+            "arm01": (269, 282, 282, 288, 276),
+            "arm02": (702, 758, 678, 702, 740),
+            "arm03": (750, 704),
+        }.items()
+        for r, v in enumerate(rounds)
+    }
+    only_32 = spec(concurrency=(32,))
+    verdict = decide(only_32, arms(), values, facts(BETTER), frozenset({2, 3, 4}))
+    assert (verdict.outcome, verdict.arm_id) == ("winner", "arm02")
+    assert "arm03" in verdict.like_best or verdict.ratios["arm03"].value > 2

@@ -10,7 +10,19 @@ import pytest
 
 from tests.conftest import Run
 
-COMMANDS = ("plan", "build", "check", "schema", "serve", "load", "sweep", "report", "compare", "apply", "demo")
+COMMANDS = (
+    "plan",
+    "build",
+    "check",
+    "schema",
+    "serve",
+    "load",
+    "sweep",
+    "report",
+    "compare",
+    "apply",
+    "demo",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -26,7 +38,9 @@ def test_help_loads_no_framework() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'tritonclient', 'pydantic', 'jinja2', 'google.protobuf', 'uvloop'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -39,7 +53,9 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("arguments", "word"), USAGE, ids=[" ".join(u[0]) for u in USAGE])
-def test_a_wrong_command_line_is_exit_2_without_a_traceback(tritonsmith: Run, arguments: list[str], word: str) -> None:
+def test_a_wrong_command_line_is_exit_2_without_a_traceback(
+    tritonsmith: Run, arguments: list[str], word: str
+) -> None:
     result = tritonsmith(*arguments)
     assert result.returncode == 2
     assert word in result.stderr and "Traceback" not in result.stderr
@@ -47,7 +63,10 @@ def test_a_wrong_command_line_is_exit_2_without_a_traceback(tritonsmith: Run, ar
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "tritonsmith", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tritonsmith", "schema"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()

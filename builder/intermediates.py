@@ -48,7 +48,7 @@ def without_weights(model: Any) -> Any:
     import onnx
 
     light = onnx.ModelProto()
-    light.CopyFrom(model) if model.ByteSize() < 2**28 else _copy_without_weights(model, light)
+    light.CopyFrom(model) if model.ByteSize() < 2**22 else _copy_without_weights(model, light)
     return light
 
 

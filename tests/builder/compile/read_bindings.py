@@ -23,7 +23,7 @@ CLASSES = (
     "Builder", "BuilderFlag", "DataType", "Dims", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
     "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "Runtime",
-    "TensorIOMode",
+    "TensorIOMode", "TensorLocation",
 )  # fmt: skip
 
 LIST = """

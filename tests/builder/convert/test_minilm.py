@@ -1,0 +1,71 @@
+"""The gate on a real encoder: plain int8 is refused, fp16 and a recipe pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.calibration import CalibrationSpec
+from builder.convert import ConvertRequest, run_convert, run_gate
+from builder.export import ExportRequest, run_export
+from builder.gate import GateRequest, GateResult
+
+DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo"
+
+pytestmark = [pytest.mark.slow, pytest.mark.demo]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("minilm")
+    request = ExportRequest("minilm", "torch", "minilm:load", str(DEMO), samples="minilm:samples")
+    run_export(request, out, out / "log")
+    return out
+
+
+def judged(exported: Path, tmp_path: Path, precision: str, **options: object) -> GateResult:
+    source, samples = exported / "model.onnx", exported / "samples.npz"
+    made = run_convert(
+        ConvertRequest(
+            "minilm",
+            str(source),
+            precision,  # type: ignore[arg-type]
+            calibration=CalibrationSpec("minilm:calibration", str(DEMO)),
+            held_out=str(samples),
+            options=options,
+        ),
+        tmp_path,
+        tmp_path / "log",
+    )
+    request = GateRequest(
+        "minilm",
+        precision,
+        str(source),
+        str(tmp_path / made.onnx_file),
+        str(samples),
+        str(DEMO),
+        candidates=made.converted,
+    )
+    return run_gate(request, tmp_path / "scratch", tmp_path / "log")
+
+
+def cosine(result: GateResult) -> float:
+    return min(d.cosine for d in result.accuracy.deviations)
+
+
+def test_rounding_results_too_ruins_the_embedding(exported: Path, tmp_path: Path) -> None:
+    result = judged(exported, tmp_path, "int8", quantize_outputs=True)
+    assert not result.passed
+    assert cosine(result) < 0.9
+    assert result.exclude
+
+
+def test_smooth_quant_saves_it(exported: Path, tmp_path: Path) -> None:
+    result = judged(exported, tmp_path, "int8", smooth_quant=0.75)
+    assert result.passed, result.reasons
+    assert cosine(result) >= 0.99
+
+
+def test_fp16_passes(exported: Path, tmp_path: Path) -> None:
+    assert judged(exported, tmp_path, "fp16").passed

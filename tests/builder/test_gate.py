@@ -1,0 +1,145 @@
+"""When the gate says no, what it finds, and which layer it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from builder.accuracy import Bounds, compare, variant_bounds
+from builder.calibration import CalibrationSpec
+from builder.convert import ConvertRequest, run_gate
+from builder.convert.convert import convert
+from builder.gate import EMULATED, GateRequest, Metric, gate_result_from_dict, judge_variant
+from builder.layers import LayerLoss, layer_losses, suggested_exclude
+from tests.builder.convert.models import mlp, outlier_mlp, rows, save_model, save_rows
+
+SHAPE = (8, 16)
+
+
+def request(tmp_path: Path, model: Any, precision: Any, **stated: Any) -> GateRequest:
+    """A converted variant, to be judged on rows that it was not calibrated on."""
+    source = save_model(model, tmp_path / "source.onnx")
+    calibration = CalibrationSpec(save_rows(rows(SHAPE, 1), tmp_path / "c.npz"), str(tmp_path))
+    made = convert(ConvertRequest("m", source, precision, calibration=calibration), tmp_path / "out")
+    samples = save_rows(rows(SHAPE, 2), tmp_path / "held_out.npz")
+    candidate = str(tmp_path / "out" / made.onnx_file)
+    return GateRequest(
+        "m", precision, source, candidate, samples, str(tmp_path), candidates=made.converted, **stated
+    )
+
+
+def test_fp16_passes_and_tells_nothing(tmp_path: Path) -> None:
+    result = judge_variant(request(tmp_path, mlp(), "fp16"), tmp_path)
+    assert result.passed
+    assert (result.findings, result.layers, result.exclude) == ((), (), ())
+    assert {d.runtime for d in result.accuracy.deviations} == {
+        "onnxruntime",
+        "onnxruntime, optimisations off",
+    }
+
+
+def test_a_layer_that_reads_an_outlier_is_refused_and_named(tmp_path: Path) -> None:
+    result = judge_variant(request(tmp_path, outlier_mlp(), "int8"), tmp_path)
+    assert not result.passed
+    assert "cosine" in result.reasons[0]
+    assert result.layers[0].node == "down"
+    assert result.exclude == ("down",)
+    assert gate_result_from_dict(result.as_dict()) == result
+
+
+def test_bf16_is_judged_by_rounding(tmp_path: Path) -> None:
+    result = judge_variant(request(tmp_path, mlp(), "bf16"), tmp_path)
+    assert result.passed
+    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED}
+    assert 1e-4 < max(d.relative_l2 for d in result.accuracy.deviations) < 2e-2
+
+
+def test_what_onnxruntime_cannot_optimise_counts_only_where_it_serves(tmp_path: Path) -> None:
+    asked = request(tmp_path, mlp(), "fp8", bounds=Bounds(cosine=0.9))
+    served = judge_variant(asked, tmp_path)
+    compiled = judge_variant(replace(asked, served_by="tensorrt"), tmp_path)
+    assert compiled.passed
+    assert {d.runtime for d in compiled.accuracy.deviations} == {"onnxruntime, optimisations off"}
+    assert served.passed == (not served.findings)
+
+
+def test_stated_bounds_and_the_users_metric_decide(tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text(
+        "def worst(reference, candidate):\n"
+        "    return max(abs(r['y'] - c['y']).max() for r, c in zip(reference, candidate))\n"
+    )
+    asked = request(tmp_path, mlp(), "int8", bounds=Bounds(relative_l2=0.5))
+    metric = Metric("measure:worst", at_most=1e-9)
+    result = run_gate(replace(asked, metric=metric), tmp_path / "scratch", tmp_path / "log")
+    assert result.accuracy.passed
+    assert not result.passed
+    assert result.reasons[0].startswith("metric 0.")
+    assert run_gate(
+        replace(asked, metric=replace(metric, at_most=10.0)), tmp_path / "scratch", tmp_path / "log"
+    ).passed
+
+
+def test_a_changed_weight_shows_in_its_own_layer_alone(tmp_path: Path) -> None:
+    model = mlp()
+    source = save_model(model, tmp_path / "source.onnx")
+    weight = next(t for t in model.graph.initializer if t.name == "w_up")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), "w_up"))
+    save_model(model, tmp_path / "changed.onnx")
+    losses = {
+        loss.node: loss for loss in layer_losses(Path(source), tmp_path / "changed.onnx", rows(SHAPE, 2)[0])
+    }
+    assert losses["up"].own_loss == pytest.approx(0.5, abs=1e-4)
+    assert losses["down"].own_loss < 1e-6
+    assert losses["down"].total_loss == pytest.approx(0.5, abs=1e-4)
+
+
+def test_only_what_stands_out_is_proposed_and_a_quarter_at_most() -> None:
+    def losses(*values: float) -> tuple[LayerLoss, ...]:
+        ranked = sorted(values, reverse=True)
+        return tuple(LayerLoss(f"n{i}", "MatMul", v, v) for i, v in enumerate(ranked))
+
+    def proposed(*values: float) -> tuple[str, ...]:
+        found = losses(*values)
+        return suggested_exclude(found, [loss.node for loss in found])
+
+    assert proposed(0.5, 0.01, 0.01, 0.01) == ("n0",)
+    assert proposed(0.011, 0.01, 0.01, 0.01) == ("n0",)
+    assert len(proposed(*[0.5] * 5, *[0.01] * 7)) == 3
+    assert suggested_exclude(losses(0.5, 0.01), ["n1"]) == ()
+
+
+def test_top1_is_the_share_of_rows_with_the_same_largest_value() -> None:
+    reference = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [1, 0, 0]], np.float32)
+    candidate = reference.copy()
+    candidate[1] = [1, 2, 3]
+    (deviation,) = compare({"y": candidate}, {"y": reference}, bounds=Bounds(top1=0.8))
+    assert deviation.top1 == 0.75
+    assert deviation.violations == ("top-1 agreement 0.75 < 0.8",)
+    (classes,) = compare({"y": candidate[:, 0]}, {"y": reference[:, 0]}, bounds=Bounds(top1=0.7))
+    assert (classes.top1, classes.passed) == (0.75, True)
+
+
+def test_bounds_by_precision() -> None:
+    assert variant_bounds("int8", "float32").cosine == 0.99
+    assert variant_bounds("int8", "int64") == Bounds(top1=0.99)
+    assert variant_bounds("fp32", "int64").max_abs == 0.0
+    order = [
+        variant_bounds(p, "float32").relative_l2 or 0
+        for p in ("fp32", "tf32", "fp16", "bf16", "int8", "int4")
+    ]
+    assert order == sorted(order)
+
+
+def test_the_emulation_keeps_names(tmp_path: Path) -> None:
+    from builder.convert.emulate import emulated_bf16
+
+    asked = request(tmp_path, mlp(), "bf16")
+    names = {name for node in onnx.load(asked.candidate).graph.node for name in node.output}
+    emulated = emulated_bf16(onnx.load(asked.candidate))
+    assert names <= {name for node in emulated.graph.node for name in node.output}

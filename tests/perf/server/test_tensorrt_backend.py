@@ -1,0 +1,135 @@
+"""The tensorrt backend: which profile a batch runs on; what a server without a GPU says; a plan served on one."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+
+import perf.server
+from builder.errors import TrialError
+from perf.server import control
+
+if TYPE_CHECKING:
+    from tests.perf.conftest import LiveTriton
+
+BACKEND = Path(perf.server.__file__).with_name("backends") / "tensorrt"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BACKEND / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+rules = load("trt_rules")
+
+
+def x(low: int, best: int, high: int) -> dict[str, Any]:
+    return {"x": ((low, 4), (best, 4), (high, 4))}
+
+
+SMALL_AND_LARGE = [x(1, 2, 8), x(1, 8, 8), x(9, 16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "batch", "expected"),
+    [
+        ([0, 1, 2], 1, 0),
+        ([0, 1, 2], 7, 1),
+        ([0, 1, 2], 9, 2),
+        # Between two, the first.
+        ([0, 1], 5, 0),
+        # Only the instance's own count.
+        ([1], 1, 1),
+    ],
+)
+def test_a_batch_runs_on_the_nearest_profile(allowed: list[int], batch: int, expected: int) -> None:
+    assert rules.nearest_profile(SMALL_AND_LARGE, allowed, {"x": (batch, 4)}) == expected
+
+
+@pytest.mark.parametrize("shape", [(33, 4), (2, 5), (2, 4, 1)])
+def test_a_shape_that_no_profile_takes_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError, match=r"no optimization profile takes x .*0: x \[1, 4\]\.\.\[8, 4\]"):
+        rules.nearest_profile(SMALL_AND_LARGE, [0, 1, 2], {"x": shape})
+
+
+def test_an_instance_runs_its_groups_profiles() -> None:
+    config = {"name": "m", "instance_group": [{"name": "m_0"}, {"name": "m_1", "profile": ["1", "2"]}]}
+    assert rules.profiles_of_instance(config, "m_0_3", 3) == [0]
+    assert rules.profiles_of_instance(config, "m_1_0", 3) == [1, 2]
+    with pytest.raises(RuntimeError, match="profile 2; the engine has 2"):
+        rules.profiles_of_instance(config, "m_1_0", 2)
+
+
+def test_the_largest_batch_is_the_profiles() -> None:
+    assert rules.largest_batch(SMALL_AND_LARGE, 4) == 32
+    assert rules.largest_batch([{}], 4) == 4
+
+
+CONFIG = """backend: "tensorrt"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
+"""
+
+
+@pytest.mark.server
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is an NVIDIA GPU")
+def test_without_a_gpu_a_plan_is_refused_with_the_reason(triton: LiveTriton) -> None:
+    plan = triton.repository / "engine" / "1" / "model.plan"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"plan")
+    (triton.repository / "engine" / "config.pbtxt").write_text(CONFIG)
+    with pytest.raises(TrialError, match="no NVIDIA GPU"):
+        control.load_model(triton.http_url, "engine")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_plan_is_built_and_its_engine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU with TensorRT: the build, its sidecar, and the backend's own runtime on two profiles."""
+    trt = pytest.importorskip(
+        "tensorrt", reason="TensorRT is not installed: pip install 'tritonsmith[tensorrt]'"
+    )
+    from builder.compile import CompileRequest, StatedProfile, derive_profiles, run_compile
+    from builder.lint.engine import read_engine
+    from builder.tensors import TensorSpec, dtype_from_config
+    from tests import onnx_models
+
+    onnx.save(onnx_models.affine(("batch", 4)), tmp_path / "model.onnx")
+    profiles = derive_profiles(
+        [TensorSpec("x", dtype_from_config("TYPE_FP32"), ("batch", 4))],
+        max_batch_size=8,
+        dynamic_dims={},
+        stated=[StatedProfile(batch=(1, 1, 4)), StatedProfile(batch=(1, 8, 8))],
+    )
+    request = CompileRequest(
+        "affine", "tensorrt", str(tmp_path / "model.onnx"), profiles, opset=onnx_models.OPSET,
+        timing_cache_directory=str(tmp_path / "timing"),
+    )  # fmt: skip
+    first = run_compile(request, tmp_path / "out", tmp_path / "log")
+    assert (first.engine_path, first.timing_cache) == ("model.plan", "new")
+    assert run_compile(request, tmp_path / "out", tmp_path / "log").timing_cache == "reused"
+    sidecar = read_engine(tmp_path / "out" / first.sidecar_path)
+    assert sidecar is not None and sidecar.tensorrt == trt.__version__ and len(sidecar.profiles) == 2
+
+    monkeypatch.setattr(sys, "path", [*sys.path, str(BACKEND)])  # as Triton's stub finds them
+    import trt_cuda  # type: ignore[import-not-found]
+    import trt_engine  # type: ignore[import-not-found]
+
+    engine = trt_engine.Engine(trt, tmp_path / "out" / "model.plan", trt_cuda.Device(0))
+    for batch in (1, 3, 8, 2):
+        given = np.arange(batch * 4, dtype=np.float32).reshape(batch, 4)
+        (answer,) = engine.run({"x": given}, ["y"], [0, 1])
+        np.testing.assert_allclose(answer, given * 2 + 1, rtol=1e-5)
+    with pytest.raises(RuntimeError, match="no optimization profile takes"):
+        engine.run({"x": np.zeros((9, 4), np.float32)}, ["y"], [0, 1])

@@ -172,7 +172,7 @@ def _converted(
     )
     log = log_path(cache, repository, f"{spec.name}/{name}")
     result = run_convert(request, made, log)
-    judged = _judged(spec, name, onnx, made / result.onnx_file, base, repository, cache)
+    judged = _judged(spec, name, onnx, made / result.onnx_file, result.converted, base, repository, cache)
     record = {
         "inputs": [t.as_dict() for t in result.inputs],
         "outputs": [t.as_dict() for t in result.outputs],
@@ -199,6 +199,7 @@ def _judged(
     name: str,
     source: Path,
     candidate: Path,
+    converted: tuple[str, ...],
     base: Artifact,
     repository: RepositorySpec,
     cache: Cache,
@@ -217,6 +218,7 @@ def _judged(
         search_path=str(repository.root),
         metric=None if metric is None else Metric(metric.callable, metric.at_least, metric.at_most),
         served_by=variant.backend,
+        candidates=converted,
     )
     with cache.workspace() as scratch:
         return run_gate(request, scratch, log_path(cache, repository, f"{spec.name}/{name}/gate"))

@@ -35,11 +35,11 @@ def test_the_demo_at_three_precisions(tmp_path: Path, tritonsmith: Run) -> None:
         m["model"]: {v["variant"]: v for v in m["variants"]} for m in json.loads(result.stdout)["models"]
     }
     served = {model: next(n for n, v in variants.items() if v["served"]) for model, variants in built.items()}
-    assert built.keys() == {"minilm", "detector", "crepe"} and all(len(v) == 3 for v in built.values())
-    assert served["minilm"] == "fp16", "default int8 loses too much of a sentence, and the gate says so"
+    assert built.keys() == {"minilm", "detector", "crepe"} and {len(v) for v in built.values()} == {3, 4}
+    assert served["minilm"] == "smooth", "plain int8 loses too much of a sentence, and the gate says so"
     assert (
-        built["minilm"]["int8"]["accuracy"]["cosine"] < 0.99 < built["minilm"]["fp16"]["accuracy"]["cosine"]
+        built["minilm"]["int8"]["accuracy"]["cosine"] < 0.99 < built["minilm"]["smooth"]["accuracy"]["cosine"]
     )
-    assert "minilm/int8: not accurate enough" in result.stderr and "fp16 is served instead" in result.stderr
+    assert "minilm/int8: not accurate enough" in result.stderr and "smooth is served instead" in result.stderr
     assert served["crepe"] == "int8"
-    assert len(list((project / "variants").iterdir())) == 9
+    assert len(list((project / "variants").iterdir())) == 10

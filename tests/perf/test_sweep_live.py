@@ -229,7 +229,8 @@ def test_a_server_killed_in_a_trial_is_a_failed_trial_and_a_restart(repository: 
         )
     assert len(started) == 2
     assert [t.trial.number for t in run.trials if t.error is not None] == [3]
-    assert run.complete and len(run.trials) == 12
+    # Rounds of confirmation come on top when an arm looks like a winner.
+    assert run.complete and len([t for t in run.trials if not t.trial.confirms]) == 12
     assert any("died in trial" in note and "started again" in note for note in run.notes)
     assert any("died in trial" in note for note in load_run(tmp_path / "run").notes)
 

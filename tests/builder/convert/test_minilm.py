@@ -10,6 +10,7 @@ from builder.calibration import CalibrationSpec
 from builder.convert import ConvertRequest, run_convert, run_gate
 from builder.export import ExportRequest, run_export
 from builder.gate import GateRequest, GateResult
+from builder.tensors import TensorSpec, dtype_from_kserve
 
 DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo"
 
@@ -19,7 +20,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.demo]
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("minilm")
-    request = ExportRequest("minilm", "torch", "minilm:load", str(DEMO), samples="minilm:samples")
+    int64 = dtype_from_kserve("INT64")
+    inputs = tuple(TensorSpec(n, int64, ("batch", "sequence")) for n in ("input_ids", "attention_mask"))
+    request = ExportRequest(
+        "minilm",
+        "torch",
+        "minilm:load",
+        str(DEMO),
+        max_batch_size=8,
+        inputs=inputs,
+        dynamic_dims={"sequence": (1, 32, 256)},
+        samples="minilm:samples",
+    )
     run_export(request, out, out / "log")
     return out
 

@@ -145,6 +145,14 @@ class CompileRequest:
             "compute_capability": self.compute_capability,
         }
 
+    def identity(self) -> dict[str, object]:
+        """What decides about the engine beside the ONNX file's content and the compiler: part of its action's key.
+
+        Paths, the name and the timing cache are not in it; engine bytes differ from build to build and never are.
+        """
+        parts = self.as_dict()
+        return {key: parts[key] for key in ("engine", "profiles", "options", "compute_capability")}
+
 
 def request_from_dict(data: Mapping[str, Any]) -> CompileRequest:
     """The inverse of CompileRequest.as_dict."""

@@ -18,6 +18,7 @@ from builder.compile import (
     CompileRequest,
     OptimizationProfile,
     ShapeRange,
+    compiler_fingerprint,
     derive_profiles,
     options_from_dict,
     request_from_dict,
@@ -73,6 +74,20 @@ def test_a_graph_is_lowered_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert "[PROGRESS]" in (tmp_path / "log").read_text()
     assert result.timing_cache == "new" and list((tmp_path / "timing").glob("tensorrt_rtx-*.timing"))
     assert [note.split()[0] for note in result.notes] == ["refit"]
+
+
+def test_an_engine_is_known_by_what_made_it(tmp_path: Path) -> None:
+    request = CompileRequest("dense", "tensorrt_rtx", "/a.onnx", PROFILES, timing_cache_directory="/a")
+    elsewhere = CompileRequest("renamed", "tensorrt_rtx", "/b.onnx", PROFILES)
+    assert request.identity() == elsewhere.identity()
+    assert request.identity() != CompileRequest("dense", "tensorrt_rtx", "/a.onnx").identity()
+    assert (
+        request.identity()
+        != CompileRequest("dense", "tensorrt_rtx", "/a.onnx", PROFILES, CompileOptions(tf32=False)).identity()
+    )
+    result = compiled(CompileRequest("d", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES), tmp_path)
+    assert compiler_fingerprint("tensorrt_rtx")["version"] == result.version
+    assert set(compiler_fingerprint("tensorrt")) == {"version", "gpu", "compute_capability"}
 
 
 def test_the_sidecar_is_what_the_linter_reads(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,24 @@ def tritonsmith(tmp_path: Path, cache_directory: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """A real S3 server of this session's own."""
+    from tests.s3_server import s3_server
+
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3:// address of a new, empty bucket; the environment leads to its server."""
+    from tests.s3_server import CREDENTIALS, make_bucket
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    for key, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": s3_url}.items():
+        monkeypatch.setenv(key, value)
+    make_bucket(s3_url, name)
+    return f"s3://{name}"

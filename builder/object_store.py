@@ -1,0 +1,231 @@
+"""(URL, key) ↔ bytes: an object store behind fsspec (s3, gs, az, file, memory); an object is written whole or not.
+
+Keys are relative, with /. A single put is atomic on object stores; on file:// it is a temporary name and a rename.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from builder.errors import BuildError, ToolError, UsageError, Where
+
+# Scheme → (package that fsspec needs for it, our extra).
+_PACKAGES = {
+    "s3": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gs"),
+    "gcs": ("gcsfs", "gs"),
+    "az": ("adlfs", "az"),
+    "abfs": ("adlfs", "az"),
+}
+_SCHEMES = ("s3", "gs", "az", "file", *(s for s in _PACKAGES if s not in ("s3", "gs", "az")), "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object of a listing. modified_s: seconds since the epoch, 0.0 where the store does not tell."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """A place that holds objects by key. Every method raises BuildError `store` when the store fails."""
+
+    url: str
+    files: Any
+    root: str
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes; None when there is none."""
+        with self._told("read", key):
+            try:
+                content: bytes = self.files.cat_file(self._path(key))
+            except FileNotFoundError:
+                return None
+            return content
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Bytes of those that are there, fetched at once."""
+        paths = {self._path(key): key for key in keys}
+        if not paths:
+            return {}
+        with self._told("read", keys[0]):
+            found = self.files.cat(list(paths), on_error="return")
+            return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes one object."""
+        with self._told("write", key):
+            if self._is_local:
+                self._renamed(key, lambda temporary: Path(temporary).write_bytes(data))
+            else:
+                self.files.pipe_file(self._path(key), data)
+
+    def download(self, key: str, target: Path) -> bool:
+        """Copies one object to a new local file; False when there is none."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._told("read", key):
+            try:
+                self.files.get_file(self._path(key), str(target))
+            except FileNotFoundError:
+                target.unlink(missing_ok=True)
+                return False
+            return True
+
+    def upload(self, file: Path, key: str) -> None:
+        """Copies one local file to an object, in parts when it is large."""
+        with self._told("write", key):
+            if self._is_local:
+                self._renamed(key, lambda temporary: self.files.put_file(str(file), temporary))
+            else:
+                self.files.put_file(str(file), self._path(key))
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        """All objects below a prefix (a directory), sorted by key; empty when there is none."""
+        with self._told("list", prefix):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.find(self._path(prefix), detail=True)
+            except FileNotFoundError:
+                return []
+            return sorted(
+                (
+                    StoredObject(
+                        posixpath.relpath(path, self.root), int(info["size"] or 0), _modified_s(info)
+                    )
+                    for path, info in found.items()
+                ),
+                key=lambda stored: stored.key,
+            )
+
+    def directories(self, prefix: str = "") -> tuple[str, ...]:
+        """Names directly below a prefix that have objects below them; one call, however much is below."""
+        with self._told("list", prefix):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.ls(self._path(prefix), detail=True)
+            except FileNotFoundError:
+                return ()
+            names = (PurePosixPath(i["name"].rstrip("/")).name for i in found if i["type"] == "directory")
+            return tuple(sorted(names))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes objects; one that is gone already is no error."""
+        for key in keys:
+            with self._told("delete", key):
+                try:
+                    self.files.rm_file(self._path(key))
+                except FileNotFoundError:
+                    continue
+
+    @property
+    def _is_local(self) -> bool:
+        return self.url.startswith("file://")
+
+    def _path(self, key: str) -> str:
+        if key.startswith("/") or ".." in PurePosixPath(key).parts:
+            raise UsageError(f"not a key in a store: {key!r}", code="store_key")
+        return posixpath.join(self.root, key) if key else self.root
+
+    def _same(self, path: str, paths: Iterable[str]) -> str:
+        """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""
+        known = set(paths)
+        if path in known:
+            return path
+        return next(p for p in known if p.strip("/") == self.files._strip_protocol(path).strip("/"))
+
+    def _renamed(self, key: str, write: Any) -> None:
+        target = Path(self._path(key))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            write(str(temporary))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self, verb: str, key: str) -> Iterator[None]:
+        """What fsspec's many back ends raise, as one error that names the object."""
+        try:
+            yield
+        except (UsageError, BuildError):
+            raise
+        except Exception as error:  # each back end has exceptions of its own
+            raise BuildError(
+                f"cannot {verb} {posixpath.join(self.url, key) if key else self.url}: {_reason(error)}",
+                code="store",
+                where=None,
+                seen=type(error).__name__,
+                fix="check the address, the credentials and the network, then run the same command again",
+            ) from error
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store behind a URL; a path without a scheme is a directory.
+
+    Credentials and endpoints come from each vendor's own environment (AWS_PROFILE, AWS_ENDPOINT_URL,
+    GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_CONNECTION_STRING …). UsageError for another scheme,
+    ToolError for a package that is missing.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "file", str(Path(url).absolute())
+    if scheme not in _SCHEMES or not rest.strip("/"):
+        raise UsageError(
+            f"not the address of a store: {url!r}",
+            code="store_url",
+            seen=url,
+            valid=[f"{s}://…" for s in ("s3", "gs", "az", "file")],
+        )
+    package, extra = _PACKAGES.get(scheme, ("fsspec", ""))
+    if importlib.util.find_spec(package) is None:
+        raise ToolError(
+            f"{scheme}:// needs the package {package}",
+            code="store_package",
+            seen="not installed",
+            fix=f"pip install 'tritonsmith[{extra}]'",
+        )
+    import fsspec
+
+    # Instances are shared by fsspec per arguments; a listing must never come from its memory.
+    options: dict[str, Any] = {} if scheme in ("file", "memory") else {"use_listings_cache": False}
+    try:
+        files = fsspec.filesystem(scheme, **options)
+    except Exception as error:  # credentials that a back end looks for when it is made
+        raise ToolError(
+            f"cannot open {url}: {_reason(error)}",
+            code="store_open",
+            where=Where(Path(url)) if not separator else None,
+        ) from error
+    root = str(files._strip_protocol(f"{scheme}://{rest}")).rstrip("/")
+    return ObjectStore(f"{scheme}://{rest}".rstrip("/"), files, root)
+
+
+def _present(data: Any) -> bool:
+    if isinstance(data, FileNotFoundError):
+        return False
+    if isinstance(data, Exception):
+        raise data
+    return True
+
+
+def _modified_s(info: dict[str, Any]) -> float:
+    stamps = ("LastModified", "mtime", "updated", "last_modified", "created")
+    value: Any = next((info[name] for name in stamps if info.get(name)), 0.0)
+    if hasattr(value, "timestamp"):
+        return float(value.timestamp())
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -186,7 +186,7 @@ _Error = TypeVar("_Error", bound=TritonsmithError)
 def place_error(error: _Error, subject: str, line: Where) -> _Error:
     """The same error, saying what of the spec it is about; its own place (the user's code, a file) stays."""
     message = error.message.removeprefix(f"{subject}: ")
-    if error.where is None:
+    if error.where is None or error.where == line:
         where, prefix = line, subject
     else:
         where, prefix = error.where, f"{subject} ({line.path.name}:{line.line})"
@@ -197,6 +197,7 @@ def place_error(error: _Error, subject: str, line: Where) -> _Error:
         seen=error.seen,
         valid=error.valid,
         fix=error.fix,
+        details=error.details,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from builder.cache import Artifact, Cache
 from builder.console import note
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
+from builder.judgement import Judgement
 from builder.lint import LintOptions, check
 from builder.lint.target import Target
 from builder.lock import Lock, LockedModel, lock_path, read_lock, write_lock
@@ -67,13 +68,14 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class VariantOutcome:
-    """What became of one variant; accuracy: its worst deviation from the fp32 source."""
+    """What became of one variant; accuracy: its worst deviation from the fp32 source; judged: what the gate says of it."""
 
     variant: str
     action: str
     served: bool
     accuracy: Mapping[str, Any]
     error: TritonsmithError | None = None
+    judged: Judgement = field(default_factory=Judgement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +193,10 @@ def _build_models(
         started = time.monotonic()
         try:
             outcome, entry = _build_model(context, spec, plan, staging, started)
-            locked[spec.name] = entry
-            # The lock follows each model, so that a build killed later does not do this one again.
-            write_lock(lock_path(context.spec.path), Lock(locked))
+            if entry is not None:
+                locked[spec.name] = entry
+                # The lock follows each model, so that a build killed later does not do this one again.
+                write_lock(lock_path(context.spec.path), Lock(locked))
         except TritonsmithError as error:
             outcome = _failed(context, spec, error, started)
         outcomes.append(outcome)
@@ -265,7 +268,7 @@ def _doing(export: Action) -> str:
 
 def _build_model(
     context: Context, spec: ModelSpec, plan: BuildPlan, staging: Path, started: float
-) -> tuple[ModelOutcome, LockedModel]:
+) -> tuple[ModelOutcome, LockedModel | None]:
     refuse_foreign_model(
         context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite
     )
@@ -283,7 +286,11 @@ def _build_model(
             {name: v.cached_key for name, v in seen.variants.items()} if seen.cached_key == base.key else {}
         )
         variants = build_variants(spec, base, keys, context.spec, context.cache)
-        chosen, passed_over = choose(spec, variants, context.spec)
+        try:
+            chosen, passed_over = choose(spec, variants, context.spec)
+        except TritonsmithError as error:
+            refused = _failed(context, spec, error, started)
+            return replace(refused, variants=_told(spec, variants, None)), None
         for message in passed_over:
             note(f"warning: {message}; {chosen.name} is served instead")
         assert chosen.artifact is not None
@@ -315,18 +322,17 @@ def _build_model(
     )
     directory = context.repository / spec.name
     seconds = time.monotonic() - started
-    told = _told(entry, variants)
+    told = _told(spec, variants, entry.served)
     return ModelOutcome(spec.name, action, 1, directory, seconds, entry.accuracy, variants=told), entry
 
 
-def _told(entry: LockedModel, variants: Sequence[BuiltVariant]) -> tuple[VariantOutcome, ...]:
+def _told(
+    spec: ModelSpec, variants: Sequence[BuiltVariant], served: str | None
+) -> tuple[VariantOutcome, ...]:
+    kept = locked_variants(spec, variants)
     return tuple(
         VariantOutcome(
-            v.name,
-            v.action,
-            v.name == entry.served,
-            entry.variants.get(v.name, {}).get("accuracy", {}),
-            v.error,
+            v.name, v.action, v.name == served, kept.get(v.name, {}).get("accuracy", {}), v.error, v.judgement
         )
         for v in variants
     )

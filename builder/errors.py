@@ -43,6 +43,7 @@ class TritonsmithError(Exception):
     seen:    the value that was found.
     valid:   the values that would have been accepted.
     fix:     the command or change that mends it.
+    details: lines of evidence (a small table), shown below the message.
     """
 
     exit_code: ClassVar[int] = 1
@@ -56,6 +57,7 @@ class TritonsmithError(Exception):
         seen: object | None = None,
         valid: Iterable[object] = (),
         fix: str | None = None,
+        details: Iterable[str] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -64,9 +66,11 @@ class TritonsmithError(Exception):
         self.seen = seen
         self.valid = tuple(valid)
         self.fix = fix
+        self.details = tuple(details)
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.message}" if self.where else self.message]
+        lines += [f"  {line}" for line in self.details]
         if self.seen is not None:
             lines.append(f"  seen:  {self.seen}")
         if self.valid:
@@ -84,6 +88,7 @@ class TritonsmithError(Exception):
             "seen": None if self.seen is None else str(self.seen),
             "valid": [str(v) for v in self.valid],
             "fix": self.fix,
+            "details": list(self.details),
             "exit_code": self.exit_code,
         }
 

@@ -190,7 +190,7 @@ def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
     layers: tuple[LayerLoss, ...] = ()
     if (failed or request.always_layers) and as_written is not None:
         layers = layer_losses(Path(request.source), as_written, samples[0].inputs)
-    exclude = suggested_exclude(layers, request.candidates) if failed else ()
+    exclude = suggested_exclude(layers, request.candidates)
     return GateResult(report, metric, tuple(findings), layers[:LAYERS_KEPT], exclude)
 
 
@@ -354,8 +354,3 @@ def _metric(
         )
         found.append(MetricValue(runtime, number, enough))
     return tuple(found)
-
-
-def served_by(backend: str) -> Served:
-    """Triton's backend or platform name → how its graph is read."""
-    return "tensorrt" if "tensorrt" in backend else "onnxruntime"

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builder.accuracy import Bounds, report_from_dict
-from builder.artifacts import log_path, place_error
+from builder.accuracy import report_from_dict
+from builder.artifacts import files_to_serve, log_path, place_error
 from builder.cache import Artifact, Cache
 from builder.calibration import CalibrationSpec
+from builder.compile.tensorrt import PLAN
 from builder.convert import ConvertRequest, run_convert, run_gate
-from builder.engines import engine_artifact
-from builder.errors import GateError, TritonsmithError
+from builder.engine_targets import plan_names
+from builder.engines import BuiltEngine, engine_artifacts
+from builder.errors import TritonsmithError, Where
 from builder.gate import GateRequest, GateResult, Metric
+from builder.judgement import Judgement, judgement_of, refusal
 from builder.observe import (
     converted_parameters,
     converted_tools,
+    engine_parameters,
+    engine_tools,
     find_cached,
     is_plain,
     portable_name,
-    variant_parameters,
     variant_request,
-    variant_tools,
 )
 from builder.plan import action_key
 from builder.spec import ModelSpec, RepositorySpec
@@ -32,12 +35,17 @@ from builder.toolchain import this_toolchain
 
 @dataclass(frozen=True, slots=True)
 class BuiltVariant:
-    """A variant that was made, from cache or anew, or could not be (error)."""
+    """A variant that was made, from cache or anew, or could not be (error).
+
+    artifact: its graph; engines: what TensorRT made of it, one a kind of GPU, and what is served then.
+    """
 
     name: str
     artifact: Artifact | None
     action: str
     error: TritonsmithError | None = None
+    judgement: Judgement = field(default_factory=Judgement)
+    engines: tuple[BuiltEngine, ...] = ()
 
 
 def build_variants(
@@ -47,7 +55,7 @@ def build_variants(
     repository: RepositorySpec,
     cache: Cache,
 ) -> tuple[BuiltVariant, ...]:
-    """All variants of the model; one that fails keeps its error and does not stop the others."""
+    """All variants of the model, judged; one that fails keeps its error and does not stop the others."""
     return tuple(_built(spec, name, base, cached_keys.get(name), repository, cache) for name in spec.variants)
 
 
@@ -55,19 +63,57 @@ def _built(
     spec: ModelSpec, name: str, base: Artifact, key: str | None, repository: RepositorySpec, cache: Cache
 ) -> BuiltVariant:
     if is_plain(spec.variants[name]):
-        return BuiltVariant(name, base, "the export")
-    cached = cache.get(key) if key else None
-    if cached is not None:
-        return BuiltVariant(name, cached, "from cache")
-    try:
-        return BuiltVariant(name, make_variant(spec, name, base, repository, cache), "made")
-    except TritonsmithError as error:
         return BuiltVariant(
-            name, None, "failed", place_error(error, f"{spec.name}/{name}", _where(spec, name, repository))
+            name, base, "the export", judgement=judgement_of(spec.variants[name], base.record)
         )
+    artifact = cache.get(key) if key else None
+    action = "made" if artifact is None else "from cache"
+    engines: tuple[BuiltEngine, ...] = ()
+    try:
+        artifact = artifact or _converted_artifact(spec, name, base, repository, cache)
+        if spec.variants[name].backend == "tensorrt":
+            engines = engine_artifacts(spec, name, artifact, repository, cache)
+            action = "from cache" if all(engine.was_cached for engine in engines) else "made"
+        judgement = _explained(spec, name, base, artifact, repository, cache)
+    except TritonsmithError as error:
+        placed = place_error(error, f"{spec.name}/{name}", _where(spec, name, repository))
+        return BuiltVariant(name, None, "failed", placed)
+    return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
 
 
-def _where(spec: ModelSpec, name: str, repository: RepositorySpec) -> Any:
+def _explained(
+    spec: ModelSpec, name: str, base: Artifact, artifact: Artifact, repository: RepositorySpec, cache: Cache
+) -> Judgement:
+    """The artifact's judgement; layers are compared now when bounds refuse it that did not when it was made."""
+    judgement = judgement_of(spec.variants[name], artifact.record)
+    onnx = next((n for n in artifact.record["served_files"] if n.endswith(".onnx")), None)
+    if judgement.passed or judgement.layers or onnx is None or artifact.record["accuracy"]["samples"] == 0:
+        return judgement
+    key = action_key(f"layers of {artifact.key}", {})
+    explained = cache.get(key)
+    if explained is None:
+        converted = tuple(artifact.record.get("converted", ()))
+        judged = _judged(
+            spec, name, base, artifact.directory / onnx, converted, repository, cache, layers=True
+        )
+        assert judged is not None
+        with cache.workspace() as made:
+            explained = cache.put(key, made, _layers(judged))
+    return replace(
+        judgement,
+        layers=tuple(explained.record["layers"]),
+        exclude=tuple(explained.record["suggested_exclude"]),
+    )
+
+
+def _layers(judged: GateResult) -> dict[str, Any]:
+    return {
+        "layers": [layer.as_dict() for layer in judged.layers],
+        "suggested_exclude": list(judged.exclude),
+    }
+
+
+def _where(spec: ModelSpec, name: str, repository: RepositorySpec) -> Where:
     return repository.where(spec.name, "variants", name)
 
 
@@ -82,9 +128,12 @@ def choose(
     passed_over: list[str] = []
     first: TritonsmithError | None = None
     for name in spec.preference:
-        error = by_name[name].error or _gate(spec, by_name[name], repository)
-        if error is None:
+        error = by_name[name].error
+        if error is None and by_name[name].judgement.passed:
             return by_name[name], tuple(passed_over)
+        error = error or refusal(
+            f"{spec.name}/{name}", by_name[name].judgement, _where(spec, name, repository)
+        )
         first = first or error
         passed_over.append(error.message)
         if spec.on_fail == "stop":
@@ -93,40 +142,25 @@ def choose(
     raise first
 
 
-def _gate(spec: ModelSpec, built: BuiltVariant, repository: RepositorySpec) -> GateError | None:
-    """The accuracy gate of one variant: what it refuses, and what might help; None when it lets it through."""
+def served_files(built: BuiltVariant) -> dict[str, Path]:
+    """Path in the model's directory → file of the variant; several engines are called after their GPUs."""
     assert built.artifact is not None
-    variant = spec.variants[built.name]
-    bounds = Bounds(**variant.accuracy.stated_bounds())
-    report = report_from_dict(built.artifact.record["accuracy"])
-    failures = (report.judged_by(bounds) if bounds.stated else report).failures
-    told = [f"{d.output} ({d.runtime}): {', '.join(d.violations)}" for d in failures[:2]]
-    told += [
-        f"metric {m['value']} ({m['runtime']})"
-        for m in built.artifact.record.get("metric", ())
-        if not m["passed"]
-    ]
-    if not told:
-        return None
-    suggestion = ", ".join(built.artifact.record.get("suggested_exclude", ()))
-    return GateError(
-        f"{spec.name}/{built.name}: not accurate enough; {'; '.join(told)}",
-        code="accuracy",
-        where=_where(spec, built.name, repository),
-        fix=f"exclude: [{suggestion}] in the variant keeps what loses most in fp32"
-        if suggestion
-        else "loosen its accuracy:, or serve another variant",
-    )
+    if not built.engines:
+        return files_to_serve(built.artifact)
+    names = plan_names([engine.target for engine in built.engines])
+    return {
+        path.replace(PLAN, name): file
+        for engine, name in zip(built.engines, names, strict=True)
+        for path, file in files_to_serve(engine.artifact).items()
+    }
 
 
-def make_variant(
-    spec: ModelSpec, name: str, base: Artifact, repository: RepositorySpec, cache: Cache
-) -> Artifact:
-    """The variant's graph, and for TensorRT the engine built from it."""
-    converted = _converted_artifact(spec, name, base, repository, cache)
-    if spec.variants[name].backend == "onnxruntime":
-        return converted
-    return engine_artifact(spec, name, base, converted, repository, cache)
+def cc_model_filenames(built: BuiltVariant) -> dict[str, str]:
+    """Compute capability → plan, as config.pbtxt has it, where a variant has several; else empty."""
+    if len(built.engines) < 2:
+        return {}
+    names = plan_names([engine.target for engine in built.engines])
+    return {str(e.target.compute_capability): n for e, n in zip(built.engines, names, strict=True)}
 
 
 def _converted_artifact(
@@ -155,14 +189,13 @@ def _converted(
 ) -> tuple[dict[str, Any], Sequence[str]]:
     """(the artifact's record, calibration files) of the ONNX at the variant's precision; its files lie in `made`."""
     variant = spec.variants[name]
-    onnx = base.directory / next(n for n in base.record["served_files"] if n.endswith(".onnx"))
     samples = base.record["samples"]
     calibration = (
         None if spec.calibration is None else CalibrationSpec(spec.calibration, str(repository.root))
     )
     request = ConvertRequest(
         model=f"{spec.name}/{name}",
-        source_onnx=str(onnx),
+        source_onnx=str(_source(base)),
         precision=variant.precision,
         exclude=variant.exclude,
         keep_io=variant.keep_io,
@@ -172,7 +205,7 @@ def _converted(
     )
     log = log_path(cache, repository, f"{spec.name}/{name}")
     result = run_convert(request, made, log)
-    judged = _judged(spec, name, onnx, made / result.onnx_file, result.converted, base, repository, cache)
+    judged = _judged(spec, name, base, made / result.onnx_file, result.converted, repository, cache)
     record = {
         "inputs": [t.as_dict() for t in result.inputs],
         "outputs": [t.as_dict() for t in result.outputs],
@@ -183,8 +216,8 @@ def _converted(
         else judged.accuracy.as_dict(),
         "metric": [] if judged is None else [asdict(value) for value in judged.metric],
         "findings": [] if judged is None else list(judged.findings),
-        "layers": [] if judged is None else [layer.as_dict() for layer in judged.layers],
-        "suggested_exclude": [] if judged is None else list(judged.exclude),
+        **({"layers": [], "suggested_exclude": []} if judged is None else _layers(judged)),
+        "converted": list(result.converted),
         "served_files": list(result.files),
         "kept_fp32": [{"name": k.name, "op_type": k.op_type, "reason": k.reason} for k in result.kept_fp32],
         "notes": list(result.notes),
@@ -194,15 +227,19 @@ def _converted(
     return record, result.dependencies
 
 
+def _source(base: Artifact) -> Path:
+    return base.directory / str(next(n for n in base.record["served_files"] if n.endswith(".onnx")))
+
+
 def _judged(
     spec: ModelSpec,
     name: str,
-    source: Path,
+    base: Artifact,
     candidate: Path,
     converted: tuple[str, ...],
-    base: Artifact,
     repository: RepositorySpec,
     cache: Cache,
+    layers: bool = False,
 ) -> GateResult | None:
     """The variant held against the fp32 source on the export's own samples; None when there are none."""
     samples, variant = base.record["samples"], spec.variants[name]
@@ -212,13 +249,14 @@ def _judged(
     request = GateRequest(
         model=f"{spec.name}/{name}",
         precision=variant.precision,
-        source=str(source),
+        source=str(_source(base)),
         candidate=str(candidate),
         samples=str(base.directory / str(samples)),
         search_path=str(repository.root),
         metric=None if metric is None else Metric(metric.callable, metric.at_least, metric.at_most),
         served_by=variant.backend,
         candidates=converted,
+        always_layers=layers,
     )
     with cache.workspace() as scratch:
         return run_gate(request, scratch, log_path(cache, repository, f"{spec.name}/{name}/gate"))
@@ -234,10 +272,19 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
         worst = report_from_dict(record["accuracy"]).worst
         plain = is_plain(spec.variants[variant.name])
         kept[variant.name] = {
-            "parameters": variant_parameters(spec, variant.name),
-            "tools": {} if plain else variant_tools(spec, variant.name, this_toolchain()),
+            "parameters": converted_parameters(spec, variant.name),
+            "tools": {} if plain else record["tools"],
             "dependencies": {} if plain else record["dependencies"],
             "key": variant.artifact.key,
             "accuracy": {} if worst is None else {"relative_l2": worst.relative_l2, "cosine": worst.cosine},
         }
+        if variant.engines:
+            kept[variant.name]["engines"] = {
+                str(engine.target.compute_capability or ""): {
+                    "parameters": engine_parameters(spec, variant.name),
+                    "tools": engine_tools(engine.target),
+                    "key": engine.artifact.key,
+                }
+                for engine in variant.engines
+            }
     return kept

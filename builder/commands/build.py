@@ -102,6 +102,7 @@ def _variant_line(variant: VariantOutcome, width: int) -> str:
         f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<8}  {variant.action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
+        "" if variant.judged.passed else "refused",
         "" if variant.error is None else variant.error.code,
     ]
     return "  ".join(p for p in parts if p).rstrip()
@@ -126,6 +127,7 @@ def as_json(result: BuildResult) -> dict[str, object]:
                         "action": v.action,
                         "served": v.served,
                         "accuracy": dict(v.accuracy),
+                        "judged": v.judged.as_dict(),
                         "error": None if v.error is None else v.error.as_dict(),
                     }
                     for v in o.variants

@@ -139,3 +139,64 @@ def test_without_a_gpu_tensorrt_is_exit_3_and_the_served_variant_is_laid_out_all
     assert result.returncode == 3
     assert built(result)["plan"]["error"]["code"] == "gpu_missing"
     assert (project / "model_repository" / "m" / "1" / "model.onnx").is_file()
+
+
+def outliers(project: Path) -> None:
+    """A model whose second product reads one channel 300 times as large as the others: int8 loses it."""
+    from tests.builder.convert.models import outlier_mlp, rows, save_model, save_rows
+
+    save_model(outlier_mlp(), project / "m.onnx")
+    save_rows(rows((8, 16), 77), project / "calibration.npz")
+
+
+REFUSED = """\
+models:
+  m:
+    source: {onnx: m.onnx}
+    max_batch_size: 8
+    calibration: calibration.npz
+    variants:
+      fp32: {}
+      int8: {precision: int8}
+      strict: {precision: fp16, accuracy: {relative_l2: 1.0e-12}}
+    serve: SERVED
+"""
+
+
+@pytest.mark.parametrize("served", ["int8", "strict"])
+def test_a_refusal_shows_which_layers_lose_most_and_what_to_exclude(
+    project: Path, tritonsmith: Run, served: str
+) -> None:
+    """Layers are compared when the variant is made, or later when stated bounds refuse what the usual ones let through."""
+    outliers(project)
+    (project / "models.yaml").write_text(REFUSED.replace("SERVED", served))
+    result = tritonsmith("build")
+    assert result.returncode == 4
+    lines = result.stderr.splitlines()
+    table = next(i for i, line in enumerate(lines) if "layers that lose most" in line)
+    assert lines[table + 1].split() == ["node", "operator", "by", "itself", "in", "sum"]
+    worst = lines[table + 2].split()
+    assert worst[:2] == (["down", "MatMul"] if served == "int8" else worst[:2]) and float(worst[2]) > 0
+    assert len(lines[table + 1 :]) <= 8, "a terminal gets the five worst"
+    assert f"exclude: [{'down' if served == 'int8' else ''}" in result.stderr
+    assert [line.split()[-1] for line in result.stdout.splitlines()[2:4]] == ["refused", "refused"]
+
+    told = built(tritonsmith("build", "--format", "json"))
+    assert not any(v["served"] for v in told.values())
+    assert told["fp32"]["judged"]["passed"] and not told[served]["judged"]["passed"]
+    rows = {row["node"]: row for row in told["int8"]["judged"]["layers"]}
+    assert rows["down"]["own_loss"] > 10 * rows["up"]["own_loss"]
+    assert told["int8"]["judged"]["exclude"] == ["down"]
+
+
+def test_what_optimisations_change_is_told(project: Path, tritonsmith: Run) -> None:
+    """ONNX Runtime fuses fp8's Q/DQ into operators that it cannot load: a finding, and for a variant it serves a failure."""
+    outliers(project)
+    (project / "models.yaml").write_text(
+        REFUSED.replace("precision: int8", "precision: fp8").replace("SERVED", "int8")
+    )
+    result = tritonsmith("build", "--format", "json")
+    judged = built(result)["int8"]["judged"]
+    assert any("optimisations" in finding for finding in judged["findings"]), judged
+    if not judged["passed"]:
+        assert "finding: ONNX Runtime" in result.stderr

@@ -13,6 +13,7 @@ from perf.stats.intervals import (
     Estimate,
     Floats,
     Integers,
+    Interval,
     estimate_from_dict,
     mean_estimate,
     quantile_estimates,
@@ -34,7 +35,8 @@ class Summary:
     failures:            reason → requests, most frequent first.
     warmup_requests, warmup_s: left out at the start because the data say so (MSER-5), beyond the stated one.
     duration_s:          the measurement: from the end of warm-up to the last send.
-    throughput_per_s:    inferences answered a second (requests × batch size).
+    throughput_per_s:    inferences answered a second (requests × batch size); of a closed loop, those in flight at
+                         the ends of the measurement count for the part of it that lies inside.
     latency_ns:          p50 … p99.9 from the scheduled time to the last byte.
     first_byte_ns:       the same to the first byte; empty where the answer is one piece.
     mean_latency_ns:     mean with a batch-means interval.
@@ -140,8 +142,12 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     kept = stated.select(stated.scheduled_ns >= begin_ns) if warmup.requests else stated
     stop_ns = max(header.stop_ns, begin_ns)
     duration_s = (stop_ns - begin_ns) / 1e9
-    rates = _rates_per_s(stated, begin_ns, stop_ns)
+    # Of all answers that came in the measurement, also to requests sent in the warm-up: without them a closed loop
+    # would lack one answer for each request in flight, which weighs more the slower the model is.
+    rates = _rates_per_s(records, begin_ns, stop_ns)
     throughput = _throughput(rates, kept, duration_s, level)
+    if header.load.get("kind") == "closed":
+        throughput = _to_flight_shares(throughput, records, begin_ns, stop_ns)
     order = np.argsort(kept.end_ns, kind="stable")
     order = order[kept.ok[order]]
     latencies = kept.latency_ns[order].astype(np.float64)
@@ -186,16 +192,16 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         level=level,
         checked=header.checked,
         load=dict(header.load),
-        streaming=_stream(kept, order, begin_ns, stop_ns, level),
+        streaming=_stream(records, kept, order, begin_ns, stop_ns, level),
     )
 
 
 def _stream(
-    kept: RequestRecords, order: Integers, begin_ns: int, stop_ns: int, level: float
+    records: RequestRecords, kept: RequestRecords, order: Integers, begin_ns: int, stop_ns: int, level: float
 ) -> StreamSummary | None:
-    if kept.responses is None:
+    if records.responses is None:
         return None
-    rates = _rates_per_s(kept, begin_ns, stop_ns, kept.responses)
+    rates = _rates_per_s(records, begin_ns, stop_ns, records.responses)
     return summarise_stream(kept, order, rates, level, _quantiles)
 
 
@@ -227,6 +233,27 @@ def _throughput(rates: Floats, kept: RequestRecords, duration_s: float, level: f
     if rates.size < REQUESTS_A_BIN:
         return Estimate(answered / duration_s, None, f"only {answered} inferences in {duration_s:.2f} s")
     return mean_estimate(rates, level)
+
+
+def _to_flight_shares(throughput: Estimate, records: RequestRecords, begin_ns: int, stop_ns: int) -> Estimate:
+    """A closed loop's throughput with each answer counted for the part of its time in flight that was measured.
+
+    Answers come a batch at a time, so whole ones make the count of a short measurement jump by a batch, by the
+    same one in every repetition. With constantly many in flight their shares are Little's law, and have no steps.
+    An open loop's queue may grow, where the shares of what waits would count as work done.
+    """
+    if throughput.value is None or throughput.value <= 0 or stop_ns <= begin_ns:
+        return throughput
+    begun, ended = records.scheduled_ns[records.ok], records.end_ns[records.ok]
+    inside = np.clip(np.minimum(ended, stop_ns) - np.maximum(begun, begin_ns), 0, None)
+    shares = inside / np.maximum(ended - begun, 1)
+    per_s = float(shares @ records.inferences[records.ok]) / ((stop_ns - begin_ns) / 1e9)
+    if per_s <= 0:
+        return throughput
+    by, interval = per_s / throughput.value, throughput.interval
+    if interval is not None:
+        interval = Interval(interval.low * by, interval.high * by, interval.level)
+    return Estimate(per_s, interval, throughput.why)
 
 
 def _send_lag(records: RequestRecords) -> dict[str, float]:

@@ -1,13 +1,14 @@
 """A model's statistics before and after → what the server itself did in between; pure.
 
 Format: Triton's statistics extension (`GET /v2/models/M/stats`); counters run since the model was loaded and
-durations are nanoseconds.
+durations are nanoseconds. Why requests failed is in Triton's metrics alone (docs/user_guide/metrics.md).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -22,6 +23,7 @@ class ServerCounters:
     mean_*_us:         mean time of a successful request in the queue and in each part of compute.
     batch_executions:  batch size that the server really ran → executions, ascending; empty where the
                        backend does not report it.
+    failed_by_reason:  of its metrics: REJECTED, CANCELED, BACKEND or OTHER → requests; empty where they tell none.
     """
 
     requests: int
@@ -35,6 +37,7 @@ class ServerCounters:
     cache_hits: int
     cache_misses: int
     batch_executions: Mapping[int, int]
+    failed_by_reason: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mean_batch_size(self) -> float | None:
@@ -56,11 +59,41 @@ class ServerCounters:
             "cache_misses": self.cache_misses,
             "mean_batch_size": self.mean_batch_size,
             "batch_executions": {str(size): count for size, count in self.batch_executions.items()},
+            "failed_by_reason": dict(self.failed_by_reason),
         }
 
 
-def counters_between(before: Sequence[Row], after: Sequence[Row]) -> ServerCounters | None:
+def counters_from_dict(data: Mapping[str, Any]) -> ServerCounters:
+    """The inverse of ServerCounters.as_dict."""
+    plain = {key: value for key, value in data.items() if key not in ("mean_batch_size", "batch_executions")}
+    batches = {int(size): int(count) for size, count in data["batch_executions"].items()}
+    return ServerCounters(**plain, batch_executions=batches)
+
+
+_FAILURE = re.compile(r"^nv_inference_request_failure\{([^}]*)\}\s+([-+.\deE]+)\s*$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+def failures_from_metrics(text: str, model: str) -> dict[str, int]:
+    """Prometheus text → the model's failed requests by Triton's reason, all versions together."""
+    found: dict[str, int] = {}
+    for labels, value in _FAILURE.findall(text):
+        of = dict(_LABEL.findall(labels))
+        if of.get("model") == model:
+            reason = of.get("reason", "OTHER")
+            found[reason] = found.get(reason, 0) + round(float(value))
+    return found
+
+
+def counters_between(
+    before: Sequence[Row],
+    after: Sequence[Row],
+    reasons_before: Mapping[str, int] | None = None,
+    reasons_after: Mapping[str, int] | None = None,
+) -> ServerCounters | None:
     """Two answers' `model_stats` → the difference; None when the model was reloaded in between.
+
+    reasons_*: what failures_from_metrics found at the same moments.
 
     A version that is only in `after` counts from zero. Counters that went back mean a reload.
     """
@@ -87,7 +120,13 @@ def counters_between(before: Sequence[Row], after: Sequence[Row]) -> ServerCount
         cache_hits=total.get("cache_hit.count", 0),
         cache_misses=total.get("cache_miss.count", 0),
         batch_executions={size: batches[size] for size in sorted(batches) if batches[size]},
+        failed_by_reason=_more(reasons_before or {}, reasons_after or {}),
     )
+
+
+def _more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    more = {reason: count - before.get(reason, 0) for reason, count in after.items()}
+    return {reason: count for reason, count in more.items() if count > 0}
 
 
 def _flat(row: Row) -> dict[str, int]:

@@ -12,18 +12,18 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from builder import __version__
-from builder.errors import TrialError, UsageError
+from builder.errors import ServerError, TrialError, TritonsmithError, UsageError
 from perf.answers import Validation
-from perf.counters import ServerCounters, counters_between
-from perf.data import DataOptions, ModelInterface, Pool, interface_from_metadata, pool_from_options
+from perf.counters import counters_between, failures_from_metrics
+from perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from perf.distribution import Distribution, Span
 from perf.generator import ClientOptions, Progress, SequenceOptions, generate
-from perf.record import RequestRecords
-from perf.resource_use import ResourceUse
-from perf.resources import sample_resources, server_pid_at
+from perf.load_result import LoadTestResult, result_of
+from perf.resources import METRICS_TIMEOUT_S, sample_resources, server_pid_at
 from perf.schedule import Closed, Load
+from perf.served_model import interface_of
+from perf.server import control
 from perf.shared_memory import check_cuda_shared_memory, shared_target
-from perf.stats import Summary, summarise
 from perf.wire.api import ServerApi
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, Parameter
@@ -45,6 +45,7 @@ class LoadTest:
     shared_memory: where tensors travel; output_bytes is the room for an output whose size the model does not fix.
     parameters: request parameters (priority, timeout …) of every request.
     validate_every: one answer in so many is compared with the data's outputs, where they have any; 0 none.
+    goodput_ms: limits that a request has to keep to count as good, see perf.stats.goodput.
     pid:        the server's process, when the caller has started it; else it is looked for by its port.
     metrics_url: HOST:PORT of its metrics; empty means the port after gRPC's usual one, HTTP's + 2.
     """
@@ -70,23 +71,9 @@ class LoadTest:
     max_connections: int = 1024
     processes: int = 1
     validate_every: int = 100
+    goodput_ms: Mapping[str, float] = field(default_factory=dict)
     pid: int | None = None
     metrics_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadTestResult:
-    """What came out.
-
-    server:    None when its counters could not be compared; `why_no_server` says why.
-    resources: what the server used during the measurement; None when nobody looked.
-    """
-
-    records: RequestRecords
-    summary: Summary
-    server: ServerCounters | None
-    why_no_server: str = ""
-    resources: ResourceUse | None = None
 
 
 def run_load_test(
@@ -101,11 +88,12 @@ def run_load_test(
     _check(test)
     api, target = server_of(url, test)
     about_server = api.server_metadata()
-    model = interface_of(api, test.model or only_model(api), test.version)
+    model = interface_of(api, test.model, test.version)
     _check_model(model, test)
     pool = pool_from_options(model, test.data, parameters=test.parameters)
     payloads: Sequence[InferPayload] = pool.payloads
-    before: list[list[dict[str, Any]] | None] = []
+    metrics_url = test.metrics_url or _metrics_url(url)
+    before: list[_Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
     with ExitStack() as stack:
         if test.shared_memory == "system":
@@ -113,12 +101,10 @@ def run_load_test(
                 api, target, model, payloads, slots=_slots(test), output_bytes=test.output_bytes
             )
             target, payloads = stack.enter_context(shared)
-        sampled = stack.enter_context(
-            sample_resources(pid, test.metrics_url or _metrics_url(url), why_no_pid=why_no_pid)
-        )
+        sampled = stack.enter_context(sample_resources(pid, metrics_url, why_no_pid=why_no_pid))
 
         def at_measure_start() -> None:
-            before.append(_statistics(api, model))
+            before.append(_counted(api, model, metrics_url))
             sampled.restart()
 
         records = generate(
@@ -140,11 +126,15 @@ def run_load_test(
             on_progress=on_progress,
             at_measure_start=at_measure_start,
         )
-        after = _statistics(api, model)
+        after = _counted(api, model, metrics_url)
     server, why = None, "the server does not tell statistics"
     if before and before[0] is not None and after is not None:
-        server, why = counters_between(before[0], after), "the model was reloaded during the test"
-    return LoadTestResult(records, summarise(records), server, "" if server else why, sampled.use)
+        server = counters_between(before[0].rows, after.rows, before[0].reasons, after.reasons)
+        why = "the model was reloaded during the test"
+    if test.goodput_ms:
+        limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
+        records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
+    return result_of(records, server, "" if server else why, sampled.use)
 
 
 # What is asked → what is put together.
@@ -222,36 +212,30 @@ def _grpc_target(url: str, test: LoadTest) -> Any:
     return GrpcTarget(url, headers, test.ca_file, streaming=test.streaming)
 
 
-def interface_of(api: ServerApi, model: str, version: str = "") -> ModelInterface:
-    """What the server says the model takes."""
-    found = interface_from_metadata(api.model_metadata(model, version), api.model_config(model, version))
-    return replace(found, version=version)
-
-
-def only_model(api: ServerApi) -> str:
-    """The one model that is ready; UsageError names all when there are several or none."""
-    ready = api.ready_models()
-    if len(ready) != 1:
-        raise UsageError(
-            "which model?" if ready else "the server has no model ready",
-            code="no_model",
-            valid=ready,
-            fix=f"--model {ready[0]}" if ready else None,
-        )
-    return ready[0]
-
-
 def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation | None:
     if not test.validate_every or all(payload.expected is None for payload in payloads):
         return None
     return Validation(every=test.validate_every)
 
 
-def _statistics(api: ServerApi, model: ModelInterface) -> list[dict[str, Any]] | None:
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The server's counters of a model at one moment: its statistics, and failures by reason of its metrics."""
+
+    rows: list[dict[str, Any]]
+    reasons: Mapping[str, int]
+
+
+def _counted(api: ServerApi, model: ModelInterface, metrics_url: str) -> _Counted | None:
     try:
-        return api.statistics(model.name, model.version)
-    except (TrialError, KeyError, TypeError):
-        return None
+        rows = api.statistics(model.name, model.version)
+    except (TrialError, ServerError, KeyError, TypeError):
+        return None  # it tells none, or it died in the test: the records say so
+    try:
+        text = control.metrics_text(metrics_url, METRICS_TIMEOUT_S) if metrics_url else ""
+    except (OSError, TritonsmithError):
+        text = ""
+    return _Counted(rows, failures_from_metrics(text, model.name))
 
 
 def environment_of(about_server: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +258,12 @@ class ServedAt:
     grpc_url: str = ""
     metrics_url: str = ""
     pid: int | None = None
+
+    def known_to(self, test: LoadTest) -> LoadTest:
+        """The test, told what is known of the server."""
+        grpc_url = test.grpc_url or self.grpc_url
+        metrics_url = test.metrics_url or self.metrics_url
+        return replace(test, grpc_url=grpc_url, metrics_url=metrics_url, pid=self.pid)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from builder.errors import UsageError, Where
 from perf.distribution import Distribution, Span, distribution_from_text, span_from_text
 from perf.schedule import NS_PER_S, Replay
+from perf.stats.goodput import LIMITS
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -44,6 +45,23 @@ def ranges_from_flags(flags: Sequence[str]) -> dict[str, Span]:
         whole = not any(mark in text.replace("..", "") for mark in ".eE")
         ranges[name] = span_from_text(text, int if whole else float)
     return ranges
+
+
+def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float]:
+    """`20ms` or `latency=20ms`, `first=100ms`, `between=20ms` → {limit: milliseconds}."""
+    limits = {}
+    for flag in flags:
+        head, equals, text = flag.rpartition("=")
+        name = head if equals else "latency"
+        if name not in LIMITS or (name != "latency" and not streaming):
+            raise UsageError(
+                "a limit of streams needs --streaming" if name in LIMITS else "not a limit of goodput",
+                code="bad_goodput",
+                seen=flag,
+                valid=["20ms", "first=100ms", "between=20ms"],
+            )
+        limits[name] = seconds_from_text(text) * 1000
+    return limits
 
 
 def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:

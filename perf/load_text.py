@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perf.load import LoadTestResult
+from perf.load_result import LoadTestResult
 from perf.schedule import Load, load_label
 from perf.stats import Estimate, Summary
 
@@ -19,6 +19,7 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
         "seed": header.seed,
         "failures": result.records.failures(),
         "summary": result.summary.as_dict(),
+        "why_no_server": result.why_no_server or None,
         "server": None if result.server is None else result.server.as_dict(),
         "resources": None if result.resources is None else _resources_as_dict(result),
         "interrupted": header.interrupted,
@@ -46,6 +47,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     if summary.validity.recommendation:
         lines.append(f"  try         {summary.validity.recommendation}")
     lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
+    lines += _goodput_lines(summary)
     label = "latency   "
     for name, estimate in summary.latency_ns.items():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
@@ -55,6 +57,25 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
+
+
+def _goodput_lines(summary: Summary) -> list[str]:
+    goodput = summary.goodput
+    if goodput is None:
+        return []
+    words = {"latency": "", "first": "first response ", "between": "between responses "}
+    limits = ", ".join(f"{words[name]}≤ {limit / 1e6:g} ms" for name, limit in goodput.limits_ns.items())
+    share = "" if goodput.share is None else f", {_percent(goodput.share)} of the requests"
+    return [
+        f"  goodput     {_number(goodput.per_s, 1.0, 'inferences/s')}",
+        f"              within {limits}{share}",
+    ]
+
+
+def _percent(share: float) -> str:
+    """99.98 % is not 100 %, and a little is not nothing."""
+    text = f"{100 * share:.0f} %" if 0.01 <= share <= 0.99 or share in (0.0, 1.0) else f"{100 * share:.2f} %"
+    return "> 99.99 %" if text == "100.00 %" else "< 0.01 %" if text == "0.00 %" else text
 
 
 def _protocol(result: LoadTestResult) -> str:
@@ -149,6 +170,9 @@ def _server_lines(result: LoadTestResult) -> list[str]:
         most = sorted(server.batch_executions.items(), key=lambda item: -item[1])[:6]
         shares = ", ".join(f"{size}: {100 * count / total:.0f} %" for size, count in sorted(most))
         lines.append(f"              mean batch {server.mean_batch_size:.2f} ({shares})")
+    if server.failed or server.failed_by_reason:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in server.failed_by_reason.items())
+        lines.append(f"              failed {server.failed:,}{f' ({reasons})' if reasons else ''}")
     if server.cache_hits or server.cache_misses:
         lines.append(
             f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"

@@ -57,7 +57,9 @@ class RecordHeader:
     processes:        client processes that shared the load.
     interrupted:      stopped by the user before its time.
     checked:          answers compared with expected outputs.
+    goodput_limits_ns: what a request has to keep to count as good, see perf.stats.goodput; empty: none asked.
     environment:      versions, host and whatever the caller adds.
+    observed:         what was seen of the server meanwhile, see perf.load_result; empty when nobody looked.
     """
 
     model: str
@@ -76,7 +78,9 @@ class RecordHeader:
     processes: int = 1
     interrupted: bool = False
     checked: int = 0
+    goodput_limits_ns: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 if TYPE_CHECKING:
+    from builder.errors import TritonsmithError
+    from perf.generator import Progress
     from perf.load import LoadTest
+    from perf.load_result import LoadTestResult
     from perf.schedule import Load
 
 
@@ -104,6 +107,13 @@ def load(
             help="Find the highest request rate with p99 within this (20ms); --duration is then the least a probe.",
         ),
     ] = "",
+    goodput: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms.",
+            show_default=False,
+        ),
+    ] = None,
     duration: Annotated[str, typer.Option(help="Measured time (500ms, 5s, 2m).")] = "5s",
     requests: Annotated[
         Optional[int],  # noqa: UP045
@@ -117,6 +127,10 @@ def load(
     protocol: Annotated[WireProtocol, typer.Option(help="Wire protocol.")] = WireProtocol.http,
     grpc_url: Annotated[
         str, typer.Option(help="HOST:PORT of gRPC; by default the HTTP port + 1.", show_default=False)
+    ] = "",
+    metrics_url: Annotated[
+        str,
+        typer.Option(help="HOST:PORT of Triton's metrics; by default the HTTP port + 2.", show_default=False),
     ] = "",
     streaming: Annotated[
         bool, typer.Option("--streaming", help="gRPC streams, for decoupled models; times each response.")
@@ -156,6 +170,10 @@ def load(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Certificates to trust for https and grpcs.", exists=True, show_default=False),
     ] = None,
+    check_every: Annotated[
+        int,
+        typer.Option(min=0, help="Compare one answer in so many with the data's expected outputs; 0: none."),
+    ] = 100,
     priority: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Triton's request priority."),
@@ -190,6 +208,7 @@ def load(
     from perf.distribution import distribution_from_text
     from perf.load import LoadTest
     from perf.load_flags import (
+        goodput_from_flags,
         headers_from_flags,
         ranges_from_flags,
         seconds_from_text,
@@ -232,11 +251,14 @@ def load(
         shared_memory=shared_memory.value,
         output_bytes=output_shared_memory_size,
         grpc_url=grpc_url,
+        metrics_url=metrics_url.removeprefix("http://").partition("/")[0],
         headers=headers_from_flags(header or []),
         ca_file=None if ca_file is None else str(ca_file),
         parameters=request_parameters(priority=priority, timeout_us=timeout_us),
         timeout_s=seconds_from_text(timeout),
         processes=processes,
+        validate_every=check_every,
+        goodput_ms=goodput_from_flags(goodput or [], streaming),
     )
     if slo_p99:
         given = [concurrency, request_rate, replay, requests]
@@ -255,12 +277,10 @@ def run_search(
     format_: str,
 ) -> int:
     """Find the highest rate that keeps the limit, say it and its test; the exit code."""
-    from builder.console import emit_json, emit_text, note
+    from builder.console import note
     from builder.errors import GateError, UsageError
     from perf.load import server_at
     from perf.load_rate import find_load_rate
-    from perf.load_text import result_as_dict, text_of_result
-    from perf.record import save_records
     from perf.schedule import Open
 
     if any(value is not None for value in given):
@@ -269,28 +289,18 @@ def run_search(
             code="two_loads",
             fix="leave out --concurrency, --request-rate, --replay and --requests",
         )
+    check_output(output)
     with server_at(target) as served:
-        test = replace(
-            test, grpc_url=test.grpc_url or served.grpc_url, metrics_url=served.metrics_url, pid=served.pid
-        )
         found, best = find_load_rate(
             served.http_url,
-            test,
+            served.known_to(test),
             limit_ms,
             lambda probe: note(f"{probe.rate_per_s:10,.1f}/s  {probe.outcome}: {probe.why}"),
+            note,
         )
-    if output is not None:
-        save_records(best.records, output)
-    if format_ == "json":
-        emit_json(result_as_dict(best) | {"slo": found.as_dict()})
-    else:
-        load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
-        emit_text(found.sentence + ("" if found.rate_per_s is None else f"\n{text_of_result(best, load)}"))
-    if best.records.header.interrupted:
-        return 130
-    if found.rate_per_s is None:
-        raise GateError(found.sentence.rstrip("."), code="slo_missed")
-    return 0
+    load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
+    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if found.rate_per_s is None else None
+    return tell(best, load, output, format_, lead=found.sentence, more={"slo": found.as_dict()}, gate=missed)
 
 
 def load_from_flags(
@@ -329,22 +339,83 @@ def load_from_flags(
 
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     """Serve what is to be served, test, say what came out; the exit code."""
-    from builder.console import emit_json, emit_text, note, progress
+    from builder.console import progress
     from perf.load import run_load_test, server_at
+
+    check_output(output)
+    with server_at(target) as served, progress() as bar:
+        task = bar.add_task(test.model or "load", total=100)
+
+        def show(now: Progress) -> None:
+            failed = f", [red]{now.failed:,} failed[/red]" if now.failed else ""
+            text = f"{test.model or 'load'}  {now.requests:,} requests{failed}"
+            bar.update(task, completed=100 * now.done, description=text)
+
+        result = run_load_test(served.http_url, served.known_to(test), show)
+    return tell(result, test.load, output, format_)
+
+
+def check_output(output: Path | None) -> None:
+    """UsageError, before the test, when its record could not be kept where it is to be."""
+    from builder.errors import UsageError, Where
+
+    if output is None:
+        return
+    if output.is_dir():
+        raise UsageError(
+            "the record is one file, and this is a directory",
+            code="bad_output",
+            where=Where(output),
+            fix=f"-o {output / 'load.npz'}",
+        )
+    there = next(parent for parent in output.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
+
+
+def tell(
+    result: LoadTestResult,
+    load: Load,
+    output: Path | None,
+    format_: str,
+    *,
+    lead: str = "",
+    more: Mapping[str, Any] | None = None,
+    gate: TritonsmithError | None = None,
+) -> int:
+    """Keep the record and say the result, in one JSON document or as text; the exit code.
+
+    A record that cannot be written costs the exit code, never the numbers.
+    """
+    from builder.console import emit_json, emit_text, note
+    from builder.errors import TrialError, Where
     from perf.load_text import result_as_dict, text_of_result
     from perf.record import save_records
 
-    with server_at(target) as served, progress() as bar:
-        test = replace(
-            test, grpc_url=test.grpc_url or served.grpc_url, metrics_url=served.metrics_url, pid=served.pid
-        )
-        task = bar.add_task(test.model or "load", total=100)
-        result = run_load_test(served.http_url, test, lambda p: bar.update(task, completed=100 * p.done))
+    error = gate
     if output is not None:
-        save_records(result.records, output)
-    emit_json(result_as_dict(result)) if format_ == "json" else emit_text(text_of_result(result, test.load))
-    if output is not None:
+        try:
+            save_records(result.records, output)
+        except OSError as refused:
+            error = TrialError(
+                f"the record could not be written: {refused.strerror}",
+                code="record_not_written",
+                where=Where(output),
+                fix="free space or permissions, or give another --output",
+            )
+    if format_ == "json":
+        said = {**result_as_dict(result), **(more or {})}
+        emit_json(said if error is None else said | {"error": error.as_dict()})
+    elif gate is not None:
+        emit_text(lead)
+    else:
+        emit_text(f"{lead}\n{text_of_result(result, load)}" if lead else text_of_result(result, load))
+    if error is not None:
+        note(f"error[{error.code}]: {error}")
+    if output is not None and (error is None or error is gate):
         note(f"every request is in {output}")
     if result.records.header.interrupted:
         return 130
+    if error is not None:
+        return error.exit_code
     return 1 if result.records.failures() else 0

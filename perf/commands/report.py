@@ -99,16 +99,15 @@ def _report_records(
     import tempfile
 
     from builder.console import note
-    from perf.load import LoadTestResult
+    from perf.load_result import result_from_records
     from perf.load_text import result_as_dict, text_of_result
     from perf.record import load_records
     from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of, write_load_report
     from perf.schedule import load_from_dict, load_label
-    from perf.stats import summarise
 
     records = load_records(path)
-    summary = summarise(records)
-    result = LoadTestResult(records, summary, None, "a record file holds the client's side only")
+    result = result_from_records(records)
+    summary = result.summary
     load = load_from_dict(records.header.load)
     files = None
     if output is not None:

@@ -19,10 +19,22 @@ from perf.wire.payload import array_from_raw
 
 def read_samples(model: ModelInterface, options: DataOptions, path: Path) -> list[Sample]:
     """An .npz or a directory → samples as they lie there; UsageError or BuildError when it cannot be read."""
-    if not path.is_dir():
-        return list(load_samples(path).samples)
-    sets = sorted(path.glob("*.npz"))
-    return [s for file in sets for s in load_samples(file).samples] or [_one_file_each(model, options, path)]
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        return [_one_file_each(model, options, path)]
+    return [
+        _with_outputs(model, sample, f"{file.name}[{number}]")
+        for file in files
+        for number, sample in enumerate(load_samples(file).samples)
+    ]
+
+
+def _with_outputs(model: ModelInterface, sample: Sample, label: str) -> Sample:
+    """An .npz made by hand holds arrays of one kind: those named like outputs are what is expected."""
+    known = {spec.name for spec in model.outputs} - {spec.name for spec in model.inputs}
+    outputs = {name: array for name, array in sample.inputs.items() if name in known}
+    inputs = {name: array for name, array in sample.inputs.items() if name not in known}
+    return Sample(inputs, sample.outputs or outputs, label)
 
 
 def _one_file_each(model: ModelInterface, options: DataOptions, directory: Path) -> Sample:

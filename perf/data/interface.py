@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from builder.errors import UsageError, nearest
+from builder.samples import Sample
 from builder.tensors import TensorSpec, dtype_from_kserve
 
 Array = npt.NDArray[Any]
@@ -95,21 +96,50 @@ def check_batch(model: ModelInterface, batch_size: int | None) -> None:
         )
 
 
-def check_shape(model: ModelInterface, spec: TensorSpec, array: Array) -> None:
-    """UsageError when the array, batch included, is not one that the input takes."""
+def check_sample(model: ModelInterface, sample: Sample) -> int:
+    """A sample's rows, 1 when the model does not batch; UsageError when its inputs are not the model's."""
+    known = {spec.name: spec for spec in model.inputs}
+    check_names(model, list(sample.inputs))
+    missing = [name for name in known if name not in sample.inputs and name not in model.optional]
+    if missing:
+        raise UsageError(
+            f"the data for `{model.name}` lack input `{missing[0]}`",
+            code="missing_input",
+            seen=", ".join(sample.inputs) or "no array",
+            valid=list(known),
+        )
+    for name, array in sample.inputs.items():
+        _check_shape(model, known[name], array)
+    rows = {name: array.shape[0] for name, array in sample.inputs.items()} if model.max_batch_size else {}
+    if len(set(rows.values())) > 1:
+        raise UsageError(
+            "the inputs of a request have different numbers of rows",
+            code="bad_shape",
+            seen=", ".join(f"{name}: {n}" for name, n in rows.items()),
+        )
+    return next(iter(rows.values()), 1)
+
+
+def _check_shape(model: ModelInterface, spec: TensorSpec, array: Array) -> None:
     want = (-1, *spec.wire_shape) if model.max_batch_size else spec.wire_shape
     if not fits(array.shape, want):
+        batch = bool(model.max_batch_size) and fits(array.shape, spec.wire_shape)
         raise UsageError(
             f"the data for input `{spec.name}` have a shape that `{model.name}` does not take",
             code="bad_shape",
             seen=list(array.shape),
             valid=[list(want)],
+            fix="the first dimension is the batch: give the arrays one more" if batch else None,
         )
-    if model.max_batch_size and array.shape[0] > model.max_batch_size:
+
+
+def check_rows(model: ModelInterface, rows: int) -> None:
+    """UsageError when a request has more rows than the model takes at once."""
+    if model.max_batch_size and rows > model.max_batch_size:
         raise UsageError(
-            f"the data for input `{spec.name}` have more rows than max_batch_size",
+            f"the data have more rows than max_batch_size of `{model.name}`",
             code="bad_batch_size",
-            seen=array.shape[0],
+            seen=rows,
             valid=[f"1..{model.max_batch_size}"],
             fix=f"--batch-size {model.max_batch_size}",
         )

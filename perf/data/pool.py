@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +14,14 @@ from builder.samples import Sample
 from perf.data.analyzer_json import streams_from_json
 from perf.data.drawn import POOL_LIMIT_BYTES, drawn_samples
 from perf.data.files import read_samples, rebatched
-from perf.data.interface import Array, ModelInterface, check_batch, check_names, check_shape
+from perf.data.interface import (
+    Array,
+    ModelInterface,
+    check_batch,
+    check_names,
+    check_rows,
+    check_sample,
+)
 from perf.data.options import DataOptions
 from perf.wire.payload import InferPayload, Parameter, tensor_from_array
 
@@ -43,14 +51,26 @@ def pool_from_options(
     check_names(model, [name for name in (*options.shapes, *options.ranges) if name not in known])
     check_batch(model, options.batch_size)
     streams = _streams(model, options)
-    samples = [sample for stream in streams for sample in stream]
-    payloads = tuple(
-        payload_from_sample(model, sample, parameters=parameters, request_id=request_id) for sample in samples
-    )
+    payloads = []
+    for number, sample in enumerate(sample for stream in streams for sample in stream):
+        with _said_of(options, sample, number):
+            payloads.append(payload_from_sample(model, sample, parameters=parameters, request_id=request_id))
     if options.file is None or options.file.suffix != ".json":
-        return Pool(payloads)
+        return Pool(tuple(payloads))
     ends = np.cumsum([0, *(len(stream) for stream in streams)]).tolist()
-    return Pool(payloads, tuple(tuple(range(a, b)) for a, b in pairwise(ends)))
+    return Pool(tuple(payloads), tuple(tuple(range(a, b)) for a, b in pairwise(ends)))
+
+
+@contextmanager
+def _said_of(options: DataOptions, sample: Sample, number: int) -> Iterator[None]:
+    """Names the file and the sample in what is wrong with it."""
+    try:
+        yield
+    except UsageError as error:
+        if options.file is not None:
+            error.where = error.where or Where(options.file)
+            error.message = f"sample {sample.label or number}: {error.message}"
+        raise
 
 
 def payloads_from_options(
@@ -71,6 +91,9 @@ def _streams(model: ModelInterface, options: DataOptions) -> list[list[Sample]]:
     is_json = path.suffix == ".json"
     streams = streams_from_json(model, options, path) if is_json else [read_samples(model, options, path)]
     rows = options.batch_size
+    for number, sample in enumerate(sample for stream in streams for sample in stream):
+        with _said_of(options, sample, number):
+            check_sample(model, sample)
     if rows is not None and model.max_batch_size:
         if len(streams) > 1 or model.sequence_ids:  # a stream's steps stay steps: each row is repeated
             streams = [[_repeated(sample, rows) for sample in stream] for stream in streams]
@@ -97,20 +120,8 @@ def payload_from_sample(
 ) -> InferPayload:
     """One request's tensors, whole shapes → its payload, with the sample's outputs as expected ones."""
     known = {spec.name: spec for spec in model.inputs}
-    check_names(model, list(sample.inputs))
-    missing = [name for name in known if name not in sample.inputs and name not in model.optional]
-    if missing:
-        raise UsageError(
-            f"the data for `{model.name}` lack an input",
-            code="missing_input",
-            seen=", ".join(sample.inputs),
-            valid=list(known),
-        )
-    rows = 1
-    for name, array in sample.inputs.items():
-        check_shape(model, known[name], array)
-        if model.max_batch_size:
-            rows = array.shape[0]
+    rows = check_sample(model, sample)
+    check_rows(model, rows)
     inputs = tuple(
         tensor_from_array(name, array, known[name].dtype.kserve) for name, array in sample.inputs.items()
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from perf.record import RequestRecords
+from perf.stats.goodput import Goodput, goodput_from_dict, within_limits
 from perf.stats.intervals import (
     Estimate,
     Floats,
@@ -45,6 +46,7 @@ class Summary:
     sent_per_s:          requests really sent a second.
     client_cpu_share:    CPU of the client over wall-clock time and processes; 1.0 is a full core each.
     streaming:           of a streamed load test; else None.
+    goodput:             when the load test was given limits; else None.
     """
 
     requests: int
@@ -66,6 +68,7 @@ class Summary:
     checked: int = 0
     load: Mapping[str, Any] = field(default_factory=dict)
     streaming: StreamSummary | None = None
+    goodput: Goodput | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is summary_from_dict."""
@@ -89,6 +92,7 @@ class Summary:
             "checked": self.checked,
             "load": dict(self.load),
             "streaming": None if self.streaming is None else self.streaming.as_dict(),
+            "goodput": None if self.goodput is None else self.goodput.as_dict(),
         }
 
 
@@ -104,6 +108,7 @@ def summary_from_dict(data: Mapping[str, Any]) -> Summary:
         mean_latency_ns=estimate_from_dict(data["mean_latency_ns"], level),
         validity=validity_from_dict(data["validity"]),
         streaming=stream_summary_from_dict(streamed, level) if (streamed := data.get("streaming")) else None,
+        goodput=goodput_from_dict(kept, level) if (kept := data.get("goodput")) else None,
     )
 
 
@@ -193,7 +198,26 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         checked=header.checked,
         load=dict(header.load),
         streaming=_stream(records, kept, order, begin_ns, stop_ns, level),
+        goodput=_goodput(records, kept, begin_ns, stop_ns, level),
     )
+
+
+def _goodput(
+    records: RequestRecords, kept: RequestRecords, begin_ns: int, stop_ns: int, level: float
+) -> Goodput | None:
+    limits = kept.header.goodput_limits_ns
+    if not limits:
+        return None
+    weights = records.inferences * within_limits(records, limits)
+    rates = _rates_per_s(records, begin_ns, stop_ns, weights)
+    good = within_limits(kept, limits)
+    if rates.size < REQUESTS_A_BIN:
+        seconds = (stop_ns - begin_ns) / 1e9
+        value = int(kept.inferences[good].sum()) / seconds if seconds > 0 else None
+        per_s = Estimate(value, None, f"only {len(kept)} requests")
+    else:
+        per_s = mean_estimate(rates, level)
+    return Goodput(dict(limits), per_s, float(good.mean()) if good.size else None)
 
 
 def _stream(

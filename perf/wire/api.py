@@ -15,8 +15,8 @@ class ServerApi(Protocol):
     def server_metadata(self) -> Mapping[str, Any]:
         """name, version, extensions."""
 
-    def ready_models(self) -> list[str]:
-        """Names of the models that take requests, sorted."""
+    def repository_index(self) -> list[dict[str, Any]]:
+        """A row a version of every model: name, version, state (READY …), reason; Triton leaves out what is empty."""
 
     def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
         """name, inputs and outputs."""

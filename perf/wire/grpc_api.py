@@ -22,10 +22,10 @@ class GrpcApi:
         """See ServerApi."""
         return dict(self._call("ServerMetadata", lambda c, o: c.get_server_metadata(**o)))
 
-    def ready_models(self) -> list[str]:
+    def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""
-        rows = self._call("RepositoryIndex", lambda c, o: c.get_model_repository_index(**o)).get("models", [])
-        return sorted({row["name"] for row in rows if row.get("state", "READY") == "READY"})
+        found = self._call("RepositoryIndex", lambda c, o: c.get_model_repository_index(**o))
+        return list(found.get("models", []))
 
     def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""

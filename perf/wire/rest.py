@@ -68,10 +68,9 @@ class RestApi:
         """See ServerApi."""
         return dict(call_json(self._target, "/v2"))
 
-    def ready_models(self) -> list[str]:
+    def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""
-        rows = call_json(self._target, "/v2/repository/index", method="POST")
-        return sorted({row["name"] for row in rows if row.get("state", "READY") == "READY"})
+        return list(call_json(self._target, "/v2/repository/index", method="POST"))
 
     def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""

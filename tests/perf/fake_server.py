@@ -16,6 +16,13 @@ from typing import Any
 
 import numpy as np
 
+INDEX = [
+    {"name": "m", "version": "1", "state": "READY"},
+    {"name": "broken", "version": "2", "state": "UNAVAILABLE", "reason": "onnx: not a graph"},
+    {"name": "unloaded"},
+]
+NOT_SERVED = ("missing", "mn", "broken", "unloaded")
+
 
 @dataclass
 class Behaviour:
@@ -213,13 +220,15 @@ class FakeServer:
         dims = [-1, self.width] if self.max_batch_size else [self.width]
         tensor = {"datatype": "FP32", "shape": dims}
         parts = path.strip("/").split("/")
+        if path == "/v2/repository/index":
+            return 200, INDEX
         if path == "/v2":
             return 200, {"name": "fake", "version": "0.0", "extensions": []}
         if path.startswith("/v2/health/"):
             return 200, {}
         if parts[:2] == ["v2", "models"] and len(parts) >= 3:
-            if parts[2] == "missing":
-                return 400, {"error": "Request for unknown model: 'missing' is not found"}
+            if parts[2] in NOT_SERVED:
+                return 400, {"error": f"Request for unknown model: '{parts[2]}' is not found"}
             what = parts[3] if len(parts) > 3 else ""
             if what == "config":
                 return 200, {"name": parts[2], "max_batch_size": self.max_batch_size}

@@ -123,7 +123,7 @@ def test_a_batch_takes_steps_together_but_never_out_of_a_stream(tmp_path: Path) 
         ({"data": [{"x": {"content": [1, 2], "shape": [1, 2]}}]}, "bad_data", "shape"),
         ({"data": [{"x": {"contents": [1, 2]}}]}, "bad_data", "`contents`|contents"),
         ({"data": [{"X": [1, 2]}]}, "unknown_input", "X"),
-        ({"data": [{}]}, "missing_input", "lack an input"),
+        ({"data": [{}]}, "missing_input", "lack input"),
         ({"data": [{"x": [1, 2]}], "validation_data": [{"z": [1, 2]}]}, "unknown_output", "z"),
         ({"data": [{"x": [1, 2]}], "validation_data": [[{"y": [1, 2]}, {"y": [1, 2]}]]}, "bad_data", "steps"),
     ],

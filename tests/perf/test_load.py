@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from typer.testing import CliRunner
 from builder.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
 from builder.samples import Sample, SampleSet, save_samples
 from perf.commands.load import load as load_command
-from perf.counters import counters_between
+from perf.counters import counters_between, counters_from_dict, failures_from_metrics
 from perf.data import DataOptions
 from perf.distribution import Normal, Span
 from perf.load import LoadTest, run_load_test
 from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
+from perf.load_result import result_from_records
 from perf.load_text import text_of_result
 from perf.record import load_records
 from perf.schedule import Closed
@@ -102,7 +104,13 @@ def test_headers_reach_the_questions_as_well_as_the_load() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "code"),
     [
-        (["URL", "-m", "missing"], TrialError, "server_refused"),
+        (["URL", "-m", "missing"], UsageError, "unknown_model"),
+        (["URL", "-m", "broken"], TrialError, "model_not_ready"),
+        (["URL", "-m", "unloaded"], TrialError, "model_not_ready"),
+        (["URL", "-o", "/"], UsageError, "bad_output"),
+        (["URL", "-o", "/proc/version/x.npz"], UsageError, "bad_output"),
+        (["URL", "--goodput", "soon"], UsageError, "bad_time"),
+        (["URL", "--goodput", "first=5ms"], UsageError, "bad_goodput"),
         (["http://127.0.0.1:1", "-m", "m"], ServerError, "server_unreachable"),
         (["no/such/directory"], UsageError, "no_target"),
         (["URL", "-m", "m", "-c", "2", "--request-rate", "5"], UsageError, "two_loads"),
@@ -128,6 +136,85 @@ def test_what_cannot_be_done_is_one_expected_error(
     with fake_server() as server, pytest.raises(error) as raised:
         command(*(server.url if a == "URL" else a for a in arguments))
     assert raised.value.code == code
+
+
+def test_errors_name_what_is_there_and_what_was_meant(tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", **{"0/x": np.ones((1, 4), "f4"), "1/x": np.ones((1, 5), "f4")})
+    np.savez(tmp_path / "flat.npz", x=np.ones(4, "f4"))
+    with fake_server() as server:
+
+        def words(*arguments: str) -> str:
+            with pytest.raises(TritonsmithError) as raised:
+                command(server.url, *arguments)
+            return str(raised.value)
+
+        assert "did you mean `m`?" in words("-m", "mn") and "broken, m, unloaded" in words("-m", "mn")
+        assert "broken version 2: UNAVAILABLE (onnx: not a graph)" in words("-m", "broken")
+        said = words("--data", str(tmp_path / "wide.npz"))
+        assert f"{tmp_path / 'wide.npz'}: sample wide.npz[1]: the data for input `x`" in said
+        assert "[1, 5]" in said and "[-1, 4]" in said
+        said = words("--data", str(tmp_path / "flat.npz"), "-b", "2")
+        assert "[4]" in said and "the first dimension is the batch" in said
+        assert server.infer_requests == 0
+
+
+def line(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tritonsmith", "load", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_a_missed_limit_is_exit_4_and_one_json_document() -> None:
+    with fake_server(delay_s=0.004) as server:
+        done = line([server.url, "--slo-p99", "1ms", "--duration", "200ms", "--format", "json"])
+    assert done.returncode == 4, done.stderr
+    said = json.loads(done.stdout)
+    assert said["error"]["code"] == "slo_missed" and said["slo"]["rate_per_s"] is None
+    assert said["summary"]["latency_ns"]["p99"]["value"] > 1e6
+    assert "error[slo_missed]" in done.stderr and "alone in the server takes" in done.stderr
+
+
+def test_a_record_that_finds_no_room_costs_the_exit_code_and_no_number(tmp_path: Path) -> None:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+    path = tmp_path / "run.npz"
+    with fake_server() as server:
+        arguments = [server.url, "--requests", "500", "--format", "json", "-o", str(path)]
+        done = line(arguments, preexec_fn=no_room)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said["summary"]["requests"] > 100 and said["error"]["code"] == "record_not_written"
+    assert "error[record_not_written]" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_goodput_counts_what_was_answered_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    with fake_server(delay_s=0.005) as server:
+        arguments = (server.url, "--requests", "200", "-o", str(path))
+        code, text = command(*arguments, "--goodput", "10s")
+        assert code == 0 and "within ≤ 10000 ms, 100 % of the requests" in text
+        said = json.loads(command(*arguments, "--goodput", "1us", "--format", "json")[1])
+    assert said["summary"]["goodput"]["share"] == 0 and said["summary"]["goodput"]["per_s"]["value"] == 0
+    again = result_from_records(load_records(path))
+    assert again.summary.as_dict() == said["summary"], "the limits are in the record"
+    assert again.server is not None and again.server.as_dict() == said["server"]
+    assert again.resources is not None and again.resources.as_dict()["wall_s"] > 0
+
+
+def test_failures_are_counted_by_tritons_reason() -> None:
+    text = (
+        "# TYPE nv_inference_request_failure counter\n"
+        'nv_inference_request_failure{model="m",reason="REJECTED",version="1"} %d\n'
+        'nv_inference_request_failure{model="m",reason="REJECTED",version="2"} 1\n'
+        'nv_inference_request_failure{model="m",reason="OTHER",version="1"} 2\n'
+        'nv_inference_request_failure{model="other",reason="REJECTED",version="1"} 9\n'
+    )
+    before, after = failures_from_metrics(text % 3, "m"), failures_from_metrics(text % 8, "m")
+    assert after == {"REJECTED": 9, "OTHER": 2}
+    counted = counters_between([], [], before, after)
+    assert counted is not None and counted.failed_by_reason == {"REJECTED": 5}
+    assert counters_from_dict(counted.as_dict()) == counted
 
 
 def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(tmp_path: Path) -> None:

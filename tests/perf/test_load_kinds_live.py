@@ -18,7 +18,8 @@ import pytest
 from builder.errors import ToolError, TrialError, UsageError
 from builder.samples import Sample, SampleSet, save_samples
 from perf.data import DataOptions
-from perf.load import LoadTest, LoadTestResult, run_load_test
+from perf.load import LoadTest, run_load_test
+from perf.load_result import LoadTestResult
 from perf.load_text import result_as_dict, text_of_result
 from perf.schedule import Closed, Open
 from perf.server import control

@@ -25,6 +25,7 @@ from perf.stats import (
     summarise,
     summary_from_dict,
 )
+from perf.stats.goodput import within_limits
 from perf.stats.intervals import Floats, requests_for_quantile, student_t
 
 MS = 1_000_000
@@ -382,3 +383,29 @@ class TestRatios:
         values = np.array([[1.0, 1.1], [1.0, 1.0], [np.nan, np.nan]])
         ratio = arm_ratio(fit_rounds(values), 2, (0, 1))
         assert (ratio.value, ratio.why) == (None, "an arm of the comparison has no measurement")
+
+
+class TestGoodput:
+    def test_every_limit_has_to_be_kept_and_a_failure_keeps_none(self) -> None:
+        n = 4
+        ends = np.array([10, 20, 30, 10]) * MS
+        rows = RequestRecords(
+            RecordHeader("m", "u", "grpc", {"kind": "closed", "concurrency": 1}),
+            scheduled_ns=np.zeros(n, np.int64),
+            sent_ns=np.zeros(n, np.int64),
+            first_byte_ns=np.array([2, 8, 2, 2]) * MS,
+            end_ns=ends,
+            status=np.array([0, 0, 0, 1], np.uint16),
+            payload_index=np.zeros(n, np.int32),
+            responses=np.array([1, 4, 5, 1]),
+            last_response_ns=np.array([2, 20, 30, 2]) * MS,
+            longest_gap_ns=np.zeros(n, np.int64),
+        )
+
+        def kept(**limits_ms: int) -> list[bool]:
+            return list(within_limits(rows, {name: ms * MS for name, ms in limits_ms.items()}))
+
+        assert kept(latency=20) == [True, True, False, False]
+        assert kept(first=2) == [True, False, True, False]
+        assert kept(between=4) == [True, True, False, False], "a single response has nothing between"
+        assert kept(latency=30, first=2, between=7) == [True, False, True, False]

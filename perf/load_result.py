@@ -1,0 +1,54 @@
+"""A load test's records, and what was seen of the server meanwhile → its result; and again from a record file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from perf.counters import ServerCounters, counters_from_dict
+from perf.record import RequestRecords
+from perf.resource_use import ResourceUse, resource_use_from_dict
+from perf.stats import Summary, summarise
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTestResult:
+    """What came out.
+
+    server:    None when its counters could not be compared; `why_no_server` says why.
+    resources: what the server used during the measurement; None when nobody looked.
+    """
+
+    records: RequestRecords
+    summary: Summary
+    server: ServerCounters | None
+    why_no_server: str = ""
+    resources: ResourceUse | None = None
+
+
+def result_of(
+    records: RequestRecords,
+    server: ServerCounters | None,
+    why_no_server: str,
+    resources: ResourceUse | None,
+) -> LoadTestResult:
+    """The result, whose records say all of it: a record file holds the server's side too."""
+    observed = {
+        "server": None if server is None else server.as_dict(),
+        "why_no_server": why_no_server,
+        "resources": None if resources is None else resources.as_dict(),
+    }
+    records = replace(records, header=replace(records.header, observed=observed))
+    return LoadTestResult(records, summarise(records), server, why_no_server, resources)
+
+
+def result_from_records(records: RequestRecords) -> LoadTestResult:
+    """The inverse of what result_of put into the records."""
+    seen = records.header.observed
+    server, resources = seen.get("server"), seen.get("resources")
+    return LoadTestResult(
+        records,
+        summarise(records),
+        None if server is None else counters_from_dict(server),
+        seen.get("why_no_server", "" if server else "the record file holds the client's side only"),
+        None if resources is None else resource_use_from_dict(resources),
+    )

@@ -5,10 +5,11 @@ Keys are relative, with /. A single put is atomic on object stores; on file:// i
 
 from __future__ import annotations
 
+import errno
 import importlib.util
-import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,11 @@ _PACKAGES = {
     "abfs": ("adlfs", "az"),
 }
 _SCHEMES = ("s3", "gs", "az", "file", *(s for s in _PACKAGES if s not in ("s3", "gs", "az")), "memory")
+# What a download meets on this machine, not in the store.
+_LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+Transferred = Callable[[int, int], None]
+"""(bytes done, bytes in all) of a transfer; called from the thread that transfers"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +76,26 @@ class ObjectStore:
             else:
                 self.files.pipe_file(self._path(key), data)
 
-    def download(self, key: str, target: Path) -> bool:
-        """Copies one object to a new local file; False when there is none."""
+    def download(self, key: str, target: Path, transferred: Transferred | None = None) -> bool:
+        """Copies one object to a new local file; False when there is none; OSError when this machine's disk is full."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._told("read", key):
+        with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
-                self.files.get_file(self._path(key), str(target))
+                self.files.get_file(self._path(key), str(target), **_callback(transferred))
             except FileNotFoundError:
                 target.unlink(missing_ok=True)
                 return False
             return True
 
-    def upload(self, file: Path, key: str) -> None:
+    def upload(self, file: Path, key: str, transferred: Transferred | None = None) -> None:
         """Copies one local file to an object, in parts when it is large."""
         with self._told("write", key):
             if self._is_local:
-                self._renamed(key, lambda temporary: self.files.put_file(str(file), temporary))
+                self._renamed(
+                    key, lambda temporary: self.files.put_file(str(file), temporary, **_callback(transferred))
+                )
             else:
-                self.files.put_file(str(file), self._path(key))
+                self.files.put_file(str(file), self._path(key), **_callback(transferred))
 
     def list(self, prefix: str = "") -> list[StoredObject]:
         """All objects below a prefix (a directory), sorted by key; empty when there is none."""
@@ -136,17 +144,16 @@ class ObjectStore:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
         return posixpath.join(self.root, key) if key else self.root
 
-    def _same(self, path: str, paths: Iterable[str]) -> str:
+    def _same(self, path: str, paths: dict[str, str]) -> str:
         """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""
-        known = set(paths)
-        if path in known:
+        if path in paths:
             return path
-        return next(p for p in known if p.strip("/") == self.files._strip_protocol(path).strip("/"))
+        return next(p for p in paths if p.strip("/") == self.files._strip_protocol(path).strip("/"))
 
     def _renamed(self, key: str, write: Any) -> None:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             write(str(temporary))
             temporary.replace(target)
@@ -154,13 +161,15 @@ class ObjectStore:
             temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def _told(self, verb: str, key: str) -> Iterator[None]:
-        """What fsspec's many back ends raise, as one error that names the object."""
+    def _told(self, verb: str, key: str, passed_on: tuple[int, ...] = ()) -> Iterator[None]:
+        """What fsspec's many back ends raise, as one error that names the object; but not these of the system."""
         try:
             yield
         except (UsageError, BuildError):
             raise
         except Exception as error:  # each back end has exceptions of its own
+            if isinstance(error, OSError) and error.errno in passed_on:
+                raise
             raise BuildError(
                 f"cannot {verb} {posixpath.join(self.url, key) if key else self.url}: {_reason(error)}",
                 code="store",
@@ -177,9 +186,30 @@ def open_store(url: str) -> ObjectStore:
     GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_CONNECTION_STRING …). UsageError for another scheme,
     ToolError for a package that is missing.
     """
+    scheme, rest = check_store_url(url)
+    import fsspec
+
+    # A listing must never come from memory, and an instance never from another environment.
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    if scheme not in ("file", "memory"):
+        options["use_listings_cache"] = False
+    try:
+        files = fsspec.filesystem(scheme, **options)
+    except Exception as error:  # credentials that a back end looks for when it is made
+        raise ToolError(
+            f"cannot open {url}: {_reason(error)}",
+            code="store_open",
+            where=None if "://" in url else Where(Path(url)),
+        ) from error
+    root = str(files._strip_protocol(f"{scheme}://{rest}")).rstrip("/")
+    return ObjectStore(f"{scheme}://{rest}".rstrip("/"), files, root)
+
+
+def check_store_url(url: str) -> tuple[str, str]:
+    """URL → (scheme, what follows), without opening or importing anything; errors as in open_store."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        scheme, rest = "file", str(Path(url).absolute())
+        scheme, rest = "file", str(Path(url).absolute()) if url else ""
     if scheme not in _SCHEMES or not rest.strip("/"):
         raise UsageError(
             f"not the address of a store: {url!r}",
@@ -195,20 +225,22 @@ def open_store(url: str) -> ObjectStore:
             seen="not installed",
             fix=f"pip install 'tritonsmith[{extra}]'",
         )
-    import fsspec
+    return scheme, rest
 
-    # Instances are shared by fsspec per arguments; a listing must never come from its memory.
-    options: dict[str, Any] = {} if scheme in ("file", "memory") else {"use_listings_cache": False}
-    try:
-        files = fsspec.filesystem(scheme, **options)
-    except Exception as error:  # credentials that a back end looks for when it is made
-        raise ToolError(
-            f"cannot open {url}: {_reason(error)}",
-            code="store_open",
-            where=Where(Path(url)) if not separator else None,
-        ) from error
-    root = str(files._strip_protocol(f"{scheme}://{rest}")).rstrip("/")
-    return ObjectStore(f"{scheme}://{rest}".rstrip("/"), files, root)
+
+def _callback(transferred: Transferred | None) -> dict[str, Any]:
+    """fsspec's argument that tells how far a transfer is."""
+    if transferred is None:
+        return {}
+    from fsspec.callbacks import Callback
+
+    tell = transferred
+
+    class Told(Callback):  # type: ignore[misc]
+        def call(self, *_: Any, **__: Any) -> None:
+            tell(self.value, self.size or 0)
+
+    return {"callback": Told()}
 
 
 def _present(data: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,36 +46,55 @@ def _hash_stream(file: Any) -> str:
 class StatCache:
     """Digests of files remembered by (size, mtime, ctime, inode), kept in one JSON file that is only a hint.
 
-    A wrong or lost file costs rereading, nothing else; it is written only when something was learnt.
+    A wrong or lost file costs rereading, nothing else; it is written only when something was learnt. Threads may
+    share one; processes that save at the same time keep what each has learnt.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, list[Any]] = self._load()
-        self._changed = False
+        self._known = self._load()
+        self._learnt: dict[str, list[Any]] = {}
+        self._guard = threading.Lock()
 
     def digest(self, path: Path) -> str:
         """sha256 of a file's content, reread only when its stat changed; OSError when it cannot be read."""
         stat = path.stat()
         key = os.fspath(path.resolve())
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         known = self._known.get(key)
-        if known is not None and known[:4] == stamp:
+        if known is not None and known[:4] == _stamp(stat):
             return str(known[4])
         value = digest_of_file(path)
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACY_NS:
-            self._known[key] = [*stamp, value]
-            self._changed = True
+            self._note(key, stat, value)
         return value
 
+    def learn(self, path: Path, digest: str) -> None:
+        """Takes a digest as given, of a file that nobody writes any more."""
+        self._note(os.fspath(path.resolve()), path.stat(), digest)
+
     def save(self) -> None:
-        """Writes what was learnt; a full or read-only disk is no error here."""
-        if not self._changed:
+        """Adds what was learnt to the file; a full or read-only disk is no error here."""
+        with self._guard:
+            learnt = dict(self._learnt)
+        if not learnt:
             return
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(self._known, separators=(",", ":")))
-            self._changed = False
+            with _locked(self._path.with_suffix(".lock")):
+                merged = {**self._load(), **learnt}
+                write_atomically(self._path, json.dumps(merged, separators=(",", ":")))
+            with self._guard:
+                self._learnt = {k: v for k, v in self._learnt.items() if learnt.get(k) != v}
+
+    def forget_missing(self) -> None:
+        """Drops files that are gone, and writes the rest."""
+        with suppress(OSError), _locked(self._path.with_suffix(".lock")):
+            kept = {path: entry for path, entry in self._load().items() if Path(path).is_file()}
+            write_atomically(self._path, json.dumps(kept, separators=(",", ":")))
+
+    def _note(self, key: str, stat: os.stat_result, value: str) -> None:
+        with self._guard:
+            self._known[key] = self._learnt[key] = [*_stamp(stat), value]
 
     def _load(self) -> dict[str, list[Any]]:
         with suppress(OSError, ValueError):
@@ -82,9 +104,31 @@ class StatCache:
         return {}
 
 
+def _stamp(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits a moment for whoever holds the lock; OSError when it cannot be had."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        for _ in range(100):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        else:
+            raise BlockingIOError(errno.EAGAIN, "locked by another process", str(path))
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes through a temporary name in the same directory and a rename; readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import posixpath
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from builder.digest import digest_of_bytes
 from builder.errors import BuildError, ToolError, UsageError, Where
 
 # Scheme → (package that fsspec needs for it, our extra).
@@ -26,6 +28,14 @@ _PACKAGES = {
     "abfs": ("adlfs", "az"),
 }
 _SCHEMES = ("s3", "gs", "az", "file", *(s for s in _PACKAGES if s not in ("s3", "gs", "az")), "memory")
+# How each back end's pipe_file is told that the object must not be there.
+_CREATE: dict[str, dict[str, Any]] = {
+    "s3": {"mode": "create"},
+    "gs": {"mode": "create"},
+    "gcs": {"mode": "create"},
+    "az": {"overwrite": False},
+    "abfs": {"overwrite": False},
+}
 # What a download meets on this machine, not in the store.
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -75,6 +85,42 @@ class ObjectStore:
                 self._renamed(key, lambda temporary: Path(temporary).write_bytes(data))
             else:
                 self.files.pipe_file(self._path(key), data)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Writes an object that must not be there; False when it is.
+
+        Of two writers at once one wins on s3, gs and az (their conditional puts), on file:// by the file system.
+        A store that knows no condition is asked first.
+        """
+        with self._told("write", key):
+            if self._is_local:
+                return self._linked(key, data)
+            return self._put_if(key, data, _CREATE.get(self._scheme, {}), self.get(key) is None)
+
+    def put_over(self, key: str, data: bytes, tag: str) -> bool:
+        """Replaces an object whose `tag` still is this one; False when somebody changed or removed it.
+
+        Atomic on s3 (If-Match); elsewhere the tag is compared just before.
+        """
+        with self._told("write", key):
+            same = self.tag(key) == tag
+            if not same or self._is_local:
+                if same:
+                    self.put(key, data)
+                return same
+            return self._put_if(key, data, {"IfMatch": tag} if self._scheme == "s3" else {}, same)
+
+    def tag(self, key: str) -> str | None:
+        """A word that changes with the object's content; None when there is none."""
+        if self._scheme != "s3":
+            content = self.get(key)
+            return None if content is None else digest_of_bytes(content)
+        with self._told("read", key):
+            try:
+                self.files.invalidate_cache()
+                return str(self.files.info(self._path(key))["ETag"])
+            except FileNotFoundError:
+                return None
 
     def download(self, key: str, target: Path, transferred: Transferred | None = None) -> bool:
         """Copies one object to a new local file; False when there is none; OSError when this machine's disk is full."""
@@ -134,6 +180,38 @@ class ObjectStore:
                     self.files.rm_file(self._path(key))
                 except FileNotFoundError:
                     continue
+
+    def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds_now: bool) -> bool:
+        """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""
+        if condition:
+            try:
+                self.files.pipe_file(self._path(key), data, **condition)
+                return True
+            except Exception as error:  # each back end has exceptions of its own
+                if _is_refused_condition(error):
+                    return False
+                if not _is_unknown_condition(error):
+                    raise
+        if holds_now:
+            self.files.pipe_file(self._path(key), data)
+        return holds_now
+
+    def _linked(self, key: str, data: bytes) -> bool:
+        target = Path(self._path(key))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(data)
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    @property
+    def _scheme(self) -> str:
+        return self.url.partition("://")[0]
 
     @property
     def _is_local(self) -> bool:
@@ -261,3 +339,21 @@ def _modified_s(info: dict[str, Any]) -> float:
 
 def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _causes(error: BaseException | None) -> str:
+    """The types and texts of an error and of what it came from: back ends wrap their vendors' errors."""
+    told = ""
+    while error is not None:
+        told += f"{type(error).__name__} {error} "
+        error = error.__cause__
+    return told
+
+
+def _is_refused_condition(error: Exception) -> bool:
+    refusals = ("PreconditionFailed", "pre-condition", "ConditionalRequestConflict", "ResourceExistsError")
+    return isinstance(error, FileExistsError) or any(word in _causes(error) for word in refusals)
+
+
+def _is_unknown_condition(error: Exception) -> bool:
+    return isinstance(error, TypeError) or "NotImplemented" in _causes(error)

@@ -74,3 +74,15 @@ def test_an_address_that_cannot_be_opened(url: str, error: type[Exception], says
 def test_a_path_is_a_directory(tmp_path: Path) -> None:
     open_store(str(tmp_path / "with space")).put("a", b"1")
     assert (tmp_path / "with space" / "a").read_bytes() == b"1"
+
+
+def test_of_two_writers_one_wins(store: ObjectStore) -> None:
+    assert store.tag("m/config.pbtxt") is None
+    assert store.put_new("m/config.pbtxt", b"first")
+    assert not store.put_new("m/config.pbtxt", b"second"), "somebody was there before"
+    tag = store.tag("m/config.pbtxt")
+    assert tag is not None and store.put_over("m/config.pbtxt", b"third", tag)
+    assert not store.put_over("m/config.pbtxt", b"fourth", tag), "it has changed since"
+    assert not store.put_over("m/nowhere", b"", tag)
+    assert store.get("m/config.pbtxt") == b"third"
+    assert [o.key for o in store.list()] == ["m/config.pbtxt"]

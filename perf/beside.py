@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 
 from builder.errors import TritonsmithError
 from perf.generator import generate
 from perf.schedule import Closed
+from perf.server import control
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload
 
 _PIECE_S = 10.0
+_UNDER_WAY_S = 10.0
+"""A process that has sent nothing by then is not waited for any longer."""
 
 
 class BesideLoad:
@@ -27,15 +31,22 @@ class BesideLoad:
         self._processes: dict[str, BaseProcess] = {}
 
     def ensure(self, http_url: str) -> None:
-        """Start what does not run: at the start, and after a server died and took the load with it."""
+        """Start what does not run, at the start and after a server died and took the load with it, and wait
+        until the server has answered some of it: a trial is not to begin without its neighbours."""
         context = multiprocessing.get_context("spawn")
+        answered: dict[str, int] = {}
         for model, concurrency in self._concurrency.items():
             running = self._processes.get(model)
             if running is None or not running.is_alive():
+                answered[model] = _answered(http_url, model)
                 arguments = (http_url, concurrency, self._payloads[model])
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 self._processes[model] = process
+        deadline_s = time.monotonic() + _UNDER_WAY_S
+        while answered and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+            answered = {m: n for m, n in answered.items() if _answered(http_url, m) == n}
 
     def stop(self) -> None:
         """End the load."""
@@ -44,6 +55,10 @@ class BesideLoad:
         for process in self._processes.values():
             process.join(5.0)
         self._processes.clear()
+
+
+def _answered(http_url: str, model: str) -> int:
+    return sum(int(version.get("inference_count", 0)) for version in control.model_statistics(http_url, model))
 
 
 def _work(http_url: str, concurrency: int, payloads: Sequence[InferPayload]) -> None:

@@ -11,31 +11,13 @@ import numpy as np
 from perf.propose import Proposer, proposer_of
 from perf.search import Round, Stop, Values, clear_losers, next_round, values_table
 from perf.stats import fit_rounds
-from perf.sweep import DEFAULT_ROUNDS, MOST_ROUNDS, Arm, ArmPlanner, Choice, SweepSpec, Trial
+from perf.sweep import DEFAULT_ROUNDS, MOST_ROUNDS, Arm, ArmPlanner, Choice, SweepSpec
 
 GENERATION = 6
 ROUNDS_A_GENERATION = 2
 SURVIVORS = 3
 FINAL_SHARE = 0.35
 """Of the budget, kept for measuring the best ones more."""
-
-
-CONFIRMING_ROUNDS = 3
-"""An arm that is no better is the best of three in all of them in 1 of 27 cases."""
-
-
-def confirming_trials(
-    arms: Sequence[Arm], arm_id: str, point: int, first_round: int, first_number: int
-) -> list[Trial]:
-    """The winner beside the A/A pair at its load point, in rounds of alternating order."""
-    ids = [arm.id for arm in arms if arm.baseline]
-    ids.insert(1, arm_id)
-    trials: list[Trial] = []
-    for round_ in range(first_round, first_round + CONFIRMING_ROUNDS):
-        turn = round_ % len(ids)
-        for one in (*ids[turn:], *ids[:turn]):
-            trials.append(Trial(first_number + len(trials), round_, one, point, confirms=True))
-    return trials
 
 
 def race_of(spec: SweepSpec, planner: ArmPlanner) -> GridRace | SearchRace:

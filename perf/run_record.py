@@ -158,7 +158,8 @@ def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
 def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult]) -> Verdict:
     """The verdict over everything measured."""
     confirming = frozenset(result.trial.round for result in trials if result.trial.confirms)
-    return decide(spec, arms, values_of(spec, trials), facts_of(trials), confirming)
+    settling = frozenset(result.trial.round for result in trials if result.trial.settles)
+    return decide(spec, arms, values_of(spec, trials), facts_of(trials), confirming, settling)
 
 
 # The run directory.

@@ -63,6 +63,7 @@ class TrialResult:
             "arm_id": self.trial.arm_id,
             "concurrency": self.trial.concurrency,
             "confirms": self.trial.confirms,
+            "settles": self.trial.settles,
             "error": self.error,
             "took_s": round(self.took_s, 4),
             "interrupted": self.interrupted,
@@ -80,7 +81,12 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
     """The inverse of TrialResult.as_dict."""
     return TrialResult(
         trial=Trial(
-            data["number"], data["round"], data["arm_id"], data["concurrency"], data.get("confirms", False)
+            data["number"],
+            data["round"],
+            data["arm_id"],
+            data["concurrency"],
+            data.get("confirms", False),
+            data.get("settles", False),
         ),
         summary=None if data["summary"] is None else summary_from_dict(data["summary"]),
         server=None if data["server"] is None else _counters_from_dict(data["server"]),

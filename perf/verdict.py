@@ -15,6 +15,9 @@ from perf.search import Values, values_table
 from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
 from perf.sweep import Arm, SweepSpec
 
+SETTLING_ROUNDS = 3
+"""After so many added rounds the values are looked at again."""
+
 Outcome = Literal["winner", "tie", "keep", "nothing_fits", "undecided"]
 __all__ = ["CellFacts", "Outcome", "Verdict", "decide", "verdict_from_dict"]
 
@@ -80,12 +83,15 @@ def decide(
     values: Values,
     facts: Mapping[tuple[str, int], CellFacts],
     confirming: frozenset[int] = frozenset(),
+    settling: frozenset[int] = frozenset(),
 ) -> Verdict:
     """The verdict.
 
     confirming: rounds that were run after the others to see a winner win again; it must beat both of the A/A
     pair in each of them. An arm that was picked because it came out highest owes some of that to luck, and
     these rounds had no part in the picking.
+    settling: rounds that were added because an arm was ahead; whoever adds rounds until something shows looks
+    more than once, so the intervals are widened for each look.
 
     The load point is the one where the best arm that meets the constraints has the highest value, and every
     arm is compared with the current config there and nowhere else. Looking for the best of so many arms at so
@@ -100,7 +106,7 @@ def decide(
             return _no_rate(spec, arms, facts)
         return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
     # Rounds at one load point only would move that one's average among the others.
-    picking = {cell: value for cell, value in values.items() if cell[2] not in confirming}
+    picking = {cell: value for cell, value in values.items() if cell[2] not in confirming | settling}
     point = _load_point(spec, arms, picking, fits)
     if point is None:
         return _nothing_fits(spec, arms, facts)
@@ -111,7 +117,8 @@ def decide(
             "undecided", None, point, None, None, "Undecided: the current config could not be measured."
         )
     others = [i for i, arm in enumerate(arms) if not arm.baseline]
-    comparisons = max(1, len(others) * len(spec.objective_points))
+    looks = 1 + -(-len(settling) // SETTLING_ROUNDS)
+    comparisons = max(1, len(others) * len(spec.objective_points)) * looks
     ratios = {i: arm_ratio(table, i, baselines, comparisons=comparisons) for i in others}
     resolution = _resolution(table.effect, baselines)
     fitting = [

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perf.bench.tiny_server import write_model
-from perf.race import GridRace, confirming_trials
+from perf.finals import SETTLING_LOOKS, final_trials, is_worth_settling
+from perf.race import GridRace
 from perf.run_record import values_of, verdict_of
 from perf.search import Stop
 from perf.server.launch import ServerSpec, launch
@@ -62,9 +63,16 @@ def measure_sweep(
             break
         racing = list(decision.arms)
         run(trials_of_round(spec, racing, decision.number, len(results), "side_by_side"))
-    verdict = verdict_of(spec, arms, results)
-    if verdict.outcome == "winner" and verdict.arm_id and verdict.concurrency:
+
+    def final(verdict: Verdict, confirms: bool) -> None:
         round_ = 1 + max(result.trial.round for result in results)
-        run(confirming_trials(arms, verdict.arm_id, verdict.concurrency, round_, len(results)))
+        run(final_trials(arms, verdict, round_, len(results), confirms=confirms))
+
+    for _ in range(SETTLING_LOOKS):
         verdict = verdict_of(spec, arms, results)
-    return verdict, results
+        if is_worth_settling(verdict, 1 + max(r.trial.round for r in results)):
+            final(verdict, confirms=False)
+    verdict = verdict_of(spec, arms, results)
+    if verdict.outcome == "winner":
+        final(verdict, confirms=True)
+    return verdict_of(spec, arms, results), results

@@ -15,6 +15,7 @@ class Trial:
     """One arm at one load point in one round.
 
     confirms: of a round that was run to see a winner win again.
+    settles:  of a round that was run because an arm was ahead and could not be told from the current config.
     """
 
     number: int
@@ -22,6 +23,7 @@ class Trial:
     arm_id: str
     concurrency: int
     confirms: bool = False
+    settles: bool = False
 
 
 def trials_of_round(

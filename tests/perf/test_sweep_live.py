@@ -78,7 +78,7 @@ def test_arms_stand_side_by_side_and_the_server_is_left_as_it_was(
     assert seen[0] == names
     assert ready(triton, model) == {model}
     assert control.model_config(triton.http_url, model)["instance_group"][0]["count"] == 1
-    assert run.complete and len(run.trials) == 3 * 2 * 2
+    assert run.complete and len([t for t in run.trials if not t.trial.confirms]) == 3 * 2 * 2
     assert all(t.error is None and t.summary and t.summary.answered > 0 for t in run.trials)
     assert run.verdict.outcome in ("tie", "winner", "keep", "undecided")
     assert run.notes[0].endswith("the same as the current config, not measured twice")

@@ -36,7 +36,9 @@ def test_objects_go_in_and_come_out(store: ObjectStore, tmp_path: Path) -> None:
     assert store.download("models/a/1/model.onnx", tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == file.read_bytes()
     assert store.directories("models") == ("a",)
-    store.delete(["models.lock", "nowhere"])
+    store.copy("models/a/1/model.onnx", "models/b")
+    assert store.get("models/b") == file.read_bytes()
+    store.delete(["models.lock", "nowhere", "models/b"])
     assert [o.key for o in store.list()] == ["models/a/1/model.onnx", "models/a/config.pbtxt"]
 
 

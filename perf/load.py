@@ -19,11 +19,12 @@ from perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from perf.distribution import Distribution, Span
 from perf.generator import ClientOptions, Progress, SequenceOptions, generate
 from perf.load_result import LoadTestResult, result_of
+from perf.memory_regions import check_cuda
 from perf.resources import METRICS_TIMEOUT_S, sample_resources, server_pid_at
 from perf.schedule import Closed, Load
 from perf.served_model import interface_of
 from perf.server import control
-from perf.shared_memory import check_cuda_shared_memory, shared_target
+from perf.shared_memory import shared_target
 from perf.wire.api import ServerApi
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, Parameter
@@ -42,7 +43,8 @@ class LoadTest:
     streaming:  gRPC streams, for decoupled models.
     sequences:  the requests are those of sequences, `load.concurrency` at once.
     sequence_length: requests in one; None: as the data's streams have, else 20.
-    shared_memory: where tensors travel; output_bytes is the room for an output whose size the model does not fix.
+    shared_memory: where tensors travel; cuda_device: in which GPU's memory.
+    output_bytes: room there for an output whose size the model does not fix.
     parameters: request parameters (priority, timeout …) of every request.
     validate_every: one answer in so many is compared with the data's outputs, where they have any; 0 none.
     goodput_ms: limits that a request has to keep to count as good, see perf.stats.goodput.
@@ -63,6 +65,7 @@ class LoadTest:
     sequences: bool = False
     sequence_length: Distribution | None = None
     shared_memory: Literal["none", "system", "cuda"] = "none"
+    cuda_device: int = 0
     output_bytes: int = 102_400
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: str | None = None
@@ -96,9 +99,17 @@ def run_load_test(
     before: list[_Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
     with ExitStack() as stack:
-        if test.shared_memory == "system":
+        if test.shared_memory != "none":
             shared = shared_target(
-                api, target, model, payloads, slots=_slots(test), output_bytes=test.output_bytes
+                api,
+                target,
+                model,
+                payloads,
+                kind=test.shared_memory,
+                device=test.cuda_device,
+                slots=_slots(test),
+                processes=test.processes,
+                output_bytes=test.output_bytes,
             )
             target, payloads = stack.enter_context(shared)
         sampled = stack.enter_context(sample_resources(pid, metrics_url, why_no_pid=why_no_pid))
@@ -143,15 +154,7 @@ def run_load_test(
 def _check(test: LoadTest) -> None:
     """UsageError or ToolError for what does not go together, before any server is asked."""
     if test.shared_memory == "cuda":
-        check_cuda_shared_memory()
-    if test.shared_memory != "none":
-        for other, given in (
-            ("--streaming", test.streaming),
-            ("--sequences", test.sequences),
-            ("--processes", test.processes > 1),
-        ):
-            if given:
-                raise UsageError(f"--shared-memory does not go with {other}", code="bad_shared_memory")
+        check_cuda(test.cuda_device)
     if test.streaming and test.protocol != "grpc":
         raise UsageError("streaming needs gRPC", code="bad_streaming", fix="--protocol grpc")
 
@@ -177,7 +180,10 @@ def _sequences(test: LoadTest, model: ModelInterface, pool: Pool) -> SequenceOpt
 
 
 def _slots(test: LoadTest) -> int:
-    return test.load.concurrency if isinstance(test.load, Closed) else test.max_connections
+    """Requests in flight at most, in each process."""
+    if isinstance(test.load, Closed):
+        return -(-test.load.concurrency // test.processes)
+    return test.max_connections
 
 
 def _metrics_url(url: str) -> str:

@@ -70,8 +70,9 @@ def run_in_processes(
         for part, share in enumerate(plans):
             ours, theirs = context.Pipe()
             path = Path(directory) / f"{part}.npz"
+            part_of_it = target.of_process(part, len(plans))
             worker = context.Process(
-                target=_work, args=(target, payloads, share, options, path, theirs), daemon=True
+                target=_work, args=(part_of_it, payloads, share, options, path, theirs), daemon=True
             )
             worker.start()
             theirs.close()

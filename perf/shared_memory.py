@@ -1,8 +1,10 @@
-"""A pool's tensors in system shared memory that the server has registered; answers read back from there.
+"""A pool's tensors in shared memory that the server has registered; answers read back from there.
 
 Over shared memory a request is a few hundred bytes that name regions, whatever its tensors weigh. Format:
-Triton's system shared-memory extension (docs/protocol/extension_shared_memory.md). Each request in flight has
-an output area of its own, so its request differs from slot to slot and is encoded when it is first sent.
+Triton's shared-memory extensions (docs/protocol/extension_shared_memory.md). Each request in flight has an
+output area of its own, so its request differs from slot to slot and is encoded when it is first sent.
+A decoupled model's inputs alone travel that way: a request names one place for each output, which its
+responses would overwrite.
 """
 
 from __future__ import annotations
@@ -10,24 +12,20 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 
 from builder.console import note
-from builder.errors import ServerError, ToolError, TrialError, UsageError
 from builder.tensors import TensorSpec, dtype_from_kserve
 from perf.data import ModelInterface
+from perf.memory_regions import Kind, Region, registered_region
 from perf.wire.api import ServerApi
 from perf.wire.payload import Answer, Array, InferPayload, SharedSlice, array_from_raw
 from perf.wire.target import Closed, Connection, Done, Responses, Target
 
 _ALIGN_BYTES = 64
 _AREAS_LIMIT_BYTES = 512 << 20
-_LET_GO_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +37,30 @@ class Output:
     size_bytes: int
 
 
+class _Token(bytes):
+    """A payload's number: it stands for the request until the slot, and so the area, is known."""
+
+
 class SharedTarget:
     """A target whose requests name regions; implements perf.wire.target.Target.
 
-    Beyond `areas` slots two requests may share an area; their answers are then not given for checks.
+    areas:      output areas of this process, from first_area on. Beyond so many slots two requests may share
+                one; their answers are then not given for checks.
     """
 
     def __init__(
-        self, inner: Target, outputs: Sequence[Output], region: SharedMemory, region_name: str, areas: int
+        self,
+        inner: Target,
+        outputs: Sequence[Output],
+        region: Region,
+        areas: int,
+        first_area: int = 0,
     ) -> None:
         self._inner = inner
         self._outputs = outputs
         self._region = region
-        self._region_name = region_name
         self.areas = areas
+        self.first_area = first_area
         self.area_bytes = _area_bytes(outputs)
         self._payloads: list[InferPayload] = []
         self._encoded: dict[tuple[int, int], bytes] = {}
@@ -75,35 +83,56 @@ class SharedTarget:
     @property
     def streaming(self) -> bool:
         """See Target."""
-        return False
+        return self._inner.streaming
 
-    def encode(self, payload: InferPayload) -> bytes:
-        """The payload's number; the request is made when the slot is known."""
+    @property
+    def differs_by_slot(self) -> bool:
+        """See Target."""
+        return bool(self._outputs)
+
+    def of_process(self, part: int, parts: int) -> SharedTarget:
+        """See Target: processes keep to areas of their own."""
+        areas = self.areas // parts
+        first_area = self.first_area + part * areas
+        return SharedTarget(self._inner, self._outputs, self._region, areas, first_area)
+
+    def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
+        """See Target.encode; without a slot, the payload's number."""
+        if slot is not None:
+            return self._in_area(payload, self.area_of(slot))
         self._payloads.append(payload)
-        return (len(self._payloads) - 1).to_bytes(4, "big")
+        return _Token((len(self._payloads) - 1).to_bytes(4, "big"))
 
-    def request(self, token: bytes, area: int) -> bytes:
-        """The request whose outputs go to this area."""
+    def area_of(self, slot: int) -> int:
+        """Where the outputs of this slot's request go."""
+        return self.first_area + slot % self.areas
+
+    def request(self, token: bytes, slot: int) -> bytes:
+        """What stands for a payload → the request whose outputs go to this slot's area."""
+        area = self.area_of(slot) if self._outputs else 0
         key = (int.from_bytes(token, "big"), area)
         made = self._encoded.get(key)
         if made is None:
-            base = area * self.area_bytes
-            slices = {
-                o.name: SharedSlice(self._region_name, base + o.offset_bytes, o.size_bytes)
-                for o in self._outputs
-            }
-            made = self._inner.encode(replace(self._payloads[key[0]], shared_outputs=slices))
-            self._encoded[key] = made
+            made = self._encoded[key] = self._in_area(self._payloads[key[0]], area)
         return made
 
-    def answer(self, raw: bytes, area: int) -> bytes:
-        """A kept answer with the area as it is now in front of it."""
+    def _in_area(self, payload: InferPayload, area: int) -> bytes:
         base = area * self.area_bytes
-        assert self._region.buf is not None
-        return bytes(self._region.buf[base : base + self.area_bytes]) + raw
+        slices = {
+            o.name: SharedSlice(self._region.name, base + o.offset_bytes, o.size_bytes) for o in self._outputs
+        }
+        return self._inner.encode(replace(payload, shared_outputs=slices))
+
+    def answer(self, raw: bytes, slot: int) -> bytes:
+        """A kept answer with the area as it is now in front of it."""
+        if not self._outputs:
+            return raw
+        return self._region.read(self.area_of(slot) * self.area_bytes, self.area_bytes) + raw
 
     def decode(self, answer: bytes) -> Answer:
         """See Target.decode."""
+        if not self._outputs:
+            return self._inner.decode(answer)
         decoded = self._inner.decode(answer[self.area_bytes :])
         outputs = dict(decoded.outputs)
         for output in self._outputs:
@@ -134,8 +163,9 @@ class _SharedConnection:
         return self.inner.open
 
     def send(self, slot: int, request: bytes, keep: bool) -> None:
-        area = slot % self._target.areas
-        self.inner.send(slot, self._target.request(request, area), keep and slot < self._target.areas)
+        if type(request) is _Token:
+            request = self._target.request(request, slot)
+        self.inner.send(slot, request, keep and slot < self._target.areas)
 
     def done(
         self,
@@ -147,7 +177,7 @@ class _SharedConnection:
         responses: Responses | None = None,
     ) -> None:
         if answer is not None and reason is None:
-            answer = self._target.answer(answer, slot % self._target.areas)
+            answer = self._target.answer(answer, slot)
         self._done(slot, first_byte_ns, end_ns, reason, answer, responses)
 
     def cancel(self, slot: int, reason: str) -> None:
@@ -164,93 +194,42 @@ def shared_target(
     model: ModelInterface,
     payloads: Sequence[InferPayload],
     *,
+    kind: Kind = "system",
+    device: int = 0,
     slots: int,
+    processes: int = 1,
     output_bytes: int,
 ) -> Iterator[tuple[Target, list[InferPayload]]]:
     """(target, payloads) over shared memory while the block runs; then the server lets go and the memory goes.
 
-    slots:        requests in flight at most.
+    kind, device: of this machine's memory, or of this GPU's.
+    slots:        requests in flight at most, in each of so many client processes.
     output_bytes: room for an output whose size the model does not fix.
-    The regions also go when this process is killed (multiprocessing's resource tracker sees to it).
     """
-    _check_model(model)
-    outputs = _layout(model, payloads, output_bytes)
+    outputs = [] if model.decoupled else _layout(model, payloads, output_bytes)
+    if model.decoupled:
+        note(f"`{model.name}` is decoupled: inputs are in shared memory, responses travel over the wire")
     area_bytes = _area_bytes(outputs)
-    areas = max(1, min(slots, _AREAS_LIMIT_BYTES // area_bytes))
-    size_bytes = sum(_aligned(len(t.data)) for p in payloads for t in p.inputs)
-    name = f"tritonsmith-load-{os.getpid()}-{secrets.token_hex(4)}"
-    with (
-        _registered(api, f"{name}-in", size_bytes) as inputs,
-        _registered(api, f"{name}-out", areas * area_bytes) as region,
-    ):
-        placed = _place(payloads, inputs, f"{name}-in")
-        yield SharedTarget(target, outputs, region, f"{name}-out", areas), placed
+    each = max(1, min(slots, _AREAS_LIMIT_BYTES // area_bytes // processes))
+    placed, data = _place(payloads, name := f"tritonsmith-load-{os.getpid()}-{secrets.token_hex(4)}-in")
+    with registered_region(api, kind, name, len(data), device) as inputs:
+        inputs.write(data)
+        out = name.removesuffix("in") + "out"
+        with registered_region(api, kind, out, each * processes * area_bytes, device) as region:
+            yield SharedTarget(target, outputs, region, each * processes), placed
 
 
-@contextmanager
-def _registered(api: ServerApi, name: str, size_bytes: int) -> Iterator[SharedMemory]:
-    try:
-        memory = SharedMemory(name, create=True, size=max(1, size_bytes))
-    except OSError as error:
-        raise ToolError(
-            "no shared memory of this size",
-            code="no_shared_memory",
-            seen=f"{size_bytes} bytes: {error.strerror}",
-        ) from error
-    try:
-        try:
-            api.register_region(name, f"/{name}", memory.size)
-        except TrialError as error:
-            raise TrialError(
-                f"the server cannot map this machine's shared memory: {error.message}",
-                code="shared_memory_refused",
-                seen=error.seen,
-                fix="the server must run on this machine and see its /dev/shm (docker: --ipc=host)",
-            ) from error
-        try:
-            yield memory
-        finally:
-            _unregister(api, name)
-    finally:
-        memory.close()
-        memory.unlink()
-
-
-def _unregister(api: ServerApi, name: str) -> None:
-    """Triton keeps a region while requests that the client gave up still use it; a server that is gone has let
-    go."""
-    deadline = time.monotonic() + _LET_GO_S
-    while (refusal := _refusal_to_unregister(api, name)) is not None:
-        if time.monotonic() > deadline:
-            note(f"the server still holds the shared memory `{name}`: {refusal}")
-            return
-        time.sleep(0.1)
-
-
-def _refusal_to_unregister(api: ServerApi, name: str) -> str | None:
-    try:
-        api.unregister_region(name)
-    except TrialError as error:
-        return error.message
-    except ServerError:
-        pass
-    return None
-
-
-def _place(payloads: Sequence[InferPayload], memory: SharedMemory, region: str) -> list[InferPayload]:
-    """Copy every input into the region; the payloads name their places instead."""
-    placed, at = [], 0
-    buffer = memory.buf
-    assert buffer is not None
+def _place(payloads: Sequence[InferPayload], region: str) -> tuple[list[InferPayload], bytes]:
+    """Payloads that name places in a region instead of holding their inputs, and what lies there."""
+    placed, data = [], bytearray()
     for payload in payloads:
         tensors = []
         for tensor in payload.inputs:
-            size = len(tensor.data)
-            buffer[at : at + size] = tensor.data
-            tensors.append(replace(tensor, data=b"", shared=SharedSlice(region, at, size)))
-            at += _aligned(size)
+            slice_ = SharedSlice(region, len(data), len(tensor.data))
+            tensors.append(replace(tensor, data=b"", shared=slice_))
+            data += tensor.data.ljust(_aligned(len(tensor.data)), b"\0")
         placed.append(replace(payload, inputs=tuple(tensors)))
-    return placed
+    return placed, bytes(data)
 
 
 def _layout(model: ModelInterface, payloads: Sequence[InferPayload], output_bytes: int) -> list[Output]:
@@ -289,24 +268,3 @@ def _array_at_front(datatype: str, shape: tuple[int, ...], data: bytes) -> Array
                 raise ValueError("a BYTES tensor ends outside its shared memory")
             size += 4 + int.from_bytes(data[size : size + 4], "little")
     return array_from_raw(datatype, shape, data[:size])
-
-
-def _check_model(model: ModelInterface) -> None:
-    if model.decoupled:
-        raise UsageError(
-            f"`{model.name}` may give many responses to a request, which would overwrite each other",
-            code="bad_shared_memory",
-            fix="leave out --shared-memory",
-        )
-
-
-def check_cuda_shared_memory() -> None:
-    """Always raises ToolError: what CUDA shared memory lacks here."""
-    gpu = Path("/dev/nvidiactl").exists()
-    raise ToolError(
-        "CUDA shared memory is not supported by this version" if gpu else "CUDA shared memory needs a GPU",
-        code="no_cuda_shared_memory",
-        seen="an NVIDIA GPU" if gpu else "no NVIDIA GPU on this machine",
-        valid=["none", "system"],
-        fix="--shared-memory system",
-    )

@@ -138,6 +138,9 @@ def load(
     shared_memory: Annotated[
         SharedMemoryKind, typer.Option(help="Where tensors travel, for a server on this machine.")
     ] = SharedMemoryKind.none,
+    cuda_device: Annotated[
+        int, typer.Option(min=0, help="The GPU of --shared-memory cuda, as CUDA counts them.")
+    ] = 0,
     output_shared_memory_size: Annotated[
         int, typer.Option(min=1, help="Bytes for an output whose size the model does not fix.")
     ] = 102_400,
@@ -249,6 +252,7 @@ def load(
         sequences=sequences is not None or bool(sequence_length),
         sequence_length=distribution_from_text(sequence_length) if sequence_length else None,
         shared_memory=shared_memory.value,
+        cuda_device=cuda_device,
         output_bytes=output_shared_memory_size,
         grpc_url=grpc_url,
         metrics_url=metrics_url.removeprefix("http://").partition("/")[0],

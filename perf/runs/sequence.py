@@ -91,7 +91,7 @@ class SequenceRun(ClosedRun):
             keep = True
             self.next_check = index + (1 if index < self.pool else self.check_step)
         self.payload[slot] = payload
-        request = self.requests.request(payload, sequence.number, place == 0, ends)
+        request = self.requests.request(payload, sequence.number, place == 0, ends, slot)
         now = monotonic_ns()
         self.scheduled[slot] = scheduled_ns or now
         self.sent[slot] = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 class ServerApi(Protocol):
@@ -30,5 +30,8 @@ class ServerApi(Protocol):
     def register_region(self, name: str, key: str, size_bytes: int) -> None:
         """Have the server map a system shared-memory region of this machine (`key` as for shm_open)."""
 
-    def unregister_region(self, name: str) -> None:
+    def register_cuda_region(self, name: str, handle: bytes, device: int, size_bytes: int) -> None:
+        """Have the server open a region of a GPU's memory by its cudaIpcMemHandle_t."""
+
+    def unregister_region(self, name: str, kind: Literal["system", "cuda"] = "system") -> None:
         """Have the server let go of it."""

@@ -62,7 +62,16 @@ class GrpcTarget:
         """`grpc`."""
         return "grpc"
 
-    def encode(self, payload: InferPayload) -> bytes:
+    @property
+    def differs_by_slot(self) -> bool:
+        """No: every slot sends the same bytes."""
+        return False
+
+    def of_process(self, part: int, parts: int) -> GrpcTarget:
+        """See Target."""
+        return self
+
+    def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
         """See Target.encode: the length-prefixed message; the header block belongs to the connection."""
         message: bytes = _request_message(payload).SerializeToString()
         return b"\x00" + len(message).to_bytes(4, "big") + message
@@ -207,4 +216,5 @@ def decode_stream(answer: bytes) -> Answer:
         at = end
     names = dict.fromkeys(name for part in parts for name in part.outputs)
     joined = {name: np.concatenate([p.outputs[name] for p in parts if name in p.outputs]) for name in names}
-    return Answer(joined, None, parts[0].request_id if parts else "")
+    shared = {name: where for part in parts for name, where in part.shared.items()}
+    return Answer(joined, None, parts[0].request_id if parts else "", shared)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from builder.errors import ServerError, TrialError
@@ -49,13 +50,27 @@ class GrpcApi:
 
         self._call("SystemSharedMemoryRegister", register)
 
-    def unregister_region(self, name: str) -> None:
+    def register_cuda_region(self, name: str, handle: bytes, device: int, size_bytes: int) -> None:
+        """See ServerApi."""
+        encoded = base64.b64encode(handle)  # the library decodes it again
+
+        def register(client: Any, options: dict[str, Any]) -> None:
+            client.register_cuda_shared_memory(name, encoded, device, size_bytes, **_without_json(options))
+
+        self._call("CudaSharedMemoryRegister", register)
+
+    def unregister_region(self, name: str, kind: Literal["system", "cuda"] = "system") -> None:
         """See ServerApi."""
 
         def unregister(client: Any, options: dict[str, Any]) -> None:
-            client.unregister_system_shared_memory(name, **_without_json(options))
+            let_go = (
+                client.unregister_system_shared_memory
+                if kind == "system"
+                else client.unregister_cuda_shared_memory
+            )
+            let_go(name, **_without_json(options))
 
-        self._call("SystemSharedMemoryUnregister", unregister)
+        self._call(f"{kind.capitalize()}SharedMemoryUnregister", unregister)
 
     def _call(self, name: str, call: Callable[[Any, dict[str, Any]], Any]) -> Any:
         """One call on a connection of its own: none is left open that would hold up the server's shutdown."""

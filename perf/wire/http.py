@@ -321,7 +321,16 @@ class HttpTarget:
         """One response a request."""
         return False
 
-    def encode(self, payload: InferPayload) -> bytes:
+    @property
+    def differs_by_slot(self) -> bool:
+        """No: every slot sends the same bytes."""
+        return False
+
+    def of_process(self, part: int, parts: int) -> HttpTarget:
+        """See Target."""
+        return self
+
+    def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
         """See Target.encode."""
         parts = urlsplit(self.base_url)
         return http_request(payload, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), self.headers)

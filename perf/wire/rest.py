@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from builder.errors import ServerError, TrialError
@@ -89,11 +90,17 @@ class RestApi:
         body = {"key": key, "offset": 0, "byte_size": size_bytes}
         call_json(self._target, f"{_region_path(name)}/register", method="POST", body=body)
 
-    def unregister_region(self, name: str) -> None:
+    def register_cuda_region(self, name: str, handle: bytes, device: int, size_bytes: int) -> None:
         """See ServerApi."""
-        call_json(self._target, f"{_region_path(name)}/unregister", method="POST")
+        raw_handle = {"b64": base64.b64encode(handle).decode()}
+        body = {"raw_handle": raw_handle, "device_id": device, "byte_size": size_bytes}
+        call_json(self._target, f"{_region_path(name, 'cuda')}/register", method="POST", body=body)
+
+    def unregister_region(self, name: str, kind: Literal["system", "cuda"] = "system") -> None:
+        """See ServerApi."""
+        call_json(self._target, f"{_region_path(name, kind)}/unregister", method="POST")
 
 
-def _region_path(name: str) -> str:
-    """Triton's system shared-memory extension."""
-    return f"/v2/systemsharedmemory/region/{quote(name, safe='')}"
+def _region_path(name: str, kind: Literal["system", "cuda"] = "system") -> str:
+    """Triton's shared-memory extension."""
+    return f"/v2/{kind}sharedmemory/region/{quote(name, safe='')}"

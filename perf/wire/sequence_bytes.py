@@ -26,18 +26,18 @@ class SequenceRequests:
         self._target = target
         self._payloads = payloads
         self._text_ids = text_ids
-        self._templates: dict[tuple[int, bool, bool], Template] = {}
+        self._templates: dict[tuple[int, bool, bool, int | None], Template] = {}
 
-    def request(self, payload_index: int, sequence_id: int, start: bool, end: bool) -> bytes:
-        """The request's bytes; sequence_id between LOWEST_ID and HIGHEST_ID."""
-        key = (payload_index, start, end)
+    def request(self, payload_index: int, sequence_id: int, start: bool, end: bool, slot: int = 0) -> bytes:
+        """The bytes of the request that this slot sends; sequence_id between LOWEST_ID and HIGHEST_ID."""
+        key = (payload_index, start, end, slot if self._target.differs_by_slot else None)
         template = self._templates.get(key)
         if template is None:
             template = self._templates[key] = self._template(*key)
         head, id_bytes, tail = template
         return b"".join((head, id_bytes(sequence_id), tail))
 
-    def _template(self, payload_index: int, start: bool, end: bool) -> Template:
+    def _template(self, payload_index: int, start: bool, end: bool, slot: int | None) -> Template:
         payload = self._payloads[payload_index]
 
         def encoded(number: int) -> bytes:
@@ -47,7 +47,7 @@ class SequenceRequests:
                 sequence_end=end,
                 other=payload.parameters,
             )
-            return self._target.encode(replace(payload, parameters=parameters))
+            return self._target.encode(replace(payload, parameters=parameters), slot or 0)
 
         one, other = encoded(_ONE), encoded(_OTHER)
         at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)

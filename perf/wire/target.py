@@ -82,8 +82,18 @@ class Target(Protocol):
     def streaming(self) -> bool:
         """Whether a request may get any number of responses, which are counted and timed."""
 
-    def encode(self, payload: InferPayload) -> bytes:
-        """The request as it goes over the wire (for gRPC: what does not depend on the stream)."""
+    @property
+    def differs_by_slot(self) -> bool:
+        """Whether a payload's request differs from slot to slot, since its outputs go to a place of the slot's."""
+
+    def of_process(self, part: int, parts: int) -> Target:
+        """The target as one of several client processes is to use it."""
+
+    def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
+        """The request as it goes over the wire (for gRPC: what does not depend on the stream).
+
+        slot: the only slot that will send it; None: any may, and Connection.send makes it the slot's own.
+        """
 
     def decode(self, answer: bytes) -> Answer:
         """The kept answer's tensors, or the server's error. Raises ValueError when it is malformed."""

@@ -53,6 +53,12 @@ class GrpcServer:
         answer.raw_output_contents.append(y.astype(np.float32).tobytes())
         return answer
 
+    def register_cuda(self, request: Any, context: Any) -> Any:
+        from tritonclient.grpc import service_pb2
+
+        self.last = request
+        return service_pb2.CudaSharedMemoryRegisterResponse()
+
     def stream(self, requests: Any, context: Any) -> Any:
         from tritonclient.grpc import service_pb2
 
@@ -91,7 +97,16 @@ def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) ->
         response_serializer=lambda message: message.SerializeToString(),
     )
     name = "inference.GRPCInferenceService"
-    handlers = {"ModelInfer": handler, "ModelStreamInfer": stream_handler}
+    cuda_handler = grpc.unary_unary_rpc_method_handler(
+        fake.register_cuda,
+        request_deserializer=service_pb2.CudaSharedMemoryRegisterRequest.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
+    handlers = {
+        "ModelInfer": handler,
+        "ModelStreamInfer": stream_handler,
+        "CudaSharedMemoryRegister": cuda_handler,
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     address = "127.0.0.1:0"
     fake.port = (

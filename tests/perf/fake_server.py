@@ -73,6 +73,7 @@ class FakeServer:
     parameters: list[dict[str, Any]] = field(default_factory=list)
     batch_counts: dict[int, int] = field(default_factory=dict)
     compute_ns: int = 0
+    regions: list[tuple[str, Any]] = field(default_factory=list)
     ssl: Any = None
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.AbstractServer | None = None
@@ -133,6 +134,8 @@ class FakeServer:
             name, value = behaviour.require_header
             if fields.get(name.lower()) != value:
                 return await self._write(writer, 403, b'{"error":"no access"}', None, close=False)
+        if "sharedmemory/region" in path:
+            self.regions.append((path, json.loads(body or b"null")))
         if not path.endswith("/infer"):
             status, data = self._describe(method, path)
             return await self._write(writer, status, json.dumps(data).encode(), None, close=False)

@@ -18,9 +18,10 @@ import pytest
 from builder.errors import ToolError, TrialError, UsageError
 from builder.samples import Sample, SampleSet, save_samples
 from perf.data import DataOptions
-from perf.load import LoadTest, run_load_test
+from perf.load import LoadTest, run_load_test, server_of
 from perf.load_result import LoadTestResult
 from perf.load_text import result_as_dict, text_of_result
+from perf.memory_regions import register_cuda
 from perf.schedule import Closed, Open
 from perf.server import control
 from tests import onnx_models
@@ -179,24 +180,11 @@ def test_a_decoupled_models_responses_are_those_that_tritonclient_sees(
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_sequences_keep_their_state_under_load(kinds: LiveTriton, tmp_path: Path, protocol: Protocol) -> None:
-    rng = np.random.default_rng(0)
-    streams = [rng.integers(1, 100, n).tolist() for n in (2, 5, 9)]
-    document = {
-        "data": [[{"x": [x]} for x in stream] for stream in streams],
-        "validation_data": [[{"y": [int(y)]} for y in np.cumsum(stream)] for stream in streams],
-    }
-    result = run(
-        kinds,
-        protocol,
-        model="kinds_sum",
-        sequences=True,
-        duration_s=None,
-        requests=60,
-        data=data(tmp_path, document),
-    )
+    options: dict[str, Any] = {"model": "kinds_sum", "sequences": True, "duration_s": None}
+    result = run(kinds, protocol, requests=60, data=sums(tmp_path), **options)
     assert result.records.failures() == {}
     assert result.records.header.checked == len(result.records) >= 50
-    drawn = run(kinds, protocol, model="kinds_sum", sequences=True, duration_s=None, requests=50)
+    drawn = run(kinds, protocol, requests=50, **options)
     assert drawn.records.failures() == {}
 
 
@@ -229,6 +217,96 @@ def test_values_travel_through_shared_memory(
     small = run(kinds, protocol, grpc_only=grpc_only, output_bytes=64, **options)
     assert any("shared memory" in reason for reason in small.records.failures()), small.records.failures()
     assert nothing_is_left(kinds)
+
+
+def sums(tmp_path: Path) -> DataOptions:
+    """Streams of numbers, and what kinds_sum has added up after each."""
+    rng = np.random.default_rng(0)
+    streams = [rng.integers(1, 100, n).tolist() for n in (2, 5, 9)]
+    document = {
+        "data": [[{"x": [x]} for x in stream] for stream in streams],
+        "validation_data": [[{"y": [int(y)]} for y in np.cumsum(stream)] for stream in streams],
+    }
+    return data(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [
+        ("http", {"model": "kinds_sum", "sequences": True}),
+        ("grpc", {"model": "kinds_sum", "sequences": True, "processes": 2}),
+        ("grpc", {"model": "kinds_sum", "sequences": True, "streaming": True}),
+        ("http", {"model": "kinds_identity", "processes": 2}),
+        ("grpc", {"model": "kinds_identity", "streaming": True}),
+        ("grpc", {"model": "kinds_stream", "streaming": True}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_shared_memory_goes_with_sequences_streams_and_processes(
+    kinds: LiveTriton, tmp_path: Path, protocol: Protocol, options: dict[str, Any]
+) -> None:
+    if options["model"] == "kinds_sum":
+        given = sums(tmp_path)
+    elif options["model"] == "kinds_stream":
+        document = {"data": [{"x": [n]} for n in (1, 4)]}
+        given = data(tmp_path, document)
+    else:
+        rng = np.random.default_rng(0)
+        samples = []
+        for width in (1, 700):
+            x = rng.random((2, width), dtype=np.float32)
+            words = np.array([[b"w" * (n % 9) for n in range(width)]] * 2, object)
+            samples.append(Sample({"in_FP32": x, "in_BYTES": words}, {"out_FP32": x, "out_BYTES": words}))
+        save_samples(SampleSet(tuple(samples)), tmp_path / "s.npz")
+        given = DataOptions(file=tmp_path / "s.npz")
+    limits: dict[str, Any] = {"duration_s": None, "requests": 60, "warmup_s": 0.0, "data": given}
+    result = run(kinds, protocol, Closed(4), shared_memory="system", **limits, **options)
+    records = result.records
+    assert records.failures() == {}
+    assert records.header.processes == options.get("processes", 1)
+    if options["model"] == "kinds_stream":
+        assert records.responses is not None
+        assert [set(records.responses[records.payload_index == i].tolist()) for i in (0, 1)] == [{1}, {4}]
+    else:
+        assert records.header.checked == len(records) >= 60
+    assert nothing_is_left(kinds)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_without_a_gpu_refuses_a_gpus_memory_with_its_reason(
+    kinds: LiveTriton, protocol: Protocol
+) -> None:
+    url = f"http://{kinds.http_url}" if protocol == "http" else f"grpc://{kinds.grpc_url}"
+    api, _ = server_of(url, LoadTest("", Closed(1), protocol=protocol))
+    with pytest.raises(TrialError, match="cannot open this GPU's memory") as raised:
+        register_cuda(api, "region", bytes(64), 0, 1024)
+    assert raised.value.code == "shared_memory_refused" and "GPU" in str(raised.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_values_travel_through_a_gpus_memory(
+    kinds: LiveTriton, tmp_path: Path, protocol: Protocol, processes: int
+) -> None:
+    x = np.random.default_rng(0).random((8, 700), dtype=np.float32)
+    words = np.full((8, 700), b"word", object)
+    sample = Sample({"in_FP32": x, "in_BYTES": words}, {"out_FP32": x, "out_BYTES": words})
+    save_samples(SampleSet((sample,)), tmp_path / "s.npz")
+    result = run(
+        kinds,
+        protocol,
+        Closed(4),
+        model="kinds_identity",
+        shared_memory="cuda",
+        processes=processes,
+        data=DataOptions(file=tmp_path / "s.npz"),
+        duration_s=None,
+        requests=60,
+        warmup_s=0.0,
+    )
+    assert result.records.failures() == {}
+    assert result.records.header.checked == len(result.records) == 60
 
 
 def regions(pid: int) -> list[Path]:
@@ -295,8 +373,9 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
     assert result.records.failures() == {}
     assert result.records.header.environment["server"].startswith("triton 2.")
     assert result.server is not None
-    with pytest.raises(TrialError, match="nope"):
-        run(kinds, "grpc", grpc_only=True, model="nope")
+    with pytest.raises(UsageError, match="no model `kinds_strem`") as raised:
+        run(kinds, "grpc", grpc_only=True, model="kinds_strem", streaming=True)
+    assert raised.value.fix == "did you mean `kinds_stream`?"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +385,6 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
         ({"model": "kinds_sum"}, UsageError, "sequences_needed"),
         ({"model": "kinds_sum", "sequences": True, "load": Open(5)}, UsageError, "bad_load"),
         ({"model": "kinds_sum", "shared_memory": "cuda"}, ToolError, "no_cuda_shared_memory"),
-        ({"model": "kinds_sum", "shared_memory": "system", "processes": 2}, UsageError, "bad_shared_memory"),
         ({"model": "kinds_stream", "streaming": True}, UsageError, "bad_streaming"),
     ],
     ids=str,

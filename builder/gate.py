@@ -28,11 +28,17 @@ if TYPE_CHECKING:
 
 Served = Literal["onnxruntime", "tensorrt"]
 
-OPTIMISED, AS_WRITTEN, EMULATED = (
-    "onnxruntime",
-    "onnxruntime, optimisations off",
-    "bf16 emulated by rounding",
-)
+OPTIMISED, AS_WRITTEN = "onnxruntime", "onnxruntime, optimisations off"
+EMULATED: Mapping[str, str] = {
+    "bf16": "bf16 emulated by rounding",
+    "tf32": "TF32 emulated by rounding",
+    "nvfp4": "NVFP4 emulated by rounding",
+}
+_WHY_EMULATED: Mapping[str, str] = {
+    "bf16": "ONNX Runtime's CPU provider has no bf16 kernels; judged by rounding to bf16 between operators",
+    "tf32": "a CPU computes this graph as fp32; judged, too, by rounding what products read to TF32",
+    "nvfp4": "ONNX Runtime has no kernels for 4-bit floats; judged by rounding to them in blocks",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
     metric. A candidate that fails a sample fails the gate with the reason; that raises nothing.
     """
     samples = _answered(request)
-    runs, findings, as_written = _runs(request, scratch)
+    runs, findings, layers_of = _runs(request, scratch)
     outputs: dict[str, list[Mapping[str, Array]]] = {}
     deviations: dict[str, list[Deviation]] = {}
     for runtime, run in runs:
@@ -188,8 +194,8 @@ def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
     metric = _metric(request, samples, {name: outputs[name] for name in counted})
     failed = not report.passed or not all(value.passed for value in metric)
     layers: tuple[LayerLoss, ...] = ()
-    if (failed or request.always_layers) and as_written is not None:
-        layers = layer_losses(Path(request.source), as_written, samples[0].inputs)
+    if failed or request.always_layers:
+        layers = layer_losses(Path(request.source), layers_of, samples[0].inputs)
     exclude = suggested_exclude(layers, request.candidates)
     return GateResult(report, metric, tuple(findings), layers[:LAYERS_KEPT], exclude)
 
@@ -212,25 +218,26 @@ def _answered(request: GateRequest) -> list[Sample]:
     ]
 
 
-def _runs(request: GateRequest, scratch: Path) -> tuple[list[tuple[str, Runner]], list[str], Path | None]:
-    """Runtimes that can run the candidate, findings about those that cannot, and a file that runs as written."""
+def _runs(request: GateRequest, scratch: Path) -> tuple[list[tuple[str, Runner]], list[str], Path]:
+    """Runtimes that can run the candidate, findings about those that cannot, and a file whose layers can be looked at."""
     path = Path(request.candidate)
+    runs: list[tuple[str, Runner]] = []
+    findings: list[str] = []
+    layers_of = path
+    if request.precision in EMULATED:
+        layers_of = _emulation(path, request.precision, scratch)
+        runs.append((EMULATED[request.precision], onnxruntime_runner(layers_of, optimised=False)))
+        findings.append(_WHY_EMULATED[request.precision])
     try:
-        written = onnxruntime_runner(path, optimised=False)
+        runs.append((AS_WRITTEN, onnxruntime_runner(path, optimised=False)))
     except ExportError as error:
-        if request.precision != "bf16":
-            raise BuildError(
-                f"{request.model}: nothing here can run the {request.precision} variant to judge it: {error.message}",
-                code="candidate_unrunnable",
-                where=error.where,
-            ) from error
-        emulated = _emulation(path, scratch)
-        finding = (
-            "ONNX Runtime's CPU provider has no bf16 kernels; judged by rounding to bf16 between operators"
-        )
-        return [(EMULATED, onnxruntime_runner(emulated, optimised=False))], [finding], emulated
-    runs: list[tuple[str, Runner]] = [(AS_WRITTEN, written)]
-    findings = []
+        if runs:
+            return runs, findings, layers_of
+        raise BuildError(
+            f"{request.model}: nothing here can run the {request.precision} variant to judge it: {error.message}",
+            code="candidate_unrunnable",
+            where=error.where,
+        ) from error
     try:
         runs.append((OPTIMISED, onnxruntime_runner(path, optimised=True)))
     except ExportError as error:
@@ -238,7 +245,7 @@ def _runs(request: GateRequest, scratch: Path) -> tuple[list[tuple[str, Runner]]
         if request.served_by == "onnxruntime":
             runs.append((OPTIMISED, _refuses(reason)))
         findings.append(reason)
-    return runs, findings, path
+    return runs, findings, layers_of
 
 
 def _refuses(reason: str) -> Runner:
@@ -248,13 +255,13 @@ def _refuses(reason: str) -> Runner:
     return run
 
 
-def _emulation(path: Path, scratch: Path) -> Path:
+def _emulation(path: Path, precision: str, scratch: Path) -> Path:
     import onnx
 
-    from builder.convert.emulate import emulated_bf16
+    from builder.convert.emulate import EMULATIONS
 
     target = scratch / "emulated.onnx"
-    model = emulated_bf16(onnx.load(str(path)))
+    model = EMULATIONS[precision](onnx.load(str(path)))
     onnx.save(model, str(target), save_as_external_data=model.ByteSize() > 2**30, location="emulated.data")
     return target
 

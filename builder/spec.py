@@ -155,11 +155,34 @@ class AccuracySpec(_Frozen):
         return self.model_dump(include={"relative_l2", "cosine", "max_abs", "top1"}, exclude_none=True)
 
 
+class InputShapes(_Frozen):
+    """Whole shapes of one input in an optimization profile, batch dimension included."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class ProfileSpec(_Frozen):
+    """An optimization profile of a TensorRT engine; what it leaves out follows from the model."""
+
+    batch: DynamicDim | None = Field(
+        None, description="sizes of the batch dimension; default: 1..max_batch_size"
+    )
+    dims: dict[str, DynamicDim] = Field({}, description="named dim → sizes, within its range in dynamic_dims")
+    inputs: dict[str, InputShapes] = Field({}, description="input → whole shapes; wins over batch and dims")
+
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
+READS_CALIBRATION: tuple[Precision, ...] = ("fp16", "int8", "fp8", "nvfp4")
+"""Precisions whose conversion looks at `calibration`; fp16 only for overflow."""
+
+
 class Variant(_Frozen):
     """One way to run a model: a backend at a precision."""
 
     backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4"] = "fp32"
+    precision: Precision = "fp32"
     exclude: tuple[str, ...] = Field(
         (), description="nodes that stay fp32: globs over node names and op types"
     )
@@ -168,9 +191,44 @@ class Variant(_Frozen):
     engine: dict[str, Any] = Field(
         {}, description="of TensorRT's builder: workspace_bytes, version_compatible, …"
     )
+    optimization_profiles: tuple[ProfileSpec, ...] = Field(
+        (),
+        description="of the TensorRT engine, in the order of instance_group's profile; default: one over all sizes",
+    )
+    profile_per_preferred_batch_size: bool = Field(
+        False, description="one optimization profile tuned for each preferred_batch_size"
+    )
     accuracy: AccuracySpec = Field(
         AccuracySpec(), description="bounds of this variant; default: by precision"
     )
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> Variant:
+        if self.precision in ("fp32", "tf32") and self.exclude:
+            raise ValueError(
+                f"exclude keeps nodes in fp32; at precision {self.precision} there is nothing to exclude"
+            )
+        if self.backend == "tensorrt":
+            if self.optimization_profiles and self.profile_per_preferred_batch_size:
+                raise ValueError(
+                    "optimization_profiles and profile_per_preferred_batch_size exclude each other"
+                )
+            return self
+        for key in ("engine", "optimization_profiles", "profile_per_preferred_batch_size"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is for backend: tensorrt; this variant's is {self.backend}")
+        if self.precision == "nvfp4":
+            raise ValueError(
+                "precision nvfp4 needs backend: tensorrt (ONNX Runtime has no kernels for 4-bit floats), "
+                "and GPUs of compute capability 10.0 or newer"
+            )
+        return self
+
+    def engine_settings(self) -> dict[str, Any]:
+        """What a TensorRT engine depends on beside its graph, as JSON: part of its identity."""
+        return self.model_dump(
+            mode="json", include={"engine", "optimization_profiles", "profile_per_preferred_batch_size"}
+        )
 
 
 class Target(_Frozen):

@@ -108,9 +108,12 @@ def instance_groups_with_profiles(
     """Triton's instance_group, every group with the optimization profiles it runs.
 
     A group without `profile` runs profile 0 only, so with several profiles the others would never be used: such
-    groups get all of them. Raises SpecError (profile_index) for one that the engine does not have.
+    groups get all of them, and where no group is stated one is made that does. Raises SpecError (profile_index) for
+    a profile that the engine does not have.
     """
-    wired = [dict(group) for group in groups] or [{"count": 1, "kind": "KIND_GPU"}]
+    wired = [dict(group) for group in groups]
+    if not wired and profile_count > 1:
+        wired = [{"count": 1, "kind": "KIND_GPU"}]
     valid = [str(index) for index in range(profile_count)]
     for group in wired:
         named = [str(name) for name in group.get("profile") or ()]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.calibration import Calibration, load_calibration
 from builder.convert import graph as graphs
-from builder.convert.options import options_for
+from builder.convert.options import Nvfp4Options, options_for
 from builder.convert.request import NEEDS_CALIBRATION, PRECISIONS, ConvertRequest, ConvertResult, KeptNode
 from builder.errors import BuildError, ExportError, SpecError, Where, nearest
 from builder.export.onnx_graph import Graph, onnxruntime_runner, read_graph
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from builder.samples import Array
 
 _NONE: tuple[str, ...] = ()
-_REFUSED = {
-    "tf32": "tf32 is no precision of a graph; it is TensorRT's builder flag for the fp32 graph",
-    "nvfp4": "no tool that runs here writes nvfp4; NVIDIA ModelOpt does, for Blackwell GPUs, and its ONNX can be "
-    "given as source",
-}
 
 
 def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
@@ -44,10 +39,11 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
     out_dir.mkdir(parents=True, exist_ok=True)
     _clear(out_dir)
     held_out = load_samples(Path(request.held_out)) if request.held_out else SampleSet(())
-    calibration = _calibration(request, outside, held_out)
+    calibration = _calibration(request, options, outside, held_out)
     kept: tuple[KeptNode, ...] = ()
     converted, notes = _NONE, _NONE
-    if request.precision == "fp32":
+    if request.precision in ("fp32", "tf32"):
+        # TF32 is how a GPU multiplies fp32: the graph is the same, and its runtime is told.
         files = _copied(source, outside, out_dir)
     else:
         model, kept, converted, notes = _converted(request, options, calibration, held_out)
@@ -74,7 +70,7 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
 
 
 def check_precision(precision: str) -> None:
-    """SpecError precision_unknown; says what would be needed for those that only other tools write."""
+    """SpecError precision_unknown with the nearest one."""
     if precision in PRECISIONS:
         return
     close = nearest(precision, PRECISIONS)
@@ -82,8 +78,7 @@ def check_precision(precision: str) -> None:
         f"precision {precision} cannot be made",
         code="precision_unknown",
         seen=precision,
-        valid=[close] if close and precision not in _REFUSED else PRECISIONS,
-        fix=_REFUSED.get(precision),
+        valid=[close] if close else PRECISIONS,
     )
 
 
@@ -92,15 +87,20 @@ def _clear(out_dir: Path) -> None:
         shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
-def _calibration(request: ConvertRequest, outside: Graph, held_out: SampleSet) -> Calibration | None:
-    if request.calibration is not None:
+def _calibration(
+    request: ConvertRequest, options: Any, outside: Graph, held_out: SampleSet
+) -> Calibration | None:
+    weights_alone = isinstance(options, Nvfp4Options) and not options.activations
+    looked_at = request.precision in (*NEEDS_CALIBRATION, "fp16") and not weights_alone
+    if request.calibration is not None and looked_at:
         return load_calibration(request.calibration, outside.inputs, (s.inputs for s in held_out.samples))
-    if request.precision in NEEDS_CALIBRATION:
+    if looked_at and request.precision in NEEDS_CALIBRATION:
         raise BuildError(
             f"{request.model}: precision {request.precision} needs calibration samples",
             code="calibration_missing",
             valid=["module:callable", "an .npz file", "a directory of .npz files"],
-            fix="calibration: {samples: …} in the spec, with inputs from the model's real domain",
+            fix="calibration: in the spec, with inputs from the model's real domain"
+            + ("; or options: {activations: false}" if request.precision == "nvfp4" else ""),
         )
     return None
 
@@ -142,6 +142,8 @@ def _converted(
         done = _half(request, model, excluded, calibration, held_out)
     elif request.precision == "int4":
         done = _int4(request, model, excluded, options)
+    elif request.precision == "nvfp4":
+        done = _nvfp4(request, model, excluded, calibration)
     else:
         assert calibration is not None
         done = _quantized(request, model, excluded, options, calibration)
@@ -213,6 +215,26 @@ def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], opti
     return int4_weights(model, list(excluded), options), _kept(kept, types), tuple(chosen), ()
 
 
+def _nvfp4(
+    request: ConvertRequest, model: Any, excluded: Mapping[str, str], calibration: Calibration | None
+) -> _Converted:
+    from builder.convert.nvfp4 import nvfp4, unsuitable_nodes
+    from builder.convert.quantize import quantizable_nodes
+
+    types = {node.name: node.op_type for node in model.graph.node}
+    candidates = quantizable_nodes(model, ("Gemm", "MatMul"))
+    kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    kept |= unsuitable_nodes(model, [name for name in candidates if name not in kept])
+    kept |= {n: "nvfp4 takes Gemm and MatMul, not Conv" for n, op_type in types.items() if op_type == "Conv"}
+    chosen = [name for name in candidates if name not in kept]
+    if not chosen:
+        return model, _kept(kept, types), (), ()
+    samples = None if calibration is None else calibration.samples
+    notes = ("weights alone: products are computed in fp32",) if samples is None else ()
+    made = nvfp4(model, chosen, request.source_onnx, samples)
+    return made, _kept(kept, types), tuple(chosen), notes
+
+
 def _quantized(
     request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any, calibration: Calibration
 ) -> _Converted:
@@ -278,7 +300,7 @@ def _tools(precision: str) -> dict[str, str]:
     from importlib import metadata
 
     names = ["numpy", "onnx", "onnxruntime"]
-    if precision == "bf16":
+    if precision in ("bf16", "fp8", "nvfp4"):
         names.append("ml_dtypes")
     if precision == "int4":
         names += ["ml_dtypes", "onnx-ir"]

@@ -15,7 +15,7 @@ class _Options(BaseModel):
 
 
 class FloatOptions(_Options):
-    """fp32, fp16, bf16: none."""
+    """fp32, tf32, fp16, bf16: none."""
 
 
 class Int8Options(_Options):
@@ -47,13 +47,23 @@ class Int4Options(_Options):
     )
 
 
+class Nvfp4Options(_Options):
+    """nvfp4: matrix products with a constant matrix, in blocks of 16."""
+
+    activations: bool = Field(
+        True, description="what the matrices are multiplied with, too; false: weights alone, no calibration"
+    )
+
+
 _CLASSES: Mapping[str, type[_Options]] = {
     "fp32": FloatOptions,
+    "tf32": FloatOptions,
     "fp16": FloatOptions,
     "bf16": FloatOptions,
     "int8": Int8Options,
     "fp8": Int8Options,
     "int4": Int4Options,
+    "nvfp4": Nvfp4Options,
 }
 
 

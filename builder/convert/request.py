@@ -10,11 +10,12 @@ from builder.calibration import CalibrationSpec, calibration_spec_from_dict
 from builder.export.request import EXTERNAL_ABOVE_BYTES
 from builder.tensors import TensorSpec, tensor_from_dict
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-NEEDS_CALIBRATION: frozenset[str] = frozenset({"int8", "fp8"})
-"""Precisions whose activations get a fixed scale; fp16 uses calibration data only to look for overflow."""
+NEEDS_CALIBRATION: frozenset[str] = frozenset({"int8", "fp8", "nvfp4"})
+"""Precisions whose activations get a fixed scale (nvfp4's unless only weights are asked for); fp16 uses calibration data
+only to look for overflow."""
 
 
 @dataclass(frozen=True, slots=True)

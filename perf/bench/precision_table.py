@@ -162,7 +162,7 @@ def _row(
 
 
 def _gate_cells(judged: GateResult) -> str:
-    worst = [d for d in judged.accuracy.deviations if d.runtime in (AS_WRITTEN, EMULATED)]
+    worst = [d for d in judged.accuracy.deviations if d.runtime in (AS_WRITTEN, *EMULATED.values())]
     numbers = (
         f"{max(d.relative_l2 for d in worst):.2g}",
         f"{min(d.cosine for d in worst):.5f}",

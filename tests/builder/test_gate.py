@@ -56,8 +56,22 @@ def test_a_layer_that_reads_an_outlier_is_refused_and_named(tmp_path: Path) -> N
 def test_bf16_is_judged_by_rounding(tmp_path: Path) -> None:
     result = judge_variant(request(tmp_path, mlp(), "bf16"), tmp_path)
     assert result.passed
-    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED}
+    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED["bf16"]}
     assert 1e-4 < max(d.relative_l2 for d in result.accuracy.deviations) < 2e-2
+
+
+def test_tf32_is_judged_by_rounding_beside_what_a_cpu_answers(tmp_path: Path) -> None:
+    result = judge_variant(request(tmp_path, mlp(), "tf32"), tmp_path)
+    worst = {d.runtime: d.relative_l2 for d in result.accuracy.deviations}
+    assert result.passed and worst["onnxruntime"] == 0.0
+    assert 1e-5 < worst[EMULATED["tf32"]] < 1e-3
+    assert result.findings[0].startswith("a CPU computes this graph as fp32")
+
+
+def test_nvfp4_is_judged_by_rounding_and_names_the_layer(tmp_path: Path) -> None:
+    result = judge_variant(replace(request(tmp_path, mlp(), "nvfp4"), served_by="tensorrt"), tmp_path)
+    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED["nvfp4"]}
+    assert not result.passed and {layer.node for layer in result.layers[:2]} == {"up", "down"}
 
 
 def test_what_onnxruntime_cannot_optimise_counts_only_where_it_serves(tmp_path: Path) -> None:

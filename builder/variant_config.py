@@ -1,0 +1,60 @@
+"""(a rendered ModelConfig, the variant it is for) → the fields that follow from the variant: which optimization profiles an
+instance group runs, and TF32 of ONNX Runtime's CUDA provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from builder.cache import Artifact
+from builder.compile import instance_groups_with_profiles
+from builder.errors import SpecError
+from builder.spec import ModelSpec, RepositorySpec
+
+_TF32 = {"fp32": "0", "tf32": "1"}
+
+
+def wire_variant(
+    message: Any, spec: ModelSpec, name: str, artifact: Artifact, repository: RepositorySpec
+) -> None:
+    """Completes the ModelConfig in place. SpecError profile_index, or tf32_contradiction."""
+    if spec.variants[name].backend == "tensorrt":
+        _wire_profiles(message, spec, artifact, repository)
+    elif spec.variants[name].precision in _TF32:
+        _wire_tf32(message, spec, name, repository)
+
+
+def _wire_profiles(message: Any, spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> None:
+    from google.protobuf import json_format
+
+    groups = json_format.MessageToDict(message, preserving_proto_field_name=True).get("instance_group", [])
+    count = artifact.record["engine"]["profiles"]
+    wired = instance_groups_with_profiles(
+        groups, count, spec.name, repository.where(spec.name, "instance_group")
+    )
+    del message.instance_group[:]
+    json_format.ParseDict({"instance_group": wired}, message)
+
+
+def _wire_tf32(message: Any, spec: ModelSpec, name: str, repository: RepositorySpec) -> None:
+    """The CUDA provider multiplies fp32 as TF32 unless use_tf32 is 0 (ONNX Runtime, CUDA provider's options); the backend
+    hands on what an accelerator called `cuda` says (onnxruntime_backend, src/onnxruntime.cc).
+
+    At fp32 it is turned off only where a group is stated to run on a GPU: a config for a CPU stays as it was stated.
+    """
+    precision = spec.variants[name].precision
+    on_gpu = any(group.Kind.Name(group.kind) == "KIND_GPU" for group in message.instance_group)
+    if precision == "fp32" and not on_gpu:
+        return
+    accelerators = message.optimization.execution_accelerators.gpu_execution_accelerator
+    cuda = next((a for a in accelerators if a.name == "cuda"), None)
+    if cuda is None:
+        cuda = accelerators.add(name="cuda")
+    stated = cuda.parameters.get("use_tf32") if "use_tf32" in cuda.parameters else None
+    if stated is not None and stated != _TF32[precision]:
+        raise SpecError(
+            f"{spec.name}/{name}: precision {precision}, and use_tf32 is stated as {stated!r}",
+            code="tf32_contradiction",
+            where=repository.where(spec.name, "optimization"),
+            fix=f"leave use_tf32 out: precision {precision} sets it",
+        )
+    cuda.parameters["use_tf32"] = _TF32[precision]

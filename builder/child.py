@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import builder.errors as errors
+from builder.budget import Grant
 from builder.errors import BuildError, TritonsmithError, Where
+from builder.run_policy import current_policy
 
 _GRACE_S = 2.0
 _POLL_S = 0.2
@@ -30,12 +32,14 @@ class ChildTask:
     what:        subject of its error messages ("the export of minilm").
     code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout, PREFIX_cancelled ("export").
     error:       class of those errors.
+    gpu:         it computes on a GPU, and two of them do not share one.
     """
 
     module: str
     what: str
     code_prefix: str
     error: type[BuildError] = BuildError
+    gpu: bool = False
 
 
 def run_child(
@@ -51,32 +55,64 @@ def run_child(
     Everything the worker prints goes to log_path. Raises the TritonsmithError the worker raised, or
     task.error when the child was killed, crashed, took longer than timeout_s, or `stop`, asked a few times a second,
     said so; RuntimeError for a bug in it.
+    It waits for its turn and obeys the time limit and the stop of builder.run_policy.
     On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    policy = current_policy()
+    with policy.turn(task.what, task.gpu) as grant:
+        if grant is None:
+            raise _cancelled(task)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        limit_s = timeout_s if timeout_s is not None else policy.timeout_s
+        text, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), grant)
+    if text:
+        answer = json.loads(text)
+        if policy.peaks is not None and "peak_bytes" in answer:
+            policy.peaks.learn(task.what, answer["peak_bytes"])
+        return _result_from_answer(answer, task, log_path)
+    raise _error_from_exit(status, task, log_path)
+
+
+def _any_of(one: Callable[[], bool] | None, other: Callable[[], bool]) -> Callable[[], bool]:
+    return other if one is None else lambda: one() or other()
+
+
+def _run(
+    task: ChildTask,
+    request: Mapping[str, object],
+    out_dir: Path,
+    log_path: Path,
+    timeout_s: float | None,
+    stop: Callable[[], bool],
+    grant: Grant,
+) -> tuple[bytes, int]:
+    """(the answer, the exit status)"""
     receive, send = os.pipe()
     with os.fdopen(receive, "rb", buffering=0) as answer, log_path.open("wb") as log:
         try:
-            child = _start(task.module, send, log.fileno(), out_dir)
+            child = _start(task.module, send, log.fileno(), out_dir, grant)
         finally:
             os.close(send)
         try:
             text = _exchange(child, answer, request, timeout_s, task, log_path, stop)
         finally:
             _end(child)
-    if text:
-        return _result_from_answer(json.loads(text), task, log_path)
-    raise _error_from_exit(child.returncode, task, log_path)
+    return text, child.returncode
 
 
-def _start(module: str, send: int, log: int, out_dir: Path) -> subprocess.Popen[bytes]:
+def _start(module: str, send: int, log: int, out_dir: Path, grant: Grant) -> subprocess.Popen[bytes]:
     # The package's own directory comes first so that a source's `builder` cannot stand in for ours.
     root = str(Path(errors.__file__).resolve().parent.parent)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     # torch.load without weights_only must stay safe whatever the caller's shell says.
     environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    if grant.cpus:
+        environment.setdefault("OMP_NUM_THREADS", str(grant.cpus))
+    if grant.gpu is not None:
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[grant.gpu] if visible else str(grant.gpu)
     return subprocess.Popen(
         [sys.executable, "-m", module, str(send), str(out_dir.resolve())],
         stdin=subprocess.PIPE,
@@ -96,7 +132,7 @@ def _exchange(
     timeout_s: float | None,
     task: ChildTask,
     log_path: Path,
-    stop: Callable[[], bool] | None,
+    stop: Callable[[], bool],
 ) -> bytes:
     """Sends the request, reads the answer; standard input stays open, its end tells the child we are gone."""
     assert child.stdin is not None
@@ -113,10 +149,10 @@ def _exchange(
                     f"{task.what} took longer than {timeout_s:g} s and was stopped",
                     code=f"{task.code_prefix}_timeout",
                     where=Where(log_path),
-                    fix="allow more time, or see the log for what it was doing",
+                    fix="allow more time (--timeout), or see the log for what it was doing",
                 )
-            if stop is not None and stop():
-                raise task.error(f"{task.what} was cancelled", code=f"{task.code_prefix}_cancelled")
+            if stop():
+                raise _cancelled(task)
             if selector.select(_POLL_S):
                 chunk = answer.read(1 << 16)
                 if not chunk:
@@ -128,6 +164,10 @@ def _exchange(
     with suppress(subprocess.TimeoutExpired):
         child.wait(_GRACE_S)
     return b"".join(chunks)
+
+
+def _cancelled(task: ChildTask) -> BuildError:
+    return task.error(f"{task.what} was cancelled", code=f"{task.code_prefix}_cancelled")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -32,7 +33,10 @@ def serve(handle: Handle, doing: str) -> None:
         os.dup2(nothing.fileno(), 0)
     request = json.loads(_read_line(parent))
     threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
-    message = json.dumps(_answer(handle, request, out_dir, doing)).encode()
+    answered = _answer(handle, request, out_dir, doing)
+    # ru_maxrss counts KiB on Linux.
+    answered["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    message = json.dumps(answered).encode()
     while message:
         message = message[os.write(answer, message) :]
     with suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +14,85 @@ from builder.compile import (
     CompileRequest,
     CompileResult,
     OptimizationProfile,
-    derive_profiles,
-    options_from_dict,
     run_compile,
 )
+from builder.compile.cuda import gpus
 from builder.compile.tensorrt import require_tensorrt
+from builder.engine_profiles import engine_options, engine_profiles
+from builder.engine_targets import can_compile_here, engine_targets
 from builder.errors import ToolError
-from builder.observe import variant_parameters, variant_request, variant_tools
-from builder.plan import action_key
+from builder.observe import engine_key, engine_tools, variant_request
+from builder.plan import EngineTarget, action_key
 from builder.spec import ModelSpec, RepositorySpec
-from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
 
 
-def engine_artifact(
-    spec: ModelSpec, name: str, base: Artifact, converted: Artifact, repository: RepositorySpec, cache: Cache
-) -> Artifact:
-    """model.plan and its sidecar as an artifact.
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """One engine of a variant: model.plan and its sidecar, for one kind of GPU."""
 
-    Without a GPU: ToolError gpu_missing, after TensorRT-RTX has shown, where it is installed, that the graph
-    parses and lowers; BuildError when it does not.
+    target: EngineTarget
+    artifact: Artifact
+    was_cached: bool
+
+
+def engine_artifacts(
+    spec: ModelSpec, name: str, converted: Artifact, repository: RepositorySpec, cache: Cache
+) -> tuple[BuiltEngine, ...]:
+    """One engine a GPU kind of the target, from the cache or compiled here.
+
+    One that is not in the cache and that this machine cannot compile: ToolError gpu_missing or gpu_other, after
+    TensorRT-RTX has shown, where it is installed, that the graph parses and lowers; BuildError when it does not.
     """
-    try:
-        require_tensorrt()
-    except ToolError as error:
-        if error.code == "gpu_missing":
-            raise _with_proof(error, spec, name, converted, repository, cache) from None
-        raise
-    parameters, tools = variant_parameters(spec, name), variant_tools(spec, name, this_toolchain())
-    identity = variant_request(base.key, parameters, tools)
-    dependencies: Mapping[str, str] = converted.record["dependencies"]
+    return tuple(
+        _engine(spec, name, converted, repository, cache, target)
+        for target in engine_targets(repository, this_toolchain())
+    )
+
+
+def _engine(
+    spec: ModelSpec,
+    name: str,
+    converted: Artifact,
+    repository: RepositorySpec,
+    cache: Cache,
+    target: EngineTarget,
+) -> BuiltEngine:
+    key = engine_key(spec, name, converted.key, target)
+    cached = cache.get(key)
+    if cached is not None:
+        return BuiltEngine(target, cached, True)
+    if not can_compile_here(target, this_toolchain()):
+        raise _with_proof(_not_here(target), spec, name, converted, repository, cache)
     with cache.workspace() as made:
         request = _request(spec, name, converted, repository, cache, "tensorrt")
-        result = run_compile(request, made, log_path(cache, repository, f"{spec.name}/{name}/engine"))
-        key = action_key(identity, dependencies)
+        log = log_path(cache, repository, f"{spec.name}/{name}/engine/{target.compute_capability}")
+        result = run_compile(request, made, log)
         record = {
             **converted.record,
-            "tools": tools,
+            "tools": engine_tools(target),
             "served_files": [result.engine_path, result.sidecar_path],
             "engine": _told(result, request.profiles),
             "notes": [*converted.record["notes"], *result.notes],
         }
-        artifact = cache.put(key, made, record)
-        cache.remember(identity, dependencies, key)
-    return artifact
+        return BuiltEngine(target, cache.put(key, made, record), False)
+
+
+def _not_here(target: EngineTarget) -> ToolError:
+    """Why the engine cannot be compiled on this machine."""
+    try:
+        require_tensorrt()
+    except ToolError as error:
+        return error
+    found, _ = gpus()
+    installed = this_toolchain().fingerprint("tensorrt")["tensorrt"]
+    return ToolError(
+        f"an engine for {target.name} is not compiled on another GPU or by another TensorRT",
+        code="gpu_other",
+        seen=f"{', '.join(g.name for g in found)} with TensorRT {installed}",
+        valid=(target.name,),
+        fix="build on such a machine with the same --remote-cache; then it is found here",
+    )
 
 
 def _with_proof(
@@ -80,12 +116,8 @@ def _with_proof(
 def _proof(spec: ModelSpec, name: str, converted: Artifact, repository: RepositorySpec, cache: Cache) -> str:
     """One phrase; the proof is kept in the cache and never laid out: it is no Triton plan."""
     request = _request(spec, name, converted, repository, cache, "tensorrt_rtx")
-    parameters = {
-        "proof": 1,
-        "options": request.options.as_dict(),
-        "profiles": [p.as_dict() for p in request.profiles],
-    }
-    identity = variant_request(converted.key, parameters, this_toolchain().fingerprint("tensorrt-rtx"))
+    tools = this_toolchain().fingerprint("tensorrt-rtx")
+    identity = variant_request(converted.key, request.identity(), tools)
     key = action_key(identity, {})
     artifact = cache.get(key)
     if artifact is None:
@@ -100,22 +132,13 @@ def _request(
     spec: ModelSpec, name: str, converted: Artifact, repository: RepositorySpec, cache: Cache, engine: Any
 ) -> CompileRequest:
     where = repository.where(spec.name, "variants", name)
-    batching = spec.config.as_proto_json().get("dynamic_batching", {})
-    profiles = derive_profiles(
-        [tensor_from_dict(t) for t in converted.record["inputs"]],
-        max_batch_size=spec.max_batch_size or 0,
-        dynamic_dims={n: (d.min, d.opt or d.max, d.max) for n, d in spec.dynamic_dims.items()},
-        preferred_batch_sizes=batching.get("preferred_batch_size", ()),
-        model=spec.name,
-        where=where,
-    )
     onnx = next(n for n in converted.record["served_files"] if n.endswith(".onnx"))
     return CompileRequest(
         model=f"{spec.name}/{name}",
         engine=engine,
         onnx=str(converted.directory / onnx),
-        profiles=profiles,
-        options=options_from_dict(spec.variants[name].engine, where),
+        profiles=engine_profiles(spec, name, converted.record, repository),
+        options=engine_options(spec.variants[name], where),
         opset=converted.record["opset"],
         timing_cache_directory=str(Path(cache.root) / "timing"),
     )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from builder import __version__
 from builder.cache import Cache
 from builder.digest import digest_of_value, total_digest
+from builder.engine_targets import engine_targets
 from builder.errors import ConfigError, SpecError
 from builder.lock import Lock, LockedModel
 from builder.model_config import TEMPLATE, model_config_from_text
 from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
-from builder.plan import Observation, VariantObservation, action_key, request_digest
+from builder.plan import (
+    EngineObservation,
+    EngineTarget,
+    Observation,
+    VariantObservation,
+    action_key,
+    request_digest,
+)
 from builder.repository import model_files
 from builder.spec import ModelSpec, RepositorySpec, Variant, stated_tensors
 from builder.templates import template_files
@@ -22,7 +30,7 @@ from builder.toolchain import Toolchain
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
-CONVERT_REVISION = 1
+CONVERT_REVISION = 2
 _CALIBRATED = ("fp16", "int8", "fp8")  # fp16 looks at the same data for overflow
 # Sources that no tool changes.
 _TAKEN_OVER = ("onnx", "directory", "python", "steps")
@@ -69,11 +77,10 @@ def config_digests(
 ) -> dict[str, str]:
     """Digests of what is laid out beside the artifact, and of the bounds that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
-    bounds = spec.accuracy.stated_bounds()
     digests = {
         "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
         "template": total_digest(files),
-        "accuracy": digest_of_value(bounds),
+        "accuracy": digest_of_value(_bounds(spec)),
     }
     if spec.model_files:
         placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
@@ -83,12 +90,17 @@ def config_digests(
     return digests
 
 
+def _bounds(spec: ModelSpec) -> Any:
+    """The bounds that the export and the variants must keep."""
+    bounds = spec.accuracy.stated_bounds()
+    if not spec.variants:
+        return bounds
+    return [bounds, {n: v.accuracy.stated_bounds() for n, v in spec.variants.items()}]
+
+
 def _choice(spec: ModelSpec) -> list[Any]:
     """What decides which variant is laid out; nothing without variants."""
-    if not spec.variants:
-        return []
-    bounds = {n: v.accuracy.stated_bounds() for n, v in spec.variants.items()}
-    return [list(spec.preference), spec.on_fail, bounds]
+    return [list(spec.preference), spec.on_fail] if spec.variants else []
 
 
 def _tensors_of(model: Path) -> Any:
@@ -132,13 +144,23 @@ def observe(
     toolchain: Toolchain,
     repository: Path,
     templates: Path | None,
+    names: Collection[str],
 ) -> dict[str, Observation]:
-    """One Observation a model, in the spec's order."""
+    """One Observation a model named, in the spec's order."""
+    targets = engine_targets(repository_spec, toolchain)
     return {
         spec.name: _observe_model(
-            repository_spec.root, spec, lock.models.get(spec.name), cache, toolchain, repository, templates
+            repository_spec.root,
+            spec,
+            lock.models.get(spec.name),
+            cache,
+            toolchain,
+            repository,
+            templates,
+            targets,
         )
         for spec in repository_spec.models
+        if spec.name in names
     }
 
 
@@ -150,6 +172,7 @@ def _observe_model(
     toolchain: Toolchain,
     repository: Path,
     templates: Path | None,
+    targets: Sequence[EngineTarget],
 ) -> Observation:
     parameters, tools = export_parameters(spec), export_tools(spec, toolchain)
     dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
@@ -159,7 +182,7 @@ def _observe_model(
         tools=tools,
         dependencies=dependencies,
         cached_key=cached_key,
-        variants=observe_variants(spec, locked, cached_key, root, cache, toolchain),
+        variants=observe_variants(spec, locked, cached_key, root, cache, toolchain, targets),
         config=config_digests(spec, root, repository, templates, cache),
         files=model_files(repository / spec.name, cache.stats),
     )
@@ -172,10 +195,12 @@ def observe_variants(
     root: Path,
     cache: Cache,
     toolchain: Toolchain,
+    targets: Sequence[EngineTarget] = (),
 ) -> dict[str, VariantObservation]:
     """One VariantObservation a variant; base_key: the export's artifact as it is now, None when it must be made."""
     return {
-        name: _observe_variant(spec, name, locked, base_key, root, cache, toolchain) for name in spec.variants
+        name: _observe_variant(spec, name, locked, base_key, root, cache, toolchain, targets)
+        for name in spec.variants
     }
 
 
@@ -187,15 +212,33 @@ def _observe_variant(
     root: Path,
     cache: Cache,
     toolchain: Toolchain,
+    targets: Sequence[EngineTarget],
 ) -> VariantObservation:
-    parameters, tools = variant_parameters(spec, name), variant_tools(spec, name, toolchain)
+    parameters, tools = converted_parameters(spec, name), converted_tools(spec, name, toolchain)
     was = None if locked is None else locked.variants.get(name)
     dependencies = {} if was is None else {n: current_digest(n, root, cache) for n in was["dependencies"]}
-    if base_key is None or is_plain(spec.variants[name]):
-        cached = base_key
-    else:
+    plain = is_plain(spec.variants[name])
+    cached = base_key
+    if base_key is not None and not plain:
         cached = find_cached(variant_request(base_key, parameters, tools), root, cache)
-    return VariantObservation(parameters, tools, dependencies, cached)
+    has_engine = spec.variants[name].backend == "tensorrt"
+    return VariantObservation(
+        parameters,
+        tools,
+        dependencies,
+        cached,
+        plain=plain,
+        calibrated=parameters["calibration"] is not None,
+        engines=tuple(_observe_engine(spec, name, cached, t, cache) for t in targets) if has_engine else (),
+    )
+
+
+def _observe_engine(
+    spec: ModelSpec, name: str, graph_key: str | None, target: EngineTarget, cache: Cache
+) -> EngineObservation:
+    key = None if graph_key is None else engine_key(spec, name, graph_key, target)
+    cached = key if key is not None and cache.get(key) is not None else None
+    return EngineObservation(target, engine_parameters(spec, name), engine_tools(target), cached)
 
 
 def is_plain(variant: Variant) -> bool:
@@ -225,29 +268,26 @@ def converted_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[st
     return {} if spec.variants[name].precision == "fp32" else toolchain.fingerprint("onnx", "onnxruntime")
 
 
-def variant_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
-    """What a variant depends on: its graph, and for TensorRT what the engine is built for."""
-    parameters = converted_parameters(spec, name)
-    variant = spec.variants[name]
-    if variant.backend == "tensorrt":
-        batching = spec.config.as_proto_json().get("dynamic_batching", {})
-        parameters["engine"] = variant.engine
-        parameters["max_batch_size"] = spec.max_batch_size
-        parameters["preferred_batch_size"] = batching.get("preferred_batch_size", [])
-        parameters["dynamic_dims"] = {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
-    return parameters
+def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What an engine depends on beside its graph, its TensorRT and its GPU."""
+    batching = spec.config.as_proto_json().get("dynamic_batching", {})
+    return {
+        **spec.variants[name].engine_settings(),
+        "max_batch_size": spec.max_batch_size,
+        "preferred_batch_size": batching.get("preferred_batch_size", []),
+        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+    }
 
 
-def variant_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
-    """Versions of what makes the variant; of an engine also the GPU's compute capability."""
-    tools = converted_tools(spec, name, toolchain)
-    if spec.variants[name].backend == "tensorrt":
-        from builder.compile.cuda import gpus
+def engine_tools(target: EngineTarget) -> dict[str, str | None]:
+    """Versions of what an engine is made by and for."""
+    return {"tensorrt": target.tensorrt, "compute_capability": target.compute_capability}
 
-        found, _ = gpus()
-        tools = {**tools, **toolchain.fingerprint("tensorrt")}
-        tools["compute_capability"] = found[0].compute_capability if found else None
-    return tools
+
+def engine_key(spec: ModelSpec, name: str, graph_key: str, target: EngineTarget) -> str:
+    """Identity of an engine: the graph, what it is built with and for. Its own bytes differ from build to build."""
+    identity = variant_request(graph_key, engine_parameters(spec, name), engine_tools(target))
+    return action_key(identity, {})
 
 
 def variant_request(base_key: str, parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:

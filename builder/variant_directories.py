@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.artifacts import files_to_serve
-from builder.build import BuildOptions, Context, config_text, context_of
 from builder.cache import Artifact
+from builder.context import BuildOptions, Context, context_of
+from builder.engines import BuiltEngine
 from builder.errors import BuildError
+from builder.laying_out import config_text
 from builder.lock import LockedModel
+from builder.plan import EngineTarget
 from builder.repository import exclusive, publish_model, stage_model
 from builder.spec import ModelSpec
-from builder.variants import BuiltVariant
+from builder.variants import BuiltVariant, served_files
 
 
 def lay_out_variants(options: BuildOptions, directory: Path) -> dict[str, Mapping[str, Path]]:
@@ -38,11 +40,21 @@ def lay_out_variants(options: BuildOptions, directory: Path) -> dict[str, Mappin
 def _lay_out(
     context: Context, spec: ModelSpec, locked: LockedModel, name: str, staging: Path, directory: Path
 ) -> Path:
-    artifact = _artifact(context, spec, str(locked.variants[name]["key"]), name)
+    entry = locked.variants[name]
+    artifact = _artifact(context, spec, str(entry["key"]), name)
+    engines = tuple(
+        BuiltEngine(
+            EngineTarget(None, capability or None, engine["tools"]["tensorrt"]),
+            _artifact(context, spec, str(engine["key"]), name),
+            True,
+        )
+        for capability, engine in entry.get("engines", {}).items()
+    )
+    built = BuiltVariant(name, artifact, "from cache", engines=engines)
     named = spec.model_copy(update={"name": f"{spec.name}__{name}"})
-    text = config_text(context, named, artifact, BuiltVariant(name, artifact, "from cache"))
-    served = files_to_serve(artifact)
+    served = served_files(built)
     served |= {place: context.spec.root / file for place, file in spec.model_files.items()}
+    text = config_text(context, named, artifact, built)
     publish_model(stage_model(staging, named.name, text, served), directory)
     return directory / named.name
 

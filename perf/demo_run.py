@@ -81,7 +81,7 @@ def default_sweep(model: str) -> SweepSpec:
 
 def run_demo(options: DemoOptions, tell: Tell) -> DemoResult:
     """Runs every step; the first that fails ends it with its error, the server stopped and nothing half-written."""
-    built = build(options.build, lambda what, done, total: tell("build", what, done / max(total, 1)))
+    built = build(options.build, lambda at: tell("build", at.doing, at.done / max(at.total, 1)))
     if built.errors:
         raise built.errors[0]
     tell("check", "linting", 0.0)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from builder.commands.build_view import build_view
 from builder.commands.options import (
     DEFAULT_SPEC,
     Format,
     FormatOption,
+    ModelsArgument,
     RepositoryOption,
     SpecOption,
     TargetOption,
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_json, emit_text, note, progress
-
-if TYPE_CHECKING:
-    from builder.build import BuildResult, VariantOutcome
+from builder.console import emit_json, emit_text, note
+from builder.errors import UsageError
+from builder.quantities import bytes_from_text
 
 
 def build(
+    models: ModelsArgument = None,
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
@@ -31,6 +33,17 @@ def build(
         bool, typer.Option("--overwrite", help="Replace model directories that no build of this spec made.")
     ] = False,
     lint: Annotated[bool, typer.Option(help="Refuse to lay out a model that Triton would refuse.")] = True,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="Exit with 4 rather than build anything the lock file does not say."),
+    ] = False,
+    artifacts_only: Annotated[
+        bool,
+        typer.Option(
+            "--artifacts-only",
+            help="Make what is stale into the cache and lay nothing out (a CI runner with a GPU).",
+        ),
+    ] = False,
     variants: Annotated[
         Path | None,
         typer.Option(
@@ -38,19 +51,53 @@ def build(
         ),
     ] = None,
     target: TargetOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Actions at once; default: one a CPU.", show_default=False),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory they may use together (16GiB); default: what is free.", show_default=False),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that one action may take; default: no limit.", show_default=False),
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="End at the first failure; default: build the other models.")
+    ] = False,
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="local, ray, or ray:ADDRESS of a cluster; ray needs a cache that all its nodes reach."
+        ),
+    ] = "local",
     format: FormatOption = Format.text,
 ) -> None:
     """Build what is stale and lay the model repository out."""
     from builder.build import build as run_build
+    from builder.build_text import as_json, text_of_build
 
-    options = build_options(spec, repository, templates, overwrite=overwrite, lint=lint, target=target)
-    with progress() as bar:
-        task = bar.add_task("reading the spec", total=1)
-        result = run_build(
-            options, lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-        )
+    options = build_options(
+        spec,
+        repository,
+        templates,
+        overwrite=overwrite,
+        lint=lint,
+        target=target,
+        models=tuple(models or ()),
+        locked=locked,
+        artifacts_only=artifacts_only,
+        jobs=jobs,
+        memory_bytes=None if memory is None else bytes_from_text(memory, "--memory"),
+        timeout_s=timeout,
+        fail_fast=fail_fast,
+        executor=_known_executor(executor),
+    )
+    with build_view() as tell:
+        result = run_build(options, tell)
     emit_json(as_json(result)) if format is Format.json else emit_text(text_of_build(result))
-    if variants is not None:
+    if variants is not None and not artifacts_only:
         from builder.variant_directories import lay_out_variants
 
         for of_model in lay_out_variants(options, variants).values():
@@ -63,77 +110,12 @@ def build(
         raise typer.Exit((worse or result.errors)[0].exit_code)
 
 
-def text_of_build(result: BuildResult) -> str:
-    """One line a model and a closing line."""
-    width = max((len(o.model) for o in result.outcomes), default=0)
-    lines = []
-    for outcome in result.outcomes:
-        reason = result.plan.of(outcome.model, "lay_out").reason
-        export = result.plan.of(outcome.model, "export").reason
-        why = export or reason
-        deviation = outcome.accuracy.get("relative_l2")
-        parts = [
-            f"{outcome.model.ljust(width)}  {outcome.action:<10}",
-            f"{outcome.seconds:6.1f} s",
-            "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
-            "" if why is None else f"({why.value})",
-        ]
-        lines.append("  ".join(p for p in parts if p))
-        lines += [_variant_line(v, width) for v in outcome.variants]
-    changed = sum(o.action not in ("up-to-date", "unchanged", "failed") for o in result.outcomes)
-    failed = sum(o.error is not None for o in result.outcomes)
-    missing = sum(v.error is not None for o in result.outcomes for v in o.variants)
-    tail = f", {failed} failed and left as they were" if failed else ""
-    tail += f", {missing} variant{'s' if missing > 1 else ''} could not be made" if missing else ""
-    summary = (
-        f"{changed} of {len(result.outcomes)} models written{tail}"
-        if changed or failed or missing
-        else "nothing to do"
-    )
-    removed = [a.model for a in result.plan.actions if a.kind == "remove"]
-    if removed:
-        summary += f"; removed: {', '.join(removed)}"
-    return "\n".join([*lines, f"{summary}: {result.repository}"])
-
-
-def _variant_line(variant: VariantOutcome, width: int) -> str:
-    deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
-    parts = [
-        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<8}  {variant.action:<10}",
-        "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
-        "" if cosine is None else f"cosine {float(cosine):.6f}",
-        "" if variant.judged.passed else "refused",
-        "" if variant.error is None else variant.error.code,
-    ]
-    return "  ".join(p for p in parts if p).rstrip()
-
-
-def as_json(result: BuildResult) -> dict[str, object]:
-    """The whole result as one JSON object."""
-    return {
-        "repository": str(result.repository),
-        "models": [
-            {
-                "model": o.model,
-                "action": o.action,
-                "version": o.version,
-                "directory": str(o.directory),
-                "seconds": round(o.seconds, 3),
-                "accuracy": dict(o.accuracy),
-                "error": None if o.error is None else o.error.as_dict(),
-                "variants": [
-                    {
-                        "variant": v.variant,
-                        "action": v.action,
-                        "served": v.served,
-                        "accuracy": dict(v.accuracy),
-                        "judged": v.judged.as_dict(),
-                        "error": None if v.error is None else v.error.as_dict(),
-                    }
-                    for v in o.variants
-                ],
-            }
-            for o in result.outcomes
-        ],
-        "plan": [a.as_dict() for a in result.plan.actions],
-    }
+def _known_executor(text: str) -> str:
+    if text != "local" and text != "ray" and not text.startswith("ray:"):
+        raise UsageError(
+            f"no executor {text!r} is known",
+            code="executor",
+            seen=text,
+            valid=("local", "ray", "ray:ADDRESS"),
+        )
+    return text

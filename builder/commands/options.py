@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
+from typing_extensions import Unpack
 
 if TYPE_CHECKING:
-    from builder.build import BuildOptions
+    from builder.context import BuildOptions
+
+
+class OtherOptions(TypedDict, total=False):
+    """Fields of BuildOptions that only some commands have flags for."""
+
+    overwrite: bool
+    lint: bool
+    target: str | None
+    models: tuple[str, ...]
+    locked: bool
+    artifacts_only: bool
+    jobs: int | None
+    memory_bytes: int | None
+    timeout_s: float | None
+    fail_fast: bool
+    executor: str
 
 
 class Format(str, Enum):
@@ -38,22 +55,19 @@ TargetOption = Annotated[
     ),
 ]
 
+ModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Only these models, with the steps of ensembles; default: all.", show_default=False),
+]
+
 DEFAULT_SPEC = Path("models.yaml")
 
 
 def build_options(
-    spec: Path,
-    repository: Path | None,
-    templates: Path | None,
-    *,
-    overwrite: bool = False,
-    lint: bool = True,
-    target: str | None = None,
+    spec: Path, repository: Path | None, templates: Path | None, **others: Unpack[OtherOptions]
 ) -> BuildOptions:
     """Flags → BuildOptions with the default cache."""
-    from builder.build import BuildOptions
     from builder.cache import Cache, default_cache_directory
+    from builder.context import BuildOptions
 
-    return BuildOptions(
-        spec, repository, Cache(default_cache_directory()), templates, overwrite, lint, target
-    )
+    return BuildOptions(spec, repository, Cache(default_cache_directory()), templates, **others)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+from enum import Enum
+from typing import Annotated
 
 import typer
 
 from builder.commands.options import (
     DEFAULT_SPEC,
-    Format,
-    FormatOption,
+    ModelsArgument,
     RepositoryOption,
     SpecOption,
     TargetOption,
@@ -18,11 +19,18 @@ from builder.commands.options import (
 )
 from builder.console import emit_json, emit_text
 
-if TYPE_CHECKING:
-    from builder.plan import BuildPlan
+
+class PlanFormat(str, Enum):
+    """For people, for machines, for a pull request, for `strategy.matrix`."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    github_matrix = "github-matrix"
 
 
 def plan(
+    models: ModelsArgument = None,
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
@@ -30,37 +38,25 @@ def plan(
         bool, typer.Option("--exit-code", help="Exit with 4 when anything is stale.")
     ] = False,
     target: TargetOption = None,
-    format: FormatOption = Format.text,
+    format: Annotated[
+        PlanFormat,
+        typer.Option(
+            "--format", help="Output on stdout; github-matrix: the jobs that make what no cache has."
+        ),
+    ] = PlanFormat.text,
 ) -> None:
     """Show what a build would do now, and why; nothing is changed."""
-    from builder.build import plan_build
+    from builder.context import plan_build
+    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_of_plan, text_of_plan
 
-    _, result = plan_build(build_options(spec, repository, templates, target=target))
-    if format is Format.json:
-        emit_json({"stale": bool(result.stale), "actions": [a.as_dict() for a in result.actions]})
+    options = build_options(spec, repository, templates, target=target, models=tuple(models or ()))
+    _, result = plan_build(options)
+    if format is PlanFormat.json:
+        emit_json(json_of_plan(result))
+    elif format is PlanFormat.github_matrix:
+        # One line, as a job's output has to be.
+        emit_text(json.dumps(matrix_of_plan(result), separators=(",", ":")))
     else:
-        emit_text(_text(result))
+        emit_text(markdown_of_plan(result) if format is PlanFormat.markdown else text_of_plan(result))
     if exit_code and result.stale:
         raise typer.Exit(4)
-
-
-def _text(result: BuildPlan) -> str:
-    rows = [
-        (
-            a.model,
-            a.kind if a.variant is None else f"{a.kind} {a.variant}",
-            a.state.value,
-            a.reason.value if a.reason else "",
-            a.detail,
-        )
-        for a in result.actions
-    ]
-    widths = [max((len(r[i]) for r in rows), default=0) for i in range(4)]
-    lines = [
-        "  ".join([*(c.ljust(w) for c, w in zip(r[:4], widths, strict=True)), r[4]]).rstrip() for r in rows
-    ]
-    stale = len({a.model for a in result.stale})
-    lines.append(
-        f"{stale} of {len({a.model for a in result.actions})} models stale" if stale else "nothing stale"
-    )
-    return "\n".join(lines)

@@ -39,7 +39,8 @@ def run_compile(
         require_rtx()
     version = compiler_fingerprint(request.engine)["version"]
     refuse_opset(request, version if request.engine == "tensorrt" else None)
-    task = ChildTask("builder.compile.worker", f"the compilation of {request.model}", "compile")
+    on_gpu = request.engine == "tensorrt"
+    task = ChildTask("builder.compile.worker", f"the compilation of {request.model}", "compile", gpu=on_gpu)
     return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s, stop))
 
 

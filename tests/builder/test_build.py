@@ -185,7 +185,13 @@ def test_a_users_template_is_used_and_its_change_is_a_reason(project: Path, trit
     assert tritonsmith("build", "--templates", "t").returncode == 0
     template.write_text('{% extends "builtin/config.pbtxt.j2" %}{% block header %}# team b{% endblock %}')
     plan = json.loads(tritonsmith("plan", "--templates", "t", "--format", "json").stdout)
-    assert [a["reason"] for a in plan["actions"]] == [None, "template_changed"]
+    reasons = {a["action"]: a["reason"] for a in plan["actions"]}
+    assert reasons == {
+        "export": None,
+        "accuracy": None,
+        "render": "template_changed",
+        "lay_out": "template_changed",
+    }
     assert tritonsmith("build", "--templates", "t").returncode == 0
     assert (project / "model_repository" / "m" / "config.pbtxt").read_text().startswith("# team b")
 

@@ -1,0 +1,98 @@
+"""CPUs, memory and GPUs of this machine → what each action may use, given out in the order asked."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_POLL_S = 0.2
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one action may use: CPUs (threads of its libraries), and the GPU's number where it asked for one."""
+
+    cpus: int
+    gpu: int | None = None
+
+
+class Budget:
+    """Gives out CPUs, memory and GPUs; first come, first served, so that a large action is not passed over for ever."""
+
+    def __init__(
+        self, cpus: int, memory_bytes: int, gpus: Sequence[int] = (), jobs: int | None = None
+    ) -> None:
+        self.jobs = jobs or cpus
+        self.memory_bytes = memory_bytes
+        self._threads = max(1, cpus // self.jobs)
+        self._running = 0
+        self._memory = memory_bytes
+        self._gpus = list(gpus)
+        self._has_gpus = bool(gpus)
+        self._queue: list[object] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(
+        self, memory_bytes: int, gpu: bool = False, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Grant | None]:
+        """Waits for the action's turn and gives it back at the end; None when `stop` said so first.
+
+        An action that wants more memory than there is runs alone.
+        """
+        wanted = min(memory_bytes, self.memory_bytes)
+        on_gpu = gpu and self._has_gpus
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            while not (self._queue[0] is ticket and self._has(wanted, on_gpu)):
+                if stop():
+                    self._queue.remove(ticket)
+                    self._changed.notify_all()
+                    yield None
+                    return
+                self._changed.wait(_POLL_S)
+            self._queue.pop(0)
+            self._running += 1
+            self._memory -= wanted
+            number = self._gpus.pop(0) if on_gpu else None
+            self._changed.notify_all()
+        try:
+            yield Grant(self._threads, number)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._memory += wanted
+                if number is not None:
+                    self._gpus.append(number)
+                self._changed.notify_all()
+
+    def _has(self, memory_bytes: int, gpu: bool) -> bool:
+        return self._running < self.jobs and self._memory >= memory_bytes and (not gpu or bool(self._gpus))
+
+
+def machine_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+def free_memory_bytes() -> int:
+    """Memory that is free now, within the container's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+    return max(free, 0)

@@ -1,0 +1,92 @@
+"""BuildResult → what people read of it, and its JSON form; pure."""
+
+from __future__ import annotations
+
+from builder.outcome import UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
+from builder.plan import BuildPlan
+
+# More models that were up to date than this are counted instead of listed.
+_LISTED = 20
+
+
+def text_of_build(result: BuildResult) -> str:
+    """One line a model and a closing line."""
+    width = max((len(o.model) for o in result.outcomes), default=0)
+    lines: list[str] = []
+    fresh = [o for o in result.outcomes if o.action == "up-to-date"]
+    for outcome in result.outcomes:
+        if outcome.action != "up-to-date" or len(fresh) <= _LISTED:
+            lines += _model_lines(outcome, result.plan, width)
+    if len(fresh) > _LISTED:
+        lines.append(f"{len(fresh)} models up-to-date")
+    changed = sum(o.action not in UNCHANGED for o in result.outcomes)
+    failed = sum(o.error is not None for o in result.outcomes)
+    missing = sum(v.error is not None for o in result.outcomes for v in o.variants)
+    tail = f", {failed} failed and left as they were" if failed else ""
+    skipped = sum(o.action == "not built" for o in result.outcomes)
+    tail += f", {skipped} not built" if skipped else ""
+    tail += f", {missing} variant{'s' if missing > 1 else ''} could not be made" if missing else ""
+    summary = (
+        f"{changed} of {len(result.outcomes)} models written{tail}"
+        if changed or failed or missing
+        else "nothing to do"
+    )
+    removed = [a.model for a in result.plan.actions if a.kind == "remove"]
+    if removed:
+        summary += f"; removed: {', '.join(removed)}"
+    return "\n".join([*lines, f"{summary}: {result.repository}"])
+
+
+def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str]:
+    first = next((a.reason for a in plan.actions_of(outcome.model) if a.reason is not None), None)
+    deviation = outcome.accuracy.get("relative_l2")
+    parts = [
+        f"{outcome.model.ljust(width)}  {outcome.action:<10}",
+        f"{outcome.seconds:6.1f} s",
+        "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
+        "" if first is None else f"({first.value})",
+    ]
+    return ["  ".join(p for p in parts if p), *(_variant_line(v, width) for v in outcome.variants)]
+
+
+def _variant_line(variant: VariantOutcome, width: int) -> str:
+    deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
+    parts = [
+        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<8}  {variant.action:<10}",
+        "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
+        "" if cosine is None else f"cosine {float(cosine):.6f}",
+        "" if variant.judged.passed else "refused",
+        "" if variant.error is None else variant.error.code,
+    ]
+    return "  ".join(p for p in parts if p).rstrip()
+
+
+def as_json(result: BuildResult) -> dict[str, object]:
+    """The whole result as one JSON object."""
+    return {
+        "repository": str(result.repository),
+        "models": [
+            {
+                "model": o.model,
+                "action": o.action,
+                "version": o.version,
+                "directory": str(o.directory),
+                "seconds": round(o.seconds, 3),
+                "accuracy": dict(o.accuracy),
+                "error": None if o.error is None else o.error.as_dict(),
+                "variants": [
+                    {
+                        "variant": v.variant,
+                        "action": v.action,
+                        "served": v.served,
+                        "accuracy": dict(v.accuracy),
+                        "judged": v.judged.as_dict(),
+                        "error": None if v.error is None else v.error.as_dict(),
+                    }
+                    for v in o.variants
+                ],
+            }
+            for o in result.outcomes
+        ],
+        "plan": [a.as_dict() for a in result.plan.actions],
+    }

@@ -1,0 +1,130 @@
+"""BuildOptions → Context: the spec, the lock, the sources and the repository as they are; reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.artifacts import check_source
+from builder.cache import Cache
+from builder.errors import UsageError, nearest
+from builder.lint.target import Target
+from builder.lock import Lock, lock_path, read_lock
+from builder.observe import observe
+from builder.order import with_steps
+from builder.plan import BuildPlan, Observation, make_plan
+from builder.planned import check_planned
+from builder.spec import RepositorySpec, load_spec
+from builder.templates import check_user_directory
+from builder.toolchain import this_toolchain
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Where things are and what is allowed; None means the default.
+
+    target:         a Triton release, an image or a live server's URL that all must load on, in place of the spec's own.
+    models:         only these, with the steps of ensembles among them; empty means all.
+    locked:         refuse to build anything else than the lock file says.
+    artifacts_only: make what is stale into the cache and lay nothing out.
+    jobs:           actions that run at once; None: one a CPU.
+    memory_bytes:   memory that they may use together; None: what is free.
+    timeout_s:      of one action.
+    fail_fast:      the first failure ends the build.
+    executor:       "local", or "ray" with an optional address: "ray:auto", "ray:ray://HOST:10001".
+    """
+
+    spec: Path
+    repository: Path | None = None
+    cache: Cache | None = None
+    templates: Path | None = None
+    overwrite: bool = False
+    lint: bool = True
+    target: str | None = None
+    models: tuple[str, ...] = ()
+    locked: bool = False
+    artifacts_only: bool = False
+    jobs: int | None = None
+    memory_bytes: int | None = None
+    timeout_s: float | None = None
+    fail_fast: bool = False
+    executor: str = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that a build looks at before it changes anything; observed: only the models asked for."""
+
+    spec: RepositorySpec
+    options: BuildOptions
+    cache: Cache
+    repository: Path
+    lock: Lock
+    observed: Mapping[str, Observation]
+    target: Target | None
+
+    def plan(self) -> BuildPlan:
+        """What a build would do now. Models that left the spec are removed by a build of all."""
+        kept = (
+            {n: m for n, m in self.lock.models.items() if n in self.observed}
+            if self.options.models
+            else self.lock.models
+        )
+        return make_plan(self.observed, Lock(kept))
+
+
+def repository_of(options: BuildOptions) -> Path:
+    """The directory to build: as asked, or model_repository/ beside the spec."""
+    return (options.repository or options.spec.resolve().parent / "model_repository").absolute()
+
+
+def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
+    """What a build would do now; reads only."""
+    context = context_of(options)
+    plan = context.plan()
+    context.cache.stats.save()
+    return context.spec, plan
+
+
+def context_of(options: BuildOptions) -> Context:
+    """Reads and checks the spec, the lock, the sources and the repository; changes nothing."""
+    spec = load_spec(options.spec)
+    asked = _asked(spec, options.models)
+    check_user_directory(options.templates)
+    cache = options.cache
+    assert cache is not None
+    repository = repository_of(options)
+    for model in spec.models:
+        if model.name in asked:
+            check_source(spec, model)
+    target = check_planned(spec, options.target)
+    lock = read_lock(lock_path(spec.path))
+    observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked)
+    return Context(spec, options, cache, repository, lock, observed, target)
+
+
+def _asked(spec: RepositorySpec, models: tuple[str, ...]) -> set[str]:
+    names = [m.name for m in spec.models]
+    for name in models:
+        if name not in names:
+            guess = nearest(name, names)
+            raise UsageError(
+                f"{spec.path.name} has no model {name!r}",
+                code="unknown_model",
+                seen=name,
+                valid=names[:20],
+                fix=f"did you mean {guess!r}?" if guess else None,
+            )
+    return with_steps(spec.models, models) if models else set(names)
+
+
+def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
+    """The .npz of the model's samples with its source's answers, as the last build recorded them; None when it is gone."""
+    cache = options.cache
+    assert cache is not None
+    locked = read_lock(lock_path(options.spec)).models.get(model)
+    artifact = None if locked is None else cache.get(locked.key)
+    if artifact is None or artifact.record["samples"] is None:
+        return None
+    return artifact.directory / str(artifact.record["samples"])

@@ -27,6 +27,7 @@ from builder.plan import State, make_plan
 from builder.repository import model_files, publish_model, refuse_foreign_model, stage_model
 from builder.spec import ModelSpec, check_model_name
 from builder.tensors import tensor_from_dict
+from builder.variant_config import wire_variant
 from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_variants, served_files
 
 
@@ -181,6 +182,8 @@ def config_text(
         message = model_config_from_spec(spec, inputs, outputs, context.spec, backend)
         for capability, plan in ({} if chosen is None else cc_model_filenames(chosen)).items():
             message.cc_model_filenames[capability] = plan
+        if chosen is not None:
+            wire_variant(message, spec, chosen, context.spec)
     return text_from_model_config(
         message, spec_name=context.spec.path.name, templates=context.options.templates
     )

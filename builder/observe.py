@@ -24,14 +24,13 @@ from builder.plan import (
     request_digest,
 )
 from builder.repository import model_files
-from builder.spec import ModelSpec, RepositorySpec, Variant, stated_tensors
+from builder.spec import READS_CALIBRATION, ModelSpec, RepositorySpec, Variant, stated_tensors
 from builder.templates import template_files
 from builder.toolchain import Toolchain
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
 CONVERT_REVISION = 2
-_CALIBRATED = ("fp16", "int8", "fp8")  # fp16 looks at the same data for overflow
 # Sources that no tool changes.
 _TAKEN_OVER = ("onnx", "directory", "python", "steps")
 
@@ -256,7 +255,7 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         "exclude": list(variant.exclude),
         "keep_io": variant.keep_io,
         "options": variant.options,
-        "calibration": spec.calibration if variant.precision in _CALIBRATED else None,
+        "calibration": spec.calibration if variant.precision in READS_CALIBRATION else None,
     }
     if variant.accuracy.metric is not None:
         parameters["metric"] = variant.accuracy.metric.model_dump()

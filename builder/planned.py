@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builder.artifacts import source_path
-from builder.compile import options_from_dict
 from builder.compile.cuda import gpus
+from builder.engine_profiles import engine_options
 from builder.lint.onnx_io import OnnxProblem, read_onnx
 from builder.lint.target import Target
 from builder.spec import ModelSpec, RepositorySpec, Variant
@@ -45,7 +45,7 @@ def _planned(model: ModelSpec, spec: RepositorySpec) -> Iterator[PlannedModel]:
             ir_version=ir_version,
             tensorrt=this_toolchain().fingerprint("tensorrt")["tensorrt"],
             compute_capability=found[0].compute_capability if found else None,
-            options=options_from_dict(variant.engine, where),
+            options=engine_options(variant, where),
             where=where,
         )
 

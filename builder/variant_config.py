@@ -5,29 +5,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from builder.cache import Artifact
 from builder.compile import instance_groups_with_profiles
 from builder.errors import SpecError
 from builder.spec import ModelSpec, RepositorySpec
+from builder.variants import BuiltVariant
 
 _TF32 = {"fp32": "0", "tf32": "1"}
 
 
-def wire_variant(
-    message: Any, spec: ModelSpec, name: str, artifact: Artifact, repository: RepositorySpec
-) -> None:
+def wire_variant(message: Any, spec: ModelSpec, built: BuiltVariant, repository: RepositorySpec) -> None:
     """Completes the ModelConfig in place. SpecError profile_index, or tf32_contradiction."""
-    if spec.variants[name].backend == "tensorrt":
-        _wire_profiles(message, spec, artifact, repository)
-    elif spec.variants[name].precision in _TF32:
-        _wire_tf32(message, spec, name, repository)
+    if spec.variants[built.name].backend == "tensorrt":
+        # Every engine of a variant has the same profiles.
+        count = built.engines[0].artifact.record["engine"]["profiles"]
+        _wire_profiles(message, spec, count, repository)
+    elif spec.variants[built.name].precision in _TF32:
+        _wire_tf32(message, spec, built.name, repository)
 
 
-def _wire_profiles(message: Any, spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> None:
+def _wire_profiles(message: Any, spec: ModelSpec, count: int, repository: RepositorySpec) -> None:
     from google.protobuf import json_format
 
     groups = json_format.MessageToDict(message, preserving_proto_field_name=True).get("instance_group", [])
-    count = artifact.record["engine"]["profiles"]
     wired = instance_groups_with_profiles(
         groups, count, spec.name, repository.where(spec.name, "instance_group")
     )

@@ -13,6 +13,7 @@ from builder.cache import Artifact, Cache
 from builder.calibration import CalibrationSpec
 from builder.compile.tensorrt import PLAN
 from builder.convert import ConvertRequest, run_convert, run_gate
+from builder.engine_profiles import engine_options, engine_profiles
 from builder.engine_targets import plan_names
 from builder.engines import BuiltEngine, engine_artifacts
 from builder.errors import TritonsmithError, Where
@@ -70,6 +71,10 @@ def _built(
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
     try:
+        if spec.variants[name].backend == "tensorrt":
+            # Before the conversion, which may take minutes.
+            engine_options(spec.variants[name], _where(spec, name, repository))
+            engine_profiles(spec, name, base.record, repository)
         artifact = artifact or _converted_artifact(spec, name, base, repository, cache)
         if spec.variants[name].backend == "tensorrt":
             engines = engine_artifacts(spec, name, artifact, repository, cache)

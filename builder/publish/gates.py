@@ -1,0 +1,119 @@
+"""What is to be published → nothing, or the GateError that stops it before anything is written: stale, accuracy, lint."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from builder.accuracy import Bounds, Deviation
+from builder.context import Context
+from builder.errors import GateError
+from builder.gate_of_export import judge_export
+from builder.judgement import judgement_of, refusal
+from builder.lint import LintOptions, check
+from builder.lint.target import Target
+from builder.lock import LockedModel
+from builder.model_directory import CONFIG
+from builder.plan import State
+from builder.publish.candidate import Candidate
+from builder.publish.versions import manifest
+from builder.spec import ModelSpec, check_model_name
+
+_NAMED = 10
+
+
+def stale_gate(context: Context, models: Collection[str]) -> None:
+    """GateError `stale` when the repository is not what the spec says now."""
+    stale = [a for a in context.plan().stale if a.model in models and a.state is not State.UP_TO_DATE]
+    if stale:
+        told = dict.fromkeys(f"{a.model} ({a.reason.value})" if a.reason else a.model for a in stale)
+        raise GateError(
+            f"{len({a.model for a in stale})} of {len(models)} models are not built as the spec says",
+            code="stale",
+            seen=", ".join(list(told)[:_NAMED]) + (" …" if len(told) > _NAMED else ""),
+            fix="tritonsmith build",
+        )
+
+
+def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> None:
+    """GateError `accuracy` when what is served is outside the bounds that the spec states now.
+
+    Judged by the build's whole report where the cache still has it, else by the lock's worst deviation.
+    """
+    base = context.cache.get(locked.key)
+    if base is not None:
+        judge_export(spec, base.record["accuracy"], context.spec)
+    else:
+        _judge_summary(spec.name, locked.accuracy, Bounds(**spec.accuracy.stated_bounds()))
+    if locked.served is None or locked.served not in spec.variants:
+        return
+    variant, entry = spec.variants[locked.served], locked.variants[locked.served]
+    artifact = context.cache.get(str(entry["key"]))
+    subject = f"{spec.name}/{locked.served}"
+    if artifact is None:
+        _judge_summary(subject, entry["accuracy"], Bounds(**variant.accuracy.stated_bounds()))
+    elif not (judged := judgement_of(variant, artifact.record)).passed:
+        raise refusal(subject, judged, context.spec.where(spec.name, "variants", locked.served))
+
+
+def _judge_summary(subject: str, accuracy: Mapping[str, float], bounds: Bounds) -> None:
+    if accuracy.get("relative_l2") is None:
+        return
+    worst = Deviation(
+        "its worst output",
+        relative_l2=float(accuracy["relative_l2"]),
+        cosine=float(accuracy.get("cosine", 1.0)),
+        max_abs=float(accuracy.get("max_abs", 0.0)),
+        bounds=Bounds(bounds.relative_l2, bounds.cosine, bounds.max_abs if "max_abs" in accuracy else None),
+    )
+    if not worst.passed:
+        raise GateError(
+            f"{subject}: not accurate enough; {', '.join(worst.violations)}",
+            code="accuracy",
+            fix="tritonsmith build",
+        )
+
+
+def lint_gate(
+    candidate: Candidate,
+    number: int,
+    configs: Mapping[str, str],
+    served: Mapping[str, Sequence[int]],
+    target: Target | None,
+) -> None:
+    """GateError `lint` when Triton would refuse the model as it would stand at the destination.
+
+    configs, served: of the other models as they will stand there, those that an ensemble passes through.
+    """
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-publish-") as scratch:
+        root = Path(scratch)
+        _lay_out(root / candidate.model, manifest(candidate.text, [number], "the spec"), [number])
+        for name, file in candidate.files.items():
+            _place(root / candidate.model / str(number) / name, file)
+        for name, file in candidate.root.items():
+            _place(root / candidate.model / name, file)
+        for name, text in configs.items():
+            if name != candidate.model and check_model_name(name) is None:
+                _lay_out(root / name, text, served.get(name, ()))
+        findings = check([root / candidate.model], LintOptions(target=target))
+    errors = [f for f in findings if f.severity == "error"]
+    if errors:
+        raise GateError(
+            f"{candidate.model}: Triton would not load this model: "
+            + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
+            code="lint",
+            fix=f"tritonsmith check --explain {errors[0].rule}",
+        )
+
+
+def _lay_out(directory: Path, config: str, versions: Sequence[int]) -> None:
+    directory.mkdir()
+    (directory / CONFIG).write_text(config, encoding="utf-8")
+    for number in versions:
+        (directory / str(number)).mkdir()
+
+
+def _place(link: Path, file: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(file.absolute())

@@ -1,0 +1,78 @@
+"""A destination → one row a version, for people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.publish.destination import Destination
+from builder.publish.rollback import known_state
+from builder.publish.versions import ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version. state: served, kept, failed, damaged or unfinished. provenance: its record, {} when it has none."""
+
+    model: str
+    version: int
+    state: str
+    bytes: int
+    provenance: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, with the whole record."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "state": self.state,
+            "bytes": self.bytes,
+            "provenance": dict(self.provenance) or None,
+        }
+
+
+def list_versions(destination: Destination, model: str | None = None) -> list[VersionRow]:
+    """All versions of all models that were published there, or of one, newest first.
+
+    UsageError `unknown_model` when that one was not.
+    """
+    if model is not None:
+        return list(_rows(known_state(destination, model)))
+    return [row for name in destination.models() for row in _rows(destination.state(name))]
+
+
+def _rows(state: ModelState) -> Iterator[VersionRow]:
+    for number in sorted(state.numbers, reverse=True):
+        prefix = f"{number}/"
+        size = sum(bytes for name, bytes in state.files.items() if name.startswith(prefix))
+        yield VersionRow(state.name, number, state.state_of(number), size, state.provenance.get(number, {}))
+
+
+def text_of_versions(rows: list[VersionRow], url: str) -> str:
+    """A table: model, version, state, when, commit, variant, worst relative L2."""
+    if not rows:
+        return f"nothing was published at {url}"
+    header = ("MODEL", "VERSION", "STATE", "PUBLISHED", "COMMIT", "VARIANT", "REL. L2")
+    table = [header, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
+
+
+def _cells(row: VersionRow) -> tuple[str, ...]:
+    record = row.provenance
+    spec = record.get("spec", {})
+    commit = f"{spec['commit'][:10]}{'+' if spec.get('dirty') else ''}" if spec.get("commit") else "-"
+    deviation = record.get("accuracy", {}).get("relative_l2")
+    return (
+        row.model,
+        str(row.version),
+        row.state,
+        str(record.get("published", "-")).replace("+00:00", "Z"),
+        commit,
+        record.get("variant") or "-",
+        "-" if deviation is None else f"{float(deviation):.1e}",
+    )

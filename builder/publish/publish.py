@@ -1,0 +1,368 @@
+"""(a built spec, a destination) → new versions there, each visible as a whole or not at all, undone when it fails live."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from builder.console import note
+from builder.context import BuildOptions, Context, context_of, reference_samples_path
+from builder.errors import BuildError, GateError, TritonsmithError
+from builder.model_config import model_config_from_text
+from builder.order import in_build_order
+from builder.publish.candidate import Candidate, candidate_of, changed_meanwhile, check_copied, stamps_of
+from builder.publish.destination import Content, Destination, Switch
+from builder.publish.gates import accuracy_gate, lint_gate, stale_gate
+from builder.publish.provenance import (
+    SpecOrigin,
+    file_records,
+    record_bytes,
+    record_of,
+    spec_origin,
+    sweep_evidence,
+)
+from builder.publish.release import Release, Switched
+from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples
+from builder.publish.undo import expected_of, follow_or_undo
+from builder.publish.versions import (
+    ROOT,
+    SMOKE,
+    STATED_CONFIG,
+    ModelState,
+    manifest,
+    surplus,
+    versions_to_serve,
+)
+from builder.spec import ModelSpec
+
+Tell = Callable[[str, int, int], None]
+"""(what is being done, models done, models in all)"""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """What to publish, and how many versions are kept at the destination (the served ones always are)."""
+
+    build: BuildOptions
+    models: tuple[str, ...] = ()
+    keep: int = 3
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPublication:
+    """What became of one model.
+
+    action:   published, up to date, would publish (--dry-run), failed, or not published (a step of it failed).
+    version:  the published version; None when there is none.
+    served:   versions that the destination serves now; previous: those that it served before.
+    removed:  old versions that were removed.
+    live:     what the live servers did, one line; empty when none was asked.
+    notes:    what people should know.
+    """
+
+    model: str
+    action: str
+    version: int | None
+    served: tuple[int, ...]
+    previous: tuple[int, ...]
+    removed: tuple[int, ...] = ()
+    bytes: int = 0
+    seconds: float = 0.0
+    live: str = ""
+    notes: tuple[str, ...] = ()
+    error: TritonsmithError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """The whole run, in the order in which models were published: steps before their ensembles."""
+
+    destination: str
+    models: tuple[ModelPublication, ...]
+
+    @property
+    def errors(self) -> tuple[TritonsmithError, ...]:
+        """The failures."""
+        return tuple(m.error for m in self.models if m.error is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """All that passed the gates."""
+
+    context: Context
+    origin: SpecOrigin
+    specs: Sequence[ModelSpec]
+    candidates: Mapping[str, Candidate]
+    states: Mapping[str, ModelState]
+    skipped: frozenset[str] = field(default=frozenset())
+
+
+def publish(
+    options: PublishOptions,
+    destination: Destination,
+    release: Release | None = None,
+    tell: Tell | None = None,
+) -> PublishResult:
+    """Publishes what differs from what is served there.
+
+    All gates are passed before anything is written: GateError `stale`, `accuracy`, `lint`, `foreign_model`,
+    `step_not_published`. A model that fails after that is in the result with its error, and the destination
+    serves of it what it served before; models that do not call it are published all the same.
+    """
+    tell = tell or (lambda what, done, total: None)
+    if options.dry_run:
+        prepared = _prepare(options, destination)
+        return PublishResult(destination.url, tuple(_would(prepared, s) for s in prepared.specs))
+    with destination.exclusive():
+        prepared = _prepare(options, destination)
+        if release is not None:
+            release.check()
+        done: list[ModelPublication] = []
+        for spec in prepared.specs:
+            tell(spec.name, len(done), len(prepared.specs))
+            broken = {m.model for m in done if m.error is not None}
+            missing = [s for s in prepared.candidates[spec.name].steps if s in broken]
+            done.append(
+                _not_published(prepared, spec, missing[0])
+                if missing
+                else _publish(options, prepared, spec, destination, release)
+            )
+        tell("done", len(done), len(prepared.specs))
+    prepared.context.cache.stats.save()
+    return PublishResult(destination.url, tuple(done))
+
+
+def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
+    context = context_of(replace(options.build, models=options.models))
+    chosen = set(options.models or (m.name for m in context.spec.models))
+    specs = [m for m in in_build_order(context.spec.models) if m.name in chosen]
+    stale_gate(context, set(context.observed))
+    locked = context.lock.models
+    candidates = {s.name: candidate_of(context.repository, s.name, locked[s.name]) for s in specs}
+    for spec in specs:
+        accuracy_gate(context, spec, locked[spec.name])
+    states = {spec.name: destination.state(spec.name) for spec in specs}
+    for state in states.values():
+        _refuse_foreign(state, destination)
+    _lint(context, candidates, states, destination)
+    current = frozenset(n for n, c in candidates.items() if _is_current(c, states[n]))
+    return _Prepared(context, spec_origin(context.spec), specs, candidates, states, current)
+
+
+def _refuse_foreign(state: ModelState, destination: Destination) -> None:
+    if state.is_foreign:
+        raise GateError(
+            f"{state.name} is at {destination.url} already, and `tritonsmith publish` did not put it there",
+            code="foreign_model",
+            fix="move it away, or give this model another name",
+        )
+
+
+def _is_current(candidate: Candidate, state: ModelState) -> bool:
+    """Whether what is served is this very content, whole."""
+    served = state.served
+    return (
+        bool(served)
+        and served[-1] in state.complete
+        and state.provenance[served[-1]]["content"] == candidate.content
+        and all(name in state.files for name in candidate.root)
+    )
+
+
+def _lint(
+    context: Context,
+    candidates: Mapping[str, Candidate],
+    states: Mapping[str, ModelState],
+    destination: Destination,
+) -> None:
+    """Each model is linted among those it will stand with: what is published now, and what is there already."""
+    there: dict[str, ModelState] = {}
+
+    def around(names: Collection[str]) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
+        configs: dict[str, str] = {}
+        served: dict[str, Sequence[int]] = {}
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name in configs:
+                continue
+            if name in candidates:
+                number = states[name].next_number
+                configs[name], served[name] = manifest(candidates[name].text, [number], "the spec"), [number]
+                waiting += candidates[name].steps
+                continue
+            state = there.setdefault(name, destination.state(name))
+            if not state.served or state.config_text is None:
+                raise GateError(
+                    f"{name} is a step of an ensemble that is published, and {destination.url} does not have it",
+                    code="step_not_published",
+                    fix=f"tritonsmith publish … {name}, or publish all models",
+                )
+            configs[name], served[name] = state.config_text, state.served
+            config = model_config_from_text(state.config_text)
+            waiting += [step.model_name for step in config.ensemble_scheduling.step]
+        return configs, served
+
+    for name, candidate in candidates.items():
+        configs, served = around(candidate.steps)
+        lint_gate(candidate, states[name].next_number, configs, served, context.target)
+
+
+def _would(prepared: _Prepared, spec: ModelSpec) -> ModelPublication:
+    state = prepared.states[spec.name]
+    if spec.name in prepared.skipped:
+        return ModelPublication(spec.name, "up to date", state.served[-1], state.served, state.served)
+    number = state.next_number
+    size = sum(f.stat().st_size for f in prepared.candidates[spec.name].files.values())
+    return ModelPublication(spec.name, "would publish", number, state.served, state.served, bytes=size)
+
+
+def _not_published(prepared: _Prepared, spec: ModelSpec, step: str) -> ModelPublication:
+    state = prepared.states[spec.name]
+    error = GateError(f"{spec.name}: not published, because its step {step!r} failed", code="step_failed")
+    return ModelPublication(spec.name, "not published", None, state.served, state.served, error=error)
+
+
+def _publish(
+    options: PublishOptions,
+    prepared: _Prepared,
+    spec: ModelSpec,
+    destination: Destination,
+    release: Release | None,
+) -> ModelPublication:
+    started = time.monotonic()
+    candidate, state = prepared.candidates[spec.name], prepared.states[spec.name]
+    if spec.name in prepared.skipped:
+        served = state.served
+        removed = _drop_surplus(options, candidate, state, destination)
+        return ModelPublication(spec.name, "up to date", served[-1], served, served, removed)
+    placeholder = manifest(candidate.text, [], options.build.spec.name, options.build.templates)
+    live = ""
+    number: int | None = None
+    try:
+        number = destination.claim(state, placeholder)
+        try:
+            record = _upload(prepared, spec, state, number, destination)
+        except BaseException:
+            destination.abandon(spec.name, number)
+            raise
+        available = [n for n in state.complete if n not in state.failed]
+        versions = versions_to_serve(candidate.policy, number, available, options.keep)
+        text = manifest(candidate.text, versions, options.build.spec.name, options.build.templates)
+        # A switch that fails may have come through all the same: the version is left there, whole and not in use.
+        destination.switch(state, Switch(spec.name, number, record["root"], text, _root_before(state)))
+        if release is not None:
+            switched = Switched(spec.name, versions, expected_of(destination, spec.name, number, record))
+            live = follow_or_undo(destination, release, state, switched, placeholder)
+    except (TritonsmithError, OSError) as error:
+        if not isinstance(error, TritonsmithError):
+            error = _disk(error)
+        now = destination_served(destination, state)
+        return ModelPublication(
+            spec.name, "failed", number, now, state.served, (), 0, time.monotonic() - started, error=error
+        )
+    removed = _drop_surplus(options, candidate, destination.state(spec.name), destination)
+    notes = (record["smoke"]["note"],) if release is not None and record["smoke"]["note"] else ()
+    return ModelPublication(
+        model=spec.name,
+        action="published",
+        version=number,
+        served=versions,
+        previous=state.served,
+        removed=removed,
+        bytes=sum(told["bytes"] for told in record["files"].values()),
+        seconds=time.monotonic() - started,
+        live=live,
+        notes=tuple(f"no smoke test: {n}" for n in notes),
+    )
+
+
+def destination_served(destination: Destination, state: ModelState) -> tuple[int, ...]:
+    """What is served after a failure, as far as the destination still answers."""
+    try:
+        return destination.state(state.name).served
+    except (TritonsmithError, OSError):
+        return state.served
+
+
+def _upload(
+    prepared: _Prepared, spec: ModelSpec, state: ModelState, number: int, destination: Destination
+) -> dict[str, Any]:
+    candidate = prepared.candidates[spec.name]
+    files: dict[str, Content] = dict(candidate.files)
+    stamps = stamps_of(candidate)
+    files[STATED_CONFIG] = candidate.text.encode()
+    files |= {f"{ROOT}/{name}": file for name, file in candidate.root.items()}
+    content, smoke = _smoke(prepared, spec, candidate)
+    if content is not None:
+        files[SMOKE] = content
+    records = file_records(files, {})
+    check_copied(candidate, records)
+    record = record_of(
+        model=spec.name,
+        version=number,
+        content=candidate.content,
+        files=records,
+        root=tuple(sorted(candidate.root)),
+        policy=candidate.policy,
+        previous=state.served,
+        locked=candidate.locked,
+        origin=prepared.origin,
+        smoke=smoke,
+        evidence=sweep_evidence(prepared.context.spec, spec.name),
+    )
+    destination.add(spec.name, number, files, record_bytes(record))
+    if stamps_of(candidate) != stamps:
+        raise changed_meanwhile(candidate, prepared.context.repository / spec.name)
+    return record
+
+
+def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
+    path = reference_samples_path(prepared.context.options, spec.name)
+    if path is None:
+        why = (
+            "the source was taken over as it is, without recorded answers"
+            if candidate.locked.accuracy.get("samples") == 0
+            else "the source's answers are no longer in the cache"
+        )
+        return None, {"samples": 0, "bounds": {}, "note": why}
+    samples, why = smoke_samples(path, candidate.config)
+    if samples is None:
+        return None, {"samples": 0, "bounds": {}, "note": why}
+    bounds = smoke_bounds(spec, candidate.locked.served, samples)
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-publish-") as scratch:
+        content = smoke_bytes(samples, Path(scratch))
+    return content, {"samples": len(samples.samples), "bounds": bounds, "note": ""}
+
+
+def _root_before(state: ModelState) -> tuple[str, ...]:
+    """Names at the model's root that earlier versions put there."""
+    return tuple(sorted({name for record in state.provenance.values() for name in record["root"]}))
+
+
+def _drop_surplus(
+    options: PublishOptions, candidate: Candidate, state: ModelState, destination: Destination
+) -> tuple[int, ...]:
+    """Removes old versions; what cannot be removed now is left to the next publish, for the new one stands."""
+    numbers = surplus(state, options.keep, candidate.policy)
+    try:
+        destination.drop(state.name, numbers)
+    except (TritonsmithError, OSError) as error:
+        told = error.message if isinstance(error, TritonsmithError) else str(error)
+        note(f"warning: {state.name}: old versions could not be removed: {told}")
+        return ()
+    return numbers
+
+
+def _disk(error: OSError) -> BuildError:
+    return BuildError(
+        f"cannot write: {error.strerror or error}: {error.filename}",
+        code="disk",
+        fix="free space or permissions, then publish again; what was served before still is",
+    )

@@ -1,0 +1,109 @@
+"""(a build's samples with the source's answers, the config that is served) → a few small requests and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.accuracy import PRECISION_BOUNDS, Bounds, variant_bounds
+from builder.samples import Sample, SampleSet, load_samples, save_samples
+from builder.spec import ModelSpec
+from builder.tensors import DTYPES, dtype_from_config
+
+if TYPE_CHECKING:
+    from builder.samples import Array
+
+_SAMPLES = 3
+_LIMIT_BYTES = 8 << 20
+
+
+def smoke_samples(path: Path, config: Any) -> tuple[SampleSet | None, str]:
+    """(requests with the source's answers as the served model takes and gives them, why there are none).
+
+    path:   the artifact's .npz. config: the ModelConfig that is served.
+    A batch becomes its first row; at most 3 requests and 8 MiB in all.
+    """
+    if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
+        return None, "a model with state or with several responses has no single answer"
+    samples = load_samples(path)
+    kept: list[Sample] = []
+    size = 0
+    for sample in samples.samples:
+        row = _first_row(sample) if config.max_batch_size > 0 else sample
+        try:
+            fitted = Sample(
+                _as_served(row.inputs, config.input, config.max_batch_size),
+                _as_served(row.outputs, config.output, config.max_batch_size),
+                sample.label,
+            )
+        except ValueError as error:
+            return None, str(error)
+        size += sum(array.nbytes for array in (*fitted.inputs.values(), *fitted.outputs.values()))
+        if size > _LIMIT_BYTES or len(kept) == _SAMPLES:
+            break
+        if fitted.outputs:
+            kept.append(fitted)
+    if not kept:
+        return None, "its requests are larger than 8 MiB" if samples.samples else "the build has no samples"
+    return SampleSet(tuple(kept), samples.origin), ""
+
+
+def smoke_bytes(samples: SampleSet, scratch: Path) -> bytes:
+    """The samples as the .npz that `builder.samples.load_samples` reads."""
+    path = scratch / "smoke.npz"
+    save_samples(samples, path)
+    return path.read_bytes()
+
+
+def smoke_bounds(spec: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
+    """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's.
+
+    Where nothing is stated, FP32 is held to TF32's: a GPU computes FP32 products so where it may, and no build
+    on a CPU can tell.
+    """
+    accuracy = spec.accuracy if variant is None else spec.variants[variant].accuracy
+    stated = Bounds(**accuracy.stated_bounds())
+    precision = "fp32" if variant is None else spec.variants[variant].precision
+    found: dict[str, dict[str, Any]] = {}
+    for name, array in samples.samples[0].outputs.items():
+        bounds = stated if stated.stated else variant_bounds(precision, array.dtype.name)
+        if not stated.stated and precision == "fp32" and array.dtype.kind == "f":
+            bounds = PRECISION_BOUNDS["fp16" if array.dtype.itemsize == 2 else "tf32"]
+        found[name] = {f: getattr(bounds, f) for f in Bounds.__dataclass_fields__}
+    return found
+
+
+def _first_row(sample: Sample) -> Sample:
+    tensors = [*sample.inputs.values(), *sample.outputs.values()]
+    count = tensors[0].shape[0] if tensors and tensors[0].ndim else 0
+    if count < 2 or any(t.ndim == 0 or t.shape[0] != count for t in tensors):
+        return sample
+    return Sample(
+        {n: t[:1] for n, t in sample.inputs.items()},
+        {n: t[:1] for n, t in sample.outputs.items()},
+        sample.label,
+    )
+
+
+def _as_served(arrays: Mapping[str, Array], tensors: Any, max_batch_size: int) -> dict[str, Array]:
+    """The arrays of the tensors that the config declares, in its types and shapes; ValueError when one has none."""
+    names = {d.config for d in DTYPES if d.numpy}
+    found: dict[str, Array] = {}
+    for tensor in tensors:
+        data_type = (
+            tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+        )
+        array = arrays.get(tensor.name)
+        if array is None or data_type not in names:
+            if data_type not in names:
+                raise ValueError(f"NumPy has no {data_type.removeprefix('TYPE_')}")
+            continue
+        wanted = dtype_from_config(data_type).numpy
+        if array.dtype.name != wanted:
+            array = array.astype(wanted)
+        if tensor.HasField("reshape") and all(d >= 0 for d in tensor.dims):
+            batch = array.shape[:1] if max_batch_size > 0 else ()
+            array = array.reshape((*batch, *tensor.dims))
+        found[tensor.name] = array
+    return found

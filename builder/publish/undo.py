@@ -1,0 +1,93 @@
+"""(a switch that was made, the live servers) → one line when they serve it rightly; else everything as it was before."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from builder.errors import GateError, TritonsmithError
+from builder.publish.destination import Destination, Switch
+from builder.publish.release import Expected, Release, Switched
+from builder.publish.versions import FAILED, SMOKE, ModelState
+from builder.samples import load_samples
+
+
+def expected_of(
+    destination: Destination, model: str, number: int, record: Mapping[str, Any]
+) -> Expected | None:
+    """The recorded requests of a published version; None when it has none."""
+    content = destination.read(model, f"{number}/{SMOKE}") if SMOKE in record["files"] else None
+    if content is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-smoke-") as scratch:
+        path = Path(scratch) / "smoke.npz"
+        path.write_bytes(content)
+        return Expected(load_samples(path), record["smoke"]["bounds"])
+
+
+def follow_or_undo(
+    destination: Destination, release: Release, before: ModelState, switched: Switched, placeholder: str
+) -> str:
+    """Lets the live servers follow a switch; when they cannot, switches back, lets them follow that, and raises.
+
+    before:      the state before the switch.
+    placeholder: config.pbtxt that serves nothing, for a model that was not there before.
+    GateError `release_failed` says what failed and what is served now.
+    """
+    try:
+        return release.follow(switched)
+    except TritonsmithError as error:
+        cause = error
+    except BaseException:
+        _undo(destination, release, before, switched, placeholder, "interrupted")
+        raise
+    told = _undo(destination, release, before, switched, placeholder, cause.message)
+    raise GateError(
+        f"{switched.model}: version {switched.served[-1]} failed live and was taken back: {cause.message}",
+        code="release_failed",
+        seen=cause.seen,
+        details=[*cause.details, told],
+        fix=cause.fix,
+    ) from cause
+
+
+def _undo(
+    destination: Destination,
+    release: Release,
+    before: ModelState,
+    switched: Switched,
+    placeholder: str,
+    why: str,
+) -> str:
+    """One line of what is served now."""
+    now = destination.state(switched.model)
+    number = switched.served[-1]
+    if before.config_text is None or not before.served:
+        destination.withdraw(now, placeholder)
+        try:
+            release.forget(switched.model)
+        except TritonsmithError as error:
+            return f"the destination has no {switched.model} any more, but the server: {error.message}"
+        return f"{switched.model} had no version before; it was removed again"
+    old = before.served[-1]
+    record = before.provenance.get(old, {"root": [], "files": {}})
+    failed = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "why": why}
+    change = Switch(
+        switched.model,
+        old,
+        record["root"],
+        before.config_text,
+        now.provenance.get(number, {"root": []})["root"],
+        {f"{number}/{FAILED}": json.dumps(failed).encode()},
+    )
+    destination.switch(now, change)
+    expected = expected_of(destination, switched.model, old, record)
+    try:
+        live = release.follow(Switched(switched.model, before.served, expected))
+    except TritonsmithError as error:
+        return f"version {old} stands at {destination.url} again, but the server: {error.message}"
+    return f"version {old} is served again: {live}"

@@ -46,7 +46,11 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if first is None else f"({first.value})",
     ]
-    return ["  ".join(p for p in parts if p), *(_variant_line(v, width) for v in outcome.variants)]
+    lines = ["  ".join(p for p in parts if p)]
+    for variant in outcome.variants:
+        lines.append(_variant_line(variant, width))
+        lines += [f"{' ' * (width + 6)}{finding}" for finding in variant.judged.findings]
+    return lines
 
 
 def _variant_line(variant: VariantOutcome, width: int) -> str:

@@ -70,19 +70,20 @@ def _built(
     artifact = cache.get(key) if key else None
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
+    judgement = Judgement()
     try:
         if spec.variants[name].backend == "tensorrt":
             # Before the conversion, which may take minutes.
             engine_options(spec.variants[name], _where(spec, name, repository))
             engine_profiles(spec, name, base.record, repository)
         artifact = artifact or _converted_artifact(spec, name, base, repository, cache)
+        judgement = _explained(spec, name, base, artifact, repository, cache)
         if spec.variants[name].backend == "tensorrt":
             engines = engine_artifacts(spec, name, artifact, repository, cache)
             action = "from cache" if all(engine.was_cached for engine in engines) else "made"
-        judgement = _explained(spec, name, base, artifact, repository, cache)
     except TritonsmithError as error:
         placed = place_error(error, f"{spec.name}/{name}", _where(spec, name, repository))
-        return BuiltVariant(name, None, "failed", placed)
+        return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
 
 

@@ -204,6 +204,7 @@ def _error_from_dict(data: Mapping[str, Any]) -> TritonsmithError:
         seen=data["seen"],
         valid=data["valid"],
         fix=data["fix"],
+        details=data["details"],
     )
 
 

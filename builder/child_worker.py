@@ -116,4 +116,5 @@ def _error_as_dict(error: TritonsmithError) -> dict[str, object]:
         "seen": None if error.seen is None else str(error.seen),
         "valid": [str(value) for value in error.valid],
         "fix": error.fix,
+        "details": list(error.details),
     }

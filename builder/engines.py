@@ -44,10 +44,27 @@ def engine_artifacts(
     One that is not in the cache and that this machine cannot compile: ToolError gpu_missing or gpu_other, after
     TensorRT-RTX has shown, where it is installed, that the graph parses and lowers; BuildError when it does not.
     """
-    return tuple(
-        _engine(spec, name, converted, repository, cache, target)
-        for target in engine_targets(repository, this_toolchain())
-    )
+    targets = engine_targets(repository, this_toolchain())
+    # Those that this machine can compile are compiled even where another is missing, for the cache.
+    tried = [_tried(spec, name, converted, repository, cache, target) for target in targets]
+    for result in tried:
+        if isinstance(result, ToolError):
+            raise result
+    return tuple(result for result in tried if isinstance(result, BuiltEngine))
+
+
+def _tried(
+    spec: ModelSpec,
+    name: str,
+    converted: Artifact,
+    repository: RepositorySpec,
+    cache: Cache,
+    target: EngineTarget,
+) -> BuiltEngine | ToolError:
+    try:
+        return _engine(spec, name, converted, repository, cache, target)
+    except ToolError as error:
+        return error
 
 
 def _engine(

@@ -20,7 +20,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class TritonsmithError(Exception):
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error travels between processes and machines whole.
+        others = {name: getattr(self, name) for name in ("code", "where", "seen", "valid", "fix", "details")}
+        return _error_of, (type(self), self.message, others)
+
     def as_dict(self) -> dict[str, object]:
         """The error as one JSON object (what `--format json` prints)."""
         return {
@@ -91,6 +96,10 @@ class TritonsmithError(Exception):
             "details": list(self.details),
             "exit_code": self.exit_code,
         }
+
+
+def _error_of(kind: type[TritonsmithError], message: str, others: dict[str, Any]) -> TritonsmithError:
+    return kind(message, **others)
 
 
 class SpecError(TritonsmithError):

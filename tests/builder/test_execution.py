@@ -1,0 +1,241 @@
+"""Several models at once: shares of the machine, time limits, the first failure, and a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.budget import Budget
+from builder.errors import GateError, Where
+from builder.run_policy import PeakMemory
+from tests import onnx_models
+from tests.conftest import Run
+
+SLEEPER = "import time\n\ndef load():\n    time.sleep(600)\n"
+BROKEN = "def load():\n    raise RuntimeError('no weights here')\n"
+
+
+class Holder:
+    """Holds a share in a thread until it is let go."""
+
+    def __init__(self, budget: Budget, memory_bytes: int, gpu: bool = False) -> None:
+        self.grant: object = None
+        self._has, self._let_go = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, args=(budget, memory_bytes, gpu), daemon=True)
+        self._thread.start()
+
+    def _hold(self, budget: Budget, memory_bytes: int, gpu: bool) -> None:
+        with budget.hold(memory_bytes, gpu) as grant:
+            self.grant = grant
+            self._has.set()
+            self._let_go.wait(30)
+
+    def has(self, within_s: float = 5.0) -> bool:
+        return self._has.wait(within_s)
+
+    def let_go(self) -> None:
+        self._let_go.set()
+        self._thread.join(5)
+
+
+def test_a_budget_gives_no_more_than_there_is_and_in_order() -> None:
+    budget = Budget(cpus=4, memory_bytes=100, jobs=3)
+    first, large = Holder(budget, 60), None
+    assert first.has()
+    large = Holder(budget, 80)
+    small = Holder(budget, 10)
+    assert not large.has(0.3), "60 + 80 is more than 100"
+    assert not small.has(0.1), "it came later: a large action is not passed over for ever"
+    first.let_go()
+    assert large.has() and small.has()
+    large.let_go()
+    small.let_go()
+
+
+def test_an_action_larger_than_the_machine_runs_alone() -> None:
+    budget = Budget(cpus=4, memory_bytes=100)
+    beside = Holder(budget, 1)
+    assert beside.has()
+    giant = Holder(budget, 10_000)
+    assert not giant.has(0.3)
+    beside.let_go()
+    assert giant.has()
+    giant.let_go()
+
+
+def test_one_compilation_a_gpu() -> None:
+    budget = Budget(cpus=8, memory_bytes=100, gpus=(0, 1))
+    one, two = Holder(budget, 1, gpu=True), Holder(budget, 1, gpu=True)
+    assert one.has() and two.has()
+    assert {one.grant.gpu, two.grant.gpu} == {0, 1}  # type: ignore[attr-defined]
+    third, plain = Holder(budget, 1, gpu=True), Holder(budget, 1)
+    assert not third.has(0.3)
+    one.let_go()
+    assert third.has() and plain.has()
+    for holder in (two, third, plain):
+        holder.let_go()
+
+
+def test_who_is_stopped_while_waiting_gets_nothing_and_blocks_nobody() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    first = Holder(budget, 1)
+    assert first.has()
+    with budget.hold(1, stop=lambda: True) as grant:
+        assert grant is None
+    first.let_go()
+    last = Holder(budget, 1)
+    assert last.has()
+    last.let_go()
+
+
+def test_peaks_are_remembered_and_a_damaged_file_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "peaks.json"
+    peaks = PeakMemory(path)
+    peaks.learn("the export of m", 1000)
+    peaks.save()
+    assert PeakMemory(path).expected_bytes("the export of m") == 1250
+    path.write_text('{"the export of m": "much", "x"')
+    assert PeakMemory(path).expected_bytes("the export of m") == 1 << 30
+
+
+def project(directory: Path, **sources: str) -> None:
+    lines = ["models:"]
+    for name, text in sources.items():
+        if text == "onnx":
+            onnx_models.save(onnx_models.affine(("batch", 3)), directory / f"{name}.onnx")
+            source = f"{{onnx: {name}.onnx}}"
+        else:
+            (directory / f"{name}_source.py").write_text(text)
+            source = f'{{torch: "{name}_source:load"}}'
+        lines += [f"  {name}:", f"    source: {source}", "    max_batch_size: 4"]
+    (directory / "models.yaml").write_text("\n".join(lines) + "\n")
+
+
+def actions(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {m["model"]: m["action"] for m in json.loads(result.stdout)["models"]}
+
+
+def test_an_action_that_takes_too_long_is_stopped_and_the_others_are_built(
+    tmp_path: Path, tritonsmith: Run
+) -> None:
+    project(tmp_path, slow=SLEEPER, good="onnx")
+    result = tritonsmith("build", "--timeout", "6", "--jobs", "2", "--format", "json")
+    assert result.returncode == 1, result.stderr
+    assert actions(result) == {"slow": "failed", "good": "exported"}
+    assert "error[export_timeout]" in result.stderr and "took longer than 6 s" in result.stderr
+    assert (tmp_path / "model_repository" / "good" / "config.pbtxt").is_file()
+
+
+def test_fail_fast_ends_what_runs_and_says_what_was_not_built(tmp_path: Path, tritonsmith: Run) -> None:
+    project(tmp_path, broken=BROKEN, slow=SLEEPER)
+    result = tritonsmith("build", "--fail-fast", "--jobs", "2", timeout=60)
+    assert result.returncode == 1
+    assert "no weights here" in result.stderr
+    assert "slow    not built" in result.stdout
+    assert "0 of 2 models written, 1 failed and left as they were, 1 not built" in result.stdout
+
+
+def test_only_the_named_models_and_their_steps_are_built(tmp_path: Path, tritonsmith: Run) -> None:
+    project(tmp_path, a="onnx", b="onnx", c="onnx")
+    assert tritonsmith("build", "a", "c").returncode == 0
+    assert sorted(p.name for p in (tmp_path / "model_repository").iterdir()) == ["a", "c"]
+    assert sorted(json.loads((tmp_path / "models.lock.json").read_text())["models"]) == ["a", "c"]
+    assert tritonsmith("plan", "a", "--exit-code").returncode == 0
+    assert tritonsmith("plan", "--exit-code").returncode == 4
+    wrong = tritonsmith("build", "aa")
+    assert wrong.returncode == 2 and "did you mean 'a'?" in wrong.stderr
+
+
+def test_locked_builds_what_the_lock_says_and_nothing_else(tmp_path: Path, tritonsmith: Run) -> None:
+    project(tmp_path, a="onnx", b="onnx")
+    assert tritonsmith("build", "--locked").returncode == 4, "there is no lock yet"
+    assert tritonsmith("build").returncode == 0
+    lock = (tmp_path / "models.lock.json").read_text()
+    before = (tmp_path / "model_repository" / "a" / "1" / "model.onnx").read_bytes()
+    (tmp_path / "model_repository" / "a" / "1" / "model.onnx").unlink()
+    assert tritonsmith("build", "--locked").returncode == 0, "what was lost is made again"
+    assert (tmp_path / "model_repository" / "a" / "1" / "model.onnx").read_bytes() == before
+    spec = tmp_path / "models.yaml"
+    spec.write_text(spec.read_text().replace("max_batch_size: 4", "max_batch_size: 8", 1))
+    refused = tritonsmith("build", "--locked")
+    assert refused.returncode == 4 and "max_batch_size: 4 → 8" in refused.stderr
+    assert (tmp_path / "models.lock.json").read_text() == lock
+
+
+def test_artifacts_only_fills_the_cache_and_lays_nothing_out(tmp_path: Path, tritonsmith: Run) -> None:
+    project(tmp_path, a="onnx", b="onnx")
+    made = tritonsmith("build", "--artifacts-only", "--format", "json")
+    assert made.returncode == 0 and actions(made) == {"a": "cached", "b": "cached"}
+    assert not (tmp_path / "model_repository").exists() and not (tmp_path / "models.lock.json").exists()
+    built = tritonsmith("build", "--format", "json")
+    assert actions(built) == {"a": "from cache", "b": "from cache"}
+
+
+def test_an_error_travels_whole() -> None:
+    import pickle
+
+    error = GateError("no", code="c", where=Where(Path("a"), 3), seen=1, valid=(1, 2), fix="f", details=["x"])
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.as_dict()) == (GateError, str(error), error.as_dict())
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Address of a Ray cluster on this machine; its nodes have a cache of their own."""
+    pytest.importorskip("ray", reason="Ray is not installed; run `make install`")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # A socket's path has to be short.
+    temporary = Path("/tmp") / f"ray-{os.getpid()}"
+    head = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1", "--num-cpus=2"),
+            *("--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary}"),
+        ],
+        env={**os.environ, "TRITONSMITH_CACHE": str(tmp_path / "node")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert head.stdout is not None
+    said = ""
+    try:
+        for line in head.stdout:
+            said += line
+            if "Ray runtime started" in line:
+                break
+        else:
+            raise AssertionError(said)
+        yield address
+    finally:
+        head.terminate()
+        head.communicate(timeout=60)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_makes_them_and_its_errors_come_back(
+    tmp_path: Path, tritonsmith: Run, cluster: str
+) -> None:
+    project(tmp_path, good="onnx", broken=BROKEN)
+    remote = ("--remote-cache", str(tmp_path / "shared"))
+    unshared = tritonsmith("build", "--executor", f"ray:{cluster}")
+    assert unshared.returncode == 2 and "--remote-cache" in unshared.stderr
+    result = tritonsmith("build", "--executor", f"ray:{cluster}", *remote, "--format", "json")
+    assert result.returncode == 1, result.stderr
+    assert actions(result) == {"good": "exported", "broken": "failed"}
+    assert "no weights here" in result.stderr
+    assert (tmp_path / "node" / "artifacts").is_dir(), "made by the node, in its own cache"
+    assert tritonsmith("build", "good", "--locked").returncode == 0

@@ -118,6 +118,8 @@ def run_load_test(
             before.append(_counted(api, model, metrics_url))
             sampled.restart()
 
+        if not test.warmup_s:
+            at_measure_start()  # before the first request, not beside it
         records = generate(
             target,
             test.load,
@@ -135,10 +137,12 @@ def run_load_test(
             ),
             environment=environment_of(about_server),
             on_progress=on_progress,
-            at_measure_start=at_measure_start,
+            at_measure_start=at_measure_start if test.warmup_s else None,
         )
         after = _counted(api, model, metrics_url)
     server, why = None, "the server does not tell statistics"
+    if before and before[0] is not None and after is None:
+        why = "the server did not answer after the test"
     if before and before[0] is not None and after is not None:
         server = counters_between(before[0].rows, after.rows, before[0].reasons, after.reasons)
         why = "the model was reloaded during the test"

@@ -41,6 +41,11 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         where = f", {early:,} of them in the warm-up" if early else ""
         lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
         lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+    if summary.warmup_requests:
+        lines.append(
+            f"  warm-up     {summary.warmup_requests:,} requests in {summary.warmup_s:.1f} s were still "
+            "settling and are left out"
+        )
     if header.interrupted:
         lines.append("  interrupted before its time; the numbers are of what was done")
     lines += [f"  because     {reason}" for reason in summary.validity.reasons]

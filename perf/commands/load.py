@@ -343,12 +343,15 @@ def load_from_flags(
 
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     """Serve what is to be served, test, say what came out; the exit code."""
+    from contextlib import ExitStack
+
     from builder.console import progress
     from perf.load import run_load_test, server_at
 
     check_output(output)
-    with server_at(target) as served, progress() as bar:
-        task = bar.add_task(test.model or "load", total=100)
+    with progress() as bar, ExitStack() as stack:
+        task = bar.add_task("asking the server" if "://" in target else "starting the server", total=100)
+        served = stack.enter_context(server_at(target))
 
         def show(now: Progress) -> None:
             failed = f", [red]{now.failed:,} failed[/red]" if now.failed else ""

@@ -21,7 +21,7 @@ from perf.stats.intervals import (
 )
 from perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
 from perf.stats.validity import Evidence, Validity, judge, validity_from_dict
-from perf.stats.warmup import find_warmup
+from perf.stats.warmup import Warmup, find_warmup
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 TIME_BINS = 32
@@ -143,7 +143,10 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     warmup = find_warmup(stated.latency_ns[answered_by_end].astype(np.float64))
     begin_ns = header.measure_start_ns or header.start_ns
     if warmup.requests:
-        begin_ns = int(stated.end_ns[answered_by_end[warmup.requests - 1]])
+        first_ns, begin_ns = begin_ns, int(stated.end_ns[answered_by_end[warmup.requests - 1]])
+        if begin_ns - first_ns > (header.stop_ns - first_ns) / 2:
+            # Few slow requests took more than half of the time: what follows is no steady rest.
+            warmup, begin_ns = Warmup(0, False), first_ns
     kept = stated.select(stated.scheduled_ns >= begin_ns) if warmup.requests else stated
     stop_ns = max(header.stop_ns, begin_ns)
     duration_s = (stop_ns - begin_ns) / 1e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -74,6 +75,7 @@ class GrpcApi:
 
     def _call(self, name: str, call: Callable[[Any, dict[str, Any]], Any]) -> Any:
         """One call on a connection of its own: none is left open that would hold up the server's shutdown."""
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print is in the error, too
         import tritonclient.grpc as triton
         from tritonclient.utils import InferenceServerException
 
@@ -96,7 +98,10 @@ class GrpcApi:
                     f"nothing answers gRPC at {self._target.url}",
                     code="server_unreachable",
                     seen=error.message(),
-                    fix="is the server up, and is this its gRPC port (8001 by default)?",
+                    fix="--ca-file with the certificate that vouches for the server's"
+                    if "CERTIFICATE_VERIFY_FAILED" in error.message()
+                    else "is the server up, is this its gRPC port (8001 by default), and does it speak "
+                    + ("TLS?" if secure else "plain gRPC? With TLS the URL is grpcs://"),
                 ) from None
             raise TrialError(
                 f"{name}: {error.message()}", code="server_refused", seen=status.removeprefix("StatusCode.")

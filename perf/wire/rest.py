@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -43,7 +44,9 @@ def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: objec
             f"nothing answers HTTP at {target.url}",
             code="server_unreachable",
             seen=str(error) or type(error).__name__,
-            fix="is the server up, and is this its HTTP port (8000 by default)?",
+            fix="--ca-file with the certificate that vouches for the server's"
+            if isinstance(error, ssl.SSLCertVerificationError)
+            else "is the server up, and is this its HTTP port (8000 by default)?",
         ) from error
     finally:
         connection.close()

@@ -24,6 +24,7 @@ from perf.load_text import result_as_dict, text_of_result
 from perf.memory_regions import register_cuda
 from perf.schedule import Closed, Open
 from perf.server import control
+from perf.wire.payload import request_parameters
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
 
@@ -102,6 +103,24 @@ backend: "python"
 input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
 output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+
+
+QUEUE_CONFIG = """
+backend: "python"
+max_batch_size: 1
+input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+dynamic_batching {
+  priority_levels: 2
+  default_priority_level: 2
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: 10000000
+    allow_timeout_override: true
+  }
+}
 """
 
 
@@ -316,6 +335,26 @@ def regions(pid: int) -> list[Path]:
 def nothing_is_left(triton: LiveTriton, pid: int | None = None) -> bool:
     _, body = control._exchange(triton.http_url, "GET", "/v2/systemsharedmemory/status")
     return json.loads(body) == [] and not regions(pid or os.getpid())
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_requests_that_the_queue_policy_refuses_are_failures_here_and_there(
+    kinds: LiveTriton, protocol: Protocol
+) -> None:
+    name = f"kinds_queue_{protocol}"
+    add_python_model(kinds, name, SLOW.replace("0.8", "0.02"), QUEUE_CONFIG)
+    wait: dict[str, Any] = {"duration_s": None, "requests": 40, "warmup_s": 0.0}
+    hasty = request_parameters(priority=1, timeout_us=1000)
+    result = run(kinds, protocol, Closed(4), model=name, parameters=hasty, **wait)
+    (reason,) = result.records.failures()
+    assert "Request timeout expired" in reason
+    refused = result.records.failures()[reason]
+    assert result.server is not None and result.server.failed == refused > 0
+    assert result.server.failed_by_reason == {"REJECTED": refused}
+    assert f"failed {refused} ({refused} REJECTED)" in text_of_result(result, Closed(4))
+    patient = run(kinds, protocol, Closed(4), model=name, parameters=request_parameters(priority=2), **wait)
+    assert patient.records.failures() == {}
+    control.unload_model(kinds.http_url, name)
 
 
 def test_memory_is_let_go_only_when_the_server_is_done_with_it(kinds: LiveTriton) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
+from builder.errors import ServerError
 from builder.samples import Sample, SampleSet, save_samples
-from perf.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server
+from perf.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server, write_model
 from perf.data import DataOptions
 from perf.load import LoadTest, ServedAt, run_load_test
 from perf.schedule import Closed, Load, Open
+from perf.server.launch import ServerSpec, launch
 
 pytestmark = pytest.mark.server
 
@@ -85,3 +90,27 @@ def test_a_wrong_expected_output_is_found(
     result = run_load_test(served.http_url, test)
     assert set(result.records.failures()) == {"wrong answer: output `y` differs from the expected values"}
     assert not result.records.ok.any()
+
+
+def test_a_real_tritons_tls_is_taken_with_a_trusted_certificate_only(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the test's certificate")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    repository = tmp_path / "model_repository"
+    write_model(repository)
+    tls = ("--grpc-use-ssl=true", f"--grpc-server-key={key}", f"--grpc-server-cert={cert}")
+    with launch(ServerSpec(repositories=(repository,), extra_args=tls, exit_timeout_s=0)) as server:
+        test = LoadTest("", Closed(4), duration_s=None, requests=100, warmup_s=0, protocol="grpc")
+        trusted = replace(test, ca_file=str(cert))
+        result = run_load_test(f"grpcs://{server.grpc_url}", trusted)
+        beside = replace(trusted, grpc_url=f"grpcs://{server.grpc_url}")
+        assert run_load_test(f"http://{server.http_url}", beside).records.ok.all()
+        for url, fix in (("grpcs", "--ca-file"), ("grpc", "grpcs://")):
+            with pytest.raises(ServerError) as error:
+                run_load_test(f"{url}://{server.grpc_url}", test)
+            assert fix in str(error.value.fix)
+    assert result.records.ok.all() and len(result.records) == 100
+    assert result.server is not None, "statistics came over TLS, too"

@@ -181,6 +181,13 @@ class TestSummary:
         assert summary.latency_ns["p99"].interval is not None
         assert summary.latency_ns["p50"].value == pytest.approx(2 * MS, rel=0.02)
 
+    def test_a_slow_start_of_most_of_the_time_is_no_warm_up_but_an_unsettled_run(self) -> None:
+        whole = summarise(records(np.concatenate([steady(300, mean_ms=20.0), steady(1500)])))
+        assert whole.warmup_requests == 0
+        assert whole.validity.verdict is Verdict.UNSETTLED
+        short = summarise(records(np.concatenate([steady(50, mean_ms=20.0), steady(1500)])))
+        assert short.warmup_requests >= 45
+
     def test_rows_of_the_stated_warm_up_are_left_out(self) -> None:
         whole = records(steady(4000), concurrency=4)
         from dataclasses import replace

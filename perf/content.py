@@ -50,6 +50,7 @@ def content_of(
     server: str,
     directories: Mapping[str, Path],
     payloads: Sequence[InferPayload],
+    machine: str = "",
 ) -> Content:
     """directories: "" for the model, the others by model name for those at work beside it."""
     parts = {"the model's files": digest_of_tree(directories[""])}
@@ -64,6 +65,7 @@ def content_of(
         {
             **parts,
             "the server": server,
+            "the machine": machine,
             "the requests' data": digest_of_payloads(payloads),
             "the measurement settings": digest_of_value({**settings, "beside": sorted(beside.values())}),
         }

@@ -134,6 +134,11 @@ def environment(extra: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def machine() -> str:
+    """Processor and cores: what numbers of another machine are told by."""
+    return f"{_cpu_model()}, {os.cpu_count()} cores"
+
+
 def _cpu_model() -> str:
     import platform
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
-
-if TYPE_CHECKING:
-    from perf.data import DataOptions
-    from perf.run_record import RunResult
-    from perf.server.launch import Server
-    from perf.sweep import SweepSpec
-    from perf.sweep_run import SweepProgress
 
 
 class SweepFormat(str, Enum):
@@ -56,16 +45,25 @@ class PlacementChoice(str, Enum):
 
 
 def sweep(
-    repository: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The model repository.", show_default=True)
-    ] = Path("model_repository"),
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to sweep.", show_default=False)] = "",
+    where: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|URL",
+            help="A model repository, or the URL of a Triton that is running.",
+            show_default=True,
+        ),
+    ] = "model_repository",
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="The model to sweep; default: the only one.", show_default=False),
+    ] = "",
     set_: Annotated[
         Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
         typer.Option(
             "--set",
             metavar="PATH=V1,V2",
-            help="A field of Triton's model config, or client.batch_size, and its values; may be repeated.",
+            help="A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
+            "instance counts and, where requests are batched, queue delays.",
             show_default=False,
         ),
     ] = None,
@@ -215,25 +213,31 @@ def sweep(
 
     Every combination of the --set values is measured at every load point, in interleaved rounds beside the
     current config, which is measured twice: what two identical configs differ by is never called a
-    difference. Ctrl-C keeps what was measured and writes the report; --resume goes on from there. Exit code 4
-    when no arm meets the constraints.
+    difference. Without --set the instance count and the queue delay are tried. Ctrl-C keeps what was measured
+    and writes the report; --resume goes on from there. Exit code 4 when no arm meets the constraints.
 
-    Examples: tritonsmith sweep model_repository/ -m minilm --set instance_group.count=1,2
+    Examples: tritonsmith sweep model_repository/ -m minilm
+              tritonsmith sweep model_repository/ -m minilm --set instance_group.count=1,2
               tritonsmith sweep model_repository/ --spec sweep.yaml --budget 120s
     """
-    from builder.console import emit_json, emit_text, note
+    import time
+
+    from perf.commands.sweep_flags import counts, numbers, pairs, settings, spec_from_flags
+    from perf.commands.sweep_output import emit_result, progress_on_stderr
     from perf.data import DataOptions
     from perf.load_flags import ranges_from_flags, seconds_from_text, shapes_from_flags
-    from perf.report import report_json, text_of, write_report
-    from perf.sweep import check_space
+    from perf.report import write_report
+    from perf.sweep_session import sweep_target
+    from perf.sweep_target import only_model, target_from_text
 
+    started_s = time.monotonic()
     flags = {
         "model": model or None,
-        "space": dict(_settings(set_)) or None,
-        "variants": dict(_pairs(variant, "=", "--variant fp16=models/minilm_fp16")) or None,
-        "beside": _counts(beside) or None,
+        "space": dict(settings(set_)) or None,
+        "variants": dict(pairs(variant, "=", "--variant fp16=models/minilm_fp16")) or None,
+        "beside": counts(beside) or None,
         "load_model": load_model,
-        "concurrency": None if concurrency is None else _numbers(concurrency),
+        "concurrency": None if concurrency is None else numbers(concurrency),
         "rounds": rounds,
         "duration_s": None if duration is None else seconds_from_text(duration),
         "warmup_s": None if warmup is None else seconds_from_text(warmup),
@@ -253,203 +257,14 @@ def sweep(
         "seed": seed,
         "placement": None if placement is None else placement.value,
     }
-    wanted = spec_from_flags(spec, flags, output if resume else None)
-    check_space(wanted)
+    target = target_from_text(where, launch_kind)
+    wanted = spec_from_flags(spec, flags, output if resume else None, lambda: only_model(target))
     values = DataOptions(
         file=data, shapes=shapes_from_flags(shape or []), ranges=ranges_from_flags(range_ or [])
     )
     directory = output or Path(f"sweep-{wanted.model}")
-    result = sweep_repository(wanted, repository, values, launch_kind, directory, resume=resume)
-    files = write_report(result, directory)
-    if format is SweepFormat.json:
-        emit_json(report_json(result) | {"files": files.names()})
-    else:
-        emit_text(text_of(result))
-    note(f"report: {files.html}")
-    if not result.complete:
-        note("--resume goes on from here")
-    exit_for(result)
-
-
-def spec_from_flags(file: Path | None, flags: dict[str, Any], resumed: Path | None = None) -> SweepSpec:
-    """A sweep.yaml and flags, None where not given, → SweepSpec; flags win.
-
-    resumed: directory of an earlier run, whose spec stands in where neither names a model.
-    """
-    from builder.errors import UsageError
-    from perf.sweep import spec_from_mapping, spec_from_yaml
-
-    given = {key: value for key, value in flags.items() if value is not None}
-    if file is not None:
-        base = spec_from_yaml(file).model_dump(exclude_unset=True)
-        return spec_from_mapping(base | given)
-    if "model" not in given and resumed is not None:
-        from perf.resume import earlier_run
-
-        given = {**earlier_run(resumed).spec, **given}
-    if "model" not in given:
-        raise UsageError("which model?", code="no_model", fix="--model NAME")
-    return spec_from_mapping(given)
-
-
-def _settings(flags: Sequence[str] | None) -> Iterator[tuple[str, list[Any]]]:
-    from builder.errors import UsageError
-    from perf.sweep import setting_from_text
-
-    seen: set[str] = set()
-    for flag in flags or ():
-        path, values = setting_from_text(flag)
-        if path in seen:
-            raise UsageError(
-                f"{path} is given twice", code="bad_setting", seen=flag, fix=f"--set {path}=V1,V2"
-            )
-        seen.add(path)
-        yield path, values
-
-
-def _pairs(flags: Sequence[str] | None, sign: str, example: str) -> Iterator[tuple[str, str]]:
-    from builder.errors import UsageError
-
-    seen: set[str] = set()
-    for flag in flags or ():
-        name, found, value = flag.partition(sign) if sign == "=" else flag.rpartition(sign)
-        if not (name and found and value) or name in seen:
-            raise UsageError("not what this flag takes", code="bad_setting", seen=flag, fix=example)
-        seen.add(name)
-        yield name, value
-
-
-def _counts(flags: Sequence[str] | None) -> dict[str, int]:
-    return {
-        name: number for name, text in _pairs(flags, ":", "--beside MODEL:4") for number in _numbers(text)[:1]
-    }
-
-
-def _numbers(text: str) -> list[int]:
-    from builder.errors import UsageError
-
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(
-            "load points are whole numbers", code="bad_concurrency", seen=text, fix="--concurrency 1,8,32"
-        ) from None
-
-
-def sweep_repository(
-    spec: SweepSpec,
-    repository: Path,
-    data: DataOptions,
-    launch_kind: str,
-    output: Path,
-    resume: bool = False,
-) -> RunResult:
-    """Launch a server for the sweep, or attach to one, and run it with a progress bar on stderr.
-
-    A server of this machine gets a second repository for scratch models, so that arms stand side by side.
-    One in a container does not see links into this machine's files, and an attached one is not ours to give
-    repositories to: there the arms are loaded in place.
-    """
-    import tempfile
-    import time
-
-    from perf.scratch import model_directory
-    from perf.server.launch import ServerSpec, kind_from_text, launch
-    from perf.sweep_run import SweepOptions, run_sweep
-
-    started_s = time.monotonic()
-    kind, reference = kind_from_text(launch_kind)
-    local = kind in ("embedded", "binary")
-    check_output(output)
-    if kind != "attached":
-        model_directory([repository], spec.model)
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tritonsmith-sweep-")))
-        repositories = () if kind == "attached" else (repository, *([directory] if local else []))
-        server_spec = ServerSpec(
-            kind=kind,
-            reference=reference,
-            repositories=repositories,
-            model_control="none" if kind == "attached" else "explicit",
+    with progress_on_stderr() as on_progress:
+        result = sweep_target(
+            wanted, target, values, directory, resume=resume, started_s=started_s, on_progress=on_progress
         )
-
-        def start() -> Server:
-            return stack.enter_context(launch(server_spec))
-
-        on_progress = stack.enter_context(progress_on_stderr())
-        return run_sweep(
-            spec,
-            start(),
-            SweepOptions(
-                repositories=(repository,) if kind != "attached" else (),
-                scratch=directory if local else None,
-                output=output,
-                resume=resume,
-                data=data,
-                restart=None if kind == "attached" else start,
-                started_s=started_s,
-                on_progress=on_progress,
-                kind=launch_kind,
-                command=shlex.join(["tritonsmith", *sys.argv[1:]]),
-            ),
-        )
-
-
-def check_output(output: Path) -> None:
-    """UsageError when the run directory would bury something that is not a run."""
-    from builder.errors import UsageError, Where
-    from perf.run_record import JOURNAL
-
-    if output.exists() and not output.is_dir():
-        raise UsageError("the output is not a directory", code="bad_output", where=Where(output))
-    if output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).exists():
-        raise UsageError(
-            "the output directory holds something else than a run",
-            code="bad_output",
-            where=Where(output),
-            fix="give a new directory",
-        )
-
-
-@contextmanager
-def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
-    """A bar on a terminal, else a line for each round."""
-    from builder.console import note, progress, stderr_console
-
-    if stderr_console().is_terminal:
-        with progress() as bar:
-            task = bar.add_task("starting the server", total=None)
-
-            def show(step: SweepProgress) -> None:
-                bar.update(task, description=step.text, completed=step.done, total=step.expected or None)
-
-            yield show
-        return
-    said = ""
-
-    def tell(step: SweepProgress) -> None:
-        nonlocal said
-        head = step.text.partition(",")[0]
-        if head != said:
-            said = head
-            note(f"{head}: {step.done} of {step.expected} trials" if step.expected else head)
-
-    yield tell
-
-
-def exit_for(result: RunResult) -> None:
-    """The exit code: 130 interrupted, 4 nothing meets the constraints, 1 not to be completed, else none."""
-    from builder.errors import GateError, TrialError
-
-    if result.interrupted:
-        raise typer.Exit(130)
-    if not result.complete:
-        raise TrialError(f"the sweep did not come to its end: {result.stop_reason}", code="sweep_incomplete")
-    if result.verdict.outcome == "nothing_fits":
-        raise GateError(
-            result.verdict.sentence.rstrip("."),
-            code="nothing_meets_constraints",
-            fix="loosen the constraint, or sweep other settings",
-        )
-    if not any(trial.summary for trial in result.trials):
-        raise TrialError("every trial failed", code="all_trials_failed", seen=result.trials[-1].error)
+    emit_result(result, write_report(result, directory), as_json=format is SweepFormat.json)

@@ -9,9 +9,11 @@ from perf.sweep.cost import (
     PROBES_A_SEARCH,
     TRIAL_OVERHEAD_S,
     check_budget,
+    fitted_to_budget,
     round_cost_s,
     trial_cost_s,
 )
+from perf.sweep.default_space import check_has_settings, default_space
 from perf.sweep.setting import setting_from_text
 from perf.sweep.spec import (
     CLIENT_BATCH,
@@ -48,7 +50,10 @@ __all__ = [
     "Trial",
     "axes_of",
     "check_budget",
+    "check_has_settings",
     "check_space",
+    "default_space",
+    "fitted_to_budget",
     "plan_arms",
     "round_cost_s",
     "setting_from_text",

@@ -160,12 +160,14 @@ class ArmPlanner:
     def _identity(self, arm: Arm) -> object:
         """Equal for arms that no load of this sweep can tell apart.
 
-        Two max_batch_size above all that can ever wait together are one: no batch gets there.
+        Two max_batch_size above all that can ever wait together are one: no batch gets there. In an open loop,
+        and behind an ensemble, any number may wait.
         """
         batch = arm.batch_size or self.spec.batch_size
         reach = max(self.spec.concurrency) * batch
         config = dict(arm.config)
-        if self.spec.load_model is None and int(config.get("max_batch_size", 0)) > reach:
+        closed = self.spec.slo_p99_ms is None and self.spec.load_model is None
+        if closed and int(config.get("max_batch_size", 0)) > reach:
             config["max_batch_size"] = reach + 1
         return arm.variant, batch, config_path.identity(config)
 

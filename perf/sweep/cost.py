@@ -8,6 +8,8 @@ from perf.sweep.spec import Placement, SweepSpec
 TRIAL_OVERHEAD_S = 0.08
 PROBES_A_SEARCH = 10
 LOAD_ARM_S = 2.0
+LEAST_DURATION_S = 0.3
+FITTED_ROUNDS = 4
 END_S = 2.0  # kept back from the budget: unloading or stopping, and the report
 
 
@@ -22,6 +24,28 @@ def round_cost_s(spec: SweepSpec, arms: int, placement: Placement, trial_s: floa
     trial_s = trial_cost_s(spec) if trial_s is None else trial_s
     reloads_s = arms * LOAD_ARM_S if placement == "in_place" else 0.0
     return arms * len(spec.concurrency) * trial_s + reloads_s
+
+
+def fitted_to_budget(spec: SweepSpec, arms: int, placement: Placement) -> SweepSpec:
+    """Shorter measurements, down to LEAST_DURATION_S, where the budget would end before FITTED_ROUNDS rounds.
+
+    Rounds tell how noisy the machine is, so four short ones say more than two long ones. A duration or a number
+    of rounds that was asked for stays.
+    """
+    if (
+        spec.budget_s is None
+        or spec.slo_p99_ms is not None
+        or spec.model_fields_set & {"duration_s", "rounds"}
+    ):
+        return spec
+    fixed_s = END_S + (0.0 if placement == "in_place" else arms * LOAD_ARM_S / 2)
+    reloads_s = arms * LOAD_ARM_S if placement == "in_place" else 0.0
+    round_s = 0.8 * (spec.budget_s - fixed_s) / FITTED_ROUNDS - reloads_s
+    trial_s = round_s / (arms * len(spec.concurrency))
+    duration_s = trial_s - spec.warmup_s - TRIAL_OVERHEAD_S
+    if duration_s >= spec.duration_s:
+        return spec
+    return spec.model_copy(update={"duration_s": round(max(LEAST_DURATION_S, duration_s), 2)})
 
 
 def check_budget(spec: SweepSpec, arms: int, placement: Placement) -> None:

@@ -17,7 +17,7 @@ class Budget:
     """Wall-clock time from `started_s` (time.monotonic)."""
 
     def __init__(self, spec: SweepSpec, started_s: float) -> None:
-        self._spec = spec
+        self.spec = spec
         self._started_s = started_s
 
     def used_s(self) -> float:
@@ -26,19 +26,19 @@ class Budget:
 
     def left_s(self) -> float:
         """For trials; infinite without a budget."""
-        if self._spec.budget_s is None:
+        if self.spec.budget_s is None:
             return float("inf")
-        return self._spec.budget_s - END_S - self.used_s()
+        return self.spec.budget_s - END_S - self.used_s()
 
     def trial_s(self, results: Sequence[TrialResult]) -> float:
         """What a trial takes: the mean so far, else as planned."""
         took = [r.took_s for r in results if r.error is None]
-        return sum(took) / len(took) if took else trial_cost_s(self._spec)
+        return sum(took) / len(took) if took else trial_cost_s(self.spec)
 
     def reserve_s(self, results: Sequence[TrialResult]) -> float:
         """Kept for the finals of perf.finals, as far as they are a small part of the budget."""
-        if self._spec.budget_s is None:
+        if self.spec.budget_s is None:
             return 0.0
         trial_s = self.trial_s(results)
         wanted = [3 * (SETTLING_ROUNDS + CONFIRMING_ROUNDS) * trial_s, 3 * CONFIRMING_ROUNDS * trial_s]
-        return next((s for s in wanted if s <= FINALS_SHARE * self._spec.budget_s), 0.0)
+        return next((s for s in wanted if s <= FINALS_SHARE * self.spec.budget_s), 0.0)

@@ -21,7 +21,7 @@ from perf.sweep import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, tria
 from perf.sweep_run.budget import Budget
 from perf.sweep_run.ledger import Ledger
 from perf.sweep_run.options import SweepOptions, SweepProgress
-from perf.sweep_run.preparation import Preparation, prepare
+from perf.sweep_run.preparation import Preparation, prepare, words_for_space
 from perf.trial import TrialResult, failed, measure
 
 # A server that neither answers nor ends for so long counts as dead.
@@ -44,14 +44,16 @@ class Course:
 
     def run(self) -> RunResult:
         """See run_sweep."""
-        if self.options.on_progress is not None:
-            self.options.on_progress(SweepProgress("loading the model as it is", 0, 0))
+        self._tell("loading the model as it is")
         try:
             self.prepared = prepared = prepare(self.spec, self.stage, self.options)
         except BaseException:
             self._leave_as_found()
             raise
         journal = Journal(self.options.output, tuple(prepared.earlier.finished.values()))
+        if self.spec.space != prepared.spec.space:
+            self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
+        self.spec = self.stage.spec = self.budget.spec = prepared.spec
         self.ledger = ledger = Ledger(self.spec, self.options, prepared, journal, prepared.arms)
         self.number = prepared.earlier.next_number
         try:
@@ -75,6 +77,10 @@ class Course:
         if self.options.output is not None:
             write_json(self.options.output / RESULT, result.as_dict())
         return result
+
+    def _tell(self, text: str) -> None:
+        if self.options.on_progress is not None:
+            self.options.on_progress(SweepProgress(text, 0, 0))
 
     def _leave_as_found(self) -> list[str]:
         """A server of ours ends after the sweep and needs no tidying; nor does a dead one."""
@@ -127,23 +133,23 @@ class Course:
     def _finals(self) -> None:
         """Rounds of the arm that is ahead alone: to settle whether it is, and to see it win again."""
         # In place every trial of these is a reload.
-        for _ in range(1 if self.prepared.placement == "in_place" else SETTLING_LOOKS):
+        for look in range(1 if self.prepared.placement == "in_place" else SETTLING_LOOKS):
             ledger = self.ledger
             if ledger.interrupted or not is_worth_settling(ledger.verdict(), ledger.next_round()):
                 break
-            if not self._final(confirms=False):
+            if not self._final(confirms=False, room_for=1 + look):
                 break
         won = not self.ledger.interrupted and self.ledger.verdict().outcome == "winner"
         if won and not self._final(confirms=True):
             self.ledger.note("The budget had no room to see the winner win again.")
 
-    def _final(self, *, confirms: bool) -> bool:
-        """False when the budget has no room for it; settling also leaves room for a confirmation."""
+    def _final(self, *, confirms: bool, room_for: int = 1) -> bool:
+        """False when the budget has no room for as many finals."""
         ledger = self.ledger
         trials = final_trials(
             ledger.arms, ledger.verdict(), ledger.next_round(), self.number, confirms=confirms
         )
-        if self.budget.left_s() < len(trials) * self._trial_s() * (1 if confirms else 2):
+        if self.budget.left_s() < len(trials) * self._trial_s() * room_for:
             return False
         reason = ledger.stop_reason
         if self._measure(trials):

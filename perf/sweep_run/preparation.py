@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,7 +17,18 @@ from perf.propose import words_for
 from perf.race import GENERATION
 from perf.resume import Earlier, earlier_run
 from perf.stage import Found, Stage, widest
-from perf.sweep import CLIENT_BATCH, Arm, ArmPlanner, Placement, SweepSpec, check_budget, plan_arms
+from perf.sweep import (
+    CLIENT_BATCH,
+    Arm,
+    ArmPlanner,
+    Placement,
+    SweepSpec,
+    check_budget,
+    check_has_settings,
+    default_space,
+    fitted_to_budget,
+    plan_arms,
+)
 from perf.sweep_run.options import SweepOptions
 from perf.wire.payload import InferPayload
 
@@ -28,10 +40,12 @@ Payloads = Mapping[int, Sequence[InferPayload]]
 class Preparation:
     """All that stands before the first trial.
 
+    spec:     with a space, also where none was asked for.
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
     content:  None when nothing is kept, or when the model's files cannot be read.
     """
 
+    spec: SweepSpec
     planner: ArmPlanner
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
@@ -49,19 +63,31 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
     Raises what run_sweep raises of UsageError, and TritonsmithError for a model that Triton refuses as it is.
     """
     found = stage.look()
+    check_has_settings(found.current)
+    notes = []
+    if not spec.space and not spec.variants:
+        spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
+        notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
     plan = plan_arms(spec, found.current, found.variants)
-    notes = list(plan.notes)
+    notes += plan.notes
     # Of a search, what stands on the server at once.
     expected = plan.arms if spec.is_grid else plan.arms * (1 + GENERATION // 2)
     if not spec.is_grid:
         notes.append(words_for(spec))
     placement, why = _choose_placement(spec, expected, stage, options)
     stage.placement = placement
+    asked_s, spec = spec.duration_s, fitted_to_budget(spec, len(expected), placement)
+    if spec.duration_s != asked_s:
+        notes.append(
+            f"Measurements last {spec.duration_s:g} s instead of {asked_s:g} s, so that the budget of "
+            f"{spec.budget_s:g} s has room for more rounds."
+        )
     check_budget(spec, len(expected), placement)
     payloads = _payloads(spec, found, plan.arms, options)
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
     content = _content(spec, stage, options, payloads) if options.output is not None else None
     return Preparation(
+        spec=spec,
         planner=ArmPlanner(spec, found.current, found.variants),
         arms=plan.arms,
         notes=tuple(notes),
@@ -79,6 +105,11 @@ _PLACEMENT_WORDS: dict[Placement, str] = {
     "in_place": "were loaded in place, one after the other",
     "auto": "",
 }
+
+
+def words_for_space(spec: SweepSpec) -> str:
+    """`instance_group.count=1,2 …`, as --set takes it."""
+    return " ".join(f"{path}={','.join(map(str, values))}" for path, values in spec.space.items())
 
 
 def _choose_placement(
@@ -151,6 +182,7 @@ def _content(spec: SweepSpec, stage: Stage, options: SweepOptions, payloads: Pay
         f"{options.kind} {stage.server.version}",
         {"": stage.source, **directories},
         [payload for some in payloads.values() for payload in some],
+        scratch.machine(),
     )
 
 

@@ -309,21 +309,30 @@ def test_a_logarithmic_axis_holds_both_ends() -> None:
     ],
     ids=["done", "Ctrl-C", "server gone", "nothing fits", "all failed"],
 )
-def test_the_exit_code_says_how_it_ended(changes: dict[str, Any], code: int, text: str) -> None:
-    from perf.commands.sweep import exit_for
+def test_the_exit_code_says_how_it_ended_and_json_is_one_document(
+    changes: dict[str, Any], code: int, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from perf.commands.sweep_output import emit_result
 
     run = run_result()
     if changes.get("trials"):
         changes = {"trials": tuple(failed(t.trial, "no answer", 0.1) for t in run.trials)}
     run = replace(run, **changes)
     run = replace(run, verdict=verdict_of(run.spec, run.arms, run.trials))
-    if code == 0:
-        exit_for(run)
-    elif code == 130:
-        with pytest.raises(typer.Exit) as stopped:
-            exit_for(run)
-        assert stopped.value.exit_code == 130
-    else:
-        with pytest.raises(TritonsmithError, match=text) as error:
-            exit_for(run)
-        assert error.value.exit_code == code
+    files = write_report(run, tmp_path)
+    ends: list[int] = []
+    for as_json in (True, False):
+        try:
+            emit_result(run, files, as_json=as_json)
+            ends.append(0)
+        except typer.Exit as stop:
+            ends.append(stop.exit_code)
+        except TritonsmithError as error:
+            assert not as_json and text in error.message
+            ends.append(error.exit_code)
+        if as_json:
+            told = capsys.readouterr()
+            error_told = json.loads(told.out)["error"]
+            assert (error_told is None) == (code in (0, 130))
+            assert text in (error_told or {"message": ""})["message"] and text in told.err
+    assert ends == [code, code]

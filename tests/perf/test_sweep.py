@@ -20,7 +20,9 @@ from perf.sweep import (
     Arm,
     SweepSpec,
     check_budget,
+    fitted_to_budget,
     plan_arms,
+    round_cost_s,
     setting_from_text,
     spec_from_mapping,
     spec_from_yaml,
@@ -418,3 +420,21 @@ class TestSearch:
         decision = next_round(spec(), arms(), measured(WORSE, 1), 1, 99.0, 1.0)
         assert isinstance(decision, Round)
         assert not decision.dropped
+
+
+class TestFitting:
+    def test_a_budget_that_two_rounds_would_fill_gets_shorter_measurements_instead(self) -> None:
+        fitted = fitted_to_budget(spec(budget_s=40), 5, "side_by_side")
+        assert fitted.duration_s == pytest.approx(0.3, abs=0.2)
+        assert 4 * round_cost_s(fitted, 5, "side_by_side") < 40
+
+    @pytest.mark.parametrize("changes", [{}, {"budget_s": 4000}, {"budget_s": 40, "duration_s": 1.0}])
+    def test_without_need_or_against_a_stated_duration_nothing_changes(self, changes: dict[str, Any]) -> None:
+        assert fitted_to_budget(spec(**changes), 5, "side_by_side").duration_s == 1.0
+
+    def test_an_open_loop_fills_any_batch_so_each_max_batch_size_is_an_arm(self) -> None:
+        space = {"max_batch_size": [64, 128]}
+        closed = plan_arms(spec(space=space, concurrency=[1, 8]), CURRENT)
+        opened = plan_arms(spec(space=space, concurrency=[1], objective="rate", slo_p99_ms=20), CURRENT)
+        assert [len(plan.arms) for plan in (closed, opened)] == [3, 4]
+        assert any("the same as" in note for note in closed.notes)

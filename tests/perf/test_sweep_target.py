@@ -1,0 +1,88 @@
+"""What a newcomer types first: each wrong start names the command that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import UsageError
+from perf.sweep import default_space
+from perf.sweep_target import SweepTarget, only_model, target_from_text
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for model in ("scorer", "ranker"):
+        (tmp_path / "repo" / model / "1").mkdir(parents=True)
+        (tmp_path / "repo" / model / "1" / "model.onnx").touch()
+    (tmp_path / "repo" / "notes").mkdir()
+    (tmp_path / "scorer.onnx").touch()
+    return tmp_path / "repo"
+
+
+def test_a_directory_a_url_and_an_attached_server_are_targets(repository: Path) -> None:
+    assert target_from_text(str(repository)) == SweepTarget("embedded", repository)
+    assert target_from_text("http://h:8000") == SweepTarget("http://h:8000", None)
+    assert target_from_text(str(repository), "http://h:8000").is_attached
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "fix"),
+    [
+        ("repo/scorer", "model_directory", "tritonsmith sweep {}/repo --model scorer"),
+        (
+            "scorer.onnx",
+            "no_target",
+            "tritonsmith init {}/scorer.onnx && tritonsmith build && tritonsmith sweep",
+        ),
+        ("nowhere", "repository_missing", "name a directory, or `tritonsmith init"),
+    ],
+)
+def test_a_wrong_start_names_the_next_command(
+    repository: Path, tmp_path: Path, where: str, code: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        target_from_text(str(tmp_path / where))
+    assert error.value.code == code
+    assert str(error.value.fix).startswith(fix.format(tmp_path))
+
+
+def test_beside_a_spec_the_missing_repository_is_one_to_build(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").touch()
+    with pytest.raises(UsageError) as error:
+        target_from_text(str(tmp_path / "model_repository"))
+    assert str(error.value.fix).startswith("tritonsmith build")
+
+
+def test_the_only_model_is_taken_and_several_are_named(repository: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        only_model(SweepTarget("embedded", repository))
+    assert error.value.valid == ("ranker", "scorer") and error.value.fix == "--model ranker"
+    for file in (repository / "ranker" / "1").iterdir():
+        file.unlink()
+    assert only_model(SweepTarget("embedded", repository)) == "scorer"
+
+
+@pytest.mark.parametrize(
+    ("config", "cores", "space"),
+    [
+        ({"max_batch_size": 8}, 2, {"instance_group.count": [1, 2], "delay": [0, 500]}),
+        ({"max_batch_size": 8}, 16, {"instance_group.count": [1, 2, 4], "delay": [0, 500]}),
+        ({"max_batch_size": 0}, 1, {"instance_group.count": [1, 2]}),
+        ({"max_batch_size": 4, "sequence_batching": {}}, 2, {"instance_group.count": [1, 2]}),
+    ],
+)
+def test_without_settings_instances_and_where_it_batches_delays_are_tried(
+    config: dict[str, object], cores: int, space: dict[str, list[int]]
+) -> None:
+    if "delay" in space:
+        space["dynamic_batching.max_queue_delay_microseconds"] = space.pop("delay")
+    assert default_space(config, cores) == space
+
+
+def test_an_ensemble_names_the_model_to_sweep_instead() -> None:
+    config = {"name": "pipe", "ensemble_scheduling": {"step": [{"model_name": "a"}, {"model_name": "b"}]}}
+    with pytest.raises(UsageError) as error:
+        default_space(config, 2)
+    assert error.value.fix == "--model a --load-model pipe"

@@ -9,9 +9,12 @@ from perf.commands.compare import compare
 from perf.commands.demo import demo
 from perf.commands.init import init
 from perf.commands.load import load
+from perf.commands.publish import publish
 from perf.commands.report import report
+from perf.commands.rollback import rollback
 from perf.commands.serve import serve
 from perf.commands.sweep import sweep
+from perf.commands.versions import versions
 
 
 def register(app: typer.Typer) -> None:
@@ -23,5 +26,9 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(report)
     app.command(rich_help_panel=panel)(compare)
     app.command(rich_help_panel=panel)(apply)
+    panel = "Publish"
+    app.command(rich_help_panel=panel)(publish)
+    app.command(rich_help_panel=panel)(rollback)
+    app.command(rich_help_panel=panel)(versions)
     app.command(rich_help_panel="Start here")(demo)
     app.command(rich_help_panel="Start here")(init)

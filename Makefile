@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+STUBS := $(VENV)/tensorrt-stubs
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test quick lint format bench constraints clean
@@ -31,10 +32,15 @@ test: $(STAMP)  ## the whole test suite
 quick: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server and not demo"
 
-lint: $(STAMP)  ## ruff, mypy, import-linter
+# TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
+$(STUBS): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ tensorrt-stubs==10.13.0.35.1
+
+lint: $(STAMP) $(STUBS)  ## ruff, mypy (TensorRT's stubs, too), import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/builder/compile/check_types.py $(STUBS)
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## let ruff rewrite

@@ -6,6 +6,7 @@ used; precision is the graph's (the network is strongly typed), never a builder 
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 _TOLD_ERRORS = 3
+_TOLD_CHARACTERS = 300
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ def build_engine(
     if cancelled():
         raise BuildError(f"{request.model}: the build was cancelled", code="compile_cancelled")
     if plan is None:
-        raise _build_failed(request, log)
+        raise _build_failed(request, log, network)
     with engine_path.open("wb") as file:
         engine_bytes = file.write(plan)
     cache.keep(config)
@@ -290,22 +292,40 @@ def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt
     return monitor
 
 
-def _build_failed(request: CompileRequest, log: BuildLog) -> BuildError:
-    """The builder returns nothing; its reasons are in the log alone."""
+def _build_failed(
+    request: CompileRequest, log: BuildLog, network: tensorrt.INetworkDefinition
+) -> BuildError:
+    """The builder returns nothing; its reasons are in the log alone, and name layers somewhere within a long text."""
     text = "; ".join(dict.fromkeys(log.errors[:_TOLD_ERRORS])) or "it says no reason"
     if request.options.workspace_bytes is not None and "workspace" in text.lower():
         return BuildError(
-            f"{request.model}: the workspace is too small: {text}",
+            f"{request.model}: the workspace is too small: {_shortened(text)}",
             code="engine_workspace",
             seen=f"workspace_bytes: {request.options.workspace_bytes}",
             fix="raise workspace_bytes, or leave it out",
         )
+    at = _first_layer_in(text, network)
     return BuildError(
-        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {text}",
+        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {at}{_shortened(text)}",
         code="engine_build",
         where=Where(Path(request.onnx)),
-        fix="the log has all that it said; serve this model with backend onnxruntime meanwhile",
+        fix="exclude that node in the variant, or serve this model with backend onnxruntime; the log has all that it said",
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…"
+
+
+def _first_layer_in(text: str, network: tensorrt.INetworkDefinition) -> str:
+    """`node NAME (KIND): ` of the layer that the text names first; layers are called after the ONNX nodes."""
+    found: dict[int, str] = {}
+    for index in range(network.num_layers):
+        layer: tensorrt.ILayer = network.get_layer(index)
+        match = re.search(rf"(?<![\w.]){re.escape(layer.name)}(?![\w.])", text) if layer.name else None
+        if match is not None:
+            found.setdefault(match.start(), f"node {layer.name} ({layer.type.name}): ")
+    return found[min(found)] if found else ""
 
 
 def _tensor(tensor: tensorrt.ITensor, mode: str) -> dict[str, Any]:

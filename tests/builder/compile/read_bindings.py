@@ -22,7 +22,7 @@ from pathlib import Path
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "Dims", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
-    "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "Runtime",
+    "ILayer", "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "Runtime",
     "TensorIOMode", "TensorLocation",
 )  # fmt: skip
 

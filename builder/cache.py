@@ -1,25 +1,40 @@
-"""Action key → Artifact on disk: content is verified when read, written to a temporary name and renamed, never changed."""
+"""Action key → Artifact on disk, and in a shared cache behind it: verified when read, renamed into place, never changed.
+
+artifacts/ab/KEY/…, artifact.json        an artifact; artifact.json's mtime is its last use, to the hour
+requests/ab/REQUEST/NAMES-KEY.json       builder/remembered.py
+owed/STORE/…                             what the shared cache has still to be given
+running/, tmp/                           builder/cache_session.py
+stat.json, logs/, timing/                digests of files as last seen; logs of actions; TensorRT's timings
+"""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.cache_entry import RECORD, Entry, entry_from_text, text_of_entry
+from builder.cache_session import Session, running_sessions
 from builder.console import note
-from builder.digest import StatCache, write_atomically
-from builder.errors import BuildError, Where
+from builder.digest import StatCache, digest_of_file, digest_of_value, write_atomically
+from builder.remembered import (
+    dependencies_from_text,
+    parse_record_name,
+    record_name,
+    text_of_record,
+)
+from builder.shared_cache import SharedCache
 
-_FORMAT = 1
-_RECORD = "artifact.json"
-# Sets of dependency digests remembered for one request, newest first.
-_MANIFEST_ENTRIES = 16
+USED_EVERY_S = 3600.0
+"""An entry's last use is noted no more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,103 +63,254 @@ def default_cache_directory() -> Path:
 
 
 class Cache:
-    """A local content-addressed cache; two processes may use one directory at the same time."""
+    """A local content-addressed cache, and the shared one behind it.
 
-    def __init__(self, root: Path) -> None:
+    Threads may share one; processes may use one directory at the same time. What is not in the local cache is
+    looked for in the shared one, copied, verified and kept; what is put goes into both. A shared cache that fails
+    is a warning, never an error.
+    """
+
+    def __init__(self, root: Path, shared: SharedCache | None = None) -> None:
         self.root = root
+        self.shared = shared
         self.stats = StatCache(root / "stat.json")
+        self._session: Session | None = None
+        self._guard = threading.Lock()
+        self._one_at_a_time: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._is_settled = shared is None
 
     def get(self, key: str) -> Artifact | None:
-        """The artifact, or None; an entry whose files do not match their digests is removed with a warning."""
-        directory = self._directory(key)
-        try:
-            record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-            if record.get("format") != _FORMAT or record.get("key") != key:
-                raise ValueError("another format or key")
-            artifact = Artifact(key, directory, record["files"], record["record"])
-            self._verify(artifact)
-        except FileNotFoundError as error:
-            if directory.is_dir():
-                self._discard(key, f"{Path(error.filename or '').name} is missing")
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self._discard(key, str(error))
-            return None
+        """The artifact, from the shared cache if need be; an entry whose files do not match their digests is removed.
+
+        A damaged entry is a miss with a warning.
+        """
+        self._begin()
+        with self._lock(key):
+            artifact = self._local(key)
+            if artifact is None and self.shared is not None:
+                artifact = self._fetched(key, self.shared)
         return artifact
 
-    def put(self, key: str, made: Path, record: Mapping[str, Any]) -> Artifact:
-        """Moves the files in `made` (a directory from `workspace`) into the cache under `key`."""
-        files = {
-            str(path.relative_to(made)): self.stats.digest(path)
-            for path in sorted(made.rglob("*"))
-            if path.is_file()
-        }
-        content = {"format": _FORMAT, "key": key, "files": files, "record": record}
-        (made / _RECORD).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-        _sync(made)
-        target = self._directory(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            made.rename(target)
-        except OSError:
-            # Another build put the same key first: inputs are equal, so its artifact is as good as ours.
-            if not (target / _RECORD).is_file():
-                raise
-        artifact = self.get(key)
-        if artifact is None:
-            raise BuildError(
-                "an artifact was damaged as it was written", code="cache_damaged", where=Where(target)
-            )
+    def has(self, key: str) -> bool:
+        """Whether `get` would find it; nothing is copied, and of the shared cache only the manifest is read."""
+        return self.has_here(key) or (self.shared is not None and self.shared.has(key))
+
+    def has_here(self, key: str) -> bool:
+        """Whether the local cache has it, whole."""
+        return self._local(key) is not None
+
+    def put(self, key: str, made: Path, record: Mapping[str, Any], what: str = "") -> Artifact:
+        """Moves the files in `made` (a directory from `workspace`) into the cache under `key`, and copies them on.
+
+        what: the action and the model, for `tritonsmith cache ls`.
+        """
+        self._begin()
+        paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+        files = {path.relative_to(made).as_posix(): digest_of_file(path) for path in paths}
+        size_bytes = sum(path.stat().st_size for path in paths)
+        with self._lock(key):
+            artifact = self._take_in(made, Entry(key, files, record, what, size_bytes, time.time()))
+            self._hand_on(f"artifact.{key}")
         return artifact
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """A private directory on the cache's file system, removed at the end unless `put` took it."""
-        parent = self.root / "tmp"
-        parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
+        directory = self._opened_session().workspace()
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def remember(self, request: str, dependencies: Mapping[str, str], key: str) -> None:
-        """Notes that `request`, with dependencies of these digests, made `key`."""
-        entries = [e for e in self._manifest(request) if e["dependencies"] != dict(dependencies)]
-        entries.insert(0, {"dependencies": dict(dependencies), "key": key})
-        path = self._manifest_path(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(entries[:_MANIFEST_ENTRIES], indent=1, sort_keys=True))
+    def remember(self, request: str, dependencies: Iterable[str], key: str) -> None:
+        """Notes that `request` read dependencies of these names and made `key`."""
+        names = sorted(dependencies)
+        name = record_name(names, key)
+        path = self._requests(request) / str(name)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text_of_record(names))
+            self._hand_on(f"request.{request}.{name}")
 
-    def remembered(self, request: str) -> list[tuple[Mapping[str, str], str]]:
-        """(dependencies, key) of earlier runs of the request, newest first."""
-        return [(e["dependencies"], e["key"]) for e in self._manifest(request)]
+    def remembered(self, request: str) -> Iterator[tuple[str, ...]]:
+        """Names of the dependencies of earlier runs of the request: of runs here, then of runs elsewhere."""
+        here = self.remembered_here(request)
+        yield from here
+        if self.shared is not None:
+            yield from (names for names in self.shared.remembered(request) if names not in here)
 
-    def _manifest(self, request: str) -> list[dict[str, Any]]:
-        with suppress(OSError, ValueError):
-            entries = json.loads(self._manifest_path(request).read_text(encoding="utf-8"))
-            if isinstance(entries, list):
-                return [e for e in entries if isinstance(e, dict) and {"dependencies", "key"} <= e.keys()]
-        return []
+    def remembered_here(self, request: str) -> list[tuple[str, ...]]:
+        """Names of the dependencies of earlier runs that the local cache knows of, newest first."""
+        newest: dict[str, tuple[float, str]] = {}
+        with suppress(OSError), os.scandir(self._requests(request)) as listed:
+            for found in listed:
+                name = parse_record_name(found.name)
+                if name is not None:
+                    place = (found.stat().st_mtime, found.path)
+                    newest[name.names] = max(newest.get(name.names, place), place)
+        remembered = []
+        for _, path in sorted(newest.values(), reverse=True):
+            with suppress(OSError):
+                dependencies = dependencies_from_text(Path(path).read_bytes())
+                if dependencies is not None:
+                    remembered.append(dependencies)
+        return remembered
 
-    def _verify(self, artifact: Artifact) -> None:
-        for name, digest in artifact.files.items():
-            if self.stats.digest(artifact.directory / name) != digest:
-                raise ValueError(f"{name} does not match its digest")
+    def prefetch(self, requests: Sequence[str], key_of: Callable[[str, Sequence[str]], str | None]) -> None:
+        """Reads of the shared cache at once what `remembered` and `has` will ask of these requests.
 
-    def _discard(self, key: str, why: str) -> None:
-        directory = self._directory(key)
+        key_of: (request, dependencies' names) → the key by their content now, None when one is gone.
+        """
+        if self.shared is None or not requests:
+            return
+        self.shared.prefetch_requests(requests)
+        keys = (key_of(r, names) for r in requests for names in self.shared.remembered(r))
+        self.shared.prefetch_entries({key for key in keys if key is not None})
+
+    def discard(self, key: str, why: str) -> None:
+        """Removes an entry of the local cache that is corrupt, with a warning."""
         note(f"warning: cache entry {key[:12]} is corrupt ({why}); it is made again")
         with suppress(OSError):
-            grave = directory.with_name(f"{directory.name}.{os.getpid()}.bad")
-            directory.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+            self.remove(key)
 
-    def _directory(self, key: str) -> Path:
+    def remove(self, key: str) -> None:
+        """Takes an entry out of the local cache in one rename, then deletes it."""
+        grave = self._opened_session().workspace() / key
+        self.directory(key).rename(grave)
+        shutil.rmtree(grave.parent, ignore_errors=True)
+
+    def directory(self, key: str) -> Path:
+        """Where the local cache has, or would have, an entry."""
         return self.root / "artifacts" / key[:2] / key
 
-    def _manifest_path(self, request: str) -> Path:
-        return self.root / "requests" / request[:2] / f"{request}.json"
+    def _local(self, key: str) -> Artifact | None:
+        directory = self.directory(key)
+        try:
+            _note_use(directory / RECORD)
+            entry = entry_from_text((directory / RECORD).read_bytes(), key)
+            for name, digest in entry.files.items():
+                if self.stats.digest(directory / name) != digest:
+                    raise ValueError(f"{name} does not match its digest")
+        except FileNotFoundError as error:
+            if directory.is_dir():
+                self.discard(key, f"{Path(error.filename or '').name} is missing")
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            self.discard(key, str(error))
+            return None
+        return Artifact(key, directory, entry.files, entry.record)
+
+    def _fetched(self, key: str, shared: SharedCache) -> Artifact | None:
+        if not shared.has(key):
+            return None
+        with self.workspace() as made:
+            entry = shared.download(key, made)
+            return None if entry is None else self._take_in(made, entry)
+
+    def _take_in(self, made: Path, entry: Entry) -> Artifact:
+        """Moves verified files into place; whoever was first with this key stays, if whole."""
+        (made / RECORD).write_text(text_of_entry(entry), encoding="utf-8")
+        _sync(made)
+        target = self.directory(entry.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        while not _is_renamed(made, target):
+            # Inputs are equal, so the other build's artifact is as good as ours; a damaged one makes way.
+            artifact = self._local(entry.key)
+            if artifact is not None:
+                return artifact
+        for name, digest in entry.files.items():
+            self.stats.learn(target / name, digest)
+        return Artifact(entry.key, target, entry.files, entry.record)
+
+    def _begin(self) -> None:
+        """Claims the cache for this process, and gives the shared one what earlier runs could not."""
+        with suppress(OSError):
+            self._opened_session()
+        with self._guard:
+            is_settled, self._is_settled = self._is_settled, True
+        if not is_settled:
+            self._settle()
+
+    def _opened_session(self) -> Session:
+        with self._guard:
+            if self._session is None:
+                self._session = Session(self.root)
+            return self._session
+
+    def _hand_on(self, what: str) -> None:
+        """Copies to the shared cache; a marker tells until then that it is owed, even to the next run."""
+        if self.shared is None or not self.shared.writable:
+            return
+        marker = self._owed() / what
+        with suppress(OSError):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(self._opened_session().name)
+        if self._given(what, self.shared):
+            with suppress(OSError):
+                marker.unlink()
+
+    def _settle(self) -> None:
+        with suppress(OSError):
+            alive = running_sessions(self.root)
+            owed = sorted(p for p in self._owed().iterdir() if p.read_text() not in alive)
+            if not owed or self.shared is None or not self.shared.writable:
+                return
+            count = sum(path.name.startswith("artifact.") for path in owed)
+            if count:
+                note(f"giving the shared cache {count} artifacts that an earlier run could not")
+            for path in owed:
+                if self._given(path.name, self.shared):
+                    path.unlink(missing_ok=True)
+
+    def _given(self, what: str, shared: SharedCache) -> bool:
+        """Whether the shared cache has it now, or it is gone here."""
+        kind, _, rest = what.partition(".")
+        if kind == "artifact":
+            artifact = self._local(rest)
+            if artifact is None:
+                return True
+            entry = entry_from_text((artifact.directory / RECORD).read_bytes(), rest)
+            return shared.upload(entry, artifact.directory)
+        request, _, file = rest.partition(".")
+        name = parse_record_name(file)
+        with suppress(OSError):
+            if name is not None:
+                text = (self._requests(request) / file).read_text(encoding="utf-8")
+                return shared.remember(request, name, text)
+        return True
+
+    def _owed(self) -> Path:
+        assert self.shared is not None
+        return self.root / "owed" / digest_of_value(self.shared.url)[:16]
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """One thread of this process at a time has to do with a key."""
+        with self._guard:
+            lock = self._one_at_a_time[key]
+        with lock:
+            yield
+
+    def _requests(self, request: str) -> Path:
+        return self.root / "requests" / request[:2] / request
+
+
+def _note_use(record: Path) -> None:
+    """The record's mtime is when the entry was last used; a read-only cache keeps no note."""
+    if time.time() - record.stat().st_mtime > USED_EVERY_S:
+        with suppress(PermissionError, OSError):
+            os.utime(record)
+
+
+def _is_renamed(made: Path, target: Path) -> bool:
+    """False when something is there already; OSError when it cannot be done at all."""
+    try:
+        made.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _sync(directory: Path) -> None:

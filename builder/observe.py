@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,7 @@ def _observe_engine(
     spec: ModelSpec, name: str, graph_key: str | None, target: EngineTarget, cache: Cache
 ) -> EngineObservation:
     key = None if graph_key is None else engine_key(spec, name, graph_key, target)
-    cached = key if key is not None and cache.get(key) is not None else None
+    cached = key if key is not None and cache.has(key) else None
     return EngineObservation(target, engine_parameters(spec, name), engine_tools(target), cached)
 
 
@@ -295,13 +295,17 @@ def variant_request(base_key: str, parameters: Mapping[str, Any], tools: Mapping
 
 
 def find_cached(request: str, root: Path, cache: Cache) -> str | None:
-    """The key of an earlier run of the request whose dependencies all have the content they had then."""
-    for dependencies, key in cache.remembered(request):
-        now = {name: current_digest(name, root, cache) for name in dependencies}
-        if (
-            now == dict(dependencies)
-            and action_key(request, dependencies) == key
-            and cache.get(key) is not None
-        ):
-            return key
-    return None
+    """The key of an artifact that was made of the request with all dependencies as they are now, here or elsewhere."""
+    keys = (key_now(request, names, root, cache) for names in cache.remembered(request))
+    return next((key for key in keys if key is not None and cache.has(key)), None)
+
+
+def key_now(request: str, dependencies: Iterable[str], root: Path, cache: Cache) -> str | None:
+    """The request's key by the content that dependencies of these names have now; None when one is gone."""
+    digests: dict[str, str] = {}
+    for name in dependencies:
+        digest = current_digest(name, root, cache)
+        if digest is None:
+            return None
+        digests[name] = digest
+    return action_key(request, digests)

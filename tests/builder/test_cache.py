@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -73,16 +74,19 @@ def test_two_builds_at_once_put_the_same_key(tmp_path: Path) -> None:
     assert Cache(tmp_path).get(KEY) is not None
 
 
-def test_the_cache_remembers_which_sources_made_a_key(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    cache.remember("r" * 64, {"m.py": "1"}, "k1")
-    cache.remember("r" * 64, {"m.py": "2"}, "k2")
-    assert cache.remembered("r" * 64) == [({"m.py": "2"}, "k2"), ({"m.py": "1"}, "k1")]
+def test_the_cache_remembers_which_files_a_request_read(tmp_path: Path) -> None:
+    cache, request = Cache(tmp_path), digest_of_value("a request")
+    first, second, third = (digest_of_value(n) for n in range(3))
+    cache.remember(request, ["m.py"], first)
+    cache.remember(request, {"m.py": "other content"}, second)
+    cache.remember(request, ["m.py", "a.py"], third)
+    newest = tmp_path / "requests" / request[:2] / request
+    for path in newest.glob(f"*{third}.json"):
+        os.utime(path, (2**31, 2**31))
+    assert list(Cache(tmp_path).remembered(request)) == [("a.py", "m.py"), ("m.py",)]
 
 
 def test_a_digest_is_read_again_only_when_the_file_changed(tmp_path: Path) -> None:
-    import os
-
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     os.utime(file, (1, 1))

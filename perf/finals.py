@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from perf.sweep import Arm, Trial
 from perf.verdict import SETTLING_ROUNDS, Verdict
 
+__all__ = [
+    "CONFIRMING_ROUNDS",
+    "SETTLING_LOOKS",
+    "SETTLING_ROUNDS",
+    "final_trials",
+    "is_worth_settling",
+]
+
 CONFIRMING_ROUNDS = 3
 """An arm that is no better is the best of three in all of them in 1 of 27 cases."""
 SETTLING_LOOKS = 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.errors import TritonsmithError, UsageError
+from builder.errors import ToolError, TritonsmithError, UsageError
 from perf import scratch
 from perf.data import ModelInterface, interface_from_metadata
 from perf.server import control
@@ -51,7 +51,7 @@ class Stage:
         self._loaded_before: set[str] = set()
         self._ours: set[str] = set()
         self._others: tuple[str, ...] = ()
-        self._metrics_url = ""
+        self._tells_energy = False
         self._changed = False
 
     @property
@@ -69,7 +69,8 @@ class Stage:
         """What a trial of this arm puts under load and looks at."""
         name = self.name_of(arm)
         target = self.spec.load_model or name
-        return Subject(self.server, self.url, target, name, self._others, self._metrics_url)
+        metrics_url = self.server.metrics_url if self._tells_energy else ""
+        return Subject(self.server, self.url, target, name, self._others, metrics_url)
 
     # Before the first arm.
 
@@ -92,9 +93,14 @@ class Stage:
             )
         names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
         self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
-        if spec.objective == "energy":
-            self._metrics_url = self.server.metrics_url
-            _check_energy(self._metrics_url)
+        self._tells_energy = energy_j(self.server.metrics_url) is not None
+        if spec.objective == "energy" and not self._tells_energy:
+            raise ToolError(
+                "the server tells no GPU energy, so there is no objective energy",
+                code="no_gpu_metrics",
+                seen=f"no nv_energy_consumption at {self.server.metrics_url or 'its metrics port'}/metrics",
+                fix="--objective throughput, or a server with a GPU and GPU metrics",
+            )
         if spec.max_memory_mib is not None and self.server.pid is None:
             raise UsageError(
                 "the memory of a server elsewhere cannot be seen",
@@ -247,14 +253,3 @@ def _config_of(directory: Path) -> dict[str, Any] | None:
 def _tensors(metadata: Mapping[str, Any], side: str) -> list[str]:
     return sorted(f"{t['name']} {t['datatype']} {[int(d) for d in t['shape']]}" for t in metadata[side])
 
-
-def _check_energy(metrics_url: str) -> None:
-    if energy_j(metrics_url) is None:
-        from builder.errors import ToolError
-
-        raise ToolError(
-            "the server tells no GPU energy, so there is no objective energy",
-            code="no_gpu_metrics",
-            seen=f"no nv_energy_consumption at {metrics_url}/metrics",
-            fix="--objective throughput, or a server with a GPU and GPU metrics",
-        )

@@ -64,6 +64,7 @@ def html_of(run: RunResult, templates: Path | None = None) -> str:
     view = view_of(run)
     # Charts escape their own texts; everything else is escaped by Jinja.
     view["charts"] = {name: None if svg is None else Markup(svg) for name, svg in view["charts"].items()}  # noqa: S704
+    view["cost_charts"] = [(cost, Markup(svg)) for cost, svg in view["cost_charts"]]  # noqa: S704
     view["legend"] = [(Markup(key), label) for key, label in view["legend"]]  # noqa: S704
     return render(TEMPLATE, view, templates)
 

@@ -52,6 +52,8 @@ class Cell:
     estimates: metric → value in an average round with an interval for comparing arms at this load point.
     requests, failures: summed over the rounds; verdicts: how many trials got which verdict.
     errors: trials without numbers, and why.
+    memory_bytes: the most of all rounds, of the server's process and the arm's instances.
+    energy_j: of the GPUs for one inference, over all rounds.
     """
 
     arm_id: str
@@ -63,6 +65,8 @@ class Cell:
     verdicts: Mapping[str, int]
     errors: tuple[str, ...]
     server: ServerTime | None
+    memory_bytes: int | None = None
+    energy_j: float | None = None
 
 
 def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
@@ -113,7 +117,21 @@ def _cell(arm: str, point: int, trials: Sequence[TrialResult], estimates: Mappin
         verdicts=dict(Counter(s.validity.verdict.value for s in summaries)),
         errors=tuple(t.error for t in trials if t.error is not None),
         server=_server_time([t.server for t in trials if t.server is not None]),
+        memory_bytes=max((t.memory_bytes for t in trials if t.memory_bytes is not None), default=None),
+        energy_j=_energy_j(trials),
     )
+
+
+def _energy_j(trials: Sequence[TrialResult]) -> float | None:
+    told = [(t.energy_j, t.server.inferences) for t in trials if t.energy_j and t.server]
+    inferences = sum(count for _, count in told)
+    return sum(joules for joules, _ in told) / inferences if inferences else None
+
+
+def dollars_per_million(run: RunResult, cell: Cell) -> float | None:
+    """What a million inferences cost at this throughput; None without the server's price."""
+    price, rate_per_s = run.spec.dollars_per_hour, cell.estimates["throughput_per_s"].value
+    return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
 
 
 def _server_time(counters: Sequence[ServerCounters]) -> ServerTime | None:

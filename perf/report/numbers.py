@@ -51,6 +51,25 @@ def percent(share: float) -> str:
     return f"{share * 100:.2g} %" if 0 < share < 0.1 else f"{share * 100:.0f} %"
 
 
+def mebibytes(value_bytes: float | None) -> str:
+    """`1,240`; without the unit."""
+    return "–" if value_bytes is None else f"{value_bytes / 2**20:,.0f}"
+
+
+def dollars(value: float | None) -> str:
+    """`$0.213`, `$1.20`."""
+    if value is None:
+        return "–"
+    return f"${value:,.0f}" if value >= 100 else f"${value:#.3g}"
+
+
+def joules(value: float | None) -> str:
+    """`0.0123 J`, `12.3 mJ`."""
+    if value is None:
+        return "–"
+    return f"{value:.3g} J" if value >= 0.1 else f"{value * 1000:.3g} mJ"
+
+
 def short_count(value: float) -> str:
     """An axis tick: `12k`, `1.5k`, `800`."""
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

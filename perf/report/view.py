@@ -8,6 +8,7 @@ from typing import Any
 from perf import config_path
 from perf.report import charts, numbers
 from perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
+from perf.report.costs import COSTS, cost_chart, measured_costs
 from perf.report.pareto import front_of
 from perf.report.why import what_next, why_winner
 from perf.run_record import RunResult
@@ -28,6 +29,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
     cells = cells_of(run)
     point = run.verdict.concurrency or max(run.spec.concurrency)
     arms = charts.shown_arms(run)
+    costs = measured_costs(run, cells)
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
     return {
         "title": f"Sweep of {run.spec.model}",
@@ -53,6 +55,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
             "server": charts.server_time(run, cells, point),
             "batches": charts.batch_sizes(run, cells, point),
         },
+        "costs": costs,
+        "cost_charts": [(c, chart) for c in costs if (chart := cost_chart(run, cells, point, c))],
         "server_parts": [name for name, _ in charts.SERVER_PARTS],
         "table": table(run, cells),
         "validity": validity_counts(run),
@@ -131,12 +135,14 @@ def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
 def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
     """One row an arm and load point, load point by load point, ready to print."""
     rows = []
+    labels = charts.row_labels(run.arms)
     for point in run.spec.concurrency:
         for position, arm in enumerate(run.arms):
             cell = cells.get((arm.id, point))
             rows.append(
                 {
                     "arm": arm,
+                    "label": labels[arm.id],
                     "concurrency": point,
                     "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
@@ -235,7 +241,8 @@ def winner_config(run: RunResult) -> str | None:
 CSV_COLUMNS = (
     "arm", "settings", "baseline", "concurrency", "rounds", "requests", "failed_requests",
     *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
-    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", "verdicts", "outcome", "pareto",
+    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", *(cost.name for cost in COSTS),
+    "verdicts", "outcome", "pareto",
 )  # fmt: skip
 
 
@@ -258,6 +265,7 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
             "mean_queue_ns": None if server is None else round(server.queue_ns),
             "mean_compute_ns": None if server is None else round(server.total_ns - server.queue_ns),
             "mean_batch_size": None if server is None else server.mean_batch,
+            **{cost.name: cost.value(run, cell) for cost in COSTS},
             "verdicts": " ".join(f"{name}:{count}" for name, count in sorted(cell.verdicts.items())),
             "outcome": _state(run, arm, point),
             "pareto": (arm_id, point) in front,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from builder.errors import ServerError, TrialError, TritonsmithError
 from perf import scratch
 from perf.constraints import meets
-from perf.finals import SETTLING_LOOKS, final_trials, is_worth_settling
+from perf.finals import SETTLING_LOOKS, SETTLING_ROUNDS, final_trials, is_worth_settling
 from perf.race import race_of
 from perf.resume import reusable
 from perf.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
@@ -137,8 +137,10 @@ class Course:
             ledger = self.ledger
             if ledger.interrupted or not is_worth_settling(ledger.verdict(), ledger.next_round()):
                 break
+            leader = ledger.leader().label
             if not self._final(confirms=False, room_for=1 + look):
                 break
+            ledger.note(f"{leader} was ahead, and was measured {SETTLING_ROUNDS} rounds more to settle it.")
         won = not self.ledger.interrupted and self.ledger.verdict().outcome == "winner"
         if won and not self._final(confirms=True):
             self.ledger.note("The budget had no room to see the winner win again.")

@@ -94,6 +94,11 @@ class Ledger:
         """Over everything so far."""
         return verdict_of(self.spec, self.arms, self.results)
 
+    def leader(self) -> Arm:
+        """The arm that the verdict is about."""
+        arm_id = self.verdict().arm_id
+        return next(arm for arm in self.arms if arm.id == arm_id)
+
     def next_round(self) -> int:
         """The number of a round that none was yet."""
         return 1 + max((result.trial.round for result in self.results), default=-1)

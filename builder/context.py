@@ -15,6 +15,7 @@ from builder.observe import observe
 from builder.order import with_steps
 from builder.plan import BuildPlan, Observation, make_plan
 from builder.planned import check_planned
+from builder.prefetch import prefetch
 from builder.spec import RepositorySpec, load_spec
 from builder.templates import check_user_directory
 from builder.toolchain import this_toolchain
@@ -100,6 +101,7 @@ def context_of(options: BuildOptions) -> Context:
             check_source(spec, model)
     target = check_planned(spec, options.target)
     lock = read_lock(lock_path(spec.path))
+    prefetch(spec, cache, this_toolchain(), asked)
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked)
     return Context(spec, options, cache, repository, lock, observed, target)
 

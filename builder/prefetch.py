@@ -1,0 +1,80 @@
+"""(spec, a cache with a shared one behind it) → what observing will ask of the shared cache, read in a few round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from builder.cache import Cache
+from builder.engine_targets import engine_targets
+from builder.observe import (
+    converted_parameters,
+    converted_tools,
+    engine_key,
+    export_parameters,
+    export_tools,
+    find_cached,
+    is_plain,
+    key_now,
+    variant_request,
+)
+from builder.plan import request_digest
+from builder.spec import RepositorySpec
+from builder.toolchain import Toolchain
+
+_Variant = tuple[str, str]
+"""(model, variant)"""
+_Name = TypeVar("_Name", str, _Variant)
+
+
+def prefetch(spec: RepositorySpec, cache: Cache, toolchain: Toolchain, names: Collection[str]) -> None:
+    """Reads at once what is known elsewhere of the models named; asks nothing about what the local cache has.
+
+    Three rounds, because the key of a graph holds its export's, and that of an engine its graph's.
+    """
+    if cache.shared is None:
+        return
+    models = {m.name: m for m in spec.models if m.name in names}
+    exports = _fetched(
+        {
+            name: request_digest(export_parameters(model), export_tools(model, toolchain))
+            for name, model in models.items()
+        },
+        spec.root,
+        cache,
+    )
+    graphs: dict[_Variant, str] = {}
+    requests: dict[_Variant, str] = {}
+    for name, key in exports.items():
+        for variant, stated in models[name].variants.items():
+            if is_plain(stated):
+                graphs[name, variant] = key
+            else:
+                parameters = converted_parameters(models[name], variant)
+                tools = converted_tools(models[name], variant, toolchain)
+                requests[name, variant] = variant_request(key, parameters, tools)
+    graphs |= _fetched(requests, spec.root, cache)
+    engines = [
+        engine_key(models[name], variant, key, target)
+        for (name, variant), key in graphs.items()
+        if models[name].variants[variant].backend == "tensorrt"
+        for target in engine_targets(spec, toolchain)
+    ]
+    cache.shared.prefetch_entries([key for key in engines if not cache.has_here(key)])
+
+
+def _fetched(requests: Mapping[_Name, str], root: Path, cache: Cache) -> dict[_Name, str]:
+    """Names of requests → keys of their artifacts, here or elsewhere; names without one are left out."""
+
+    def now(request: str, dependencies: Sequence[str]) -> str | None:
+        return key_now(request, dependencies, root, cache)
+
+    cache.prefetch([request for request in requests.values() if not _is_here(request, now, cache)], now)
+    found = {name: find_cached(request, root, cache) for name, request in requests.items()}
+    return {name: key for name, key in found.items() if key is not None}
+
+
+def _is_here(request: str, now: Callable[[str, Sequence[str]], str | None], cache: Cache) -> bool:
+    keys = (now(request, dependencies) for dependencies in cache.remembered_here(request))
+    return any(key is not None and cache.has_here(key) for key in keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -11,6 +12,7 @@ from typing_extensions import Unpack
 
 if TYPE_CHECKING:
     from builder.context import BuildOptions
+    from builder.shared_cache import SharedCache
 
 
 class OtherOptions(TypedDict, total=False):
@@ -36,6 +38,9 @@ class Format(str, Enum):
     json = "json"
 
 
+REMOTE_CACHE = "TRITONSMITH_REMOTE_CACHE"
+REMOTE_CACHE_READ_ONLY = "TRITONSMITH_REMOTE_CACHE_READ_ONLY"
+
 FormatOption = Annotated[Format, typer.Option("--format", help="Output on stdout: text or json.")]
 SpecOption = Annotated[Path, typer.Option("--spec", "-f", help="The spec file.")]
 RepositoryOption = Annotated[
@@ -60,14 +65,52 @@ ModelsArgument = Annotated[
     typer.Argument(help="Only these models, with the steps of ensembles; default: all.", show_default=False),
 ]
 
+RemoteCacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--remote-cache",
+        envvar=REMOTE_CACHE,
+        help="A cache that machines share: s3://…, gs://…, az://… or a directory.",
+        show_default=False,
+    ),
+]
+RemoteCacheReadOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--remote-cache-read-only",
+        envvar=REMOTE_CACHE_READ_ONLY,
+        help="Use what the remote cache has and add nothing: for code that is not trusted.",
+    ),
+]
+
 DEFAULT_SPEC = Path("models.yaml")
 
 
 def build_options(
-    spec: Path, repository: Path | None, templates: Path | None, **others: Unpack[OtherOptions]
+    spec: Path,
+    repository: Path | None,
+    templates: Path | None,
+    remote_cache: str | None = None,
+    remote_cache_read_only: bool = False,
+    **others: Unpack[OtherOptions],
 ) -> BuildOptions:
-    """Flags → BuildOptions with the default cache."""
+    """Flags → BuildOptions with the default cache; a command without flags for the remote one goes by the environment.
+
+    UsageError or ToolError when the remote cache's address is none, or its package is not installed.
+    """
     from builder.cache import Cache, default_cache_directory
     from builder.context import BuildOptions
 
-    return BuildOptions(spec, repository, Cache(default_cache_directory()), templates, **others)
+    shared = shared_cache(remote_cache, remote_cache_read_only)
+    return BuildOptions(spec, repository, Cache(default_cache_directory(), shared), templates, **others)
+
+
+def shared_cache(url: str | None, read_only: bool) -> SharedCache | None:
+    """The remote cache of the flags, else of the environment; None when neither names one. Nothing is opened."""
+    url = os.environ.get(REMOTE_CACHE) if url is None else url
+    if not url:
+        return None
+    from builder.shared_cache import SharedCache
+
+    read_only = read_only or os.environ.get(REMOTE_CACHE_READ_ONLY, "").lower() in ("1", "true", "yes", "on")
+    return SharedCache(url, writable=not read_only)

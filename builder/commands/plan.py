@@ -11,6 +11,8 @@ import typer
 from builder.commands.options import (
     DEFAULT_SPEC,
     ModelsArgument,
+    RemoteCacheOption,
+    RemoteCacheReadOnlyOption,
     RepositoryOption,
     SpecOption,
     TargetOption,
@@ -38,6 +40,8 @@ def plan(
         bool, typer.Option("--exit-code", help="Exit with 4 when anything is stale.")
     ] = False,
     target: TargetOption = None,
+    remote_cache: RemoteCacheOption = None,
+    remote_cache_read_only: RemoteCacheReadOnlyOption = False,
     format: Annotated[
         PlanFormat,
         typer.Option(
@@ -49,7 +53,15 @@ def plan(
     from builder.context import plan_build
     from builder.plan_text import json_of_plan, markdown_of_plan, matrix_of_plan, text_of_plan
 
-    options = build_options(spec, repository, templates, target=target, models=tuple(models or ()))
+    options = build_options(
+        spec,
+        repository,
+        templates,
+        remote_cache,
+        remote_cache_read_only,
+        target=target,
+        models=tuple(models or ()),
+    )
     _, result = plan_build(options)
     if format is PlanFormat.json:
         emit_json(json_of_plan(result))

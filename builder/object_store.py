@@ -12,7 +12,7 @@ import posixpath
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -189,6 +189,14 @@ class ObjectStore:
                     self.files.rm_file(self._path(key))
                 except FileNotFoundError:
                     continue
+
+    def remove_empty_directories(self, prefix: str) -> None:
+        """Removes the directories below a prefix, and it, that have no files; of file:// only, for stores have none."""
+        if not self._is_local:
+            return
+        for root, _, _ in os.walk(self._path(prefix), topdown=False):
+            with suppress(OSError):
+                Path(root).rmdir()
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds_now: bool) -> bool:
         """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""

@@ -21,7 +21,7 @@ class Switch:
     """What is to become visible.
 
     number:      the newest version that is then served; its record's copies become the files at the model's root.
-    root:        names of those copies.
+    root:        names of those copies → sha256.
     root_before: names that earlier versions put at the root; those that are not in `root` go.
     config_text: config.pbtxt, which names the versions.
     marks:       path in the model's directory → small files that are added to other versions.
@@ -29,7 +29,7 @@ class Switch:
 
     model: str
     number: int
-    root: Collection[str]
+    root: Mapping[str, str]
     config_text: str
     root_before: Collection[str] = ()
     marks: Mapping[str, bytes] = field(default_factory=dict)

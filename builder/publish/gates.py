@@ -25,13 +25,16 @@ _NAMED = 10
 
 def stale_gate(context: Context, models: Collection[str]) -> None:
     """GateError `stale` when the repository is not what the spec says now."""
-    stale = [a for a in context.plan().stale if a.model in models and a.state is not State.UP_TO_DATE]
-    if stale:
-        told = dict.fromkeys(f"{a.model} ({a.reason.value})" if a.reason else a.model for a in stale)
+    reasons: dict[str, str] = {}
+    for action in context.plan().stale:
+        if action.model in models and action.state is not State.UP_TO_DATE:
+            reasons.setdefault(action.model, action.reason.value if action.reason else action.state.value)
+    if reasons:
+        told = [f"{model} ({reason})" for model, reason in reasons.items()]
         raise GateError(
-            f"{len({a.model for a in stale})} of {len(models)} models are not built as the spec says",
+            f"{len(reasons)} of {len(models)} models are not built as the spec says",
             code="stale",
-            seen=", ".join(list(told)[:_NAMED]) + (" …" if len(told) > _NAMED else ""),
+            seen=", ".join(told[:_NAMED]) + (" …" if len(told) > _NAMED else ""),
             fix="tritonsmith build",
         )
 

@@ -13,7 +13,7 @@ from builder.publish.versions import ModelState
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """One version. state: served, kept, failed, damaged or unfinished. provenance: its record, {} when it has none."""
+    """One version. state: see ModelState.state_of. provenance: its record, {} when it has none."""
 
     model: str
     version: int

@@ -98,6 +98,8 @@ def record_of(
 
     smoke: samples (how many), bounds (by output), note (why there are none).
     """
+    # Of what is served: the variant where there are variants, else the export.
+    served: Mapping[str, Any] = locked.variants.get(locked.served or "") or asdict(locked)
     return {
         "format": FORMAT,
         "model": model,
@@ -109,9 +111,9 @@ def record_of(
         "previous": list(previous),
         "spec": asdict(origin),
         "variant": locked.served,
-        "action_key": locked.key,
-        "tools": dict(locked.tools),
-        "accuracy": dict(locked.accuracy),
+        "action_key": served["key"],
+        "tools": dict(served["tools"]),
+        "accuracy": dict(served["accuracy"]),
         "lock": asdict(locked),
         "smoke": dict(smoke),
         "evidence": evidence,

@@ -256,7 +256,8 @@ def _publish(
         versions = versions_to_serve(candidate.policy, number, available, options.keep)
         text = manifest(candidate.text, versions, options.build.spec.name, options.build.templates)
         # A switch that fails may have come through all the same: the version is left there, whole and not in use.
-        destination.switch(state, Switch(spec.name, number, record["root"], text, _root_before(state)))
+        root = {name: record["files"][f"{ROOT}/{name}"]["sha256"] for name in record["root"]}
+        destination.switch(state, Switch(spec.name, number, root, text, state.root_before))
         if release is not None:
             switched = Switched(spec.name, versions, expected_of(destination, spec.name, number, record))
             live = follow_or_undo(destination, release, state, switched, placeholder)
@@ -339,11 +340,6 @@ def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[
     with tempfile.TemporaryDirectory(prefix="tritonsmith-publish-") as scratch:
         content = smoke_bytes(samples, Path(scratch))
     return content, {"samples": len(samples.samples), "bounds": bounds, "note": ""}
-
-
-def _root_before(state: ModelState) -> tuple[str, ...]:
-    """Names at the model's root that earlier versions put there."""
-    return tuple(sorted({name for record in state.provenance.values() for name in record["root"]}))
 
 
 def _drop_surplus(

@@ -55,9 +55,8 @@ def rollback(
         stated = destination.read(model, f"{target}/{STATED_CONFIG}")
         assert stated is not None, "it is one of the files that were verified"
         spec_name = str(record["spec"]["name"])
-        before = {name for told in state.provenance.values() for name in told["root"]}
         text = manifest(stated.decode(), served, spec_name)
-        destination.switch(state, Switch(model, target, record["root"], text, sorted(before)))
+        destination.switch(state, Switch(model, target, state.root_of(target), text, state.root_before))
         live = ""
         if release is not None:
             switched = Switched(model, served, expected_of(destination, model, target, record))

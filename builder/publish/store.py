@@ -116,17 +116,17 @@ class StoreDestination:
 
     def switch(self, state: ModelState, change: Switch) -> None:
         """See Destination. The root's files change before config.pbtxt does: see docs/publish.md."""
-        model = change.model
-        for name in change.root:
-            self._store.copy(f"{model}/{change.number}/{ROOT}/{name}", f"{model}/{name}")
-        config = f"{model}/{CONFIG}"
+        model, config = change.model, f"{change.model}/{CONFIG}"
         tag = self._tag_of_placeholder(config) if state.tag is None else state.tag
-        if tag is None or not self._store.put_over(config, change.config_text.encode(), tag):
-            raise BuildError(
-                f"{model}: somebody else published or rolled back at {self.url} meanwhile",
-                code="destination_changed",
-                fix="look with `tritonsmith versions`, then run the same command again",
-            )
+        if tag is None or self._store.tag(config) != tag:
+            raise self._changed(model)
+        there = state.root_of(state.served[-1]) if state.served else {}
+        for name, digest in change.root.items():
+            if there.get(name) != digest or name not in state.files:
+                self._store.copy(f"{model}/{change.number}/{ROOT}/{name}", f"{model}/{name}")
+        if not self._store.put_over(config, change.config_text.encode(), tag):
+            self._give_root_back(model)
+            raise self._changed(model)
         # It stands; what is left to do is of no consequence to any server.
         gone = set(change.root_before) - set(change.root)
         with suppress(BuildError):
@@ -140,6 +140,7 @@ class StoreDestination:
             keys = [o.key for o in self._store.list(f"{model}/{number}")]
             order = {f"{model}/{number}/{PROVENANCE}": 0, f"{model}/{number}/{CLAIM}": 2}
             self._store.delete(sorted(keys, key=lambda key: (order.get(key, 1), key)))
+        self._store.remove_empty_directories(model)
 
     def withdraw(self, state: ModelState, placeholder: str) -> None:
         """See Destination: config.pbtxt goes last, and before anything else it comes to serve nothing."""
@@ -148,6 +149,21 @@ class StoreDestination:
         self._store.put(config, placeholder.encode())
         self._store.delete(key for key in keys if key != config)
         self._store.delete([config])
+        self._store.remove_empty_directories(state.name)
+
+    def _give_root_back(self, model: str) -> None:
+        """What somebody else's version has at the root, where ours was copied a moment too late."""
+        state = self.state(model)
+        for number in state.served[-1:]:
+            for name in state.root_of(number):
+                self._store.copy(f"{model}/{number}/{ROOT}/{name}", f"{model}/{name}")
+
+    def _changed(self, model: str) -> BuildError:
+        return BuildError(
+            f"{model}: somebody else published or rolled back at {self.url} meanwhile",
+            code="destination_changed",
+            fix="look with `tritonsmith versions`, then run the same command again",
+        )
 
     def _tag_of_placeholder(self, config: str) -> str | None:
         """The tag of our own placeholder; None when something else stands there now."""

@@ -74,16 +74,10 @@ def _undo(
             return f"the destination has no {switched.model} any more, but the server: {error.message}"
         return f"{switched.model} had no version before; it was removed again"
     old = before.served[-1]
-    record = before.provenance.get(old, {"root": [], "files": {}})
+    record = before.provenance.get(old, {"files": {}})
     failed = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "why": why}
-    change = Switch(
-        switched.model,
-        old,
-        record["root"],
-        before.config_text,
-        now.provenance.get(number, {"root": []})["root"],
-        {f"{number}/{FAILED}": json.dumps(failed).encode()},
-    )
+    mark = {f"{number}/{FAILED}": json.dumps(failed).encode()}
+    change = Switch(switched.model, old, before.root_of(old), before.config_text, now.root_before, mark)
     destination.switch(now, change)
     expected = expected_of(destination, switched.model, old, record)
     try:

@@ -70,6 +70,16 @@ class ModelState:
         files: Mapping[str, Any] = self.provenance[number]["files"]
         return tuple(n for n, told in files.items() if self.files.get(f"{number}/{n}") != told["bytes"])
 
+    def root_of(self, number: int) -> dict[str, str]:
+        """Names of a version's files at the model's root → sha256; empty for a version without a record."""
+        record = self.provenance.get(number)
+        return {} if record is None else {n: record["files"][f"{ROOT}/{n}"]["sha256"] for n in record["root"]}
+
+    @property
+    def root_before(self) -> tuple[str, ...]:
+        """Names that any version put at the model's root."""
+        return tuple(sorted({name for number in self.provenance for name in self.root_of(number)}))
+
     @property
     def failed(self) -> frozenset[int]:
         """Versions that a live server refused or answered wrongly with."""
@@ -91,10 +101,10 @@ class ModelState:
             return not is_placeholder(self.config_text)
         return not is_placeholder(self.config_text) and not any(n in self.provenance for n in served)
 
-    def state_of(self, number: int) -> Literal["served", "kept", "failed", "damaged", "unfinished"]:
+    def state_of(self, number: int) -> Literal["served", "kept", "failed", "damaged", "unfinished", "gone"]:
         """One word for a version, for people."""
         if number not in self.provenance:
-            return "unfinished"
+            return "unfinished" if number in self.numbers else "gone"
         if self.missing(number):
             return "damaged"
         if number in self.served:
@@ -202,7 +212,7 @@ def rollback_target(state: ModelState, wanted: int | None, destination: str) -> 
     raise UsageError(
         f"{state.name}: there is no version before {served[-1] if served else 'the first'} to go back to",
         code="no_previous_version",
-        seen=f"before it {before[-1]} was served, which is gone" if before else None,
+        seen=f"before it {before[-1]} was served, which is {state.state_of(before[-1])}" if before else None,
         valid=told,
         fix=f"tritonsmith rollback {state.name} VERSION" if valid else None,
     )

@@ -1,0 +1,77 @@
+"""A directory → a small spec, built in this process and published where a test wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.build import build
+from builder.cache import Cache
+from builder.context import BuildOptions
+from builder.publish import (
+    Destination,
+    PublishOptions,
+    PublishResult,
+    Release,
+    Rollback,
+    open_destination,
+    publish,
+    rollback,
+)
+from tests import onnx_models
+
+
+@dataclass(frozen=True)
+class Project:
+    """models.yaml with models that are taken over as they are, and the place they go to."""
+
+    root: Path
+    url: str
+
+    @property
+    def options(self) -> BuildOptions:
+        return BuildOptions(self.root / "models.yaml", cache=Cache(self.root / "cache"))
+
+    @property
+    def destination(self) -> Destination:
+        return open_destination(self.url)
+
+    def write(self, models: Mapping[str, float], extra: str = "", spec: str = "") -> None:
+        """Each model is y = scale · x + 1; its labels say the scale. extra: more of each model's spec."""
+        text = "models:\n"
+        for name, scale in models.items():
+            source = self.root / "sources" / name
+            onnx_models.save(onnx_models.affine(("batch", 3), scale=scale), source / "1" / "model.onnx")
+            (source / "labels.txt").write_text(f"{scale}\n" * 3)
+            text += f"  {name}:\n    source: {{directory: sources/{name}}}\n    backend: onnxruntime\n"
+            text += "    max_batch_size: 4\n"
+            text += "    input: [{name: x, data_type: TYPE_FP32, dims: [3]}]\n"
+            text += "    output: [{name: y, data_type: TYPE_FP32, dims: [3], label_filename: labels.txt}]\n"
+            text += extra
+        (self.root / "models.yaml").write_text(text + spec)
+
+    def build(self) -> None:
+        result = build(self.options)
+        assert not result.errors, result.errors
+
+    def publish(
+        self, *models: str, keep: int = 3, dry_run: bool = False, release: Release | None = None
+    ) -> PublishResult:
+        options = PublishOptions(self.options, models, keep, dry_run)
+        return publish(options, self.destination, release)
+
+    def publish_scales(self, keep: int = 3, release: Release | None = None, **models: float) -> PublishResult:
+        """New sources, a build, a publish."""
+        self.write(models)
+        self.build()
+        return self.publish(keep=keep, release=release)
+
+    def rollback(self, model: str, version: int | None = None) -> Rollback:
+        return rollback(self.destination, model, version)
+
+    def labels(self, model: str) -> str:
+        """The first label that a server would read now."""
+        content = self.destination.read(model, "labels.txt")
+        assert content is not None
+        return content.decode().splitlines()[0]

@@ -22,8 +22,8 @@ from pathlib import Path
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "Dims", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
-    "ILayer", "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "Runtime",
-    "TensorIOMode", "TensorLocation",
+    "ILayer", "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError",
+    "Runtime", "TensorIOMode", "TensorLocation",
 )  # fmt: skip
 
 LIST = """

@@ -1,4 +1,4 @@
-"""TensorRT-RTX compiles real graphs on this machine, and says by name what it cannot take."""
+"""TensorRT-RTX compiles on this machine, and says by name what it cannot take; tests/examples has the demo's models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from builder.artifacts import export_request
 from builder.compile import (
     CompileOptions,
     CompileRequest,
@@ -26,18 +25,14 @@ from builder.compile import (
 )
 from builder.compile.worker import compile_request
 from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
-from builder.export import run_export
 from builder.lint.engine import read_engine
-from builder.lint.onnx_io import read_onnx
-from builder.spec import load_spec
-from builder.tensors import TensorSpec, dtype_from_config, dtype_from_onnx
+from builder.tensors import TensorSpec, dtype_from_config
 from tests import onnx_models
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
 # RTX takes timing caches and does nothing with them; TensorRT's own code path is the same.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
-DEMO = Path(__file__).parents[3] / "examples" / "demo"
 WEIGHTS = np.ones((4, 4), np.float32)
 X = TensorSpec("x", dtype_from_config("TYPE_FP32"), ("batch", 4))
 PROFILES = derive_profiles([X], max_batch_size=8, dynamic_dims={})
@@ -226,47 +221,3 @@ def test_without_a_gpu_tensorrt_is_refused_at_once(tmp_path: Path) -> None:
         run_compile(CompileRequest("m", "tensorrt", "/absent.onnx"), tmp_path / "out", tmp_path / "log")
     assert (missing.value.code, missing.value.exit_code) == ("gpu_missing", 3)
     assert not (tmp_path / "out").exists()
-
-
-DETECTOR_DIMS = {f"p2o.DynamicDimension.{n}": (32, 640, 960) for n in (1, 2)}
-
-
-@pytest.mark.demo
-def test_the_demos_detector_is_lowered(tmp_path: Path) -> None:
-    from builder.package_files import resolve_package_file
-
-    path = resolve_package_file("package:rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx")
-    surface = read_onnx(path)
-    inputs = [TensorSpec(t.name, dtype_from_onnx(t.element), t.shape or ()) for t in surface.inputs]
-    profiles = derive_profiles(inputs, max_batch_size=4, dynamic_dims=DETECTOR_DIMS)
-    request = CompileRequest("detector", "tensorrt_rtx", str(path), profiles, opset=surface.opset)
-    assert run_compile(request, tmp_path, tmp_path / "log").engine_bytes > 1_000_000
-
-
-@pytest.mark.demo
-@pytest.mark.slow
-def test_the_demos_crepe_is_exported_and_lowered(tmp_path: Path) -> None:
-    spec, repository = demo_model("crepe")
-    exported = run_export(export_request(spec, repository), tmp_path, tmp_path / "export.log")
-    lower(spec, exported.inputs, tmp_path / "model.onnx", tmp_path)
-
-
-@pytest.mark.demo
-def test_the_demos_minilm_is_lowered(tmp_path: Path) -> None:
-    path = DEMO.parents[1] / "model_repository" / "minilm" / "1" / "model.onnx"
-    if not path.is_file():
-        pytest.skip("model_repository has no minilm; `make demo` builds it (its export takes half a minute)")
-    inputs = [TensorSpec(t.name, dtype_from_onnx(t.element), t.shape or ()) for t in read_onnx(path).inputs]
-    lower(demo_model("minilm")[0], inputs, path, tmp_path)
-
-
-def demo_model(name: str) -> tuple[Any, Any]:
-    repository = load_spec(DEMO / "models.yaml")
-    return next(model for model in repository.models if model.name == name), repository
-
-
-def lower(spec: Any, inputs: Any, path: Path, out_dir: Path) -> None:
-    ranges = {n: (d.min, d.opt or d.max, d.max) for n, d in spec.dynamic_dims.items()}
-    profiles = derive_profiles(inputs, max_batch_size=spec.max_batch_size or 0, dynamic_dims=ranges)
-    request = CompileRequest(spec.name, "tensorrt_rtx", str(path), profiles, opset=read_onnx(path).opset)
-    assert run_compile(request, out_dir, out_dir / "log").engine_bytes > 1_000_000

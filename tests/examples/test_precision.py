@@ -1,4 +1,4 @@
-"""precision.yaml of the demo on a CPU: what the gate refuses and what is served instead; TensorRT-RTX's proof of each precision."""
+"""The demo at several precisions on a CPU: what the gate refuses, what is served instead, and what TensorRT-RTX lowers."""
 
 from __future__ import annotations
 

@@ -260,8 +260,9 @@ def _variant(
     # They run as one process; the conversion's identity holds the data's.
     kinds: list[ActionKind] = ["calibrate", "convert"] if seen.calibrated else ["convert"]
     actions = [_action(model, kind, stale, seen.cached_key, name) for kind in kinds]
+    graph = actions[-1]
     for engine in seen.engines:
-        found = _stale_engine(engine, was, actions[-1])
+        found = _stale_engine(engine, was, graph)
         actions.append(_action(model, "compile", found, engine.cached_key, name, engine.target))
     return actions
 

@@ -113,7 +113,7 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
             "tools": tools,
         }
         key = action_key(identity, dependencies)
-        artifact = cache.put(key, made, record)
+        artifact = cache.put(key, made, record, f"take over {spec.name}")
         cache.remember(identity, dependencies, key)
     return artifact
 
@@ -164,7 +164,7 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
         identity = request_digest(parameters, tools)
         key = action_key(identity, dependencies)
         record = _record(result, directory, dependencies, tools)
-        artifact = cache.put(key, directory, record)
+        artifact = cache.put(key, directory, record, f"export {spec.name}")
         cache.remember(identity, dependencies, key)
     return artifact
 

@@ -92,7 +92,8 @@ def _engine(
             "engine": _told(result, request.profiles),
             "notes": [*converted.record["notes"], *result.notes],
         }
-        return BuiltEngine(target, cache.put(key, made, record), False)
+        what = f"compile {spec.name}/{name} for {target.name}"
+        return BuiltEngine(target, cache.put(key, made, record, what), False)
 
 
 def _not_here(target: EngineTarget) -> ToolError:
@@ -140,7 +141,8 @@ def _proof(spec: ModelSpec, name: str, converted: Artifact, repository: Reposito
     if artifact is None:
         with cache.workspace() as made:
             result = run_compile(request, made, log_path(cache, repository, f"{spec.name}/{name}/proof"))
-            artifact = cache.put(key, made, {"engine": _told(result, request.profiles)})
+            told = {"engine": _told(result, request.profiles)}
+            artifact = cache.put(key, made, told, f"prove {spec.name}/{name}")
     engine: Mapping[str, Any] = artifact.record["engine"]
     return f"but TensorRT-RTX {engine['version']} parses and lowers this graph here ({engine['bytes'] / 1e6:.1f} MB)"
 

@@ -104,7 +104,7 @@ def _explained(
         )
         assert judged is not None
         with cache.workspace() as made:
-            explained = cache.put(key, made, _layers(judged))
+            explained = cache.put(key, made, _layers(judged), f"compare layers {spec.name}/{name}")
     return replace(
         judgement,
         layers=tuple(explained.record["layers"]),
@@ -185,7 +185,7 @@ def _converted_artifact(
         dependencies = {portable_name(Path(f), repository.root): cache.stats.digest(Path(f)) for f in used}
         key = action_key(identity, dependencies)
         record |= {"tools": tools, "dependencies": dependencies, "samples": None}
-        artifact = cache.put(key, made, record)
+        artifact = cache.put(key, made, record, f"convert {spec.name}/{name}")
         cache.remember(identity, dependencies, key)
     return artifact
 

@@ -15,7 +15,7 @@ from builder.compile.request import (
     request_from_dict,
     result_from_dict,
 )
-from builder.compile.run import compiler_fingerprint, run_compile
+from builder.compile.run import run_compile
 
 __all__ = [
     "CompileOptions",
@@ -24,7 +24,6 @@ __all__ = [
     "OptimizationProfile",
     "ShapeRange",
     "StatedProfile",
-    "compiler_fingerprint",
     "derive_profiles",
     "instance_groups_with_profiles",
     "options_from_dict",

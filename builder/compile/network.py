@@ -292,9 +292,7 @@ def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt
     return monitor
 
 
-def _build_failed(
-    request: CompileRequest, log: BuildLog, network: tensorrt.INetworkDefinition
-) -> BuildError:
+def _build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INetworkDefinition) -> BuildError:
     """The builder returns nothing; its reasons are in the log alone, and name layers somewhere within a long text."""
     text = "; ".join(dict.fromkeys(log.errors[:_TOLD_ERRORS])) or "it says no reason"
     if request.options.workspace_bytes is not None and "workspace" in text.lower():

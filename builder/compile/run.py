@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from builder.child import ChildTask, run_child
-from builder.compile.cuda import gpus
-from builder.compile.request import CompileRequest, CompileResult, EngineKind, result_from_dict
+from builder.compile.request import CompileRequest, CompileResult, result_from_dict
 from builder.compile.tensorrt import require_tensorrt
 from builder.compile.tensorrt_rtx import require_rtx
 from builder.errors import SpecError, Where
 from builder.releases import parser_opsets
-
-# The container's wheel, and the packages that the first is made of.
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+from builder.toolchain import this_toolchain
 
 
 def run_compile(
@@ -33,38 +29,14 @@ def run_compile(
     compile_killed, compile_crashed, disk_full). `stop`, asked a few times a second, Ctrl-C and the timeout cancel the
     build at its next step; a build that does not heed this within two seconds is killed.
     """
-    if request.engine == "tensorrt":
+    on_gpu = request.engine == "tensorrt"
+    if on_gpu:
         require_tensorrt()
     else:
         require_rtx()
-    version = compiler_fingerprint(request.engine)["version"]
-    refuse_opset(request, version if request.engine == "tensorrt" else None)
-    on_gpu = request.engine == "tensorrt"
+    refuse_opset(request, this_toolchain().fingerprint("tensorrt")["tensorrt"] if on_gpu else None)
     task = ChildTask("builder.compile.worker", f"the compilation of {request.model}", "compile", gpu=on_gpu)
     return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s, stop))
-
-
-def compiler_fingerprint(engine: EngineKind) -> dict[str, str | None]:
-    """What compiles here, without loading it: {version, gpu, compute_capability}; None for what is missing.
-
-    Part of an engine's action key, and what `PlannedModel` is told about the machine that builds.
-    """
-    if engine == "tensorrt_rtx":
-        return {"version": _version("tensorrt-rtx"), "gpu": None, "compute_capability": None}
-    found, _ = gpus()
-    first = found[0] if found else None
-    return {
-        "version": next(filter(None, map(_version, _TENSORRT_PACKAGES)), None),
-        "gpu": None if first is None else first.name,
-        "compute_capability": None if first is None else first.compute_capability,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def refuse_opset(request: CompileRequest, tensorrt: str | None = None) -> None:

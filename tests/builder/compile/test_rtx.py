@@ -17,7 +17,6 @@ from builder.compile import (
     CompileRequest,
     OptimizationProfile,
     ShapeRange,
-    compiler_fingerprint,
     derive_profiles,
     options_from_dict,
     request_from_dict,
@@ -27,6 +26,7 @@ from builder.compile.worker import compile_request
 from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
 from builder.lint.engine import read_engine
 from builder.tensors import TensorSpec, dtype_from_config
+from builder.toolchain import this_toolchain
 from tests import onnx_models
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
@@ -81,8 +81,7 @@ def test_an_engine_is_known_by_what_made_it(tmp_path: Path) -> None:
         != CompileRequest("dense", "tensorrt_rtx", "/a.onnx", PROFILES, CompileOptions(tf32=False)).identity()
     )
     result = compiled(CompileRequest("d", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES), tmp_path)
-    assert compiler_fingerprint("tensorrt_rtx")["version"] == result.version
-    assert set(compiler_fingerprint("tensorrt")) == {"version", "gpu", "compute_capability"}
+    assert this_toolchain().fingerprint("tensorrt-rtx")["tensorrt-rtx"] == result.version
 
 
 def test_the_sidecar_is_what_the_linter_reads(tmp_path: Path) -> None:

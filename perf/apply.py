@@ -89,12 +89,12 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
     """
     spec = load_spec(spec_path)
     model = _model(spec, run.spec.model)
-    if not arm.settings:
+    if not arm.settings and not arm.variant:
         raise UsageError(
             f"{arm.label} differs in no field of the model config",
             code="no_arm",
             seen=arm.id,
-            fix="what makes it another model is not in models.yaml's Triton fields",
+            fix="a batch size of the client's requests is not in models.yaml",
         )
     path = spec_path.resolve()
     with path.open(encoding="utf-8", newline="") as file:
@@ -143,7 +143,12 @@ def evidence_of(
     return {
         "format": FORMAT,
         "model": run.spec.model,
-        "arm": {"id": arm.id, "label": arm.label, "settings": dict(arm.settings)},
+        "arm": {
+            "id": arm.id,
+            "label": arm.label,
+            "variant": arm.variant,
+            "settings": dict(arm.settings),
+        },
         "changed": {
             ".".join(map(str, keys)): None if value is REMOVE else value for keys, value in edits.items()
         },
@@ -204,6 +209,8 @@ def _edits(spec: RepositorySpec, model: ModelSpec, arm: Arm) -> Iterator[tuple[t
     ):
         # Left out, it would be chosen together with dynamic batching, which is not wanted.
         wanted["max_batch_size"] = arm.config.get("max_batch_size", 0)
+    if arm.variant:
+        yield from _serve(model, arm.variant)
     own, defaults = spec.source.data["models"][model.name], spec.source.data.get("defaults") or {}
     for key in dict.fromkeys(
         [*(path.partition(".")[0].partition("[")[0] for path in arm.settings), "max_batch_size"]
@@ -211,6 +218,24 @@ def _edits(spec: RepositorySpec, model: ModelSpec, arm: Arm) -> Iterator[tuple[t
         if merged.get(key) != wanted.get(key):
             at = ("models", model.name, key)
             yield from _difference(at, own.get(key), defaults.get(key), wanted.get(key))
+
+
+def _serve(model: ModelSpec, variant: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """`serve` with the variant first; what else was liked stays behind it."""
+    name = variant.removeprefix(f"{model.name}__")
+    if name not in model.variants:
+        close = nearest(name, model.variants)
+        raise UsageError(
+            f"the sweep's best is the variant {name!r}, which models.yaml does not state",
+            code="unknown_variant",
+            seen=variant,
+            valid=model.variants,
+            fix=f"did you mean {close!r}?" if close else f"state it under models.{model.name}.variants",
+        )
+    if model.preference[:1] != (name,):
+        listed = isinstance(model.serve, tuple)
+        rest = [other for other in model.preference if other != name]
+        yield ("models", model.name, "serve"), [name, *rest] if listed else name
 
 
 def _difference(
@@ -248,7 +273,8 @@ def _same(stated: Any, wanted: Any) -> bool:
 def _commented(text: str, run: RunResult, arm: Arm, model: ModelSpec) -> str:
     """The evidence in one line above each setting that is there, edited now or already as swept."""
     comment = comment_of(run, arm, model.name)
-    tops = dict.fromkeys(path.partition(".")[0].partition("[")[0] for path in arm.settings)
+    swept = (path.partition(".")[0].partition("[")[0] for path in arm.settings)
+    tops = dict.fromkeys([*(["serve"] if arm.variant else []), *swept])
     for key in tops:
         at = ("models", model.name, key)
         # A setting that is not the model's own key stands in `defaults:`, or is that the key is not there.

@@ -22,7 +22,7 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the diff and write nothing.")] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Write the winner's settings into models.yaml: Triton's own fields that were swept, and nothing else.
+    """Write the winner into models.yaml: Triton's own fields that were swept, `serve` for a variant, nothing else.
 
     Comments and formatting stay as they are. A comment above each setting gives the ratio with its interval,
     the server and the date; the whole evidence goes to evidence/MODEL.json beside the spec. A tie applies

@@ -145,6 +145,14 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    variants: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR",
+            help="Every variant of the model in this directory, as `build --variants DIR` lays them out.",
+            show_default=False,
+        ),
+    ] = None,
     beside: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -222,7 +230,7 @@ def sweep(
     """
     import time
 
-    from perf.commands.sweep_flags import counts, numbers, pairs, settings, spec_from_flags
+    from perf.commands.sweep_flags import counts, numbers, pairs, settings, spec_from_flags, with_variants_in
     from perf.commands.sweep_output import emit_result, progress_on_stderr
     from perf.data import DataOptions
     from perf.load_flags import ranges_from_flags, seconds_from_text, shapes_from_flags
@@ -259,6 +267,8 @@ def sweep(
     }
     target = target_from_text(where, launch_kind)
     wanted = spec_from_flags(spec, flags, output if resume else None, lambda: only_model(target))
+    if variants is not None:
+        wanted = with_variants_in(wanted, variants)
     values = DataOptions(
         file=data, shapes=shapes_from_flags(shape or []), ranges=ranges_from_flags(range_ or [])
     )

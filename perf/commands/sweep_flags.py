@@ -39,6 +39,22 @@ def spec_from_flags(
     return spec_from_mapping(given)
 
 
+def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:
+    """Also the variants laid out as DIRECTORY/MODEL__VARIANT; UsageError when there is none."""
+    from builder.errors import UsageError, Where
+
+    head = f"{spec.model}__"
+    found = {p.name.removeprefix(head): str(p) for p in sorted(directory.glob(f"{head}*")) if p.is_dir()}
+    if not found:
+        raise UsageError(
+            f"there are no variants of '{spec.model}' here",
+            code="no_variants",
+            where=Where(directory),
+            fix=f"tritonsmith build --variants {directory}",
+        )
+    return spec.model_copy(update={"variants": {**found, **spec.variants}})
+
+
 def settings(flags: Sequence[str] | None) -> Iterator[tuple[str, list[Any]]]:
     """`--set` flags → (path, values) of each; UsageError when a path comes twice."""
     from builder.errors import UsageError

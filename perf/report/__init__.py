@@ -116,7 +116,10 @@ def report_json(run: RunResult) -> dict[str, Any]:
         "notes": list(run.notes),
         "wall_s": round(run.wall_s, 3),
         "environment": dict(run.environment),
-        "arms": [{"id": a.id, "label": a.label, "settings": dict(a.settings)} for a in run.arms],
+        "arms": [
+            {"id": a.id, "label": a.label, "variant": a.variant, "settings": dict(a.settings)}
+            for a in run.arms
+        ],
         "points": csv_rows(run),
     }
 

@@ -235,6 +235,10 @@ def winner_config(run: RunResult) -> str | None:
 
     arm = next(arm for arm in run.arms if arm.id == run.verdict.arm_id)
     nested = config_path.with_values({}, arm.settings)
+    if arm.variant:
+        nested = {"serve": arm.variant.removeprefix(f"{run.spec.model}__"), **nested}
+    if not nested:
+        return None
     return yaml.safe_dump(nested, sort_keys=False).strip()
 
 

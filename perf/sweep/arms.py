@@ -63,16 +63,21 @@ def axes_of(spec: SweepSpec) -> dict[str, list[Any]]:
 
 
 def plan_arms(
-    spec: SweepSpec, current: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]] | None = None
+    spec: SweepSpec,
+    current: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Plan:
     """The grid as arms, without the combinations that are the same config.
 
     current:  the model's config as the server uses it; variants: those of the spec's variants.
+    files:    variant → digest of its files, "" for the model itself; where it is known, variants of equal files
+              and config are one.
     Raises UsageError for a value that Triton's proto does not take, and when no combination differs from the
     current config. Of a space that is not searched by grid the A/A pair alone is planned.
     """
     check_space(spec)
-    arms = ArmPlanner(spec, current, variants or {})
+    arms = ArmPlanner(spec, current, variants or {}, files)
     if not spec.is_grid:
         return Plan(tuple(arms.arms), ())
     if spec.combinations > MOST_ARMS:
@@ -99,9 +104,15 @@ class ArmPlanner:
     """Combinations → arms, each config once; the A/A pair is there from the start."""
 
     def __init__(
-        self, spec: SweepSpec, current: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]
+        self,
+        spec: SweepSpec,
+        current: Mapping[str, Any],
+        variants: Mapping[str, Mapping[str, Any]],
+        files: Mapping[str, str] | None = None,
     ) -> None:
+        """See plan_arms."""
         self.spec = spec
+        self._files = files or {}
         self.configs = {name: _without_name(config) for name, config in {"": current, **variants}.items()}
         self.arms = [
             Arm("arm00", "current config", {}, self.configs[""], baseline=True),
@@ -169,7 +180,7 @@ class ArmPlanner:
         closed = self.spec.slo_p99_ms is None and self.spec.load_model is None
         if closed and int(config.get("max_batch_size", 0)) > reach:
             config["max_batch_size"] = reach + 1
-        return arm.variant, batch, config_path.identity(config)
+        return self._files.get(arm.variant, arm.variant), batch, config_path.identity(config)
 
 
 def _without_name(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from builder.errors import UsageError
 from perf import scratch
 from perf.beside import BesideLoad
-from perf.content import Content, content_of
+from perf.content import Content, content_of, digest_of_tree
 from perf.data import DataOptions, payloads_from_options
 from perf.propose import words_for
 from perf.race import GENERATION
@@ -68,7 +69,8 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
     if not spec.space and not spec.variants:
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
-    plan = plan_arms(spec, found.current, found.variants)
+    files = _digests(spec, stage)
+    plan = plan_arms(spec, found.current, found.variants, files)
     notes += plan.notes
     # Of a search, what stands on the server at once.
     expected = plan.arms if spec.is_grid else plan.arms * (1 + GENERATION // 2)
@@ -88,7 +90,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
     content = _content(spec, stage, options, payloads) if options.output is not None else None
     return Preparation(
         spec=spec,
-        planner=ArmPlanner(spec, found.current, found.variants),
+        planner=ArmPlanner(spec, found.current, found.variants, files),
         arms=plan.arms,
         notes=tuple(notes),
         placement=placement,
@@ -169,6 +171,13 @@ def _beside(spec: SweepSpec, found: Found) -> BesideLoad | None:
         for name, model in found.beside.items()
     }
     return BesideLoad(pools, spec.beside)
+
+
+def _digests(spec: SweepSpec, stage: Stage) -> dict[str, str]:
+    if stage.source is None or not spec.variants:
+        return {}
+    of_variants = {name: digest_of_tree(Path(directory)) for name, directory in spec.variants.items()}
+    return {"": digest_of_tree(stage.source), **of_variants}
 
 
 def _content(spec: SweepSpec, stage: Stage, options: SweepOptions, payloads: Payloads) -> Content | None:

@@ -216,7 +216,8 @@ def test_after_apply_the_plan_lays_out_that_model_alone(tmp_path: Path, tritonsm
         for a in json.loads(tritonsmith("plan", "--format", "json").stdout)["actions"]
         if a["state"] != "up-to-date"
     ]
-    assert stale == [("minilm", "lay_out", "spec_changed")]
+    assert {model for model, _, _ in stale} == {"minilm"}
+    assert ("minilm", "lay_out", "spec_changed") in stale
     assert "already" in tritonsmith("apply", "run").stdout
 
 
@@ -259,3 +260,68 @@ def test_load_spec_takes_what_the_table_wrote(tmp_path: Path) -> None:
     write(plan)
     model = load_spec(tmp_path / "models.yaml").models[0]
     assert model.config.as_proto_json()["instance_group"] == [{"kind": "KIND_CPU", "count": 2}]
+
+
+VARIANTS = """\
+models:
+  minilm:
+    source: {onnx: m.onnx}
+    variants:          # all are built
+      fp32: {}
+      fp16: {precision: fp16}
+      int8: {precision: int8}
+    SERVE
+    max_batch_size: 8
+"""
+
+
+def swept_variant(variant: str, settings: dict[str, Any]) -> RunResult:
+    run = swept(settings)
+    arms = (*run.arms[:2], replace(run.arms[2], variant=variant, label=variant))
+    return replace(run, arms=arms)
+
+
+@pytest.mark.parametrize(
+    ("serve", "variant", "lines"),
+    [
+        ("serve: fp32  # for now", "fp16", ["-    serve: fp32  # for now", "+    serve: fp16  # for now"]),
+        ("serve: [int8, fp32]", "fp16", ["-    serve: [int8, fp32]", "+    serve: [fp16, int8, fp32]"]),
+        ("serve: [int8, fp16]", "fp16", ["-    serve: [int8, fp16]", "+    serve: [fp16, int8]"]),
+        ("# none", "minilm__int8", ["+    serve: int8"]),
+        ("# none", "fp32", []),
+    ],
+    ids=["a name", "a list", "a list that has it", "not stated", "served already"],
+)
+def test_a_variant_that_wins_is_served_and_what_else_was_liked_stays_behind_it(
+    serve: str, variant: str, lines: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(VARIANTS.replace("SERVE", serve))
+    run = swept_variant(variant, {})
+    plan = application(run, run.arms[2], path, NOW)
+    assert changed_lines(plan) == lines
+    assert plan.evidence["arm"]["variant"] == variant
+    if lines:
+        above = plan.after.splitlines()
+        at = next(i for i, line in enumerate(above) if line.strip().startswith("serve:"))
+        assert above[at - 1].strip().startswith("# tritonsmith apply: 1.")
+        write(plan)
+        assert load_spec(path).models[0].preference[0] == variant.removeprefix("minilm__")
+
+
+def test_a_variant_and_its_settings_are_written_together(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(VARIANTS.replace("SERVE", "serve: fp32"))
+    run = swept_variant("fp16", {"max_batch_size": 32})
+    plan = application(run, run.arms[2], path, NOW)
+    assert set(plan.edits) == {("models", "minilm", "serve"), ("models", "minilm", "max_batch_size")}
+    assert plan.after.count("# tritonsmith apply:") == 2
+
+
+def test_a_variant_that_the_spec_does_not_state_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(VARIANTS.replace("SERVE", "serve: fp32"))
+    run = swept_variant("fp61", {})
+    with pytest.raises(TritonsmithError) as error:
+        application(run, run.arms[2], path, NOW)
+    assert error.value.code == "unknown_variant" and "fp16" in str(error.value.fix)

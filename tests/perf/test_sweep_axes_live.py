@@ -136,7 +136,7 @@ def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count
         spec(
             model,
             space={"client.batch_size": [1, 4]},
-            variants={"five": str(tmp_path / "other")},
+            variants={"five": str(tmp_path / "other"), "same": str(triton.repository / model)},
             rounds=1,
             max_wrong=0.0,
         ),
@@ -150,6 +150,7 @@ def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count
         for t in run.trials
         if t.server and t.server.requests
     }
+    assert "same, client batch 1: the same as the current config, not measured twice" in run.notes
     assert sizes == {"arm00": 1, "arm01": 1, "arm02": 4, "arm03": 1, "arm04": 4}
     assert any(n.startswith("Outside the constraints") and "five" in n for n in run.verdict.notes)
     assert run.verdict.arm_id not in ("arm03", "arm04")

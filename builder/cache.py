@@ -173,11 +173,21 @@ class Cache:
         with suppress(OSError):
             self.remove(key)
 
-    def remove(self, key: str) -> None:
-        """Takes an entry out of the local cache in one rename, then deletes it."""
-        grave = self._opened_session().workspace() / key
-        self.directory(key).rename(grave)
-        shutil.rmtree(grave.parent, ignore_errors=True)
+    def remove(self, key: str, unused_since_s: float | None = None) -> bool:
+        """Takes an entry out of the local cache in one rename, then deletes it.
+
+        unused_since_s: its last use as it was seen; an entry used since is put back. False: it was.
+        """
+        directory, grave = self.directory(key), self._opened_session().workspace() / key
+        try:
+            directory.rename(grave)
+            with suppress(FileNotFoundError):
+                if unused_since_s is not None and (grave / RECORD).stat().st_mtime > unused_since_s:
+                    grave.rename(directory)
+                    return False
+            return True
+        finally:
+            shutil.rmtree(grave.parent, ignore_errors=True)
 
     def directory(self, key: str) -> Path:
         """Where the local cache has, or would have, an entry."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from builder.commands.build import build
+from builder.commands.cache import app as cache
 from builder.commands.check import check
 from builder.commands.diff import diff
 from builder.commands.plan import plan
@@ -12,10 +13,11 @@ from builder.commands.schema import schema
 
 
 def register(app: typer.Typer) -> None:
-    """Adds plan, build, check, diff and schema."""
+    """Adds plan, build, check, diff, schema and cache."""
     panel = "Build"
     app.command(rich_help_panel=panel)(plan)
     app.command(rich_help_panel=panel)(build)
     app.command(rich_help_panel=panel)(check)
     app.command(rich_help_panel=panel)(diff)
     app.command(rich_help_panel=panel)(schema)
+    app.add_typer(cache, name="cache", rich_help_panel=panel)

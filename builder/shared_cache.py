@@ -94,7 +94,7 @@ class SharedCache:
             if entry is None:
                 return None
             read = self._known.texts[key]
-            why = self._ask(partial(_fetch, entry=entry, into=into), None)
+            why: str | None = self._ask(partial(fetch_entry, entry=entry, into=into), None)
             if why is None:
                 return None  # the store has failed
             if not why:
@@ -113,7 +113,7 @@ class SharedCache:
         """Copies an entry's files, the manifest last; nothing when another machine was first. False when it failed."""
 
         def send(store: ObjectStore) -> bool:
-            manifest = _manifest(entry.key)
+            manifest = manifest_key(entry.key)
             if entry.key not in self._known.corrupt and _is_whole(store.get(manifest), entry.key):
                 return True
             if not self._is_marked:
@@ -122,7 +122,9 @@ class SharedCache:
             files = {digest: directory / name for name, digest in entry.files.items()}
             told = f"uploading {entry.what or entry.key[:12]} to {store.url}"
             _each(
-                lambda digest: store.upload(files[digest], _object(entry.key, digest), told_transfer(told)),
+                lambda digest: store.upload(
+                    files[digest], object_key(entry.key, digest), told_transfer(told)
+                ),
                 files,
             )
             store.put(manifest, text_of_entry(entry).encode())
@@ -167,7 +169,7 @@ class SharedCache:
         wanted = {key for key in keys if key not in self._known.texts and key not in self._known.corrupt}
         if not wanted:
             return
-        paths = {_manifest(key): key for key in wanted}
+        paths = {manifest_key(key): key for key in wanted}
         found: dict[str, bytes] = self._ask(lambda store: store.get_many(list(paths)), {})
         with self._guard:
             self._known.absent |= wanted
@@ -180,7 +182,7 @@ class SharedCache:
             return None
         text = self._known.texts.get(key)
         if text is None:
-            text = self._ask(lambda store: store.get(_manifest(key)), None)
+            text = self._ask(lambda store: store.get(manifest_key(key)), None)
             if text is None:
                 return None
             with self._guard:
@@ -205,7 +207,7 @@ class SharedCache:
 
     def _used(self, entry: Entry) -> None:
         if time.time() - entry.created_s > _USED_AFTER_S:
-            path = _object(entry.key, USED)
+            path = object_key(entry.key, USED)
             self._ask(lambda store: store.put(path, b""), None, writing=True)
 
     def _ask(
@@ -252,7 +254,7 @@ class SharedCache:
             )
 
 
-def _fetch(store: ObjectStore, entry: Entry, into: Path) -> str | None:
+def fetch_entry(store: ObjectStore, entry: Entry, into: Path) -> str:
     """Downloads and verifies; what is wrong with the entry, an empty text when nothing is."""
     by_digest: dict[str, list[str]] = defaultdict(list)
     for name, digest in entry.files.items():
@@ -261,7 +263,7 @@ def _fetch(store: ObjectStore, entry: Entry, into: Path) -> str | None:
 
     def fetch(digest: str) -> str:
         first, *others = (into / name for name in by_digest[digest])
-        if not store.download(_object(entry.key, digest), first, told_transfer(told)):
+        if not store.download(object_key(entry.key, digest), first, told_transfer(told)):
             return f"{by_digest[digest][0]} is missing"
         if digest_of_file(first) != digest:
             return f"{by_digest[digest][0]} does not match its digest"
@@ -323,12 +325,14 @@ def _is_ours(marker: bytes) -> bool:
         return False
 
 
-def _object(key: str, name: str) -> str:
+def object_key(key: str, name: str) -> str:
+    """Where an object of an entry lies."""
     return f"{ARTIFACTS}/{key[:2]}/{key}/{name}"
 
 
-def _manifest(key: str) -> str:
-    return _object(key, RECORD)
+def manifest_key(key: str) -> str:
+    """Where an entry's manifest lies."""
+    return object_key(key, RECORD)
 
 
 def _request(request: str) -> str:

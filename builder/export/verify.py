@@ -12,6 +12,7 @@ from builder.console import note
 from builder.errors import ExportError, nearest
 from builder.export.callables import call_reference, one_line, users_place
 from builder.export.exported import Exported
+from builder.export.largest import refuse_sizes_beyond_the_model
 from builder.export.onnx_graph import onnxruntime_runner
 from builder.export.request import ExportRequest
 from builder.samples import (
@@ -91,7 +92,7 @@ def verify(
     → (the report, outputs with sizes that the runs showed to be fixed left as they are, samples.npz's name).
     An ONNX source without stated samples whose inputs cannot be guessed gives a report of no samples and
     a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, not_batched, onnxruntime_rejects,
-    candidate_failed, tensor_readback.
+    candidate_failed, tensor_readback, range_beyond_model.
     """
     candidates = [(name, onnxruntime_runner(exported.model_path, optimised=on)) for name, on in RUNTIMES]
     (out_dir / SAMPLES_FILE).unlink(missing_ok=True)
@@ -120,6 +121,7 @@ def verify(
             deviations += compare(
                 outputs, sample.outputs, bounds=request.bounds, runtime=runtime, sample=sample.label
             )
+    refuse_sizes_beyond_the_model(candidates[-1][1], samples[0].inputs, request, exported)
     save_samples(SampleSet(samples, stated.origin), out_dir / SAMPLES_FILE)
     return report_from_deviations(deviations, len(samples)), exported.outputs, SAMPLES_FILE
 

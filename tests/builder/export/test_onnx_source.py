@@ -333,3 +333,32 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     path = save(tmp_path, scaled(["n", 3]))
     path.chmod(0)
     assert failing(request(path), tmp_path / "out").code == "source_unreadable"
+
+
+def test_a_range_beyond_the_models_position_table_is_refused(tmp_path: Path) -> None:
+    """Samples of a usual length pass; TensorRT would build an engine for lengths that the model has no positions for."""
+    table = np.ones((1, 16, 2), np.float32)
+    nodes = [
+        helper.make_node("Shape", ["x"], ["length"], start=1, end=2),
+        helper.make_node("Slice", ["table", "start", "length", "axis"], ["positions"]),
+        helper.make_node("Add", ["x", "positions"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "encoder",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "seq", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "seq", 2])],
+        [
+            numpy_helper.from_array(table, "table"),
+            numpy_helper.from_array(np.array([0], np.int64), "start"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        ],
+    )
+    path = save(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8))
+    np.savez(tmp_path / "samples.npz", x=np.ones((2, 5, 2), np.float32))
+    fits = request(path, max_batch_size=4, samples="samples.npz", dynamic_dims={"seq": (1, 8, 16)})
+    assert taken(fits, tmp_path / "fits")[1].passed
+    beyond = request(path, max_batch_size=4, samples="samples.npz", dynamic_dims={"seq": (1, 8, 17)})
+    with pytest.raises(ExportError) as refused:
+        taken(beyond, tmp_path / "beyond")
+    assert (refused.value.code, refused.value.seen) == ("range_beyond_model", "seq 17")

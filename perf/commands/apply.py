@@ -32,6 +32,7 @@ def apply(
               tritonsmith apply sweep-minilm --arm arm03 --dry-run
     """
     from builder.console import emit_json, emit_text, note
+    from builder.errors import SpecError, Where
     from perf.apply import application, chosen_arm, write
     from perf.run_record import load_run
 
@@ -43,6 +44,13 @@ def apply(
         else:
             emit_text(f"{result.verdict.sentence}\nNothing was applied; --arm ID applies one all the same.")
         return
+    if not spec.is_file():
+        raise SpecError(
+            "there is no spec to write the settings into",
+            code="spec_missing",
+            where=Where(spec),
+            fix=f"tritonsmith init DIR writes one; without a spec, {run / 'config.pbtxt'} is the winner's config",
+        )
     plan = application(result, chosen, spec)
     changed = plan.after != plan.before
     if changed and not dry_run:

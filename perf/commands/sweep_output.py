@@ -71,6 +71,10 @@ def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None
     else:
         emit_text(text_of(result))
     note(f"report: {files.html}")
+    if files.config is not None:
+        note(
+            f"next: tritonsmith apply {files.html.parent} writes the winner into models.yaml; {files.config} has it whole"
+        )
     if result.interrupted:
         note("--resume goes on from here")
         raise typer.Exit(130)

@@ -14,6 +14,7 @@ from builder.errors import Where
 from perf.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
+CONFIG = "config.pbtxt"
 MARKDOWN_TEMPLATE = "report.md.j2"
 
 __all__ = [
@@ -32,22 +33,32 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Where a report was written. config: the winner's config.pbtxt, of a sweep that has one."""
 
     html: Path
     md: Path
     json: Path
     csv: Path
+    config: Path | None = None
 
     def names(self) -> list[str]:
         """As the JSON output lists them."""
-        return [str(self.html), str(self.md), str(self.json), str(self.csv)]
+        config = [] if self.config is None else [str(self.config)]
+        return [str(self.html), str(self.md), str(self.json), str(self.csv), *config]
 
 
 def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
     """The files, each whole or not at all. templates: a directory that may override report.*.j2."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = ReportFiles(*(directory / f"report.{ending}" for ending in ("html", "md", "json", "csv")))
+    from perf.report.winner_pbtxt import winner_pbtxt
+
+    config, path = winner_pbtxt(run), directory / CONFIG
+    html, md, json, csv_ = (directory / f"report.{ending}" for ending in ("html", "md", "json", "csv"))
+    files = ReportFiles(html, md, json, csv_, None if config is None else path)
+    if config is not None:
+        write_text(path, config)
+    elif run.directory == directory:
+        path.unlink(missing_ok=True)  # of an earlier verdict
     write_text(files.html, html_of(run, templates))
     write_text(files.md, markdown_of(run, templates))
     write_json(files.json, report_json(run))

@@ -188,3 +188,29 @@ class TestMlflow:
             output_format="list",
         )
         assert len(nested) == 3
+
+
+class TestWinnersConfig:
+    def test_the_winners_config_is_one_that_triton_reads_with_the_evidence_above(
+        self, tmp_path: Path
+    ) -> None:
+        from builder.model_config import model_config_from_text
+
+        run = run_result()
+        config = {
+            "max_batch_size": 8,
+            "instance_group": [{"name": "minilm_0", "kind": "KIND_CPU", "count": 2}],
+        }
+        run = replace(run, arms=(*run.arms[:2], replace(run.arms[2], config=config)), directory=tmp_path)
+        files = write_report(run, tmp_path)
+        assert files.config is not None and str(files.config) in files.names()
+        text = files.config.read_text()
+        assert text.startswith("# Winner: count 2 gives 1.")
+        message = model_config_from_text(text)
+        assert (message.name, message.instance_group[0].count) == ("minilm", 2)
+        assert not message.instance_group[0].name
+
+    def test_a_tie_has_none_and_takes_an_earlier_one_away(self, tmp_path: Path) -> None:
+        (tmp_path / "config.pbtxt").write_text("# Winner: of yesterday")
+        files = write_report(replace(run_result(gain=1.0), directory=tmp_path), tmp_path)
+        assert files.config is None and not (tmp_path / "config.pbtxt").exists()

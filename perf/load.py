@@ -186,7 +186,7 @@ def _sequences(test: LoadTest, model: ModelInterface, pool: Pool) -> SequenceOpt
 def _slots(test: LoadTest) -> int:
     """Requests in flight at most, in each process."""
     if isinstance(test.load, Closed):
-        return -(-test.load.concurrency // test.processes)
+        return -(-test.load.most // test.processes)
     return test.max_connections
 
 

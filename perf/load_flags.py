@@ -94,5 +94,5 @@ def steps_from_flags(flags: Sequence[str]) -> tuple[tuple[float, float], ...]:
         try:
             steps.append((float(rate), seconds_from_text(duration)))
         except ValueError as error:
-            raise UsageError("not RATE:DURATION", code="bad_load", seen=flag, fix="--step 100:5s") from error
+            raise UsageError("not LOAD:DURATION", code="bad_load", seen=flag, fix="--step 100:5s") from error
     return tuple(steps)

@@ -57,6 +57,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     for name, estimate in summary.latency_ns.items():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
         label = " " * 10
+    lines += _step_lines(summary)
     lines += _stream_lines(summary)
     lines += _server_lines(result)
     lines += _resource_lines(result)
@@ -75,6 +76,24 @@ def _goodput_lines(summary: Summary) -> list[str]:
         f"  goodput     {_number(goodput.per_s, 1.0, 'inferences/s')}",
         f"              within {limits}{share}",
     ]
+
+
+def _step_lines(summary: Summary) -> list[str]:
+    """A row a step: what was asked, what came, its tail."""
+    closed = summary.load.get("kind") == "closed"
+    lines, label = [], "steps"
+    for step in summary.steps:
+        asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
+        tail = ", ".join(
+            f"{name} {'-' if e.value is None else f'{e.value / 1e6:.3g}'}"
+            for name, e in step.latency_ns.items()
+            if name in ("p50", "p99")
+        )
+        rate = step.throughput_per_s.value or 0.0
+        failed = f", {step.failed:,} FAILED" if step.failed else ""
+        lines.append(f"  {label:<12}{asked:<18} {rate:>10,.1f} inferences/s  {tail} ms{failed}")
+        label = ""
+    return lines
 
 
 def _percent(share: float) -> str:

@@ -35,13 +35,17 @@ def shares(plan: Plan, parts: int) -> list[Plan]:
     if not isinstance(plan.load, Closed):
         return [replace(plan, part=part, parts=parts) for part in range(parts)]
     slots, requests = plan.load.concurrency, plan.requests
-    parts = min(parts, slots, requests or parts)
+    parts = min(parts, slots, *(c for c, _ in plan.load.steps), requests or parts)
     return [
         replace(
             plan,
             part=part,
             parts=parts,
-            load=replace(plan.load, concurrency=_share(slots, part, parts)),
+            load=replace(
+                plan.load,
+                concurrency=_share(slots, part, parts),
+                steps=tuple((_share(c, part, parts), duration_s) for c, duration_s in plan.load.steps),
+            ),
             requests=None if requests is None else _share(requests, part, parts),
         )
         for part in range(parts)

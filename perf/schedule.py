@@ -20,14 +20,24 @@ class Closed:
     """Closed loop: `concurrency` requests in flight, each answer sends the next request.
 
     ramp_s: the slots start one after the other, spread over this time.
+    steps:  further (concurrency, duration_s) pieces that precede the concurrency above.
     """
 
     concurrency: int
     ramp_s: float = 0.0
+    steps: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         _positive("concurrency", self.concurrency)
         _not_negative("ramp_s", self.ramp_s)
+        for concurrency, duration_s in self.steps:
+            _positive("a step's concurrency", concurrency)
+            _positive("a step's duration_s", duration_s)
+
+    @property
+    def most(self) -> int:
+        """Requests in flight at most."""
+        return max(self.concurrency, *(concurrency for concurrency, _ in self.steps), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +95,18 @@ _KINDS: dict[str, type[Closed] | type[Open] | type[Replay]] = {
 def load_as_dict(load: Load) -> dict[str, Any]:
     """The load as JSON, with its kind."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(load, cls))
-    return {"kind": kind, **asdict(load)}
+    data = {"kind": kind, **asdict(load)}
+    if kind == "closed" and not data["steps"]:
+        del data["steps"]
+    return data
 
 
 def load_from_dict(data: Mapping[str, Any]) -> Load:
     """The inverse of load_as_dict."""
     values = {key: value for key, value in data.items() if key != "kind"}
     if "steps" in values:
-        values["steps"] = tuple((float(rate), float(duration)) for rate, duration in values["steps"])
+        number: type[int] | type[float] = int if data["kind"] == "closed" else float
+        values["steps"] = tuple((number(value), float(duration)) for value, duration in values["steps"])
     if "timestamps_ns" in values:
         values["timestamps_ns"] = tuple(int(t) for t in values["timestamps_ns"])
     return _KINDS[data["kind"]](**values)
@@ -101,10 +115,11 @@ def load_from_dict(data: Mapping[str, Any]) -> Load:
 def load_label(load: Load) -> str:
     """A few words for people: `concurrency 8`, `200 requests/s poisson`."""
     if isinstance(load, Closed):
-        return f"concurrency {load.concurrency}"
+        return "concurrency " + " → ".join(str(c) for c in (*(c for c, _ in load.steps), load.concurrency))
     if isinstance(load, Replay):
         return f"replay of {len(load.timestamps_ns)} requests"
-    return f"{load.request_rate_per_s:g} requests/s {load.arrival}"
+    rates = " → ".join(f"{rate:g}" for rate in (*(rate for rate, _ in load.steps), load.request_rate_per_s))
+    return f"{rates} requests/s {load.arrival}"
 
 
 def intended_send_times_ns(
@@ -148,7 +163,7 @@ Piece = tuple[float, float, float]
 
 def _pieces(load: Open) -> list[Piece]:
     first_rate = load.steps[0][0] if load.steps else load.request_rate_per_s
-    pieces: list[Piece] = [(load.ramp_s, 0.0, first_rate)] if load.ramp_s else []
+    pieces: list[Piece] = [(load.ramp_s, 0.0, first_rate)] if load.ramp_s >= 1 / NS_PER_S else []
     pieces += [(duration_s, rate, rate) for rate, duration_s in load.steps]
     return [*pieces, (np.inf, load.request_rate_per_s, load.request_rate_per_s)]
 

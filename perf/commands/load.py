@@ -76,11 +76,14 @@ def load(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Open loop: a file of send times in seconds, one a line.", show_default=False),
     ] = None,
-    ramp: Annotated[str, typer.Option(help="Time over which the load climbs (2s).")] = "0s",
+    ramp: Annotated[
+        str, typer.Option(help="Time over which the load climbs (2s), before the measurement.")
+    ] = "0s",
     step: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            help="RATE:DURATION before --request-rate (100:5s), several in order; --duration counts them in.",
+            help="LOAD:DURATION before --request-rate or --concurrency (100:5s), several in order; --duration "
+            "counts them in.",
             show_default=False,
         ),
     ] = None,
@@ -229,6 +232,8 @@ def load(
         seconds_from_text(ramp),
         steps_from_flags(step or []),
     )
+    if step and (sequences is not None or sequence_length):
+        raise UsageError("sequences have no steps: they end when they are over", code="bad_load")
     if sequences is not None and concurrency not in (None, sequences):
         raise UsageError("--sequences is the concurrency", code="two_loads", seen=f"-c {concurrency}")
     timeout_us = round(seconds_from_text(request_timeout) * 1e6) if request_timeout else None
@@ -238,7 +243,7 @@ def load(
         load=meant,
         duration_s=None if requests is not None or replay is not None else seconds_from_text(duration),
         requests=requests,
-        warmup_s=0.0 if replay is not None else seconds_from_text(warmup),
+        warmup_s=0.0 if replay is not None else max(seconds_from_text(warmup), seconds_from_text(ramp)),
         data=DataOptions(
             file=data,
             shapes=shapes_from_flags(shape or []),
@@ -332,13 +337,27 @@ def load_from_flags(
     ]
     if len(given) > 1:
         raise UsageError("a test has one load", code="two_loads", seen=" ".join(given))
-    if steps and request_rate is None:
-        raise UsageError("--step needs the rate that follows", code="bad_load", fix="--request-rate 200")
+    if steps and request_rate is None and concurrency is None:
+        raise UsageError(
+            "--step needs the load that follows",
+            code="bad_load",
+            valid=["--request-rate 200", "--concurrency 16"],
+        )
     if replay is not None:
         return replay_from_file(replay)
     if request_rate is not None:
         return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s, steps)
-    return Closed(concurrency or 8, ramp_s)
+    return Closed(concurrency or 8, ramp_s, concurrencies_of(steps))
+
+
+def concurrencies_of(steps: tuple[tuple[float, float], ...]) -> tuple[tuple[int, float], ...]:
+    """Steps of a closed loop: whole numbers of requests in flight."""
+    from builder.errors import UsageError
+
+    for value, _ in steps:
+        if not value.is_integer():
+            raise UsageError("a step of a closed loop is a concurrency", code="bad_load", seen=f"{value:g}")
+    return tuple((int(value), duration_s) for value, duration_s in steps)
 
 
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import monotonic_ns
 
 from perf.runs.run import MOST_CONNECTS_AT_ONCE, NEVER_NS, Run, no_connection, os_reason
@@ -26,10 +27,12 @@ class ClosedRun(Run):
     async def open_first(self) -> None:
         """See Run.open_first; a lane that cannot be opened while others can begins by reopening."""
         assert isinstance(self.plan.load, Closed)
-        count, per = self.plan.load.concurrency, self.target.streams_per_connection
+        count, per = self.plan.load.most, self.target.streams_per_connection
         self.lanes = [_Lane(range(at, min(at + per, count))) for at in range(0, count, per)]
         self.scheduled, self.sent, self.payload = [0] * count, [0] * count, [0] * count
         self.active = 0
+        self.width = count  # slots that may send now
+        self.parked: set[int] = set()  # those beyond it that have nothing in flight
         self.limit = NEVER_NS  # place in the order at which sending stops
         gate = asyncio.Semaphore(MOST_CONNECTS_AT_ONCE)
 
@@ -56,14 +59,27 @@ class ClosedRun(Run):
                 self.loop.call_later(self.plan.warmup_s, self._limit_requests)
             else:
                 self._limit_requests()
-        count = len(self.sent)
-        self.active = count
-        for slot in range(count):
-            delay_s = self.plan.load.ramp_s * slot / count
-            if delay_s:
+        self.active = len(self.sent)
+        at_s = 0.0
+        for (_, duration_s), (after, _) in pairwise(
+            (*self.plan.load.steps, (self.plan.load.concurrency, 0.0))
+        ):
+            at_s += duration_s
+            self.loop.call_later(at_s, self._widen, after)
+        self.width = self.plan.load.steps[0][0] if self.plan.load.steps else self.active
+        for slot in range(self.active):
+            delay_s = self.plan.load.ramp_s * slot / self.width
+            if delay_s and slot < self.width:
                 self.loop.call_later(delay_s, self._go_on, slot)
             else:
                 self._go_on(slot)
+
+    def _widen(self, width: int) -> None:
+        """The next step: so many slots may send, more or fewer than before."""
+        self.width = width
+        for slot in [slot for slot in self.parked if slot < width]:
+            self.parked.remove(slot)
+            self._go_on(slot)
 
     def _limit_requests(self) -> None:
         assert self.plan.requests is not None
@@ -86,6 +102,7 @@ class ClosedRun(Run):
             and responses is None
             and end_ns < self.stop_ns
             and self.next < self.limit
+            and slot < self.width
         ):
             connection = self.connection_of[slot]
             if connection.open and self.next < self.next_check:
@@ -105,6 +122,8 @@ class ClosedRun(Run):
     def _go_on(self, slot: int) -> None:
         if monotonic_ns() >= self.stop_ns or self.next >= self.limit:
             self._retire(slot)
+        elif slot >= self.width:
+            self.parked.add(slot)
         elif self.connection_of[slot].open:
             self.send(slot, 0)
         else:
@@ -150,9 +169,13 @@ class ClosedRun(Run):
 
     def stop_sending(self) -> None:
         """`_go_on` looks at stop_ns."""
+        self.on_tick(self.stop_ns)
 
     def on_tick(self, now: int) -> None:
-        """Nothing else is due."""
+        """What is parked when the run is over does not come back."""
+        if self.parked and (now >= self.stop_ns or self.next >= self.limit):
+            while self.parked:
+                self._retire(self.parked.pop())
 
 
 class _Unopened:

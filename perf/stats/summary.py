@@ -19,6 +19,7 @@ from perf.stats.intervals import (
     mean_estimate,
     quantile_estimates,
 )
+from perf.stats.steps import StepSummary, step_summary_from_dict, summarise_steps
 from perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
 from perf.stats.validity import Evidence, Validity, judge, validity_from_dict
 from perf.stats.warmup import Warmup, find_warmup
@@ -47,6 +48,7 @@ class Summary:
     client_cpu_share:    CPU of the client over wall-clock time and processes; 1.0 is a full core each.
     streaming:           of a streamed load test; else None.
     goodput:             when the load test was given limits; else None.
+    steps:               of a load that changed by steps, whose numbers above are of all of them together.
     """
 
     requests: int
@@ -69,6 +71,7 @@ class Summary:
     load: Mapping[str, Any] = field(default_factory=dict)
     streaming: StreamSummary | None = None
     goodput: Goodput | None = None
+    steps: tuple[StepSummary, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is summary_from_dict."""
@@ -93,6 +96,7 @@ class Summary:
             "load": dict(self.load),
             "streaming": None if self.streaming is None else self.streaming.as_dict(),
             "goodput": None if self.goodput is None else self.goodput.as_dict(),
+            "steps": [step.as_dict() for step in self.steps],
         }
 
 
@@ -109,6 +113,7 @@ def summary_from_dict(data: Mapping[str, Any]) -> Summary:
         validity=validity_from_dict(data["validity"]),
         streaming=stream_summary_from_dict(streamed, level) if (streamed := data.get("streaming")) else None,
         goodput=goodput_from_dict(kept, level) if (kept := data.get("goodput")) else None,
+        steps=tuple(step_summary_from_dict(step, level) for step in data.get("steps", ())),
     )
 
 
@@ -140,7 +145,10 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     stated = records.measured()
     by_end = np.argsort(stated.end_ns, kind="stable")
     answered_by_end = by_end[stated.ok[by_end]]
-    warmup = find_warmup(stated.latency_ns[answered_by_end].astype(np.float64))
+    steps = summarise_steps(records, level, _quantiles, _rates_per_s)
+    warmup = (
+        find_warmup(stated.latency_ns[answered_by_end].astype(np.float64)) if not steps else Warmup(0, True)
+    )
     begin_ns = header.measure_start_ns or header.start_ns
     if warmup.requests:
         first_ns, begin_ns = begin_ns, int(stated.end_ns[answered_by_end[warmup.requests - 1]])
@@ -180,6 +188,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         sent_per_s=sent_per_s,
         client_cpu_share=cpu_share,
         interrupted=header.interrupted,
+        changes=bool(steps),
     )
     return Summary(
         requests=len(kept),
@@ -202,6 +211,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         load=dict(header.load),
         streaming=_stream(records, kept, order, begin_ns, stop_ns, level),
         goodput=_goodput(records, kept, begin_ns, stop_ns, level),
+        steps=steps,
     )
 
 

@@ -72,6 +72,8 @@ class Evidence:
     sent_per_s: float
     client_cpu_share: float | None
     interrupted: bool
+    changes: bool = False
+    """The load changes by steps, so its numbers are to change, too."""
 
 
 Complaint = tuple[Verdict, str, str]
@@ -80,7 +82,9 @@ Complaint = tuple[Verdict, str, str]
 
 def judge(evidence: Evidence) -> Validity:
     """Every rule that complains, the worst verdict among them, and that one's recommendation."""
-    complaints = [*_too_short(evidence), *_client_bound(evidence), *_unsettled(evidence)]
+    complaints = [*_too_short(evidence), *_client_bound(evidence)]
+    if not evidence.changes:
+        complaints += _unsettled(evidence)
     if not complaints:
         return Validity(Verdict.VALID)
     order = list(Verdict)

@@ -36,6 +36,12 @@ _BLOCKS: dict[bytes, dict[str, str]] = {}
 """Header block → its fields; blocks cannot depend on what came before, since the header table has size 0."""
 
 
+_GOOD_HEADS: set[bytes] = set()
+"""Blocks that begin an answer of HTTP 200, and below those that end one with status OK: a memo of fields_of_block."""
+_GOOD_TRAILERS: set[bytes] = set()
+_LAST_HEADERS = http2.END_HEADERS | http2.END_STREAM
+
+
 def fields_of_block(block: bytes) -> dict[str, str]:
     """A response's header block → its fields; Http2Error when it is malformed."""
     fields = _BLOCKS.get(block)
@@ -49,7 +55,8 @@ def fields_of_block(block: bytes) -> dict[str, str]:
         except (hpack.HPACKError, UnicodeDecodeError) as error:
             raise Http2Error(f"a header block that cannot be read: {error}") from error
         if len(_BLOCKS) >= _BLOCKS_LIMIT:
-            _BLOCKS.clear()
+            for memo in (_BLOCKS, _GOOD_HEADS, _GOOD_TRAILERS):
+                memo.clear()
         _BLOCKS[block] = fields
     return fields
 
@@ -57,13 +64,14 @@ def fields_of_block(block: bytes) -> dict[str, str]:
 class _Stream:
     """A request in flight."""
 
-    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "window")
+    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "watched", "window")
 
     def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
         self.slot = slot
         self.keep = keep
+        self.watched = keep or streaming
         self.first_ns = 0
-        self.body = bytearray()
+        self.body = b"" if not keep else bytearray()
         self.failure: str | None = None
         self.parser = ResponseParser() if streaming else None
         self.unsent: memoryview | None = None  # what flow control holds back
@@ -182,16 +190,34 @@ class GrpcConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
         at, size = 0, len(data)
+        streams, unpack = self._streams, FRAME_HEAD.unpack_from
         try:
             while size - at >= FRAME_HEAD_BYTES:
-                mixed, flags, number = FRAME_HEAD.unpack_from(data, at)
-                end = at + FRAME_HEAD_BYTES + (mixed >> 8)
+                mixed, flags, number = unpack(data, at)
+                start = at + FRAME_HEAD_BYTES
+                end = start + (mixed >> 8)
                 if end > size:
                     if mixed >> 8 > _RECEIVE_FRAME_BYTES:
                         raise Http2Error("not HTTP/2" if not self._settings else "a frame that is too large")
                     break
-                self._on_frame(mixed & 0xFF, flags, number, data[at + FRAME_HEAD_BYTES : end], now)
                 at = end
+                kind = mixed & 0xFF
+                stream = streams.get(number)
+                # The hot path: `_on_frame` for the frames of a usual answer that nobody looks at, written out.
+                if stream is not None and not stream.watched and self._headers is None:
+                    if kind == http2.DATA and not flags:
+                        self._received_bytes += mixed >> 8
+                        continue
+                    if kind == http2.HEADERS and flags == http2.END_HEADERS:
+                        if data[start:end] in _GOOD_HEADS:
+                            stream.first_ns = stream.first_ns or now
+                            continue
+                    elif (
+                        kind == http2.HEADERS and flags == _LAST_HEADERS and data[start:end] in _GOOD_TRAILERS
+                    ):
+                        self._answered(number, stream, now)
+                        continue
+                self._on_frame(kind, flags, number, data[start:end], now)
         except Http2Error as error:
             self._fail_all(f"protocol: {error}")
             return
@@ -246,10 +272,13 @@ class GrpcConnection(asyncio.Protocol):
         if ends:
             status = fields.get("grpc-status")
             if status == "0" and stream.failure is None:
+                _GOOD_TRAILERS.add(block)
                 self._end(number, None, now)
             else:
                 self._end(number, stream.failure or _reason(fields), now)
-        elif fields.get(":status") != "200":
+        elif fields.get(":status") == "200":
+            _GOOD_HEADS.add(block)
+        else:
             stream.failure = f"HTTP {fields.get(':status')} instead of gRPC"
 
     def _on_control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -309,6 +338,14 @@ class GrpcConnection(asyncio.Protocol):
             self._drop()
 
     # Ending.
+
+    def _answered(self, number: int, stream: _Stream, now: int) -> None:
+        """`_end` of a request that was answered well; in one call where nothing else is to be done."""
+        if stream.failure is not None or stream.unsent is not None or self._waiting or not self.open:
+            self._end(number, stream.failure, now)
+            return
+        del self._streams[number], self._stream_of[stream.slot]
+        self._done(stream.slot, stream.first_ns or now, now, None, None)
 
     def _end(self, number: int, reason: str | None, now: int = 0) -> None:
         stream = self._streams.pop(number, None)

@@ -237,6 +237,21 @@ def test_a_closed_loop_can_ramp_up() -> None:
     assert 2 * early < late
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_closed_loop_climbs_and_falls_by_steps(processes: int) -> None:
+    load = Closed(2, steps=((2, 0.3), (6, 0.3)))
+    options = ClientOptions(processes=processes)
+    with fake_server(delay_s=0.01) as server:
+        records = generate(HttpTarget(server.url), load, payloads(), duration_s=0.9, options=options)
+    consistent(records)
+    start = records.header.start_ns
+    for from_s, to_s, want in ((0.05, 0.28, 2), (0.35, 0.58, 6), (0.65, 0.88, 2)):
+        instants = start + (np.linspace(from_s, to_s, 50) * 1e9).astype(np.int64)
+        flying = [int(((records.sent_ns <= t) & (records.end_ns > t)).sum()) for t in instants]
+        assert max(flying) == want and np.median(flying) == want
+    assert (records.header.stop_ns - start) / 1e9 == pytest.approx(0.9, abs=0.15)
+
+
 def test_progress_is_told_and_ends_near_one() -> None:
     told: list[Progress] = []
     with fake_server(error_every=2) as server:

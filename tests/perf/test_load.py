@@ -26,6 +26,7 @@ from perf.load_result import result_from_records
 from perf.load_text import text_of_result
 from perf.record import load_records
 from perf.schedule import Closed
+from perf.stats import summary_from_dict
 from tests.perf.fake_server import fake_server
 
 SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)
@@ -120,6 +121,8 @@ def test_headers_reach_the_questions_as_well_as_the_load() -> None:
         (["URL", "-m", "m", "--batch-size", "99"], UsageError, "bad_batch_size"),
         (["URL", "-m", "m", "--replay", "/no/such/file"], UsageError, "bad_replay"),
         (["URL", "-m", "m", "--step", "5:1s"], UsageError, "bad_load"),
+        (["URL", "-m", "m", "--step", "2.5:1s", "-c", "4"], UsageError, "bad_load"),
+        (["URL", "-m", "m", "--step", "2:1s", "--sequences", "4"], UsageError, "bad_load"),
         (["URL", "-m", "m", "--request-rate", "5", "--step", "fast"], UsageError, "bad_load"),
         (["URL", "-m", "m", "--sequences", "2", "--request-rate", "5"], UsageError, "two_loads"),
         (["URL", "-m", "m", "--sequences", "2", "-c", "3"], UsageError, "two_loads"),
@@ -251,7 +254,7 @@ def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:
 def test_the_rate_climbs_by_steps(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
     with fake_server() as server:
-        code, _ = command(
+        code, text = command(
             *(server.url, "-m", "m", "--step", "20:500ms", "--step", "60:500ms", "--request-rate", "100"),
             *("--duration", "1500ms", "--warmup", "0s", "-o", str(path)),
         )
@@ -259,6 +262,31 @@ def test_the_rate_climbs_by_steps(tmp_path: Path) -> None:
     records = load_records(path)
     offsets_s = (records.scheduled_ns - records.header.start_ns) / 1e9
     assert np.histogram(offsets_s, [0, 0.5, 1.0, 1.5])[0].tolist() == pytest.approx([10, 30, 50], abs=1)
+    result = result_from_records(records)
+    steps = result.summary.steps
+    assert [step.load for step in steps] == [20, 60, 100]
+    assert [step.requests for step in steps] == pytest.approx([10, 30, 50], abs=1)
+    assert [step.duration_s for step in steps] == pytest.approx([0.5, 0.5, 0.5], abs=0.05)
+    assert summary_from_dict(json.loads(json.dumps(result.summary.as_dict()))) == result.summary
+    assert "UNSETTLED" not in text and "20 → 60 → 100 requests/s" in text
+    assert "60 requests/s" in text and "p99" in text
+
+
+def test_a_closed_loop_has_steps_too_and_a_ramp_comes_before_the_measurement() -> None:
+    with fake_server(delay_s=0.01) as server:
+        shape = ("--step", "2:400ms", "-c", "4", "--duration", "600ms", "--warmup", "200ms")
+        code, text = command(server.url, *shape, "--format", "json")
+        steps = json.loads(text)["summary"]["steps"]
+        assert [step["load"] for step in steps] == [2, 4]
+        assert [step["duration_s"] for step in steps] == pytest.approx([0.2, 0.4], abs=0.05)
+        assert code == 0 and steps[1]["throughput_per_s"]["value"] > steps[0]["throughput_per_s"]["value"]
+        code, text = command(
+            *(server.url, "-c", "4", "--ramp", "400ms", "--duration", "300ms", "--warmup", "0s"),
+            *("--format", "json"),
+        )
+    summary = json.loads(text)["summary"]
+    assert summary["duration_s"] == pytest.approx(0.3, abs=0.1)
+    assert summary["load"]["ramp_s"] == 0.4
 
 
 def test_sequences_priority_and_timeout_reach_the_server() -> None:

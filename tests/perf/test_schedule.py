@@ -96,7 +96,13 @@ def test_a_constant_arrival_counts_the_area_under_the_rate(
 
 @pytest.mark.parametrize(
     "load",
-    [Closed(8), Closed(3, 1.5), Open(10.5, "poisson", 3, 0.5, ((1.0, 2.0),)), Replay((1, 2))],
+    [
+        Closed(8),
+        Closed(3, 1.5),
+        Closed(3, 0.0, ((2, 1.0),)),
+        Open(10.5, "poisson", 3, 0.5, ((1.0, 2.0),)),
+        Replay((1, 2)),
+    ],
     ids=str,
 )
 def test_a_load_round_trips_through_json(load: Load) -> None:
@@ -110,6 +116,7 @@ def test_a_load_round_trips_through_json(load: Load) -> None:
     "make",
     [
         lambda: Closed(0),
+        lambda: Closed(1, steps=((0, 1.0),)),
         lambda: Open(0),
         lambda: Open(float("nan")),
         lambda: Open(float("inf")),

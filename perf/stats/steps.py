@@ -1,0 +1,107 @@
+"""Records of a load that changed by steps → the numbers of each step; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perf.record import RequestRecords
+from perf.stats.intervals import Estimate, Floats, estimate_from_dict, mean_estimate
+
+Quantiles = Callable[[Floats, float], dict[str, Estimate]]
+Rates = Callable[[RequestRecords, int, int], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSummary:
+    """One step, of the requests that were due in it.
+
+    load:       requests a second, or the concurrency of a closed loop.
+    begin_s:    from the start of the load; a stated warm-up is cut off the first ones.
+    throughput_per_s: inferences answered a second while it lasted.
+    """
+
+    load: float
+    begin_s: float
+    duration_s: float
+    requests: int
+    failed: int
+    throughput_per_s: Estimate
+    latency_ns: Mapping[str, Estimate]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is step_summary_from_dict."""
+        return {
+            "load": self.load,
+            "begin_s": self.begin_s,
+            "duration_s": self.duration_s,
+            "requests": self.requests,
+            "failed": self.failed,
+            "throughput_per_s": self.throughput_per_s.as_dict(),
+            "latency_ns": {name: e.as_dict() for name, e in self.latency_ns.items()},
+        }
+
+
+def step_summary_from_dict(data: Mapping[str, Any], level: float) -> StepSummary:
+    """The inverse of StepSummary.as_dict."""
+    return StepSummary(
+        load=data["load"],
+        begin_s=data["begin_s"],
+        duration_s=data["duration_s"],
+        requests=data["requests"],
+        failed=data["failed"],
+        throughput_per_s=estimate_from_dict(data["throughput_per_s"], level),
+        latency_ns={name: estimate_from_dict(e, level) for name, e in data["latency_ns"].items()},
+    )
+
+
+def summarise_steps(
+    records: RequestRecords, level: float, quantiles: Quantiles, rates_of: Rates
+) -> tuple[StepSummary, ...]:
+    """A summary a step that was measured; none when the load has no steps.
+
+    quantiles: (latencies as they ended, level) → its estimates; rates_of: (records, begin_ns, end_ns) → answers a
+    second in equal stretches between.
+    """
+    header = records.header
+    made = []
+    for load, begin_ns, end_ns in _steps(header.load, header.start_ns, header.stop_ns):
+        from_ns = max(begin_ns, header.measure_start_ns)
+        if end_ns <= from_ns:
+            continue
+        due = records.select((records.scheduled_ns >= from_ns) & (records.scheduled_ns < end_ns))
+        order = np.argsort(due.end_ns, kind="stable")
+        order = order[due.ok[order]]
+        rates = rates_of(records, from_ns, end_ns)
+        made.append(
+            StepSummary(
+                load=load,
+                begin_s=(from_ns - header.start_ns) / 1e9,
+                duration_s=(end_ns - from_ns) / 1e9,
+                requests=len(due),
+                failed=int((~due.ok).sum()),
+                throughput_per_s=mean_estimate(rates, level)
+                if rates.size
+                else Estimate(0.0, None, "too few answers"),
+                latency_ns=quantiles(due.latency_ns[order].astype(np.float64), level),
+            )
+        )
+    return tuple(made)
+
+
+def _steps(load: Mapping[str, Any], start_ns: int, stop_ns: int) -> Iterator[tuple[float, int, int]]:
+    """(load, begin, end) of each step and of what follows them; a ramp belongs to the first."""
+    steps = load.get("steps") or ()
+    last = load.get("concurrency") or load.get("request_rate_per_s") or 0
+    if not steps:
+        return
+    at_ns = start_ns
+    climb_ns = round(load.get("ramp_s", 0.0) * 1e9) if load["kind"] == "open" else 0
+    for value, duration_s in steps:
+        end_ns = at_ns + climb_ns + round(duration_s * 1e9)
+        yield value, at_ns, min(end_ns, stop_ns)
+        at_ns, climb_ns = end_ns, 0
+    yield last, at_ns, stop_ns

@@ -45,6 +45,7 @@ def _planned(model: ModelSpec, spec: RepositorySpec) -> Iterator[PlannedModel]:
             ir_version=ir_version,
             tensorrt=this_toolchain().fingerprint("tensorrt")["tensorrt"],
             compute_capability=found[0].compute_capability if found else None,
+            precision=variant.precision,
             options=engine_options(variant, where),
             where=where,
         )

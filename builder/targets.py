@@ -35,6 +35,9 @@ COMPUTE_CAPABILITIES: Mapping[str, str] = {
     "b100": "10.0", "b200": "10.0", "gb200": "10.0", "b300": "10.3", "gb300": "10.3",
     "rtx5090": "12.0", "rtxpro6000": "12.0", "gb10": "12.1",
 }  # fmt: skip
+# Precision → the least compute capability that TensorRT compiles it for. Sources: TensorRT-RTX documentation, "Working
+# with Quantized Types" (FP8, FP4); tried: TensorRT-RTX 1.7 refuses bf16 for 7.5, fp8 for 8.6 and nvfp4 for 8.9.
+LEAST_CAPABILITY: Mapping[str, str] = {"bf16": "8.0", "fp8": "8.9", "nvfp4": "10.0"}
 _ANSWER_WITHIN_S = 10.0
 
 
@@ -52,6 +55,7 @@ class PlannedModel:
 
     opset, ir_version: of the ONNX file, exported or to be compiled.
     tensorrt, compute_capability: of the machine that would build its plan (backend tensorrt).
+    precision: of the plan's graph.
     options: the plan's.
     """
 
@@ -61,6 +65,7 @@ class PlannedModel:
     ir_version: int | None = None
     tensorrt: str | None = None
     compute_capability: str | None = None
+    precision: str = "fp32"
     options: CompileOptions = field(default_factory=CompileOptions)
     where: Where | None = None
 
@@ -152,7 +157,7 @@ def check_target(target: ServingTarget, models: Sequence[PlannedModel]) -> None:
 
 
 def target_problems(target: ServingTarget, models: Sequence[PlannedModel]) -> Iterator[GateError]:
-    """Every reason why a planned model would not load: target_gpu, target_backend, target_onnx,
+    """Every reason why a planned model would not load: target_gpu, target_backend, target_onnx, target_precision,
     target_tensorrt_unknown, target_tensorrt, target_hardware, target_stripped."""
     for model in models:
         yield from _backend_problems(target.target, model)
@@ -160,6 +165,7 @@ def target_problems(target: ServingTarget, models: Sequence[PlannedModel]) -> It
             yield from _onnx_problems(target.target, model)
         if model.backend == "tensorrt":
             yield from _gpu_problems(target, model)
+            yield from _precision_problems(target, model)
             yield from _tensorrt_problems(target, model)
 
 
@@ -206,6 +212,20 @@ def _gpu_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateEr
                 f"{_image(target.target)} does not serve GPUs of compute capability {capability}",
                 seen=capability,
                 valid=(f"{least} and up",),
+            )
+
+
+def _precision_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
+    least = LEAST_CAPABILITY.get(model.precision)
+    for capability in target.compute_capabilities:
+        if least is not None and float(capability) < float(least):
+            yield _refused(
+                model,
+                "target_precision",
+                f"TensorRT has no {model.precision} for GPUs of compute capability {capability}",
+                seen=capability,
+                valid=(f"{least} and up",),
+                fix="precision: fp16, or int8",
             )
 
 

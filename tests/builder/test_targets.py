@@ -75,6 +75,13 @@ COMPATIBLE = CompileOptions(version_compatible=True)
          "target_hardware"),
         # 26.08 serves compute capability 7.5 and up.
         ({"triton": "26.08", "tensorrt": "10.16", "gpus": ("v100",)}, plan(), "target_gpu"),
+        # 4-bit floats need Blackwell, 8-bit ones Ada.
+        (H100, plan(precision="nvfp4"), "target_precision"),
+        ({**H100, "gpus": ("b200",)}, plan(precision="nvfp4"), None),
+        (H100, plan(precision="fp8"), None),
+        ({**H100, "gpus": ("h100", "a10")}, plan(precision="fp8"), "target_precision"),
+        ({**H100, "gpus": ("t4",)}, plan(precision="bf16"), "target_precision"),
+        ({**H100, "gpus": ("t4",)}, plan(precision="int8"), None),
         (H100, plan(options=CompileOptions(strip=True, refit=True)), "target_stripped"),
     ],
 )  # fmt: skip

@@ -87,7 +87,7 @@ def build_engine(
     _check_network(network, inputs, request)
     parsed = time.monotonic()
     config: tensorrt.IBuilderConfig = builder.create_builder_config()
-    _set_options(trt, config, request.options)
+    set_options(trt, config, request.options)
     if request.compute_capability is not None:
         _set_compute_capability(trt, config, request.compute_capability)
     for number, profile in enumerate(request.profiles):
@@ -188,7 +188,8 @@ def _check_network(
         )
 
 
-def _set_options(trt: Any, config: tensorrt.IBuilderConfig, options: CompileOptions) -> None:
+def set_options(trt: Any, config: tensorrt.IBuilderConfig, options: CompileOptions) -> None:
+    """Hands the options to the builder. SpecError for a hardware compatibility level that this TensorRT has not."""
     flags = (
         (options.version_compatible, trt.BuilderFlag.VERSION_COMPATIBLE),
         (options.exclude_lean_runtime, trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME),

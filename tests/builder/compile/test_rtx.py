@@ -22,6 +22,7 @@ from builder.compile import (
     request_from_dict,
     run_compile,
 )
+from builder.compile.network import set_options
 from builder.compile.worker import compile_request
 from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
 from builder.lint.engine import read_engine
@@ -115,11 +116,45 @@ def test_a_damaged_timing_cache_costs_nothing_but_time(tmp_path: Path, first: by
     assert list(cache.parent.iterdir()) == [cache]
 
 
+def test_every_option_reaches_the_builder() -> None:
+    """RTX has all the names, though it compiles with few of them here, and ignores hardware_compatibility."""
+    import tensorrt_rtx as rtx
+
+    builder = rtx.Builder(rtx.Logger(rtx.Logger.ERROR))
+    config = builder.create_builder_config()
+    options = options_from_dict(
+        {
+            "workspace_bytes": 2**28, "builder_optimization_level": 4, "max_aux_streams": 2, "tf32": False,
+            **dict.fromkeys(
+                ("version_compatible", "exclude_lean_runtime", "refit", "strip", "sparsity", "weight_streaming"), True
+            ),
+        }
+    )  # fmt: skip
+    set_options(rtx, config, options)
+    flags = rtx.BuilderFlag
+    wanted = (
+        flags.VERSION_COMPATIBLE, flags.EXCLUDE_LEAN_RUNTIME, flags.REFIT, flags.STRIP_PLAN, flags.SPARSE_WEIGHTS,
+        flags.WEIGHT_STREAMING,
+    )  # fmt: skip
+    assert all(config.get_flag(flag) for flag in wanted) and not config.get_flag(flags.TF32)
+    assert config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE) == 2**28
+    assert (config.builder_optimization_level, config.max_aux_streams) == (4, 2)
+    plain = builder.create_builder_config()
+    set_options(rtx, plain, CompileOptions())
+    assert plain.get_flag(flags.TF32) and not any(plain.get_flag(flag) for flag in wanted)
+
+
 def unknown_op() -> Any:
     proto = dense()
     proto.graph.node[0].op_type = "Det"
     del proto.graph.node[0].input[1]
     proto.graph.node[0].name = "volume"
+    return proto
+
+
+def dangling() -> Any:
+    proto = dense()
+    proto.graph.node[0].input[1] = "nowhere"
     return proto
 
 
@@ -133,6 +168,7 @@ def beyond(name: str) -> tuple[OptimizationProfile, ...]:
         # An operator that TensorRT does not have: its node and name.
         ("engine_parse", r"node volume \(Det\): UNSUPPORTED_NODE", unknown_op, PROFILES, {}),
         ("engine_parse", "MODEL_DESERIALIZE_FAILED", b"garbage", (), {}),
+        ("engine_parse", r"node dense \(MatMul\): INVALID_GRAPH", dangling, PROFILES, {}),
         # Empty bytes parse without a word.
         ("engine_empty", "the ONNX file is empty", b"", (), {}),
         ("engine_workspace", "workspace", dense, PROFILES, {"workspace_bytes": 1}),

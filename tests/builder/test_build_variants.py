@@ -200,3 +200,73 @@ def test_what_optimisations_change_is_told(project: Path, tritonsmith: Run) -> N
     assert any("optimisations" in finding for finding in judged["findings"]), judged
     if not judged["passed"]:
         assert "finding: ONNX Runtime" in result.stderr
+
+
+ENGINES = """\
+models:
+  m:
+    source: {onnx: m.onnx}
+    max_batch_size: 8
+    calibration: calibration.npz
+    variants:
+      fp32: {}
+      nv: {backend: tensorrt, precision: nvfp4}
+      tight: {backend: tensorrt, engine: {workspace_bytes: 1}}
+      uncovered: {backend: tensorrt, precision: fp16, optimization_profiles: [{batch: {max: 4}}]}
+      option: {backend: tensorrt, engine: {workspace: 1}}
+  volume:
+    source: {onnx: volume.onnx}
+    max_batch_size: 8
+    variants:
+      fp32: {}
+      det: {backend: tensorrt}
+      uncalibrated: {precision: int8}
+"""
+EXPECTED = {
+    "nv": ("gpu_missing", 8, "TensorRT-RTX", "parses and lowers this graph here"),
+    "tight": ("engine_workspace", 9, "the workspace is too small", "raise workspace_bytes"),
+    "uncovered": ("profile_batch", 10, "no optimization profile takes a batch of 5", "lower max_batch_size"),
+    "option": ("unknown_key", 11, "unknown TensorRT option 'workspace'", "did you mean 'workspace_bytes'"),
+    "det": ("engine_parse", 17, "node volume (Det): UNSUPPORTED_NODE", "without that operator"),
+    "uncalibrated": (
+        "calibration_missing",
+        18,
+        "precision int8 needs calibration samples",
+        "calibration: in the spec",
+    ),
+}
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_what_keeps_an_engine_from_being_built_is_one_error_each(project: Path, tritonsmith: Run) -> None:
+    """All in one build: a variant that fails leaves the others alone, and the models are laid out."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
+    proto = onnx_models.model(
+        [
+            helper.make_node("Det", ["x"], ["d"], "volume"),
+            helper.make_node("Unsqueeze", ["d", "one"], ["y"], "column"),
+        ],
+        [onnx_models.tensor("x", ["batch", 4, 4])],
+        [onnx_models.tensor("y", ["batch", 1])],
+        {"one": np.array([1], np.int64)},
+    )
+    onnx_models.save(proto, project / "volume.onnx")
+    (project / "models.yaml").write_text(ENGINES)
+    result = tritonsmith("build", "--format", "json")
+    assert result.returncode == 3
+    models = json.loads(result.stdout)["models"]
+    told = {v["variant"]: v for model in models for v in model["variants"] if v["error"]}
+    assert told.keys() == EXPECTED.keys()
+    for variant, (code, line, message, fix) in EXPECTED.items():
+        error = told[variant]["error"]
+        assert error["code"] == code
+            (code, str(line)),
+            (code, error["where"]),
+        )
+        assert f"models.yaml:{line}" in f"{error['where']} {error['message']}", error
+        assert message in error["message"] and fix in f"{error['fix']} {error['message']}", error
+    assert told["nv"]["judged"]["findings"], "its graph was judged all the same"
+    assert "Traceback" not in result.stderr
+    assert all(
+        (project / "model_repository" / name / "1" / "model.onnx").is_file() for name in ("m", "volume")
+    )

@@ -48,7 +48,7 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time
-	for script in perf/bench/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m perf.bench
 
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt

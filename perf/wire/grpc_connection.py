@@ -158,7 +158,7 @@ class GrpcConnection(asyncio.Protocol):
                     break
                 last = size == len(stream.unsent)
                 head = FRAME_HEAD.pack(size << 8, http2.END_STREAM if last else 0, number)
-                self._write(head + bytes(stream.unsent[:size]))
+                self._transport.writelines((head, stream.unsent[:size]))  # no copy of what may be large
                 self._send_window -= size
                 stream.window -= size
                 stream.unsent = None if last else stream.unsent[size:]

@@ -82,7 +82,7 @@ def text_of_demo(result: DemoResult, seconds: float) -> str:
 
 def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
     """The whole result as one JSON object."""
-    from builder.commands.build import as_json as build_json
+    from builder.build_text import as_json as build_json
 
     return {
         "build": build_json(result.built),

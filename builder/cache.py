@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cache_entry import RECORD, Entry, entry_from_text, text_of_entry
-from builder.cache_session import Session, running_sessions
+from builder.cache_session import Session, locked_file
 from builder.console import note
 from builder.digest import StatCache, digest_of_file, digest_of_value, write_atomically
 from builder.remembered import (
@@ -252,25 +252,26 @@ class Cache:
         if self.shared is None or not self.shared.writable:
             return
         marker = self._owed() / what
-        with suppress(OSError):
+        try:
             marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.write_text(self._opened_session().name)
-        if self._given(what, self.shared):
-            with suppress(OSError):
-                marker.unlink()
+            with locked_file(marker, create=True):
+                if self._given(what, self.shared):
+                    marker.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # another process is at it
+        except OSError:
+            self._given(what, self.shared)
 
     def _settle(self) -> None:
-        with suppress(OSError):
-            alive = running_sessions(self.root)
-            owed = sorted(p for p in self._owed().iterdir() if p.read_text() not in alive)
-            if not owed or self.shared is None or not self.shared.writable:
-                return
-            count = sum(path.name.startswith("artifact.") for path in owed)
-            if count:
-                note(f"giving the shared cache {count} artifacts that an earlier run could not")
-            for path in owed:
-                if self._given(path.name, self.shared):
-                    path.unlink(missing_ok=True)
+        if self.shared is None or not self.shared.writable or not self._owed().is_dir():
+            return
+        owed = sorted(self._owed().iterdir())
+        if owed:
+            note(f"giving {self.shared.url} what an earlier run could not")
+        for marker in owed:
+            with suppress(OSError), locked_file(marker):
+                if self._given(marker.name, self.shared):
+                    marker.unlink(missing_ok=True)
 
     def _given(self, what: str, shared: SharedCache) -> bool:
         """Whether the shared cache has it now, or it is gone here."""

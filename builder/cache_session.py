@@ -12,7 +12,8 @@ import shutil
 import tempfile
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Workspaces without a claim: an older tritonsmith's.
@@ -85,6 +86,17 @@ def remove_leftovers(root: Path) -> None:
                 _remove_if_free(path)
 
 
+@contextmanager
+def locked_file(path: Path, *, create: bool = False) -> Iterator[None]:
+    """Holds a lock that ends with the process at the latest; BlockingIOError when another holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _claim(running: Path) -> tuple[str, int, Path]:
     while True:
         handle, name = tempfile.mkstemp(dir=running, prefix=f"{os.getpid()}-", suffix=".lock")
@@ -105,9 +117,5 @@ def _release(handle: int, path: Path) -> None:
 
 
 def _remove_if_free(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked_file(path):
         path.unlink()
-    finally:
-        os.close(handle)

@@ -65,7 +65,7 @@ class ObjectStore:
         """The object's bytes; None when there is none."""
         with self._told("read", key):
             try:
-                content: bytes = self.files.cat_file(self._path(key))
+                content: bytes = self.files.cat_file(self._path(key), **self._in_one_piece)
             except FileNotFoundError:
                 return None
             return content
@@ -76,7 +76,7 @@ class ObjectStore:
         if not paths:
             return {}
         with self._told("read", keys[0]):
-            found = self.files.cat(list(paths), on_error="return")
+            found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
             return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
 
     def put(self, key: str, data: bytes) -> None:
@@ -96,7 +96,7 @@ class ObjectStore:
         with self._told("write", key):
             if self._is_local:
                 return self._linked(key, data)
-            return self._put_if(key, data, _CREATE.get(self._scheme, {}), self.get(key) is None)
+            return self._put_if(key, data, _CREATE.get(self._scheme, {}), lambda: self.get(key) is None)
 
     def put_over(self, key: str, data: bytes, tag: str) -> bool:
         """Replaces an object whose `tag` still is this one; False when somebody changed or removed it.
@@ -104,12 +104,12 @@ class ObjectStore:
         Atomic on s3 (If-Match); elsewhere the tag is compared just before.
         """
         with self._told("write", key):
-            same = self.tag(key) == tag
-            if not same or self._is_local:
-                if same:
-                    self.put(key, data)
-                return same
-            return self._put_if(key, data, {"IfMatch": tag} if self._scheme == "s3" else {}, same)
+            if self.tag(key) != tag:
+                return False
+            if self._is_local:
+                self.put(key, data)
+                return True
+            return self._put_if(key, data, {"IfMatch": tag} if self._scheme == "s3" else {}, lambda: True)
 
     def tag(self, key: str) -> str | None:
         """A word that changes with the object's content; None when there is none."""
@@ -198,7 +198,7 @@ class ObjectStore:
             with suppress(OSError):
                 Path(root).rmdir()
 
-    def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds_now: bool) -> bool:
+    def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds: Callable[[], bool]) -> bool:
         """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""
         if condition:
             try:
@@ -209,9 +209,10 @@ class ObjectStore:
                     return False
                 if not _is_unknown_condition(error):
                     raise
-        if holds_now:
-            self.files.pipe_file(self._path(key), data)
-        return holds_now
+        if not holds():
+            return False
+        self.files.pipe_file(self._path(key), data)
+        return True
 
     def _linked(self, key: str, data: bytes) -> bool:
         target = Path(self._path(key))
@@ -229,6 +230,11 @@ class ObjectStore:
     @property
     def _scheme(self) -> str:
         return self.url.partition("://")[0]
+
+    @property
+    def _in_one_piece(self) -> dict[str, Any]:
+        """s3fs asks for the size of each object first, to read large ones in parts; what is read here is small."""
+        return {"max_concurrency": 1} if self.url.startswith("s3://") else {}
 
     @property
     def _is_local(self) -> bool:

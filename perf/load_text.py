@@ -126,6 +126,12 @@ def _stream_lines(summary: Summary) -> list[str]:
     return lines
 
 
+def observed_of(result: LoadTestResult) -> dict[str, str]:
+    """What was seen of the server, by a word on it: `server` (its counters) and `used` (CPU, memory, GPUs)."""
+    found = {"server": _server_lines(result), "used": _resource_lines(result)}
+    return {name: "; ".join(line[14:] for line in lines) for name, lines in found.items() if lines}
+
+
 def _resource_lines(result: LoadTestResult) -> list[str]:
     use = result.resources
     if use is None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from perf.load_result import result_from_records
+from perf.load_text import observed_of
 from perf.record import RequestRecords
 from perf.report import numbers, svg
 from perf.schedule import load_from_dict, load_label
@@ -49,9 +51,29 @@ def rows_of(summary: Summary) -> list[dict[str, Any]]:
     rows = [_row("throughput", summary.throughput_per_s, "inferences/s", numbers.rate)]
     rows += [_row(f"latency {n}", e, "ns", numbers.milliseconds) for n, e in summary.latency_ns.items()]
     rows.append(_row("latency mean", summary.mean_latency_ns, "ns", numbers.milliseconds))
+    if summary.goodput is not None:
+        rows.insert(1, _row("goodput", summary.goodput.per_s, "inferences/s", numbers.rate))
+    for step in summary.steps:
+        rows.append(
+            _row(f"at {step.load:g}: throughput", step.throughput_per_s, "inferences/s", numbers.rate)
+        )
+        rows += [
+            _row(f"at {step.load:g}: latency {n}", step.latency_ns[n], "ns", numbers.milliseconds)
+            for n in ("p50", "p99")
+        ]
     rows += [
         _row(f"first response {n}", e, "ns", numbers.milliseconds) for n, e in summary.first_byte_ns.items()
     ]
+    if summary.streaming is not None:
+        rows.append(_row("responses", summary.streaming.responses_per_s, "responses/s", numbers.rate))
+        rows += [
+            _row(f"{name} {n}", series[n], "ns", numbers.milliseconds)
+            for name, series in (
+                ("between responses", summary.streaming.inter_response_ns),
+                ("longest gap", summary.streaming.longest_gap_ns),
+            )
+            for n in ("p50", "p99")
+        ]
     return rows
 
 
@@ -124,7 +146,13 @@ def _environment(records: RequestRecords, summary: Summary) -> list[tuple[str, s
         rows.append(("Warm-up found", f"{summary.warmup_requests:,} requests, {summary.warmup_s:.2f} s"))
     if header.checked:
         rows.append(("Answers checked", f"{header.checked:,}"))
+    if header.observed:
+        seen = observed_of(result_from_records(records))
+        rows += [(_OBSERVED[name], text) for name, text in seen.items()]
     return [*rows, ("Seed", str(header.seed))]
+
+
+_OBSERVED = {"server": "The server itself", "used": "The server used"}
 
 
 # Charts.

@@ -7,10 +7,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from perf.load import LoadTest, run_load_test
+from perf.load_result import result_from_records
+from perf.load_text import result_as_dict, text_of_result
+from perf.record import load_records, save_records
+from perf.report.load_report import load_html_of
 from perf.resource_use import (
     GpuReading,
     GpuSample,
@@ -20,6 +28,7 @@ from perf.resource_use import (
     resource_use_from_dict,
 )
 from perf.resources import sample_resources, server_pid_at
+from perf.schedule import Closed
 from tests.perf.conftest import LiveTriton
 from tests.perf.fake_server import fake_server
 
@@ -98,13 +107,15 @@ def test_a_real_tree_is_measured_children_included() -> None:
     assert not use.gpus and use.why_no_gpu
 
 
-def test_gpus_are_read_from_tritons_metrics() -> None:
-    class Metrics(BaseHTTPRequestHandler):
-        asked = 0
+@contextmanager
+def metrics_server(text: str) -> Iterator[tuple[str, list[int]]]:
+    """HOST:PORT of metrics whose energy counter goes up by 1 J each time, and the list of the times it was asked."""
+    asked: list[int] = []
 
+    class Metrics(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            Metrics.asked += 1
-            body = (METRICS % (100 + Metrics.asked)).encode()
+            asked.append(len(asked))
+            body = (text % (100 + len(asked))).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -116,15 +127,44 @@ def test_gpus_are_read_from_tritons_metrics() -> None:
     server = HTTPServer(("127.0.0.1", 0), Metrics)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with sample_resources(None, f"127.0.0.1:{server.server_port}") as sampled:
-            time.sleep(0.1)
+        yield f"127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_gpus_are_read_from_tritons_metrics() -> None:
+    with metrics_server(METRICS) as (url, asked), sample_resources(None, url) as sampled:
+        time.sleep(0.1)
     use = sampled.use
     assert use.gpu_source == "triton"
-    assert use.gpus[0].energy_j == Metrics.asked - 2, "the counter's difference between first and last sample"
+    assert use.gpus[0].energy_j == len(asked) - 2, "the counter's difference between first and last sample"
     assert use.process is None and "not on this machine" in use.why_no_process
+
+
+def test_a_load_test_tells_what_an_inference_cost_and_its_record_tells_it_again(tmp_path: Path) -> None:
+    one_gpu = "".join(line for line in METRICS.splitlines(keepends=True) if "GPU-b" not in line)
+    with metrics_server(one_gpu) as (url, _), fake_server() as server:
+        load = Closed(2)
+        result = run_load_test(server.url, LoadTest("m", load, duration_s=0.3, warmup_s=0.1, metrics_url=url))
+    text = text_of_result(result, load)
+    assert "GPU GPU-a: 50 % busy, 1,024 MiB, 120 W" in text and "mJ an inference" in text
+    each_j = result_as_dict(result)["resources"]["energy_per_inference_j"]
+    assert result.resources is not None and result.resources.energy_j is not None
+    assert each_j == pytest.approx(result.resources.energy_j / len(result.records.measured()))
+    save_records(result.records, tmp_path / "run.npz")
+    again = result_from_records(load_records(tmp_path / "run.npz"))
+    assert text_of_result(again, load) == text
+    assert "mJ an inference" in load_html_of(again.records, again.summary)
+
+
+@pytest.mark.gpu
+def test_a_gpu_of_this_machine_is_read_through_nvml() -> None:
+    pytest.importorskip("pynvml", reason="pynvml is not installed: pip install nvidia-ml-py")
+    with sample_resources(os.getpid(), interval_s=0.1) as sampled:
+        time.sleep(0.5)
+    assert sampled.use.gpu_source == "nvml"
+    assert sampled.use.gpus[0].memory_bytes and sampled.use.energy_j is not None
 
 
 def test_what_cannot_be_seen_says_why() -> None:

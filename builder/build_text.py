@@ -47,16 +47,17 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str
         "" if first is None else f"({first.value})",
     ]
     lines = ["  ".join(p for p in parts if p)]
+    longest = max((len(v.variant) for v in outcome.variants), default=0)
     for variant in outcome.variants:
-        lines.append(_variant_line(variant, width))
+        lines.append(_variant_line(variant, width, longest))
         lines += [f"{' ' * (width + 6)}{finding}" for finding in variant.judged.findings]
     return lines
 
 
-def _variant_line(variant: VariantOutcome, width: int) -> str:
+def _variant_line(variant: VariantOutcome, width: int, longest: int) -> str:
     deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
     parts = [
-        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<8}  {variant.action:<10}",
+        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {variant.action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
         "" if variant.judged.passed else "refused",

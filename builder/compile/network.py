@@ -18,7 +18,7 @@ from builder.compile.profiles import OptimizationProfile
 from builder.compile.request import CompileOptions, CompileRequest
 from builder.compile.sidecar import triton_type
 from builder.compile.timing_cache import TimingCache
-from builder.errors import BuildError, SpecError, ToolError, Where
+from builder.errors import BuildError, SpecError, ToolError
 
 if TYPE_CHECKING:
     import tensorrt
@@ -131,7 +131,6 @@ def _parse(
         raise BuildError(
             f"{request.model}: the ONNX file is {'empty' if path.is_file() else 'not there'}",
             code="engine_empty",
-            where=Where(path),
             fix="export the model again",
         )
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
@@ -144,14 +143,15 @@ def _parse_failed(errors: Sequence[tensorrt.ParserError], request: CompileReques
     for error in errors[:_TOLD_ERRORS]:
         node, operator = error.node_name(), error.node_operator()
         at = f"node {node or '(without a name)'} ({operator}): " if node or operator else ""
-        told.append(f"{at}{error.code().name}: {' '.join(error.desc().split())}")
+        said = " ".join(error.desc().split())
+        # Of an operator that it does not have, the parser says no more than "false".
+        told.append(f"{at}{error.code().name}" + (f": {said}" if said not in ("", "false") else ""))
     more = f" (and {len(errors) - _TOLD_ERRORS} more in the log)" if len(errors) > _TOLD_ERRORS else ""
     return BuildError(
         f"{request.model}: {_NAMES[request.engine]} cannot take this graph: "
         + ("; ".join(told) or "it says no reason")
         + more,
         code="engine_parse",
-        where=Where(Path(request.onnx)),
         fix="serve this model with backend onnxruntime, or export it without that operator",
     )
 
@@ -164,7 +164,6 @@ def _check_network(
         raise BuildError(
             f"{request.model}: the ONNX model has no {'nodes' if network.num_outputs else 'outputs'}",
             code="engine_empty",
-            where=Where(Path(request.onnx)),
             fix="export the model again",
         )
     names = {tensor.name for tensor in inputs}
@@ -295,10 +294,13 @@ def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt
 
 def _build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INetworkDefinition) -> BuildError:
     """The builder returns nothing; its reasons are in the log alone, and name layers somewhere within a long text."""
-    text = "; ".join(dict.fromkeys(log.errors[:_TOLD_ERRORS])) or "it says no reason"
-    if request.options.workspace_bytes is not None and "workspace" in text.lower():
+    # RTX compiles without a driver, and complains about the missing one before it says what is wrong.
+    told = [e for e in dict.fromkeys(log.errors) if "Cuda Runtime" not in e] or log.errors
+    about_workspace = [e for e in told if "workspace" in e.lower()]
+    text = "; ".join(told[:_TOLD_ERRORS]) or "it says no reason"
+    if request.options.workspace_bytes is not None and about_workspace:
         return BuildError(
-            f"{request.model}: the workspace is too small: {_shortened(text)}",
+            f"{request.model}: the workspace is too small: {_shortened(about_workspace[0])}",
             code="engine_workspace",
             seen=f"workspace_bytes: {request.options.workspace_bytes}",
             fix="raise workspace_bytes, or leave it out",
@@ -307,7 +309,6 @@ def _build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INet
     return BuildError(
         f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {at}{_shortened(text)}",
         code="engine_build",
-        where=Where(Path(request.onnx)),
         fix="exclude that node in the variant, or serve this model with backend onnxruntime; the log has all that it said",
     )
 

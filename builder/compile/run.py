@@ -9,7 +9,7 @@ from builder.child import ChildTask, run_child
 from builder.compile.request import CompileRequest, CompileResult, result_from_dict
 from builder.compile.tensorrt import require_tensorrt
 from builder.compile.tensorrt_rtx import require_rtx
-from builder.errors import SpecError, Where
+from builder.errors import SpecError
 from builder.releases import parser_opsets
 from builder.toolchain import this_toolchain
 
@@ -49,7 +49,6 @@ def refuse_opset(request: CompileRequest, tensorrt: str | None = None) -> None:
         raise SpecError(
             f"{request.model}: TensorRT's ONNX parser does not know opset {request.opset}",
             code="opset_beyond_parser",
-            where=Where(Path(request.onnx)),
             seen=request.opset,
             valid=(f"{opsets.start}..{opsets.stop - 1}",),
             fix="opset: 20 in the spec",

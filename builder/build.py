@@ -155,13 +155,14 @@ class _Run:
             futures = {spec.name: executor.submit(spec, context.observed[spec.name]) for spec in stale}
             while left:
                 settled = [spec for spec in left if self._may_settle(spec, left, futures)]
-                for spec in settled or left[:1]:
-                    # Only a cycle of ensembles leaves nothing that may be settled; the lint gate names it.
-                    self._settle(spec, futures, executor)
-                    left.remove(spec)
-                running = [f for f in futures.values() if not f.done()]
-                if running and not any(self._may_settle(spec, left, futures) for spec in left):
+                running = [future for future in futures.values() if not future.done()]
+                if not settled and running:
                     wait(running, return_when=FIRST_COMPLETED)
+                    continue
+                # With nothing running, only a cycle of ensembles is left, which the lint gate names.
+                spec = (settled or left)[0]
+                self._settle(spec, futures, executor)
+                left.remove(spec)
 
     def _is_up_to_date(self, spec: ModelSpec) -> bool:
         return self.plan.of(spec.name, "lay_out").state is State.UP_TO_DATE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from builder.console import progress
+from builder.console import stderr_console
 
 if TYPE_CHECKING:
     from builder.execution import BuildProgress
@@ -15,16 +15,36 @@ if TYPE_CHECKING:
 @contextmanager
 def build_view() -> Iterator[Callable[[BuildProgress], None]]:
     """Gives what build() tells its progress to; nothing is drawn where stderr is no terminal."""
-    with progress() as bar:
-        total = bar.add_task("reading the spec", total=1)
-        lines: dict[str, object] = {}
+    console = stderr_console()
+    if not console.is_terminal:
+        yield lambda at: None
+        return
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
-        def tell(at: BuildProgress) -> None:
-            bar.update(total, description="models", completed=at.done, total=at.total)
-            for gone in [what for what in lines if what not in at.running]:
-                bar.remove_task(lines.pop(gone))  # type: ignore[arg-type]
-            for what in at.running:
-                if what not in lines:
-                    lines[what] = bar.add_task(f"  {what}", total=None)
+    models = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )
+    actions = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    total = models.add_task("models", total=None)
+    lines: dict[str, TaskID] = {}
 
+    def tell(at: BuildProgress) -> None:
+        models.update(total, completed=at.done, total=at.total)
+        for gone in [what for what in lines if what not in at.running]:
+            actions.remove_task(lines.pop(gone))
+        for what in at.running:
+            if what not in lines:
+                lines[what] = actions.add_task(what)
+
+    with Live(Group(models, actions), console=console, transient=True, refresh_per_second=8):
         yield tell

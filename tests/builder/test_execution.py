@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -239,3 +242,47 @@ def test_a_ray_cluster_makes_them_and_its_errors_come_back(
     assert "no weights here" in result.stderr
     assert (tmp_path / "node" / "artifacts").is_dir(), "made by the node, in its own cache"
     assert tritonsmith("build", "good", "--locked").returncode == 0
+
+
+def test_each_model_is_laid_out_as_soon_as_it_is_made(tmp_path: Path, cache_directory: Path) -> None:
+    """A build that is stopped by a slow model has the quick ones in the repository and in the lock."""
+    project(tmp_path, slow=SLEEPER, quick="onnx")
+    build = subprocess.Popen(
+        [sys.executable, "-m", "tritonsmith", "build", "--jobs", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        lock = tmp_path / "models.lock.json"
+        deadline = time.monotonic() + 30
+        while not lock.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert build.poll() is None, "the slow model is still being exported"
+        assert list(json.loads(lock.read_text())["models"]) == ["quick"]
+        assert (tmp_path / "model_repository" / "quick" / "config.pbtxt").is_file()
+    finally:
+        build.send_signal(signal.SIGINT)
+        assert build.wait(30) == 130
+
+
+def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> None:
+    project(tmp_path, a="onnx", b="onnx")
+    shown, terminal = os.openpty()
+    try:
+        build = subprocess.Popen(
+            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "1"],
+            cwd=tmp_path,
+            env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory), "TERM": "xterm"},
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        text = b""
+        while build.poll() is None or select.select([shown], [], [], 0.2)[0]:
+            if select.select([shown], [], [], 0.2)[0]:
+                text += os.read(shown, 1 << 16)
+    finally:
+        os.close(terminal)
+        os.close(shown)
+    assert build.returncode == 0
+    assert "export of a" in text.decode() and "1/2" in text.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from perf.slo import beyond_words
 from perf.sweep import SweepSpec
 
 
@@ -54,8 +55,8 @@ class Miss:
     is_share: bool
 
     def __str__(self) -> str:
-        above = f"{100 * self.excess:.1f} points" if self.is_share else f"{self.excess:.0%}"
-        return f"{self.value_text}, {above} above"
+        above = f"{100 * self.excess:.1f} points above" if self.is_share else beyond_words(1 + self.excess)
+        return f"{self.value_text}, {above}"
 
 
 def misses(spec: SweepSpec, facts: CellFacts) -> tuple[Miss, ...]:

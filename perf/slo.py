@@ -17,6 +17,9 @@ LEAST_REQUESTS = 400
 LONGEST_PROBE_S = 20.0
 MOST_FAILED_SHARE = 0.01
 LEAST_ANSWERED_SHARE = 0.9
+STEADY_SHARE = 0.05
+FLOOR_SHARE = 0.8
+"""A median that falls by less when the rate is halved waits for no queue."""
 
 Outcome = Literal["met", "missed", "client"]
 
@@ -27,6 +30,7 @@ class Probe:
 
     outcome: `client` when the client could not send at this rate, which says nothing of the server.
     clear:   the interval of p99 lies on one side of the limit, or the server fell behind.
+    p50_ms:  of a server that kept up; else None.
     """
 
     rate_per_s: float
@@ -34,6 +38,7 @@ class Probe:
     clear: bool
     p99_ms: float | None
     why: str
+    p50_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,9 @@ class SloResult:
             if not known:
                 return f"No request rate keeps {limit}: no request was answered."
             nearest = min(known, key=lambda probe: probe.p99_ms or math.inf)
-            above = (nearest.p99_ms or 0.0) / self.limit_ms - 1
+            above = beyond_words((nearest.p99_ms or 0.0) / self.limit_ms)
             shown = f"{nearest.rate_per_s:.3g}/s has {nearest.p99_ms:.1f} ms"
-            return f"No request rate keeps {limit}: the nearest, {shown}, {above:.0%} above."
+            return f"No request rate keeps {limit}: the nearest, {shown}, {above}."
         text = f"{self.rate_per_s:,.4g} requests/s keep {limit}"
         if self.missed_per_s is None and self.limited_by == "server":
             return f"{text}; no higher rate was tried."
@@ -91,13 +96,22 @@ class SloResult:
         }
 
 
+def beyond_words(times: float) -> str:
+    """`12% above`, `890 times the limit`: how far beyond a limit a value is."""
+    return f"{times - 1:.0%} above" if times < 5 else f"{times:.3g} times the limit"
+
+
 def probe_from_summary(rate_per_s: float, summary: Summary, limit_ms: float) -> Probe:
     """An open-loop summary → on which side of the limit the rate is."""
     p99 = summary.latency_ns["p99"]
     p99_ms = None if p99.value is None else p99.value / 1e6
+    p50_ns = summary.latency_ns["p50"].value
+    # Where the server falls behind, the median is a share of the measurement and says nothing of the server.
+    is_steady = p50_ns is not None and p50_ns < STEADY_SHARE * 1e9 * summary.duration_s
+    p50_ms = p50_ns / 1e6 if p50_ns is not None and is_steady else None
 
     def probe(outcome: Outcome, clear: bool, why: str) -> Probe:
-        return Probe(rate_per_s, outcome, clear, p99_ms, why)
+        return Probe(rate_per_s, outcome, clear, p99_ms, why, p50_ms)
 
     failed = sum(summary.failures.values())
     if failed > MOST_FAILED_SHARE * max(1, summary.requests):
@@ -149,6 +163,15 @@ def find_rate(
         probes.append(found)
         return found
 
+    def is_floor(rate: float, above_ms: float | None) -> tuple[float | None, bool]:
+        """(the median at this rate, whether it is beyond the limit as it was at the rate above): no queue is left
+        to shorten, and no lower rate will do."""
+        medians = [p.p50_ms for p in probes if p.rate_per_s == rate and p.p50_ms is not None]
+        here_ms = min(medians, default=None)
+        if here_ms is None or above_ms is None:
+            return here_ms, False
+        return here_ms, here_ms > limit_ms and here_ms > FLOOR_SHARE * above_ms
+
     def meets(rate: float, confirm: bool = False) -> bool:
         votes = {"met": 0, "missed": 0}
         for _ in range(3):
@@ -169,10 +192,14 @@ def find_rate(
     try:
         rate = known_per_s * 0.97 if known_per_s else start_per_s
         step = 1.12 if known_per_s else GROW
+        median_ms: float | None = None
         while low is None or high is None:
             if meets(rate):
                 low, rate = rate, rate * step
             else:
+                median_ms, at_floor = is_floor(rate, median_ms)
+                if low is None and at_floor:
+                    raise _Interrupted
                 high, rate = rate, rate / (step if known_per_s else 2.0)
             step = GROW if step == GROW else step**2
             if low is None and rate < LEAST_REQUESTS / LONGEST_PROBE_S / 40:

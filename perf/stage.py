@@ -69,8 +69,9 @@ class Stage:
         """What a trial of this arm puts under load and looks at."""
         name = self.name_of(arm)
         target = self.spec.load_model or name
-        metrics_url = self.server.metrics_url if self._tells_energy else ""
-        return Subject(self.server, self.url, target, name, self._others, metrics_url)
+        return Subject(
+            self.server, self.url, target, name, self._others, self.server.metrics_url, self._tells_energy
+        )
 
     # Before the first arm.
 
@@ -93,12 +94,12 @@ class Stage:
             )
         names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
         self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
-        self._tells_energy = energy_j(self.server.metrics_url) is not None
+        self._tells_energy = energy_j(self.server.metrics_url, self.server.pid) is not None
         if spec.objective == "energy" and not self._tells_energy:
             raise ToolError(
                 "the server tells no GPU energy, so there is no objective energy",
                 code="no_gpu_metrics",
-                seen=f"no nv_energy_consumption at {self.server.metrics_url or 'its metrics port'}/metrics",
+                seen=f"no nv_energy_consumption at {self.server.metrics_url or 'its metrics port'}/metrics, nor by NVML",
                 fix="--objective throughput, or a server with a GPU and GPU metrics",
             )
         if spec.max_memory_mib is not None and self.server.pid is None:
@@ -252,4 +253,3 @@ def _config_of(directory: Path) -> dict[str, Any] | None:
 
 def _tensors(metadata: Mapping[str, Any], side: str) -> list[str]:
     return sorted(f"{t['name']} {t['datatype']} {[int(d) for d in t['shape']]}" for t in metadata[side])
-

@@ -142,7 +142,7 @@ class Subject:
 
     target:  the model that gets the requests. model: the one whose counters are the trial's.
     others:  models whose counters are kept too.
-    metrics_url: where GPU energy is read; empty reads none.
+    metrics_url: of the server. reads_energy: whether GPU energy is read, there or by NVML.
     """
 
     server: control.HasPid
@@ -151,6 +151,11 @@ class Subject:
     model: str
     others: tuple[str, ...] = ()
     metrics_url: str = ""
+    reads_energy: bool = False
+
+    def energy_j(self) -> float | None:
+        """See perf.server.consumption; None where it is not read."""
+        return energy_j(self.metrics_url, self.server.pid) if self.reads_energy else None
 
 
 def measure(
@@ -170,7 +175,7 @@ def measure(
     url, watched = subject.http_url, (subject.model, *subject.others)
     named = [replace(payload, model=subject.target) for payload in payloads]
     before = {name: control.model_statistics(url, name) for name in watched}
-    energy_before = energy_j(subject.metrics_url)
+    energy_before = subject.energy_j()
     found: SloResult | None = None
     if spec.slo_p99_ms is None:
         records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s)
@@ -178,7 +183,7 @@ def measure(
         records, found = _search_rate(subject, trial, spec, named, known_per_s)
     if on_records is not None:
         on_records(records)
-    energy_after = energy_j(subject.metrics_url)
+    energy_after = subject.energy_j()
     memory_bytes = server_memory_bytes(subject.server, subject.model)
     counters = {name: counters_between(before[name], control.model_statistics(url, name)) for name in watched}
     return TrialResult(

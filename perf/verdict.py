@@ -12,6 +12,7 @@ import numpy as np
 from perf.constraints import CellFacts, meets, nearest_miss
 from perf.objective import MILLION, OBJECTIVES
 from perf.search import Values, values_table
+from perf.slo import beyond_words
 from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
 from perf.sweep import Arm, SweepSpec
 
@@ -291,10 +292,10 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     if not known:
         return Verdict("nothing_fits", None, None, None, None, "Nothing answered at any request rate.")
     arm_id = min(known, key=lambda arm: known[arm])
-    above = known[arm_id] / spec.slo_p99_ms - 1
+    above = beyond_words(known[arm_id] / spec.slo_p99_ms)
     text = (
         f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
-        f"with {known[arm_id]:.1f} ms, {above:.0%} above."
+        f"with {known[arm_id]:.1f} ms, {above}."
     )
     return Verdict("nothing_fits", arm_id, None, None, None, text)
 

@@ -29,17 +29,32 @@ def server_memory_bytes(server: control.HasPid, model: str) -> int | None:
     return total or None
 
 
-def energy_j(metrics_url: str) -> float | None:
-    """Joules that the server's GPUs have used since it started, of all of them; None without GPU metrics.
+def energy_j(metrics_url: str, pid: int | None = None) -> float | None:
+    """Joules that GPUs have used up to now, of all of them; only differences mean something. None without any.
 
-    From Triton's counter nv_energy_consumption (docs/user_guide/metrics.md, GPU metrics).
+    From Triton's counter nv_energy_consumption (docs/user_guide/metrics.md, GPU metrics); where the server tells
+    none and is a process of this machine, from NVML (nvmlDeviceGetTotalEnergyConsumption, mJ).
     """
-    if not metrics_url:
+    told = None
+    if metrics_url:
+        with contextlib.suppress(OSError, TritonsmithError):
+            told = energy_from_metrics(control.metrics_text(metrics_url))
+    return energy_from_nvml() if told is None and pid is not None else told
+
+
+def energy_from_nvml() -> float | None:
+    """Of all GPUs of this machine; None without NVML, a GPU, or a counter (older than Volta)."""
+    try:
+        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
         return None
     try:
-        return energy_from_metrics(control.metrics_text(metrics_url))
-    except (OSError, TritonsmithError):
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        millijoules = [float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles]
+    except pynvml.NVMLError:
         return None
+    return sum(millijoules) / 1e3 if millijoules else None
 
 
 def energy_from_metrics(text: str) -> float | None:

@@ -81,3 +81,19 @@ def test_an_interrupted_search_tells_what_it_knows() -> None:
     found = find_rate(lambda rate: next(probes), LIMIT_MS, 100.0)
     assert (found.rate_per_s, found.missed_per_s) == (100.0, None)
     assert "no higher rate was tried" in found.sentence
+
+
+def test_a_limit_below_the_models_own_time_is_given_up_after_a_few_probes() -> None:
+    def measure(rate_per_s: float) -> Probe:
+        p99_ms = true_p99_ms(rate_per_s) + 50.0
+        steady = rate_per_s < CAPACITY_PER_S
+        return Probe(rate_per_s, "missed", True, p99_ms, "", 0.8 * p99_ms if steady else None)
+
+    found = find_rate(measure, LIMIT_MS, 5000.0)
+    assert found.rate_per_s is None and len(found.probes) <= 14
+    assert "No request rate keeps p99 ≤ 20 ms: the nearest" in found.sentence
+
+
+def test_a_start_far_beyond_what_the_server_can_do_is_not_taken_for_its_floor() -> None:
+    found = find_rate(simulated(3), LIMIT_MS, 50_000.0)
+    assert found.rate_per_s == pytest.approx(TRUE_RATE, rel=0.1)

@@ -243,3 +243,10 @@ def test_the_highest_rate_that_keeps_a_p99_is_found_for_every_arm(triton: LiveTr
         assert trial.summary is not None and trial.summary.load["kind"] == "open"
         p99_ns = trial.summary.latency_ns["p99"].value
         assert p99_ns is not None and p99_ns <= 200e6
+
+
+def test_memory_that_is_really_held_is_held_against_the_constraint(triton: LiveTriton, model: str) -> None:
+    run = run_sweep(spec(model, rounds=1, max_memory_mib=1), triton.server, options(triton))
+    assert run.verdict.outcome == "nothing_fits"
+    assert "Nothing meets memory ≤ 1 MiB: the nearest is" in run.verdict.sentence
+    assert "times the limit" in run.verdict.sentence

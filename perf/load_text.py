@@ -54,7 +54,9 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
     lines += _goodput_lines(summary)
     label = "latency   "
-    for name, estimate in summary.latency_ns.items():
+    if not summary.answered:
+        lines.append("  latency     unknown: no request was answered")
+    for name, estimate in summary.latency_ns.items() if summary.answered else ():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
         label = " " * 10
     lines += _step_lines(summary)

@@ -49,13 +49,7 @@ def _drawn_shape(
     stated = options.shapes.get(spec.name)
     if stated is None:
         if -1 in spec.wire_shape:
-            dims = ",".join(str(d) if d >= 0 else "SIZE" for d in spec.wire_shape)
-            raise UsageError(
-                f"input `{spec.name}` of `{model.name}` has dimensions that vary",
-                code="shape_needed",
-                seen=list(spec.wire_shape),
-                fix=f"--shape {spec.name}:{dims}  (SIZE a number, LOW..HIGH or MEAN~DEVIATION)",
-            )
+            raise _shape_needed(model, spec, options)
         return spec.wire_shape
     shape = tuple(sizes[size] if size in sizes else sizes.setdefault(size, size.draw(rng)) for size in stated)
     if not fits(shape, spec.wire_shape):
@@ -66,6 +60,25 @@ def _drawn_shape(
             valid=[list(spec.wire_shape)],
         )
     return shape
+
+
+def _shape_needed(model: ModelInterface, spec: TensorSpec, options: DataOptions) -> UsageError:
+    """Names every input whose shape is to be given, so that one more attempt is enough."""
+    lacking = [
+        other
+        for other in model.inputs
+        if -1 in other.wire_shape and other.name not in options.shapes and other.name not in model.optional
+    ]
+    flags = [
+        f"--shape {other.name}:{','.join(str(d) if d >= 0 else 'SIZE' for d in other.wire_shape)}"
+        for other in lacking or [spec]
+    ]
+    return UsageError(
+        f"input `{spec.name}` of `{model.name}` has dimensions that vary",
+        code="shape_needed",
+        seen=list(spec.wire_shape),
+        fix=f"{' '.join(flags)}  (SIZE a number, LOW..HIGH or MEAN~DEVIATION; or --data)",
+    )
 
 
 def _drawn_values(

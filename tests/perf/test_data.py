@@ -70,7 +70,7 @@ def test_a_dimension_that_varies_needs_a_shape_and_the_error_says_how() -> None:
     with pytest.raises(UsageError) as error:
         payloads_from_options(TEXT, DataOptions())
     assert error.value.code == "shape_needed"
-    assert "--shape ids:SIZE" in str(error.value)
+    assert "--shape ids:SIZE --shape mask:SIZE" in str(error.value), "one more attempt is enough"
 
 
 def test_equal_ranges_of_a_size_are_drawn_together() -> None:

@@ -88,7 +88,7 @@ class ObjectStore:
                 self.files.pipe_file(self._path(key), data)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Writes an object that must not be there; False when it is.
+        """Writes an object that must not be there; False when there is one with another content.
 
         Of two writers at once one wins on s3, gs and az (their conditional puts), on file:// by the file system.
         A store that knows no condition is asked first.
@@ -206,7 +206,8 @@ class ObjectStore:
                 return True
             except Exception as error:  # each back end has exceptions of its own
                 if _is_refused_condition(error):
-                    return False
+                    # A put whose answer was lost is sent again by the client, and then refused by what it wrote itself.
+                    return self.get(key) == data
                 if not _is_unknown_condition(error):
                     raise
         if not holds():

@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Failure = Literal["503", "403", "drop", "cut", "stall"]
-"""What a failing request gets: an answer, no answer, the half of one, or none before `release`."""
+Failure = Literal["503", "403", "drop", "lost", "cut", "stall"]
+"""What a failing request gets: an answer; no answer, and the server never hears of it, or does what it asks; the half
+of one; or none before `release`."""
 
 _XML = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>told to fail</Message></Error>'
 _CODES = {"503": "ServiceUnavailable", "403": "AccessDenied"}
@@ -100,6 +101,8 @@ def failing_proxy(upstream_url: str) -> Iterator[FailingProxy]:
                 self._send(int(failure), _XML.format(code=_CODES[failure]).encode(), [])
             elif failure == "drop":
                 self._drop()
+            elif failure == "lost":
+                self._forward(body, cut=False, lost=True)
             else:
                 self._forward(body, cut=failure == "cut")
 
@@ -115,14 +118,18 @@ def failing_proxy(upstream_url: str) -> Iterator[FailingProxy]:
             self.rfile.readline()
             return b"".join(parts)
 
-        def _forward(self, body: bytes, cut: bool) -> None:
+        def _forward(self, body: bytes, cut: bool, lost: bool = False) -> None:
             connection = http.client.HTTPConnection(str(upstream.hostname), upstream.port, timeout=60)
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_ONE_HOP}
             headers["Content-Length"] = str(len(body))
             try:
                 connection.request(self.command, self.path, body, headers)
                 answer = connection.getresponse()
-                self._send(answer.status, answer.read(), answer.getheaders(), cut)
+                content = answer.read()
+                if lost:
+                    self._drop()
+                else:
+                    self._send(answer.status, content, answer.getheaders(), cut)
             finally:
                 connection.close()
 

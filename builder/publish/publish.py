@@ -39,6 +39,8 @@ from builder.publish.versions import (
 )
 from builder.spec import ModelSpec
 
+_COMPARED_BYTES = 16 << 20
+
 Tell = Callable[[str, int, int], None]
 """(what is being done, models done, models in all)"""
 
@@ -151,7 +153,7 @@ def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
     for state in states.values():
         _refuse_foreign(state, destination)
     _lint(context, candidates, states, destination)
-    current = frozenset(n for n, c in candidates.items() if _is_current(c, states[n]))
+    current = frozenset(n for n, c in candidates.items() if _is_current(c, states[n], destination))
     return _Prepared(context, spec_origin(context.spec), specs, candidates, states, current)
 
 
@@ -164,15 +166,24 @@ def _refuse_foreign(state: ModelState, destination: Destination) -> None:
         )
 
 
-def _is_current(candidate: Candidate, state: ModelState) -> bool:
+def _is_current(candidate: Candidate, state: ModelState, destination: Destination) -> bool:
     """Whether what is served is this very content, whole."""
     served = state.served
     return (
         bool(served)
         and served[-1] in state.complete
         and state.provenance[served[-1]]["content"] == candidate.content
-        and all(name in state.files for name in candidate.root)
+        and all(_same_root(candidate, name, state, destination) for name in candidate.root)
     )
+
+
+def _same_root(candidate: Candidate, name: str, state: ModelState, destination: Destination) -> bool:
+    """Whether a file at the model's root is the version's own: in a store a switch that was cut off may have left
+    another's. A large one is told by its size."""
+    size = candidate.root[name].stat().st_size
+    if state.files.get(name) != size:
+        return False
+    return size > _COMPARED_BYTES or destination.digest(state.name, name) == candidate.root_digests[name]
 
 
 def _lint(
@@ -268,7 +279,8 @@ def _publish(
         return ModelPublication(
             spec.name, "failed", number, now, state.served, (), 0, time.monotonic() - started, error=error
         )
-    removed = _drop_surplus(options, candidate, destination.state(spec.name), destination)
+    after = _with_version(state, number, record, text)
+    removed = _drop_surplus(options, candidate, after, destination)
     notes = (record["smoke"]["note"],) if release is not None and record["smoke"]["note"] else ()
     return ModelPublication(
         model=spec.name,
@@ -281,6 +293,18 @@ def _publish(
         seconds=time.monotonic() - started,
         live=live,
         notes=tuple(f"no smoke test: {n}" for n in notes),
+    )
+
+
+def _with_version(state: ModelState, number: int, record: Mapping[str, Any], config_text: str) -> ModelState:
+    """The state after a version was added and switched to; spares reading it all again."""
+    files = {f"{number}/{name}": int(told["bytes"]) for name, told in record["files"].items()}
+    return replace(
+        state,
+        files={**state.files, **files},
+        numbers=(*state.numbers, number),
+        provenance={**state.provenance, number: record},
+        config_text=config_text,
     )
 
 

@@ -11,6 +11,7 @@ import os
 import platform
 import tempfile
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,7 +76,7 @@ class StoreDestination:
         """See Destination. A model that has no config.pbtxt yet gets the placeholder before anything else."""
         if state.config_text is None:
             self._store.put_new(f"{state.name}/{CONFIG}", placeholder.encode())
-        told = {"by": f"{platform.node()}, process {os.getpid()}", "at": time.time()}
+        told = {"by": f"{platform.node()}, process {os.getpid()}", "at": time.time(), "id": uuid.uuid4().hex}
         for number in range(state.next_number, state.next_number + _CLAIMS):
             if self._store.put_new(f"{state.name}/{number}/{CLAIM}", json.dumps(told).encode()):
                 return number
@@ -118,12 +119,12 @@ class StoreDestination:
         """See Destination. The root's files change before config.pbtxt does: see docs/publish.md."""
         model, config = change.model, f"{change.model}/{CONFIG}"
         tag = self._tag_of_placeholder(config) if state.tag is None else state.tag
-        if tag is None or self._store.tag(config) != tag:
-            raise self._changed(model)
         there = state.root_of(state.served[-1]) if state.served else {}
-        for name, digest in change.root.items():
-            if there.get(name) != digest or name not in state.files:
-                self._store.copy(f"{model}/{change.number}/{ROOT}/{name}", f"{model}/{name}")
+        changed = [n for n, digest in change.root.items() if there.get(n) != digest or n not in state.files]
+        if tag is None or (changed and self._store.tag(config) != tag):
+            raise self._changed(model)
+        for name in changed:
+            self._store.copy(f"{model}/{change.number}/{ROOT}/{name}", f"{model}/{name}")
         if not self._store.put_over(config, change.config_text.encode(), tag):
             self._give_root_back(model)
             raise self._changed(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from builder.build import build
@@ -33,8 +34,9 @@ class Project:
     def options(self) -> BuildOptions:
         return BuildOptions(self.root / "models.yaml", cache=Cache(self.root / "cache"))
 
-    @property
+    @cached_property
     def destination(self) -> Destination:
+        # Opening a session with S3 takes longer than a publish.
         return open_destination(self.url)
 
     def write(self, models: Mapping[str, float], extra: str = "", spec: str = "") -> None:

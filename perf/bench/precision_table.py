@@ -1,7 +1,8 @@
 """The demo's models × precisions → the Markdown tables of docs/precision.md: deviation, size, CPU latency, RTX compile.
 
-`python -m perf.bench.precision_table [--repository DIR] [--rounds N] [MODEL …]`; needs the demo's packages and a built
-repository (`make demo`); a variant is converted and judged as a build does it. Prints, asserts nothing.
+`python -m perf.bench.precision_table [--repository DIR] [--rounds N] [--precision P] [MODEL …]`; needs the demo's
+packages and a built repository (`make demo`); a variant is converted and judged as a build does it. Prints, asserts
+nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ DOWN_PROJECTIONS = tuple(f"node_MatMul_{number}" for number in (67, 102, 137, 17
 
 COMMON = (
     Variant("fp32", "fp32"),
+    Variant("tf32", "tf32"),
     Variant("fp16", "fp16"),
     Variant("bf16", "bf16"),
     Variant("int8, results rounded too", "int8", {"quantize_outputs": True}),
     Variant("int8 (default)", "int8"),
     Variant("fp8", "fp8"),
     Variant("int4", "int4"),
+    Variant("nvfp4", "nvfp4"),
+    Variant("nvfp4, weights alone", "nvfp4", {"activations": False}),
 )
 RECIPES: Mapping[str, tuple[Variant, ...]] = {
     "minilm": (
@@ -60,6 +64,7 @@ RECIPES: Mapping[str, tuple[Variant, ...]] = {
             {"smooth_quant": 0.5},
             DOWN_PROJECTIONS,
         ),
+        Variant("nvfp4, six FFN outputs excluded", "nvfp4", exclude=DOWN_PROJECTIONS),
     ),
     "detector": (
         Variant("bf16, ConvTranspose excluded", "bf16", exclude=("ConvTranspose",)),
@@ -86,14 +91,20 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["crepe", "detector", "minilm"])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--precision", action="append", help="these alone; default: all")
     arguments = parser.parse_args()
     sys.path.insert(0, str(DEMO))
     with tempfile.TemporaryDirectory(prefix="precision-") as scratch:
         for model in arguments.models:
-            emit_text(_table(model, arguments.repository, Path(scratch) / model, arguments.rounds))
+            rows = [
+                v
+                for v in (*COMMON, *RECIPES[model])
+                if not arguments.precision or v.precision in arguments.precision
+            ]
+            emit_text(_table(model, rows, arguments.repository, Path(scratch) / model, arguments.rounds))
 
 
-def _table(model: str, repository: Path, scratch: Path, rounds: int) -> str:
+def _table(model: str, rows: Sequence[Variant], repository: Path, scratch: Path, rounds: int) -> str:
     source = repository / model / "1" / "model.onnx"
     scratch.mkdir(parents=True)
     held_out = _held_out(model, scratch)
@@ -104,7 +115,7 @@ def _table(model: str, repository: Path, scratch: Path, rounds: int) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
-    for number, variant in enumerate((*COMMON, *RECIPES[model])):
+    for number, variant in enumerate(rows):
         started = time.monotonic()
         row, found = _row(model, variant, source, held_out, scratch / str(number), rounds)
         lines.append(f"| {variant.label} | {row} |")
@@ -149,7 +160,7 @@ def _row(
             str(path),
             str(held_out),
             str(DEMO),
-            served_by="tensorrt" if variant.precision in ("bf16", "fp8") else "onnxruntime",
+            served_by="tensorrt" if variant.precision in ("bf16", "fp8", "nvfp4") else "onnxruntime",
             candidates=made.converted,
         ),
         scratch / "gate",
@@ -162,7 +173,8 @@ def _row(
 
 
 def _gate_cells(judged: GateResult) -> str:
-    worst = [d for d in judged.accuracy.deviations if d.runtime in (AS_WRITTEN, *EMULATED.values())]
+    rounded = [d for d in judged.accuracy.deviations if d.runtime in EMULATED.values()]
+    worst = rounded or [d for d in judged.accuracy.deviations if d.runtime == AS_WRITTEN]
     numbers = (
         f"{max(d.relative_l2 for d in worst):.2g}",
         f"{min(d.cosine for d in worst):.5f}",
@@ -173,8 +185,8 @@ def _gate_cells(judged: GateResult) -> str:
 
 
 def _told(judged: GateResult, made: ConvertResult) -> list[str]:
-    # The table has the numbers and says the same of every bf16 row.
-    told = [text[:220] for text in judged.findings if "bf16 kernels" not in text]
+    # The table has the numbers; that some are made by rounding is said once, above it.
+    told = [text[:220] for text in judged.findings if "rounding" not in text]
     told += [text for text in made.notes if "SmoothQuant" not in text]
     told += [
         f"kept in fp32: {node.name}, {node.reason}"

@@ -94,7 +94,7 @@ def test_a_server_that_polls_is_waited_for(told: Told) -> None:
 def test_versions_that_are_not_meant_are_not_ready_either(told: Told) -> None:
     told.load = (503, POLLING)
     told.rows = [row(1, "READY"), row(2, "READY")]
-    with pytest.raises(TrialError, match="did not get 'm' ready within 0.5 s") as caught:
+    with pytest.raises(TrialError, match=r"did not get 'm' ready within 0\.5 s") as caught:
         follow(told, 1)
     assert caught.value.seen == "versions ready: 1, 2, not 1"
     assert "--repository-poll-secs" in str(caught.value.fix)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,6 +17,9 @@ from builder.cache import Cache
 from builder.digest import StatCache, digest_of_file, digest_of_value
 from builder.errors import SpecError
 from builder.lock import Lock, LockedModel, read_lock, text_of_lock, write_lock
+from tests import onnx_models
+from tests.conftest import ROOT, Run
+from tests.mounts import can_mount
 
 KEY = digest_of_value("a key")
 
@@ -103,6 +110,78 @@ def test_a_broken_stat_cache_costs_nothing_but_time(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"x")
     assert StatCache(tmp_path / "stat.json").digest(file) == digest_of_file(file)
+
+
+def _learn_in_child(path: str, files: list[str]) -> None:
+    for file in files:
+        stats = StatCache(Path(path))
+        stats.learn(Path(file), "0" * 64)
+        stats.save()
+
+
+def test_processes_that_save_their_stats_at_once_keep_what_each_has_learnt(tmp_path: Path) -> None:
+    files = [tmp_path / f"weights{n}" for n in range(20)]
+    for file in files:
+        file.write_bytes(b"x")
+    names = [str(f) for f in files]
+    children = [
+        get_context("spawn").Process(
+            target=_learn_in_child, args=(str(tmp_path / "stat.json"), names[half::2])
+        )
+        for half in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    stats = StatCache(tmp_path / "stat.json")
+    assert [stats.digest(f) for f in files] == ["0" * 64] * 20
+    files[0].unlink()
+    stats.forget_missing()
+    assert len(json.loads((tmp_path / "stat.json").read_text())) == 19
+
+
+def test_threads_share_a_stat_cache(tmp_path: Path) -> None:
+    files = [tmp_path / f"weights{n}" for n in range(50)]
+    for number, file in enumerate(files):
+        file.write_bytes(b"%d" % number)
+        os.utime(file, (1, 1))
+    stats = StatCache(tmp_path / "stat.json")
+
+    def work(file: Path) -> str:
+        digest = stats.digest(file)
+        stats.learn(file, digest)
+        stats.save()
+        return digest
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, files)) == [digest_of_file(f) for f in files]
+    assert len(json.loads((tmp_path / "stat.json").read_text())) == 50
+
+
+READ_ONLY = """\
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && "$2" -m tritonsmith plan && "$2" -m tritonsmith build
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs unshare and a mount of its own")
+def test_a_read_only_cache_can_be_planned_with_and_is_one_error_to_build_with(
+    tmp_path: Path, cache_directory: Path, tritonsmith: Run
+) -> None:
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    (tmp_path / "models.yaml").write_text("models:\n  m:\n    source: {onnx: m.onnx}\n")
+    cache_directory.mkdir()
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", READ_ONLY, "sh", str(cache_directory), sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "to run" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and "Read-only file system" in done.stderr
+    assert "Traceback" not in done.stderr and not list(cache_directory.iterdir())
+    assert tritonsmith("build").returncode == 0
 
 
 def entry(**changes: object) -> LockedModel:

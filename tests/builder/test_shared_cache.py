@@ -21,6 +21,7 @@ from builder.shared_cache import SharedCache
 from tests import onnx_models
 from tests.conftest import ROOT, Run
 from tests.failing_proxy import failing_proxy
+from tests.mounts import can_mount
 
 KEY = digest_of_value("a key")
 REQUEST = digest_of_value("a request")
@@ -382,14 +383,6 @@ def test_a_build_goes_on_when_its_remote_cache_cannot_be_reached(project: Path, 
     assert (missing.returncode, "tritonsmith[gs]" in missing.stderr) == (3, True)
 
 
-def _can_mount() -> bool:
-    command = ["unshare", "-Urm", "sh", "-c", "mount -t tmpfs none /mnt"]
-    try:
-        return subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
 GET = """\
 import sys
 from pathlib import Path
@@ -401,7 +394,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.skipif(not _can_mount(), reason="needs unshare and a mount of its own")
+@pytest.mark.skipif(not can_mount(), reason="needs unshare and a mount of its own")
 @pytest.mark.parametrize(("options", "errno"), [("size=100k", 28), ("ro", 30)])
 def test_a_local_disk_that_is_full_or_read_only_is_not_blamed_on_the_store(
     tmp_path: Path, options: str, errno: int

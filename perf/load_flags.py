@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.errors import UsageError, Where
 from perf.distribution import Distribution, Span, distribution_from_text, span_from_text
-from perf.schedule import NS_PER_S, Replay
+from perf.schedule import NS_PER_S, Closed, Load, Open, Replay
 from perf.stats.goodput import LIMITS
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -96,3 +96,45 @@ def steps_from_flags(flags: Sequence[str]) -> tuple[tuple[float, float], ...]:
         except ValueError as error:
             raise UsageError("not LOAD:DURATION", code="bad_load", seen=flag, fix="--step 100:5s") from error
     return tuple(steps)
+
+
+def load_from_flags(
+    concurrency: int | None,
+    request_rate: float | None,
+    arrival: str,
+    replay: Path | None,
+    seed: int,
+    ramp_s: float,
+    steps: tuple[tuple[float, float], ...] = (),
+) -> Load:
+    """Exactly one of --concurrency (--sequences), --request-rate and --replay; concurrency 8 when there is none."""
+    given = [
+        flag
+        for flag, value in (
+            ("--concurrency", concurrency),
+            ("--request-rate", request_rate),
+            ("--replay", replay),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError("a test has one load", code="two_loads", seen=" ".join(given))
+    if steps and request_rate is None and concurrency is None:
+        raise UsageError(
+            "--step needs the load that follows",
+            code="bad_load",
+            valid=["--request-rate 200", "--concurrency 16"],
+        )
+    if replay is not None:
+        return replay_from_file(replay)
+    if request_rate is not None:
+        return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s, steps)
+    return Closed(concurrency or 8, ramp_s, concurrencies_of(steps))
+
+
+def concurrencies_of(steps: tuple[tuple[float, float], ...]) -> tuple[tuple[int, float], ...]:
+    """Steps of a closed loop: whole numbers of requests in flight."""
+    for value, _ in steps:
+        if not value.is_integer():
+            raise UsageError("a step of a closed loop is a concurrency", code="bad_load", seen=f"{value:g}")
+    return tuple((int(value), duration_s) for value, duration_s in steps)

@@ -96,15 +96,39 @@ def lint_gate(
             _place(root / candidate.model / str(number) / name, file)
         for name, file in candidate.root.items():
             _place(root / candidate.model / name, file)
-        for name, text in configs.items():
-            if name != candidate.model and check_model_name(name) is None:
-                _lay_out(root / name, text, served.get(name, ()))
-        findings = check([root / candidate.model], LintOptions(target=target))
-    errors = [f for f in findings if f.severity == "error"]
+        _refuse_errors(root, candidate.model, configs, served, target, "Triton would not load this model")
+
+
+def standing_gate(
+    ensemble: str,
+    configs: Mapping[str, str],
+    served: Mapping[str, Sequence[int]],
+    target: Target | None,
+) -> None:
+    """GateError `lint` when an ensemble that stays as it is at the destination would not load with its new steps."""
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-publish-") as scratch:
+        root = Path(scratch)
+        _lay_out(root / ensemble, configs[ensemble], served[ensemble])
+        _refuse_errors(
+            root, ensemble, configs, served, target, "it is served, and would not load with what is published"
+        )
+
+
+def _refuse_errors(
+    root: Path,
+    judged: str,
+    configs: Mapping[str, str],
+    served: Mapping[str, Sequence[int]],
+    target: Target | None,
+    what: str,
+) -> None:
+    for name, text in configs.items():
+        if name != judged and check_model_name(name) is None:
+            _lay_out(root / name, text, served.get(name, ()))
+    errors = [f for f in check([root / judged], LintOptions(target=target)) if f.severity == "error"]
     if errors:
         raise GateError(
-            f"{candidate.model}: Triton would not load this model: "
-            + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
+            f"{judged}: {what}: " + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
             code="lint",
             fix=f"tritonsmith check --explain {errors[0].rule}",
         )

@@ -13,10 +13,10 @@ from builder.console import note
 from builder.context import BuildOptions, Context, context_of, reference_samples_path
 from builder.errors import BuildError, GateError, TritonsmithError
 from builder.model_config import model_config_from_text
-from builder.order import in_build_order
+from builder.order import in_build_order, step_models
 from builder.publish.candidate import Candidate, candidate_of, changed_meanwhile, check_copied, stamps_of
 from builder.publish.destination import Content, Destination, Switch
-from builder.publish.gates import accuracy_gate, lint_gate, stale_gate
+from builder.publish.gates import accuracy_gate, lint_gate, stale_gate, standing_gate
 from builder.publish.provenance import (
     SpecOrigin,
     file_records,
@@ -223,6 +223,12 @@ def _lint(
     for name, candidate in candidates.items():
         configs, served = around(candidate.steps)
         lint_gate(candidate, states[name].next_number, configs, served, context.target)
+    for model in context.spec.models:
+        if model.name not in candidates and set(step_models(model)) & candidates.keys():
+            there[model.name] = destination.state(model.name)
+            if there[model.name].served:
+                configs, served = around([model.name])
+                standing_gate(model.name, configs, served, context.target)
 
 
 def _would(prepared: _Prepared, spec: ModelSpec) -> ModelPublication:
@@ -250,9 +256,7 @@ def _publish(
     started = time.monotonic()
     candidate, state = prepared.candidates[spec.name], prepared.states[spec.name]
     if spec.name in prepared.skipped:
-        served = state.served
-        removed = _drop_surplus(options, candidate, state, destination)
-        return ModelPublication(spec.name, "up to date", served[-1], served, served, removed)
+        return _up_to_date(options, candidate, state, destination, release)
     placeholder = manifest(candidate.text, [], options.build.spec.name, options.build.templates)
     live = ""
     number: int | None = None
@@ -293,6 +297,29 @@ def _publish(
         seconds=time.monotonic() - started,
         live=live,
         notes=tuple(f"no smoke test: {n}" for n in notes),
+    )
+
+
+def _up_to_date(
+    options: PublishOptions,
+    candidate: Candidate,
+    state: ModelState,
+    destination: Destination,
+    release: Release | None,
+) -> ModelPublication:
+    """Nothing to publish; but a server may not have followed an earlier publish, and old versions may be left."""
+    served = state.served
+    live, failure = "", None
+    if release is not None:
+        record = state.provenance[served[-1]]
+        try:
+            expected = expected_of(destination, state.name, served[-1], record)
+            live = release.follow(Switched(state.name, served, expected))
+        except TritonsmithError as error:
+            failure = error
+    removed = () if failure else _drop_surplus(options, candidate, state, destination)
+    return ModelPublication(
+        state.name, "up to date", served[-1], served, served, removed, live=live, error=failure
     )
 
 

@@ -45,9 +45,19 @@ def follow_or_undo(
     except BaseException:
         _undo(destination, release, before, switched, placeholder, "interrupted")
         raise
-    told = _undo(destination, release, before, switched, placeholder, cause.message)
+    number = switched.served[-1]
+    try:
+        told = _undo(destination, release, before, switched, placeholder, cause.message)
+    except (TritonsmithError, OSError) as error:
+        raise GateError(
+            f"{switched.model}: version {number} failed live: {cause.message}",
+            code="release_failed",
+            seen=cause.seen,
+            details=[f"and it could not be taken back: {error.args[0] if error.args else error}"],
+            fix=f"tritonsmith rollback {switched.model} --at {destination.url} --reload …",
+        ) from error
     raise GateError(
-        f"{switched.model}: version {switched.served[-1]} failed live and was taken back: {cause.message}",
+        f"{switched.model}: version {number} failed live and was taken back: {cause.message}",
         code="release_failed",
         seen=cause.seen,
         details=[*cause.details, told],

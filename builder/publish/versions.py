@@ -31,6 +31,9 @@ ROOT = f"{RECORD}/root"
 # A version that was claimed this long ago and never finished belongs to nobody any more.
 _ABANDONED_AFTER_S = 24 * 3600.0
 
+VersionState = Literal["served", "kept", "failed", "damaged", "unfinished", "foreign", "gone"]
+"""foreign: somebody else's directory. unfinished: claimed and not, or not yet, uploaded whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
@@ -101,10 +104,12 @@ class ModelState:
             return not is_placeholder(self.config_text)
         return not is_placeholder(self.config_text) and not any(n in self.provenance for n in served)
 
-    def state_of(self, number: int) -> Literal["served", "kept", "failed", "damaged", "unfinished", "gone"]:
+    def state_of(self, number: int) -> VersionState:
         """One word for a version, for people."""
+        if number not in self.numbers:
+            return "gone"
         if number not in self.provenance:
-            return "unfinished" if number in self.numbers else "gone"
+            return "unfinished" if number in self.claimed_s else "foreign"
         if self.missing(number):
             return "damaged"
         if number in self.served:

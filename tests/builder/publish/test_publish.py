@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from builder.build import build
 from builder.errors import BuildError, GateError, TritonsmithError, UsageError
 from builder.lint import check
 from builder.publish import Switched, list_versions, open_destination, text_of_versions
 from builder.publish.versions import CLAIM, FAILED, PROVENANCE
+from tests import onnx_models
 from tests.builder.publish.projects import Project
 
 
@@ -122,6 +125,18 @@ def test_ensembles_go_with_their_steps(on_disk: Project) -> None:
     with pytest.raises(GateError) as caught:
         on_disk.publish()
     assert caught.value.code == "pinned_step"
+    on_disk.write({"m": 2.0, "other": 3.0}, spec=ensemble)
+    text = (on_disk.root / "models.yaml").read_text()
+    # Step m comes to take four values, and the ensemble that is served gives it three.
+    onnx_models.save(onnx_models.affine(("batch", 4)), on_disk.root / "sources" / "m" / "1" / "model.onnx")
+    wide = text.replace("dims: [3]", "dims: [4]", 2).partition("  both:")[0]
+    (on_disk.root / "models.yaml").write_text(wide)
+    (on_disk.root / "models.lock.json").unlink()
+    assert not build(replace(on_disk.options, overwrite=True)).errors
+    (on_disk.root / "models.yaml").write_text(wide + ensemble)
+    with pytest.raises(GateError, match=r"both: it is served, and would not load .*ENS021") as caught:
+        on_disk.publish("m")
+    assert served(on_disk) == (1,)
 
 
 def test_a_dry_run_writes_nothing(on_disk: Project) -> None:
@@ -208,6 +223,11 @@ def test_what_fails_live_is_taken_back(project: Project) -> None:
     assert json.loads(project.destination.read("m", f"2/{FAILED}") or b"")["why"] == "it answers nonsense"
     (anew,) = project.publish_scales(m=5.0, keep=2, release=_Refusing(set())).models
     assert (anew.version, anew.previous, anew.removed, anew.live) == (3, (1,), (2,), "fine")
+    late = _Refusing(set())
+    assert project.publish(release=late).models[0].live == "fine", "it may not have followed before"
+    assert late.told == ["check", ("m", (3,))]
+    (stubborn,) = project.publish(release=_Refusing({3})).models
+    assert stubborn.error is not None and served(project) == (3,), "nothing was changed, so nothing is undone"
 
 
 def test_a_server_that_is_not_there_stops_the_publish_before_it_begins(on_disk: Project) -> None:
@@ -234,10 +254,6 @@ def test_gates_come_before_anything_is_written(on_disk: Project) -> None:
 
 def test_lint_is_a_gate(on_disk: Project) -> None:
     on_disk.write({"m": 2.0}, extra="    dynamic_batching: {preferred_batch_size: [64]}\n")
-    from dataclasses import replace
-
-    from builder.build import build
-
     assert not build(replace(on_disk.options, lint=False)).errors
     with pytest.raises(GateError, match="BATCH003") as caught:
         on_disk.publish()

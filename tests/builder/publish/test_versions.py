@@ -183,6 +183,7 @@ def test_words_for_people() -> None:
     )
     assert [there.state_of(n) for n in (1, 2, 3, 4)] == ["kept", "failed", "served", "unfinished"]
     assert torn.state_of(1) == "damaged" and torn.complete == (2, 3)
+    assert ModelState("m", {"1/model.onnx": 5}, (1,)).state_of(1) == "foreign" and there.state_of(9) == "gone"
 
 
 def test_what_somebody_else_put_there_is_foreign() -> None:

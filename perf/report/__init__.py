@@ -138,7 +138,8 @@ def report_json(run: RunResult) -> dict[str, Any]:
 def text_of(run: RunResult) -> str:
     """The verdict and a small table for a terminal."""
     from perf.report.cells import cells_of
-    from perf.report.view import alarms, text_table
+    from perf.report.text_table import text_table
+    from perf.report.view import alarms
     from perf.report.why import what_next, why_winner
 
     rows = text_table(run)

@@ -16,6 +16,7 @@ Cells = Mapping[tuple[str, int], Cell]
 MOST_ARMS = 7
 STYLES = 7
 LINEAR_SPAN = 12
+TALLEST = 420
 _LONG_WORD = re.compile(r"\b[a-z]+_[a-z_]+\b")
 SERVER_PARTS = (
     ("queue", "queue_ns"),
@@ -93,7 +94,7 @@ def forest(run: RunResult) -> str | None:
             point = svg.Point(
                 ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
             )
-        rows.append((svg.Row(labels[arm.id], note, best), point, styles.get(arm.id, STYLES)))
+        rows.append((svg.Row(labels[arm.id], note, best), point, styles.get(arm.id, 0)))
     return svg.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 
@@ -158,7 +159,10 @@ def throughput(run: RunResult, cells: Cells) -> str | None:
         return None
     x = _load_axis(run)
     y = svg.linear_axis("", _top(series), numbers.short_count)
-    return svg.xy_chart("Throughput by concurrency", series, x, y)
+    beside = svg.forest_height(sum(ratio.value is not None for ratio in run.verdict.ratios.values()))
+    return svg.xy_chart(
+        "Throughput by concurrency", series, x, y, height=round(min(TALLEST, max(270, beside)))
+    )
 
 
 def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:

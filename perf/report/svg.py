@@ -200,9 +200,14 @@ ROW_HEIGHT = 34
 ROW_CHARACTERS = 38  # what stands beside a note, bold and on a phone too
 
 
+def forest_height(rows: int) -> float:
+    """Of forest_chart, in units."""
+    return 14 + rows * ROW_HEIGHT + BOTTOM
+
+
 def forest_chart(title: str, rows: Sequence[tuple[Row, Point | None, int]], band: float, x: Axis) -> str:
     """Ratios with intervals, a line at 1 and the band within which two identical configs differed."""
-    height = 14 + len(rows) * ROW_HEIGHT + BOTTOM
+    height = forest_height(len(rows))
     plot_w = WIDTH - 2 * 14
 
     def px(value: float) -> float:
@@ -278,7 +283,7 @@ def histogram_rows(
     title: str, rows: Sequence[tuple[Row, Sequence[tuple[int, float]], int]], sizes: Sequence[int], label: str
 ) -> str:
     """A row of bars over common sizes for each arm; shares are 0..1, a row's tallest bar fills it."""
-    row_height = 46
+    row_height = 40
     height = 4 + len(rows) * row_height + BOTTOM
     bottom = height - BOTTOM
     slot = (WIDTH - 2 * 14) / max(1, len(sizes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from perf import config_path
@@ -71,7 +70,10 @@ def view_of(run: RunResult) -> dict[str, Any]:
 def sentence_below_badge(sentence: str) -> str:
     """`Tie: no arm …` → `No arm …`: the badge above it has said the first word."""
     head, colon, rest = sentence.partition(": ")
-    return rest[:1].upper() + rest[1:] if colon and head in HEADLINE.values() else sentence
+    if not colon or head not in HEADLINE.values():
+        return sentence
+    is_name = "_" in rest.partition(" ")[0]  # max_batch_size is not spelt Max_batch_size
+    return rest if is_name else rest[:1].upper() + rest[1:]
 
 
 def facts_line(run: RunResult) -> list[str]:
@@ -147,16 +149,16 @@ def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
                     "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
                     "count": len(run.arms),
-                    "state": _state(run, arm, point),
+                    "state": state_of(run, arm, point),
                     "cell": cell,
-                    "error": None if cell else _why_no_cell(run, arm),
+                    "error": None if cell else why_no_cell(run, arm),
                     "invalid": _invalid(cell),
                 }
             )
     return rows
 
 
-def _state(run: RunResult, arm: Arm, point: int) -> str:
+def state_of(run: RunResult, arm: Arm, point: int) -> str:
     """winner | highest (of a tie) | like (not to be told from the best) | baseline | dropped | empty."""
     verdict = run.verdict
     if point == verdict.concurrency:
@@ -171,7 +173,8 @@ def _state(run: RunResult, arm: Arm, point: int) -> str:
     return "baseline" if arm.baseline else ""
 
 
-def _why_no_cell(run: RunResult, arm: Arm) -> str:
+def why_no_cell(run: RunResult, arm: Arm) -> str:
+    """What a table says in place of numbers."""
     return run.arm_errors.get(arm.id) or "not measured"
 
 
@@ -271,7 +274,7 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
             "mean_batch_size": None if server is None else server.mean_batch,
             **{cost.name: cost.value(run, cell) for cost in COSTS},
             "verdicts": " ".join(f"{name}:{count}" for name, count in sorted(cell.verdicts.items())),
-            "outcome": _state(run, arm, point),
+            "outcome": state_of(run, arm, point),
             "pareto": (arm_id, point) in front,
         }
         for name, estimate in cell.estimates.items():
@@ -283,30 +286,3 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
 def _three(name: str, estimate: Estimate) -> dict[str, float | None]:
     low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
     return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
-
-
-def text_table(run: RunResult, most: int = 12) -> Sequence[tuple[str, ...]]:
-    """Header and rows of the small table on stdout, at the load point of the verdict."""
-    cells = cells_of(run)
-    point = run.verdict.concurrency or max(run.spec.concurrency)
-    rows = [("", run.spec.where_words(point), "inferences/s", "vs current", "p50 ms", "p99 ms", "batch")]
-    for arm in run.arms[:most]:
-        cell = cells.get((arm.id, point))
-        mark = {"winner": "▶", "like": "≈", "highest": "≈"}.get(_state(run, arm, point), "")
-        if cell is None:
-            rows.append((mark, arm.label, _why_no_cell(run, arm)[:40], "", "", "", ""))
-            continue
-        ratio = run.verdict.ratios.get(arm.id)
-        mean = cell.server.mean_batch if cell.server else None
-        rows.append(
-            (
-                mark,
-                arm.label,
-                numbers.rate(cell.estimates["throughput_per_s"].value),
-                f"{numbers.times(ratio)} {numbers.times_span(ratio)}".strip() if ratio else "",
-                numbers.milliseconds(cell.estimates["p50_ns"].value),
-                numbers.milliseconds(cell.estimates["p99_ns"].value),
-                "" if mean is None else f"{mean:.1f}",
-            )
-        )
-    return rows

@@ -336,3 +336,11 @@ def test_the_exit_code_says_how_it_ended_and_json_is_one_document(
             assert (error_told is None) == (code in (0, 130))
             assert text in (error_told or {"message": ""})["message"] and text in told.err
     assert ends == [code, code]
+
+
+def test_the_table_of_a_terminal_holds_the_winner_of_many_arms() -> None:
+    run = run_result()
+    others = tuple(Arm(f"arm{n:02d}", f"arm number {n}", {"x": n}, {}) for n in range(3, 20))
+    arms = (*run.arms[:2], *others, run.arms[2])
+    text = text_of(replace(run, arms=arms, verdict=verdict_of(run.spec, arms, run.trials)))
+    assert "▶ count 2" in text and "… 8 more in the report" in text

@@ -15,7 +15,7 @@ from builder.compile import (
     instance_groups_with_profiles,
     options_from_dict,
 )
-from builder.compile.profiles import Sizes
+from builder.compile.profiles import Sizes, uncovered
 from builder.errors import SpecError, Where
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches
 from builder.spec import DynamicDim, ModelSpec, ProfileSpec, RepositorySpec, Variant
@@ -27,8 +27,8 @@ def engine_profiles(
 ) -> tuple[OptimizationProfile, ...]:
     """The profiles of the variant's engine.
 
-    record: of the model's artifact, for its tensors. SpecError: derive_profiles' and profile_index, for an instance
-    group that names a profile which there will not be.
+    record: of the model's artifact, for its tensors. SpecError: derive_profiles'; profile_index for an instance group
+    that names a profile which there will not be, profile_coverage for one whose profiles do not take every request.
     """
     inputs, outputs = ([tensor_from_dict(t) for t in record[kind]] for kind in ("inputs", "outputs"))
     variant, subject = spec.variants[name], f"{spec.name}/{name}"
@@ -43,20 +43,31 @@ def engine_profiles(
             where=where,
             fix="dynamic_batching: {preferred_batch_size: [4, 8]}",
         )
+    max_batch_size = _max_batch_size(spec, (*inputs, *outputs))
+    ranges = {n: _sizes(d) for n, d in spec.dynamic_dims.items()}
     profiles = derive_profiles(
         inputs,
-        max_batch_size=_max_batch_size(spec, (*inputs, *outputs)),
-        dynamic_dims={n: _sizes(d) for n, d in spec.dynamic_dims.items()},
+        max_batch_size=max_batch_size,
+        dynamic_dims=ranges,
         preferred_batch_sizes=preferred,
         stated=[_stated(profile) for profile in variant.optimization_profiles],
         profile_per_preferred=variant.profile_per_preferred_batch_size,
         model=subject,
         where=where,
     )
-    groups = config.get("instance_group", ())
-    instance_groups_with_profiles(
-        groups, len(profiles), subject, repository.where(spec.name, "instance_group")
-    )
+    at = repository.where(spec.name, "instance_group")
+    groups = instance_groups_with_profiles(config.get("instance_group", ()), len(profiles), subject, at)
+    for number, group in enumerate(groups if profiles else ()):
+        run = [int(index) for index in group.get("profile", ("0",))]
+        missing = uncovered([profiles[index] for index in run], inputs, max_batch_size, ranges)
+        if missing is not None:
+            raise SpecError(
+                f"{subject}: instance group {number} runs optimization profile {', '.join(map(str, run))}, "
+                f"which takes no {missing}: such a request would fail there",
+                code="profile_coverage",
+                where=at,
+                fix="leave out its profile, so that it runs all",
+            )
     return profiles
 
 

@@ -6,6 +6,7 @@ a size beyond what the model was made for builds silently, sizes of one named di
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +85,7 @@ def derive_profiles(
     without one); with profile_per_preferred, one such profile for each preferred batch size: all take every
     batch size, and Triton runs a batch on the one whose opt shape is nearest.
     Raises SpecError: range_missing, profile_unknown_input, profile_unknown_dim, profile_order, profile_rank,
-    profile_static_dim, profile_beyond_range, profile_inconsistent, profile_batch.
+    profile_static_dim, profile_beyond_range, profile_inconsistent, profile_batch, profile_coverage.
     """
     check = _Check(tuple(inputs), max_batch_size, dict(dynamic_dims), model, where)
     if not any(_is_dynamic(dim) for tensor in inputs for dim in tensor.shape):
@@ -95,8 +96,49 @@ def derive_profiles(
     )
     check.refuse_names(wanted)
     profiles = tuple(check.profile(number, given) for number, given in enumerate(wanted))
-    check.covers_batches(profiles)
+    missing = uncovered(profiles, inputs, max_batch_size, dynamic_dims)
+    if missing is not None:
+        raise check.error(
+            f"no optimization profile takes {missing}, and requests of that size are allowed",
+            "profile_coverage",
+            seen="; ".join(str(profile.as_dict()) for profile in profiles),
+            fix="widen a profile, or lower max_batch_size or the range in dynamic_dims",
+        )
     return profiles
+
+
+def uncovered(
+    profiles: Sequence[OptimizationProfile],
+    inputs: Sequence[TensorSpec],
+    max_batch_size: int,
+    dynamic_dims: Mapping[str, Sizes],
+) -> str | None:
+    """The smallest sizes within max_batch_size and dynamic_dims that none of the profiles takes, as people read them."""
+    places: dict[str, tuple[str, int]] = {}
+    ranges: dict[str, tuple[int, int]] = {}
+    for tensor in inputs:
+        for axis, dim in enumerate(tensor.shape):
+            is_batch = axis == 0 and max_batch_size > 0 and _is_dynamic(dim)
+            name = "batch" if is_batch else str(dim)
+            if name not in places and (is_batch or name in dynamic_dims):
+                places[name] = (tensor.name, axis)
+                ranges[name] = (1, max_batch_size) if is_batch else dynamic_dims[name][::2]
+    spans = [
+        {dim: (p.shapes[name].min[axis], p.shapes[name].max[axis]) for dim, (name, axis) in places.items()}
+        for p in profiles
+    ]
+    # Between two neighbouring bounds of profiles nothing changes, so the lower ends of all such cells stand for all sizes.
+    ends = [
+        sorted(
+            {low, *(end for span in spans for end in (span[dim][0], span[dim][1] + 1) if low <= end <= high)}
+        )
+        for dim, (low, high) in ranges.items()
+    ]
+    for sizes in itertools.product(*ends):
+        point = dict(zip(ranges, sizes, strict=True))
+        if not any(all(low <= point[dim] <= high for dim, (low, high) in span.items()) for span in spans):
+            return ", ".join(f"{dim} {size}" for dim, size in point.items())
+    return None
 
 
 def instance_groups_with_profiles(
@@ -290,25 +332,6 @@ class _Check:
                         seen=sizes,
                         valid=(expected,),
                     )
-
-    def covers_batches(self, profiles: Sequence[OptimizationProfile]) -> None:
-        """Each batch size 1..max_batch_size runs on some profile, for every input."""
-        if self.max_batch_size <= 0:
-            return
-        spans = [
-            (max(s.min[0] for s in p.shapes.values()), min(s.max[0] for s in p.shapes.values()))
-            for p in profiles
-            if p.shapes
-        ]
-        missing = [n for n in range(1, self.max_batch_size + 1) if not any(a <= n <= b for a, b in spans)]
-        if missing:
-            raise self.error(
-                f"no optimization profile takes a batch of {missing[0]}, and max_batch_size is {self.max_batch_size}",
-                "profile_batch",
-                seen=", ".join(f"{low}..{high}" for low, high in spans),
-                valid=(f"1..{self.max_batch_size}",),
-                fix="widen a profile's batch sizes, or lower max_batch_size",
-            )
 
 
 def _is_dynamic(dim: Dim) -> bool:

@@ -225,7 +225,7 @@ models:
 EXPECTED = {
     "nv": ("gpu_missing", 8, "TensorRT-RTX", "parses and lowers this graph here"),
     "tight": ("engine_workspace", 9, "the workspace is too small", "raise workspace_bytes"),
-    "uncovered": ("profile_batch", 10, "no optimization profile takes a batch of 5", "lower max_batch_size"),
+    "uncovered": ("profile_coverage", 10, "no optimization profile takes batch 5", "lower max_batch_size"),
     "option": ("unknown_key", 11, "unknown TensorRT option 'workspace'", "did you mean 'workspace_bytes'"),
     "det": ("engine_parse", 17, "node volume (Det): UNSUPPORTED_NODE", "without that operator"),
     "uncalibrated": (

@@ -117,14 +117,17 @@ BAD = [
     ("beyond the position table", "optimization_profiles: [{dims: {sequence: {max: 512}}}]", "",
      "profile_beyond_range", "1..256"),
     ("max_batch_size not covered", "optimization_profiles: [{batch: {max: 8}}]", "",
-     "profile_batch", "no optimization profile takes a batch of 9, and max_batch_size is 16"),
+     "profile_coverage", "no optimization profile takes batch 9, sequence 1"),
     ("a hole between two", "optimization_profiles: [{batch: {max: 4}}, {batch: {min: 8, max: 16}}]", "",
-     "profile_batch", "batch of 5"),
+     "profile_coverage", "takes batch 5"),
     ("whole shapes of another rank", "optimization_profiles: [{inputs: {ids: {min: [1], opt: [1], max: [1]}}}]", "",
      "profile_rank", "has 1 dims, the model's input has 2"),
     ("none preferred", "profile_per_preferred_batch_size: true", "", "profile_batch", "preferred_batch_size"),
     ("a group's profile", "optimization_profiles: [{}, {}]", "instance_group: [{profile: ['2']}]",
      "profile_index", "valid: 0, 1"),
+    ("a group that cannot take every request", "optimization_profiles: [{batch: {max: 1}}, {}]",
+     "instance_group: [{profile: ['1']}, {profile: ['0']}]",
+     "profile_coverage", "instance group 1 runs optimization profile 0, which takes no batch 2, sequence 1"),
     ("min above max", "optimization_profiles: [{batch: {min: 9, max: 8}}]", "", "wrong_value", "min <= opt <= max"),
     ("both ways", "optimization_profiles: [{}], profile_per_preferred_batch_size: true", "",
      "wrong_value", "exclude each other"),
@@ -139,7 +142,7 @@ def test_a_bad_profile_is_one_error_with_its_line(
     with pytest.raises(SpecError) as refused:
         profiles_of(stated(tmp_path, f"backend: tensorrt, {variant}", more or "dynamic_batching: {}"))
     assert refused.value.code == code and word in str(refused.value)
-    line = 7 if code == "profile_index" else 9
+    line = 7 if "instance group" in str(refused.value) or code == "profile_index" else 9
     assert str(refused.value).startswith(f"{tmp_path / 'models.yaml'}:{line}: ")
 
 

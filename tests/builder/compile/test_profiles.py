@@ -13,7 +13,7 @@ from builder.compile import (
     derive_profiles,
     instance_groups_with_profiles,
 )
-from builder.compile.profiles import profile_from_dict
+from builder.compile.profiles import profile_from_dict, uncovered
 from builder.errors import SpecError
 from builder.tensors import TensorSpec, dtype_from_config
 
@@ -96,11 +96,12 @@ def whole(low: Any, best: Any, high: Any, name: str = "ids") -> StatedProfile:
         # Longer than the position table builds silently.
         ("profile_beyond_range", (IDS,), {"stated": [StatedProfile(dims={"seq": (1, 32, 512)})]}),
         ("profile_beyond_range", (IDS,), {"stated": [whole((1, 1), (8, 8), (32, 256))]}),
-        # Batches that no profile takes: above, below, between.
-        ("profile_batch", (FRAMES,), {"stated": [StatedProfile(batch=(1, 4, 8))]}),
-        ("profile_batch", (FRAMES,), {"stated": [StatedProfile(batch=(2, 4, 16))]}),
-        ("profile_batch", (FRAMES,),
+        # Batches that no profile takes: above, below, between; and lengths.
+        ("profile_coverage", (FRAMES,), {"stated": [StatedProfile(batch=(1, 4, 8))]}),
+        ("profile_coverage", (FRAMES,), {"stated": [StatedProfile(batch=(2, 4, 16))]}),
+        ("profile_coverage", (FRAMES,),
          {"stated": [StatedProfile(batch=(1, 2, 4)), StatedProfile(batch=(8, 8, 16))]}),
+        ("profile_coverage", (IDS,), {"stated": [StatedProfile(dims={"seq": (1, 32, 255)})]}),
         ("profile_batch", (FRAMES,), {"preferred_batch_sizes": [32]}),
         ("profile_order", (IDS,), {"stated": [StatedProfile(dims={"seq": (64, 32, 128)})]}),
         ("profile_rank", (IDS,), {"stated": [whole((1,), (8,), (16,))]}),
@@ -132,3 +133,27 @@ def test_groups_run_all_profiles_unless_they_say_which() -> None:
 def test_inputs_without_batching_are_not_in_a_profile() -> None:
     assert derive_profiles((FIXED,), max_batch_size=0, dynamic_dims={}) == ()
     assert OptimizationProfile({}).as_dict() == {}
+
+
+def boxes(*sizes: tuple[tuple[int, int], tuple[int, int]]) -> list[OptimizationProfile]:
+    """Profiles over (batch, seq)."""
+    return [
+        OptimizationProfile({"ids": ShapeRange((b[0], s[0]), (b[1], s[1]), (b[1], s[1]))}) for b, s in sizes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "expected"),
+    [
+        (boxes(((1, 16), (1, 256))), None),
+        # Short texts in large batches, long ones alone: together not all, as a long text in a batch of two.
+        (boxes(((1, 16), (1, 64)), ((1, 1), (1, 256))), "batch 2, seq 65"),
+        (boxes(((1, 16), (1, 64)), ((1, 16), (65, 256))), None),
+        (boxes(((1, 8), (1, 256)), ((9, 16), (1, 100)), ((9, 16), (101, 256))), None),
+        (boxes(((1, 8), (1, 256)), ((9, 16), (1, 100)), ((9, 16), (102, 256))), "batch 9, seq 101"),
+    ],
+)
+def test_profiles_together_take_every_request_or_the_smallest_they_do_not_is_told(
+    profiles: Any, expected: str | None
+) -> None:
+    assert uncovered(profiles, (IDS,), 16, SEQ) == expected

@@ -55,6 +55,7 @@ class RecordHeader:
     client_cpu_s:     CPU time of the client's processes from start_ns to the last answer.
     client_wall_s:    wall-clock time of the same stretch.
     processes:        client processes that shared the load.
+    most_in_flight:   open loop: requests that all of them would have in flight at once; 0 when not known.
     interrupted:      stopped by the user before its time.
     checked:          answers compared with expected outputs.
     goodput_limits_ns: what a request has to keep to count as good, see perf.stats.goodput; empty: none asked.
@@ -76,6 +77,7 @@ class RecordHeader:
     client_cpu_s: float = 0.0
     client_wall_s: float = 0.0
     processes: int = 1
+    most_in_flight: int = 0
     interrupted: bool = False
     checked: int = 0
     goodput_limits_ns: Mapping[str, int] = field(default_factory=dict)
@@ -198,6 +200,7 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
         client_cpu_s=sum(p.header.client_cpu_s for p in parts),
         client_wall_s=max(p.header.client_wall_s for p in parts),
         processes=sum(p.header.processes for p in parts),
+        most_in_flight=sum(p.header.most_in_flight for p in parts),
         interrupted=any(p.header.interrupted for p in parts),
         checked=sum(p.header.checked for p in parts),
     )

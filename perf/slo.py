@@ -66,7 +66,7 @@ class SloResult:
                 return f"No request rate keeps {limit}: no request was answered."
             nearest = min(known, key=lambda probe: probe.p99_ms or math.inf)
             above = beyond_words((nearest.p99_ms or 0.0) / self.limit_ms)
-            shown = f"{nearest.rate_per_s:.3g}/s has {nearest.p99_ms:.1f} ms"
+            shown = f"{nearest.rate_per_s:,.4g}/s has {nearest.p99_ms:.1f} ms"
             return f"No request rate keeps {limit}: the nearest, {shown}, {above}."
         text = f"{self.rate_per_s:,.4g} requests/s keep {limit}"
         if self.missed_per_s is None and self.limited_by == "server":
@@ -118,6 +118,8 @@ def probe_from_summary(rate_per_s: float, summary: Summary, limit_ms: float) -> 
         return probe("missed", True, f"{failed} of {summary.requests} requests failed")
     if p99_ms is None:
         return probe("missed", False, "no request was answered")
+    if summary.overloaded:
+        return probe("missed", True, f"the server fell behind, p99 {p99_ms:,.0f} ms")
     if summary.sent_per_s < LEAST_ANSWERED_SHARE * summary.scheduled_per_s:
         return probe("client", True, f"only {summary.sent_per_s:.0f}/s were sent")
     if p99.interval is None:

@@ -306,6 +306,9 @@ class Run:
             stop_ns=self.stop_ns,
             client_cpu_s=self.client_cpu_s,
             client_wall_s=self.client_wall_s,
+            most_in_flight=0
+            if isinstance(self.plan.load, Closed)
+            else self.options.max_connections * self.target.streams_per_connection,
             interrupted=self.interrupted,
             checked=checked,
             environment=environment,

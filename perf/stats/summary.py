@@ -48,6 +48,7 @@ class Summary:
     client_cpu_share:    CPU of the client over wall-clock time and processes; 1.0 is a full core each.
     streaming:           of a streamed load test; else None.
     goodput:             when the load test was given limits; else None.
+    overloaded:          the open loop had as many requests in flight as it ever sends at once.
     steps:               of a load that changed by steps, whose numbers above are of all of them together.
     """
 
@@ -72,6 +73,7 @@ class Summary:
     streaming: StreamSummary | None = None
     goodput: Goodput | None = None
     steps: tuple[StepSummary, ...] = ()
+    overloaded: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is summary_from_dict."""
@@ -97,6 +99,7 @@ class Summary:
             "streaming": None if self.streaming is None else self.streaming.as_dict(),
             "goodput": None if self.goodput is None else self.goodput.as_dict(),
             "steps": [step.as_dict() for step in self.steps],
+            "overloaded": self.overloaded,
         }
 
 
@@ -113,6 +116,7 @@ def summary_from_dict(data: Mapping[str, Any]) -> Summary:
         validity=validity_from_dict(data["validity"]),
         streaming=stream_summary_from_dict(streamed, level) if (streamed := data.get("streaming")) else None,
         goodput=goodput_from_dict(kept, level) if (kept := data.get("goodput")) else None,
+        overloaded=data.get("overloaded", False),
         steps=tuple(step_summary_from_dict(step, level) for step in data.get("steps", ())),
     )
 
@@ -189,6 +193,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         client_cpu_share=cpu_share,
         interrupted=header.interrupted,
         changes=bool(steps),
+        full_at=header.most_in_flight if _is_full(kept) else 0,
     )
     return Summary(
         requests=len(kept),
@@ -212,7 +217,19 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         streaming=_stream(records, kept, order, begin_ns, stop_ns, level),
         goodput=_goodput(records, kept, begin_ns, stop_ns, level),
         steps=steps,
+        overloaded=evidence.full_at > 0,
     )
+
+
+def _is_full(records: RequestRecords) -> bool:
+    """Whether as many requests were in flight as the client ever has: what is due then waits for the server."""
+    most = records.header.most_in_flight
+    if not most or len(records) < most:
+        return False
+    sent = records.sent_ns > 0
+    instants = np.concatenate([records.sent_ns[sent], records.end_ns[sent]])
+    change = np.repeat([1, -1], int(sent.sum()))
+    return bool(change[np.lexsort((change, instants))].cumsum().max() >= 0.95 * most)
 
 
 def _goodput(

@@ -19,6 +19,7 @@ MOST_CPU_SHARE = 0.90
 LEAST_LAG_NS = 200_000
 MOST_LAG_SHARE = 0.20
 LEAST_SENT_SHARE = 0.95
+IDLE_CPU_SHARE = 0.5
 
 
 class Verdict(str, Enum):
@@ -74,6 +75,8 @@ class Evidence:
     interrupted: bool
     changes: bool = False
     """The load changes by steps, so its numbers are to change, too."""
+    full_at: int = 0
+    """An open loop had so many requests in flight, the most that it ever has; 0 when it did not come to that."""
 
 
 Complaint = tuple[Verdict, str, str]
@@ -112,8 +115,13 @@ def _too_short(e: Evidence) -> Iterator[Complaint]:
 
 def _client_bound(e: Evidence) -> Iterator[Complaint]:
     more = "give the client a machine of its own, or more client processes"
-    if e.client_cpu_share is not None and e.client_cpu_share > MOST_CPU_SHARE:
-        yield Verdict.CLIENT_BOUND, f"the client used {e.client_cpu_share:.0%} of a core", more
+    share = e.client_cpu_share
+    if share is not None and share > MOST_CPU_SHARE:
+        yield Verdict.CLIENT_BOUND, f"the client used {share:.0%} of a core", more
+    if e.full_at:
+        return  # what was due waited for the server, not for the client
+    if share is not None and share < IDLE_CPU_SHARE:
+        more = "a quieter machine, or one of its own for the client: it was kept from running"
     lag_ns = e.send_lag_ns["p50"]
     if e.p50_ns and lag_ns > max(LEAST_LAG_NS, MOST_LAG_SHARE * e.p50_ns):
         yield (
@@ -131,6 +139,9 @@ def _client_bound(e: Evidence) -> Iterator[Complaint]:
 
 def _unsettled(e: Evidence) -> Iterator[Complaint]:
     longer = f"measure for {_round_up(2 * e.duration_s)} s or longer"
+    if e.full_at:
+        full = f"{e.full_at:,} requests in flight, the most at once: the server does not keep up"
+        yield Verdict.UNSETTLED, full, "lower the request rate: the queue grows"
     if not e.warmup_settled:
         yield Verdict.UNSETTLED, "latency still changes in the second half", longer
     width = e.throughput.relative_half_width

@@ -13,6 +13,7 @@ from perf.answers import Validation
 from perf.generator import ClientOptions, Progress, generate
 from perf.record import RequestRecords
 from perf.schedule import Closed, Load, Open, Replay
+from perf.stats import summarise
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, tensor_from_array
 from tests.perf.fake_server import fake_server
@@ -118,6 +119,7 @@ def test_waiting_for_a_free_connection_counts_from_the_time_it_was_due() -> None
     # Two connections of 20 requests/s each serve 40 of 100: the last one waits for the 50 × 25 ms of all.
     assert records.latency_ns[-1] == pytest.approx(0.8e9, rel=0.35)
     assert (records.end_ns - records.sent_ns).max() < 0.3e9
+    assert records.header.most_in_flight == 2 and summarise(records).overloaded
 
 
 @pytest.mark.parametrize("load", [Closed(3), Open(200)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ def records(
     )
     end = due + latency
     return RequestRecords(header, due, due + lag_ns, end, end, status, np.zeros(n, np.int32))
+
+
+def limited(rows: RequestRecords, most_in_flight: int) -> RequestRecords:
+    return replace(rows, header=replace(rows.header, most_in_flight=most_in_flight))
 
 
 def steady(n: int, seed: int = 0, mean_ms: float = 2.0) -> Any:
@@ -190,8 +195,6 @@ class TestSummary:
 
     def test_rows_of_the_stated_warm_up_are_left_out(self) -> None:
         whole = records(steady(4000), concurrency=4)
-        from dataclasses import replace
-
         header = replace(whole.header, measure_start_ns=whole.header.start_ns + S)
         late = RequestRecords(
             header,
@@ -245,10 +248,31 @@ class TestSummary:
                 "more client processes",
             ),
             (
-                lambda: records(steady(4000), lag_ns=MS),
+                lambda: records(steady(4000), lag_ns=MS, cpu_s=0.7),
                 Verdict.CLIENT_BOUND,
                 "half of the requests left 1.00 ms late",
                 "more client processes",
+            ),
+            (
+                lambda: records(steady(4000), lag_ns=MS, cpu_s=0.1),
+                Verdict.CLIENT_BOUND,
+                "half of the requests left 1.00 ms late",
+                "a quieter machine",
+            ),
+            (
+                lambda: limited(
+                    records(
+                        np.linspace(1, 2000, 4000) * MS,
+                        kind="open",
+                        spacing_ns=MS,
+                        duration_s=4.0,
+                        lag_ns=300 * MS,
+                    ),
+                    most_in_flight=500,
+                ),
+                Verdict.UNSETTLED,
+                "500 requests in flight, the most at once: the server does not keep up",
+                "lower the request rate",
             ),
             (
                 lambda: records(np.linspace(1, 9, 4000) * MS),
@@ -263,7 +287,18 @@ class TestSummary:
                 "",
             ),
         ],
-        ids=["few", "none", "all failed", "Ctrl-C", "cpu", "lag", "drift", "open loop overload"],
+        ids=[
+            "few",
+            "none",
+            "all failed",
+            "Ctrl-C",
+            "cpu",
+            "lag",
+            "starved",
+            "full",
+            "drift",
+            "open loop overload",
+        ],
     )
     def test_each_weakness_has_its_verdict_a_reason_and_an_advice(
         self, what: Callable[[], RequestRecords], verdict: Verdict, reason: str, advice: str

@@ -145,19 +145,12 @@ def _top(series: Sequence[svg.Series]) -> float:
     return max([*marks, *ends], default=1.0)
 
 
-def _load_axis(run: RunResult) -> svg.Axis:
-    """The load points; a search for the highest rate has none but its limit."""
-    if run.spec.slo_p99_ms is not None:
-        return svg.Axis(run.spec.where_words(0).removeprefix("at "), lambda _: 0.5, ())
-    return svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
-
-
 def throughput(run: RunResult, cells: Cells) -> str | None:
     """Throughput by concurrency."""
     series = _series(run, cells, "throughput_per_s", "inferences/s")
     if not any(s.points for s in series):
         return None
-    x = _load_axis(run)
+    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
     y = svg.linear_axis("", _top(series), numbers.short_count)
     beside = svg.forest_height(sum(ratio.value is not None for ratio in run.verdict.ratios.values()))
     return svg.xy_chart(
@@ -170,7 +163,7 @@ def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
     series = _series(run, cells, f"{quantile}_ns", "ms", 1e-6)
     if not any(s.points for s in series):
         return None
-    x = _load_axis(run)
+    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
     lowest, top = min(p.y for s in series for p in s.points), _top(series)
     if top > LINEAR_SPAN * lowest:  # the low load points would lie on the axis, all on top of each other
         ends = [p.low for s in series for p in s.points if p.low]
@@ -211,6 +204,38 @@ def trade_off(run: RunResult, cells: Cells) -> str | None:
         assert rate is not None and p99 is not None
         front.append((rate, p99 / 1e6))
     return svg.xy_chart("p99 latency over throughput", series, x, y, dodge=0, front=front)
+
+
+def probes(run: RunResult) -> str | None:
+    """Of a search for the highest rate: p99 of every probe over its rate, and the limit."""
+    limit_ms = run.spec.slo_p99_ms
+    if limit_ms is None:
+        return None
+    arms = shown_arms(run)
+    styles = styles_of(arms)
+    series = []
+    for arm in arms:
+        points = tuple(
+            svg.Point(
+                probe["rate_per_s"],
+                probe["p99_ms"],
+                tip=f"{arm.label}, {probe['rate_per_s']:,.0f}/s: {probe['why']}",
+            )
+            for trial in run.trials
+            if trial.trial.arm_id == arm.id and trial.slo
+            for probe in trial.slo["probes"]
+            if probe["p99_ms"]
+        )
+        series.append(svg.Series(arm.label, styles[arm.id], points, joined=False))
+    marks = [p for one in series for p in one.points]
+    if not marks:
+        return None
+    x = svg.log_axis(
+        "requests per second", min(p.x for p in marks), max(p.x for p in marks), numbers.short_count
+    )
+    lows, highs = [limit_ms, *(p.y for p in marks)], [limit_ms, *(min(p.y, 50 * limit_ms) for p in marks)]
+    y = svg.log_axis("", min(lows), max(highs), lambda v: f"{v:g}")
+    return svg.xy_chart("p99 latency of every probe by request rate", series, x, y, dodge=0, limit=limit_ms)
 
 
 def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:

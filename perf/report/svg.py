@@ -97,10 +97,12 @@ def xy_chart(
     height: int = 270,
     dodge: float = 5.0,
     front: Sequence[tuple[float, float]] = (),
+    limit: float | None = None,
 ) -> str:
     """Lines with markers and interval whiskers; points at one x stand beside each other by `dodge` units.
 
     front: points to ring, x ascending, joined by the steps of a Pareto front behind the lines.
+    limit: a level of y to draw a line at.
     """
     plot_w, plot_h = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
 
@@ -111,6 +113,10 @@ def xy_chart(
         return TOP + (1 - min(max(y.at(value), -0.02), 1.02)) * plot_h
 
     parts = [_grid(x, y, height, px, py), _front([(px(a), py(b)) for a, b in front])]
+    if limit is not None:
+        parts.append(
+            f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(limit):.1f}" y2="{py(limit):.1f}"/>'
+        )
     for position, line in enumerate(series):
         shift = (position - (len(series) - 1) / 2) * dodge
         places = [(px(p.x) + shift, py(p.y), p) for p in line.points]

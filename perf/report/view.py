@@ -47,10 +47,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "hidden": hidden,
         "charts": {
             "forest": charts.forest(run),
-            "throughput": charts.throughput(run, cells),
-            "p50": charts.latency(run, cells, "p50"),
-            "p99": charts.latency(run, cells, "p99"),
-            "trade_off": charts.trade_off(run, cells),
+            **_load_charts(run, cells),
             "server": charts.server_time(run, cells, point),
             "batches": charts.batch_sizes(run, cells, point),
         },
@@ -64,6 +61,19 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "reproduce": reproduce(run),
         "winner_config": winner_config(run),
         "number": numbers,
+    }
+
+
+def _load_charts(run: RunResult, cells: charts.Cells) -> dict[str, str | None]:
+    """By load; a search for the highest rate has no load points but its probes."""
+    if run.spec.slo_p99_ms is not None:
+        return {"probes": charts.probes(run), "throughput": None, "p50": None, "p99": None, "trade_off": None}
+    return {
+        "probes": None,
+        "throughput": charts.throughput(run, cells),
+        "p50": charts.latency(run, cells, "p50"),
+        "p99": charts.latency(run, cells, "p99"),
+        "trade_off": charts.trade_off(run, cells),
     }
 
 
@@ -81,8 +91,12 @@ def facts_line(run: RunResult) -> list[str]:
     rounds = 1 + max((t.trial.round for t in run.trials), default=-1)
     requests = sum(t.summary.requests for t in run.trials if t.summary)
     environment = run.environment
+    points = len(run.spec.concurrency)
+    loads = f"{points} load point{'s' if points > 1 else ''}"
+    if run.spec.slo_p99_ms is not None:
+        loads = run.spec.where_words(0).removeprefix("at ")
     return [
-        f"{len(run.arms)} arms × {len(run.spec.concurrency)} load points × {rounds} rounds",
+        f"{len(run.arms)} arms × {loads} × {rounds} rounds",
         f"{requests:,} requests",
         f"{run.wall_s:.0f} s",
         f"Triton {environment.get('server_version', '?')} ({environment.get('server', '?')})",

@@ -344,3 +344,19 @@ def test_the_table_of_a_terminal_holds_the_winner_of_many_arms() -> None:
     arms = (*run.arms[:2], *others, run.arms[2])
     text = text_of(replace(run, arms=arms, verdict=verdict_of(run.spec, arms, run.trials)))
     assert "▶ count 2" in text and "… 8 more in the report" in text
+
+
+def test_a_search_for_the_highest_rate_shows_its_probes_and_the_limit_instead_of_load_points() -> None:
+    run = run_result()
+    probes = [
+        {"rate_per_s": r, "p99_ms": p, "outcome": "met", "clear": True, "why": f"p99 {p} ms"}
+        for r, p in ((100.0, 5.0), (200.0, 30.0))
+    ]
+    trials = tuple(replace(t, slo={"rate_per_s": 100.0, "probes": probes}) for t in run.trials)
+    spec = run.spec.model_copy(update={"slo_p99_ms": 20.0, "objective": "rate", "concurrency": (1,)})
+    trials = tuple(t for t in trials if t.trial.concurrency == 1)
+    page = html_of(replace(run, spec=spec, trials=trials, verdict=verdict_of(spec, run.arms, trials)))
+    assert Page(page).stack == []
+    assert "p99 latency (ms) by request rate" in page and 'class="limit"' in page and "p99 30.0 ms" in page
+    assert "<h2>Throughput</h2>" not in page
+    assert "3 arms × p99 ≤ 20 ms × 3 rounds" in page

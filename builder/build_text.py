@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.outcome import UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
+from builder.outcome import ELSEWHERE, UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
 from builder.plan import BuildPlan
 
 # More models that were up to date than this are counted instead of listed.
@@ -21,7 +21,7 @@ def text_of_build(result: BuildResult) -> str:
         lines.append(f"{len(fresh)} models up-to-date")
     changed = sum(o.action not in UNCHANGED for o in result.outcomes)
     failed = sum(o.error is not None for o in result.outcomes)
-    missing = sum(v.error is not None for o in result.outcomes for v in o.variants)
+    missing = sum(_is_missing(v, o.action) for o in result.outcomes for v in o.variants)
     tail = f", {failed} failed and left as they were" if failed else ""
     skipped = sum(o.action == "not built" for o in result.outcomes)
     tail += f", {skipped} not built" if skipped else ""
@@ -31,6 +31,11 @@ def text_of_build(result: BuildResult) -> str:
         if changed or failed or missing
         else "nothing to do"
     )
+    made = sum(o.action == "cached" for o in result.outcomes)
+    if made:
+        return "\n".join(
+            [*lines, f"{made} of {len(result.outcomes)} models made into the cache{tail}; nothing laid out"]
+        )
     removed = [a.model for a in result.plan.actions if a.kind == "remove"]
     if removed:
         summary += f"; removed: {', '.join(removed)}"
@@ -49,15 +54,22 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str
     lines = ["  ".join(p for p in parts if p)]
     longest = max((len(v.variant) for v in outcome.variants), default=0)
     for variant in outcome.variants:
-        lines.append(_variant_line(variant, width, longest))
+        lines.append(_variant_line(variant, width, longest, outcome.action))
         lines += [f"{' ' * (width + 6)}{finding}" for finding in variant.judged.findings]
     return lines
 
 
-def _variant_line(variant: VariantOutcome, width: int, longest: int) -> str:
+def _is_missing(variant: VariantOutcome, model_action: str) -> bool:
+    """Whether the variant could not be made; an engine is not missed where only artifacts for elsewhere are made."""
+    is_elsewhere = model_action == "cached" and variant.error is not None and variant.error.code in ELSEWHERE
+    return variant.error is not None and not is_elsewhere
+
+
+def _variant_line(variant: VariantOutcome, width: int, longest: int, model_action: str) -> str:
     deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
+    action = variant.action if variant.error is None or _is_missing(variant, model_action) else "elsewhere"
     parts = [
-        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {variant.action:<10}",
+        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
         "" if variant.judged.passed else "refused",

@@ -26,6 +26,10 @@ from builder.plan import EngineTarget, action_key
 from builder.spec import ModelSpec, RepositorySpec
 from builder.toolchain import this_toolchain
 
+_ELSEWHERE = (
+    "tritonsmith build --artifacts-only on a machine with that GPU, with the --remote-cache of this one"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
@@ -101,7 +105,15 @@ def _not_here(target: EngineTarget) -> ToolError:
     try:
         require_tensorrt()
     except ToolError as error:
-        return error
+        return ToolError(
+            f"the engine for {target.name} is in no cache, and {error.message}",
+            code=error.code,
+            seen=error.seen,
+            valid=error.valid,
+            fix=f"{_ELSEWHERE}; or serve a variant with backend onnxruntime"
+            if error.code == "gpu_missing"
+            else error.fix,
+        )
     found, _ = gpus()
     installed = this_toolchain().fingerprint("tensorrt")["tensorrt"]
     return ToolError(
@@ -109,7 +121,7 @@ def _not_here(target: EngineTarget) -> ToolError:
         code="gpu_other",
         seen=f"{', '.join(g.name for g in found)} with TensorRT {installed}",
         valid=(target.name,),
-        fix="build on such a machine with the same --remote-cache; then it is found here",
+        fix=_ELSEWHERE,
     )
 
 

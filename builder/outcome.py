@@ -61,8 +61,10 @@ class BuildResult:
         """The failures, in the spec's order. Where nothing was laid out, engines for other machines are none."""
         failed = [(o, o.error) for o in self.outcomes]
         failed += [(o, v.error) for o in self.outcomes for v in o.variants]
-        return tuple(
-            error
+        # A model that fails because its variant did has the same error.
+        told = {
+            str(error): error
             for outcome, error in failed
             if error is not None and not (outcome.action == "cached" and error.code in ELSEWHERE)
-        )
+        }
+        return tuple(told.values())

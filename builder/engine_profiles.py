@@ -18,8 +18,9 @@ from builder.compile import (
 from builder.compile.profiles import Sizes, uncovered
 from builder.errors import SpecError, Where
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches
-from builder.spec import DynamicDim, ModelSpec, ProfileSpec, RepositorySpec, Variant
+from builder.spec import ModelSpec, RepositorySpec
 from builder.tensors import TensorSpec, tensor_from_dict
+from builder.variant_spec import DynamicDim, ProfileSpec, Variant
 
 
 def engine_profiles(

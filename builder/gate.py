@@ -129,20 +129,6 @@ class GateResult:
         """True when every output, and the user's metric, is within its bounds."""
         return self.accuracy.passed and all(value.passed for value in self.metric)
 
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """One phrase for each thing out of bounds."""
-        outputs = [
-            f"{d.output} ({d.runtime}, sample {d.sample}): {', '.join(d.violations)}"
-            for d in self.accuracy.failures
-        ]
-        metrics = [
-            f"metric {'not computed' if v.value is None else format(v.value, '.6g')} ({v.runtime})"
-            for v in self.metric
-            if not v.passed
-        ]
-        return (*outputs, *metrics)
-
     def as_dict(self) -> dict[str, object]:
         """JSON form."""
         return {

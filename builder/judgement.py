@@ -8,7 +8,7 @@ from typing import Any
 
 from builder.accuracy import Bounds, Deviation, report_from_dict
 from builder.errors import GateError, Where
-from builder.spec import Variant
+from builder.variant_spec import Variant
 
 SHOWN = 5
 """Rows of a terminal's table, and names in a proposal; `--format json` has all that were recorded."""

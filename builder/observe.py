@@ -24,9 +24,10 @@ from builder.plan import (
     request_digest,
 )
 from builder.repository import model_files
-from builder.spec import READS_CALIBRATION, ModelSpec, RepositorySpec, Variant, stated_tensors
+from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.templates import template_files
 from builder.toolchain import Toolchain
+from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2

@@ -9,9 +9,10 @@ from builder.compile.cuda import gpus
 from builder.engine_profiles import engine_options
 from builder.lint.onnx_io import OnnxProblem, read_onnx
 from builder.lint.target import Target
-from builder.spec import ModelSpec, RepositorySpec, Variant
+from builder.spec import ModelSpec, RepositorySpec
 from builder.targets import PlannedModel, ServingTarget, check_target, serving_target, target_from_reference
 from builder.toolchain import this_toolchain
+from builder.variant_spec import Variant
 
 # IR version that the exporter of torch writes.
 _EXPORT_IR_VERSION = 10

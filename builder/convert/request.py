@@ -39,7 +39,6 @@ class ConvertRequest:
     calibration: CalibrationSpec | None = None
     held_out: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
 
     def as_dict(self) -> dict[str, object]:
@@ -52,7 +51,7 @@ class ConvertRequest:
         }
 
 
-_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "seed", "external_above_bytes")
+_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "external_above_bytes")
 
 
 def convert_request_from_dict(data: Mapping[str, Any]) -> ConvertRequest:

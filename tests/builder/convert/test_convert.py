@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-import builder.spec
+import builder.variant_spec
 from builder.calibration import CalibrationSpec
 from builder.convert import (
     PRECISIONS,
@@ -212,7 +212,7 @@ def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
     assert convert_result_from_dict(result.as_dict()) == result
     assert result.calibration_rows == 16
     assert result.dependencies == (str(tmp_path / "c.npz"),)
-    assert set(PRECISIONS) == set(get_args(builder.spec.Precision))
+    assert set(PRECISIONS) == set(get_args(builder.variant_spec.Precision))
 
 
 def test_the_child_tells_its_errors(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""`variants:`, `accuracy:` and `dynamic_dims:` of models.yaml → checked and frozen values; builder.spec reads the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """Data from outside: unknown keys are refused, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DynamicDim(Frozen):
+    """The range of a named dynamic dimension."""
+
+    min: int = Field(1, ge=0)
+    opt: int | None = Field(None, ge=1, description="the size to tune for; default: max")
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DynamicDim:
+        if not self.min <= (self.opt if self.opt is not None else self.max) <= self.max:
+            raise ValueError(
+                f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}"
+            )
+        return self
+
+
+class MetricSpec(Frozen):
+    """A measure of the user's own: f(reference outputs, candidate outputs), two lists with a dict a sample → a number."""
+
+    callable: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> MetricSpec:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a metric needs at_least or at_most")
+        return self
+
+
+class AccuracySpec(Frozen):
+    """Bounds of the accuracy gate and the samples it is judged on."""
+
+    samples: str | None = Field(
+        None,
+        description="module:callable that returns a list of {input name: array}, or an .npz file; default: random",
+    )
+    relative_l2: float | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
+    cosine: float | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
+    max_abs: float | None = Field(None, gt=0, description="largest absolute difference")
+    top1: float | None = Field(
+        None, ge=0, le=1, description="smallest share of rows whose largest value stays the same"
+    )
+    metric: MetricSpec | None = Field(None, description="a measure of your own; of variants")
+
+    def stated_bounds(self) -> dict[str, float]:
+        """The bounds that are stated, by name."""
+        return self.model_dump(include={"relative_l2", "cosine", "max_abs", "top1"}, exclude_none=True)
+
+
+class InputShapes(Frozen):
+    """Whole shapes of one input in an optimization profile, batch dimension included."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class ProfileSpec(Frozen):
+    """An optimization profile of a TensorRT engine; what it leaves out follows from the model."""
+
+    batch: DynamicDim | None = Field(
+        None, description="sizes of the batch dimension; default: 1..max_batch_size"
+    )
+    dims: dict[str, DynamicDim] = Field({}, description="named dim → sizes, within its range in dynamic_dims")
+    inputs: dict[str, InputShapes] = Field({}, description="input → whole shapes; wins over batch and dims")
+
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
+READS_CALIBRATION: tuple[Precision, ...] = ("fp16", "int8", "fp8", "nvfp4")
+"""Precisions whose conversion looks at `calibration`; fp16 only for overflow."""
+
+
+class Variant(Frozen):
+    """One way to run a model: a backend at a precision."""
+
+    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
+    precision: Precision = "fp32"
+    exclude: tuple[str, ...] = Field(
+        (), description="nodes that stay fp32: globs over node names and op types"
+    )
+    keep_io: bool = Field(True, description="fp16, bf16: inputs and outputs stay fp32")
+    options: dict[str, Any] = Field({}, description="of the conversion, by precision: see docs/precision.md")
+    engine: dict[str, Any] = Field(
+        {}, description="of TensorRT's builder: workspace_bytes, version_compatible, …"
+    )
+    optimization_profiles: tuple[ProfileSpec, ...] = Field(
+        (),
+        description="of the TensorRT engine, in the order of instance_group's profile; default: one over all sizes",
+    )
+    profile_per_preferred_batch_size: bool = Field(
+        False, description="one optimization profile tuned for each preferred_batch_size"
+    )
+    accuracy: AccuracySpec = Field(
+        AccuracySpec(), description="bounds of this variant; default: by precision"
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> Variant:
+        if self.precision in ("fp32", "tf32") and self.exclude:
+            raise ValueError(
+                f"exclude keeps nodes in fp32; at precision {self.precision} there is nothing to exclude"
+            )
+        if self.backend == "tensorrt":
+            if self.optimization_profiles and self.profile_per_preferred_batch_size:
+                raise ValueError(
+                    "optimization_profiles and profile_per_preferred_batch_size exclude each other"
+                )
+            return self
+        for key in ("engine", "optimization_profiles", "profile_per_preferred_batch_size"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is for backend: tensorrt; this variant's is {self.backend}")
+        if self.precision == "nvfp4":
+            raise ValueError(
+                "precision nvfp4 needs backend: tensorrt (ONNX Runtime has no kernels for 4-bit floats), "
+                "and GPUs of compute capability 10.0 or newer"
+            )
+        return self
+
+    def engine_settings(self) -> dict[str, Any]:
+        """What a TensorRT engine depends on beside its graph, as JSON: part of its identity."""
+        return self.model_dump(
+            mode="json", include={"engine", "optimization_profiles", "profile_per_preferred_batch_size"}
+        )

@@ -84,7 +84,9 @@ def _ratio(case: Case, client: str, wanted: str) -> Row:
     if client not in case.rounds[0]:
         return name, wanted, f"{client} is not on PATH"
     each = case.ratios(client)
-    return name, wanted, f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+    cost = case.median(client).both_us / case.median("ours").both_us
+    measured = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f}); by CPU {cost:.2f}"
+    return name, wanted, measured
 
 
 def _stall(given: argparse.Namespace) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.console import emit_text, note
@@ -25,8 +25,8 @@ from perf.wire.http import HttpTarget
 
 Side = Callable[[int, float], Measured]
 HEAD = (
-    "| protocol | model | concurrency | client | requests/s | client CPU µs a request | ours / it |\n"
-    "|---|---|--:|---|--:|--:|---|"
+    "| protocol | model | concurrency | client | requests/s | CPU µs a request: client | server | ours / it | "
+    "its CPU / ours, server included |\n|---|---|--:|---|--:|--:|--:|---|--:|"
 )
 CASES = ((MODEL, 8), (MODEL, 32), (CACHED, 8), (CACHED, 32), (LARGE, 8))
 
@@ -44,7 +44,9 @@ class Case:
         """Of each number by itself."""
         seen = [r[client] for r in self.rounds]
         return Measured(
-            statistics.median(m.requests_per_s for m in seen), statistics.median(m.cpu_us for m in seen)
+            statistics.median(m.requests_per_s for m in seen),
+            statistics.median(m.cpu_us for m in seen),
+            statistics.median(m.server_us for m in seen),
         )
 
     def ratios(self, client: str) -> list[float]:
@@ -60,18 +62,20 @@ def sides_of(served: ServedAt, protocol: str, model: str) -> dict[str, Side]:
     if protocol == "http":
         target = HttpTarget(served.http_url)
         request = target.encode(payload)
-        sides["ours"] = lambda c, s: run_ours(target, payload, c, s)
+        sides["ours"] = lambda c, s: run_ours(target, payload, c, s, served.pid)
         if shutil.which("wrk"):
-            sides["wrk"] = lambda c, s: run_wrk(f"{target.url}/v2/models/{model}/infer", request, c, s)
+            sides["wrk"] = lambda c, s: run_wrk(
+                f"{target.url}/v2/models/{model}/infer", request, c, s, served.pid
+            )
         address = target.url.removeprefix("http://")
     else:
         grpc = GrpcTarget(served.grpc_url)
         address = grpc.url.removeprefix("grpc://")
         message = grpc.encode(payload)[5:]
-        sides["ours"] = lambda c, s: run_ours(grpc, payload, c, s)
-        sides["grpcio"] = lambda c, s: run_grpcio(address, message, c, s)
+        sides["ours"] = lambda c, s: run_ours(grpc, payload, c, s, served.pid)
+        sides["grpcio"] = lambda c, s: run_grpcio(address, message, c, s, served.pid)
     if has_analyzer:
-        sides["perf_analyzer"] = lambda c, s: run_perf_analyzer(protocol, address, model, c, s)
+        sides["perf_analyzer"] = lambda c, s: run_perf_analyzer(protocol, address, model, c, s, served.pid)
     return sides
 
 
@@ -87,12 +91,20 @@ def wait_for_quiet(most_s: float) -> float:
 
 
 def measure(
-    served: ServedAt, rounds: int, seconds: float, protocols: tuple[str, ...], quiet_s: float = 0.0
+    served: ServedAt,
+    rounds: int,
+    seconds: float,
+    protocols: Sequence[str],
+    quiet_s: float = 0.0,
+    models: Sequence[str] = (),
+    concurrencies: Sequence[int] = (),
 ) -> Iterator[Case]:
     """A case a protocol, model and concurrency; the order turns round every round, so that a drift of the
     machine falls on all alike. quiet_s: wait at most so long for a quiet machine before each round."""
     for protocol in protocols:
         for model, concurrency in CASES:
+            if model not in (models or [model]) or concurrency not in (concurrencies or [concurrency]):
+                continue
             sides = sides_of(served, protocol, model)
             sides["ours"](concurrency, 0.5)
             done = []
@@ -109,13 +121,14 @@ def lines_of(case: Case) -> Iterator[str]:
     """A row of Markdown for each client, ours first."""
     for client in case.rounds[0]:
         of = case.median(client)
-        ratio = ""
+        ratio = cost = ""
         if client != "ours":
             each = case.ratios(client)
             ratio = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+            cost = f"{of.both_us / case.median('ours').both_us:.2f}"
         yield (
             f"| {case.protocol} | {case.model} | {case.concurrency} | {client} | {of.requests_per_s:,.0f} "
-            f"| {of.cpu_us:.1f} | {ratio} |"
+            f"| {of.cpu_us:.1f} | {of.server_us:.0f} | {ratio} | {cost} |"
         )
 
 
@@ -131,6 +144,8 @@ def main() -> None:
     parser.add_argument(
         "--quiet", type=float, default=0.0, help="seconds to wait for a quiet machine, a round"
     )
+    parser.add_argument("--model", nargs="*", default=[], help="only these of the three")
+    parser.add_argument("--concurrency", nargs="*", type=int, default=[], help="only these")
     parser.add_argument("--protocol", nargs="*", default=["http", "grpc"])
     given = parser.parse_args()
     for client in missing():
@@ -140,7 +155,16 @@ def main() -> None:
             f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; medians of {given.rounds} rounds"
         )
         emit_text(HEAD)
-        for case in measure(served, given.rounds, given.seconds, tuple(given.protocol), given.quiet):
+        cases = measure(
+            served,
+            given.rounds,
+            given.seconds,
+            given.protocol,
+            given.quiet,
+            given.model,
+            given.concurrency,
+        )
+        for case in cases:
             for line in lines_of(case):
                 emit_text(line)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from perf.report import numbers, svg
+from perf.report import numbers, svg, svg_rows
 from perf.report.cells import Cell
 from perf.report.pareto import front_of
 from perf.run_record import RunResult
@@ -50,7 +50,7 @@ def styles_of(arms: Sequence[Arm]) -> dict[str, int]:
 def row_labels(arms: Sequence[Arm]) -> dict[str, str]:
     """Arm → its label as a row has room for: `max_queue_delay 500 µs` → `delay 500 µs`, while all stay apart."""
     labels = {arm.id: arm.label for arm in arms}
-    if max(map(len, labels.values()), default=0) <= svg.ROW_CHARACTERS:
+    if max(map(len, labels.values()), default=0) <= svg_rows.ROW_CHARACTERS:
         return labels
     short = {
         id_: _LONG_WORD.sub(lambda m: m.group().rpartition("_")[2], text) for id_, text in labels.items()
@@ -94,8 +94,8 @@ def forest(run: RunResult) -> str | None:
             point = svg.Point(
                 ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
             )
-        rows.append((svg.Row(labels[arm.id], note, best), point, styles.get(arm.id, 0)))
-    return svg.forest_chart("Each arm compared with the current config", rows, band, axis)
+        rows.append((svg_rows.Row(labels[arm.id], note, best), point, styles.get(arm.id, 0)))
+    return svg_rows.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 
 # In order of worth: a tick is drawn when it has room beside those before it.
@@ -152,7 +152,7 @@ def throughput(run: RunResult, cells: Cells) -> str | None:
         return None
     x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
     y = svg.linear_axis("", _top(series), numbers.short_count)
-    beside = svg.forest_height(sum(ratio.value is not None for ratio in run.verdict.ratios.values()))
+    beside = svg_rows.forest_height(sum(ratio.value is not None for ratio in run.verdict.ratios.values()))
     return svg.xy_chart(
         "Throughput by concurrency", series, x, y, height=round(min(TALLEST, max(270, beside)))
     )
@@ -249,12 +249,12 @@ def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         server = cell.server
         segments = [(f"part{i}", getattr(server, name) / 1e6) for i, (_, name) in enumerate(SERVER_PARTS)]
         note = f"{numbers.milliseconds(server.total_ns)} ms"
-        rows.append((svg.Row(labels[arm.id], note, _is_best(run, arm)), segments))
+        rows.append((svg_rows.Row(labels[arm.id], note, _is_best(run, arm)), segments))
     if not rows:
         return None
     top = max(sum(value for _, value in segments) for _, segments in rows)
     axis = svg.linear_axis("mean ms a request inside the server", top, lambda v: f"{v:g}")
-    return svg.bar_rows("Time inside the server by arm", rows, axis)
+    return svg_rows.bar_rows("Time inside the server by arm", rows, axis)
 
 
 def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
@@ -270,12 +270,12 @@ def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         bars = [(size, count / total) for size, count in cell.server.batches.items()]
         mean = cell.server.mean_batch
         note = "" if mean is None else f"mean {mean:.1f}"
-        rows.append((svg.Row(labels[arm.id], note, _is_best(run, arm)), bars, styles[arm.id]))
+        rows.append((svg_rows.Row(labels[arm.id], note, _is_best(run, arm)), bars, styles[arm.id]))
     if not rows:
         return None
     largest = max(size for _, bars, _ in rows for size, _ in bars)
     sizes = list(range(1, largest + 1)) if largest <= 64 else sorted({s for _, b, _ in rows for s, _ in b})
-    return svg.histogram_rows("Realised batch sizes by arm", rows, sizes, "batch size")
+    return svg_rows.histogram_rows("Realised batch sizes by arm", rows, sizes, "batch size")
 
 
 def _is_best(run: RunResult, arm: Arm) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perf.report import charts, numbers, svg
+from perf.report import charts, numbers, svg, svg_rows
 from perf.report.cells import Cell, dollars_per_million
 from perf.run_record import RunResult
 
@@ -82,10 +82,10 @@ def cost_chart(run: RunResult, cells: Mapping[tuple[str, int], Cell], point: int
     styles = charts.styles_of(shown)
     rows = [
         (
-            svg.Row(labels[arm.id], cost.text(value), arm.id == best),
+            svg_rows.Row(labels[arm.id], cost.text(value), arm.id == best),
             [(f"fill c{styles[arm.id]}", value * cost.scale)],
         )
         for arm, value in values
     ]
     axis = svg.linear_axis(cost.axis, most * cost.scale, lambda v: f"{v:g}")
-    return svg.bar_rows(cost.heading, rows, axis)
+    return svg_rows.bar_rows(cost.heading, rows, axis)

@@ -17,7 +17,7 @@ from builder.engine_profiles import engine_options, engine_profiles
 from builder.engine_targets import plan_names
 from builder.engines import BuiltEngine, engine_artifacts
 from builder.errors import TritonsmithError, Where
-from builder.gate import GateRequest, GateResult, Metric
+from builder.gate_request import GateRequest, GateResult, Metric
 from builder.judgement import Judgement, judgement_of, refusal
 from builder.observe import (
     converted_parameters,

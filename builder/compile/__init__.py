@@ -1,11 +1,11 @@
 """ONNX + optimization profiles → engine: TensorRT's plan where there is a GPU, TensorRT-RTX's proof anywhere."""
 
+from builder.compile.instance_groups import instance_groups_with_profiles
 from builder.compile.profiles import (
     OptimizationProfile,
     ShapeRange,
     StatedProfile,
     derive_profiles,
-    instance_groups_with_profiles,
 )
 from builder.compile.request import (
     CompileOptions,

@@ -6,14 +6,13 @@ used; precision is the graph's (the network is strongly typed), never a builder 
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.compile.failures import BuildLog, build_failed, parse_failed
 from builder.compile.profiles import OptimizationProfile
 from builder.compile.request import CompileOptions, CompileRequest
 from builder.compile.sidecar import triton_type
@@ -22,23 +21,6 @@ from builder.errors import BuildError, SpecError, ToolError
 
 if TYPE_CHECKING:
     import tensorrt
-
-_TOLD_ERRORS = 3
-_TOLD_CHARACTERS = 300
-
-
-@dataclass(slots=True)
-class BuildLog:
-    """What the compiler said: everything goes to standard error, which is the build's log; errors are kept."""
-
-    errors: list[str] = field(default_factory=list)
-    phases: int = 0
-
-    def write(self, level: str, text: str) -> None:
-        """One message."""
-        sys.stderr.write(f"[{level}] {text}\n")
-        if level in ("ERROR", "INTERNAL_ERROR"):
-            self.errors.append(" ".join(text.split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +80,7 @@ def build_engine(
     if cancelled():
         raise BuildError(f"{request.model}: the build was cancelled", code="compile_cancelled")
     if plan is None:
-        raise _build_failed(request, log, network)
+        raise build_failed(request, log, network)
     with engine_path.open("wb") as file:
         engine_bytes = file.write(plan)
     cache.keep(config)
@@ -135,25 +117,7 @@ def _parse(
         )
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
-        raise _parse_failed([parser.get_error(index) for index in range(parser.num_errors)], request)
-
-
-def _parse_failed(errors: Sequence[tensorrt.ParserError], request: CompileRequest) -> BuildError:
-    told = []
-    for error in errors[:_TOLD_ERRORS]:
-        node, operator = error.node_name(), error.node_operator()
-        at = f"node {node or '(without a name)'} ({operator}): " if node or operator else ""
-        said = " ".join(error.desc().split())
-        # Of an operator that it does not have, the parser says no more than "false".
-        told.append(f"{at}{error.code().name}" + (f": {said}" if said not in ("", "false") else ""))
-    more = f" (and {len(errors) - _TOLD_ERRORS} more in the log)" if len(errors) > _TOLD_ERRORS else ""
-    return BuildError(
-        f"{request.model}: {_NAMES[request.engine]} cannot take this graph: "
-        + ("; ".join(told) or "it says no reason")
-        + more,
-        code="engine_parse",
-        fix="serve this model with backend onnxruntime, or export it without that operator",
-    )
+        raise parse_failed([parser.get_error(index) for index in range(parser.num_errors)], request)
 
 
 def _check_network(
@@ -292,42 +256,6 @@ def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt
     return monitor
 
 
-def _build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INetworkDefinition) -> BuildError:
-    """The builder returns nothing; its reasons are in the log alone, and name layers somewhere within a long text."""
-    # RTX compiles without a driver, and complains about the missing one before it says what is wrong.
-    told = [e for e in dict.fromkeys(log.errors) if "Cuda Runtime" not in e] or log.errors
-    about_workspace = [e for e in told if "workspace" in e.lower()]
-    text = "; ".join(told[:_TOLD_ERRORS]) or "it says no reason"
-    if request.options.workspace_bytes is not None and about_workspace:
-        return BuildError(
-            f"{request.model}: the workspace is too small: {_shortened(about_workspace[0])}",
-            code="engine_workspace",
-            seen=f"workspace_bytes: {request.options.workspace_bytes}",
-            fix="raise workspace_bytes, or leave it out",
-        )
-    at = _first_layer_in(text, network)
-    return BuildError(
-        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {at}{_shortened(text)}",
-        code="engine_build",
-        fix="exclude that node in the variant, or serve this model with backend onnxruntime; the log has all that it said",
-    )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…"
-
-
-def _first_layer_in(text: str, network: tensorrt.INetworkDefinition) -> str:
-    """`node NAME (KIND): ` of the layer that the text names first; layers are called after the ONNX nodes."""
-    found: dict[int, str] = {}
-    for index in range(network.num_layers):
-        layer: tensorrt.ILayer = network.get_layer(index)
-        match = re.search(rf"(?<![\w.]){re.escape(layer.name)}(?![\w.])", text) if layer.name else None
-        if match is not None:
-            found.setdefault(match.start(), f"node {layer.name} ({layer.type.name}): ")
-    return found[min(found)] if found else ""
-
-
 def _tensor(tensor: tensorrt.ITensor, mode: str) -> dict[str, Any]:
     return {
         "name": tensor.name,
@@ -342,6 +270,3 @@ def _tensor(tensor: tensorrt.ITensor, mode: str) -> dict[str, Any]:
 def _shape(tensor: tensorrt.ITensor) -> list[int]:
     shape: tensorrt.Dims = tensor.shape
     return [int(shape[axis]) for axis in range(len(shape))]
-
-
-_NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.compile.cuda import Gpu, gpus
-from builder.compile.network import BuildLog, build_engine, logger_of
+from builder.compile.failures import BuildLog
+from builder.compile.network import build_engine, logger_of
 from builder.compile.request import CompileRequest, CompileResult
 from builder.compile.sidecar import sidecar, write_sidecar
 from builder.compile.timing_cache import TimingCache

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.compile.network import BuildLog, build_engine
+from builder.compile.failures import BuildLog
+from builder.compile.network import build_engine
 from builder.compile.request import CompileOptions, CompileRequest, CompileResult
 from builder.compile.sidecar import sidecar, write_sidecar
 from builder.compile.timing_cache import TimingCache

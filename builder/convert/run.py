@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.child import ChildTask, run_child
 from builder.convert.request import ConvertRequest, ConvertResult, convert_result_from_dict
-from builder.gate import GateRequest, GateResult, gate_result_from_dict
+from builder.gate_request import GateRequest, GateResult, gate_result_from_dict
 
 _WORKER = "builder.convert.worker"
 

@@ -21,7 +21,8 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
     import onnxruntime.quantization  # noqa: F401
 
     if "gate" in request:
-        from builder.gate import gate_request_from_dict, judge_variant
+        from builder.gate import judge_variant
+        from builder.gate_request import gate_request_from_dict
 
         judged = gate_request_from_dict(request["gate"])
         enter_search_path(Path(judged.search_path))

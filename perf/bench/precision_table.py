@@ -22,7 +22,8 @@ from builder.compile import CompileRequest, OptimizationProfile, ShapeRange, run
 from builder.console import emit_text, note
 from builder.convert import ConvertRequest, ConvertResult, run_convert, run_gate
 from builder.errors import TritonsmithError
-from builder.gate import AS_WRITTEN, EMULATED, GateRequest, GateResult
+from builder.gate import AS_WRITTEN, EMULATED
+from builder.gate_request import GateRequest, GateResult
 from builder.samples import Sample, SampleSet, save_samples
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"

@@ -15,7 +15,8 @@ from builder.accuracy import Bounds, compare, variant_bounds
 from builder.calibration import CalibrationSpec
 from builder.convert import ConvertRequest, run_gate
 from builder.convert.convert import convert
-from builder.gate import EMULATED, GateRequest, Metric, gate_result_from_dict, judge_variant
+from builder.gate import EMULATED, judge_variant
+from builder.gate_request import GateRequest, Metric, gate_result_from_dict
 from builder.layers import LayerLoss, layer_losses, suggested_exclude
 from tests.builder.convert.models import mlp, outlier_mlp, rows, save_model, save_rows
 

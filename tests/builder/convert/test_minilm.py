@@ -9,7 +9,7 @@ import pytest
 from builder.calibration import CalibrationSpec
 from builder.convert import ConvertRequest, run_convert, run_gate
 from builder.export import ExportRequest, run_export
-from builder.gate import GateRequest, GateResult
+from builder.gate_request import GateRequest, GateResult
 from builder.tensors import TensorSpec, dtype_from_kserve
 
 DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo"

@@ -187,7 +187,7 @@ class _Run:
     def _lay_out(self, spec: ModelSpec, future: Future[Made]) -> ModelOutcome:
         try:
             made = future.result()
-            outcome, entry = lay_out_model(self.context, spec, made, self.staging)
+            outcome, entry = lay_out_model(self.context, spec, made, self.staging, self._announce)
         except CancelledError:
             return _not_built(self.context, spec)
         except TritonsmithError as error:
@@ -199,6 +199,12 @@ class _Run:
             # The lock follows each model, so that a build killed later does not do this one again.
             write_lock(lock_path(self.context.spec.path), self.lock())
         return outcome
+
+    def _announce(self, model: str, entry: LockedModel) -> None:
+        """The lock knows of a new model before its directory is there: after a kill in between, that is no stranger's."""
+        if model not in self._locked and not self.context.options.locked:
+            self._locked[model] = entry
+            write_lock(lock_path(self.context.spec.path), self.lock())
 
     def _steps_changed(self, spec: ModelSpec) -> bool:
         """Whether this build gave an ensemble's steps other tensors than it was wired for."""

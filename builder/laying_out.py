@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,15 @@ from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_va
 
 
 def lay_out_model(
-    context: Context, spec: ModelSpec, made: Made, staging: Path
+    context: Context,
+    spec: ModelSpec,
+    made: Made,
+    staging: Path,
+    announce: Callable[[str, LockedModel], None] = lambda model, entry: None,
 ) -> tuple[ModelOutcome, LockedModel | None]:
     """Stages the model, lints it and makes it visible; what becomes of the lock's entry is the caller's.
 
+    announce: called with the model's name and its entry just before it becomes visible.
     No entry when no variant passes its gate. TritonsmithError when a gate refuses or something cannot be written.
     """
     started = time.monotonic() - made.seconds
@@ -58,6 +63,7 @@ def lay_out_model(
     if context.options.lint:
         lint_gate(staged, context.repository, called_models(context.spec.models, spec), context.target)
     entry = _entry(context, spec, made, chosen, staged)
+    _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
         _refuse_another(context, spec, entry)
     action = _action(context, spec, made)
@@ -66,6 +72,7 @@ def lay_out_model(
         action = "unchanged"
         shutil.rmtree(staged, ignore_errors=True)
     else:
+        announce(spec.name, entry)
         publish_model(staged, context.repository)
     outcome = ModelOutcome(
         spec.name,
@@ -128,6 +135,24 @@ def _entry(
         variants=locked_variants(spec, made.variants),
         served=None if chosen is None else chosen.name,
     )
+
+
+def _refuse_rotten(
+    context: Context, spec: ModelSpec, artifact: Artifact, files: Mapping[str, Path], entry: LockedModel
+) -> None:
+    """BuildError when a copy has other bytes than were put into the cache, though the file's stat shows no change."""
+    for name, file in files.items():
+        if not file.is_relative_to(artifact.directory):
+            continue
+        stored = artifact.files.get(file.relative_to(artifact.directory).as_posix())
+        if stored is not None and stored != entry.files.get(name):
+            context.cache.discard(artifact.key, f"{name} was copied with other bytes than were stored")
+            raise BuildError(
+                f"{spec.name}: {name} came out of the cache with other bytes than were put in",
+                code="corrupt_artifact",
+                where=Where(file),
+                fix="tritonsmith build makes it anew; look after the disk, and run tritonsmith cache verify",
+            )
 
 
 def _refuse_another(context: Context, spec: ModelSpec, entry: LockedModel) -> None:

@@ -220,7 +220,7 @@ def test_a_stopped_build_leaves_the_old_model_or_the_new(
     if model.exists():
         assert (model / "1" / "model.onnx").read_bytes() == (project / "m.onnx").read_bytes()
         assert (model / "config.pbtxt").is_file()
-    again = tritonsmith("build", "--overwrite")
+    again = tritonsmith("build")
     assert again.returncode == 0, again.stderr
     assert not list(project.glob(".model_repository.staging-*"))
 

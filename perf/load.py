@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -289,6 +290,7 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
             code="no_target",
             seen=where,
             valid=["http://HOST:8000", "grpc://HOST:8001", "a model repository's directory"],
+            fix=f"http://{where}" if re.fullmatch(r"[\w.-]+:\d+", where) else None,
         )
     from perf.server.launch import ServerSpec, launch
 

@@ -177,10 +177,10 @@ def _tree_sample(pid: int, known: list[ProcessKey] | None, with_pss: bool) -> Tr
             if known is None
             else [psutil.Process(key[0]) for key in known if psutil.pid_exists(key[0])]
         )
-    except psutil.Error:
+    except (psutil.Error, OSError):  # a client that has all the files open that it may cannot look, either
         return None
     for process in tree:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             times, memory = process.cpu_times(), process.memory_info()
             processes[process.pid, process.create_time()] = (times.user + times.system, memory.rss)
             if pss_bytes is not None:

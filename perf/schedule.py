@@ -13,6 +13,8 @@ from builder.errors import UsageError
 
 Arrival = Literal["constant", "poisson"]
 NS_PER_S = 1_000_000_000
+MOST_REQUESTS = 100_000_000
+"""Of one open loop: some 5 GB of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,14 @@ def _open_times_ns(load: Open, duration_s: float | None, requests: int | None) -
         expected = _expected_count(pieces, duration_s)
         # Ten standard deviations above the mean: the chance of drawing too few gaps is below 1e-20.
         requests = int(expected + 10 * np.sqrt(expected) + 16)
+    if requests > MOST_REQUESTS:
+        raise UsageError(
+            "more requests than one record can hold",
+            code="bad_load",
+            seen=f"{requests:,}",
+            valid=[f"up to {MOST_REQUESTS:,}"],
+            fix="a lower rate, or a shorter time",
+        )
     if load.arrival == "constant":
         counts = np.arange(requests, dtype=np.float64)
     else:

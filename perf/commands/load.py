@@ -315,6 +315,8 @@ def load(
         raise UsageError("sequences have no steps: they end when they are over", code="bad_load")
     if sequences is not None and concurrency not in (None, sequences):
         raise UsageError("--sequences is the concurrency", code="two_loads", seen=f"-c {concurrency}")
+    if requests is None and replay is None and not seconds_from_text(duration):
+        raise UsageError("a measurement takes time", code="bad_time", seen=duration, fix="--duration 5s")
     timeout_us = round(seconds_from_text(request_timeout) * 1e6) if request_timeout else None
     test = LoadTest(
         model=model,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import resource
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,6 +39,7 @@ def run_plan(
     """
     import uvloop
 
+    _allow_open_files()
     kind = SequenceRun if options.sequences else ClosedRun if isinstance(plan.load, Closed) else OpenRun
     run = kind(target, payloads, plan, options, on_progress)
     run.at_measure_start, run.before_start = at_measure_start, before_start
@@ -51,3 +54,10 @@ def run_plan(
             gc.enable()
         loop.close()
     return run.records(dict(environment))
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: a connection is a file."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -252,6 +255,32 @@ def test_a_closed_loop_climbs_and_falls_by_steps(processes: int) -> None:
         flying = [int(((records.sent_ns <= t) & (records.end_ns > t)).sum()) for t in instants]
         assert max(flying) == want and np.median(flying) == want
     assert (records.header.stop_ns - start) / 1e9 == pytest.approx(0.9, abs=0.15)
+
+
+def test_more_connections_than_a_shell_allows_by_default_are_opened() -> None:
+    code = (
+        "import resource, sys; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard)); sys.argv = ['tritonsmith', *sys.argv[1:]];"
+        "import tritonsmith; tritonsmith.main()"
+    )
+    with fake_server() as server:
+        arguments = [
+            "load",
+            server.url,
+            "-c",
+            "150",
+            "--requests",
+            "600",
+            "--warmup",
+            "0s",
+            "--format",
+            "json",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stdout[:500] + done.stderr
+    assert json.loads(done.stdout)["failures"] == {}
 
 
 def test_progress_is_told_and_ends_near_one() -> None:

@@ -206,7 +206,7 @@ def _invalid(cell: Cell | None) -> str:
 def environment_rows(run: RunResult) -> list[tuple[str, str]]:
     """Where it was measured."""
     e = run.environment
-    memory = e.get("memory_bytes")
+    memory, size = e.get("memory_bytes"), run.spec.batch_size
     rows = [
         (
             "Model",
@@ -221,15 +221,18 @@ def environment_rows(run: RunResult) -> list[tuple[str, str]]:
             "Client",
             f"tritonsmith {e.get('tritonsmith', '?')}, Python {e.get('python', '?')}, same machine, HTTP",
         ),
-        ("Requests", f"{e.get('payloads', '?')} different ones, {run.spec.batch_size} inference each"),
+        (
+            "Requests",
+            f"{e.get('payloads', '?')} different ones, {size} inference{'s' if size > 1 else ''} each",
+        ),
         ("Seed", str(run.spec.seed)),
         ("Started", str(e.get("started", "?"))),
     ]
-    if run.spec.batch_size > 1:
-        rows[7] = (
-            "Requests",
-            f"{e.get('payloads', '?')} different ones, {run.spec.batch_size} inferences each",
-        )
+    if run.spec.load_model is not None:
+        rows.insert(1, ("Under load", f"{run.spec.load_model}, of which {run.spec.model} is a part"))
+    if run.spec.beside:
+        told = ", ".join(f"{name} at concurrency {count}" for name, count in run.spec.beside.items())
+        rows.insert(1, ("At work beside it", told))
     return rows
 
 

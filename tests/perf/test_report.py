@@ -360,3 +360,11 @@ def test_a_search_for_the_highest_rate_shows_its_probes_and_the_limit_instead_of
     assert "p99 latency (ms) by request rate" in page and 'class="limit"' in page and "p99 30.0 ms" in page
     assert "<h2>Throughput</h2>" not in page
     assert "3 arms × p99 ≤ 20 ms × 3 rounds" in page
+
+
+def test_what_was_at_work_beside_the_model_and_what_got_the_load_is_told() -> None:
+    run = run_result()
+    spec = run.spec.model_copy(update={"beside": {"noise": 4}, "load_model": "pipe", "batch_size": 2})
+    text = Page(html_of(replace(run, spec=spec))).text
+    for told in ("noise at concurrency 4", "pipe, of which minilm is a part", "2 inferences each"):
+        assert told in text

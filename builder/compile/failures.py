@@ -24,7 +24,6 @@ class BuildLog:
     """What the compiler said: everything goes to standard error, which is the build's log; errors are kept."""
 
     errors: list[str] = field(default_factory=list)
-    phases: int = 0
 
     def write(self, level: str, text: str) -> None:
         """One message."""

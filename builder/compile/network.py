@@ -242,7 +242,6 @@ def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            log.phases += 1
             if not parent_phase:
                 log.write("PROGRESS", f"{phase_name}: {num_steps} steps")
 

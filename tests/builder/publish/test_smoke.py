@@ -1,0 +1,125 @@
+"""Recorded requests: small, in the types and shapes that the served model takes, with bounds that its precision keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.build import build
+from builder.context import context_of
+from builder.errors import GateError
+from builder.lock import LockedModel
+from builder.model_config import model_config_from_text
+from builder.publish.gates import accuracy_gate
+from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples
+from builder.samples import Sample, SampleSet, load_samples, save_samples
+from builder.spec import load_spec
+from tests import onnx_models
+from tests.builder.publish.projects import Project
+
+PLAIN = """
+name: "m" backend: "onnxruntime" max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]
+"""
+
+
+def samples(path: Path, rows: int = 4, width: int = 3, count: int = 5) -> Path:
+    """`count` batches: x, y and an output that no config below declares."""
+    rng = np.random.default_rng(0)
+    made = [
+        Sample(
+            {"x": rng.normal(size=(rows, width)).astype(np.float32)},
+            {"y": rng.normal(size=(rows, width)).astype(np.float32), "hidden": np.zeros((rows, 1), np.int64)},
+            f"batch {i}",
+        )
+        for i in range(count)
+    ]
+    save_samples(SampleSet(tuple(made), "seed 0"), path)
+    return path
+
+
+def test_a_few_first_rows(tmp_path: Path) -> None:
+    path = samples(tmp_path / "s.npz")
+    kept, why = smoke_samples(path, model_config_from_text(PLAIN))
+    assert kept is not None and why == ""
+    assert [s.label for s in kept.samples] == ["batch 0", "batch 1", "batch 2"]
+    first, whole = kept.samples[0], load_samples(path).samples[0]
+    assert first.inputs["x"].shape == (1, 3) and list(first.outputs) == ["y"], "what clients can see"
+    assert np.array_equal(first.outputs["y"], whole.outputs["y"][:1])
+    (tmp_path / "again.npz").write_bytes(smoke_bytes(kept, tmp_path))
+    assert np.array_equal(
+        load_samples(tmp_path / "again.npz").samples[2].inputs["x"], kept.samples[2].inputs["x"]
+    )
+
+
+def test_in_the_types_and_shapes_that_are_served(tmp_path: Path) -> None:
+    half = PLAIN.replace("TYPE_FP32", "TYPE_FP16").replace(
+        "dims: [ 3 ]", "dims: [ 1, 3 ] reshape { shape: [ 3 ] }"
+    )
+    kept, _ = smoke_samples(samples(tmp_path / "s.npz"), model_config_from_text(half))
+    assert kept is not None
+    first = kept.samples[0].inputs["x"]
+    assert (first.dtype.name, first.shape) == ("float16", (1, 1, 3))
+    assert kept.samples[0].outputs["y"].shape == (1, 1, 3)
+
+
+NONE = [
+    ("too large", PLAIN, {"width": 3 << 20}, "8 MiB"),
+    ("state", PLAIN + "sequence_batching { }", {}, "single answer"),
+    ("decoupled", PLAIN + "model_transaction_policy { decoupled: true }", {}, "single answer"),
+    ("a type that NumPy lacks", PLAIN.replace("TYPE_FP32", "TYPE_BF16"), {}, "NumPy has no BF16"),
+    ("no samples", PLAIN, {"count": 0}, "no samples"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "config", "made", "why"), NONE, ids=[n[0] for n in NONE])
+def test_no_recorded_request_has_its_reason(
+    sentence: str, config: str, made: dict[str, int], why: str, tmp_path: Path
+) -> None:
+    kept, told = smoke_samples(samples(tmp_path / "s.npz", **made), model_config_from_text(config))
+    assert kept is None and why in told
+
+
+SPEC = """
+models:
+  m:
+    source: {onnx: m.onnx}
+    variants: {plain: {}, half: {precision: fp16}, stated: {precision: fp16, accuracy: {cosine: 0.9}}}
+    serve: [plain, half, stated]
+"""
+# (variant, relative L2, cosine) of a float output
+BOUNDS = [("plain", 5e-3, 0.9999), ("half", 1e-2, 0.9999), ("stated", None, 0.9)]
+
+
+@pytest.mark.parametrize(("variant", "relative_l2", "cosine"), BOUNDS, ids=[b[0] for b in BOUNDS])
+def test_bounds_of_live_answers(
+    variant: str, relative_l2: float | None, cosine: float, tmp_path: Path
+) -> None:
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    (tmp_path / "models.yaml").write_text(SPEC)
+    (spec,) = load_spec(tmp_path / "models.yaml").models
+    one = SampleSet((Sample({}, {"y": np.zeros((1, 3), np.float32), "n": np.zeros(1, np.int64)}),))
+    bounds = smoke_bounds(spec, variant, one)
+    assert (bounds["y"]["relative_l2"], bounds["y"]["cosine"]) == (relative_l2, cosine)
+    if variant == "plain":
+        assert (bounds["n"]["relative_l2"], bounds["n"]["max_abs"]) == (0.0, 0.0), "integers have to be equal"
+
+
+def test_accuracy_is_a_gate_without_the_cache_too(tmp_path: Path) -> None:
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    text = "models:\n  m:\n    source: {onnx: m.onnx}\n    accuracy: {relative_l2: 0.001}\n"
+    (tmp_path / "models.yaml").write_text(text)
+    project = Project(tmp_path, "")
+    assert not build(project.options).errors
+    context = context_of(project.options)
+    (spec,), locked = context.spec.models, context.lock.models["m"]
+    accuracy_gate(context, spec, locked)
+    elsewhere = context_of(Project(tmp_path, "").options)
+    worse = {**{f: getattr(locked, f) for f in LockedModel.__dataclass_fields__}, "key": "0" * 64}
+    worse["accuracy"] = {"relative_l2": 0.002, "cosine": 1.0, "max_abs": 0.1, "samples": 3}
+    with pytest.raises(GateError, match=r"relative L2 0\.002 > 0\.001") as caught:
+        accuracy_gate(elsewhere, spec, LockedModel(**worse))
+    assert caught.value.code == "accuracy"

@@ -73,12 +73,13 @@ def compiled_elsewhere(project: Path, cache: Cache, targets: tuple[EngineTarget,
                 tensors=TENSORS,
                 engine_bytes=14,
             )
-            profile = {"x": {"min": [1, 3], "opt": [4, 3], "max": [4, 3]}}
-            write_sidecar(made / "model.plan.json", {**told, "profiles": [profile]})
+            profiles = [{"x": {"min": [1, 3], "opt": [4, 3], "max": [4, 3]}}]
+            profiles *= len(spec.variants["plan"].optimization_profiles) or 1
+            write_sidecar(made / "model.plan.json", {**told, "profiles": profiles})
             record = {
                 **graph.record,
                 "served_files": ["model.plan", "model.plan.json"],
-                "engine": {"version": "10.16.0.72", "profiles": 1},
+                "engine": {"version": "10.16.0.72", "profiles": len(profiles)},
             }
             cache.put(engine_key(spec, "plan", graph.key, target), made, record)
 
@@ -124,14 +125,24 @@ def test_they_are_grouped_for_ci_and_laid_out_when_found(
 
 
 def test_one_kind_of_gpu_has_one_plan(project: Path, tritonsmith: Run, cache_directory: Path) -> None:
-    (project / "models.yaml").write_text(SPEC.replace("h100, l4, l40s", "l4, l40s"))
+    two = "precision: fp16, optimization_profiles: [{batch: {opt: 1, max: 2}}, {}]}"
+    text = SPEC.replace("h100, l4, l40s", "l4, l40s").replace(
+        "tensorrt, precision: fp16}", f"tensorrt, {two}"
+    )
+    (project / "models.yaml").write_text(text)
     assert tritonsmith("build", "--artifacts-only").returncode == 0
     compiled_elsewhere(project, Cache(cache_directory), (EngineTarget("l4", "8.9", "10.16"),))
     built = tritonsmith("build")
     assert built.returncode == 0, built.stderr
     directory = project / "model_repository" / "with a space"
     assert sorted(p.name for p in (directory / "1").iterdir()) == ["model.plan", "model.plan.json"]
-    assert not model_config_from_text((directory / "config.pbtxt").read_text()).cc_model_filenames
+    config = model_config_from_text((directory / "config.pbtxt").read_text())
+    assert not config.cc_model_filenames
+    assert [list(group.profile) for group in config.instance_group] == [["0", "1"]], "both profiles run"
+    (project / "models.yaml").write_text(text.replace("opt: 1,", "opt: 2,"))
+    plan = json.loads(tritonsmith("plan", "--format", "json").stdout)["actions"]
+    stale = {a["action"]: a["reason"] for a in plan if a.get("variant") == "plan" and a["reason"]}
+    assert stale == {"compile": "spec_changed"}, "another profile is another engine of the same graph"
 
 
 def test_the_plan_for_a_pull_request_breaks_no_table(project: Path, tritonsmith: Run) -> None:

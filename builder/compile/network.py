@@ -237,15 +237,20 @@ def _add_profile(
 
 
 def _monitor(trt: Any, log: BuildLog, cancelled: Callable[[], bool]) -> tensorrt.IProgressMonitor:
+    steps: dict[str, int] = {}
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if not parent_phase:
+                steps[phase_name] = num_steps
                 log.write("PROGRESS", f"{phase_name}: {num_steps} steps")
 
         def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in steps:
+                log.write("PROGRESS", f"{phase_name}: {step + 1} of {steps[phase_name]}")
             return not cancelled()
 
         def phase_finish(self, phase_name: str) -> None:

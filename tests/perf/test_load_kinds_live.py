@@ -367,8 +367,10 @@ def test_memory_is_let_go_only_when_the_server_is_done_with_it(kinds: LiveTriton
     control.unload_model(kinds.http_url, "kinds_slow")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "processes"), [(signal.SIGINT, "2"), (signal.SIGKILL, "1"), (signal.SIGKILL, "2")]
+)
+def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signals, processes: str) -> None:
     command = [
         sys.executable,
         "-m",
@@ -380,10 +382,12 @@ def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signa
     ]
     command += ["--shape", "in_FP32:4", "--shape", "in_BYTES:4", "--shared-memory", "system"]
     process = subprocess.Popen(
-        [*command, "--duration", "60s"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "--duration", "60s", "--processes", processes],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         before = control.model_statistics(kinds.http_url, "kinds_identity")[0]["inference_count"]
         while control.model_statistics(kinds.http_url, "kinds_identity")[0]["inference_count"] < before + 20:
             assert time.monotonic() < deadline and process.poll() is None

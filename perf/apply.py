@@ -17,7 +17,7 @@ from builder.yaml_source import read_yaml
 from perf import config_path
 from perf.objective import OBJECTIVES
 from perf.report.numbers import times
-from perf.report.view import csv_rows
+from perf.report.view import all_settings, csv_rows
 from perf.run_record import RunResult, write_json
 from perf.sweep import Arm
 from perf.yaml_edit import REMOVE, has_key, plain_with_value, with_comment_above, with_value
@@ -89,7 +89,7 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
     """
     spec = load_spec(spec_path)
     model = _model(spec, run.spec.model)
-    if not arm.settings and not arm.variant:
+    if not (arm.settings or arm.other_settings or arm.variant):
         raise UsageError(
             f"{arm.label} differs in no field of the model config",
             code="no_arm",
@@ -99,13 +99,22 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
     path = spec_path.resolve()
     with path.open(encoding="utf-8", newline="") as file:
         before = file.read()
-    edits = dict(_edits(spec, model, arm))
+    others = [(_model(spec, name), settings) for name, settings in arm.other_settings.items()]
+    edits = dict(_edits(spec, model, arm.settings, arm.config))
+    if arm.variant:
+        edits |= dict(_serve(model, arm.variant))
+    for other, settings in others:
+        edits |= dict(_edits(spec, other, settings, arm.others.get(other.name, {})))
     evidence_path = path.parent / EVIDENCE / f"{model.name}.json"
     text = before
     try:
         for keys, value in edits.items():
             text = with_value(text, keys, value)
-        text = _commented(text, run, arm, model)
+        text = _commented(
+            text, comment_of(run, arm, model.name), model, arm.settings, serve=bool(arm.variant)
+        )
+        for other, settings in others:
+            text = _commented(text, comment_of(run, arm, model.name), other, settings)
     except (KeyError, ValueError, IndexError) as error:
         raise _cannot_edit(spec, model, f"{type(error).__name__}: {error}") from error
     _check(spec, model, text, edits)
@@ -147,7 +156,7 @@ def evidence_of(
             "id": arm.id,
             "label": arm.label,
             "variant": arm.variant,
-            "settings": dict(arm.settings),
+            "settings": all_settings(arm),
         },
         "changed": {
             ".".join(map(str, keys)): None if value is REMOVE else value for keys, value in edits.items()
@@ -198,22 +207,18 @@ def _model(spec: RepositorySpec, name: str) -> ModelSpec:
     )
 
 
-def _edits(spec: RepositorySpec, model: ModelSpec, arm: Arm) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Where models.yaml has to change for the model's config to have the arm's settings."""
+def _edits(
+    spec: RepositorySpec, model: ModelSpec, settings: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Where models.yaml has to change for the model's config to have these settings; config: as it was measured."""
     merged = model.config.as_proto_json()
-    wanted = config_path.with_values(merged, arm.settings)
-    if (
-        model.max_batch_size is None
-        and "dynamic_batching" in arm.settings
-        and "dynamic_batching" not in wanted
-    ):
+    wanted = config_path.with_values(merged, settings)
+    if model.max_batch_size is None and "dynamic_batching" in settings and "dynamic_batching" not in wanted:
         # Left out, it would be chosen together with dynamic batching, which is not wanted.
-        wanted["max_batch_size"] = arm.config.get("max_batch_size", 0)
-    if arm.variant:
-        yield from _serve(model, arm.variant)
+        wanted["max_batch_size"] = config.get("max_batch_size", 0)
     own, defaults = spec.source.data["models"][model.name], spec.source.data.get("defaults") or {}
     for key in dict.fromkeys(
-        [*(path.partition(".")[0].partition("[")[0] for path in arm.settings), "max_batch_size"]
+        [*(path.partition(".")[0].partition("[")[0] for path in settings), "max_batch_size"]
     ):
         if merged.get(key) != wanted.get(key):
             at = ("models", model.name, key)
@@ -270,11 +275,12 @@ def _same(stated: Any, wanted: Any) -> bool:
     return bool(stated == wanted)
 
 
-def _commented(text: str, run: RunResult, arm: Arm, model: ModelSpec) -> str:
+def _commented(
+    text: str, comment: str, model: ModelSpec, settings: Mapping[str, Any], *, serve: bool = False
+) -> str:
     """The evidence in one line above each setting that is there, edited now or already as swept."""
-    comment = comment_of(run, arm, model.name)
-    swept = (path.partition(".")[0].partition("[")[0] for path in arm.settings)
-    tops = dict.fromkeys([*(["serve"] if arm.variant else []), *swept])
+    swept = (path.partition(".")[0].partition("[")[0] for path in settings)
+    tops = dict.fromkeys([*(["serve"] if serve else []), *swept])
     for key in tops:
         at = ("models", model.name, key)
         # A setting that is not the model's own key stands in `defaults:`, or is that the key is not there.

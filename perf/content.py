@@ -35,6 +35,7 @@ class Content:
                 "variant": self.parts.get(VARIANT_FILES + arm.variant, ""),
                 "config": digest_of_bytes(config_path.identity(arm.config)),
                 "twin": arm.id if arm.baseline else "",
+                "others": {n: digest_of_bytes(config_path.identity(c)) for n, c in arm.others.items()},
                 "batch_size": arm.batch_size,
                 "concurrency": trial.concurrency,
                 "round": trial.round,

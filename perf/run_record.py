@@ -99,6 +99,8 @@ def arm_as_dict(arm: Arm) -> dict[str, Any]:
         "config": dict(arm.config),
         "variant": arm.variant,
         "batch_size": arm.batch_size,
+        "others": {name: dict(config) for name, config in arm.others.items()},
+        "other_settings": {name: dict(values) for name, values in arm.other_settings.items()},
     }
 
 
@@ -111,6 +113,8 @@ def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
         data["baseline"],
         data.get("variant", ""),
         data.get("batch_size"),
+        data.get("others", {}),
+        data.get("other_settings", {}),
     )
 
 

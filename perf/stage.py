@@ -23,7 +23,7 @@ class Found:
     """What the server says before anything is changed.
 
     current, metadata: of the swept model. interface: of the model that gets the load. variants: name → config.
-    beside: model → interface.
+    beside: model → interface. composing: of the others in the space, name → config.
     """
 
     current: Mapping[str, Any]
@@ -31,6 +31,7 @@ class Found:
     interface: ModelInterface
     variants: Mapping[str, Mapping[str, Any]]
     beside: Mapping[str, ModelInterface]
+    composing: Mapping[str, Mapping[str, Any]]
 
 
 class Stage:
@@ -53,6 +54,11 @@ class Stage:
         self._others: tuple[str, ...] = ()
         self._tells_energy = False
         self._changed = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Models at work that are not the swept one: its ensemble and what that is composed of, models beside."""
+        return self._others
 
     @property
     def url(self) -> str:
@@ -78,20 +84,26 @@ class Stage:
     def look(self) -> Found:
         """Load what is involved as it is and read it; UsageError for what cannot be swept."""
         spec, url = self.spec, self.url
-        involved = [spec.model, *([spec.load_model] if spec.load_model else []), *spec.beside]
+        involved = [
+            spec.model,
+            *spec.composing,
+            *([spec.load_model] if spec.load_model else []),
+            *spec.beside,
+        ]
         self._loaded_before = {name for name in involved if control.is_model_ready(url, name)}
         for name in involved:
             control.load_model(url, name)
         current = control.model_config(url, spec.model)
         target = control.model_config(url, spec.target)
         composing = [s["model_name"] for s in target.get("ensemble_scheduling", {}).get("step", [])]
-        if spec.load_model and composing and spec.model not in composing:
-            raise UsageError(
-                f"'{spec.model}' is no composing model of the ensemble '{spec.load_model}'",
-                code="not_composing",
-                seen=spec.model,
-                valid=composing,
-            )
+        for name in (spec.model, *spec.composing) if spec.load_model and composing else ():
+            if name not in composing:
+                raise UsageError(
+                    f"'{name}' is no composing model of the ensemble '{spec.load_model}'",
+                    code="not_composing",
+                    seen=name,
+                    valid=composing,
+                )
         names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
         self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
         self._tells_energy = energy_j(self.server.metrics_url, self.server.pid) is not None
@@ -120,6 +132,7 @@ class Stage:
                 )
                 for name in spec.beside
             },
+            {name: control.model_config(url, name) for name in spec.composing},
         )
 
     def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,14 +203,19 @@ class Stage:
         name = self.name_of(arm)
         if before is not None and self.name_of(before) != name:
             control.unload_model(self.url, self.name_of(before))
-        elif before is not None and before.config == arm.config:
+        elif before is not None and (before.config, before.others) == (arm.config, arm.others):
             self.applied = arm
             return
         if arm.variant:
             assert self.scratch is not None
             scratch.make_scratch_model(Path(self.spec.variants[arm.variant]), self.scratch, name)
             self._ours.add(name)
-        apply_config(self.server, self.url, name, arm, before=instance_count(arm.config))
+        if before is None or (self.name_of(before), before.config) != (name, arm.config):
+            apply_config(self.server, self.url, name, arm, before=instance_count(arm.config))
+        for other, config in arm.others.items():
+            if before is None or before.others.get(other) != config:
+                changed = Arm(arm.id, arm.label, arm.other_settings.get(other, {}), config)
+                apply_config(self.server, self.url, other, changed, before=instance_count(config))
         if self.spec.load_model:
             control.load_model(self.url, self.spec.load_model)
         self.applied = arm
@@ -214,9 +232,10 @@ class Stage:
         if not self.server.alive():
             return
         spec = self.spec
-        involved = (*([spec.load_model] if spec.load_model else []), spec.model, *spec.beside)
+        ours = (spec.model, *spec.composing)
+        involved = (*([spec.load_model] if spec.load_model else []), *ours, *spec.beside)
         # An override stays until its model is unloaded, so a changed model is loaded afresh.
-        again = {spec.model} if self._changed else set()
+        again = set(ours) if self._changed else set()
         self._unload([*self._ours, *(n for n in involved if n in again or n not in self._loaded_before)])
         for name in (*again, *([spec.load_model] if spec.load_model else [])):
             if name in self._loaded_before:

@@ -163,7 +163,10 @@ def sweep(
     ] = None,
     load_model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="The ensemble that gets the load; -m is its composing model.", show_default=False),
+        typer.Option(
+            help="The ensemble that gets the load; -m is one of its composing models, --set OTHER:PATH=… another.",
+            show_default=False,
+        ),
     ] = None,
     search: Annotated[
         Optional[SearchChoice],  # noqa: UP045

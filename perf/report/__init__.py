@@ -112,7 +112,7 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
     from perf.report.cells import cells_of
-    from perf.report.view import csv_rows
+    from perf.report.view import all_settings, csv_rows
     from perf.report.why import what_next, why_winner
 
     cells = cells_of(run)
@@ -128,7 +128,7 @@ def report_json(run: RunResult) -> dict[str, Any]:
         "wall_s": round(run.wall_s, 3),
         "environment": dict(run.environment),
         "arms": [
-            {"id": a.id, "label": a.label, "variant": a.variant, "settings": dict(a.settings)}
+            {"id": a.id, "label": a.label, "variant": a.variant, "settings": all_settings(a)}
             for a in run.arms
         ],
         "points": csv_rows(run),

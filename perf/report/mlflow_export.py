@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.errors import ToolError
 from perf.report import ReportFiles
-from perf.report.view import csv_rows
+from perf.report.view import all_settings, csv_rows
 from perf.run_record import RunResult
 
 _LONGEST_PARAM = 500
@@ -59,7 +59,7 @@ def export_sweep(run: RunResult, files: ReportFiles) -> str:
         for arm in run.arms:
             with mlflow.start_run(run_name=arm.label, nested=True):
                 mlflow.set_tags({"arm": arm.id, "baseline": str(arm.baseline)})
-                mlflow.log_params(_params(arm.settings))
+                mlflow.log_params(_params(all_settings(arm)))
                 for row in rows:
                     if row["arm"] == arm.id:
                         mlflow.log_metrics(_metrics(row), step=row["concurrency"])
@@ -88,7 +88,8 @@ def _run(mlflow: Any, model: str, name: str) -> Any:
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:
     return {
-        name.replace("[", ".").replace("]", ""): str(value)[:_LONGEST_PARAM] for name, value in values.items()
+        name.replace("[", ".").replace("]", "").replace(":", "."): str(value)[:_LONGEST_PARAM]
+        for name, value in values.items()
     }
 
 

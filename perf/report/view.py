@@ -247,6 +247,14 @@ def reproduce(run: RunResult) -> str:
     return f"{head}# sweep.yaml, for: tritonsmith sweep DIR --spec sweep.yaml\n{text}".strip()
 
 
+def all_settings(arm: Arm) -> dict[str, Any]:
+    """Path → value, those of other composing models as `MODEL:path`."""
+    others = {
+        f"{name}:{path}": v for name, values in arm.other_settings.items() for path, v in values.items()
+    }
+    return {**arm.settings, **others}
+
+
 def winner_config(run: RunResult) -> str | None:
     """The settings to put into models.yaml or config.pbtxt, as YAML in Triton's own nesting."""
     if run.verdict.outcome != "winner":
@@ -257,6 +265,9 @@ def winner_config(run: RunResult) -> str | None:
     nested = config_path.with_values({}, arm.settings)
     if arm.variant:
         nested = {"serve": arm.variant.removeprefix(f"{run.spec.model}__"), **nested}
+    if arm.other_settings:
+        nested = {run.spec.model: nested} if nested else {}
+        nested |= {name: config_path.with_values({}, values) for name, values in arm.other_settings.items()}
     if not nested:
         return None
     return yaml.safe_dump(nested, sort_keys=False).strip()

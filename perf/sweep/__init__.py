@@ -24,6 +24,7 @@ from perf.sweep.spec import (
     Placement,
     Search,
     SweepSpec,
+    model_and_path,
     spec_from_mapping,
     spec_from_yaml,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "check_space",
     "default_space",
     "fitted_to_budget",
+    "model_and_path",
     "plan_arms",
     "round_cost_s",
     "setting_from_text",

@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.errors import UsageError
 from perf import config_path
-from perf.sweep.spec import CLIENT_BATCH, MOST_ARMS, SweepSpec
+from perf.sweep.spec import CLIENT_BATCH, MOST_ARMS, SweepSpec, model_and_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Arm:
     config:   the whole model config as Triton's load API takes it, without a name.
     variant:  which of the spec's variants; empty for the model itself.
     batch_size: of the client's requests; None is the spec's.
+    others, other_settings: of other composing models, model → config, and what differs in it.
     """
 
     id: str
@@ -30,6 +31,8 @@ class Arm:
     baseline: bool = False
     variant: str = ""
     batch_size: int | None = None
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    other_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +70,19 @@ def plan_arms(
     current: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     files: Mapping[str, str] | None = None,
+    composing: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """The grid as arms, without the combinations that are the same config.
 
     current:  the model's config as the server uses it; variants: those of the spec's variants.
     files:    variant → digest of its files, "" for the model itself; where it is known, variants of equal files
               and config are one.
+    composing: configs of the other composing models whose settings are in the space.
     Raises UsageError for a value that Triton's proto does not take, and when no combination differs from the
     current config. Of a space that is not searched by grid the A/A pair alone is planned.
     """
     check_space(spec)
-    arms = ArmPlanner(spec, current, variants or {}, files)
+    arms = ArmPlanner(spec, current, variants or {}, files, composing)
     if not spec.is_grid:
         return Plan(tuple(arms.arms), ())
     if spec.combinations > MOST_ARMS:
@@ -109,14 +114,16 @@ class ArmPlanner:
         current: Mapping[str, Any],
         variants: Mapping[str, Mapping[str, Any]],
         files: Mapping[str, str] | None = None,
+        composing: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """See plan_arms."""
         self.spec = spec
         self._files = files or {}
         self.configs = {name: _without_name(config) for name, config in {"": current, **variants}.items()}
+        self._composing = {name: _without_name(config) for name, config in (composing or {}).items()}
         self.arms = [
-            Arm("arm00", "current config", {}, self.configs[""], baseline=True),
-            Arm("arm01", "current config, again", {}, self.configs[""], baseline=True),
+            Arm(id_, label, {}, self.configs[""], baseline=True, others=self._composing)
+            for id_, label in (("arm00", "current config"), ("arm01", "current config, again"))
         ]
         self.notes: list[str] = []
         self._known: dict[object, Arm] = {self._identity(self.arms[0]): self.arms[0]}
@@ -124,10 +131,16 @@ class ArmPlanner:
     def add(self, choice: Choice) -> Arm | None:
         """The combination's arm, new or known; None when its requests would not fit its model."""
         spec = self.spec
-        settings = {path: v for path, v in choice.items() if path not in (VARIANT, CLIENT_BATCH)}
+        of_model: dict[str, dict[str, Any]] = {}
+        for key, value in choice.items():
+            if key not in (VARIANT, CLIENT_BATCH):
+                name, path = model_and_path(key)
+                of_model.setdefault("" if name == spec.model else name, {})[path] = value
+        settings = of_model.pop("", {})
         variant = str(choice.get(VARIANT, ""))
         words = [variant] if variant else []
         words += [config_path.label(settings)] if settings else []
+        words += [f"{name} {config_path.label(values)}" for name, values in of_model.items()]
         batch = choice.get(CLIENT_BATCH)
         words += [f"client batch {batch}"] if batch is not None else []
         text = ", ".join(words) or "current config"
@@ -139,7 +152,11 @@ class ArmPlanner:
         if (batch or spec.batch_size) > max(1, most) and (batch or spec.batch_size <= max(1, most_now)):
             self.notes.append(f"{text}: left out, its max_batch_size {most} takes no such request")
             return None
-        arm = Arm(f"arm{len(self.arms):02d}", text, settings, config, False, variant, batch)
+        others = {
+            name: config_path.with_values(known, of_model.get(name, {}))
+            for name, known in self._composing.items()
+        }
+        arm = Arm(f"arm{len(self.arms):02d}", text, settings, config, False, variant, batch, others, of_model)
         known = self._known.setdefault(self._identity(arm), arm)
         if known is arm:
             self.arms.append(arm)
@@ -180,7 +197,8 @@ class ArmPlanner:
         closed = self.spec.slo_p99_ms is None and self.spec.load_model is None
         if closed and int(config.get("max_batch_size", 0)) > reach:
             config["max_batch_size"] = reach + 1
-        return self._files.get(arm.variant, arm.variant), batch, config_path.identity(config)
+        others = tuple((name, config_path.identity(other)) for name, other in sorted(arm.others.items()))
+        return self._files.get(arm.variant, arm.variant), batch, config_path.identity(config), others
 
 
 def _without_name(config: Mapping[str, Any]) -> dict[str, Any]:

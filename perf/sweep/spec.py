@@ -28,7 +28,8 @@ class SweepSpec(BaseModel):
 
     model:         name in the repository.
     space:         path into Triton's model config → values; the arms are all combinations. The path
-                   client.batch_size is the batch size of the requests.
+                   client.batch_size is the batch size of the requests; `OTHER:path` is of another composing
+                   model of the ensemble load_model.
     variants:      name → directory of another model with the same inputs and outputs; each is combined with
                    the space as the model itself is.
     load_model:    the model that gets the load, an ensemble over `model`; by default `model` itself.
@@ -129,6 +130,12 @@ class SweepSpec(BaseModel):
         return self.load_model or self.model
 
     @property
+    def composing(self) -> tuple[str, ...]:
+        """Other composing models whose settings are in the space."""
+        models = (model_and_path(path)[0] for path in self.space)
+        return tuple(dict.fromkeys(model for model in models if model and model != self.model))
+
+    @property
     def combinations(self) -> int:
         """Points of the grid, the current config's among them."""
         return math.prod(len(values) for values in self.space.values()) * (1 + len(self.variants))
@@ -175,6 +182,14 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
     for path, values in spec.space.items():
         if path == CLIENT_BATCH:
             continue
+        model, path = model_and_path(path)
+        if model and spec.load_model is None:
+            raise SpecError(
+                f"{model}:{path} is of another model, which only counts under load on an ensemble of both",
+                code="bad_value",
+                where=where,
+                fix="--load-model ENSEMBLE",
+            )
         config_path.check_path(path)
         if "[" not in path:  # an element of a list has to be there, which only the model's config tells
             for value in values:
@@ -188,6 +203,12 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
             valid=spec.concurrency,
         )
     return spec
+
+
+def model_and_path(path: str) -> tuple[str, str]:
+    """`tokenizer:instance_group.count` → (tokenizer, instance_group.count); without a model the first is empty."""
+    model, colon, inner = path.partition(":")
+    return (model, inner) if colon else ("", path)
 
 
 def spec_from_yaml(path: Path) -> SweepSpec:

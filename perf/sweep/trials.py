@@ -58,6 +58,6 @@ def _shuffled(arms: Sequence[Arm], shuffle: random.Random, placement: Placement)
     families: dict[str, list[str]] = {}
     for arm in mixed:
         groups = [{**group, "count": 1} for group in arm.config.get("instance_group", [])]
-        family = repr((arm.variant, sorted({**arm.config, "instance_group": groups}.items())))
+        family = repr((arm.variant, sorted({**arm.config, "instance_group": groups}.items()), arm.others))
         families.setdefault(family, []).append(arm.id)
     return [arm_id for family in families.values() for arm_id in family]

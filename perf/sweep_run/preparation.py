@@ -70,7 +70,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
     files = _digests(spec, stage)
-    plan = plan_arms(spec, found.current, found.variants, files)
+    plan = plan_arms(spec, found.current, found.variants, files, found.composing)
     notes += plan.notes
     # Of a search, what stands on the server at once.
     expected = plan.arms if spec.is_grid else plan.arms * (1 + GENERATION // 2)
@@ -90,7 +90,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
     content = _content(spec, stage, options, payloads) if options.output is not None else None
     return Preparation(
         spec=spec,
-        planner=ArmPlanner(spec, found.current, found.variants, files),
+        planner=ArmPlanner(spec, found.current, found.variants, files, found.composing),
         arms=plan.arms,
         notes=tuple(notes),
         placement=placement,
@@ -184,8 +184,7 @@ def _content(spec: SweepSpec, stage: Stage, options: SweepOptions, payloads: Pay
     """None where the model's files cannot be read, which leaves nothing to know a trial again by."""
     if stage.source is None:
         return None
-    others = [*([spec.load_model] if spec.load_model else []), *spec.beside]
-    directories = {name: scratch.model_directory(options.repositories, name) for name in others}
+    directories = {name: scratch.model_directory(options.repositories, name) for name in stage.others}
     return content_of(
         spec,
         f"{options.kind} {stage.server.version}",

@@ -325,3 +325,21 @@ def test_a_variant_that_the_spec_does_not_state_is_refused_with_the_nearest(tmp_
     with pytest.raises(TritonsmithError) as error:
         application(run, run.arms[2], path, NOW)
     assert error.value.code == "unknown_variant" and "fp16" in str(error.value.fix)
+
+
+def test_settings_of_another_composing_model_are_written_into_that_model(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(SPEC)
+    run = swept({DELAY: 0})
+    arm = replace(
+        run.arms[2],
+        others={"other": {"max_batch_size": 8}},
+        other_settings={"other": {"instance_group.count": 2}},
+    )
+    run = replace(run, arms=(*run.arms[:2], arm))
+    plan = application(run, arm, tmp_path / "models.yaml", NOW)
+    assert plan.edits == {
+        ("models", "minilm", "dynamic_batching", "max_queue_delay_microseconds"): 0,
+        ("models", "other", "instance_group"): [{"kind": "KIND_CPU", "count": 2}],
+    }
+    assert plan.after.count("# tritonsmith apply:") == 2
+    assert plan.evidence["arm"]["settings"] == {DELAY: 0, "other:instance_group.count": 2}

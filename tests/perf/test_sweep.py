@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -438,3 +438,35 @@ class TestFitting:
         opened = plan_arms(spec(space=space, concurrency=[1], objective="rate", slo_p99_ms=20), CURRENT)
         assert [len(plan.arms) for plan in (closed, opened)] == [3, 4]
         assert any("the same as" in note for note in closed.notes)
+
+
+class TestComposing:
+    SPACE: ClassVar[dict[str, Any]] = {COUNT: [1, 2], f"tokenizer:{COUNT}": [1, 2]}
+
+    def test_settings_of_two_composing_models_are_one_grid(self) -> None:
+        wanted = spec_from_mapping({"model": "m", "space": self.SPACE, "load_model": "pipe"})
+        assert wanted.composing == ("tokenizer",)
+        plan = plan_arms(wanted, CURRENT, composing={"tokenizer": CURRENT})
+        assert [arm.label for arm in plan.arms[2:]] == [
+            "count 1, tokenizer count 2",
+            "count 2, tokenizer count 1",
+            "count 2, tokenizer count 2",
+        ]
+        counts = [
+            (arm.config["instance_group"][0]["count"], arm.others["tokenizer"]["instance_group"][0]["count"])
+            for arm in plan.arms
+        ]
+        assert counts == [(1, 1), (1, 1), (1, 2), (2, 1), (2, 2)]
+        assert plan.notes == (
+            "count 1, tokenizer count 1: the same as the current config, not measured twice",
+        )
+
+    def test_without_an_ensemble_another_models_settings_are_refused(self) -> None:
+        with pytest.raises(TritonsmithError, match="another model") as error:
+            spec_from_mapping({"model": "m", "space": self.SPACE})
+        assert error.value.fix == "--load-model ENSEMBLE"
+
+    def test_an_unknown_field_of_another_model_is_refused_as_of_its_own(self) -> None:
+        with pytest.raises(TritonsmithError) as error:
+            spec_from_mapping({"model": "m", "space": {"t:instance_group.cuont": [1]}, "load_model": "pipe"})
+        assert error.value.code == "unknown_field"

@@ -21,7 +21,7 @@ from perf.resume import earlier_run
 from perf.run_record import JOURNAL, load_run
 from perf.server import control
 from perf.sweep import SweepSpec
-from perf.sweep_run import SweepOptions, run_sweep
+from perf.sweep_run import SweepOptions, SweepProgress, run_sweep
 from tests.onnx_models import add_model, affine
 from tests.perf.conftest import LiveTriton
 
@@ -41,7 +41,9 @@ max_batch_size: 8
 input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
 output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
 ensemble_scheduling { step [{ model_name: "NAME" model_version: -1
-  input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } }] }
+  input_map { key: "x" value: "x" } output_map { key: "y" value: "mid" } },
+  { model_name: "NAME_last" model_version: -1
+  input_map { key: "x" value: "mid" } output_map { key: "y" value: "y" } }] }
 """
 COUNT, DELAY = "instance_group.count", "dynamic_batching.max_queue_delay_microseconds"
 
@@ -165,25 +167,36 @@ def test_a_variant_with_other_tensors_is_refused_and_named(
     assert "x FP32 [-1, 8]" in str(error.value.seen)
 
 
+@pytest.mark.slow
 def test_a_composing_models_settings_are_swept_under_load_on_its_ensemble_and_another_beside(
     triton: LiveTriton, model: str
 ) -> None:
     add_model(triton.repository, f"{model}_pipe", affine(["batch", 4]), ENSEMBLE.replace("NAME", model))
+    add_model(triton.repository, f"{model}_last", affine(["batch", 4]), CONFIG)
     triton.load(f"{model}_noise", affine(["batch", 4]), CONFIG)
+    seen: dict[str, int] = {}
+
+    def watch(step: SweepProgress) -> None:
+        if step.last is not None:
+            config = control.model_config(triton.http_url, f"{model}_last")
+            seen[step.last.trial.arm_id] = config["instance_group"][0]["count"]
+
     run = run_sweep(
         spec(
             model,
-            space={COUNT: [2]},
+            space={COUNT: [2], f"{model}_last:{COUNT}": [2]},
             load_model=f"{model}_pipe",
             beside={f"{model}_noise": 2},
             rounds=1,
-            duration_s=0.5,
+            concurrency=[1, 2],
+            duration_s=0.3,
         ),
         triton.server,
-        options(triton),
+        options(triton, on_progress=watch),
     )
     control.unload_model(triton.http_url, f"{model}_noise")
     assert run.environment["placement"] == "in_place"
+    assert seen == {"arm00": 1, "arm01": 1, "arm02": 2}  # the other composing model's settings, too
     for trial in run.trials:
         assert trial.error is None and trial.server is not None
         assert trial.server.requests == trial.others[f"{model}_pipe"].requests > 0

@@ -62,7 +62,8 @@ def candidate_of(repository: Path, model: str, locked: LockedModel) -> Candidate
         for n, d in locked.files.items()
         if n != CONFIG and not n.endswith("/") and not n.partition("/")[0].isdigit()
     }
-    plain = model_config_from_text(text)
+    plain = type(config)()
+    plain.CopyFrom(config)
     if plain.version_policy.HasField("specific"):
         # Its numbers are the build's; the published ones are other numbers, and it is one version either way.
         plain.ClearField("version_policy")

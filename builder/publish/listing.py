@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,8 @@ def list_versions(destination: Destination, model: str | None = None) -> list[Ve
     """
     if model is not None:
         return list(_rows(known_state(destination, model)))
-    return [row for name in destination.models() for row in _rows(destination.state(name))]
+    with ThreadPoolExecutor(16) as pool:
+        return [row for state in pool.map(destination.state, destination.models()) for row in _rows(state)]
 
 
 def _rows(state: ModelState) -> Iterator[VersionRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from builder.publish.versions import (
 from builder.spec import ModelSpec
 
 _COMPARED_BYTES = 16 << 20
+# States of models are read side by side: of a store, each takes some round trips.
+_READERS = 16
 
 Tell = Callable[[str, int, int], None]
 """(what is being done, models done, models in all)"""
@@ -147,13 +150,17 @@ def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
     stale_gate(context, set(context.observed))
     locked = context.lock.models
     candidates = {s.name: candidate_of(context.repository, s.name, locked[s.name]) for s in specs}
+    with ThreadPoolExecutor(_READERS) as pool:
+        names = list(candidates)
+        states = dict(zip(names, pool.map(destination.state, names), strict=True))
+        for state in states.values():
+            _refuse_foreign(state, destination)
+        same = pool.map(lambda name: _is_current(candidates[name], states[name], destination), names)
+        current = frozenset(name for name, is_same in zip(names, same, strict=True) if is_same)
     for spec in specs:
-        accuracy_gate(context, spec, locked[spec.name])
-    states = {spec.name: destination.state(spec.name) for spec in specs}
-    for state in states.values():
-        _refuse_foreign(state, destination)
-    _lint(context, candidates, states, destination)
-    current = frozenset(n for n, c in candidates.items() if _is_current(c, states[n], destination))
+        if spec.name not in current:
+            accuracy_gate(context, spec, locked[spec.name])
+    _lint(context, candidates, states, current, destination)
     return _Prepared(context, spec_origin(context.spec), specs, candidates, states, current)
 
 
@@ -190,9 +197,10 @@ def _lint(
     context: Context,
     candidates: Mapping[str, Candidate],
     states: Mapping[str, ModelState],
+    current: Collection[str],
     destination: Destination,
 ) -> None:
-    """Each model is linted among those it will stand with: what is published now, and what is there already."""
+    """Each model that is not there yet is linted among those it will stand with, published now or before."""
     there: dict[str, ModelState] = {}
 
     def around(names: Collection[str]) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
@@ -220,11 +228,11 @@ def _lint(
             waiting += [step.model_name for step in config.ensemble_scheduling.step]
         return configs, served
 
-    for name, candidate in candidates.items():
-        configs, served = around(candidate.steps)
-        lint_gate(candidate, states[name].next_number, configs, served, context.target)
+    for name in (n for n in candidates if n not in current):
+        configs, served = around(candidates[name].steps)
+        lint_gate(candidates[name], states[name].next_number, configs, served, context.target)
     for model in context.spec.models:
-        if model.name not in candidates and set(step_models(model)) & candidates.keys():
+        if model.name not in candidates and set(step_models(model)) & (candidates.keys() - set(current)):
             there[model.name] = destination.state(model.name)
             if there[model.name].served:
                 configs, served = around([model.name])

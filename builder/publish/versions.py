@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,12 @@ VersionState = Literal["served", "kept", "failed", "damaged", "unfinished", "for
 """foreign: somebody else's directory. unfinished: claimed and not, or not yet, uploaded whole."""
 
 
+@lru_cache(maxsize=4096)
+def _named_by(config_text: str) -> tuple[int, ...]:
+    policy = model_config_from_text(config_text).version_policy
+    return tuple(sorted(policy.specific.versions)) if policy.HasField("specific") else ()
+
+
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """One model at a destination.
@@ -58,10 +65,7 @@ class ModelState:
     @property
     def served(self) -> tuple[int, ...]:
         """The versions that config.pbtxt names, oldest first; empty for none, and for a config that names none."""
-        if self.config_text is None:
-            return ()
-        policy = model_config_from_text(self.config_text).version_policy
-        return tuple(sorted(policy.specific.versions)) if policy.HasField("specific") else ()
+        return () if self.config_text is None else _named_by(self.config_text)
 
     @property
     def complete(self) -> tuple[int, ...]:

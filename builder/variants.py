@@ -221,7 +221,9 @@ def _converted(
         if judged is None
         else judged.accuracy.as_dict(),
         "metric": [] if judged is None else [asdict(value) for value in judged.metric],
-        "findings": [] if judged is None else list(judged.findings),
+        "findings": ["not judged: there are no samples; state accuracy.samples"]
+        if judged is None
+        else list(judged.findings),
         **({"layers": [], "suggested_exclude": []} if judged is None else _layers(judged)),
         "converted": list(result.converted),
         "served_files": list(result.files),

@@ -267,3 +267,20 @@ def test_what_keeps_an_engine_from_being_built_is_one_error_each(project: Path, 
     assert all(
         (project / "model_repository" / name / "1" / "model.onnx").is_file() for name in ("m", "volume")
     )
+
+
+def test_a_variant_that_nothing_could_judge_says_so(project: Path, tritonsmith: Run) -> None:
+    """No inputs can be made up for a model that takes seven columns and says any number of them."""
+    proto = onnx_models.model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        [onnx_models.tensor("x", ["batch", "columns"])],
+        [onnx_models.tensor("y", ["batch", 2])],
+        {"w": np.ones((7, 2), np.float32)},
+    )
+    onnx_models.save(proto, project / "m.onnx")
+    (project / "models.yaml").write_text(
+        "models:\n  m: {source: {onnx: m.onnx}, max_batch_size: 8, variants: {fp16: {precision: fp16}}}\n"
+    )
+    result = tritonsmith("build")
+    assert result.returncode == 0, result.stderr
+    assert "not judged: there are no samples" in result.stdout

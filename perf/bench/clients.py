@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.console import emit_text, note
+from builder.errors import TritonsmithError
 from perf.bench.peers import Measured, missing, run_grpcio, run_ours, run_perf_analyzer, run_wrk
 from perf.bench.tiny_server import CACHED, LARGE, MODEL, payload_for, tiny_server, write_models
 from perf.load import ServedAt
@@ -106,15 +107,21 @@ def measure(
             if model not in (models or [model]) or concurrency not in (concurrencies or [concurrency]):
                 continue
             sides = sides_of(served, protocol, model)
-            sides["ours"](concurrency, 0.5)
             done = []
             for number in range(rounds):
                 if quiet_s:
                     wait_for_quiet(quiet_s)
                 names = list(sides) if number % 2 == 0 else list(reversed(sides))
-                measured = {name: sides[name](concurrency, seconds) for name in names}
+                try:
+                    if number == 0:
+                        sides["ours"](concurrency, 0.5)
+                    measured = {name: sides[name](concurrency, seconds) for name in names}
+                except (RuntimeError, TritonsmithError) as error:
+                    note(f"a round of {protocol}, {model}, concurrency {concurrency} is lost: {error}")
+                    continue
                 done.append({name: measured[name] for name in sides})
-            yield Case(protocol, model, concurrency, tuple(done))
+            if done:
+                yield Case(protocol, model, concurrency, tuple(done))
 
 
 def lines_of(case: Case) -> Iterator[str]:

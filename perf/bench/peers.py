@@ -42,7 +42,11 @@ def cpu_s_of(pid: int | None) -> float:
     if pid is None:
         return 0.0
     total = 0.0
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error as error:
+        raise RuntimeError(f"the server ended: {error}") from error
+    for process in processes:
         with suppress(psutil.Error):
             times = process.cpu_times()
             total += times.user + times.system

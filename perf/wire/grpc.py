@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from builder.errors import UsageError
-from perf.wire import http2
 from perf.wire.grpc_connection import GrpcConnection
 from perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
 from perf.wire.target import Closed, Done
@@ -87,22 +86,20 @@ class GrpcTarget:
         host, port = str(parts.hostname), parts.port or 8001
         context = self.tls_context() if parts.scheme == "grpcs" else None
         authority = parts.netloc.rpartition("@")[2]
-        block = http2.header_block(
-            [
-                (":method", "POST"),
-                (":scheme", "https" if context else "http"),
-                (":path", STREAM_METHOD if self.streaming else METHOD),
-                (":authority", authority),
-                ("te", "trailers"),
-                ("content-type", "application/grpc"),
-                *self.headers.items(),
-            ]
-        )
+        fields = [
+            (":method", "POST"),
+            (":scheme", "https" if context else "http"),
+            (":path", STREAM_METHOD if self.streaming else METHOD),
+            (":authority", authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            *self.headers.items(),
+        ]
         loop = asyncio.get_running_loop()
 
         async def opened() -> GrpcConnection:
             _, connection = await loop.create_connection(
-                lambda: GrpcConnection(done, closed, block, self.streaming), host, port, ssl=context
+                lambda: GrpcConnection(done, closed, fields, self.streaming), host, port, ssl=context
             )
             try:
                 await connection.ready

@@ -1,15 +1,16 @@
 """One HTTP/2 connection of a gRPC client: messages out on streams, answers in, flow control both ways.
 
-The header block of a request is one fixed run of bytes; an answer's header blocks are looked up whole in a
-table of those seen before: with a header table of size 0, which our SETTINGS ask for, they repeat byte for
-byte, and only an unseen one is decoded. Format: RFC 9113; gRPC's PROTOCOL-HTTP2.md.
+The fields of a request are in the server's table after the first one, and a few bytes from then on. An answer's
+header blocks are looked up whole in a table of those seen before: with a header table of size 0, which our
+SETTINGS ask for, they repeat byte for byte, and only an unseen one is decoded. Format: RFC 9113; gRPC's
+PROTOCOL-HTTP2.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic_ns
 from typing import cast
 from urllib.parse import unquote
@@ -81,11 +82,15 @@ class _Stream:
 class GrpcConnection(asyncio.Protocol):
     """One HTTP/2 connection; implements perf.wire.target.Connection."""
 
-    def __init__(self, done: Done, closed: Closed, block: bytes, streaming: bool = False) -> None:
+    def __init__(
+        self, done: Done, closed: Closed, fields: Sequence[tuple[str, str]], streaming: bool = False
+    ) -> None:
         self._done = done
         self._streaming = streaming
         self._on_closed: Closed | None = closed
-        self._block = block
+        self._fields = fields
+        self._block = http2.header_block(fields)
+        self._once: bytes | None = None  # the block of the next request alone
         self._streams: dict[int, _Stream] = {}
         self._stream_of: dict[int, int] = {}  # slot → stream
         self._next_stream = 1
@@ -131,6 +136,8 @@ class GrpcConnection(asyncio.Protocol):
         self._stream_of[slot] = number
         length = len(request)
         block = self._block
+        if self._once is not None:
+            block, self._once = self._once, None
         headers = FRAME_HEAD.pack(len(block) << 8 | http2.HEADERS, http2.END_HEADERS, number)
         room = min(self._frame_bytes, self._send_window, self._stream_window)
         if length <= room and not self._held:
@@ -314,10 +321,22 @@ class GrpcConnection(asyncio.Protocol):
         self._most_streams = settings.get(http2.MAX_CONCURRENT_STREAMS, self._most_streams)
         self._settings.update(settings or {0: 0})
         self._write(http2.frame(http2.SETTINGS, http2.ACK, 0))
+        self._choose_blocks(settings.get(http2.HEADER_TABLE_SIZE))
         if not self.ready.done():
             self.open = True
             self.ready.set_result(None)
         self._pump()
+
+    def _choose_blocks(self, table_bytes: int | None) -> None:
+        """How to write the request's fields, which never change: kept in the server's table after the first request
+        they cost it and us a byte each, and it needs not parse them again."""
+        indexing = http2.indexing_block(self._fields)
+        if not self.ready.done():
+            if indexing is not None and (table_bytes is None or table_bytes >= http2.DEFAULT_TABLE_BYTES):
+                self._once, self._block = indexing, http2.indexed_block(len(self._fields))
+        elif table_bytes is not None and table_bytes < http2.DEFAULT_TABLE_BYTES:
+            self._block = http2.header_block(self._fields)
+            self._once = http2.EMPTY_TABLE + self._block
 
     def _on_window(self, number: int, increment_bytes: int) -> None:
         if number == 0:

@@ -5,7 +5,7 @@ Format: RFC 9113 (HTTP/2), sections 4 to 6; RFC 7541 (HPACK), sections 5 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -47,6 +47,8 @@ CANCEL = 8
 
 FRAME_HEAD = Struct(">IBI")
 """(length << 8 | type, flags, stream): the 24-bit length and the type read as one number."""
+EMPTY_TABLE = b"\x20"
+"""Begins a header block: the dynamic table has size 0 from now on (RFC 7541, 6.3)."""
 UINT32 = Struct(">I")
 SETTING = Struct(">HI")
 
@@ -91,6 +93,28 @@ def header_block(fields: Iterable[tuple[str, str]]) -> bytes:
     for name, value in fields:
         block += b"\x00" + _string(name.lower().encode()) + _string(value.encode())
     return bytes(block)
+
+
+DEFAULT_TABLE_BYTES = 4096
+_ENTRY_BYTES = 32
+_FIRST_DYNAMIC = 62
+
+
+def indexing_block(fields: Sequence[tuple[str, str]]) -> bytes | None:
+    """The same fields as literals that the peer keeps in its dynamic table (RFC 7541, 6.2.1), for the first stream
+    of a connection; None when a table of the default size has no room for all of them."""
+    table_bytes = sum(len(name.encode()) + len(value.encode()) + _ENTRY_BYTES for name, value in fields)
+    if table_bytes > DEFAULT_TABLE_BYTES or len(fields) > 127 - _FIRST_DYNAMIC:
+        return None
+    block = bytearray()
+    for name, value in fields:
+        block += b"\x40" + _string(name.lower().encode()) + _string(value.encode())
+    return bytes(block)
+
+
+def indexed_block(count: int) -> bytes:
+    """So many fields that an indexing_block has put into the table, in its order: a byte each (RFC 7541, 6.1)."""
+    return bytes(0x80 | _FIRST_DYNAMIC + place for place in reversed(range(count)))
 
 
 def _string(data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from perf.answers import Validation
 from perf.generator import ClientOptions, generate
 from perf.schedule import Closed, Load, Open
 from perf.wire.grpc import GrpcTarget, decode_message
-from perf.wire.http2 import header_block
+from perf.wire.http2 import header_block, indexed_block, indexing_block
 from perf.wire.payload import InferPayload, request_parameters, tensor_from_array
 from perf.wire.target import Responses
 from tests.perf.fake_grpc import Peer, Script, grpc_server, scripted_server
@@ -406,6 +406,42 @@ def test_what_breaks_the_protocol_is_a_failed_request_that_says_so(
 def test_header_blocks_are_what_an_hpack_decoder_reads(fields: list[tuple[str, str]]) -> None:
     decoded = hpack.Decoder().decode(header_block(fields))
     assert [(str(name), str(value)) for name, value in decoded] == fields
+    decoder, first = hpack.Decoder(), indexing_block(fields)
+    assert (first is None) == (sum(len(n) + len(v) + 32 for n, v in fields) > 4096)
+    for block in () if first is None else (first, *[indexed_block(len(fields))] * 2):
+        assert [(str(name), str(value)) for name, value in decoder.decode(block)] == fields
+
+
+@pytest.mark.parametrize("table", [None, 0, 8192])
+def test_the_servers_table_keeps_a_requests_fields_as_far_as_it_may(table: int | None) -> None:
+    decoder = hpack.Decoder()
+    if table == 0:
+        decoder.header_table_size = decoder.max_allowed_table_size = 0
+    seen_fields: list[list[tuple[str, str]]] = []
+    sizes: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        for number in range(4):
+            stream = await peer.read_request()
+            (block,) = [payload for kind, _, of, payload in peer.frames if kind == 1 and of == stream]
+            sizes.append(len(block))
+            seen_fields.append([(str(name), str(value)) for name, value in decoder.decode(block)])
+            if number == 2:  # the table is taken away in the middle
+                peer.write(4, 0, 0, b"\x00\x01\x00\x00\x00\x00")
+                decoder.max_allowed_table_size = 0
+            good_answer(peer, stream)
+
+    one_at_a_time = b"\x00\x03\x00\x00\x00\x01"
+    size = b"" if table is None else b"\x00\x01" + table.to_bytes(4, "big")
+    seen, _ = scripted(script, one_at_a_time + size, streams=4)
+    assert seen.reasons == [None] * 4
+    assert seen_fields[0][2] == (":path", "/inference.GRPCInferenceService/ModelInfer")
+    assert all(fields == seen_fields[0] for fields in seen_fields)
+    if table == 0:
+        assert set(sizes[:3]) == {sizes[0]}
+    else:
+        assert sizes[1] == sizes[2] == len(seen_fields[0]) < 10, "a byte a field"
+        assert sizes[3] > 100
 
 
 def test_a_message_that_is_not_an_answer_is_a_value_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,9 +41,11 @@ for _ in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class Kills:
-    """How often work was killed, and when: seconds after it began."""
+    """How often publishes were killed, how many different states they left, how many had nothing there before."""
 
-    moments_s: tuple[float, ...]
+    times: int
+    states_seen: int
+    first_publishes: int
 
 
 def kill_at_random(
@@ -53,24 +56,20 @@ def kill_at_random(
     times: int,
     seed: int,
     longest_s: float,
-) -> Kills:
+) -> None:
     """Runs `work` ("module:callable", over and over in a process of its own), kill -9s it at a random moment up to
     `longest_s` after it began, calls `check`, and begins again where the killed one stopped."""
     rng = random.Random(seed)
-    moments: list[float] = []
     with _nursery(work, arguments) as nursery:
         assert nursery.stdin is not None and nursery.stdout is not None
         for _ in range(times):
             nursery.stdin.write("go\n")
             nursery.stdin.flush()
             pid = int(nursery.stdout.readline())
-            moment_s = rng.uniform(0.0, longest_s)
-            time.sleep(moment_s)
+            time.sleep(rng.uniform(0.0, longest_s))
             os.kill(pid, signal.SIGKILL)
             assert nursery.stdout.readline() == "dead\n"
-            moments.append(moment_s)
             check()
-    return Kills(tuple(moments))
 
 
 @contextmanager
@@ -100,6 +99,33 @@ def publish_both(first: str, second: str, url: str) -> None:
     for root in (first, second):
         done = Project(Path(root), url).publish(keep=2)
         assert not done.errors, done.errors
+
+
+def kill_publishes(directory: Path, *, times: int, seed: int) -> Kills:
+    """Two builds of the same models are published over one another, and killed at `times` random moments.
+
+    After each kill a server could load what lies there, and at the end the next publish of each succeeds and
+    leaves nothing behind. Every fourth time the destination is emptied, so that first publishes are killed too.
+    """
+    from tests.builder.publish.projects import two_builds
+
+    published = directory / "published"
+    first, second = two_builds(directory, str(published))
+    seen: list[dict[str, tuple[int, ...]]] = []
+
+    def check() -> None:
+        seen.append(check_directory(published))
+        if len(seen) % 4 == 0:
+            shutil.rmtree(published, ignore_errors=True)
+
+    arguments = [str(first.root), str(second.root), str(published)]
+    kill_at_random("tests.faults:publish_both", arguments, check, times=times, seed=seed, longest_s=0.4)
+    for project in (second, first):
+        assert not project.publish().errors
+    assert check_directory(published) == {m: first.destination.state(m).served for m in ("m", "other")}
+    assert first.labels("m") == "2.0"
+    assert not [p for p in directory.iterdir() if "staging" in p.name], "what a killed one left is swept up"
+    return Kills(len(seen), len({tuple(sorted(s.items())) for s in seen}), len(seen) // 4)
 
 
 def check_destination(destination: Destination) -> dict[str, tuple[int, ...]]:

@@ -77,3 +77,15 @@ class Project:
         content = self.destination.read(model, "labels.txt")
         assert content is not None
         return content.decode().splitlines()[0]
+
+
+def two_builds(tmp_path: Path, url: str, models: tuple[str, ...] = ("m", "other")) -> tuple[Project, Project]:
+    """The same models, built from other sources."""
+    projects = []
+    for name, scale in (("first", 2.0), ("second", 3.0)):
+        project = Project(tmp_path / name, url)
+        project.root.mkdir()
+        project.write(dict.fromkeys(models, scale))
+        project.build()
+        projects.append(project)
+    return projects[0], projects[1]

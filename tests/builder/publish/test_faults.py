@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,50 +10,17 @@ from pathlib import Path
 import pytest
 
 from builder.errors import TritonsmithError
-from tests.builder.publish.projects import Project
+from tests.builder.publish.projects import Project, two_builds
 from tests.failing_proxy import failing_proxy
-from tests.faults import check_destination, check_directory, kill_at_random
+from tests.faults import check_destination, check_directory, kill_publishes
 
 _KILLS = 20
 
 
-def two_builds(tmp_path: Path, url: str, models: tuple[str, ...] = ("m", "other")) -> tuple[Project, Project]:
-    """The same models, built from other sources."""
-    projects = []
-    for name, scale in (("first", 2.0), ("second", 3.0)):
-        project = Project(tmp_path / name, url)
-        project.root.mkdir()
-        project.write(dict.fromkeys(models, scale))
-        project.build()
-        projects.append(project)
-    return projects[0], projects[1]
-
-
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    published = tmp_path / "published"
-    first, second = two_builds(tmp_path, str(published))
-    seen: list[dict[str, tuple[int, ...]]] = []
-
-    def check() -> None:
-        seen.append(check_directory(published))
-        if len(seen) % 4 == 0:
-            shutil.rmtree(published)  # a first publish is killed too
-
-    kills = kill_at_random(
-        "tests.faults:publish_both",
-        [str(first.root), str(second.root), str(published)],
-        check,
-        times=_KILLS,
-        seed=6,
-        longest_s=0.4,
-    )
-    assert len(kills.moments_s) == len(seen) == _KILLS
-    assert len({tuple(sorted(s.items())) for s in seen}) > 5, "the kills hit publishes that got somewhere"
-    second.publish()
-    first.publish()
-    assert check_directory(published) == {m: first.destination.state(m).served for m in ("m", "other")}
-    assert first.labels("m") == "2.0"
-    assert not [p for p in tmp_path.iterdir() if "staging" in p.name], "what a killed one left is swept up"
+    kills = kill_publishes(tmp_path, times=_KILLS, seed=6)
+    assert kills.times == _KILLS and kills.first_publishes > 0
+    assert kills.states_seen > 2, "the kills hit publishes that got somewhere"
 
 
 @pytest.mark.slow
@@ -88,7 +54,7 @@ def test_an_error_of_s3_at_each_call(
 _FULL = """
 import subprocess, sys
 from pathlib import Path
-from tests.builder.publish.projects import Project
+from tests.builder.publish.projects import Project, two_builds
 from tests.faults import check_directory
 small, large, mount = map(Path, sys.argv[1:])
 published = mount / "models"

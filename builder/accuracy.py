@@ -79,7 +79,7 @@ def variant_bounds(precision: str, dtype: str) -> Bounds:
     """Bounds of a variant nobody stated bounds for; integer, boolean and string outputs judge by top-1 of 99 %."""
     if dtype.startswith(("float", "bfloat")):
         return PRECISION_BOUNDS[precision]
-    return default_bounds(dtype) if precision in ("fp32", "tf32") else Bounds(top1=0.99)
+    return default_bounds(dtype) if precision == "fp32" else Bounds(top1=0.99)
 
 
 _DISTANCES = ("relative_l2", "max_abs")

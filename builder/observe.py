@@ -255,7 +255,7 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         "precision": variant.precision,
         "exclude": list(variant.exclude),
         "keep_io": variant.keep_io,
-        "options": variant.options,
+        "options": variant.conversion_options,
         "calibration": spec.calibration if variant.precision in READS_CALIBRATION else None,
     }
     if variant.accuracy.metric is not None:

@@ -84,6 +84,8 @@ class ProfileSpec(Frozen):
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
 READS_CALIBRATION: tuple[Precision, ...] = ("fp16", "int8", "fp8", "nvfp4")
 """Precisions whose conversion looks at `calibration`; fp16 only for overflow."""
+INT4_BLOCKS = (64, 128)
+"""Block sizes of int4 weights that TensorRT takes (its documentation, Quantization Schemes); TensorRT-RTX takes 32, too."""
 
 
 class Variant(Frozen):
@@ -121,6 +123,7 @@ class Variant(Frozen):
                 raise ValueError(
                     "optimization_profiles and profile_per_preferred_batch_size exclude each other"
                 )
+            self._refuse_int4_that_tensorrt_does_not_take()
             return self
         for key in ("engine", "optimization_profiles", "profile_per_preferred_batch_size"):
             if getattr(self, key):
@@ -131,6 +134,26 @@ class Variant(Frozen):
                 "and GPUs of compute capability 10.0 or newer"
             )
         return self
+
+    def _refuse_int4_that_tensorrt_does_not_take(self) -> None:
+        if self.precision != "int4":
+            return
+        wanted: tuple[tuple[str, tuple[object, ...]], ...] = (
+            ("block_size", INT4_BLOCKS),
+            ("symmetric", (True,)),
+            ("format", ("qdq",)),
+        )
+        for key, valid in wanted:
+            if key in self.options and self.options[key] not in valid:
+                told = " or ".join(str(v).lower() for v in valid)
+                raise ValueError(f"TensorRT takes int4 with {key} {told}, not {self.options[key]!r}")
+
+    @property
+    def conversion_options(self) -> dict[str, Any]:
+        """`options`, with the block size that the backend takes where none is stated."""
+        if (self.backend, self.precision) == ("tensorrt", "int4"):
+            return {"block_size": INT4_BLOCKS[0], **self.options}
+        return self.options
 
     def engine_settings(self) -> dict[str, Any]:
         """What a TensorRT engine depends on beside its graph, as JSON: part of its identity."""

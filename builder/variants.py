@@ -207,7 +207,7 @@ def _converted(
         keep_io=variant.keep_io,
         calibration=calibration,
         held_out=None if samples is None else str(base.directory / str(samples)),
-        options=variant.options,
+        options=variant.conversion_options,
     )
     log = log_path(cache, repository, f"{spec.name}/{name}")
     result = run_convert(request, made, log)

@@ -230,8 +230,8 @@ def _nvfp4(
     if not chosen:
         return model, _kept(kept, types), (), ()
     samples = None if calibration is None else calibration.samples
-    notes = ("weights alone: products are computed in fp32",) if samples is None else ()
-    made = nvfp4(model, chosen, request.source_onnx, samples)
+    made, alone = nvfp4(model, chosen, request.source_onnx, samples)
+    notes = (f"{len(alone)} of {len(chosen)} products are fp32 with nvfp4 weights",) if alone else ()
     return made, _kept(kept, types), tuple(chosen), notes
 
 

@@ -3,7 +3,7 @@
 NVFP4: floats of four bits (E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6) in blocks of 16 along the summed dimension, one E4M3
 scale a block and one fp32 scale a tensor. Weights are stored so, behind two DequantizeLinear; activations go through
 TensorRT's operator TRT_FP4DynamicQuantize, which takes the blocks' scales from the values at run time. Sources:
-TensorRT documentation, "Quantized types", NVFP4; onnx-tensorrt, docs/operators.md; ONNX DequantizeLinear 23.
+TensorRT documentation, DynamicQuantize and Quantization Schemes; onnx-tensorrt, docs/operators.md; ONNX DequantizeLinear 23.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ OPSET, IR_VERSION = 23, 11
 """The first with FLOAT4E2M1 in DequantizeLinear."""
 BLOCK = 16
 E2M1_MAX, E4M3_MAX = 6.0, 448.0
+_RANKS = (2, 3)
 DYNAMIC_QUANTIZE, DOMAIN = "TRT_FP4DynamicQuantize", "trt"
 
 
@@ -39,8 +40,10 @@ def unsuitable_nodes(model: Any, nodes: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def nvfp4(model: Any, nodes: Sequence[str], path: str, samples: Sequence[Mapping[str, Array]] | None) -> Any:
-    """The model with the named products in NVFP4; weights alone when samples is None.
+def nvfp4(
+    model: Any, nodes: Sequence[str], path: str, samples: Sequence[Mapping[str, Array]] | None
+) -> tuple[Any, tuple[str, ...]]:
+    """(the model with the named products in NVFP4, products of which only the weight is); without samples all of these.
 
     path: a file of the same model, for running it on the samples, which give each activation its fp32 scale.
     """
@@ -72,8 +75,9 @@ def nvfp4(model: Any, nodes: Sequence[str], path: str, samples: Sequence[Mapping
     del graph.initializer[:]
     graph.initializer.extend(kept)
     graph.node.extend(added)
+    alone = [node.name for node in products if not node.input[0].endswith("_act_nvfp4")]
     in_order(graph)
-    return model
+    return model, tuple(alone)
 
 
 def _stored_weight(graph: Any, added: list[Any], name: str, values: Array, axis: int) -> str:
@@ -122,7 +126,10 @@ def nvfp4_from_fp32(values: Array, axis: int) -> tuple[Array, Array, float]:
 def _activation_scales(
     path: str, samples: Sequence[Mapping[str, Array]], products: Sequence[Any]
 ) -> dict[str, float]:
-    """Largest magnitude of each activation ÷ the largest that both kinds of scale can say."""
+    """Largest magnitude of each activation ÷ the largest that both kinds of scale can say.
+
+    TensorRT's quantizer takes matrices and batches of them; other activations are left out.
+    """
     import numpy as np
 
     names = list(dict.fromkeys(node.input[0] for node in products))
@@ -131,6 +138,8 @@ def _activation_scales(
     inner = run_intermediates(path, [name for name in names if name not in given], samples)
     largest: dict[str, float] = {}
     for _, name, value in (*fed, *inner):
+        if value.ndim not in _RANKS:
+            continue
         largest[name] = max(largest.get(name, 0.0), float(np.abs(value).max(initial=0.0)))
     return {name: value / (E2M1_MAX * E4M3_MAX) for name, value in largest.items() if value > 0}
 

@@ -164,6 +164,8 @@ def test_a_dynamic_dim_without_a_range(tmp_path: Path) -> None:
         ("optimization_profiles: [{}]", "optimization_profiles is for backend: tensorrt"),
         ("precision: nvfp4", "nvfp4 needs backend: tensorrt"),
         ("precision: tf32, exclude: [Conv]", "nothing to exclude"),
+        ("backend: tensorrt, precision: int4, options: {block_size: 32}", "block_size 64 or 128, not 32"),
+        ("backend: tensorrt, precision: int4, options: {symmetric: false}", "symmetric true, not False"),
     ],
 )
 def test_what_a_backend_or_a_precision_does_not_have_is_refused(

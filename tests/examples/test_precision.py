@@ -90,7 +90,7 @@ def test_every_variant_of_the_demo_is_lowered(demo: Demo, tmp_path: Path) -> Non
     [
         ("minilm", "bf16", (), {}),
         ("minilm", "fp8", (), {}),
-        ("minilm", "int4", (), {}),
+        ("minilm", "int4", (), {"block_size": 64}),
         ("minilm", "nvfp4", (), {}),
         ("minilm", "nvfp4", (), {"activations": False}),
         ("crepe", "bf16", (), {}),

@@ -241,7 +241,7 @@ def test_nvfp4_weights_are_what_onnx_says_they_are(tmp_path: Path) -> None:
     """ONNX's own evaluator runs 4-bit floats; the graph that judges must answer as that one does."""
     result, path = made(tmp_path, mlp(), "nvfp4", options={"activations": False})
     assert (result.opset, result.tensorrt_only, result.calibration_rows) == (23, True, 0)
-    assert result.notes == ("weights alone: products are computed in fp32",)
+    assert result.notes == ("2 of 2 products are fp32 with nvfp4 weights",)
     stored = {t.name: t.data_type for t in onnx.load(str(path)).graph.initializer}
     assert stored["w_up_fp4"] == onnx.TensorProto.FLOAT4E2M1
     assert stored["w_up_blocks"] == onnx.TensorProto.FLOAT8E4M3FN
@@ -277,6 +277,16 @@ def test_nvfp4_activations_are_rounded_in_blocks_by_the_values_at_run_time(tmp_p
         levels = np.unique(np.abs(block / np.abs(block).max() * 6).round(3))
         assert set(levels) <= set(E2M1.tolist())
         assert np.abs(block - values).max() <= np.abs(values).max() / 6 * 1.1
+
+
+def test_nvfp4_leaves_activations_that_tensorrt_does_not_take(tmp_path: Path) -> None:
+    """Its quantizer takes two or three dimensions."""
+    weight = np.random.default_rng(8).standard_normal((16, 4)).astype(np.float32)
+    product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    model = network([product], {"w": weight}, ["batch", 2, 3, 16], ["batch", 2, 3, 4])
+    result, path = made(tmp_path, model, "nvfp4", (8, 2, 3, 16))
+    assert result.notes == ("1 of 1 products are fp32 with nvfp4 weights",)
+    assert {n.op_type for n in onnx.load(str(path)).graph.node} == {"DequantizeLinear", "MatMul"}
 
 
 def test_tf32_has_ten_fraction_digits(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from perf.schedule import Closed
 from perf.stats import summary_from_dict
 from tests.perf.fake_server import fake_server
 
+NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)
 
 
@@ -130,7 +132,9 @@ def test_headers_reach_the_questions_as_well_as_the_load() -> None:
         (["URL", "-m", "m", "--sequences", "2", "--request-rate", "5"], UsageError, "two_loads"),
         (["URL", "-m", "m", "--sequences", "2", "-c", "3"], UsageError, "two_loads"),
         (["URL", "-m", "m", "--sequence-length", "many"], UsageError, "bad_span"),
-        (["URL", "-m", "m", "--shared-memory", "cuda"], ToolError, "no_cuda_shared_memory"),
+        pytest.param(
+            ["URL", "-m", "m", "--shared-memory", "cuda"], ToolError, "no_cuda_shared_memory", marks=NO_GPU
+        ),
         (["URL", "-m", "m", "--shared-memory", "system"], TrialError, "shared_memory_refused"),
         (["URL", "-m", "m", "--data", "/no/such.json"], UsageError, "no_data"),
     ],

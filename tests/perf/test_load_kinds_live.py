@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests import onnx_models
 from tests.perf.conftest import LiveTriton
 
 pytestmark = pytest.mark.server
+NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 Protocol = Literal["http", "grpc"]
 
 STREAM = """
@@ -291,6 +293,7 @@ def test_shared_memory_goes_with_sequences_streams_and_processes(
     assert nothing_is_left(kinds)
 
 
+@NO_GPU
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_server_without_a_gpu_refuses_a_gpus_memory_with_its_reason(
     kinds: LiveTriton, protocol: Protocol
@@ -427,7 +430,12 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
         ({"model": "kinds_stream"}, UsageError, "streaming_needed"),
         ({"model": "kinds_sum"}, UsageError, "sequences_needed"),
         ({"model": "kinds_sum", "sequences": True, "load": Open(5)}, UsageError, "bad_load"),
-        ({"model": "kinds_sum", "shared_memory": "cuda"}, ToolError, "no_cuda_shared_memory"),
+        pytest.param(
+            {"model": "kinds_sum", "shared_memory": "cuda"},
+            ToolError,
+            "no_cuda_shared_memory",
+            marks=NO_GPU,
+        ),
         ({"model": "kinds_stream", "streaming": True}, UsageError, "bad_streaming"),
     ],
     ids=str,

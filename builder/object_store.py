@@ -37,6 +37,7 @@ _CREATE: dict[str, dict[str, Any]] = {
     "az": {"overwrite": False},
     "abfs": {"overwrite": False},
 }
+_ATTEMPTS = 2
 # What a download meets on this machine, not in the store.
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -295,6 +296,8 @@ def open_store(url: str) -> ObjectStore:
     options: dict[str, Any] = {"skip_instance_cache": True}
     if scheme not in ("file", "memory"):
         options["use_listings_cache"] = False
+    if scheme == "s3" and "AWS_MAX_ATTEMPTS" not in os.environ:
+        options["config_kwargs"] = {"retries": {"total_max_attempts": _ATTEMPTS}}
     try:
         files = fsspec.filesystem(scheme, **options)
     except Exception as error:  # credentials that a back end looks for when it is made
@@ -303,6 +306,9 @@ def open_store(url: str) -> ObjectStore:
             code="store_open",
             where=None if "://" in url else Where(Path(url)),
         ) from error
+    if scheme == "s3":
+        # Its own attempts, one loop in another around botocore's: five of each would wait for a silent server for hours.
+        files.retries = _ATTEMPTS
     root = str(files._strip_protocol(f"{scheme}://{rest}")).rstrip("/")
     return ObjectStore(f"{scheme}://{rest}".rstrip("/"), files, root)
 

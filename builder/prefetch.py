@@ -70,11 +70,13 @@ def _fetched(requests: Mapping[_Name, str], root: Path, cache: Cache) -> dict[_N
     def now(request: str, dependencies: Sequence[str]) -> str | None:
         return key_now(request, dependencies, root, cache)
 
-    cache.prefetch([request for request in requests.values() if not _is_here(request, now, cache)], now)
-    found = {name: find_cached(request, root, cache) for name, request in requests.items()}
-    return {name: key for name, key in found.items() if key is not None}
+    keys = {name: _key_here(request, now, cache) for name, request in requests.items()}
+    missing = {name: requests[name] for name, key in keys.items() if key is None}
+    cache.prefetch(list(missing.values()), now)
+    keys |= {name: find_cached(request, root, cache) for name, request in missing.items()}
+    return {name: key for name, key in keys.items() if key is not None}
 
 
-def _is_here(request: str, now: Callable[[str, Sequence[str]], str | None], cache: Cache) -> bool:
+def _key_here(request: str, now: Callable[[str, Sequence[str]], str | None], cache: Cache) -> str | None:
     keys = (now(request, dependencies) for dependencies in cache.remembered_here(request))
-    return any(key is not None and cache.has_here(key) for key in keys)
+    return next((key for key in keys if key is not None and cache.has_here(key)), None)

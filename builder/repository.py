@@ -90,6 +90,18 @@ def publish_model(staged: Path, repository: Path) -> None:
         staged.rename(target)
 
 
+def can_exchange(staging: Path) -> bool:
+    """Whether the file system swaps two directories in one step; NFS does not, and then `publish_model` leaves a gap."""
+    left, right = staging / ".left", staging / ".right"
+    left.mkdir()
+    right.mkdir()
+    try:
+        return _exchange(left, right)
+    finally:
+        left.rmdir()
+        right.rmdir()
+
+
 def remove_model(repository: Path, name: str, staging: Path) -> None:
     """Takes a model out of the repository in one rename."""
     target = repository / name

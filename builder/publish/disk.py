@@ -14,7 +14,7 @@ from builder.model_directory import CONFIG
 from builder.publish.destination import Content, Switch
 from builder.publish.state import model_state
 from builder.publish.versions import PROVENANCE, ROOT, ModelState
-from builder.repository import exclusive, publish_model
+from builder.repository import can_exchange, exclusive, publish_model
 
 
 class DiskDestination:
@@ -34,6 +34,13 @@ class DiskDestination:
         """See Destination. Waits while another process changes this directory."""
         self._check()
         with exclusive(self.path) as staging:
+            if not can_exchange(staging):
+                raise BuildError(
+                    "this file system cannot swap two directories in one step, so a kill could leave a model away",
+                    code="no_exchange",
+                    where=Where(self.path),
+                    fix=f"publish to file://{self.path}, which is written as an object store is",
+                )
             self._staging = staging
             try:
                 yield

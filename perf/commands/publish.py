@@ -41,9 +41,7 @@ def publish(
     ],
     models: Annotated[
         Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(
-            metavar="[MODEL]...", help="Only these; default: all of the spec.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.", show_default=False),
     ] = None,
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,

@@ -22,7 +22,7 @@ def versions(
     ],
     model: Annotated[
         Optional[str],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="[MODEL]", help="Only this one; default: all.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Only this one; default: all.", show_default=False),
     ] = None,
     format: FormatOption = Format.text,
 ) -> None:

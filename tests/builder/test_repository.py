@@ -14,6 +14,7 @@ import pytest
 from builder.digest import StatCache
 from builder.errors import BuildError
 from builder.repository import (
+    can_exchange,
     exclusive,
     model_files,
     publish_model,
@@ -58,6 +59,11 @@ def test_a_removed_model_is_gone_and_others_stay(tmp_path: Path) -> None:
     with exclusive(repository) as staging:
         remove_model(repository, "a", staging)
     assert sorted(p.name for p in repository.iterdir()) == ["b"]
+
+
+def test_whether_directories_can_be_exchanged_is_found_out_without_a_trace(tmp_path: Path) -> None:
+    assert can_exchange(tmp_path) == sys.platform.startswith("linux")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_not_ours_is_not_replaced(tmp_path: Path) -> None:

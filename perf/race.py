@@ -59,6 +59,8 @@ class SearchRace:
         self._left_in_generation = 0
         self._final_rounds: int | None = None
         self._first_left_s: float | None = None
+        self.load_arm_s = 0.0
+        """What loading an arm takes, as far as is known."""
 
     def next(self, arms: Sequence[Arm], values: Values, left_s: float, round_s: float) -> Round | Stop:
         """The next round; arms: those still in the race."""
@@ -69,8 +71,9 @@ class SearchRace:
             return self._go(arms, {}, ())
         dropped = self._end_generation(arms, values) if self._round else {}
         remaining = tuple(arm for arm in arms if arm.id not in dropped)
-        room = math.isinf(left_s) or left_s > FINAL_SHARE * self._first_left_s
-        joining = self._propose() if self._final_rounds is None and room else ()
+        room = left_s - self.load_arm_s > FINAL_SHARE * self._first_left_s
+        room = room or math.isinf(left_s) or not self._proposed
+        joining = self._propose(self._generation(left_s)) if self._final_rounds is None and room else ()
         if joining:
             self._left_in_generation = ROUNDS_A_GENERATION - 1
             return self._go((*remaining, *joining), dropped, joining)
@@ -88,13 +91,17 @@ class SearchRace:
         self._round += 1
         return Round(tuple(arms), dropped, joining, self._round - 1)
 
-    def _propose(self) -> tuple[Arm, ...]:
-        """New arms, at most a generation; those that turn out to be known ones are asked for again."""
+    def _generation(self, left_s: float) -> int:
+        """How many arms join at once: fewer where loading them would take more than half of what is left."""
+        if math.isinf(left_s) or self.load_arm_s <= 0:
+            return GENERATION
+        return min(GENERATION, max(1, int(left_s / 2 / self.load_arm_s)))
+
+    def _propose(self, most: int) -> tuple[Arm, ...]:
+        """New arms, at most so many; those that turn out to be known ones are asked for again."""
         joining: list[Arm] = []
-        while len(joining) < GENERATION and self._proposed < self._spec.proposals:
-            choices = self._proposer.ask(
-                min(GENERATION - len(joining), self._spec.proposals - self._proposed)
-            )
+        while len(joining) < most and self._proposed < self._spec.proposals:
+            choices = self._proposer.ask(min(most - len(joining), self._spec.proposals - self._proposed))
             if not choices:
                 break
             for choice in choices:

@@ -10,7 +10,7 @@ from builder.errors import ServerError, TrialError, TritonsmithError
 from perf import scratch
 from perf.constraints import meets
 from perf.finals import SETTLING_LOOKS, SETTLING_ROUNDS, final_trials, is_worth_settling
-from perf.race import race_of
+from perf.race import SearchRace, race_of
 from perf.resume import reusable
 from perf.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
 from perf.search import Stop
@@ -41,6 +41,7 @@ class Course:
         source = scratch.model_directory(options.repositories, spec.model) if options.repositories else None
         self.stage = Stage(spec, server, source, options.scratch)
         self.number = 0
+        self.load_arm_s = 0.0  # side by side, as it took the last time
 
     def run(self) -> RunResult:
         """See run_sweep."""
@@ -96,8 +97,10 @@ class Course:
         ledger = self.ledger
         if self.prepared.placement != "in_place":
             self._say(f"loading {len(arms)} arms side by side")
+        begun_s = time.monotonic()
         for arm_id, error in self.stage.load(arms).items():
             ledger.fail(arm_id, error)
+        self.load_arm_s = (time.monotonic() - begun_s) / max(1, len(arms))
         if not any(arm.baseline and arm.id not in ledger.arm_errors for arm in ledger.arms):
             raise TrialError(
                 f"the current config of '{self.spec.model}' could not be loaded: {ledger.arm_errors['arm00']}",
@@ -110,6 +113,8 @@ class Course:
         spec, ledger, placement = self.spec, self.ledger, self.prepared.placement
         race = race_of(spec, self.prepared.planner)
         while True:
+            if isinstance(race, SearchRace):
+                race.load_arm_s = self.load_arm_s
             values = values_of(spec, ledger.results)
             if not spec.is_grid:
                 facts = facts_of(ledger.results)

@@ -85,7 +85,9 @@ def kill_first_builds(scratch: Path, times: int, seed: int, tell: Tell) -> list[
         ground.write(0)
         ground.write(state := row.times % 2)
         started = time.monotonic()
-        if not _killed(ground.start("build"), rng.uniform(0.0, longest_s)):
+        first = ground.repository / MODELS[0] if row.times % 3 else None
+        moment_s = rng.uniform(0.0, longest_s if first is None else 0.03)
+        if not _killed(ground.start("build"), moment_s, after=first):
             longest_s = 0.5 * longest_s + 0.5 * (time.monotonic() - started)
             continue
         trees = ground.trees()
@@ -186,10 +188,10 @@ def _unsound(published: Path) -> list[str]:
 
 
 def _killed(process: subprocess.Popen[str], moment_s: float, after: Path | None = None) -> bool:
-    """kill -9 after so many seconds; False when it had ended before. after: a directory that is exchanged first."""
+    """kill -9 after so many seconds; False when it had ended before. after: a directory that appears or is exchanged first."""
     with process:
-        old = None if after is None else after.stat().st_ino
-        while after is not None and process.poll() is None and after.stat().st_ino == old:
+        old = None if after is None else _inode(after)
+        while after is not None and process.poll() is None and _inode(after) == old:
             time.sleep(0.002)
         try:
             process.wait(moment_s)
@@ -197,6 +199,13 @@ def _killed(process: subprocess.Popen[str], moment_s: float, after: Path | None 
             process.kill()
         process.communicate()
     return process.returncode == -signal.SIGKILL
+
+
+def _inode(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _failure(process: subprocess.Popen[str]) -> list[str]:

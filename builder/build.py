@@ -43,6 +43,7 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     if options.locked:
         _refuse_unlocked(context, plan)
     if not plan.stale:
+        context.cache.settle()
         context.cache.stats.save()
         outcomes = tuple(_unchanged(context, spec) for spec in _asked(context))
         return BuildResult(context.repository, plan, outcomes)

@@ -240,13 +240,10 @@ class Cache:
         return Artifact(entry.key, target, entry.files, entry.record)
 
     def _begin(self) -> None:
-        """Claims the cache for this process, and gives the shared one what earlier runs could not."""
+        """Claims the cache for this process."""
         with suppress(OSError):
             self._opened_session()
-        with self._guard:
-            is_settled, self._is_settled = self._is_settled, True
-        if not is_settled:
-            self._settle()
+        self.settle()
 
     def _opened_session(self) -> Session:
         with self._guard:
@@ -269,8 +266,11 @@ class Cache:
         except OSError:
             self._given(what, self.shared)
 
-    def _settle(self) -> None:
-        if self.shared is None or not self.shared.writable or not self._owed().is_dir():
+    def settle(self) -> None:
+        """Gives the shared cache, once a run, what earlier runs could not; a build does so by itself."""
+        with self._guard:
+            is_settled, self._is_settled = self._is_settled, True
+        if is_settled or self.shared is None or not self.shared.writable or not self._owed().is_dir():
             return
         owed = sorted(self._owed().iterdir())
         if owed:

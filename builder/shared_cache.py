@@ -93,7 +93,6 @@ class SharedCache:
             entry = self._entry(key)
             if entry is None:
                 return None
-            read = self._known.texts[key]
             why: str | None = self._ask(partial(fetch_entry, entry=entry, into=into), None)
             if why is None:
                 return None  # the store has failed
@@ -103,9 +102,7 @@ class SharedCache:
             _empty(into)
             # Another machine may have replaced or removed it meanwhile.
             self._forget(key)
-            if self._entry(key) is None:
-                return None
-            if self._known.texts[key] == read:
+            if self._entry(key) == entry:
                 self._distrust(key, why)
         return None
 

@@ -170,7 +170,7 @@ def test_errors_name_what_is_there_and_what_was_meant(tmp_path: Path) -> None:
 
 def line(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tritonsmith", "load", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, **options)
 
 
 def test_a_missed_limit_is_exit_4_and_one_json_document() -> None:

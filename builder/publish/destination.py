@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builder.errors import UsageError
 from builder.publish.versions import ModelState
 
 Content = Path | bytes
@@ -82,17 +80,3 @@ class Destination(Protocol):
 
     def withdraw(self, state: ModelState, placeholder: str) -> None:
         """Removes the model whole, so that a server at no time takes what is left for a model."""
-
-
-def open_destination(url: str) -> Destination:
-    """A directory, or an object store's address (s3://, gs://, az://; file:// is a directory written as a store is)."""
-    from builder.publish.disk import DiskDestination
-
-    if "://" not in url:
-        return DiskDestination(Path(os.path.abspath(url)))  # noqa: PTH100 - links are not to be resolved
-    from builder.object_store import open_store
-    from builder.publish.store import StoreDestination
-
-    if url.startswith("memory://"):
-        raise UsageError("no server can read models from memory://", code="store_url", seen=url)
-    return StoreDestination(open_store(url))

@@ -19,6 +19,7 @@ from perf.objective import OBJECTIVES
 from perf.report.numbers import times
 from perf.report.view import all_settings, csv_rows
 from perf.run_record import RunResult, write_json
+from perf.stats import times_end
 from perf.sweep import Arm
 from perf.yaml_edit import REMOVE, has_key, plain_with_value, with_comment_above, with_value
 
@@ -181,7 +182,7 @@ def comment_of(run: RunResult, arm: Arm, model: str) -> str:
     if ratio is not None and ratio.value is not None:
         text = f"{times(ratio)} {what} {run.spec.where_words(verdict.concurrency or 0)}"
         if ratio.interval is not None:
-            text += f" (95 % interval {ratio.interval.low:.2f} to {ratio.interval.high:.2f})"
+            text += f" (95 % interval {times_end(ratio.interval.low)} to {times_end(ratio.interval.high)})"
         parts.append(text)
     if verdict.outcome != "winner" or verdict.arm_id != arm.id:
         parts.append("not a winner, chosen by hand")

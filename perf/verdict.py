@@ -13,7 +13,7 @@ from perf.constraints import CellFacts, meets, nearest_miss
 from perf.objective import MILLION, OBJECTIVES
 from perf.search import Values, values_table
 from perf.slo import beyond_words
-from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict
+from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict, times_end
 from perf.sweep import Arm, SweepSpec
 
 SETTLING_ROUNDS = 3
@@ -245,7 +245,7 @@ def _sentence(
     numbers = f"{ratio.value:.2f}× the current config's {what} {where}"
     if ratio.interval is None:
         return f"Undecided: {arm.label} shows {numbers}, but {ratio.why}."
-    numbers += f" (95 % interval {ratio.interval.low:.2f} to {ratio.interval.high:.2f}"
+    numbers += f" (95 % interval {times_end(ratio.interval.low)} to {times_end(ratio.interval.high)}"
     numbers += ")" if resolution is None else f"; identical configs differed by {resolution:.1%})"
     if outcome == "winner":
         return f"Winner: {arm.label} gives {numbers}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perf.stats import Estimate, Ratio
+from perf.stats import Estimate, Ratio, times_end
 
 
 def rate(value: float | None) -> str:
@@ -40,10 +40,10 @@ def times(ratio: Ratio | None) -> str:
 
 
 def times_span(ratio: Ratio | None) -> str:
-    """`1.22–1.47`."""
+    """`1.22–1.47`; an end that only says that nothing is known is `>99`."""
     if ratio is None or ratio.interval is None:
         return ""
-    return f"{ratio.interval.low:.2f}–{ratio.interval.high:.2f}"
+    return f"{times_end(ratio.interval.low)}–{times_end(ratio.interval.high)}"
 
 
 def percent(share: float) -> str:

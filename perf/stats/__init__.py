@@ -11,6 +11,7 @@ from perf.stats.ratio import (
     fit_rounds,
     ratio_from_dict,
     ratio_interval,
+    times_end,
 )
 from perf.stats.streaming import StreamSummary
 from perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
@@ -38,4 +39,5 @@ __all__ = [
     "ratio_interval",
     "summarise",
     "summary_from_dict",
+    "times_end",
 ]

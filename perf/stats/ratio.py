@@ -63,6 +63,11 @@ def ratio_interval(a_rounds: Sequence[float], b_rounds: Sequence[float], level: 
     return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
 
 
+def times_end(value: float) -> str:
+    """An end of a ratio's interval as text; beyond a hundredfold the digits say nothing."""
+    return f"{value:.2f}" if value < 100 else ">99"
+
+
 @dataclass(frozen=True, slots=True)
 class RoundTable:
     """Log values, arms × rounds, as the model log value = arm + round + noise fits them.

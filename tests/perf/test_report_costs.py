@@ -12,6 +12,7 @@ from perf.report import csv_of, html_of, markdown_of, numbers
 from perf.report.cells import cells_of
 from perf.report.costs import measured_costs
 from perf.run_record import RunResult
+from perf.stats import Interval, Ratio
 from tests.perf.test_report import Page, run_result
 
 
@@ -66,3 +67,8 @@ def test_bars_that_are_all_alike_are_left_out() -> None:
 )
 def test_dollars_have_three_digits(value: float | None, text: str) -> None:
     assert numbers.dollars(value) == text
+
+
+@pytest.mark.parametrize(("high", "text"), [(1.474, "0.90–1.47"), (174_382_112_224.04, "0.90–>99")])
+def test_an_interval_that_tells_nothing_is_not_spelt_out(high: float, text: str) -> None:
+    assert numbers.times_span(Ratio(1.1, Interval(0.9, high, 0.95))) == text

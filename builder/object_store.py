@@ -38,6 +38,7 @@ _CREATE: dict[str, dict[str, Any]] = {
     "abfs": {"overwrite": False},
 }
 _ATTEMPTS = 2
+_PARTS_AT_ONCE = 4
 # What a download meets on this machine, not in the store.
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -129,7 +130,7 @@ class ObjectStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
-                self.files.get_file(self._path(key), str(target), **_callback(transferred))
+                self.files.get_file(self._path(key), str(target), **self._in_parts, **_callback(transferred))
             except FileNotFoundError:
                 target.unlink(missing_ok=True)
                 return False
@@ -143,7 +144,7 @@ class ObjectStore:
                     key, lambda temporary: self.files.put_file(str(file), temporary, **_callback(transferred))
                 )
             else:
-                self.files.put_file(str(file), self._path(key), **_callback(transferred))
+                self.files.put_file(str(file), self._path(key), **self._in_parts, **_callback(transferred))
 
     def copy(self, source: str, target: str) -> None:
         """Copies one object to another, without a detour through this machine where the store can."""
@@ -237,6 +238,11 @@ class ObjectStore:
     def _in_one_piece(self) -> dict[str, Any]:
         """s3fs asks for the size of each object first, to read large ones in parts; what is read here is small."""
         return {"max_concurrency": 1} if self.url.startswith("s3://") else {}
+
+    @property
+    def _in_parts(self) -> dict[str, Any]:
+        """s3fs holds this many parts of a file in memory at a time, of 50 MiB each."""
+        return {"max_concurrency": _PARTS_AT_ONCE} if self.url.startswith("s3://") else {}
 
     @property
     def _is_local(self) -> bool:

@@ -41,7 +41,7 @@ REQUESTS = "requests"
 USED = "used"
 # More requests than this are found by listing all of them once.
 _LIST_EACH = 16
-_FILES_AT_ONCE = 8
+_FILES_AT_ONCE = 4
 # An entry younger than this needs no word that it was used.
 _USED_AFTER_S = 24 * 3600.0
 

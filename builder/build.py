@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,6 +117,10 @@ def _refuse_unlocked(context: Context, plan: BuildPlan) -> None:
         )
 
 
+# Between two writes of the lock while models are laid out.
+_LOCK_EVERY_S = 1.0
+
+
 @contextmanager
 def _executor(context: Context, watch: Watch, models: int) -> Iterator[Executor]:
     """Where the build's models are made; on the way out, however it comes, nothing of it runs any more."""
@@ -144,12 +149,21 @@ class _Run:
     watch: Watch
     _outcomes: dict[str, ModelOutcome] = field(default_factory=dict)
     _locked: dict[str, LockedModel] = field(default_factory=dict)
+    _lock_written_s: float = 0.0
 
     def build(self) -> None:
-        """Settles every model that was asked for."""
+        """Settles every model that was asked for; the lock tells of those that are, even when this is broken off."""
+        in_spec = {m.name for m in self.context.spec.models}
+        self._locked.update({n: m for n, m in self.context.lock.models.items() if n in in_spec})
+        try:
+            self._settle_all()
+        except BaseException:
+            with suppress(OSError):
+                self._write_lock(at_once=True)
+            raise
+
+    def _settle_all(self) -> None:
         context = self.context
-        in_spec = {m.name for m in context.spec.models}
-        self._locked.update({n: m for n, m in context.lock.models.items() if n in in_spec})
         left = [spec for spec in in_build_order(context.spec.models) if spec.name in context.observed]
         stale = [spec for spec in left if not self._is_up_to_date(spec)]
         with _executor(context, self.watch, len(stale)) as executor:
@@ -188,7 +202,7 @@ class _Run:
     def _lay_out(self, spec: ModelSpec, future: Future[Made]) -> ModelOutcome:
         try:
             made = future.result()
-            outcome, entry = lay_out_model(self.context, spec, made, self.staging, self._announce)
+            outcome, entry = lay_out_model(self.context, spec, made, self.staging)
         except CancelledError:
             return _not_built(self.context, spec)
         except TritonsmithError as error:
@@ -197,15 +211,16 @@ class _Run:
             return failed(self.context, spec, error, 0.0)
         if entry is not None and not self.context.options.locked:
             self._locked[spec.name] = entry
-            # The lock follows each model, so that a build killed later does not do this one again.
-            write_lock(lock_path(self.context.spec.path), self.lock())
+            self._write_lock()
         return outcome
 
-    def _announce(self, model: str, entry: LockedModel) -> None:
-        """The lock knows of a new model before its directory is there: after a kill in between, that is no stranger's."""
-        if model not in self._locked and not self.context.options.locked:
-            self._locked[model] = entry
+    def _write_lock(self, *, at_once: bool = False) -> None:
+        """The lock follows the models, so that a build killed later does not do them again; text of all of them at
+        each of a thousand models would take longer than the models do."""
+        now = time.monotonic()
+        if at_once or now - self._lock_written_s > _LOCK_EVERY_S:
             write_lock(lock_path(self.context.spec.path), self.lock())
+            self._lock_written_s = now
 
     def _steps_changed(self, spec: ModelSpec) -> bool:
         """Whether this build gave an ensemble's steps other tensors than it was wired for."""

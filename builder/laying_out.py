@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from builder.observe import config_digests
 from builder.order import called_models
 from builder.outcome import ModelOutcome, VariantOutcome
 from builder.plan import State, make_plan
-from builder.repository import model_files, publish_model, refuse_foreign_model, stage_model
+from builder.repository import (
+    model_files,
+    note_placed,
+    placed,
+    publish_model,
+    refuse_foreign_model,
+    stage_model,
+)
 from builder.spec import ModelSpec, check_model_name
 from builder.tensors import tensor_from_dict
 from builder.variant_config import wire_variant
@@ -32,21 +39,16 @@ from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_va
 
 
 def lay_out_model(
-    context: Context,
-    spec: ModelSpec,
-    made: Made,
-    staging: Path,
-    announce: Callable[[str, LockedModel], None] = lambda model, entry: None,
+    context: Context, spec: ModelSpec, made: Made, staging: Path
 ) -> tuple[ModelOutcome, LockedModel | None]:
     """Stages the model, lints it and makes it visible; what becomes of the lock's entry is the caller's.
 
-    announce: called with the model's name and its entry just before it becomes visible.
     No entry when no variant passes its gate. TritonsmithError when a gate refuses or something cannot be written.
     """
     started = time.monotonic() - made.seconds
-    refuse_foreign_model(
-        context.repository, spec.name, spec.name in context.lock.models or context.options.overwrite
-    )
+    is_locked = spec.name in context.lock.models
+    ours = is_locked or context.options.overwrite or spec.name in placed(staging)
+    refuse_foreign_model(context.repository, spec.name, ours)
     chosen: BuiltVariant | None = None
     if made.variants:
         try:
@@ -72,7 +74,8 @@ def lay_out_model(
         action = "unchanged"
         shutil.rmtree(staged, ignore_errors=True)
     else:
-        announce(spec.name, entry)
+        if not is_locked:
+            note_placed(staging, spec.name)
         publish_model(staged, context.repository)
     outcome = ModelOutcome(
         spec.name,

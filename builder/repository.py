@@ -21,6 +21,8 @@ from pathlib import Path
 from builder.digest import StatCache
 from builder.errors import BuildError, Where
 
+# In the staging directory: names of models that are about to appear where no lock knows of one. No model has this name.
+_PLACED = ".placed"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -29,7 +31,7 @@ _AT_FDCWD = -100
 def exclusive(repository: Path) -> Iterator[Path]:
     """Holds the only right to change the repository and gives a staging directory beside it; waits for another build.
 
-    What a killed build left in staging is removed first.
+    What a killed build left in staging is removed first, but for the names that it noted with `note_placed`.
     """
     parent = repository.parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -37,15 +39,32 @@ def exclusive(repository: Path) -> Iterator[Path]:
     handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in parent.glob(f".{repository.name}.staging-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        leftovers = list(parent.glob(f".{repository.name}.staging-*"))
         staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{repository.name}.staging-"))
         try:
+            for left in leftovers:
+                for name in placed(left):
+                    note_placed(staging, name)
+                shutil.rmtree(left, ignore_errors=True)
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     finally:
         os.close(handle)
+
+
+def note_placed(staging: Path, name: str) -> None:
+    """Tells the next build, should this one be killed, that the model's directory is no stranger's."""
+    with (staging / _PLACED).open("a", encoding="utf-8") as file:
+        file.write(f"{name}\n")
+
+
+def placed(staging: Path) -> frozenset[str]:
+    """The models that this build, or one killed before it, brought in without a lock that says so."""
+    try:
+        return frozenset((staging / _PLACED).read_text(encoding="utf-8").split("\n")) - {""}
+    except FileNotFoundError:
+        return frozenset()
 
 
 def stage_model(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,9 @@ import pytest
 from builder.build import build
 from builder.cache import Cache
 from builder.context import BuildOptions
-from builder.lock import Lock, lock_path, write_lock
-from builder.repository import publish_model
+from builder.lock import lock_path, read_lock
 from tests import onnx_models
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -54,20 +57,33 @@ def test_a_flipped_bit_that_no_stat_shows_is_not_laid_out_and_healed_by_the_next
     assert laid_out.read_bytes() == content
 
 
-def test_a_new_model_is_in_the_lock_before_it_is_visible(options: BuildOptions, tmp_path: Path) -> None:
-    """A kill between the two leaves what the next build takes for its own, even when the sources changed meanwhile."""
-    repository = tmp_path / "model_repository"
-    aside = tmp_path / "aside" / "m"
-    aside.parent.mkdir()
-    (repository / "m").rename(aside)
-    write_lock(lock_path(options.spec), Lock())
-    # A repository that cannot take the model in: the build ends where a kill would.
-    repository.rmdir()
-    repository.write_text("in the way")
-    with pytest.raises(OSError):
-        build(again(options))
-    repository.unlink()
-    publish_model(aside, repository)
+_KILLED = """
+import os, sys
+from pathlib import Path
+from builder.build import build
+from builder.cache import Cache
+from builder.context import BuildOptions
+spec = Path(sys.argv[1])
+build(BuildOptions(spec, cache=Cache(spec.parent / "cache")), lambda told: os._exit(9) if told.done == 3 else None)
+"""
+
+
+def test_what_a_killed_first_build_left_is_no_strangers_even_when_the_sources_changed(
+    options: BuildOptions, tmp_path: Path
+) -> None:
+    spec = options.spec.read_text()
+    options.spec.write_text(
+        spec + "".join(spec.removeprefix("models:\n").replace("m:", f"{n}:", 1) for n in "no")
+    )
+    shutil.rmtree(tmp_path / "model_repository")
+    (tmp_path / "models.lock.json").unlink()
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(options.spec)], cwd=ROOT)
+    assert killed.returncode == 9
+    assert sorted(p.name for p in (tmp_path / "model_repository").iterdir()) == ["m", "n", "o"]
+    assert not {"m", "n", "o"} <= set(read_lock(lock_path(options.spec)).models), "the lock is behind"
     onnx_models.save(onnx_models.affine(("batch", 3), scale=7.0), tmp_path / "m.onnx")
     assert not build(again(options)).errors
-    assert (repository / "m" / "1" / "model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    for model in ("m", "n", "o"):
+        laid_out = tmp_path / "model_repository" / model / "1" / "model.onnx"
+        assert laid_out.read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    assert not [p for p in tmp_path.iterdir() if "staging" in p.name]

@@ -156,15 +156,19 @@ class Ground:
         done = self.run("build", *arguments)
         if done.returncode:
             return [f"the next build ended with {done.returncode}: {last_line(done.stderr)}"]
+        return self.problems(wanted)
+
+    def problems(self, wanted: Trees) -> list[str]:
+        """What a build failed to do; nothing when all is as the spec says."""
         problems = []
         stale = self.stale()
         if stale:
-            problems.append(f"after the next build a plan is not empty: {stale[0]}")
+            problems.append(f"after the build a plan is not empty: {stale[0]}")
         if self.trees() != wanted:
-            problems.append("the next build left something else than the spec says")
+            problems.append("the build left something else than the spec says")
         left = [p.name for p in self.root.iterdir() if "staging" in p.name]
         if left:
-            problems.append(f"the next build left {left[0]} behind")
+            problems.append(f"the build left {left[0]} behind")
         return problems
 
 

@@ -55,6 +55,12 @@ def error_of(result: RunResult) -> TritonsmithError | None:
             code="nothing_meets_constraints",
             fix="loosen the constraint, or sweep other settings",
         )
+    if not result.trials:
+        return TrialError(
+            "the budget was spent before a trial could begin",
+            code="budget_too_small",
+            fix="a larger --budget, or fewer settings and load points",
+        )
     if not any(trial.summary for trial in result.trials):
         return TrialError("every trial failed", code="all_trials_failed", seen=result.trials[-1].error)
     return None

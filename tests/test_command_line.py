@@ -22,6 +22,12 @@ COMMANDS = (
     "compare",
     "apply",
     "demo",
+    "init",
+    "diff",
+    "publish",
+    "rollback",
+    "versions",
+    "cache",
 )
 
 
@@ -48,7 +54,9 @@ USAGE = [
     (["biuld"], "build"),
     (["build", "--fromat", "json"], "--format"),
     (["build", "--format", "xml"], "json"),
-    (["sweep"], "--model"),
+    (["sweep"], "there is no model repository here"),
+    (["rollback", "m"], "--at"),
+    (["cache", "gc", "--max-size", "many"], "not a size"),
 ]
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from builder.digest import digest_of_bytes
+
 FORMAT = 1
 RECORD = "artifact.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -33,7 +35,7 @@ class Entry:
 
 
 def text_of_entry(entry: Entry) -> str:
-    """artifact.json of an entry; sorted, so that the same entry gives the same text."""
+    """artifact.json of an entry, with a digest of all else in it; sorted, so that the same entry gives the same text."""
     content = {
         "format": FORMAT,
         "key": entry.key,
@@ -43,7 +45,7 @@ def text_of_entry(entry: Entry) -> str:
         "files": dict(entry.files),
         "record": entry.record,
     }
-    return json.dumps(content, indent=1, sort_keys=True)
+    return _text({**content, "digest": digest_of_bytes(_text(content).encode())})
 
 
 def entry_from_text(text: str | bytes, key: str) -> Entry:
@@ -51,6 +53,10 @@ def entry_from_text(text: str | bytes, key: str) -> Entry:
     data = json.loads(text)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("key") != key:
         raise ValueError("another format or key")
+    # Entries of older versions have none.
+    digest = data.pop("digest", None)
+    if digest is not None and digest != digest_of_bytes(_text(data).encode()):
+        raise ValueError(f"{RECORD} does not match its own digest")
     files, record = data.get("files"), data.get("record")
     if not isinstance(files, dict) or not isinstance(record, dict):
         raise ValueError("no files or no record")
@@ -65,6 +71,10 @@ def entry_from_text(text: str | bytes, key: str) -> Entry:
         int(data.get("size_bytes", 0)),
         float(data.get("created_s", 0.0)),
     )
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True)
 
 
 def is_digest(text: str) -> bool:

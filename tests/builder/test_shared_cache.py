@@ -95,9 +95,14 @@ DAMAGES = {
     "half a manifest": lambda store: store.put(
         f"{SHARD}/artifact.json", store.get(f"{SHARD}/artifact.json")[:80]
     ),
+    "a bit flip in the manifest": lambda store: store.put(
+        f"{SHARD}/artifact.json", store.get(f"{SHARD}/artifact.json").replace(b'"opset": 20', b'"opset": 21')
+    ),
     "a manifest that leads outside": lambda store: store.put(
         f"{SHARD}/artifact.json",
-        store.get(f"{SHARD}/artifact.json").replace(b"sub/model.onnx", b"../../../outside"),
+        store.get(f"{SHARD}/artifact.json")
+        .replace(b"sub/model.onnx", b"../../../outside")
+        .replace(b'"digest"', b'"no digest"'),
     ),
 }
 

@@ -184,9 +184,12 @@ class _Run:
 
     def _may_settle(self, spec: ModelSpec, left: list[ModelSpec], futures: dict[str, Future[Made]]) -> bool:
         """Whether it is made, and no model that it calls waits still."""
-        waiting = {other.name for other in left}
         future = futures.get(spec.name)
-        return (future is None or future.done()) and waiting.isdisjoint(set(step_models(spec)) - {spec.name})
+        if future is not None and not future.done():
+            return False
+        steps = set(step_models(spec)) - {spec.name}
+        # Asked of every model again and again: those that call nobody must not cost a look at all the others.
+        return not steps or steps.isdisjoint(other.name for other in left)
 
     def _settle(self, spec: ModelSpec, futures: dict[str, Future[Made]], executor: Executor) -> None:
         future = futures.get(spec.name)

@@ -127,9 +127,10 @@ class Cache:
         names = sorted(dependencies)
         name = record_name(names, key)
         path = self._requests(request) / str(name)
-        if not path.is_file():
+        text = text_of_record(names)
+        if not _is_text(path, text):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text_of_record(names))
+            write_atomically(path, text)
             self._hand_on(f"request.{request}.{name}")
 
     def remembered(self, request: str) -> Iterator[tuple[str, ...]]:
@@ -318,6 +319,14 @@ def _note_use(record: Path) -> None:
     if time.time() - record.stat().st_mtime > USED_EVERY_S:
         with suppress(PermissionError, OSError):
             os.utime(record)
+
+
+def _is_text(path: Path, text: str) -> bool:
+    """Whether the file says this; a damaged one does not, and is written again."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _is_renamed(made: Path, target: Path) -> bool:

@@ -81,6 +81,16 @@ def test_two_builds_at_once_put_the_same_key(tmp_path: Path) -> None:
     assert Cache(tmp_path).get(KEY) is not None
 
 
+def test_a_damaged_memory_is_none_and_the_next_run_heals_it(tmp_path: Path) -> None:
+    request = digest_of_value("a request")
+    Cache(tmp_path).remember(request, ["m.py"], KEY)
+    (record,) = (tmp_path / "requests").rglob("*.json")
+    record.write_text(record.read_text()[:9])
+    assert list(Cache(tmp_path).remembered(request)) == []
+    Cache(tmp_path).remember(request, ["m.py"], KEY)
+    assert list(Cache(tmp_path).remembered(request)) == [("m.py",)]
+
+
 def test_the_cache_remembers_which_files_a_request_read(tmp_path: Path) -> None:
     cache, request = Cache(tmp_path), digest_of_value("a request")
     first, second, third = (digest_of_value(n) for n in range(3))

@@ -51,7 +51,7 @@ def local_cache(scratch: Path, times: int, seed: int, tell: Tell) -> list[Row]:
             _damage(ground.cache_directory / file, damage)
             problems, action = _rebuilt(ground, wanted)
             remade += action == "exported"
-            shutil.rmtree(ground.repository)
+            shutil.rmtree(ground.repository, ignore_errors=True)
             options = BuildOptions(ground.root / "models.yaml", cache=Cache(ground.cache_directory))
             (again,) = build(options).outcomes
             healed = [] if again.action in ("laid out", "from cache") else [f"{file} was not healed"]
@@ -245,7 +245,7 @@ def _rebuilt(ground: Ground, wanted: Mapping[str, Mapping[str, str]]) -> tuple[l
     shutil.rmtree(ground.repository)
     done = ground.run("build", "--format", "json")
     if done.returncode:
-        return [f"the build ended with {done.returncode}: {last_line(done.stderr)}"], "failed"
+        return [f"the build that met it ended with {done.returncode}: {last_line(done.stderr)}"], "failed"
     return ground.problems(wanted), actions_in(done)["first"]
 
 

@@ -117,7 +117,10 @@ def shared_cache(scratch: Path, times: int, seed: int, tell: Tell) -> list[Row]:
                 shutil.rmtree(ground.root)
                 ground.forget(cache=True)
             row.settle(problems)
-        row.seen = f"right content, by digest; made again {remade} times by the first machine; the second found it healed"
+        row.seen = (
+            f"right content, by digest; made again {remade} times by the first machine; "
+            "the second found it healed (but for the format's marker)"
+        )
         rows.append(row)
     return rows
 

@@ -82,7 +82,7 @@ def errors_of_a_publish(scratch: Path, times: int, seed: int, tell: Tell) -> lis
                 problems += _publish(projects[now], url)
                 problems += _unsound(url)
                 row.settle([*problems, *_left_to_do(projects[now], url)])
-            row.seen = f"at all times a whole version, by digest ({failed} publishes failed with one error)"
+            row.seen = f"a whole version after each run, by digest ({failed} publishes failed with one error)"
             rows.append(row)
     return rows
 
@@ -109,8 +109,8 @@ def two_publishers(scratch: Path, times: int, seed: int, tell: Tell) -> list[Row
             problems += problems_of_next_publish(projects[number % 2], url)
             row.settle([*problems, *_unsound(url)])
     row.seen = (
-        f"at all times whole versions, by digest; {refused} of {2 * times} publishes found a model changed meanwhile, "
-        "said so and published the others"
+        f"whole versions after each pair, by digest; {refused} of {2 * times} publishes found a model changed meanwhile "
+        "and said so"
     )
     return [row]
 

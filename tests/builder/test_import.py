@@ -81,6 +81,7 @@ def test_a_foreign_repository_is_checked_imported_changed_and_rebuilt(
     stale = json.loads(tritonsmith("plan", "--format", "json").stdout)["actions"]
     assert {(a["model"], a["action"], a["reason"]) for a in stale if a["reason"]} == {
         ("tenfold", "export", "source_changed"),
+        ("tenfold", "render", "export_changed"),
         ("tenfold", "lay_out", "export_changed"),
         ("labelled", "lay_out", "source_changed"),
     }

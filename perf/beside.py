@@ -58,7 +58,9 @@ class BesideLoad:
 
 
 def _answered(http_url: str, model: str) -> int:
-    return sum(int(version.get("inference_count", 0)) for version in control.model_statistics(http_url, model))
+    return sum(
+        int(version.get("inference_count", 0)) for version in control.model_statistics(http_url, model)
+    )
 
 
 def _work(http_url: str, concurrency: int, payloads: Sequence[InferPayload]) -> None:

@@ -1,4 +1,4 @@
-# make install | demo | test | quick | lint | format | bench | constraints | clean
+# make install | demo | test | nightly | quick | lint | format | bench | constraints | clean
 # The first two need nothing but Python 3.10–3.12 with venv, on x86-64 Linux with glibc >= 2.35.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick lint format bench constraints clean
+.PHONY: help install demo test nightly quick lint format bench constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on 
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+nightly: $(STAMP)  ## the whole suite with its longest tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nightly
 
 quick: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server and not demo"

@@ -56,8 +56,17 @@ _NEEDS: dict[str, Callable[[], str | None]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--nightly` runs the long tests, too."""
+    parser.addoption("--nightly", action="store_true", help="run the tests marked nightly, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what this machine cannot run, with the reason in the report."""
+    if not config.getoption("--nightly"):
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(pytest.mark.skip(reason="long: run by `make nightly` (pytest --nightly)"))
     for mark, missing in _NEEDS.items():
         wanting = [item for item in items if item.get_closest_marker(mark)]
         reason = missing() if wanting else None

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.cache import Cache
+from builder.cache_entry import entry_from_text, text_of_entry
 from builder.cache_listing import Listed, list_local, list_store
 from builder.cache_session import running_sessions
 from builder.cache_sweep import Limits, choose, sweep_local, sweep_store
@@ -203,9 +205,9 @@ def test_what_was_downloaded_or_put_a_moment_ago_stays_in_the_shared_cache(
     manifest = f"artifacts/{key(0)[:2]}/{key(0)}/artifact.json"
     text = store.get(manifest)
     assert text is not None
-    aged = json.loads(text)
-    aged["created_s"] -= 2 * DAY_S
-    store.put(manifest, json.dumps(aged).encode())
+    entry = entry_from_text(text, key(0))
+    aged = replace(entry, created_s=entry.created_s - 2 * DAY_S)
+    store.put(manifest, text_of_entry(aged).encode())
     age(tmp_path / "share", 2)
     put(Cache(tmp_path / "machine", SharedCache(store.url)), 5)
     assert Cache(tmp_path / "reader", SharedCache(store.url)).get(key(0)) is not None

@@ -52,10 +52,12 @@ def test_a_field_comes_back(field: Any, data: st.DataObject) -> None:
     there_and_back(message)
 
 
-@pytest.mark.slow
-def test_ten_thousand_configs_come_back() -> None:
+@pytest.mark.parametrize(
+    "count", [1_500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.nightly])]
+)
+def test_thousands_of_configs_come_back(count: int) -> None:
     rng = random.Random(5)
-    for number in range(10_000):
+    for number in range(count):
         message = random_message(model_config_descriptor(), rng)
         try:
             there_and_back(message)

@@ -123,6 +123,7 @@ def exported(name: str, out: Path, **changes: Any) -> ExportResult:
     return run_export(request, out, out.with_suffix(".log"))
 
 
+@pytest.mark.nightly
 def test_crepe_answers_in_onnx_as_in_torch(tmp_path: Path) -> None:
     result = exported("crepe", tmp_path / "crepe", max_batch_size=32, sample_batch_sizes=(1, 3, 32))
     assert result.accuracy.passed
@@ -133,6 +134,7 @@ def test_crepe_answers_in_onnx_as_in_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_minilm_answers_in_onnx_as_in_torch(tmp_path: Path) -> None:
     int64 = dtype_from_config("TYPE_INT64")
     result = exported(

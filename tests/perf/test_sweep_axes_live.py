@@ -71,6 +71,7 @@ def in_place(triton: LiveTriton, output: Path | None = None, **changes: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_is_resumed_by_content_and_measures_only_what_is_new(
     triton: LiveTriton, model: str, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_search_proposes_arms_and_a_budget_is_kept(triton: LiveTriton, model: 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_highest_rate_that_keeps_a_p99_is_found_for_every_arm(triton: LiveTriton, model: str) -> None:
     run = run_sweep(
         spec(model, space={COUNT: [2]}, objective="rate", slo_p99_ms=200, concurrency=[1], rounds=1),

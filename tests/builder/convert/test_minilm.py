@@ -66,6 +66,7 @@ def cosine(result: GateResult) -> float:
     return min(d.cosine for d in result.accuracy.deviations)
 
 
+@pytest.mark.nightly
 def test_rounding_results_too_ruins_the_embedding(exported: Path, tmp_path: Path) -> None:
     result = judged(exported, tmp_path, "int8", quantize_outputs=True)
     assert not result.passed

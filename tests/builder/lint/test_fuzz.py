@@ -89,10 +89,11 @@ def run(count: int, seed: int, root: Path) -> None:
         assert time.process_time() - started < 1.0, f"seed {seed}, number {number} took too long"
 
 
-def test_some_hundred_mutations(tmp_path: Path) -> None:
-    run(400, SEED, tmp_path)
+def test_two_thousand_mutations(tmp_path: Path) -> None:
+    run(2_000, SEED, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_thousand_mutations(tmp_path: Path) -> None:
     run(10_000, SEED + 1, tmp_path)

@@ -32,6 +32,9 @@ __all__ = [
     "reference_samples_path",
 ]
 
+# Between two writes of the lock while models are laid out.
+_LOCK_EVERY_S = 1.0
+
 
 def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     """Brings the repository up to date with its spec.
@@ -115,10 +118,6 @@ def _refuse_unlocked(context: Context, plan: BuildPlan) -> None:
             where=Where(lock_path(context.spec.path)),
             fix="tritonsmith build, without --locked, and commit the lock file; tritonsmith plan shows all",
         )
-
-
-# Between two writes of the lock while models are laid out.
-_LOCK_EVERY_S = 1.0
 
 
 @contextmanager
@@ -205,7 +204,7 @@ class _Run:
     def _lay_out(self, spec: ModelSpec, future: Future[Made]) -> ModelOutcome:
         try:
             made = future.result()
-            outcome, entry = lay_out_model(self.context, spec, made, self.staging)
+            outcome, entry = lay_out_model(self.context, self.plan, spec, made, self.staging)
         except CancelledError:
             return _not_built(self.context, spec)
         except TritonsmithError as error:

@@ -23,7 +23,7 @@ from builder.model_config import model_config_from_spec, model_config_from_text,
 from builder.observe import config_digests
 from builder.order import called_models
 from builder.outcome import ModelOutcome, VariantOutcome
-from builder.plan import State, make_plan
+from builder.plan import BuildPlan, State
 from builder.repository import (
     model_files,
     note_placed,
@@ -39,7 +39,7 @@ from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_va
 
 
 def lay_out_model(
-    context: Context, spec: ModelSpec, made: Made, staging: Path
+    context: Context, plan: BuildPlan, spec: ModelSpec, made: Made, staging: Path
 ) -> tuple[ModelOutcome, LockedModel | None]:
     """Stages the model, lints it and makes it visible; what becomes of the lock's entry is the caller's.
 
@@ -68,7 +68,7 @@ def lay_out_model(
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
         _refuse_another(context, spec, entry)
-    action = _action(context, spec, made)
+    action = _action(plan, spec, made)
     if dict(entry.files) == dict(context.observed[spec.name].files):
         # A server that polls need not load it again; and no leftover may stand where an ensemble looks for its steps.
         action = "unchanged"
@@ -114,10 +114,9 @@ def variant_outcomes(
     )
 
 
-def _action(context: Context, spec: ModelSpec, made: Made) -> str:
+def _action(plan: BuildPlan, spec: ModelSpec, made: Made) -> str:
     if made.action != "from cache":
         return made.action
-    plan = make_plan({spec.name: context.observed[spec.name]}, context.lock)
     return "laid out" if plan.of(spec.name, "export").state is State.UP_TO_DATE else "from cache"
 
 

@@ -17,7 +17,7 @@ from builder.publish import Expected, Switched
 from builder.samples import Sample
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from perf.wire.rest import model_path
+from perf.wire.rest import exchange, model_path
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -209,21 +209,9 @@ def _exchange(
     headers: Mapping[str, str],
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, Mapping[str, str], bytes]:
-    """One request on a connection of its own → (status, header fields in lower case, body)."""
-    parts = urlsplit(target.base_url)
-    assert parts.hostname is not None
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port or 443, timeout=timeout_s, context=target.tls_context()
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+    """perf.wire.rest.exchange, its failures as the error that people see."""
     try:
-        sent = {**target.headers, **headers, "Connection": "close"}
-        connection.request(method, parts.path.rstrip("/") + path, body, sent)
-        response = connection.getresponse()
-        return response.status, {n.lower(): v for n, v in response.getheaders()}, response.read()
+        return exchange(target, method, path, body, headers, timeout_s)
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(
             f"the server at {target.url} does not answer: {error or type(error).__name__}",
@@ -231,8 +219,6 @@ def _exchange(
             seen=f"{method} {path}",
             fix="is it running, and is this its HTTP port (8000 by default)?",
         ) from error
-    finally:
-        connection.close()
 
 
 def _reason(answer: bytes) -> str:

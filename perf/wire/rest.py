@@ -22,23 +22,41 @@ def model_path(model: str, version: str = "") -> str:
     return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
-def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:
-    """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
+def exchange(
+    target: HttpTarget,
+    method: str,
+    path: str,
+    body: bytes | str | None,
+    headers: Mapping[str, str],
+    timeout_s: float = _TIMEOUT_S,
+) -> tuple[int, Mapping[str, str], bytes]:
+    """One request on a connection of its own → (status, header fields in lower case, body).
+
+    OSError or http.client.HTTPException when nothing answers: what that means is the caller's to say.
+    """
     parts = urlsplit(target.base_url)
     assert parts.hostname is not None
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port or 443, timeout=_TIMEOUT_S, context=target.tls_context()
+            parts.hostname, parts.port or 443, timeout=timeout_s, context=target.tls_context()
         )
     else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_TIMEOUT_S)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
     try:
-        headers = {**target.headers, "Connection": "close"}
-        sent = None if body is None else json.dumps(body)
-        connection.request(method, parts.path.rstrip("/") + path, sent, headers)
+        sent = {**target.headers, **headers, "Connection": "close"}
+        connection.request(method, parts.path.rstrip("/") + path, body, sent)
         response = connection.getresponse()
-        status, answer = response.status, response.read()
+        return response.status, {n.lower(): v for n, v in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:
+    """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
+    try:
+        sent = None if body is None else json.dumps(body)
+        status, _, answer = exchange(target, method, path, sent, {})
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(
             f"nothing answers HTTP at {target.url}",
@@ -48,8 +66,6 @@ def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: objec
             if isinstance(error, ssl.SSLCertVerificationError)
             else "is the server up, and is this its HTTP port (8000 by default)?",
         ) from error
-    finally:
-        connection.close()
     try:
         value = json.loads(answer) if answer else None
     except ValueError:

@@ -6,12 +6,14 @@ import errno
 import itertools
 import json
 import os
+import select
 import signal
 import sys
 from types import FrameType
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from builder import __version__
 from builder import cli as builder_cli
@@ -19,8 +21,26 @@ from builder.console import emit_text, note
 from builder.errors import TritonsmithError
 from perf import cli as perf_cli
 
+
+class _Passed(BaseException):
+    """Carries an error past Typer, which would answer it in its own way: silently, and with other exit codes."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, OSError) as error:
+            raise _Passed(error) from error
+
+
 app = typer.Typer(
     name="tritonsmith",
+    cls=_Commands,
     help="From one spec file to a verified, tuned, live Triton model repository.",
     no_args_is_help=True,
     add_completion=True,
@@ -68,7 +88,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = app(args=arguments, standalone_mode=False)
+        result = _call(arguments)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except TritonsmithError as error:
@@ -78,12 +98,18 @@ def _run(arguments: list[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         note("interrupted; nothing half-written was left")
+        # Python keeps a mark when a Ctrl-C leaves code that was compiled from a string (a dataclass being made,
+        # say), caught or not, and would end `python -m tritonsmith` by SIGINT for it; other such code clears it.
+        exec("")  # noqa: S102
         return 130
     except _Terminated:
         note("terminated; nothing half-written was left")
         return 143
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error, but nothing more can be written.
+        # The reader of our output went away (`| head`): not an error, but nothing more can be written. Any
+        # other pipe or socket that broke is one.
+        if not _reader_is_gone(sys.stdout.fileno()):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -94,6 +120,19 @@ def _run(arguments: list[str]) -> int:
             "  fix:   free space or permissions, then run the same command again"
         )
         return 1
+
+
+def _call(arguments: list[str]) -> object:
+    try:
+        return app(args=arguments, standalone_mode=False)
+    except _Passed as passed:
+        raise passed.error from None
+
+
+def _reader_is_gone(descriptor: int) -> bool:
+    looked = select.poll()
+    looked.register(descriptor, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in looked.poll(0))
 
 
 def _report(error: TritonsmithError, arguments: list[str]) -> int:

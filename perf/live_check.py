@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.accuracy import AccuracyReport, Bounds, compare, report_from_deviations
-from builder.errors import TrialError
+from builder.errors import ServerError, TrialError
 from builder.samples import Sample, SampleSet
 from builder.tensors import dtype_from_numpy
 
@@ -112,7 +112,10 @@ def open_client(protocol: Protocol, url: str, concurrency: int) -> Any:
     """tritonclient's client of that protocol, to be used in a `with`."""
     if protocol == "http":
         import tritonclient.http as http
+        from gevent.hub import Hub
 
+        if KeyboardInterrupt not in Hub.NOT_ERROR:  # gevent prints a Ctrl-C before it passes it on
+            Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
         return http.InferenceServerClient(
             url, concurrency=concurrency, network_timeout=120.0, connection_timeout=120.0
         )
@@ -126,7 +129,8 @@ def ask(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The server's answer to one sample: its outputs by name.
 
-    parameters: further arguments of tritonclient's infer, such as sequence_id. TrialError when it is refused.
+    parameters: further arguments of tritonclient's infer, such as sequence_id. TrialError when it is refused,
+    ServerError when nobody answers.
     """
     if protocol == "http":
         import tritonclient.http as api
@@ -148,4 +152,10 @@ def ask(
             code="request_refused",
             seen=sample.label,
         ) from None
+    except OSError as error:  # a connection refused, reset or silent, which tritonclient passes on as it is
+        raise ServerError(
+            f"no answer to a request to {model!r} over {protocol}: {error}",
+            code="server_unreachable",
+            seen=sample.label,
+        ) from error
     return {name: result.as_numpy(name) for name in sample.outputs}

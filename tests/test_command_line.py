@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 
 COMMANDS = (
     "plan",
@@ -79,8 +80,40 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         errors = process.stderr.read()
-    assert "Traceback" not in errors, errors
+    assert process.returncode == 141 and not errors, errors
 
 
 def test_version(tritonsmith: Run) -> None:
     assert tritonsmith("--version").stdout.startswith("tritonsmith ")
+
+
+def ends(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """The command line run on a command of the test's own that ends so."""
+    (tmp_path / "ends.py").write_text(
+        f"import tritonsmith\n@tritonsmith.app.command()\ndef ends():\n    {body}\ntritonsmith.main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "ends", "ends"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+def test_ctrl_c_is_130_and_says_so_wherever_it_falls(tmp_path: Path, body: str) -> None:
+    result = ends(body, tmp_path)
+    assert (result.returncode, result.stderr) == (130, "interrupted; nothing half-written was left\n")
+
+
+def test_a_socket_that_breaks_is_not_taken_for_a_reader_that_went_away(tmp_path: Path) -> None:
+    result = ends("raise BrokenPipeError(32, 'Broken pipe')", tmp_path)
+    assert result.returncode == 1 and "BrokenPipeError" in result.stderr
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    result = ends("raise OSError(28, 'No space left on device', '/full/file')", tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error[disk]: No space left on device: /full/file")

@@ -292,7 +292,8 @@ def test_a_closed_loop_has_steps_too_and_a_ramp_comes_before_the_measurement() -
             *("--format", "json"),
         )
     summary = json.loads(text)["summary"]
-    assert summary["duration_s"] == pytest.approx(0.3, abs=0.1)
+    # What the data still call warm-up, on a busy machine for one, is left out of the 0.3 s after the ramp.
+    assert summary["warmup_s"] + summary["duration_s"] == pytest.approx(0.3, abs=0.1)
     assert summary["load"]["ramp_s"] == 0.4
 
 

@@ -97,7 +97,7 @@ def _of_artifacts(context: Context, spec: ModelSpec, future: Future[Made]) -> Mo
     except CancelledError:
         return _not_built(context, spec)
     except TritonsmithError as error:
-        return failed(context, spec, error, 0.0)
+        return _failed_or_stopped(context, spec, error)
     told = variant_outcomes(spec, made.variants, None)
     return ModelOutcome(spec.name, "cached", 1, made.base.directory, made.seconds, {}, None, told)
 
@@ -208,9 +208,7 @@ class _Run:
         except CancelledError:
             return _not_built(self.context, spec)
         except TritonsmithError as error:
-            if error.code.endswith("_cancelled"):
-                return _not_built(self.context, spec)
-            return failed(self.context, spec, error, 0.0)
+            return _failed_or_stopped(self.context, spec, error)
         if entry is not None and not self.context.options.locked:
             self._locked[spec.name] = entry
             self._write_lock()
@@ -250,3 +248,10 @@ def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:
 
 def _not_built(context: Context, spec: ModelSpec) -> ModelOutcome:
     return ModelOutcome(spec.name, "not built", 1, context.repository / spec.name, 0.0, {})
+
+
+def _failed_or_stopped(context: Context, spec: ModelSpec, error: TritonsmithError) -> ModelOutcome:
+    """What was stopped because another model failed is not built; it has no failure of its own."""
+    if error.code.endswith("_cancelled"):
+        return _not_built(context, spec)
+    return failed(context, spec, error, 0.0)

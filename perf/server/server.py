@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 from builder.errors import ServerError
@@ -88,7 +90,8 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
 
 def server_ended(server: Server, when: str) -> ServerError:
     """The error for a server that is gone and should not be, with the last words of its log."""
-    how = "does not answer any more" if server.pid is None else f"ended with exit code {server.exit_code}"
+    code = server.exit_code
+    how = f"ended with exit code {code}{_signal_of(code)}" if server.pid else "does not answer any more"
     return ServerError(
         f"tritonserver {how} {when}",
         code="server_died",
@@ -97,10 +100,26 @@ def server_ended(server: Server, when: str) -> ServerError:
     )
 
 
+def _signal_of(exit_code: int | None) -> str:
+    if exit_code is None or exit_code <= 128:
+        return ""
+    with suppress(ValueError):
+        return f" ({signal.Signals(exit_code - 128).name})"
+    return ""
+
+
+# What a crash writes: C++'s own words of an exception that nobody caught.
+_CRASH = re.compile(r"terminate called |\s*what\(\): ")
+_ERROR = re.compile(r"E\d{4} |error: |\S*tritonserver: ")
+_NO_GPU = "CudaDriverHelper has not been initialized"  # said at every start on a machine without a GPU
+
+
 def last_words(server: Server) -> str | None:
-    """The last error of the log, else its last line."""
+    """What a crash said; else the last error of the log; else its last line."""
     if server.log_path is None or not server.log_path.exists():
         return None
     lines = [line for line in server.log_path.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"E\d{4} |error: |\S*tritonserver: ", line)]
+    if crash := [line.strip() for line in lines if _CRASH.match(line)]:
+        return " ".join(crash[-2:])
+    errors = [line for line in lines if _ERROR.match(line) and _NO_GPU not in line]
     return next(reversed(errors or lines), None)

@@ -10,6 +10,8 @@ from builder.commands.options import (
     DEFAULT_SPEC,
     Format,
     FormatOption,
+    RemoteCacheOption,
+    RemoteCacheReadOnlyOption,
     RepositoryOption,
     SpecOption,
     TargetOption,
@@ -47,6 +49,8 @@ def publish(
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
     target: TargetOption = None,
+    remote_cache: RemoteCacheOption = None,
+    remote_cache_read_only: RemoteCacheReadOnlyOption = False,
     keep: Annotated[
         int, typer.Option(min=1, help="Versions of a model that stay, newest first; served ones always do.")
     ] = 3,
@@ -72,9 +76,8 @@ def publish(
     from builder.publish import PublishOptions, open_destination
     from builder.publish import publish as run_publish
 
-    options = PublishOptions(
-        build_options(spec, repository, templates, target=target), tuple(models or ()), keep, dry_run
-    )
+    built = build_options(spec, repository, templates, remote_cache, remote_cache_read_only, target=target)
+    options = PublishOptions(built, tuple(models or ()), keep, dry_run)
     release = release_from_flags(reload, header, ca_file, reload_timeout)
     place = open_destination(destination)
     with progress() as bar:

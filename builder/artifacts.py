@@ -56,6 +56,8 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
         named.append((model.source.reference, ("source", model.source.kind)))
     named += [(name, ("source", "files")) for name in model.source.files]
     named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
+    if model.smoke is not None:
+        named.append((model.smoke, ("smoke",)))
     for reference, keys in named:
         where = spec.where(model.name, *keys)
         try:

@@ -136,6 +136,11 @@ class ModelSpec(Frozen):
         {},
         description="files laid into the model's directory (labels, warm-up data): path in it → file",
     )
+    smoke: str | None = Field(
+        None,
+        description=".npz with a few requests and the answers that a published version must give (inputs and outputs "
+        "by name, or 0/NAME, 1/NAME, …); default: the build's own samples",
+    )
     config: TritonMessage = Field(description="Triton's own fields, written beside ours")
 
     @model_validator(mode="after")

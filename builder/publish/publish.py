@@ -27,7 +27,7 @@ from builder.publish.provenance import (
     sweep_evidence,
 )
 from builder.publish.release import Release, Switched
-from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples
+from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
 from builder.publish.undo import expected_of, follow_or_undo
 from builder.publish.versions import (
     ROOT,
@@ -38,6 +38,7 @@ from builder.publish.versions import (
     surplus,
     versions_to_serve,
 )
+from builder.samples import SampleSet
 from builder.spec import ModelSpec
 
 _COMPARED_BYTES = 16 << 20
@@ -160,6 +161,8 @@ def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
     for spec in specs:
         if spec.name not in current:
             accuracy_gate(context, spec, locked[spec.name])
+            if spec.smoke is not None:
+                stated_samples(spec, context.spec, candidates[spec.name].config)
     _lint(context, candidates, states, current, destination)
     return _Prepared(context, spec_origin(context.spec), specs, candidates, states, current)
 
@@ -384,15 +387,7 @@ def _upload(
 
 
 def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
-    path = reference_samples_path(prepared.context.options, spec.name)
-    if path is None:
-        why = (
-            "the source was taken over as it is, without recorded answers"
-            if candidate.locked.accuracy.get("samples") == 0
-            else "the source's answers are no longer in the cache"
-        )
-        return None, {"samples": 0, "bounds": {}, "note": why}
-    samples, why = smoke_samples(path, candidate.config)
+    samples, why = _smoke_samples(prepared, spec, candidate)
     if samples is None:
         return None, {"samples": 0, "bounds": {}, "note": why}
     bounds = smoke_bounds(spec, candidate.locked.served, samples)
@@ -421,3 +416,16 @@ def _disk(error: OSError) -> BuildError:
         code="disk",
         fix="free space or permissions, then publish again; what was served before still is",
     )
+
+
+def _smoke_samples(
+    prepared: _Prepared, spec: ModelSpec, candidate: Candidate
+) -> tuple[SampleSet | None, str]:
+    if spec.smoke is not None:
+        return stated_samples(spec, prepared.context.spec, candidate.config), ""
+    path = reference_samples_path(prepared.context.options, spec.name)
+    if path is not None:
+        return smoke_samples(path, candidate.config)
+    if candidate.locked.accuracy.get("samples") == 0:
+        return None, "the source was taken over as it is, without recorded answers; state some with `smoke:`"
+    return None, "the source's answers are no longer in the cache"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.accuracy import PRECISION_BOUNDS, Bounds, variant_bounds
+from builder.artifacts import source_path
+from builder.errors import SpecError
 from builder.samples import Sample, SampleSet, load_samples, save_samples
-from builder.spec import ModelSpec
+from builder.spec import ModelSpec, RepositorySpec
 from builder.tensors import DTYPES, dtype_from_config
 
 if TYPE_CHECKING:
@@ -24,9 +26,64 @@ def smoke_samples(path: Path, config: Any) -> tuple[SampleSet | None, str]:
     path:   the artifact's .npz. config: the ModelConfig that is served.
     A batch becomes its first row; at most 3 requests and 8 MiB in all.
     """
+    return _fitted(load_samples(path), config)
+
+
+def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> SampleSet:
+    """The requests and answers of the file that the spec names as `smoke`, as smoke_samples gives them.
+
+    SpecError `smoke_file` when it does not go with the config; BuildError when it cannot be read.
+    """
+    assert spec.smoke is not None
+    inputs, outputs = ({t.name: t for t in tensors} for tensors in (config.input, config.output))
+    read = load_samples(source_path(spec.smoke, repository.root))
+
+    def refused(label: str, problem: str, seen: str | None = None, valid: Sequence[str] = ()) -> SpecError:
+        where = repository.where(spec.name, "smoke")
+        return SpecError(
+            f"{spec.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
+        )
+
+    parted: list[Sample] = []
+    for sample in read.samples:
+        arrays = {**sample.inputs, **sample.outputs}
+        unknown = sorted(arrays.keys() - inputs.keys() - outputs.keys())
+        if unknown:
+            raise refused(
+                sample.label, "the model has no such input or output", unknown[0], [*inputs, *outputs]
+            )
+        missing = [n for n, t in inputs.items() if n not in arrays and not t.optional]
+        if missing:
+            raise refused(sample.label, f"no array for the input {missing[0]!r}")
+        for name, array in arrays.items():
+            dims = list((inputs.get(name) or outputs[name]).dims)
+            shape = array.shape[1 if config.max_batch_size > 0 else 0 :]
+            if len(shape) != len(dims) or any(d not in (-1, n) for d, n in zip(dims, shape, strict=True)):
+                batch = ["batch"] if config.max_batch_size > 0 else []
+                raise refused(
+                    sample.label,
+                    f"{name!r} does not fit config.pbtxt",
+                    f"shape {list(array.shape)}",
+                    [f"[{', '.join(map(str, [*batch, *dims]))}]"],
+                )
+        if not outputs.keys() & arrays.keys():
+            raise refused(sample.label, "no answer to compare", valid=list(outputs))
+        parted.append(
+            Sample(
+                {n: a for n, a in arrays.items() if n in inputs},
+                {n: a for n, a in arrays.items() if n in outputs},
+                sample.label,
+            )
+        )
+    fitted, why = _fitted(SampleSet(tuple(parted), read.origin), config)
+    if fitted is None:
+        raise refused(spec.smoke, why)
+    return fitted
+
+
+def _fitted(samples: SampleSet, config: Any) -> tuple[SampleSet | None, str]:
     if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
         return None, "a model with state or with several responses has no single answer"
-    samples = load_samples(path)
     kept: list[Sample] = []
     size = 0
     for sample in samples.samples:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builder.errors import GateError
@@ -134,12 +135,32 @@ def test_an_explicit_server_follows_or_all_is_as_before(
         back = rollback(project.destination, "published", None, release)
         assert back.version == 1 and ask(url, "published") == ("1", 3.0)
     assert {m: a.failed for m, a in asked.items()} == {"published": [], "beside": []}
-    assert asked["beside"].requests > 200 and asked["published"].versions[:2] == ["1", "2"]
+    assert asked["beside"].requests > 20 and asked["published"].versions[:2] == ["1", "2"]
     assert asked["published"].versions[-1] == "1"
     told = [(r.version, r.state) for r in list_versions(project.destination, "published")]
     assert told == [(4, "failed"), (3, "failed"), (2, "kept"), (1, "served")]
     control.unload_model(url, "published")
     control.unload_model(url, "beside")
+
+
+def test_a_model_that_was_taken_over_is_held_to_the_answers_its_spec_states(
+    triton: LiveTriton, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, str(triton.repository))
+    release = LiveRelease([HttpTarget(triton.http_url)], 60.0)
+    x = np.ones((1, 3), np.float32)
+    np.savez(tmp_path / "smoke.npz", x=x, y=3.0 * x)
+    for scale, served in ((2.0, (1,)), (7.0, (1,))):
+        project.write({"taken": scale}, "    smoke: smoke.npz\n")
+        project.build()
+        (told,) = project.publish(release=release).models
+        assert told.served == served and not told.notes
+        if scale == 2.0:
+            assert told.error is None and "2 answers as recorded" in told.live
+        else:
+            assert told.error is not None and "the smoke test of 'taken' version 2" in told.error.message
+        assert ask(triton.http_url, "taken") == ("1", 3.0)
+    control.unload_model(triton.http_url, "taken")
 
 
 def test_a_server_that_polls_never_sees_half_a_model(tmp_path: Path) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from builder.build import build
 from builder.context import context_of
-from builder.errors import GateError
+from builder.errors import GateError, SpecError
 from builder.lock import LockedModel
 from builder.model_config import model_config_from_text
 from builder.publish.gates import accuracy_gate
-from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples
+from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
 from builder.samples import Sample, SampleSet, load_samples, save_samples
 from builder.spec import load_spec
 from tests import onnx_models
@@ -81,6 +82,50 @@ def test_no_recorded_request_has_its_reason(
 ) -> None:
     kept, told = smoke_samples(samples(tmp_path / "s.npz", **made), model_config_from_text(config))
     assert kept is None and why in told
+
+
+STATED = """\
+models:
+  m:
+    source: {directory: sources/m}
+    smoke: smoke.npz
+"""
+X, Y = np.ones((2, 3), np.float32), np.full((2, 3), 3.0, np.float32)
+
+
+def stated(tmp_path: Path, arrays: dict[str, np.ndarray[Any, Any]], config: str = PLAIN) -> SampleSet:
+    (tmp_path / "models.yaml").write_text(STATED)
+    np.savez(tmp_path / "smoke.npz", **arrays)
+    spec = load_spec(tmp_path / "models.yaml")
+    return stated_samples(spec.models[0], spec, model_config_from_text(config))
+
+
+def test_requests_and_answers_of_ones_own(tmp_path: Path) -> None:
+    one = stated(tmp_path, {"x": X, "y": Y})
+    assert [(list(s.inputs), list(s.outputs)) for s in one.samples] == [(["x"], ["y"])]
+    assert one.samples[0].outputs["y"].shape == (1, 3), "one row is enough"
+    two = stated(tmp_path, {"0/x": X, "0/y": Y, "1/x": 2 * X, "1/y": 2 * Y})
+    assert two.samples[1].inputs["x"][0, 0] == 2.0
+
+
+REFUSED = [
+    ("an unknown name", {"x": X, "z": Y}, PLAIN, ("no such input or output", "seen:  z", "valid: x, y")),
+    ("no input", {"y": Y}, PLAIN, ("no array for the input 'x'",)),
+    ("no answer", {"x": X}, PLAIN, ("no answer to compare", "valid: y")),
+    ("another shape", {"x": X[0], "y": Y}, PLAIN, ("'x' does not fit", "shape [3]", "[batch, 3]")),
+    ("state", {"x": X, "y": Y}, PLAIN + "sequence_batching { }", ("single answer",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "arrays", "config", "told"), REFUSED, ids=[r[0] for r in REFUSED])
+def test_a_file_that_does_not_go_with_the_model_names_its_line(
+    sentence: str, arrays: dict[str, np.ndarray[Any, Any]], config: str, told: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        stated(tmp_path, arrays, config)
+    assert caught.value.code == "smoke_file"
+    text = str(caught.value)
+    assert "models.yaml:4: m: smoke.npz: " in text and all(part in text for part in told), text
 
 
 SPEC = """

@@ -27,13 +27,13 @@ demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on 
 	$(BIN)/tritonsmith demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 nightly: $(STAMP)  ## the whole suite with its longest tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nightly
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nightly
 
 quick: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server and not demo"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not server and not demo"
 
 # TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
 $(STUBS): | $(STAMP)

@@ -62,7 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot run, with the reason in the report."""
+    """Skips what this machine cannot run, with the reason in the report; files of long tests come first."""
+    _long_files_first(items)
     if not config.getoption("--nightly"):
         for item in items:
             if item.get_closest_marker("nightly"):
@@ -73,6 +74,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reason:
             for item in wanting:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _long_files_first(items: list[pytest.Item]) -> None:
+    """Two processes share the files out in this order: with a long one last, one of them would only wait for it."""
+    lengths: dict[Path, list[float]] = {}
+    for item in items:
+        timeout, slow = item.get_closest_marker("timeout"), item.get_closest_marker("slow")
+        known = lengths.setdefault(item.path, [0.0, 0.0])
+        known[0] = max(known[0], timeout.args[0] if timeout else 0.0)
+        known[1] += slow is not None
+    items.sort(key=lambda item: lengths[item.path], reverse=True)
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -16,11 +16,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from builder.compile.request import CompileRequest
+from builder.compile.request import CompileRequest, CompileResult
 from builder.digest import write_atomically
 from builder.tensors import DTYPES
+
+if TYPE_CHECKING:
+    from builder.compile.network import BuiltEngine
 
 FORMAT = 1
 _CONFIG_BY_TENSORRT = {d.tensorrt: d.config for d in DTYPES if d.tensorrt is not None}
@@ -65,3 +68,40 @@ def sidecar(
 def write_sidecar(path: Path, content: Mapping[str, Any]) -> None:
     """Writes it, whole or not at all."""
     write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def finished(
+    request: CompileRequest,
+    built: BuiltEngine,
+    path: Path,
+    *,
+    version: str,
+    compute_capability: str | None,
+    gpu: str | None = None,
+    device_memory_bytes: Sequence[int] = (),
+    notes: tuple[str, ...] = (),
+) -> CompileResult:
+    """Writes the sidecar beside the engine at `path`; what the build came to."""
+    content = sidecar(
+        request,
+        version=version,
+        compute_capability=compute_capability,
+        gpu=gpu,
+        tensors=built.tensors,
+        engine_bytes=built.engine_bytes,
+        device_memory_bytes=device_memory_bytes,
+    )
+    beside = path.with_name(f"{path.name}.json")
+    write_sidecar(beside, content)
+    return CompileResult(
+        engine=request.engine,
+        engine_path=path.name,
+        sidecar_path=beside.name,
+        engine_bytes=built.engine_bytes,
+        version=version,
+        compute_capability=compute_capability,
+        parse_seconds=built.parse_seconds,
+        build_seconds=built.build_seconds,
+        timing_cache=built.timing_cache,
+        notes=notes,
+    )

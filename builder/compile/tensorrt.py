@@ -11,7 +11,7 @@ from builder.compile.cuda import Gpu, gpus
 from builder.compile.failures import BuildLog
 from builder.compile.network import build_engine, logger_of
 from builder.compile.request import CompileRequest, CompileResult
-from builder.compile.sidecar import sidecar, write_sidecar
+from builder.compile.sidecar import finished
 from builder.compile.timing_cache import TimingCache
 from builder.errors import BuildError, ToolError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 PLAN = "model.plan"
+_STRIPPED = "its weights are stripped: Triton cannot serve it before a refit"
 OLDEST = 10
 """The oldest major whose strongly typed networks this code is written for."""
 
@@ -58,29 +59,15 @@ def compile_tensorrt(request: CompileRequest, out_dir: Path, cancelled: Callable
     )
     path = out_dir / PLAN
     built = build_engine(trt, request, path, log, cancelled, cache)
-    content = sidecar(
+    return finished(
         request,
+        built,
+        path,
         version=version,
         compute_capability=gpu.compute_capability,
         gpu=gpu.name,
-        tensors=built.tensors,
-        engine_bytes=built.engine_bytes,
         device_memory_bytes=_device_memory(trt, path, request, log),
-    )
-    write_sidecar(path.with_name(f"{PLAN}.json"), content)
-    return CompileResult(
-        engine=request.engine,
-        engine_path=PLAN,
-        sidecar_path=f"{PLAN}.json",
-        engine_bytes=built.engine_bytes,
-        version=version,
-        compute_capability=gpu.compute_capability,
-        parse_seconds=built.parse_seconds,
-        build_seconds=built.build_seconds,
-        timing_cache=built.timing_cache,
-        notes=("its weights are stripped: Triton cannot serve it before a refit",)
-        if request.options.strip
-        else (),
+        notes=(_STRIPPED,) if request.options.strip else (),
     )
 
 

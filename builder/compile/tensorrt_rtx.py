@@ -15,13 +15,13 @@ from typing import Any
 from builder.compile.failures import BuildLog
 from builder.compile.network import build_engine
 from builder.compile.request import CompileOptions, CompileRequest, CompileResult
-from builder.compile.sidecar import sidecar, write_sidecar
+from builder.compile.sidecar import finished
 from builder.compile.timing_cache import TimingCache
 from builder.errors import ToolError
 
 PROOF = "model.rtx"
 
-# Names that RTX 1.7 has and without a GPU refuses or ignores: tried one by one, see docs/tensorrt.md.
+# Names that RTX 1.7 has and without a GPU refuses or ignores: tried one by one.
 _UNPROVEN: tuple[tuple[str, object], ...] = (
     ("version_compatible", False),
     ("exclude_lean_runtime", False),
@@ -58,26 +58,8 @@ def compile_tensorrt_rtx(
     )
     path = out_dir / PROOF
     built = build_engine(rtx, request, path, BuildLog(), cancelled, cache)
-    content = sidecar(
-        request,
-        version=version,
-        compute_capability=request.compute_capability,
-        gpu=None,
-        tensors=built.tensors,
-        engine_bytes=built.engine_bytes,
-    )
-    write_sidecar(path.with_name(f"{PROOF}.json"), content)
-    return CompileResult(
-        engine=request.engine,
-        engine_path=PROOF,
-        sidecar_path=f"{PROOF}.json",
-        engine_bytes=built.engine_bytes,
-        version=version,
-        compute_capability=request.compute_capability,
-        parse_seconds=built.parse_seconds,
-        build_seconds=built.build_seconds,
-        timing_cache=built.timing_cache,
-        notes=notes,
+    return finished(
+        request, built, path, version=version, compute_capability=request.compute_capability, notes=notes
     )
 
 

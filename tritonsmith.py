@@ -21,6 +21,8 @@ from builder.console import emit_text, note
 from builder.errors import TritonsmithError
 from perf import cli as perf_cli
 
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
+
 
 class _Passed(BaseException):
     """Carries an error past Typer, which would answer it in its own way: silently, and with other exit codes."""
@@ -72,18 +74,31 @@ perf_cli.register(app)
 _CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived; raised so that every `finally` on the way out runs."""
+class _Sigterm:
+    """SIGTERM is a Ctrl-C with words and an exit code of its own: what was measured is kept, every `finally` runs."""
 
+    def __init__(self) -> None:
+        self.came = False
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # whoever handles Ctrl-C just now handles this
 
 
 def main() -> None:
     """Runs the command line; expected errors become one message and an exit code, anything else a traceback."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.exit(_run(sys.argv[1:]))
+    sigterm = _Sigterm()
+    signal.signal(signal.SIGTERM, sigterm)
+    code = _run(sys.argv[1:])
+    if code == _INTERRUPTED:
+        note(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")
+        code = _TERMINATED if sigterm.came else code
+        # Python keeps a mark when a Ctrl-C leaves code that was compiled from a string (a dataclass being made,
+        # say), caught or not, and would end `python -m tritonsmith` by SIGINT for it; other such code clears it.
+        exec("")  # noqa: S102
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -97,14 +112,7 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        note("interrupted; nothing half-written was left")
-        # Python keeps a mark when a Ctrl-C leaves code that was compiled from a string (a dataclass being made,
-        # say), caught or not, and would end `python -m tritonsmith` by SIGINT for it; other such code clears it.
-        exec("")  # noqa: S102
-        return 130
-    except _Terminated:
-        note("terminated; nothing half-written was left")
-        return 143
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error, but nothing more can be written. Any
         # other pipe or socket that broke is one.

@@ -108,6 +108,13 @@ def test_ctrl_c_is_130_and_says_so_wherever_it_falls(tmp_path: Path, body: str) 
     assert (result.returncode, result.stderr) == (130, "interrupted; nothing half-written was left\n")
 
 
+@pytest.mark.parametrize("ctrl_c", ["default_int_handler", "SIG_IGN"], ids=["foreground", "background"])
+def test_sigterm_is_143_and_says_so(tmp_path: Path, ctrl_c: str) -> None:
+    code = f"import os, signal, time; signal.signal(2, signal.{ctrl_c}); os.kill(os.getpid(), 15); time.sleep(20)"
+    result = ends(code, tmp_path)
+    assert (result.returncode, result.stderr) == (143, "terminated; nothing half-written was left\n")
+
+
 def test_a_socket_that_breaks_is_not_taken_for_a_reader_that_went_away(tmp_path: Path) -> None:
     result = ends("raise BrokenPipeError(32, 'Broken pipe')", tmp_path)
     assert result.returncode == 1 and "BrokenPipeError" in result.stderr

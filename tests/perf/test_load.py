@@ -227,7 +227,10 @@ def test_failures_are_counted_by_tritons_reason() -> None:
     assert counters_from_dict(counted.as_dict()) == counted
 
 
-def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(
+    how: signal.Signals, code: int, tmp_path: Path
+) -> None:
     path = tmp_path / "run.npz"
     with fake_server() as server:
         command = [sys.executable, "-m", "tritonsmith", "load", server.url, "-m", "m", "--duration", "60s"]
@@ -237,9 +240,9 @@ def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(tmp_path: Path
         deadline = time.monotonic() + 30
         while server.infer_requests < 50 and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "interrupted" in out
     assert "Traceback" not in err
     records = load_records(path)

@@ -8,30 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.compile.failures import BuildLog, build_failed, parse_failed
 from builder.compile.profiles import OptimizationProfile
-from builder.compile.request import CompileOptions, CompileRequest
+from builder.compile.request import CompileOptions, CompileRequest, SerialisedEngine
 from builder.compile.sidecar import triton_type
 from builder.compile.timing_cache import TimingCache
 from builder.errors import BuildError, SpecError, ToolError
 
 if TYPE_CHECKING:
     import tensorrt
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltEngine:
-    """A serialised engine and what the network said of itself: rows as in the sidecar's `tensors`."""
-
-    engine_bytes: int
-    tensors: tuple[dict[str, Any], ...]
-    parse_seconds: float
-    build_seconds: float
-    timing_cache: str
 
 
 def logger_of(trt: Any, log: BuildLog) -> tensorrt.ILogger:
@@ -52,7 +40,7 @@ def build_engine(
     log: BuildLog,
     cancelled: Callable[[], bool],
     cache: TimingCache,
-) -> BuiltEngine:
+) -> SerialisedEngine:
     """Parses, checks and builds; the engine is written to engine_path.
 
     Raises BuildError (engine_parse, engine_empty, engine_workspace, engine_build, compile_cancelled), SpecError
@@ -86,7 +74,7 @@ def build_engine(
     cache.keep(config)
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     tensors = [_tensor(t, "input") for t in inputs] + [_tensor(t, "output") for t in outputs]
-    return BuiltEngine(
+    return SerialisedEngine(
         engine_bytes, tuple(tensors), parsed - started, time.monotonic() - parsed, cache.outcome
     )
 

@@ -169,6 +169,17 @@ def request_from_dict(data: Mapping[str, Any]) -> CompileRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SerialisedEngine:
+    """A serialised engine and what the network said of itself: rows as in the sidecar's `tensors`."""
+
+    engine_bytes: int
+    tensors: tuple[dict[str, Any], ...]
+    parse_seconds: float
+    build_seconds: float
+    timing_cache: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompileResult:
     """What run_compile left in its output directory.
 

@@ -16,14 +16,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from builder.compile.request import CompileRequest, CompileResult
+from builder.compile.request import CompileRequest, CompileResult, SerialisedEngine
 from builder.digest import write_atomically
 from builder.tensors import DTYPES
-
-if TYPE_CHECKING:
-    from builder.compile.network import BuiltEngine
 
 FORMAT = 1
 _CONFIG_BY_TENSORRT = {d.tensorrt: d.config for d in DTYPES if d.tensorrt is not None}
@@ -72,7 +69,7 @@ def write_sidecar(path: Path, content: Mapping[str, Any]) -> None:
 
 def finished(
     request: CompileRequest,
-    built: BuiltEngine,
+    built: SerialisedEngine,
     path: Path,
     *,
     version: str,

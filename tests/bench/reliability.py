@@ -2,7 +2,7 @@
 
     python -m tests.bench.reliability [ROW ...] [--kills 50] [--times 10] [--seed 6] [--scratch DIR]
 
-With no name every row is made, which takes about half an hour on two cores. Exits with 1 when a fault was not survived.
+With no name every row is made, which takes 20 to 30 minutes on two cores. Exits with 1 when a fault was not survived.
 """
 
 from __future__ import annotations

@@ -88,16 +88,16 @@ def test_every_variant_of_the_demo_is_lowered(demo: Demo, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "precision", "exclude", "options"),
     [
-        pytest.param("minilm", "bf16", (), {}, marks=pytest.mark.nightly),
+        ("minilm", "bf16", (), {}),
         ("minilm", "fp8", (), {}),
-        pytest.param("minilm", "int4", (), {"block_size": 64}, marks=pytest.mark.nightly),
-        pytest.param("minilm", "nvfp4", (), {}, marks=pytest.mark.nightly),
-        pytest.param("minilm", "nvfp4", (), {"activations": False}, marks=pytest.mark.nightly),
-        pytest.param("crepe", "bf16", (), {}, marks=pytest.mark.nightly),
-        pytest.param("crepe", "fp8", (), {}, marks=pytest.mark.nightly),
-        pytest.param("crepe", "nvfp4", (), {}, marks=pytest.mark.nightly),
-        pytest.param("detector", "bf16", ("ConvTranspose",), {}, marks=pytest.mark.nightly),
-        pytest.param("detector", "fp8", (), {}, marks=pytest.mark.nightly),
+        ("minilm", "int4", (), {"block_size": 64}),
+        ("minilm", "nvfp4", (), {}),
+        ("minilm", "nvfp4", (), {"activations": False}),
+        ("crepe", "bf16", (), {}),
+        ("crepe", "fp8", (), {}),
+        ("crepe", "nvfp4", (), {}),
+        ("detector", "bf16", ("ConvTranspose",), {}),
+        ("detector", "fp8", (), {}),
     ],
 )
 def test_precisions_that_onnxruntime_does_not_serve_are_lowered(

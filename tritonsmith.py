@@ -134,6 +134,9 @@ def _call(arguments: list[str]) -> object:
     try:
         return app(args=arguments, standalone_mode=False)
     except _Passed as passed:
+        if isinstance(passed.error, KeyboardInterrupt):
+            # What another library was just making cannot be torn down properly, and would say so.
+            sys.unraisablehook = lambda unraisable: None
         raise passed.error from None
 
 

@@ -102,7 +102,13 @@ def ends(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+HALF_MADE = (
+    "__import__('atexit').register(type('HalfMade', (), {'__del__': lambda self: self.absent})); "
+    "half = type('HalfMade', (), {'__del__': lambda self: self.absent})(); raise KeyboardInterrupt"
+)
+
+
+@pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')", HALF_MADE])
 def test_ctrl_c_is_130_and_says_so_wherever_it_falls(tmp_path: Path, body: str) -> None:
     result = ends(body, tmp_path)
     assert (result.returncode, result.stderr) == (130, "interrupted; nothing half-written was left\n")

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from perf.constraints import CellFacts, meets, nearest_miss
 from perf.objective import MILLION, OBJECTIVES
 from perf.search import Values, values_table
 from perf.slo import beyond_words
-from perf.stats import Ratio, arm_ratio, fit_rounds, ratio_from_dict, times_end
+from perf.standing import Outcome, Standing, load_point
+from perf.stats import Ratio, fit_rounds, ratio_from_dict, times_end
 from perf.sweep import Arm, SweepSpec
 
 SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
 
-Outcome = Literal["winner", "tie", "keep", "nothing_fits", "undecided"]
 __all__ = ["CellFacts", "Outcome", "Verdict", "decide", "verdict_from_dict"]
 
 
@@ -105,129 +103,70 @@ def decide(
     if not values:
         if spec.slo_p99_ms is not None and facts:
             return _no_rate(spec, arms, facts)
-        return Verdict("undecided", None, None, None, None, "Undecided: nothing was measured.")
+        return _undecided("nothing was measured")
     # Rounds at one load point only would move that one's average among the others.
     picking = {cell: value for cell, value in values.items() if cell[2] not in confirming | settling}
-    point = _load_point(spec, arms, picking, fits)
+    point = load_point(spec.objective_points, arms, picking, fits)
     if point is None:
         return _nothing_fits(spec, arms, facts)
-    table = fit_rounds(values_table(arms, values, point))
-    baselines = [i for i, arm in enumerate(arms) if arm.baseline and not math.isnan(table.effect[i])]
-    if not baselines:
-        return Verdict(
-            "undecided", None, point, None, None, "Undecided: the current config could not be measured."
-        )
-    others = [i for i, arm in enumerate(arms) if not arm.baseline]
     looks = 1 + -(-len(settling) // SETTLING_ROUNDS)
-    comparisons = max(1, len(others) * len(spec.objective_points)) * looks
-    ratios = {i: arm_ratio(table, i, baselines, comparisons=comparisons) for i in others}
-    resolution = _resolution(table.effect, baselines)
-    fitting = [
-        i for i in (*baselines, *others) if fits[arms[i].id, point] and not math.isnan(table.effect[i])
-    ]
-    best = max(fitting, key=lambda i: _score(table.effect, baselines, i))
-    alike = tuple(
-        arms[i].id
-        for i in fitting
-        if i != best and _is_like(arm_ratio(table, i, [best], comparisons=comparisons), resolution)
+    others = sum(not arm.baseline for arm in arms)
+    standing = Standing(
+        arms,
+        fit_rounds(values_table(arms, values, point)),
+        frozenset(i for i, arm in enumerate(arms) if fits[arm.id, point]),
+        max(1, others * len(spec.objective_points)) * looks,
     )
-    named = {arms[i].id: ratio for i, ratio in ratios.items()}
-    candidates = [i for i in others if i in fitting]
-    # Only the arm that looked like the winner was measured again. Another may come out a hair higher afterwards, from
-    # fewer rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
-    again = {arm_id for arm_id, _, r in values if r in confirming}
-    candidates = [i for i in candidates if arms[i].id in again] or candidates
-    chosen = max(candidates, key=lambda i: float(table.effect[i])) if candidates else None
-    outcome = _outcome(arms[best], chosen, ratios, resolution, fits, arms, point, baselines)
-    notes = _notes(spec, arms, values, fits, point, baselines, resolution)
+    if not standing.baselines:
+        return _undecided("the current config could not be measured", point)
+    chosen = _chosen(standing, values, confirming)
+    outcome = standing.outcome(chosen)
+    notes = _notes(spec, standing, values, point)
     if outcome == "winner" and confirming and chosen is not None:
-        pair = [arms[i].id for i in baselines]
-        if _holds(arms[chosen].id, pair, values, point, confirming):
-            notes = (*notes, f"It won again in each of {len(confirming)} rounds of confirmation.")
-        else:
-            outcome = "tie"
-            notes = (
-                *notes,
-                f"{arms[chosen].label} looked better and did not win again in {len(confirming)} rounds of "
-                "confirmation.",
-            )
+        outcome, told = _confirmed(standing, chosen, values, point, confirming)
+        notes = (*notes, told)
+    arm = None if chosen is None else arms[chosen]
+    ratio = None if chosen is None else standing.ratio(chosen)
     return Verdict(
         outcome=outcome,
-        arm_id=None if chosen is None else arms[chosen].id,
+        arm_id=None if arm is None else arm.id,
         concurrency=point,
-        ratio=None if chosen is None else ratios[chosen],
-        resolution=resolution,
-        sentence=_sentence(
-            spec,
-            outcome,
-            None if chosen is None else arms[chosen],
-            point,
-            None if chosen is None else ratios[chosen],
-            resolution,
-        ),
-        ratios=named,
-        like_best=alike,
+        ratio=ratio,
+        resolution=standing.resolution,
+        sentence=_sentence(spec, outcome, arm, point, ratio, standing.resolution),
+        ratios={arms[i].id: standing.ratio(i) for i in standing.others},
+        like_best=tuple(arms[i].id for i in standing.like_best),
         notes=notes,
     )
 
 
-def _holds(arm_id: str, pair: Sequence[str], values: Values, point: int, confirming: frozenset[int]) -> bool:
-    return all(
-        values.get((arm_id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
+def _undecided(why: str, point: int | None = None) -> Verdict:
+    return Verdict("undecided", None, point, None, None, f"Undecided: {why}.")
+
+
+def _chosen(standing: Standing, values: Values, confirming: frozenset[int]) -> int | None:
+    """The arm that looks like the winner.
+
+    Only it was measured again in the rounds of confirmation. Another may come out a hair higher afterwards, from fewer
+    rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
+    """
+    candidates = [i for i in standing.fitting if not standing.arms[i].baseline]
+    again = {arm_id for arm_id, _, round_ in values if round_ in confirming}
+    return standing.highest([i for i in candidates if standing.arms[i].id in again] or candidates)
+
+
+def _confirmed(
+    standing: Standing, chosen: int, values: Values, point: int, confirming: frozenset[int]
+) -> tuple[Outcome, str]:
+    """Whether it won again in each of the rounds of confirmation, and what to say of it."""
+    arm, pair = standing.arms[chosen], [standing.arms[i].id for i in standing.baselines]
+    rounds = f"{len(confirming)} rounds of confirmation"
+    if all(
+        values.get((arm.id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
         for r in confirming
-    )
-
-
-def _load_point(
-    spec: SweepSpec, arms: Sequence[Arm], values: Values, fits: Mapping[tuple[str, int], bool]
-) -> int | None:
-    best: tuple[float, int] | None = None
-    for point in spec.objective_points:
-        rows = [i for i, arm in enumerate(arms) if fits[arm.id, point]]
-        effect = fit_rounds(values_table(arms, values, point)).effect[rows]
-        if effect.size and not np.isnan(effect).all():
-            height = float(np.nanmax(effect))
-            if best is None or height > best[0]:
-                best = (height, point)
-    return None if best is None else best[1]
-
-
-def _score(effect: Any, baselines: Sequence[int], index: int) -> float:
-    return float(np.mean(effect[baselines])) if index in baselines else float(effect[index])
-
-
-def _resolution(effect: Any, baselines: Sequence[int]) -> float | None:
-    if len(baselines) < 2:
-        return None
-    return math.expm1(abs(float(effect[baselines[0]] - effect[baselines[1]])))
-
-
-def _is_like(ratio: Ratio, resolution: float | None) -> bool:
-    return ratio.interval is None or ratio.interval.high >= 1 / (1 + (resolution or 0.0))
-
-
-def _outcome(
-    best: Arm,
-    chosen: int | None,
-    ratios: Mapping[int, Ratio],
-    resolution: float | None,
-    fits: Mapping[tuple[str, int], bool],
-    arms: Sequence[Arm],
-    point: int,
-    baselines: Sequence[int],
-) -> Outcome:
-    if chosen is None:
-        return "keep"
-    interval = ratios[chosen].interval
-    if interval is None:
-        return "undecided"
-    if interval.low > 1 + (resolution or 0.0):
-        return "winner"
-    if not any(fits[arms[i].id, point] for i in baselines):
-        return "winner"  # the current config does not meet the constraints here; this one does
-    band = 1 / (1 + (resolution or 0.0))
-    worse = all(r.interval is not None and r.interval.high < band for r in ratios.values())
-    return "keep" if worse and best.baseline else "tie"
+    ):
+        return "winner", f"It won again in each of {rounds}."
+    return "tie", f"{arm.label} looked better and did not win again in {rounds}."
 
 
 def _sentence(
@@ -300,19 +239,12 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     return Verdict("nothing_fits", arm_id, None, None, None, text)
 
 
-def _notes(
-    spec: SweepSpec,
-    arms: Sequence[Arm],
-    values: Values,
-    fits: Mapping[tuple[str, int], bool],
-    point: int,
-    baselines: Sequence[int],
-    resolution: float | None,
-) -> tuple[str, ...]:
+def _notes(spec: SweepSpec, standing: Standing, values: Values, point: int) -> tuple[str, ...]:
+    arms, resolution = standing.arms, standing.resolution
     notes = []
-    if not any(fits[arms[i].id, point] for i in baselines):
+    if standing.fits.isdisjoint(standing.baselines):
         notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
-    out = [arm.label for arm in arms if not arm.baseline and not fits[arm.id, point]]
+    out = [arms[i].label for i in standing.others if i not in standing.fits]
     if out:
         notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:

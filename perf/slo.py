@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,8 +137,83 @@ def probe_duration_s(rate_per_s: float, least_s: float) -> float:
     return max(least_s, min(LONGEST_PROBE_S, LEAST_REQUESTS / rate_per_s))
 
 
-class _Interrupted(Exception):
+class _Ended(Exception):
     """The search is to end with what it has."""
+
+
+class _Search:
+    """One search: low is the highest rate known to meet the limit, high the lowest above it known not to."""
+
+    def __init__(self, measure: Callable[[float], Probe | None], limit_ms: float) -> None:
+        self._measure, self._limit_ms = measure, limit_ms
+        self.probes: list[Probe] = []
+        self.low: float | None = None
+        self.high: float | None = None
+        self.not_sent: set[float] = set()
+
+    def bracket(self, rate: float, step: float, down: float | None = None) -> None:
+        """From `rate` up by growing steps, or down by `down` (None: by the same steps), until both sides are known."""
+        median_ms: float | None = None
+        while self.low is None or self.high is None:
+            if self._meets(rate):
+                self.low, rate = rate, rate * step
+            else:
+                above_ms, median_ms = median_ms, self._median_ms(rate)
+                if self.low is None and self._is_floor(median_ms, above_ms):
+                    raise _Ended
+                self.high, rate = rate, rate / (down or step)
+            step = GROW if step == GROW else step**2
+            if self.low is None and rate < LEAST_REQUESTS / LONGEST_PROBE_S / 40:
+                raise _Ended
+
+    def bisect(self) -> None:
+        """Until the two sides are within the tolerance."""
+        assert self.low is not None and self.high is not None
+        while self.high / self.low > 1 + TOLERANCE:
+            middle = math.sqrt(self.low * self.high)
+            if self._meets(middle):
+                self.low = middle
+            else:
+                self.high = middle
+
+    def confirm(self) -> None:
+        """The answer passes twice, or the next lower rate has to."""
+        assert self.low is not None
+        while not self._meets(self.low, confirm=True):
+            self.high, self.low = self.low, self.low / (1 + TOLERANCE)
+
+    def _meets(self, rate: float, confirm: bool = False) -> bool:
+        votes = {"met": 0, "missed": 0}
+        for _ in range(3):
+            found = self._probe(rate)
+            if found.outcome == "client":
+                self.not_sent.add(rate)
+                return False
+            if found.outcome == "met" and found.clear and not confirm and not votes["missed"]:
+                return True
+            votes[found.outcome] += 1
+            if max(votes.values()) == 2:
+                break
+        return votes["met"] >= 2
+
+    def _probe(self, rate: float) -> Probe:
+        found = self._measure(rate) if len(self.probes) < MOST_PROBES else None
+        if found is None:
+            raise _Ended
+        self.probes.append(found)
+        return found
+
+    def _median_ms(self, rate: float) -> float | None:
+        return min(
+            (p.p50_ms for p in self.probes if p.rate_per_s == rate and p.p50_ms is not None), default=None
+        )
+
+    def _is_floor(self, here_ms: float | None, above_ms: float | None) -> bool:
+        """Whether the median is beyond the limit as it was at the rate above: no queue is left to shorten, and no
+        lower rate will do."""
+        if here_ms is None or above_ms is None:
+            return False
+        return here_ms > self._limit_ms and here_ms > FLOOR_SHARE * above_ms
 
 
 def find_rate(
@@ -155,72 +231,19 @@ def find_rate(
     machine makes one probe miss, rarely two. The answer itself must pass twice; where it does not, the next
     lower rate has to.
     """
-    probes: list[Probe] = []
-    not_sent: set[float] = set()
-
-    def once(rate: float) -> Probe:
-        found = measure(rate) if len(probes) < MOST_PROBES else None
-        if found is None:
-            raise _Interrupted
-        probes.append(found)
-        return found
-
-    def is_floor(rate: float, above_ms: float | None) -> tuple[float | None, bool]:
-        """(the median at this rate, whether it is beyond the limit as it was at the rate above): no queue is left
-        to shorten, and no lower rate will do."""
-        medians = [p.p50_ms for p in probes if p.rate_per_s == rate and p.p50_ms is not None]
-        here_ms = min(medians, default=None)
-        if here_ms is None or above_ms is None:
-            return here_ms, False
-        return here_ms, here_ms > limit_ms and here_ms > FLOOR_SHARE * above_ms
-
-    def meets(rate: float, confirm: bool = False) -> bool:
-        votes = {"met": 0, "missed": 0}
-        for _ in range(3):
-            found = once(rate)
-            if found.outcome == "client":
-                not_sent.add(rate)
-                return False
-            if found.outcome == "met" and found.clear and not confirm and not votes["missed"]:
-                return True
-            votes[found.outcome] += 1
-            if max(votes.values()) == 2:
-                break
-        return votes["met"] >= 2
-
-    low: float | None = None
-    high: float | None = None
-    confirmed: float | None = None
-    try:
-        rate = known_per_s * 0.97 if known_per_s else start_per_s
-        step = 1.12 if known_per_s else GROW
-        median_ms: float | None = None
-        while low is None or high is None:
-            if meets(rate):
-                low, rate = rate, rate * step
-            else:
-                median_ms, at_floor = is_floor(rate, median_ms)
-                if low is None and at_floor:
-                    raise _Interrupted
-                high, rate = rate, rate / (step if known_per_s else 2.0)
-            step = GROW if step == GROW else step**2
-            if low is None and rate < LEAST_REQUESTS / LONGEST_PROBE_S / 40:
-                raise _Interrupted
-        while high / low > 1 + TOLERANCE:
-            middle = math.sqrt(low * high)
-            if meets(middle):
-                low = middle
-            else:
-                high = middle
-        while not meets(low, confirm=True):
-            high, low = low, low / (1 + TOLERANCE)
-        confirmed = low
-    except _Interrupted:
-        confirmed = low
+    search = _Search(measure, limit_ms)
+    with suppress(_Ended):
+        if known_per_s:
+            search.bracket(known_per_s * 0.97, 1.12)
+        else:
+            search.bracket(start_per_s, GROW, down=2.0)
+        search.bisect()
+        search.confirm()
+    by_client = search.high in search.not_sent
     return SloResult(
         limit_ms,
-        confirmed,
-        None if high in not_sent else high,
-        "client" if high in not_sent else "server",
-        tuple(probes),
+        search.low,
+        None if by_client else search.high,
+        "client" if by_client else "server",
+        tuple(search.probes),
     )

@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
+# Three processes keep two cores busy: many tests wait for a server. A file's tests stay together, with their fixtures.
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test nightly quick lint format bench constraints clean
@@ -27,13 +29,13 @@ demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on 
 	$(BIN)/tritonsmith demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(SPREAD)
 
 nightly: $(STAMP)  ## the whole suite with its longest tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nightly
+	$(BIN)/python -m pytest $(SPREAD) --nightly
 
 quick: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not server and not demo"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not server and not demo"
 
 # TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
 $(STUBS): | $(STAMP)

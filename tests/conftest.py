@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _long_files_first(items: list[pytest.Item]) -> None:
-    """Two processes share the files out in this order: with a long one last, one of them would only wait for it."""
+    """The processes share the files out in this order: with a long one last, the others would only wait for it."""
     lengths: dict[Path, list[float]] = {}
     for item in items:
         timeout, slow = item.get_closest_marker("timeout"), item.get_closest_marker("slow")

@@ -147,7 +147,7 @@ def test_fail_fast_ends_what_runs_and_says_what_was_not_built(
     assert result.returncode == 1
     assert "no weights here" in result.stderr and "_cancelled" not in result.stderr
     assert "slow    not built" in result.stdout
-    assert "1 failed and left as they were, 1 not built" in result.stdout
+    assert "0 of 2 models written, 1 failed and left as they were, 1 not built" in result.stdout
 
 
 def test_only_the_named_models_and_their_steps_are_built(tmp_path: Path, tritonsmith: Run) -> None:

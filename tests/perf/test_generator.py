@@ -93,7 +93,7 @@ def test_an_open_loop_sends_when_due_whatever_the_answers_do() -> None:
     assert np.median(arrivals) == pytest.approx(0.005, rel=0.3)
     offsets = records.scheduled_ns - records.header.start_ns
     assert offsets.tolist() == [i * 5_000_000 for i in range(100)]
-    assert np.median(records.sent_ns - records.scheduled_ns) < 20_000_000
+    assert np.median(records.sent_ns - records.scheduled_ns) < 2_000_000
 
 
 def test_a_server_that_stands_still_for_a_second_shows_in_the_open_loops_tail() -> None:
@@ -109,7 +109,7 @@ def test_a_server_that_stands_still_for_a_second_shows_in_the_open_loops_tail() 
     assert records.ok.all()
     latency_s = records.latency_ns / 1e9
     assert np.percentile(latency_s, 99) >= 0.9
-    assert np.percentile(latency_s, 50) < 0.5
+    assert np.percentile(latency_s, 50) < 0.1
 
 
 def test_waiting_for_a_free_connection_counts_from_the_time_it_was_due() -> None:
@@ -180,7 +180,7 @@ def test_an_answer_that_never_comes_is_a_timeout(load: Load) -> None:
             HttpTarget(server.url), load, payloads(), duration_s=0.3, options=ClientOptions(timeout_s=0.2)
         )
     consistent(records)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 3
     assert set(records.failures()) == {"timeout: no answer within 0.2 s"}
     assert (records.end_ns - records.sent_ns).min() >= 0.2e9
 
@@ -229,7 +229,7 @@ def test_the_warm_up_is_kept_apart_and_a_count_begins_after_it() -> None:
             assert len(measured) in range(28, 33)
             assert len(records) > len(measured) + 10
             assert records.header.measure_start_ns - records.header.start_ns == 200_000_000
-            assert abs(calls[-1] - records.header.measure_start_ns / 1e9) < 1.0
+            assert abs(calls[-1] - records.header.measure_start_ns / 1e9) < 0.1
     assert len(calls) == 2
 
 
@@ -303,7 +303,7 @@ def test_ctrl_c_ends_the_run_and_keeps_what_was_recorded(load: Load, behaviour: 
         started = time.monotonic()
         records = generate(HttpTarget(server.url), load, payloads(), duration_s=30)
         timer.join()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 3
     consistent(records)
     assert records.header.interrupted
     assert len(records) >= 3

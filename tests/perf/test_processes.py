@@ -59,7 +59,7 @@ def test_two_processes_make_one_record_of_one_load(load: Load) -> None:
     counts = np.bincount(records.payload_index)
     assert counts.max() - counts.min() <= 0.2 * counts.max() + 4
     assert told[-1].requests > 10
-    assert abs(called[0] - records.header.measure_start_ns / 1e9) < 1.0
+    assert abs(called[0] - records.header.measure_start_ns / 1e9) < 0.2
     if isinstance(load, Open):
         assert len(records) == 140
         assert set(np.diff(records.scheduled_ns).tolist()) == {5_000_000}, "one clock, one start"
@@ -86,6 +86,6 @@ def test_ctrl_c_reaches_every_process_and_their_rows_are_kept() -> None:
         started = time.monotonic()
         records = generate(HttpTarget(server.url), Open(200), PAYLOADS, duration_s=60, options=OPTIONS)
         thread.join()
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 20
     assert records.header.interrupted
     assert len(records) >= 50

@@ -92,7 +92,7 @@ def test_a_real_tree_is_measured_children_included() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         with sample_resources(process.pid, interval_s=0.1) as sampled:
-            time.sleep(1.5)
+            time.sleep(0.5)
             sampled.restart()
             time.sleep(0.8)
         use = sampled.use
@@ -100,8 +100,8 @@ def test_a_real_tree_is_measured_children_included() -> None:
         os.killpg(process.pid, 9)
         process.wait()
     assert use.process is not None
-    assert 0.7 < use.wall_s < 2.2, "what was before the restart is not in it"
-    assert 0.02 < use.process.cpu_cores < 1.6, "the child burns a core, the parent sleeps"
+    assert use.wall_s == pytest.approx(0.8, abs=0.4), "what was before the restart is not in it"
+    assert 0.1 < use.process.cpu_cores < 1.6, "the child burns a core, the parent sleeps"
     assert use.process.processes == 2
     assert use.process.pss_bytes and use.process.pss_bytes <= use.process.rss_bytes
     assert not use.gpus and use.why_no_gpu

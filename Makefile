@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
-# Three processes keep two cores busy: many tests wait for a server. A file's tests stay together, with their fixtures.
-SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes for two cores. A file's tests stay together, with their fixtures; the order is conftest's.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test nightly quick lint format bench constraints clean

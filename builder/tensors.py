@@ -103,6 +103,11 @@ class TensorSpec:
         return {"name": self.name, "data_type": self.dtype.config, "shape": list(self.shape)}
 
 
+def fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """Whether a shape is the wanted one, -1 standing for any size."""
+    return len(shape) == len(want) and all(w in (-1, s) for s, w in zip(shape, want, strict=True))
+
+
 def tensor_from_dict(data: dict[str, object]) -> TensorSpec:
     """The inverse of TensorSpec.as_dict."""
     shape = data["shape"]

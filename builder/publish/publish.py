@@ -106,6 +106,7 @@ class _Prepared:
     specs: Sequence[ModelSpec]
     candidates: Mapping[str, Candidate]
     states: Mapping[str, ModelState]
+    stated: Mapping[str, SampleSet]
     skipped: frozenset[str] = field(default=frozenset())
 
 
@@ -161,10 +162,13 @@ def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
     for spec in specs:
         if spec.name not in current:
             accuracy_gate(context, spec, locked[spec.name])
-            if spec.smoke is not None:
-                stated_samples(spec, context.spec, candidates[spec.name].config)
+    stated = {
+        spec.name: stated_samples(spec, context.spec, candidates[spec.name].config)
+        for spec in specs
+        if spec.smoke is not None and spec.name not in current
+    }
     _lint(context, candidates, states, current, destination)
-    return _Prepared(context, spec_origin(context.spec), specs, candidates, states, current)
+    return _Prepared(context, spec_origin(context.spec), specs, candidates, states, stated, current)
 
 
 def _refuse_foreign(state: ModelState, destination: Destination) -> None:
@@ -396,6 +400,19 @@ def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[
     return content, {"samples": len(samples.samples), "bounds": bounds, "note": ""}
 
 
+def _smoke_samples(
+    prepared: _Prepared, spec: ModelSpec, candidate: Candidate
+) -> tuple[SampleSet | None, str]:
+    if spec.name in prepared.stated:
+        return prepared.stated[spec.name], ""
+    path = reference_samples_path(prepared.context.options, spec.name)
+    if path is not None:
+        return smoke_samples(path, candidate.config)
+    if candidate.locked.accuracy.get("samples") == 0:
+        return None, "the source was taken over as it is, without recorded answers; state some with `smoke:`"
+    return None, "the source's answers are no longer in the cache"
+
+
 def _drop_surplus(
     options: PublishOptions, candidate: Candidate, state: ModelState, destination: Destination
 ) -> tuple[int, ...]:
@@ -416,16 +433,3 @@ def _disk(error: OSError) -> BuildError:
         code="disk",
         fix="free space or permissions, then publish again; what was served before still is",
     )
-
-
-def _smoke_samples(
-    prepared: _Prepared, spec: ModelSpec, candidate: Candidate
-) -> tuple[SampleSet | None, str]:
-    if spec.smoke is not None:
-        return stated_samples(spec, prepared.context.spec, candidate.config), ""
-    path = reference_samples_path(prepared.context.options, spec.name)
-    if path is not None:
-        return smoke_samples(path, candidate.config)
-    if candidate.locked.accuracy.get("samples") == 0:
-        return None, "the source was taken over as it is, without recorded answers; state some with `smoke:`"
-    return None, "the source's answers are no longer in the cache"

@@ -11,7 +11,7 @@ from builder.artifacts import source_path
 from builder.errors import SpecError
 from builder.samples import Sample, SampleSet, load_samples, save_samples
 from builder.spec import ModelSpec, RepositorySpec
-from builder.tensors import DTYPES, dtype_from_config
+from builder.tensors import DTYPES, dtype_from_config, fits
 
 if TYPE_CHECKING:
     from builder.samples import Array
@@ -35,8 +35,6 @@ def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> 
     SpecError `smoke_file` when it does not go with the config; BuildError when it cannot be read.
     """
     assert spec.smoke is not None
-    inputs, outputs = ({t.name: t for t in tensors} for tensors in (config.input, config.output))
-    read = load_samples(source_path(spec.smoke, repository.root))
 
     def refused(label: str, problem: str, seen: str | None = None, valid: Sequence[str] = ()) -> SpecError:
         where = repository.where(spec.name, "smoke")
@@ -44,41 +42,46 @@ def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> 
             f"{spec.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
         )
 
+    read = load_samples(source_path(spec.smoke, repository.root))
     parted: list[Sample] = []
     for sample in read.samples:
         arrays = {**sample.inputs, **sample.outputs}
-        unknown = sorted(arrays.keys() - inputs.keys() - outputs.keys())
-        if unknown:
-            raise refused(
-                sample.label, "the model has no such input or output", unknown[0], [*inputs, *outputs]
-            )
-        missing = [n for n, t in inputs.items() if n not in arrays and not t.optional]
-        if missing:
-            raise refused(sample.label, f"no array for the input {missing[0]!r}")
-        for name, array in arrays.items():
-            dims = list((inputs.get(name) or outputs[name]).dims)
-            shape = array.shape[1 if config.max_batch_size > 0 else 0 :]
-            if len(shape) != len(dims) or any(d not in (-1, n) for d, n in zip(dims, shape, strict=True)):
-                batch = ["batch"] if config.max_batch_size > 0 else []
-                raise refused(
-                    sample.label,
-                    f"{name!r} does not fit config.pbtxt",
-                    f"shape {list(array.shape)}",
-                    [f"[{', '.join(map(str, [*batch, *dims]))}]"],
-                )
-        if not outputs.keys() & arrays.keys():
-            raise refused(sample.label, "no answer to compare", valid=list(outputs))
-        parted.append(
-            Sample(
-                {n: a for n, a in arrays.items() if n in inputs},
-                {n: a for n, a in arrays.items() if n in outputs},
-                sample.label,
-            )
+        if fault := _fault(arrays, config):
+            raise refused(sample.label, *fault)
+        asked, answered = (
+            {t.name: arrays[t.name] for t in tensors if t.name in arrays}
+            for tensors in (config.input, config.output)
         )
+        parted.append(Sample(asked, answered, sample.label))
     fitted, why = _fitted(SampleSet(tuple(parted), read.origin), config)
     if fitted is None:
         raise refused(spec.smoke, why)
     return fitted
+
+
+def _fault(arrays: Mapping[str, Array], config: Any) -> tuple[str, str | None, Sequence[str]] | None:
+    """What keeps the arrays from being a request and its answer: (problem, value seen, valid ones)."""
+    outputs = [t.name for t in config.output]
+    tensors = {t.name: t for t in (*config.input, *config.output)}
+    unknown = sorted(arrays.keys() - tensors.keys())
+    if unknown:
+        return "the model has no such input or output", unknown[0], list(tensors)
+    missing = [t.name for t in config.input if t.name not in arrays and not t.optional]
+    if missing:
+        return f"no array for the input {missing[0]!r}", None, ()
+    batch = (-1,) if config.max_batch_size > 0 else ()
+    for name, array in arrays.items():
+        dims = tuple(tensors[name].dims)
+        if not fits(array.shape, (*batch, *dims)):
+            valid = [*(["batch"] if batch else []), *map(str, dims)]
+            return (
+                f"{name!r} does not fit config.pbtxt",
+                f"shape {list(array.shape)}",
+                [f"[{', '.join(valid)}]"],
+            )
+    if arrays.keys().isdisjoint(outputs):
+        return "no answer to compare", None, outputs
+    return None
 
 
 def _fitted(samples: SampleSet, config: Any) -> tuple[SampleSet | None, str]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from builder.errors import UsageError, Where, nearest
 from builder.samples import Sample
-from builder.tensors import TensorSpec
+from builder.tensors import TensorSpec, fits
 from perf.data.files import array_of_one_row, in_shape, known_shape
-from perf.data.interface import Array, ModelInterface, fits
+from perf.data.interface import Array, ModelInterface
 from perf.data.options import DataOptions
 
 _FIELDS = ("content", "b64", "shape")

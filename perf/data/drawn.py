@@ -8,8 +8,8 @@ import numpy as np
 
 from builder.errors import UsageError
 from builder.samples import Sample
-from builder.tensors import TensorSpec
-from perf.data.interface import Array, ModelInterface, fits
+from builder.tensors import TensorSpec, fits
+from perf.data.interface import Array, ModelInterface
 from perf.data.options import DataOptions
 from perf.distribution import Distribution, Span
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from builder.errors import UsageError, nearest
 from builder.samples import Sample
-from builder.tensors import TensorSpec, dtype_from_kserve
+from builder.tensors import TensorSpec, dtype_from_kserve, fits
 
 Array = npt.NDArray[Any]
 
@@ -143,8 +143,3 @@ def check_rows(model: ModelInterface, rows: int) -> None:
             valid=[f"1..{model.max_batch_size}"],
             fix=f"--batch-size {model.max_batch_size}",
         )
-
-
-def fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    """Whether a shape is the wanted one, -1 standing for any size."""
-    return len(shape) == len(want) and all(w in (-1, s) for s, w in zip(shape, want, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,16 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 def compile_request(request: CompileRequest, out_dir: Path, stop: threading.Event) -> CompileResult:
     """Compiles in this process; `stop` cancels at the compiler's next step."""
     if request.engine == "tensorrt":
-        from builder.compile.tensorrt import compile_tensorrt
-
-        return compile_tensorrt(request, out_dir, stop.is_set)
-    from builder.compile.tensorrt_rtx import compile_tensorrt_rtx
-
-    return compile_tensorrt_rtx(request, out_dir, stop.is_set)
+        from builder.compile.tensorrt import compile_tensorrt as compiled
+    else:
+        from builder.compile.tensorrt_rtx import compile_tensorrt_rtx as compiled
+    try:
+        return compiled(request, out_dir, stop.is_set)
+    except BaseException as error:
+        # TensorRT makes a builder under a lock, and calls the Python logger meanwhile. A collection that falls
+        # there and finds an old builder, kept until then by a failure's traceback, waits for that lock forever.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 if __name__ == "__main__":

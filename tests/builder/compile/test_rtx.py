@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,15 @@ def test_failures_say_what_and_where(
         compiled(request, tmp_path)
     assert failed.value.code == code
     assert not (tmp_path / "model.rtx").exists()
+    assert not held_by(failed.value), "a collection inside the next build would wait for that build's lock"
+
+
+def held_by(error: BaseException) -> list[str]:
+    """TensorRT's objects that a failure keeps alive in the frames of its traceback."""
+    kept = [
+        value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values()
+    ]
+    return [repr(value) for value in kept if type(value).__module__.startswith("tensorrt_rtx")]
 
 
 def test_a_cancelled_build_leaves_no_engine(tmp_path: Path) -> None:

@@ -13,18 +13,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from builder import __version__
-from builder.errors import ServerError, TrialError, TritonsmithError, UsageError
+from builder.errors import UsageError
 from perf.answers import Validation
-from perf.counters import counters_between, failures_from_metrics
+from perf.counting import Counted, Counting
 from perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from perf.distribution import Distribution, Span
 from perf.generator import ClientOptions, Progress, SequenceOptions, generate
 from perf.load_result import LoadTestResult, result_of
 from perf.memory_regions import check_cuda
-from perf.resources import METRICS_TIMEOUT_S, sample_resources, server_pid_at
+from perf.resources import sample_resources, server_pid_at
 from perf.schedule import Closed, Load
 from perf.served_model import interface_of
-from perf.server import control
 from perf.shared_memory import shared_target
 from perf.wire.api import ServerApi
 from perf.wire.http import HttpTarget
@@ -97,7 +96,8 @@ def run_load_test(
     pool = pool_from_options(model, test.data, parameters=test.parameters)
     payloads: Sequence[InferPayload] = pool.payloads
     metrics_url = test.metrics_url or _metrics_url(url)
-    before: list[_Counted | None] = []
+    counting = Counting(api, model.name, model.version, metrics_url)
+    before: list[Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
     with ExitStack() as stack:
         if test.shared_memory != "none":
@@ -116,7 +116,7 @@ def run_load_test(
         sampled = stack.enter_context(sample_resources(pid, metrics_url, why_no_pid=why_no_pid))
 
         def at_measure_start() -> None:
-            before.append(_counted(api, model, metrics_url))
+            before.append(counting.now())
             sampled.restart()
 
         if not test.warmup_s:
@@ -140,17 +140,11 @@ def run_load_test(
             on_progress=on_progress,
             at_measure_start=at_measure_start if test.warmup_s else None,
         )
-        after = _counted(api, model, metrics_url)
-    server, why = None, "the server does not tell statistics"
-    if before and before[0] is not None and after is None:
-        why = "the server did not answer after the test"
-    if before and before[0] is not None and after is not None:
-        server = counters_between(before[0].rows, after.rows, before[0].reasons, after.reasons)
-        why = "the model was reloaded during the test"
+    server, why = counting.since(before[0] if before else None, records)
     if test.goodput_ms:
         limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
         records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
-    return result_of(records, server, "" if server else why, sampled.use)
+    return result_of(records, server, why, sampled.use)
 
 
 # What is asked → what is put together.
@@ -227,26 +221,6 @@ def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation 
     if not test.validate_every or all(payload.expected is None for payload in payloads):
         return None
     return Validation(every=test.validate_every)
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """The server's counters of a model at one moment: its statistics, and failures by reason of its metrics."""
-
-    rows: list[dict[str, Any]]
-    reasons: Mapping[str, int]
-
-
-def _counted(api: ServerApi, model: ModelInterface, metrics_url: str) -> _Counted | None:
-    try:
-        rows = api.statistics(model.name, model.version)
-    except (TrialError, ServerError, KeyError, TypeError):
-        return None  # it tells none, or it died in the test: the records say so
-    try:
-        text = control.metrics_text(metrics_url, METRICS_TIMEOUT_S) if metrics_url else ""
-    except (OSError, TritonsmithError):
-        text = ""
-    return _Counted(rows, failures_from_metrics(text, model.name))
 
 
 def environment_of(about_server: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Behaviour:
     wrong_every:    every n-th infer answer has wrong values.
     continue_first: an interim 100 answer comes first.
     never:          infer requests are never answered.
+    count_after_s:  statistics count a request so long after its answer.
     """
 
     delay_s: float = 0.0
@@ -54,6 +55,7 @@ class Behaviour:
     wrong_every: int = 0
     continue_first: bool = False
     never: bool = False
+    count_after_s: float = 0.0
     require_header: tuple[str, str] | None = None
 
 
@@ -173,8 +175,10 @@ class FakeServer:
         shape = header["inputs"][0]["shape"]
         x = np.frombuffer(body[length:], "<f4").reshape(shape)
         y = 2 * x + (1 if wrong else 0)
-        self.batch_counts[shape[0]] = self.batch_counts.get(shape[0], 0) + 1
-        self.compute_ns += 100_000
+        if self.behaviour.count_after_s:
+            asyncio.get_running_loop().call_later(self.behaviour.count_after_s, self._count, shape[0])
+        else:
+            self._count(shape[0])
         output = {
             "name": "y",
             "datatype": "FP32",
@@ -185,6 +189,10 @@ class FakeServer:
             {"id": header.get("id", ""), "model_name": "m", "model_version": "1", "outputs": [output]}
         ).encode()
         return len(text), text + y.astype("<f4").tobytes()
+
+    def _count(self, batch_size: int) -> None:
+        self.batch_counts[batch_size] = self.batch_counts.get(batch_size, 0) + 1
+        self.compute_ns += 100_000
 
     def _head(self, status: int, length: int, json_length: int | None, close: bool) -> bytes:
         lines = [f"HTTP/1.1 {status} X"]

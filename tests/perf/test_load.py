@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_the_servers_counters_are_those_of_the_measurement_alone() -> None:
     text = text_of_result(result, SHORT.load)
     assert text.splitlines()[0].startswith(result.summary.validity.verdict.value)
     assert "p99.9" in text and "queue 50 µs" in text and "mean batch 1.00" in text
+
+
+def test_what_the_server_counts_after_its_answer_is_waited_for_and_what_it_never_counts_is_not() -> None:
+    ten = replace(SHORT, warmup_s=0.0, duration_s=None, requests=10)
+    with fake_server(count_after_s=0.1) as server:
+        late = run_load_test(server.url, ten)
+    with fake_server(error_every=2) as server:
+        refused = run_load_test(server.url, ten)
+    assert late.server is not None and late.server.requests == late.server.inferences == 10
+    assert refused.server is not None and (refused.server.requests, refused.server.failed) == (5, 0)
 
 
 def test_failures_are_said_before_any_number_and_cost_the_exit_code() -> None:

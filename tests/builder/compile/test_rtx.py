@@ -202,9 +202,7 @@ def test_failures_say_what_and_where(
 
 def held_by(error: BaseException) -> list[str]:
     """TensorRT's objects that a failure keeps alive in the frames of its traceback."""
-    kept = [
-        value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values()
-    ]
+    kept = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values()]
     return [repr(value) for value in kept if type(value).__module__.startswith("tensorrt_rtx")]
 
 

@@ -20,14 +20,17 @@ from builder.publish.versions import PROVENANCE
 
 _ROOT = Path(__file__).parent.parent
 
-# One process does the work once, so that all is imported; the others are forks of it: a kill hits work, not imports.
+# One process does the work, so that all is imported, and again, to tell how long it takes on this machine; the others
+# are forks of it: a kill hits work, not imports.
 _NURSERY = """
-import importlib, json, os, sys
+import importlib, json, os, sys, time
 job = json.loads(sys.argv[1])
 module, _, name = job["work"].partition(":")
 work = getattr(importlib.import_module(module), name)
 work(*job["arguments"])
-print("ready", flush=True)
+started_s = time.monotonic()
+work(*job["arguments"])
+print(time.monotonic() - started_s, flush=True)
 for _ in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -55,25 +58,25 @@ def kill_at_random(
     *,
     times: int,
     seed: int,
-    longest_s: float,
 ) -> None:
-    """Runs `work` ("module:callable", over and over in a process of its own), kill -9s it at a random moment up to
-    `longest_s` after it began, calls `check`, and begins again where the killed one stopped."""
+    """Runs `work` ("module:callable", over and over in a process of its own), kill -9s it at a random moment of it,
+    calls `check`, and begins again where the killed one stopped."""
     rng = random.Random(seed)
-    with _nursery(work, arguments) as nursery:
+    with _nursery(work, arguments) as (nursery, takes_s):
         assert nursery.stdin is not None and nursery.stdout is not None
         for _ in range(times):
             nursery.stdin.write("go\n")
             nursery.stdin.flush()
             pid = int(nursery.stdout.readline())
-            time.sleep(rng.uniform(0.0, longest_s))
+            time.sleep(rng.uniform(0.0, takes_s))
             os.kill(pid, signal.SIGKILL)
             assert nursery.stdout.readline() == "dead\n"
             check()
 
 
 @contextmanager
-def _nursery(work: str, arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def _nursery(work: str, arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], float]]:
+    """The process that forks, and how long the work takes."""
     job = json.dumps({"work": work, "arguments": list(arguments)})
     process = subprocess.Popen(
         [sys.executable, "-c", _NURSERY, job],
@@ -85,8 +88,7 @@ def _nursery(work: str, arguments: Sequence[str]) -> Iterator[subprocess.Popen[s
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
+        yield process, float(process.stdout.readline())
     finally:
         process.kill()
         process.communicate()
@@ -119,7 +121,7 @@ def kill_publishes(directory: Path, *, times: int, seed: int) -> Kills:
             shutil.rmtree(published, ignore_errors=True)
 
     arguments = [str(first.root), str(second.root), str(published)]
-    kill_at_random("tests.faults:publish_both", arguments, check, times=times, seed=seed, longest_s=0.4)
+    kill_at_random("tests.faults:publish_both", arguments, check, times=times, seed=seed)
     for project in (second, first):
         assert not project.publish().errors
     assert check_directory(published) == {m: first.destination.state(m).served for m in ("m", "other")}

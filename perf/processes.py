@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -171,9 +171,16 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
 
+    def tell(message: object) -> None:
+        with suppress(OSError):  # a parent that is gone needs no answer; the run hears of it by itself
+            pipe.send(message)
+
     def start() -> int:
-        pipe.send("ready")
-        start_ns = int(pipe.recv())
+        tell("ready")
+        try:
+            start_ns = int(pipe.recv())
+        except (EOFError, OSError):
+            raise errors.TrialError("the load test's own process is gone", code="client_died") from None
         time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
         return start_ns
 
@@ -184,14 +191,14 @@ def _work(
             plan,
             options,
             environment={},
-            on_progress=pipe.send,
+            on_progress=tell,
             before_start=start,
             interrupt_pipe=pipe,
         )
         save_records(records, path)
-        pipe.send("done")
+        tell("done")
     except errors.TritonsmithError as error:
-        pipe.send(
+        tell(
             {
                 "kind": type(error).__name__,
                 "message": error.message,

@@ -9,7 +9,7 @@ from typing import Any
 from builder.errors import TrialError, TritonsmithError
 from perf import config_path
 from perf.answers import Validation
-from perf.counters import ServerCounters, counters_between
+from perf.counters import ServerCounters, counters_between, counters_from_dict
 from perf.generator import ClientOptions, generate
 from perf.record import RequestRecords
 from perf.schedule import Closed, Load, Open
@@ -89,22 +89,16 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
             data.get("settles", False),
         ),
         summary=None if data["summary"] is None else summary_from_dict(data["summary"]),
-        server=None if data["server"] is None else _counters_from_dict(data["server"]),
+        server=None if data["server"] is None else counters_from_dict(data["server"]),
         error=data["error"],
         took_s=data["took_s"],
         interrupted=data["interrupted"],
-        others={name: _counters_from_dict(c) for name, c in data.get("others", {}).items()},
+        others={name: counters_from_dict(c) for name, c in data.get("others", {}).items()},
         memory_bytes=data.get("memory_bytes"),
         energy_j=data.get("energy_j"),
         slo=data.get("slo"),
         key=data.get("key", ""),
     )
-
-
-def _counters_from_dict(data: Mapping[str, Any]) -> ServerCounters:
-    plain = {key: value for key, value in data.items() if key not in ("mean_batch_size", "batch_executions")}
-    batches = {int(size): int(count) for size, count in data["batch_executions"].items()}
-    return ServerCounters(**plain, batch_executions=batches)
 
 
 def apply_config(

@@ -88,7 +88,6 @@ def sentence_below_badge(sentence: str) -> str:
 
 def facts_line(run: RunResult) -> list[str]:
     """What was measured, in a few numbers."""
-    rounds = 1 + max((t.trial.round for t in run.trials), default=-1)
     requests = sum(t.summary.requests for t in run.trials if t.summary)
     environment = run.environment
     points = len(run.spec.concurrency)
@@ -96,12 +95,23 @@ def facts_line(run: RunResult) -> list[str]:
     if run.spec.slo_p99_ms is not None:
         loads = run.spec.where_words(0).removeprefix("at ")
     return [
-        f"{len(run.arms)} arms × {loads} × {rounds} rounds",
+        f"{len(run.arms)} arms × {loads} × {_rounds_words(run)}",
         f"{requests:,} requests",
         f"{run.wall_s:.0f} s",
         f"Triton {environment.get('server_version', '?')} ({environment.get('server', '?')})",
         str(environment.get("started", ""))[:16].replace("T", " ") + " UTC",
     ]
+
+
+def _rounds_words(run: RunResult) -> str:
+    """`4 rounds + 6 settling`: the rounds of few arms that settled or confirmed a lead are counted apart."""
+    trials = [result.trial for result in run.trials]
+    settling = {trial.round for trial in trials if trial.settles}
+    confirming = {trial.round for trial in trials if trial.confirms}
+    usual = {trial.round for trial in trials} - settling - confirming
+    words = f"{len(usual)} round{'' if len(usual) == 1 else 's'}"
+    words += f" + {len(settling)} settling" if settling else ""
+    return words + (f" + {len(confirming)} confirming" if confirming else "")
 
 
 def alarms(run: RunResult) -> list[str]:

@@ -8,6 +8,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection as PipeEnd
 from time import monotonic_ns
 from typing import Any
@@ -99,8 +100,6 @@ class Run:
             agreed_ns = 0
             if self.before_start is not None:
                 agreed_ns = await self.loop.run_in_executor(None, self.before_start)
-            if self.interrupt_pipe is not None:
-                self.loop.add_reader(self.interrupt_pipe.fileno(), self._on_pipe)
             self.started_unix_ns = time.time_ns()
             cpu_ns, self.start_ns = time.process_time_ns(), agreed_ns or monotonic_ns()
             self.measure_start_ns = self.start_ns + round(self.plan.warmup_s * NS_PER_S)
@@ -118,19 +117,9 @@ class Run:
         finally:
             if main:
                 self.loop.remove_signal_handler(signal.SIGINT)
-            if self.interrupt_pipe is not None:
-                self.loop.remove_reader(self.interrupt_pipe.fileno())
             await self._close()
         if self.error is not None:
             raise self.error
-
-    def _on_pipe(self) -> None:
-        assert self.interrupt_pipe is not None
-        try:
-            self.interrupt_pipe.recv()
-        except EOFError:  # the parent is gone
-            self.loop.remove_reader(self.interrupt_pipe.fileno())
-        self.interrupt()
 
     def _measure_start(self, call: Callable[[], None]) -> None:
         async def called() -> None:
@@ -214,17 +203,26 @@ class Run:
             self._on_error(self.loop, {"exception": task.exception(), "message": "task"})
 
     def _tick(self) -> None:
-        """Ten times within the timeout, at least ten times a second: timeouts, progress, the end."""
+        """Ten times within the timeout, at least ten times a second: timeouts, Ctrl-C, progress, the end."""
         timeout_s = self.options.timeout_s
+        self.ticker = self.loop.call_later(min(0.1, max(timeout_s / 10, 0.005)), self._tick)
         now = monotonic_ns()
         oldest_ns = now - round(timeout_s * NS_PER_S)
         for slot, sent in enumerate(self.sent):
             if 0 < sent < oldest_ns:
                 self.connection_of[slot].cancel(slot, f"timeout: no answer within {timeout_s:g} s")
         self.on_tick(now)
+        self._hear_parent()
         if self.on_progress is not None:
             self.on_progress(Progress(self.part_done(now), len(self.rows) // 6, self.failed))
-        self.ticker = self.loop.call_later(min(0.1, max(timeout_s / 10, 0.005)), self._tick)
+
+    def _hear_parent(self) -> None:
+        """A Ctrl-C that it passes on, or its end. Asked for, not watched: a pipe whose other end left something
+        unread ends with an error, upon which libuv watches it no more."""
+        if self.interrupt_pipe is not None and self.interrupt_pipe.poll():
+            with suppress(EOFError, OSError):
+                self.interrupt_pipe.recv()
+            self.interrupt()
 
     def part_done(self, now: int) -> float:
         """0 to 1."""

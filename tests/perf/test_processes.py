@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +17,7 @@ from perf.runs.plan import Plan
 from perf.schedule import Closed, Load, Open
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, tensor_from_array
+from tests.conftest import ROOT
 from tests.perf.fake_server import fake_server
 
 OPTIONS = ClientOptions(processes=2)
@@ -89,3 +92,29 @@ def test_ctrl_c_reaches_every_process_and_their_rows_are_kept() -> None:
     assert time.monotonic() - started < 20
     assert records.header.interrupted
     assert len(records) >= 50
+
+
+KILLED = """
+import sys, time
+from perf.generator import generate
+from perf.wire.http import HttpTarget
+from tests.perf.test_processes import OPTIONS, PAYLOADS, Closed
+generate(
+    HttpTarget(sys.argv[1]), Closed(4), PAYLOADS, duration_s=30, options=OPTIONS,
+    on_progress=lambda progress: time.sleep(progress.done and 0.5),
+)
+"""
+
+
+def test_a_load_that_is_killed_takes_its_processes_along() -> None:
+    """What they told and nobody has read makes the pipe end with an error where it would end in silence."""
+    with fake_server(delay_s=0.01) as server:
+        load = subprocess.Popen(
+            [sys.executable, "-c", KILLED, server.url], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        while server.infer_requests < 200:
+            assert load.poll() is None
+            time.sleep(0.02)
+        load.kill()
+        _, errors = load.communicate(timeout=15)  # until the last of them has let go of it
+    assert not errors, errors

@@ -362,6 +362,19 @@ def test_a_search_for_the_highest_rate_shows_its_probes_and_the_limit_instead_of
     assert "3 arms × p99 ≤ 20 ms × 3 rounds" in page
 
 
+def test_rounds_that_settled_or_confirmed_a_lead_are_counted_apart() -> None:
+    run = run_result()
+    finals = tuple(
+        replace(t, trial=replace(t.trial, round=t.trial.round + 3, settles=t.trial.round < 2, confirms=t.trial.round == 2))
+        for t in run.trials
+        if t.trial.concurrency == 8
+    )  # fmt: skip
+    assert "3 arms × 2 load points × 3 rounds + 2 settling + 1 confirming" in html_of(
+        replace(run, trials=run.trials + finals)
+    )
+    assert "× 1 round<" in html_of(run_result(rounds=1))
+
+
 def test_what_was_at_work_beside_the_model_and_what_got_the_load_is_told() -> None:
     run = run_result()
     spec = run.spec.model_copy(update={"beside": {"noise": 4}, "load_model": "pipe", "batch_size": 2})

@@ -86,8 +86,8 @@ def test_a_constant_arrival_counts_the_area_under_the_rate(
     times = intended_send_times_ns(Open(rate, ramp_s=ramp_s, steps=steps), duration_s=duration_s)
     grid = np.linspace(0, duration_s, 20_001)
     starts = np.cumsum([ramp_s, *(length for _, length in steps)])
-    values = [r for r, _ in steps] + [rate]
-    at = np.array([values[int(np.searchsorted(starts, t, side="right")) - 1] for t in grid])
+    values = np.array([*(r for r, _ in steps), rate])
+    at = values[np.searchsorted(starts, grid, side="right") - 1]
     if ramp_s:
         at = np.where(grid < ramp_s, values[0] * grid / ramp_s, at)
     area = float(((at[1:] + at[:-1]) / 2).sum() * duration_s / 20_000)

@@ -108,7 +108,7 @@ def _start_together(
         _receive(pipe)  # "ready": its connections are open
     start_ns = time.monotonic_ns() + round(_START_LEAD_S * 1e9)
     for pipe in pipes:
-        pipe.send(start_ns)
+        _tell(pipe, start_ns)
     if at_measure_start is not None:
         timer = threading.Timer(plan.warmup_s + _START_LEAD_S, at_measure_start)
         timer.daemon = True
@@ -144,13 +144,19 @@ def _passing_on_interrupts(running: Mapping[int, Connection]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         for pipe in running.values():
-            pipe.send("interrupt")
+            _tell(pipe, "interrupt")
+
+
+def _tell(pipe: Connection, message: object) -> None:
+    """Who is gone at the other end shows when it is listened to."""
+    with suppress(OSError):
+        pipe.send(message)
 
 
 def _receive(pipe: Connection) -> Any:
     try:
         message = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         raise errors.TrialError("a client process died", code="client_died") from None
     if isinstance(message, dict):
         kind = getattr(errors, message.pop("kind"))
@@ -171,12 +177,8 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
 
-    def tell(message: object) -> None:
-        with suppress(OSError):  # a parent that is gone needs no answer; the run hears of it by itself
-            pipe.send(message)
-
     def start() -> int:
-        tell("ready")
+        _tell(pipe, "ready")
         try:
             start_ns = int(pipe.recv())
         except (EOFError, OSError):
@@ -191,20 +193,12 @@ def _work(
             plan,
             options,
             environment={},
-            on_progress=tell,
+            on_progress=lambda progress: _tell(pipe, progress),
             before_start=start,
             interrupt_pipe=pipe,
         )
         save_records(records, path)
-        tell("done")
+        _tell(pipe, "done")
     except errors.TritonsmithError as error:
-        tell(
-            {
-                "kind": type(error).__name__,
-                "message": error.message,
-                "code": error.code,
-                "seen": error.seen,
-                "valid": error.valid,
-                "fix": error.fix,
-            }
-        )
+        told = {"message": error.message, "code": error.code, "seen": error.seen}
+        _tell(pipe, {"kind": type(error).__name__, **told, "valid": error.valid, "fix": error.fix})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from builder.errors import ServerError
+from builder.errors import ServerError, TrialError
 from perf.generator import ClientOptions, Progress, generate
 from perf.processes import shares
 from perf.runs.plan import Plan
@@ -92,6 +93,23 @@ def test_ctrl_c_reaches_every_process_and_their_rows_are_kept() -> None:
     assert time.monotonic() - started < 20
     assert records.header.interrupted
     assert len(records) >= 50
+
+
+def test_a_process_that_dies_ends_the_load_with_one_error() -> None:
+    with fake_server() as server:
+
+        def kill() -> None:
+            while server.infer_requests < 50:
+                time.sleep(0.02)
+            multiprocessing.active_children()[0].kill()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(TrialError) as error:
+            generate(HttpTarget(server.url), Closed(4), PAYLOADS, duration_s=60, options=OPTIONS)
+        thread.join()
+    assert error.value.code == "client_died"
+    assert not multiprocessing.active_children()
 
 
 KILLED = """

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from builder import errors
+from builder.errors import TrialError, TritonsmithError
 from perf.record import RequestRecords, load_records, merge, save_records
 from perf.runs.one_process import run_plan
 from perf.runs.plan import ClientOptions, Plan, Progress
@@ -147,6 +148,9 @@ def _passing_on_interrupts(running: Mapping[int, Connection]) -> Iterator[None]:
             _tell(pipe, "interrupt")
 
 
+# Between them.
+
+
 def _tell(pipe: Connection, message: object) -> None:
     """Who is gone at the other end shows when it is listened to."""
     with suppress(OSError):
@@ -154,13 +158,13 @@ def _tell(pipe: Connection, message: object) -> None:
 
 
 def _receive(pipe: Connection) -> Any:
+    """The next message; one that is an error is raised, and so is the other process's end."""
     try:
         message = pipe.recv()
     except (EOFError, OSError):
-        raise errors.TrialError("a client process died", code="client_died") from None
-    if isinstance(message, dict):
-        kind = getattr(errors, message.pop("kind"))
-        raise kind(message.pop("message"), **message)
+        raise TrialError("a client process died", code="client_died") from None
+    if isinstance(message, TritonsmithError):
+        raise message
     return message
 
 
@@ -179,10 +183,7 @@ def _work(
 
     def start() -> int:
         _tell(pipe, "ready")
-        try:
-            start_ns = int(pipe.recv())
-        except (EOFError, OSError):
-            raise errors.TrialError("the load test's own process is gone", code="client_died") from None
+        start_ns = int(_receive(pipe))
         time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
         return start_ns
 
@@ -193,12 +194,11 @@ def _work(
             plan,
             options,
             environment={},
-            on_progress=lambda progress: _tell(pipe, progress),
+            on_progress=partial(_tell, pipe),
             before_start=start,
             interrupt_pipe=pipe,
         )
         save_records(records, path)
         _tell(pipe, "done")
-    except errors.TritonsmithError as error:
-        told = {"message": error.message, "code": error.code, "seen": error.seen}
-        _tell(pipe, {"kind": type(error).__name__, **told, "valid": error.valid, "fix": error.fix})
+    except TritonsmithError as error:
+        _tell(pipe, error)

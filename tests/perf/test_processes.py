@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from perf.schedule import Closed, Load, Open
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, tensor_from_array
 from tests.conftest import ROOT
-from tests.perf.fake_server import fake_server
+from tests.perf.fake_server import FakeServer, fake_server
 
 OPTIONS = ClientOptions(processes=2)
 PAYLOADS = [
@@ -77,37 +79,37 @@ def test_a_server_that_is_not_there_is_the_same_error() -> None:
     assert error.value.code == "connect"
 
 
+@contextmanager
+def under_load(server: FakeServer, act: Callable[[], None]) -> Iterator[None]:
+    """Does it once the server has seen requests."""
+
+    def wait_and_act() -> None:
+        while server.infer_requests < 50:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    yield
+    thread.join()
+
+
 def test_ctrl_c_reaches_every_process_and_their_rows_are_kept() -> None:
-    with fake_server() as server:
-
-        def interrupt() -> None:
-            while server.infer_requests < 50:
-                time.sleep(0.02)
-            os.kill(os.getpid(), signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
+    with fake_server() as server, under_load(server, lambda: os.kill(os.getpid(), signal.SIGINT)):
         started = time.monotonic()
         records = generate(HttpTarget(server.url), Open(200), PAYLOADS, duration_s=60, options=OPTIONS)
-        thread.join()
     assert time.monotonic() - started < 20
     assert records.header.interrupted
     assert len(records) >= 50
 
 
 def test_a_process_that_dies_ends_the_load_with_one_error() -> None:
-    with fake_server() as server:
-
-        def kill() -> None:
-            while server.infer_requests < 50:
-                time.sleep(0.02)
-            multiprocessing.active_children()[0].kill()
-
-        thread = threading.Thread(target=kill)
-        thread.start()
-        with pytest.raises(TrialError) as error:
-            generate(HttpTarget(server.url), Closed(4), PAYLOADS, duration_s=60, options=OPTIONS)
-        thread.join()
+    with (
+        fake_server() as server,
+        under_load(server, lambda: multiprocessing.active_children()[0].kill()),
+        pytest.raises(TrialError) as error,
+    ):
+        generate(HttpTarget(server.url), Closed(4), PAYLOADS, duration_s=60, options=OPTIONS)
     assert error.value.code == "client_died"
     assert not multiprocessing.active_children()
 
@@ -119,7 +121,7 @@ from perf.wire.http import HttpTarget
 from tests.perf.test_processes import OPTIONS, PAYLOADS, Closed
 generate(
     HttpTarget(sys.argv[1]), Closed(4), PAYLOADS, duration_s=30, options=OPTIONS,
-    on_progress=lambda progress: time.sleep(progress.done and 0.5),
+    on_progress=lambda progress: time.sleep(0.5),
 )
 """
 

@@ -161,9 +161,14 @@ def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
 
 def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult]) -> Verdict:
     """The verdict over everything measured."""
+    return decide(spec, arms, values_of(spec, trials), facts_of(trials), *final_rounds(trials))
+
+
+def final_rounds(trials: Sequence[TrialResult]) -> tuple[frozenset[int], frozenset[int]]:
+    """(rounds that were run to see a winner win again, rounds that were run to settle a lead)."""
     confirming = frozenset(result.trial.round for result in trials if result.trial.confirms)
     settling = frozenset(result.trial.round for result in trials if result.trial.settles)
-    return decide(spec, arms, values_of(spec, trials), facts_of(trials), confirming, settling)
+    return confirming, settling
 
 
 # The run directory.

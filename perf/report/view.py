@@ -10,7 +10,7 @@ from perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_
 from perf.report.costs import COSTS, cost_chart, measured_costs
 from perf.report.pareto import front_of
 from perf.report.why import what_next, why_winner
-from perf.run_record import RunResult
+from perf.run_record import RunResult, final_rounds
 from perf.stats import Estimate
 from perf.sweep import Arm
 
@@ -105,10 +105,8 @@ def facts_line(run: RunResult) -> list[str]:
 
 def _rounds_words(run: RunResult) -> str:
     """`4 rounds + 6 settling`: the rounds of few arms that settled or confirmed a lead are counted apart."""
-    trials = [result.trial for result in run.trials]
-    settling = {trial.round for trial in trials if trial.settles}
-    confirming = {trial.round for trial in trials if trial.confirms}
-    usual = {trial.round for trial in trials} - settling - confirming
+    confirming, settling = final_rounds(run.trials)
+    usual = {result.trial.round for result in run.trials} - settling - confirming
     words = f"{len(usual)} round{'' if len(usual) == 1 else 's'}"
     words += f" + {len(settling)} settling" if settling else ""
     return words + (f" + {len(confirming)} confirming" if confirming else "")

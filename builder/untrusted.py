@@ -1,0 +1,143 @@
+"""What a stranger may have written (text, names, paths) → values that can do no harm, or a ValueError that says why.
+
+Lock files come with pull requests, cache entries from whoever may write to the bucket, manifests from whoever may
+write to a destination. They are parsed by models of the base class `Untrusted`, whose fields have the types below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import unicodedata
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+
+MAX_JSON_BYTES = 64 << 20
+"""A lock of 10,000 models has 20 MiB."""
+_MAX_NAME_BYTES = 200
+# NAME_MAX and PATH_MAX of Linux, less what a temporary name beside adds.
+_MAX_COMPONENT_BYTES = 200
+_MAX_PATH_BYTES = 2000
+
+
+class Untrusted(BaseModel):
+    """Data that another process wrote: exact types, no unknown keys, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def fault_of_text(text: str) -> str | None:
+    """Why a name would not look on a screen like what it is; None when it is plain.
+
+    Refused: control characters (C0, C1), what has no glyph (zero-width, direction marks, line separators), what
+    is not normalised (NFC): two names that look the same would be two things. Categories: Unicode, chapter 4.5.
+    """
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            return f"has {character!r} in it"
+    if unicodedata.normalize("NFC", text) != text:
+        return f"is not in Unicode's normal form C, as {unicodedata.normalize('NFC', text)!a} is"
+    return None
+
+
+def fault_of_model_name(name: str) -> str | None:
+    """Why `name` cannot be a model's name (it becomes a directory and a URL path segment); None when it can."""
+    if not name or name.strip() != name:
+        return "is empty or has a space at an end"
+    if name.startswith("."):
+        return "starts with a dot"
+    for bad in "/\\":
+        if bad in name:
+            return f"has {bad!r} in it"
+    fault = fault_of_text(name)
+    if fault is not None:
+        return fault
+    size = len(name.encode())
+    return f"is longer than {_MAX_NAME_BYTES} bytes" if size > _MAX_NAME_BYTES else None
+
+
+def fault_of_relative_path(text: str) -> str | None:
+    """Why `text` cannot be the path of a file inside a directory; None when it can: relative, normalised, with `/`."""
+    if not text or text.startswith("/") or "\\" in text:
+        return "is not a relative path with '/'"
+    if any(part in ("", ".", "..") for part in text.split("/")):
+        return "has an empty part, '.' or '..' in it"
+    if any(len(part.encode(errors="replace")) > _MAX_COMPONENT_BYTES for part in text.split("/")):
+        return f"has a part of more than {_MAX_COMPONENT_BYTES} bytes"
+    if len(text) > _MAX_PATH_BYTES:
+        return f"is longer than {_MAX_PATH_BYTES} bytes"
+    return fault_of_text(text)
+
+
+def _model_name(name: str) -> str:
+    fault = fault_of_model_name(name)
+    if fault is not None:
+        raise ValueError(f"a model's name {fault}")
+    return name
+
+
+def _relative_path(text: str) -> str:
+    fault = fault_of_relative_path(text)
+    if fault is not None:
+        raise ValueError(f"the path {fault}")
+    return text
+
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+RelativePath = Annotated[str, AfterValidator(_relative_path)]
+
+
+def inside(directory: Path, name: str) -> Path:
+    """`directory / name`, and ValueError for a name that leads anywhere else, through a link on its way too.
+
+    The last part may be a link itself: who renames or deletes it means the link, who reads uses `open_regular`.
+    """
+    path = directory / _relative_path(name)
+    parts = PurePosixPath(name).parts[:-1]
+    for depth in range(len(parts)):
+        if directory.joinpath(*parts[: depth + 1]).is_symlink():
+            raise ValueError(f"{'/'.join(parts[: depth + 1])!r} is a link on the way to {name!r}")
+    return path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading; OSError for a FIFO or a device, which would block or never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """A regular file's content; ValueError above the limit, OSError when it cannot be read."""
+    with open_regular(path) as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise ValueError(f"it is larger than {limit_bytes >> 20} MiB")
+    return data
+
+
+def json_value(text: str | bytes) -> Any:
+    """JSON → values; ValueError for what is none, nested too deep, not UTF-8, or has NaN, Infinity or a name twice."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twin, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{twin[:80]!r} is there twice")
+    return found

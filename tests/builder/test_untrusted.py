@@ -1,0 +1,119 @@
+"""What a stranger may have written: which names, paths and JSON are taken, and what is said of the others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from builder.untrusted import (
+    fault_of_model_name,
+    fault_of_relative_path,
+    inside,
+    json_value,
+    open_regular,
+    read_bounded,
+)
+
+GOOD_NAMES = ("minilm", "a b", "modèle", "模型", "v1.2-x_y", "emoji😀")
+BAD_NAMES = {
+    "": "empty",
+    " a": "space",
+    ".git": "dot",
+    "..": "dot",
+    "a/b": "'/'",
+    "a\\b": "'\\\\'",
+    "a\0": "\\x00",
+    "a\nb": "\\n",
+    "a\x1b[31m": "\\x1b",
+    "a\x85b": "\\x85",
+    "a\u202eb": "\\u202e",
+    "a\u200bb": "\\u200b",
+    "a\u2028b": "\\u2028",
+    "a\ufeff": "\\ufeff",
+    "a\ud800": "\\ud800",
+    "e\u0301": "normal form C",
+    "x" * 201: "200 bytes",
+}
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_name_that_prints_is_taken(name: str) -> None:
+    assert fault_of_model_name(name) is None
+
+
+@pytest.mark.parametrize(("name", "word"), BAD_NAMES.items())
+def test_a_name_that_misleads_is_refused(name: str, word: str) -> None:
+    fault = fault_of_model_name(name)
+    assert fault is not None and word in fault
+
+
+@pytest.mark.parametrize("path", ["a", "1/model.onnx", "model.onnx/weights 1.bin", ".tritonsmith/root/x"])
+def test_a_path_inside_is_taken(path: str, tmp_path: Path) -> None:
+    assert fault_of_relative_path(path) is None
+    assert inside(tmp_path, path) == tmp_path / path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/a",
+        "..",
+        "../a",
+        "a/../b",
+        "a//b",
+        "a/",
+        "./a",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "x" * 201,
+        "a/" * 1200 + "b",
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the path"):
+        inside(tmp_path, path)
+
+
+def test_a_link_on_the_way_is_refused_and_one_at_the_end_is_not(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "link").symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="'link' is a link on the way"):
+        inside(home, "link/file")
+    assert inside(home, "link") == home / "link"
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(path)
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    assert read_bounded(tmp_path / "large", 11) == b"x" * 11
+    with pytest.raises(ValueError, match="larger"):
+        read_bounded(tmp_path / "large", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[" * 100_000, "too deep"),
+        ('{"a":' * 100_000, "too deep"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1, "a": 2}', "twice"),
+        (b"\xff\xfe\xfa", "codec"),
+        ("{", "Expecting"),
+        ("1" * 5000, "digits"),
+    ],
+)
+def test_what_is_no_plain_json_is_a_value_error(text: str | bytes, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        json_value(text)

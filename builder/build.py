@@ -242,8 +242,9 @@ class _Run:
 
 
 def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:
-    accuracy = context.lock.models[spec.name].accuracy
-    return ModelOutcome(spec.name, "up-to-date", 1, context.repository / spec.name, 0.0, accuracy)
+    entry = context.lock.models[spec.name]
+    directory = context.repository / spec.name
+    return ModelOutcome(spec.name, "up-to-date", 1, directory, 0.0, entry.accuracy, rows=entry.rows)
 
 
 def _not_built(context: Context, spec: ModelSpec) -> ModelOutcome:

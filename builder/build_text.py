@@ -52,11 +52,28 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str
         "" if first is None else f"({first.value})",
     ]
     lines = ["  ".join(p for p in parts if p)]
+    told = _rows_line(outcome)
+    if told:
+        lines.append(f"{' ' * (width + 2)}{told}")
     longest = max((len(v.variant) for v in outcome.variants), default=0)
     for variant in outcome.variants:
         lines.append(_variant_line(variant, width, longest, outcome.action))
         lines += [f"{' ' * (width + 6)}{finding}" for finding in variant.judged.findings]
     return lines
+
+
+def _rows_line(outcome: ModelOutcome) -> str:
+    """What a reader has to know of a model's rows that was built now."""
+    note, verdict = outcome.rows.get("note", ""), outcome.rows.get("verdict")
+    if not note or outcome.action == "up-to-date":
+        return ""
+    lead = {
+        "mixed": "max_batch_size 0, since rows of a batch depend on one another: ",
+        "cannot_run": "max_batch_size 0, since a batch cannot be run: ",
+        "unverified": "batching not verified: ",
+        "random": "batching not verified: ",
+    }
+    return f"{lead.get(str(verdict), 'batching: ')}{note}"
 
 
 def _is_missing(variant: VariantOutcome, model_action: str) -> bool:
@@ -90,6 +107,7 @@ def as_json(result: BuildResult) -> dict[str, object]:
                 "directory": str(o.directory),
                 "seconds": round(o.seconds, 3),
                 "accuracy": dict(o.accuracy),
+                "rows": dict(o.rows),
                 "error": None if o.error is None else o.error.as_dict(),
                 "variants": [
                     {

@@ -15,6 +15,7 @@ from builder.context import Context
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.gate_of_export import accuracy_summary
+from builder.gate_of_rows import is_inferred, unbatched
 from builder.lint import LintOptions, check
 from builder.lint.target import Target
 from builder.lock import LockedModel
@@ -59,7 +60,8 @@ def lay_out_model(
         for message in passed_over:
             note(f"warning: {message}; {chosen.name} is served instead")
     artifact = made.base if chosen is None or chosen.artifact is None else chosen.artifact
-    text = config_text(context, spec, artifact, chosen)
+    refused = made.rows is not None and made.rows.refused and is_inferred(spec)
+    text = config_text(context, unbatched(spec) if refused else spec, artifact, chosen)
     files = _served(context, spec, artifact, chosen)
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))
     if context.options.lint:
@@ -85,6 +87,7 @@ def lay_out_model(
         time.monotonic() - started,
         entry.accuracy,
         variants=variant_outcomes(spec, made.variants, entry.served),
+        rows=entry.rows,
     )
     return outcome, entry
 
@@ -136,6 +139,7 @@ def _entry(
         accuracy=accuracy_summary(made.base.record["accuracy"]),
         variants=locked_variants(spec, made.variants),
         served=None if chosen is None else chosen.name,
+        rows={} if made.rows is None else made.rows.as_dict(),
     )
 
 

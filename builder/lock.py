@@ -29,6 +29,7 @@ class LockedModel:
     accuracy:     the worst deviation from the source.
     variants:     name → what identified it (`parameters`, `tools`, `dependencies`, `key`) and its accuracy.
     served:       the variant that is laid out; None without variants.
+    rows:         what is known of its rows in a batch (builder.batch_rows); empty where none batch.
     """
 
     parameters: Mapping[str, Any]
@@ -40,6 +41,7 @@ class LockedModel:
     accuracy: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     served: str | None = None
+    rows: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

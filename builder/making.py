@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from builder.artifacts import is_exported, make_artifact
+from builder.batch_rows import RowsReport
 from builder.cache import Artifact, Cache
 from builder.gate_of_export import judge_export
+from builder.gate_of_rows import judge_rows, rows_of
 from builder.plan import Observation
 from builder.spec import ModelSpec, RepositorySpec
 from builder.variants import BuiltVariant, build_variants
@@ -16,19 +18,20 @@ from builder.variants import BuiltVariant, build_variants
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What laying out needs of one model; action: from cache, exported or taken over."""
+    """What laying out needs of one model; action: from cache, exported or taken over; rows: None where none batch."""
 
     model: str
     base: Artifact
     action: str
     seconds: float
     variants: tuple[BuiltVariant, ...] = ()
+    rows: RowsReport | None = None
 
 
 def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, cache: Cache) -> Made:
     """Finds or makes every artifact of the model; each action runs in a process of its own.
 
-    GateError when the export does not answer like its source; what an export or a taken-over file raises.
+    GateError when the export does not answer like its source, or not alike alone and in a batch; what an export or a taken-over file raises.
     A variant that fails keeps its error.
     """
     started = time.monotonic()
@@ -38,8 +41,10 @@ def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, c
         artifact = make_artifact(spec, repository, cache)
         action = "exported" if is_exported(spec) else "taken over"
     judge_export(spec, artifact.record["accuracy"], repository)
+    rows = rows_of(spec, artifact, repository, cache)
+    judge_rows(spec, rows, repository)
     variants = build_variants(spec, artifact, _graph_keys(seen, artifact), repository, cache)
-    return Made(spec.name, artifact, action, time.monotonic() - started, variants)
+    return Made(spec.name, artifact, action, time.monotonic() - started, variants, rows)
 
 
 def _graph_keys(seen: Observation, base: Artifact) -> Mapping[str, str | None]:

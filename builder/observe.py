@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import __version__
+from builder.batch_rows.report import ROWS_REVISION
 from builder.cache import Cache
 from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
@@ -75,13 +76,15 @@ def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]
 def config_digests(
     spec: ModelSpec, root: Path, repository: Path, templates: Path | None, cache: Cache
 ) -> dict[str, str]:
-    """Digests of what is laid out beside the artifact, and of the bounds that let the model through."""
+    """Digests of what is laid out beside the artifact, and of the checks that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     digests = {
         "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
         "template": total_digest(files),
         "accuracy": digest_of_value(_bounds(spec)),
     }
+    if spec.source.kind not in ("python", "steps") and spec.max_batch_size != 0:
+        digests["rows"] = f"revision {ROWS_REVISION}"
     if spec.model_files:
         placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
         digests["model_files"] = digest_of_value(placed)

@@ -36,6 +36,7 @@ class ModelOutcome:
     action:   up-to-date, exported, taken over, from cache, laid out, unchanged, failed, not built (another model's
               failure or Ctrl-C came first), cached (its artifacts were made and nothing was to be laid out).
     accuracy: worst deviation of the export from its source; empty when nothing was judged anew or before.
+    rows:     what is known of its rows in a batch, a RowsReport as JSON; empty where none batch.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ModelOutcome:
     accuracy: Mapping[str, Any]
     error: TritonsmithError | None = None
     variants: tuple[VariantOutcome, ...] = ()
+    rows: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,16 @@ class StaleReason(str, Enum):
     GRAPH_CHANGED = "graph_changed"
     STEP_CHANGED = "step_changed"
     CALIBRATION_CHANGED = "calibration_changed"
+    ROWS_UNCHECKED = "rows_unchecked"
     MISSING_ARTIFACT = "missing_artifact"
     CORRUPT_ARTIFACT = "corrupt_artifact"
     REMOVED_FROM_SPEC = "removed_from_spec"
 
 
-# Reasons that say that something was lost, not that anything else is wanted.
-LOSSES = frozenset({StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT})
+# Reasons that say that something was lost or never looked at, not that anything else is wanted.
+LOSSES = frozenset(
+    {StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED}
+)
 # Reasons that only hand on what an earlier action of the model said.
 CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED})
 # Sources that are taken over as they are.
@@ -318,6 +321,7 @@ _RENDERED_FROM: tuple[tuple[str, StaleReason], ...] = (
     ("spec", StaleReason.SPEC_CHANGED),
     ("template", StaleReason.TEMPLATE_CHANGED),
     ("steps", StaleReason.STEP_CHANGED),
+    ("rows", StaleReason.ROWS_UNCHECKED),
 )
 
 

@@ -101,7 +101,7 @@ def verify(
     elif exported.example is not None:
         inputs = _drawn(request, exported, exported.example, {})
     else:
-        guessed = _guessed(request, exported)
+        guessed = guessed_inputs(request, exported)
         if isinstance(guessed, str):
             return AccuracyReport((), 0, guessed), exported.outputs, None
         inputs = guessed
@@ -234,7 +234,7 @@ def _varied(dim: str, size: int, turn: int, request: ExportRequest, exported: Ex
     return size if turn % 2 == 0 else max(lowest, (size + 1) // 2)
 
 
-def _guessed(request: ExportRequest, exported: Exported) -> list[dict[str, Array]] | str:
+def guessed_inputs(request: ExportRequest, exported: Exported) -> list[dict[str, Array]] | str:
     """Inputs for a model nobody gave an example of; the reason when the source takes none of them."""
     import numpy as np
 

@@ -131,8 +131,11 @@ def read_loose(path: Path) -> Repository:
     return Repository(path.parent, {name: model}, frozenset({name}))
 
 
-def read_model(path: Path, config_name: str | None = None) -> Model:
-    """One model directory. Never raises for what is in it."""
+def read_model(path: Path, config_name: str | None = None, stated: Any = None) -> Model:
+    """One model directory. Never raises for what is in it.
+
+    stated: the ModelConfig message that it is to have, in place of what its config.pbtxt says.
+    """
     from builder.lint.autofill import completed
 
     entries = {e.name: e for e in _scan(path)}
@@ -148,6 +151,7 @@ def read_model(path: Path, config_name: str | None = None) -> Model:
         )
     )
     written = model_config_pb2().ModelConfig() if parsed is None else parsed.message
+    written = written if stated is None else stated
     onnx: dict[int, OnnxModel | OnnxProblem] = {}
     engines: dict[int, Engine] = {}
     config = None

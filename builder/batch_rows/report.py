@@ -1,0 +1,59 @@
+"""What is known of a model's rows, as a value that travels between processes and into the lock as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+ROWS_REVISION = 1
+"""Raised when the check sees more than before: what was verified by an earlier one is verified again."""
+
+Verdict = Literal["independent", "mixed", "cannot_run", "random", "unverified"]
+"""
+independent: every row that was run was answered in its batch as it is alone.
+mixed:       a row's answer depends on its batch, or the answer has another number of rows than the request.
+cannot_run:  ONNX Runtime fails at a batch size that the model would be served with.
+random:      two runs of one batch differ, so that nothing can be compared.
+unverified:  no inputs could be made.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReport:
+    """The verdict on one model.
+
+    sizes: batch sizes that were run, ascending; the largest is below max_batch_size where memory bounds it.
+    note:  one sentence: what is wrong, what could not be verified, or what a reader should know all the same;
+           empty when there is nothing to say.
+    seen:  output, batch size and row of the difference.
+    op:    the first operator of the graph that mixes rows, when one could be found.
+    """
+
+    verdict: Verdict
+    sizes: tuple[int, ...] = ()
+    note: str = ""
+    seen: str = ""
+    op: str = ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether batching the model would give wrong answers or none."""
+        return self.verdict in ("mixed", "cannot_run")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; fields that say nothing are left out."""
+        return {key: value for key, value in {**asdict(self), "sizes": list(self.sizes)}.items() if value}
+
+
+def report_from_dict(data: Mapping[str, Any]) -> RowsReport:
+    """The inverse of RowsReport.as_dict; ValueError for a verdict that there is not."""
+    if data["verdict"] not in get_args(Verdict):
+        raise ValueError(f"no verdict {data['verdict']!r} on rows")
+    texts = {key: str(data.get(key, "")) for key in ("note", "seen", "op")}
+    return RowsReport(data["verdict"], tuple(int(size) for size in data.get("sizes", ())), **texts)
+
+
+def sizes_to_run(max_batch_size: int, preferred: Iterable[int] = ()) -> tuple[int, ...]:
+    """Batch sizes to look at: a row alone, two, three, what the batcher prefers to make, and its largest."""
+    return tuple(sorted({s for s in (1, 2, 3, *preferred, max_batch_size) if 1 <= s <= max_batch_size}))

@@ -1,0 +1,56 @@
+"""What a check of rows is asked for, as a value that travels to its process as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+LARGEST_RUN_BYTES = 2**30
+"""No batch is run that would take more memory beside the weights than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRequest:
+    """One ONNX file to look at.
+
+    model:        its name, for messages.
+    path:         the .onnx file; its external data is found beside it. Neither is written to.
+    sizes:        batch sizes, ascending, from sizes_to_run.
+    outputs:      the outputs that are served; empty means all.
+    dynamic_dims: name → (min, opt, max), for inputs that have to be made up.
+    samples:      `samples.npz` of an export, the "module:callable" or .npz that the spec states, or None.
+    search_path:  the spec's directory, for a "module:callable".
+    largest_run_bytes: bounds the largest batch.
+    """
+
+    model: str
+    path: str
+    sizes: tuple[int, ...]
+    outputs: tuple[str, ...] = ()
+    dynamic_dims: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    samples: str | None = None
+    search_path: str = "."
+    seed: int = 0
+    largest_run_bytes: int = LARGEST_RUN_BYTES
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            **asdict(self),
+            "sizes": list(self.sizes),
+            "outputs": list(self.outputs),
+            "dynamic_dims": {name: list(sizes) for name, sizes in self.dynamic_dims.items()},
+        }
+
+
+def request_from_dict(data: Mapping[str, Any]) -> RowsRequest:
+    """The inverse of RowsRequest.as_dict."""
+    return RowsRequest(
+        **{
+            **data,
+            "sizes": tuple(data["sizes"]),
+            "outputs": tuple(data["outputs"]),
+            "dynamic_dims": {n: (s[0], s[1], s[2]) for n, s in data["dynamic_dims"].items()},
+        }
+    )

@@ -1,0 +1,146 @@
+"""The row check's child process: one RowsRequest on standard input → inputs, ONNX Runtime's answers, one RowsReport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.batch_rows.judge import Model, judge_rows
+from builder.batch_rows.report import RowsReport
+from builder.batch_rows.request import RowsRequest, request_from_dict
+from builder.batch_rows.rows import Row, batch_of, rows_of, with_drawn
+from builder.child_worker import enter_search_path, serve
+from builder.errors import TritonsmithError
+from builder.export.batching import with_batch_dimension
+from builder.export.exported import Exported
+from builder.export.onnx_graph import onnxruntime_runner, read_graph
+from builder.export.request import ExportRequest
+from builder.samples import load_samples
+
+if TYPE_CHECKING:
+    from builder.export.exported import Runner
+    from builder.samples import Array
+
+_USUAL_SIZES = (2, 4, 8, 16, 32)
+"""Batch sizes that exporters were seen to write into a graph."""
+
+_NO_TWO = "no two different rows could be made; state accuracy.samples"
+
+
+def main() -> None:
+    """Answers one RowsRequest; arguments as builder.child_worker.serve takes them."""
+    serve(_handle, "running a model's batches")
+
+
+def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
+    return report_of(request_from_dict(request), scratch).as_dict()
+
+
+def report_of(request: RowsRequest, scratch: Path) -> RowsReport:
+    """Makes different rows and judges the model by them. What a samples callable raises goes on."""
+    import numpy as np
+
+    samples = _stated(request)
+    rng = np.random.default_rng(request.seed)
+    try:
+        run = onnxruntime_runner(Path(request.path), optimised=True)
+        rows, reason = _rows(request, run, samples, rng)
+    except TritonsmithError as error:
+        return RowsReport("unverified", (), error.message)
+    if len(rows) < 2:
+        return RowsReport("unverified", (), reason)
+    model = Model(run, _as_written, cache(lambda: _copy(Path(request.path), scratch)), request.outputs)
+    return judge_rows(model, rows, request.sizes, rng, request.largest_run_bytes)
+
+
+def _stated(request: RowsRequest) -> list[Mapping[str, Array]] | None:
+    """The inputs that the export or the spec has; None when there are none."""
+    if request.samples is None:
+        return None
+    if request.samples.endswith(".npz"):
+        return [sample.inputs for sample in load_samples(Path(request.samples)).samples]
+    from builder.export.verify import stated_samples
+
+    enter_search_path(Path(request.search_path))
+    return list(stated_samples(_as_export(request, 1)).samples or ())
+
+
+def _rows(
+    request: RowsRequest, run: Runner, samples: Sequence[Mapping[str, Array]] | None, rng: Any
+) -> tuple[list[Row], str]:
+    """Different rows; why there are fewer than two."""
+    made_up = _made_up(request, run) if samples is None else samples
+    if isinstance(made_up, str):
+        return [], made_up
+    rows = rows_of(made_up)
+    drawn = [row for row in with_drawn(rows, rng)[len(rows) :] if _runs(run, row)]
+    return [*rows, *drawn], _NO_TWO
+
+
+def _made_up(request: RowsRequest, run: Runner) -> list[dict[str, Array]] | str:
+    """Inputs of one row, or, of a model that takes another number alone, of that many; the reason when none will do."""
+    from builder.export.verify import guessed_inputs
+
+    graph = read_graph(Path(request.path), full_check=False)
+    unreadable = [t.name for t in (*graph.inputs, *graph.outputs) if t.dtype.numpy is None]
+    if unreadable:
+        return f"{unreadable[0]} has a type that NumPy does not have"
+    reasons = []
+    for size in dict.fromkeys((1, *request.sizes, *_USUAL_SIZES)):
+        exported = Exported(
+            Path(request.path),
+            (),
+            with_batch_dimension(graph.inputs, size, None, "export it again"),
+            graph.outputs,
+            graph.opset,
+            graph.ir_version,
+            run,
+            None,
+            {},
+        )
+        guessed = guessed_inputs(_as_export(request, size), exported)
+        if not isinstance(guessed, str):
+            return guessed
+        reasons.append(guessed)
+    return reasons[0]
+
+
+def _as_export(request: RowsRequest, size: int) -> ExportRequest:
+    return ExportRequest(
+        request.model,
+        "onnx",
+        request.path,
+        request.search_path,
+        max_batch_size=size,
+        dynamic_dims=request.dynamic_dims,
+        samples=request.samples,
+        sample_batch_sizes=(size,),
+        seed=request.seed,
+    )
+
+
+def _runs(run: Runner, row: Row) -> bool:
+    """Whether drawn values are a request that the model takes at all."""
+    try:
+        run(batch_of([row], [0]))
+    except Exception:
+        return False
+    return True
+
+
+def _as_written(path: Path) -> Runner:
+    return onnxruntime_runner(path, optimised=False)
+
+
+def _copy(path: Path, scratch: Path) -> Path:
+    from builder.export.onnx_source import copy_model
+
+    directory = scratch / "graph"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / copy_model(path, read_graph(path, full_check=False).external_files, directory)[0]
+
+
+if __name__ == "__main__":
+    main()

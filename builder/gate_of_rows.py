@@ -56,7 +56,6 @@ def judge_rows(spec: ModelSpec, report: RowsReport | None, repository: Repositor
         f"{what}: {report.note}",
         code="rows_mixed" if report.verdict == "mixed" else "batch_size_fails",
         where=repository.where(spec.name, "max_batch_size" if spec.max_batch_size is not None else "source"),
-        seen=report.seen or None,
         fix=fix,
     )
     raise place_error(error, spec.name, error.where or repository.where(spec.name))
@@ -83,23 +82,20 @@ def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
     if largest == 0:
         return ()
     batching = spec.config.as_proto_json().get("dynamic_batching") or {}
-    ranges = {
-        n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()
-    }
+    ranges = {n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()}
     return (
         RowsRequest(
             spec.name,
             str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
             sizes_to_run(largest, batching.get("preferred_batch_size", ())),
             dynamic_dims=ranges,
+            exported=True,
             samples=None if record["samples"] is None else str(artifact.directory / record["samples"]),
         ),
     )
 
 
-def _of_directory(
-    spec: ModelSpec, artifact: Artifact, repository: RepositorySpec
-) -> Iterable[RowsRequest]:
+def _of_directory(spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> Iterable[RowsRequest]:
     """One request a version, with the inputs that accuracy.samples states."""
     files = files_to_serve(artifact)
     if not files:
@@ -127,7 +123,13 @@ def _report(
         "search_path": None,
     }
     tools = this_toolchain().fingerprint("onnxruntime")
-    identity = {"action": "rows", "revision": ROWS_REVISION, "of": artifact.key, "asked": asked, "tools": tools}
+    identity = {
+        "action": "rows",
+        "revision": ROWS_REVISION,
+        "of": artifact.key,
+        "asked": asked,
+        "tools": tools,
+    }
     key = action_key(digest_of_value(identity), {})
     known = cache.get(key)
     if known is not None:

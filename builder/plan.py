@@ -42,9 +42,7 @@ class StaleReason(str, Enum):
 
 
 # Reasons that say that something was lost or never looked at, not that anything else is wanted.
-LOSSES = frozenset(
-    {StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED}
-)
+LOSSES = frozenset({StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED})
 # Reasons that only hand on what an earlier action of the model said.
 CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED})
 # Sources that are taken over as they are.

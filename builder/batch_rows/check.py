@@ -169,7 +169,11 @@ def _how(row: Array, own: Array) -> str:
     distance = relative_l2(row, own)
     if row.dtype.kind != "f":
         return f"differs in {distance:.0%} of its elements" if row.size > 1 else f"differs ({row} for {own})"
-    return "differs in what is NaN or infinite" if distance == float("inf") else f"differs by {distance:.2g}"
+    return (
+        "differs in what is NaN or infinite"
+        if distance == float("inf")
+        else f"differs by {distance:.2g} of its length"
+    )
 
 
 def _worst(found: Sequence[Difference | None]) -> Iterator[Difference]:

@@ -30,6 +30,10 @@ def hold_scales(path: Path, batch: Mapping[str, Array], target: Path) -> None:
     for _, name, value in run_intermediates(str(path), names, [batch]):
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     for node in dynamic:
-        held = helper.make_node("QuantizeLinear", [node.input[0], *node.output[1:]], [node.output[0]], node.name)
+        held = helper.make_node(
+            "QuantizeLinear", [node.input[0], *node.output[1:]], [node.output[0]], node.name
+        )
         node.CopyFrom(held)
-    onnx.save(model, str(target), save_as_external_data=model.ByteSize() > 2**30, location=f"{target.name}.data")
+    onnx.save(
+        model, str(target), save_as_external_data=model.ByteSize() > 2**30, location=f"{target.name}.data"
+    )

@@ -48,7 +48,8 @@ class Graph:
         self.path = path
         self.model: Any = onnx.load(str(path), load_external_data=False)
         self.nodes = tuple(
-            Node(_name(n), n.op_type, _read(n), tuple(o for o in n.output if o)) for n in self.model.graph.node
+            Node(_name(n), n.op_type, _read(n), tuple(o for o in n.output if o))
+            for n in self.model.graph.node
         )
         self._types = element_types(self.model)
 
@@ -84,7 +85,9 @@ class Graph:
         import onnx
 
         unreadable = {onnx.TensorProto.BFLOAT16}
-        unreadable |= {getattr(onnx.TensorProto, n) for n in dir(onnx.TensorProto) if n.startswith(("FLOAT8", "FLOAT4"))}
+        unreadable |= {
+            getattr(onnx.TensorProto, n) for n in dir(onnx.TensorProto) if n.startswith(("FLOAT8", "FLOAT4"))
+        }
         return self._types.get(name) not in unreadable
 
 

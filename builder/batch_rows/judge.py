@@ -88,10 +88,8 @@ def _judged(
     alone = answers_alone(model.run, rows)
     model = replace(model, outputs=model.outputs or tuple(alone[0]))
     memory = memory_growth(largest_run_bytes, rows[0], alone[0])
-    accepted: dict[tuple[str, str], str] = {}
-    for difference in differences(
-        model.run, rows, alone, sizes, model.outputs, rng, memory.fits, ran
-    ):
+    accepted: dict[tuple[str, str], _Cause] = {}
+    for difference in differences(model.run, rows, alone, sizes, model.outputs, rng, memory.fits, ran):
         if (difference.kind, difference.output) in accepted:
             continue
         if _differs_by_chance(model, rows, difference):
@@ -100,8 +98,8 @@ def _judged(
         if not cause.accepted:
             named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
             return RowsReport("mixed", tuple(ran), f"{difference.told}{named}", difference.told, cause.op)
-        accepted[difference.kind, difference.output] = cause.note
-    notes = [*dict.fromkeys(note for note in accepted.values() if note)]
+        accepted[difference.kind, difference.output] = cause
+    notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
     if max(ran) < max(sizes):
         limit = largest_run_bytes / 2**30
         notes.append(
@@ -155,7 +153,9 @@ def _of_chance(
 
 def _cause(model: Model, rows: Sequence[Row], difference: Difference) -> _Cause:
     if difference.kind == "rows":
-        node = first_that_loses_rows(Graph(model.copied()), batch_of(rows, difference.order), difference.output)
+        node = first_that_loses_rows(
+            Graph(model.copied()), batch_of(rows, difference.order), difference.output
+        )
         return _Cause(False, op="" if node is None else node.name)
     if difference.kind == "alone":
         return _of_another_size(model, rows, difference)
@@ -211,7 +211,12 @@ def _of_another_size(model: Model, rows: Sequence[Row], difference: Difference) 
     other = _exchanged(order, position, len(rows))
     batch, alone = batch_of(rows, order), batch_of(rows, [order[position]])
     departure = first_departure(
-        Graph(model.copied()), batch, batch_of(rows, other), alone, batch_of(rows, [other[position]]), position
+        Graph(model.copied()),
+        batch,
+        batch_of(rows, other),
+        alone,
+        batch_of(rows, [other[position]]),
+        position,
     )
     if departure is None:
         return _Cause(False)

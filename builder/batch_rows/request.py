@@ -20,6 +20,7 @@ class RowsRequest:
     outputs:      the outputs that are served; empty means all.
     dynamic_dims: name → (min, opt, max), for inputs that have to be made up.
     samples:      `samples.npz` of an export, the "module:callable" or .npz that the spec states, or None.
+    exported:     it is ours, looked at before; a stranger's external data is held against its directory first.
     search_path:  the spec's directory, for a "module:callable".
     largest_run_bytes: bounds the largest batch.
     """
@@ -31,6 +32,7 @@ class RowsRequest:
     dynamic_dims: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     samples: str | None = None
     search_path: str = "."
+    exported: bool = False
     seed: int = 0
     largest_run_bytes: int = LARGEST_RUN_BYTES
 

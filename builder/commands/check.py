@@ -57,6 +57,10 @@ def check(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Leave these rules or families out."),
     ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Run the ONNX files, too: would requests batched together be mixed?"),
+    ] = False,
     format: Annotated[CheckFormat, typer.Option(help="How to write the findings.")] = CheckFormat.text,
     explain: Annotated[
         Optional[str],  # noqa: UP045
@@ -66,6 +70,7 @@ def check(
     """Lint Triton model repositories: what the server would refuse or silently ignore, and the fix.
 
     Examples: tritonsmith check model_repository/ --target 26.08
+              tritonsmith check model_repository/ --deep
               tritonsmith check --explain BATCH004
     """
     from builder.console import emit_text, note
@@ -77,7 +82,7 @@ def check(
     if not paths:
         raise UsageError("no path to check", code="no_path", fix="tritonsmith check model_repository/")
     text, errors, models = checked(
-        paths, options_from_flags(target, gpus, server_args, select, ignore), format.value
+        paths, options_from_flags(target, gpus, server_args, select, ignore, deep), format.value
     )
     emit_text(text)
     if not models:
@@ -117,6 +122,7 @@ def options_from_flags(
     server_args: str | None,
     select: list[str] | None,
     ignore: list[str] | None,
+    deep: bool = False,
 ) -> LintOptions:
     """Flags → LintOptions. UsageError when a release or a quote is wrong."""
     from dataclasses import replace
@@ -134,7 +140,7 @@ def options_from_flags(
         except ValueError as error:
             raise UsageError(f"--server-args: {error}", code="bad_server_args", seen=server_args) from error
         meant = replace(meant, server_args=server_args_from_list(arguments))
-    return LintOptions(meant, _names(select), _names(ignore))
+    return LintOptions(meant, _names(select), _names(ignore), deep)
 
 
 def _names(given: list[str] | None) -> frozenset[str]:

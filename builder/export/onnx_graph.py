@@ -275,4 +275,5 @@ def onnxruntime_reason(error: Exception) -> str:
     """ONNX Runtime's message without its error number, source file and function names."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S+\.(?:h|cc):\d+ \S+\([^)]*\) ", "", text)
     return text[:400]

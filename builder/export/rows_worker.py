@@ -15,7 +15,7 @@ from builder.child_worker import enter_search_path, serve
 from builder.errors import TritonsmithError
 from builder.export.batching import with_batch_dimension
 from builder.export.exported import Exported
-from builder.export.onnx_graph import onnxruntime_runner, read_graph
+from builder.export.onnx_graph import onnxruntime_reason, onnxruntime_runner, read_graph
 from builder.export.request import ExportRequest
 from builder.samples import load_samples
 
@@ -45,7 +45,9 @@ def report_of(request: RowsRequest, scratch: Path) -> RowsReport:
     samples = _stated(request)
     rng = np.random.default_rng(request.seed)
     try:
-        run = onnxruntime_runner(Path(request.path), optimised=True)
+        if not request.exported:
+            read_graph(Path(request.path), full_check=False)
+        run = _in_words(onnxruntime_runner(Path(request.path), optimised=True))
         rows, reason = _rows(request, run, samples, rng)
     except TritonsmithError as error:
         return RowsReport("unverified", (), error.message)
@@ -131,7 +133,19 @@ def _runs(run: Runner, row: Row) -> bool:
 
 
 def _as_written(path: Path) -> Runner:
-    return onnxruntime_runner(path, optimised=False)
+    return _in_words(onnxruntime_runner(path, optimised=False))
+
+
+def _in_words(run: Runner) -> Runner:
+    """The same, failing with ONNX Runtime's words and without its places in C++."""
+
+    def checked(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return run(inputs)
+        except Exception as error:
+            raise RuntimeError(onnxruntime_reason(error)) from error
+
+    return checked
 
 
 def _copy(path: Path, scratch: Path) -> Path:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from builder.batch_rows import RowsReport, RowsRequest, sizes_to_run
 from builder.errors import ConfigError, SpecError, UsageError, Where
-from builder.importing.from_repository import imported_model, relative
+from builder.importing.from_repository import imported_model, relative, without_batching
 from builder.importing.imported import Imported, ImportedModel, Note
+from builder.lint.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
 from builder.lint.check import read_paths
 from builder.lint.model import CONFIG, Model, is_version_name
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
+from builder.lint.rows import rows_by_running, rows_of_file
 from builder.spec import check_model_name
 from builder.tensors import dtype_from_onnx
 
@@ -48,7 +52,7 @@ Found = Iterator[tuple[ImportedModel | None, list[Note]]]
 
 def _models_at(path: Path, root: Path) -> Found:
     if path.is_file() and path.name != CONFIG:
-        yield _onnx_file(path, root), []
+        yield _onnx_file(path, root)
     elif path.is_file() and any(is_version_name(p.name) for p in path.parent.iterdir() if p.is_dir()):
         yield from _repository_at(path.parent, root)
     elif path.is_file():
@@ -62,12 +66,12 @@ def _models_at(path: Path, root: Path) -> Found:
         raise UsageError(f"there is no {path}", code="no_such_path", where=Where(path))
     elif not (path / CONFIG).exists() and (files := sorted(path.glob("*.onnx"))):
         for file in files:
-            yield _onnx_file(file, root), []
+            yield _onnx_file(file, root)
     else:
         yield from _repository_at(path, root)
 
 
-def _onnx_file(path: Path, root: Path) -> ImportedModel:
+def _onnx_file(path: Path, root: Path) -> tuple[ImportedModel, list[Note]]:
     try:
         onnx = read_onnx(path)
     except OnnxProblem as problem:
@@ -78,7 +82,14 @@ def _onnx_file(path: Path, root: Path) -> ImportedModel:
             valid=("an .onnx file", "a model repository or directory"),
         ) from None
     name = _name_of_file(path)
-    return ImportedModel(name, {"onnx": relative(path, root)}, {}, {}, (surface(onnx),))
+    model = ImportedModel(name, {"onnx": relative(path, root)}, {}, {}, (surface(onnx),))
+    if not can_batch(onnx):
+        return model, []
+    report = rows_of_file(RowsRequest(name, str(path.absolute()), sizes_to_run(DEFAULT_MAX_BATCH_SIZE)))
+    if report.refused:
+        remarks = (*model.remarks, f"not batched: {report.note}")
+        return replace(model, fields={"max_batch_size": 0}, remarks=remarks), []
+    return model, _unverified([report], path)
 
 
 def _name_of_file(path: Path) -> str:
@@ -116,7 +127,21 @@ def _repository_at(path: Path, root: Path) -> Found:
                 [Note("no model: it has neither a config.pbtxt nor a version directory", Where(model.path))],
             )
             continue
-        yield imported_model(_readable(model), root), list(_losses(model))
+        imported, notes = imported_model(_readable(model), root), list(_losses(model))
+        reports = list(rows_by_running(model).values())
+        refused = next((report for report in reports if report.refused), None)
+        if refused is not None:
+            yield without_batching(imported, model, refused), notes
+        else:
+            yield imported, [*notes, *_unverified(reports, model.path)]
+
+
+def _unverified(reports: Sequence[RowsReport], path: Path) -> list[Note]:
+    return [
+        Note(f"batching not verified: {report.note}", Where(path))
+        for report in reports
+        if report.verdict in ("unverified", "random")
+    ]
 
 
 def _readable(model: Model) -> Model:

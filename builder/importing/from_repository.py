@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from builder.batch_rows import RowsReport
 from builder.errors import TritonsmithError
 from builder.importing.fields import fields_from_message
 from builder.importing.imported import ImportedModel
@@ -41,6 +43,27 @@ def imported_model(model: Model, root: Path) -> ImportedModel:
         fields,
         {name: relative(file, root) for name, file in beside.items()},
     )
+
+
+def without_batching(imported: ImportedModel, model: Model, report: RowsReport) -> ImportedModel:
+    """The entry of a model whose rows mix: max_batch_size 0, its tensors' first dimension stated as any other."""
+    fields = {key: value for key, value in imported.fields.items() if key != "dynamic_batching"}
+    if "directory" in imported.source:
+        # Nothing is left for Triton to complete, which would batch the model again.
+        completed = fields_from_message(model.config)
+        fields |= {kind: completed[kind] for kind in ("input", "output") if kind not in fields}
+    for kind in ("input", "output"):
+        if kind in fields and model.config.max_batch_size > 0:
+            fields[kind] = [_with_first_dimension(tensor) for tensor in fields[kind]]
+    remark = f"not batched: {report.note}"
+    return replace(imported, fields=fields | {"max_batch_size": 0}, remarks=(*imported.remarks, remark))
+
+
+def _with_first_dimension(tensor: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {**tensor, "dims": [-1, *tensor["dims"]]} if "dims" in tensor else dict(tensor)
+    if "reshape" in tensor:
+        whole["reshape"] = {"shape": [-1, *tensor["reshape"].get("shape", ())]}
+    return whole
 
 
 def _single_onnx(model: Model) -> OnnxModel | None:

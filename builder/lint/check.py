@@ -17,6 +17,7 @@ from builder.lint.model import (
     read_loose,
     read_repository,
 )
+from builder.lint.rows import rows_by_running
 from builder.lint.rule import Context, Hit, Rule, Severity, Stage
 from builder.lint.table import RULES
 from builder.lint.target import Target, target_from_text
@@ -29,11 +30,13 @@ class LintOptions:
     target: what the repository must load on, a release or a Target; what it leaves open is not judged.
     select: rule ids or families (`BATCH`) to judge; empty means all.
     ignore: rule ids or families not to judge.
+    deep:   run the ONNX files, too, each in a process of its own; nothing else of a repository is ever run.
     """
 
     target: Target | str | None = None
     select: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
+    deep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,18 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
     findings: list[Finding] = []
     models = 0
     for repository in repositories:
-        context = Context(repository, tuple(repositories), target, auto_complete)
-        for name, model in repository.models.items():
-            if repository.judged is None or name in repository.judged:
-                models += 1
-                findings += _judge(model, context, rules)
+        judged = [
+            model
+            for name, model in repository.models.items()
+            if repository.judged is None or name in repository.judged
+        ]
+        rows = None
+        if options.deep and any(rule.needs == "deep" for rule in rules):
+            rows = {model.path: rows_by_running(model, auto_complete) for model in judged}
+        context = Context(repository, tuple(repositories), target, auto_complete, rows)
+        models += len(judged)
+        for model in judged:
+            findings += _judge(model, context, rules)
     findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
     return Report(findings, models)
 

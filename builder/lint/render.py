@@ -218,4 +218,5 @@ NEEDS: dict[str, str] = {
     "target": "--target RELEASE",
     "server": "--server-args, the flags that the server is started with",
     "gpus": "--gpus, the number of GPUs of the target",
+    "deep": "--deep, which runs the model's ONNX file",
 }

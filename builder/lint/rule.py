@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from builder.batch_rows import RowsReport
     from builder.lint.model import Model, Repository
     from builder.lint.target import Target
 
@@ -51,12 +52,14 @@ class Context:
     repositories:  all repositories of this check.
     target:        what the repository must load on; every field of it may be unknown.
     auto_complete: whether the server completes configs, which --disable-auto-complete-config ends.
+    rows:          model directory → version → what running it showed; None when nothing is run.
     """
 
     repository: Repository
     repositories: tuple[Repository, ...]
     target: Target
     auto_complete: bool
+    rows: Mapping[Path, Mapping[int, RowsReport]] | None = None
 
 
 Judge = Callable[["Model", Context], Iterable[Hit]]
@@ -73,7 +76,7 @@ class Rule:
     source:   the place in Triton's sources or documentation that says so.
     bad:      a smallest config (or tree) that breaks it, good: one that does not.
     needs:    what must be known for it to be judged: config (the text parses), files (the model's
-              directory), onnx, engine (a sidecar), target, server (its flags), gpus.
+              directory), onnx, engine (a sidecar), target, server (its flags), gpus, deep (the model was run).
     """
 
     id: str

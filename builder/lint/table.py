@@ -9,6 +9,7 @@ from builder.lint.rule import Rule
 from builder.lint.rules import (
     backend,
     batch,
+    batch_rows,
     cache,
     ensemble,
     ensemble_models,
@@ -29,6 +30,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     repo,
     backend,
     batch,
+    batch_rows,
     io,
     model_file,
     instance,

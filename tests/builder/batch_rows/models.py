@@ -50,7 +50,9 @@ class Kind:
 
 
 def over_axis_0(op: str, **attributes: Any) -> Any:
-    return model([node(op, ["x"], ["z"], name="bad", axis=0, **attributes), node("Relu", ["z"], ["y"])], [X], [Y])
+    return model(
+        [node(op, ["x"], ["z"], name="bad", axis=0, **attributes), node("Relu", ["z"], ["y"])], [X], [Y]
+    )
 
 
 def mean_over_rows() -> Any:
@@ -66,7 +68,15 @@ def batch_norm_training() -> Any:
     constants = {k: np.ones(6, np.float32) for k in ("scale", "var")} | {
         k: np.zeros(6, np.float32) for k in ("bias", "mean")
     }
-    nodes = [node("BatchNormalization", ["x", "scale", "bias", "mean", "var"], ["y", "m", "v"], name="bad", training_mode=1)]
+    nodes = [
+        node(
+            "BatchNormalization",
+            ["x", "scale", "bias", "mean", "var"],
+            ["y", "m", "v"],
+            name="bad",
+            training_mode=1,
+        )
+    ]
     return model(nodes, [X], [Y], constants)
 
 
@@ -84,7 +94,10 @@ def recurrent(op: str, layout_first: bool) -> Any:
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
     constants = {"w": weights(1, gates * 5, 3), "r": weights(1, gates * 5, 5)}
     inner = "t" if layout_first else "x"
-    nodes = [node(op, [inner, "w", "r"], ["h4"], name="bad", hidden_size=5), node("Squeeze", ["h4", "one"], ["h"])]
+    nodes = [
+        node(op, [inner, "w", "r"], ["h4"], name="bad", hidden_size=5),
+        node("Squeeze", ["h4", "one"], ["h"]),
+    ]
     if layout_first:
         nodes.insert(0, node("Transpose", ["x"], ["t"], perm=[1, 0, 2]))
     nodes.append(node("Transpose", ["h"], ["y"], perm=[1, 0, 2] if layout_first else [0, 1, 2]))
@@ -121,7 +134,12 @@ def top_rows() -> Any:
 
 
 def reversed_rows() -> Any:
-    constants = {"from": np.array([-1]), "to": np.array([-(2**31)]), "axes": np.array([0]), "step": np.array([-1])}
+    constants = {
+        "from": np.array([-1]),
+        "to": np.array([-(2**31)]),
+        "axes": np.array([0]),
+        "step": np.array([-1]),
+    }
     return model([node("Slice", ["x", "from", "to", "axes", "step"], ["y"], name="bad")], [X], [Y], constants)
 
 
@@ -171,7 +189,11 @@ def dynamic_quantised(then_mean: bool = False) -> Any:
     last = [node("Identity", ["d"], ["y"])]
     constants = {}
     if then_mean:
-        last = [node("ReduceMean", ["d", "axes"], ["m"], name="bad", keepdims=1), node("Mul", ["m", "small"], ["n"]), node("Add", ["d", "n"], ["y"])]
+        last = [
+            node("ReduceMean", ["d", "axes"], ["m"], name="bad", keepdims=1),
+            node("Mul", ["m", "small"], ["n"]),
+            node("Add", ["d", "n"], ["y"]),
+        ]
         constants = {"axes": np.array([0]), "small": np.float32(0.01)}
     return model([*nodes, *last], [X], [Y], constants)
 
@@ -183,8 +205,12 @@ def random_noise() -> Any:
 
 def in_body(kind: str) -> Any:
     """The rows are mixed inside a body; the outer operator is named."""
+
     def body(name: str, inputs: Sequence[Any]) -> Any:
-        nodes = [node("ReduceMean", ["x", "axes"], [f"{name}m"], keepdims=1), node("Sub", ["x", f"{name}m"], [f"{name}o"])]
+        nodes = [
+            node("ReduceMean", ["x", "axes"], [f"{name}m"], keepdims=1),
+            node("Sub", ["x", f"{name}m"], [f"{name}o"]),
+        ]
         return helper.make_graph(nodes, name, list(inputs), [tensor(f"{name}o", ("b", 6))])
 
     constants: dict[str, Any] = {"axes": np.array([0])}
@@ -194,7 +220,11 @@ def in_body(kind: str) -> Any:
         return model(nodes, [X], [Y], constants)
     if kind == "Loop":
         inner = helper.make_graph(
-            [node("ReduceMean", ["v", "axes"], ["m"], keepdims=1), node("Sub", ["v", "m"], ["w"]), node("Identity", ["go"], ["on"])],
+            [
+                node("ReduceMean", ["v", "axes"], ["m"], keepdims=1),
+                node("Sub", ["v", "m"], ["w"]),
+                node("Identity", ["go"], ["on"]),
+            ],
             "body",
             [tensor("i", (), "INT64"), tensor("go", (), "BOOL"), tensor("v", ("b", 6))],
             [tensor("on", (), "BOOL"), tensor("w", ("b", 6))],
@@ -291,8 +321,13 @@ def cut_to_the_longest() -> Any:
         node("ReduceSum", ["h", "one"], ["y"], keepdims=0),
     ]
     constants = {
-        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]),
-        "zero0": np.int64(0), "one0": np.int64(1), "nothing": np.float32(0), "w": weights(3, 40),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "two": np.array([2]),
+        "zero0": np.int64(0),
+        "one0": np.int64(1),
+        "nothing": np.float32(0),
+        "w": weights(3, 40),
     }
     inputs = [tensor("x", ("b", 12, 3)), tensor("length", ("b", 1), "INT64")]
     return model(nodes, inputs, [tensor("y", ("b", 40))], constants)

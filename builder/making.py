@@ -31,7 +31,8 @@ class Made:
 def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, cache: Cache) -> Made:
     """Finds or makes every artifact of the model; each action runs in a process of its own.
 
-    GateError when the export does not answer like its source, or not alike alone and in a batch; what an export or a taken-over file raises.
+    GateError when the export does not answer like its source, or its rows not alone as in a batch; what an export or
+    a taken-over file raises.
     A variant that fails keeps its error.
     """
     started = time.monotonic()

@@ -16,11 +16,12 @@ from builder.accuracy import compare
 if TYPE_CHECKING:
     from builder.samples import Array
 
-ULPS = 4
+ULPS = 1
 """Units in the last place that count as the same. None is expected; a library may align its loops otherwise."""
 
 ROUNDING_L2 = 1e-5
-"""Of a row's length. Rows that decide about shapes (a model that cuts its batch to the longest row) round this much."""
+"""Of a row's length, or a unit in the last place where that is more. Rows that decide about shapes (a model that cuts
+its batch to the longest row) round this much."""
 
 ROUNDING_ELEMENT = 1e-3
 """Of one element, where the row as a whole lies within ROUNDING_L2: a small value beside large ones counts, too."""
@@ -60,12 +61,12 @@ def is_rounding(a: Array, b: Array) -> bool:
 
     if a.dtype.kind != "f":
         return False
-    # Halves round where floats do, 2^13 and 2^16 times as coarsely.
-    coarseness = max(1.0, float(np.finfo(a.dtype).eps) / float(np.finfo(np.float32).eps))
-    if relative_l2(a, b) > ROUNDING_L2 * coarseness:
+    unit = float(np.finfo(a.dtype).eps)
+    if relative_l2(a, b) > max(ROUNDING_L2, unit):
         return False
     x, y = _finite(a, b)
-    return bool(np.all(np.abs(x - y) <= ROUNDING_ELEMENT * coarseness * np.maximum(np.abs(x), np.abs(y))))
+    slack = max(ROUNDING_ELEMENT, 4 * unit) * np.maximum(np.abs(x), np.abs(y))
+    return bool(np.all(np.abs(x - y) <= slack))
 
 
 def is_within_bounds(candidate: Array, reference: Array) -> bool:

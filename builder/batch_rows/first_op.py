@@ -61,7 +61,8 @@ class Graph:
         makers = {o: node for node in self.nodes for o in node.outputs}
         found: dict[str, list[Array]] = {}
         waiting: dict[str, int] = {}
-        for _, name, value in run_intermediates(str(self.path), names, batches):
+        texts = [{name: _as_text(array) for name, array in batch.items()} for batch in batches]
+        for _, name, value in run_intermediates(str(self.path), names, texts):
             found.setdefault(name, []).append(value)
             if len(found[name]) < len(batches):
                 continue
@@ -91,6 +92,17 @@ class Graph:
         return self._types.get(name) not in unreadable
 
 
+def _as_text(array: Array) -> Array:
+    """Strings as str, which ONNX Runtime's Python takes; the rest as it is."""
+    import numpy as np
+
+    if array.dtype != object:
+        return array
+    text = np.empty(array.size, dtype=object)
+    text[:] = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1).tolist()]
+    return text.reshape(array.shape)
+
+
 def _name(node: Any) -> str:
     kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
     return f"{kind} {node.name or next((o for o in node.output if o), '')!r}"
@@ -106,32 +118,51 @@ def _read(node: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def first_that_mixes(graph: Graph, batch: Batch, row_changed: Batch, others_changed: Batch) -> Node | None:
-    """The first operator with an output element that the row changes and its neighbours change, too."""
+def first_that_mixes(
+    graph: Graph, batch: Batch, row_changed: Sequence[Batch], others_changed: Sequence[Batch]
+) -> Node | None:
+    """The first operator with an output element that the row changes and its neighbours change, too.
+
+    row_changed: the batch with other rows in the row's place; others_changed: with other neighbours.
+    """
     reshaped = None
-    for node, outputs in _values(graph, [batch, row_changed, others_changed]):
-        for name, (base, by_row, by_others) in outputs.items():
-            if base.shape != by_row.shape or base.shape != by_others.shape:
-                reshaped = reshaped or (node if base.shape[1:] != by_others.shape[1:] else None)
+    for node, outputs in _values(graph, [batch, *row_changed, *others_changed]):
+        for base, *values in outputs.values():
+            by_row, by_others = values[: len(row_changed)], values[len(row_changed) :]
+            if any(value.shape != base.shape for value in values):
+                differs_within = any(value.shape[1:] != base.shape[1:] for value in by_others)
+                reshaped = reshaped or (node if differs_within else None)
                 continue
-            if bool((changed(base, by_row) & changed(base, by_others)).any()):
+            if bool((_changed_by(base, by_row) & _changed_by(base, by_others)).any()):
                 return node
     return reshaped
+
+
+def _changed_by(base: Array, values: Sequence[Array]) -> Array:
+    """Elements that any of the values has otherwise."""
+    found = changed(base, values[0])
+    for value in values[1:]:
+        found = found | changed(base, value)
+    return found
 
 
 def first_out_of_place(graph: Graph, batch: Batch, row_changed: Batch, position: int) -> Node | None:
     """The first operator that puts a row of its input at another place of its output."""
     size = next(iter(batch.values())).shape[0]
     placed = {name for name, array in batch.items() if array.shape[:1] == (size,)}
+    suspect = None
     for node, outputs in _values(graph, [batch, row_changed]):
         for name, (base, by_row) in outputs.items():
             if base.shape != by_row.shape or base.shape[:1] != (size,):
                 continue
             differing = changed(base, by_row).reshape(size, -1).any(axis=1)
             if bool(differing[[p for p in range(size) if p != position]].any()):
-                return node if placed.intersection(node.inputs) else None
-            placed.add(name)
-    return None
+                if placed.intersection(node.inputs):
+                    return node
+                suspect = suspect or node
+            else:
+                placed.add(name)
+    return suspect
 
 
 def first_that_loses_rows(graph: Graph, batch: Batch, output: str) -> Node | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from builder.batch_rows.check import (
     differences,
     memory_growth,
 )
-from builder.batch_rows.compare import changed, is_rounding, is_same, is_within_bounds
+from builder.batch_rows.compare import changed, is_rounding, is_same, is_within_bounds, relative_l2
 from builder.batch_rows.dynamic_scales import OP, hold_scales
 from builder.batch_rows.first_op import (
     Graph,
@@ -27,13 +28,23 @@ from builder.batch_rows.first_op import (
     first_that_loses_rows,
     first_that_mixes,
 )
-from builder.batch_rows.report import RowsReport
-from builder.batch_rows.rows import Row, batch_of
+from builder.batch_rows.report import RowsReport, Verdict
+from builder.batch_rows.request import RowsRequest
+from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like
 
 if TYPE_CHECKING:
     import numpy as np
 
     from builder.samples import Array
+
+
+_PROBES = 3
+"""Rows that are put in a row's place to see what it changes: of few values, each changes some elements only."""
+
+
+_MORE_SHARE = 0.2
+_MORE_ROUNDS = 256
+"""More rows than the batch sizes ask for: a share of the time that those took, and how often at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,54 +72,105 @@ class _Cause:
     op: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why the rows cannot be called independent. is_of_optimisation: only ONNX Runtime's rewritten graph does it."""
+
+    verdict: Verdict
+    note: str
+    seen: str = ""
+    op: str = ""
+    is_of_optimisation: bool = False
+
+
 def judge_rows(
-    model: Model, rows: Sequence[Row], sizes: Sequence[int], rng: np.random.Generator, largest_run_bytes: int
+    model: Model, rows: Sequence[Row], request: RowsRequest, rng: np.random.Generator
 ) -> RowsReport:
     """Runs the rows alone and in batches. The rows are known to run at some size, two at least, and differ."""
     ran: list[int] = []
     try:
-        return _judged(model, rows, sizes, rng, largest_run_bytes, ran)
+        return _judged(model, rows, request, rng, ran)
     except CannotRunError as error:
-        return RowsReport(
-            "cannot_run",
-            tuple(ran),
-            f"ONNX Runtime fails at batch size {error.size}: {_words(error.reason)}",
-            f"batch of {error.size}",
-        )
+        note = f"ONNX Runtime fails at batch size {error.size}: {_words(error.reason)}"
+        return RowsReport("cannot_run", tuple(ran), note, f"batch of {error.size}")
 
 
 def _judged(
-    model: Model,
-    rows: Sequence[Row],
-    sizes: Sequence[int],
-    rng: np.random.Generator,
-    largest_run_bytes: int,
-    ran: list[int],
+    model: Model, rows: Sequence[Row], request: RowsRequest, rng: np.random.Generator, ran: list[int]
 ) -> RowsReport:
+    started = time.monotonic()
     alone = answers_alone(model.run, rows)
     model = replace(model, outputs=model.outputs or tuple(alone[0]))
-    memory = memory_growth(largest_run_bytes, rows[0], alone[0])
+    memory = memory_growth(request.largest_run_bytes, rows[0], alone[0])
     accepted: dict[tuple[str, str], _Cause] = {}
-    for difference in differences(model.run, rows, alone, sizes, model.outputs, rng, memory.fits, ran):
-        if (difference.kind, difference.output) in accepted:
-            continue
-        if _differs_by_chance(model, rows, difference):
-            return _of_chance(model, rows, sizes, rng, largest_run_bytes, difference, tuple(ran))
-        cause = _cause(model, rows, difference)
-        if not cause.accepted:
-            named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
-            return RowsReport("mixed", tuple(ran), f"{difference.told}{named}", difference.told, cause.op)
-        accepted[difference.kind, difference.output] = cause
-    notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
-    if max(ran) < max(sizes):
-        limit = largest_run_bytes / 2**30
-        notes.append(
-            f"run up to batch {max(ran)}, not {max(sizes)}, which would take more than {limit:.2g} GiB"
-        )
+    found = differences(model.run, rows, alone, request.sizes, model.outputs, rng, memory.fits, ran)
+    refusal = _refusal(model, rows, alone, found, accepted)
+    if refusal is None and max(ran) > 1:
+        until = time.monotonic() + max(request.more_s, _MORE_SHARE * (time.monotonic() - started))
+        refusal = _among_more_rows(model, rows, rng, accepted, until)
+    if refusal is not None and refusal.is_of_optimisation:
+        as_written = replace(model, run=model.load(model.copied()), is_optimised=False)
+        report = judge_rows(as_written, rows, request, rng)
+        return report if report.refused else RowsReport("random", tuple(ran), refusal.note)
+    if refusal is not None:
+        return RowsReport(refusal.verdict, tuple(ran), refusal.note, refusal.seen, refusal.op)
     if all(_is_constant(alone, output) for output in model.outputs):
         why = "all rows have the same answer, so that none could be told from another; state accuracy.samples"
         return RowsReport("unverified", tuple(ran), why)
+    notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
+    if max(ran) < max(request.sizes):
+        limit = f"more than {request.largest_run_bytes / 2**30:.2g} GiB"
+        notes.append(f"run up to batch {max(ran)}, not {max(request.sizes)}, which would take {limit}")
     return RowsReport("independent", tuple(ran), "; ".join(notes))
+
+
+def _among_more_rows(
+    model: Model,
+    rows: Sequence[Row],
+    rng: np.random.Generator,
+    accepted: dict[tuple[str, str], _Cause],
+    until: float,
+) -> _Refusal | None:
+    """New rows beside new neighbours, until the time is over; small models can afford thousands.
+
+    A step after what mixes, such as a class or a quantised value, hides it in most rows. Drawn rows may lie outside what
+    the model is meant for, where it may answer alone otherwise; a neighbour must not change them all the same.
+    """
+    for _ in range(_MORE_ROUNDS):
+        if time.monotonic() > until:
+            break
+        drawn = [drawn_like(rows, rng) for _ in range(POOL)]
+        try:
+            alone = answers_alone(model.run, drawn)
+            every = differences(model.run, drawn, alone, (2, 3), model.outputs, rng, lambda size, _: size, [])
+            found = [difference for difference in every if difference.kind == "neighbours"]
+        except CannotRunError:
+            continue
+        refusal = _refusal(model, drawn, alone, found, accepted)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _refusal(
+    model: Model,
+    rows: Sequence[Row],
+    alone: Sequence[Answers],
+    found: Iterable[Difference],
+    accepted: dict[tuple[str, str], _Cause],
+) -> _Refusal | None:
+    """The first difference that neither rounding nor a shared scale explains; those that are go into `accepted`."""
+    for difference in found:
+        if (difference.kind, difference.output) in accepted:
+            continue
+        if _differs_by_chance(model, rows, difference):
+            return _of_chance(model, rows, difference)
+        cause = _cause(model, rows, alone, difference)
+        if not cause.accepted:
+            named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
+            return _Refusal("mixed", f"{difference.told}{named}", difference.told, cause.op)
+        accepted[difference.kind, difference.output] = cause
+    return None
 
 
 def _words(error: Exception) -> str:
@@ -129,49 +191,40 @@ def _differs_by_chance(model: Model, rows: Sequence[Row], difference: Difference
     return any(not is_same(a, b) for other in again for a, b in zip(first, other, strict=True))
 
 
-def _of_chance(
-    model: Model,
-    rows: Sequence[Row],
-    sizes: Sequence[int],
-    rng: np.random.Generator,
-    largest_run_bytes: int,
-    difference: Difference,
-    ran: tuple[int, ...],
-) -> RowsReport:
-    """Names the operator that draws; where only ONNX Runtime's optimised graph does, the graph as written is judged."""
+def _of_chance(model: Model, rows: Sequence[Row], difference: Difference) -> _Refusal:
+    """Names the operator whose values differ from run to run; in the graph as written there may be none."""
     batch = batch_of(rows, difference.order)
     told = "two runs of one batch give different answers, so that rows cannot be compared"
     for node, outputs in Graph(model.copied()).values([batch, batch]):
         if any(not is_same(one, two) for one, two in outputs.values()):
-            return RowsReport("random", ran, f"{told}; {node.name} is the first that does", "", node.name)
-    if not model.is_optimised:
-        return RowsReport("random", ran, told)
-    as_written = replace(model, run=model.load(model.copied()), is_optimised=False)
-    report = judge_rows(as_written, rows, sizes, rng, largest_run_bytes)
-    return report if report.refused else RowsReport("random", ran, told)
+            return _Refusal("random", f"{told}; {node.name} is the first that does", op=node.name)
+    return _Refusal("random", told, is_of_optimisation=model.is_optimised)
 
 
-def _cause(model: Model, rows: Sequence[Row], difference: Difference) -> _Cause:
+def _cause(model: Model, rows: Sequence[Row], alone: Sequence[Answers], difference: Difference) -> _Cause:
     if difference.kind == "rows":
         node = first_that_loses_rows(
             Graph(model.copied()), batch_of(rows, difference.order), difference.output
         )
         return _Cause(False, op="" if node is None else node.name)
+    with_others = _with_others(difference, alone)
     if difference.kind == "alone":
-        return _of_another_size(model, rows, difference)
-    return _of_neighbours(model, rows, difference)
+        return _of_another_size(model, rows, with_others[0], difference)
+    return _of_neighbours(model, rows, with_others, difference)
 
 
-def _of_neighbours(model: Model, rows: Sequence[Row], difference: Difference) -> _Cause:
+def _of_neighbours(
+    model: Model, rows: Sequence[Row], with_others: Sequence[Sequence[int]], difference: Difference
+) -> _Cause:
     batch, others = batch_of(rows, difference.order), batch_of(rows, difference.other)
     answer, beside_others = (model.run(b)[difference.output][difference.position] for b in (batch, others))
     if answer.shape == beside_others.shape and is_rounding(beside_others, answer):
         return _Cause(True)
     graph, position = Graph(model.copied()), difference.position
-    exchanged = batch_of(rows, _exchanged(difference.order, position, len(rows)))
-    node = first_that_mixes(graph, batch, exchanged, others) or first_out_of_place(
-        graph, batch, exchanged, position
-    )
+    row_changed = [batch_of(rows, order) for order in with_others]
+    others_changed = [batch_of(rows, order) for order in _beside_others(difference, len(rows))]
+    node = first_that_mixes(graph, batch, row_changed, others_changed)
+    node = node or first_out_of_place(graph, batch, row_changed[0], position)
     if node is None:
         return _Cause(False)
     if node.op_type == OP:
@@ -179,7 +232,7 @@ def _of_neighbours(model: Model, rows: Sequence[Row], difference: Difference) ->
         run = model.load(held)
         one, two = (run(b)[difference.output][position] for b in (batch, others))
         if not is_same(one, two):
-            node = first_that_mixes(Graph(held), batch, exchanged, others) or node
+            node = first_that_mixes(Graph(held), batch, row_changed, others_changed) or node
         elif _is_int8_rounding(beside_others, answer):
             return _of_shared_scale(node, difference)
     return _Cause(False, op=node.name)
@@ -206,9 +259,10 @@ def _of_shared_scale(node: Node, difference: Difference) -> _Cause:
     return _Cause(True, note, node.name)
 
 
-def _of_another_size(model: Model, rows: Sequence[Row], difference: Difference) -> _Cause:
+def _of_another_size(
+    model: Model, rows: Sequence[Row], other: Sequence[int], difference: Difference
+) -> _Cause:
     position, order = difference.position, difference.order
-    other = _exchanged(order, position, len(rows))
     batch, alone = batch_of(rows, order), batch_of(rows, [order[position]])
     departure = first_departure(
         Graph(model.copied()),
@@ -236,5 +290,20 @@ def _of_another_size(model: Model, rows: Sequence[Row], difference: Difference) 
     return _Cause(False, op=departure.node.name)
 
 
-def _exchanged(order: tuple[int, ...], position: int, rows: int) -> tuple[int, ...]:
-    return tuple((r + 1) % rows if p == position else r for p, r in enumerate(order))
+def _with_others(difference: Difference, alone: Sequence[Answers]) -> list[tuple[int, ...]]:
+    """The batch with other rows at the difference's place: those whose own answers lie furthest, the furthest first."""
+    order, position = difference.order, difference.position
+    own = alone[order[position]][difference.output]
+    distances = [relative_l2(answers[difference.output], own) for answers in alone]
+    furthest = sorted(range(len(alone)), key=lambda row: -distances[row])[:_PROBES]
+    return [tuple(f if p == position else row for p, row in enumerate(order)) for f in furthest]
+
+
+def _beside_others(difference: Difference, rows: int) -> list[tuple[int, ...]]:
+    """The batch with other neighbours of the difference's row: those that showed it, and more."""
+    order, position = difference.order, difference.position
+    turned = [
+        tuple(row if p == position else (row + turn) % rows for p, row in enumerate(order))
+        for turn in range(1, _PROBES)
+    ]
+    return [difference.other, *turned]

@@ -55,9 +55,14 @@ def with_drawn(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
     for _ in range(2 * POOL):
         if len(known) >= _ENOUGH or not rows:
             break
-        drawn = {name: _drawn([row[name] for row in rows], rng) for name in rows[0]}
+        drawn = drawn_like(rows, rng)
         known.setdefault(identity(drawn), drawn)
     return list(known.values())
+
+
+def drawn_like(rows: Sequence[Row], rng: np.random.Generator) -> Row:
+    """A new row whose values resemble those of the rows."""
+    return {name: _drawn([row[name] for row in rows], rng) for name in rows[0]}
 
 
 def _drawn(values: Sequence[Array], rng: np.random.Generator) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from builder.batch_rows.judge import Model, judge_rows
 from builder.batch_rows.report import RowsReport
 from builder.batch_rows.request import RowsRequest, request_from_dict
-from builder.batch_rows.rows import Row, batch_of, rows_of, with_drawn
+from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like, rows_of, with_drawn
 from builder.child_worker import enter_search_path, serve
 from builder.errors import TritonsmithError
 from builder.export.batching import with_batch_dimension
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _USUAL_SIZES = (2, 4, 8, 16, 32)
 """Batch sizes that exporters were seen to write into a graph."""
+
+_INTEGERS_UP_TO = (100, 9)
+"""Pixels and counts go further than 0 and 1, with which guessing begins; ids of a small table do not."""
 
 _NO_TWO = "no two different rows could be made; state accuracy.samples"
 
@@ -54,7 +57,7 @@ def report_of(request: RowsRequest, scratch: Path) -> RowsReport:
     if len(rows) < 2:
         return RowsReport("unverified", (), reason)
     model = Model(run, _as_written, cache(lambda: _copy(Path(request.path), scratch)), request.outputs)
-    return judge_rows(model, rows, request.sizes, rng, request.largest_run_bytes)
+    return judge_rows(model, rows, request, rng)
 
 
 def _stated(request: RowsRequest) -> list[Mapping[str, Array]] | None:
@@ -78,7 +81,25 @@ def _rows(
         return [], made_up
     rows = rows_of(made_up)
     drawn = [row for row in with_drawn(rows, rng)[len(rows) :] if _runs(run, row)]
-    return [*rows, *drawn], _NO_TWO
+    wider = _wider([*rows, *drawn], run, rng) if samples is None and rows else []
+    return [*rows, *drawn][: POOL - len(wider)] + wider, _NO_TWO
+
+
+def _wider(rows: Sequence[Row], run: Runner, rng: Any) -> list[Row]:
+    """Made-up rows whose integers go beyond 0 and 1, as far as the model answers them with numbers."""
+    if all(array.dtype.kind not in "iu" for array in rows[0].values()):
+        return []
+    for high in _INTEGERS_UP_TO:
+        wider = [
+            {
+                name: rng.integers(0, high, a.shape, a.dtype, endpoint=True) if a.dtype.kind in "iu" else a
+                for name, a in drawn_like(rows, rng).items()
+            }
+            for _ in range(POOL // 2)
+        ]
+        if all(_runs(run, row, finite=True) for row in wider):
+            return wider
+    return []
 
 
 def _made_up(request: RowsRequest, run: Runner) -> list[dict[str, Array]] | str:
@@ -123,13 +144,15 @@ def _as_export(request: RowsRequest, size: int) -> ExportRequest:
     )
 
 
-def _runs(run: Runner, row: Row) -> bool:
-    """Whether drawn values are a request that the model takes at all."""
+def _runs(run: Runner, row: Row, finite: bool = False) -> bool:
+    """Whether drawn values are a request that the model takes at all, and answers without NaN."""
+    import numpy as np
+
     try:
-        run(batch_of([row], [0]))
+        answers = run(batch_of([row], [0]))
     except Exception:
         return False
-    return True
+    return not finite or not any(np.isnan(a).any() for a in answers.values() if a.dtype.kind == "f")
 
 
 def _as_written(path: Path) -> Runner:

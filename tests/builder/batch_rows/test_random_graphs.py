@@ -1,0 +1,105 @@
+"""The verdict on random graphs against brute force: 200 random rows, each alone and beside two others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from builder.batch_rows import RowsRequest
+from builder.export.rows_worker import report_of
+from builder.samples import Sample, SampleSet, save_samples
+from tests.builder.batch_rows.random_graphs import WIDTH, random_graph
+
+PAIRINGS = 200
+
+
+def drawn(dtype: str, rows: int, rng: np.random.Generator) -> Any:
+    if dtype == "BYTES":
+        return rng.integers(0, 50, (rows, WIDTH)).astype(str).astype(object)
+    if dtype == "BOOL":
+        return rng.integers(0, 2, (rows, WIDTH)).astype(bool)
+    if dtype.startswith("FP"):
+        return rng.normal(0, 1, (rows, WIDTH)).astype({"FP16": "f2", "FP32": "f4", "FP64": "f8"}[dtype])
+    return rng.integers(0, 9, (rows, WIDTH)).astype(dtype.lower())
+
+
+def apart(a: Any, b: Any, allowed: float) -> bool:
+    if a.dtype.kind != "f":
+        return not np.array_equal(a, b)
+    x, y = a.astype(float), b.astype(float)
+    if not np.array_equal(np.isnan(x), np.isnan(y)):
+        return True
+    x, y = np.nan_to_num(x), np.nan_to_num(y)
+    scale = max(np.linalg.norm(y), 1e-2)
+    return bool(np.linalg.norm(x - y) > allowed * scale * (64 if a.dtype == np.float16 else 1))
+
+
+def mixes(path: Path, dtype: str, seed: int) -> bool:
+    """Whether any row's answer changes with another neighbour, or is another one alone."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(seed)
+
+    def run(rows: Any) -> Any:
+        return session.run(["y"], {"x": np.ascontiguousarray(rows)})[0]
+
+    for _ in range(PAIRINGS):
+        row, one, other, third = drawn(dtype, 4, rng)
+        first, second = run(np.stack([row, one, third])), run(np.stack([row, other, third]))
+        turned, alone = run(np.stack([one, row])), run(row[None])
+        if first.shape[0] != 3 or turned.shape[0] != 2 or alone.shape[0] != 1:
+            return True
+        # A product of one row is summed in another order than that of two; neighbours change no order.
+        if (
+            apart(first[0], second[0], 2e-5)
+            or apart(first[0], alone[0], 2e-4)
+            or apart(turned[1], alone[0], 2e-4)
+        ):
+            return True
+    return False
+
+
+def verdict(seed: int, directory: Path, more_s: float = 0.2) -> tuple[str, str]:
+    """(what is wrong with the verdict on the seed's graph, what the graph is); wrong is empty when nothing is."""
+    proto, dtype, applied = random_graph(seed)
+    path = directory / f"{seed}.onnx"
+    onnx.save(proto, str(path))
+    samples = None
+    if seed % 2:
+        rows = drawn(dtype, 6, np.random.default_rng(seed + 10**6))
+        save_samples(SampleSet((Sample({"x": rows}, {}),)), directory / f"{seed}.npz")
+        samples = str(directory / f"{seed}.npz")
+    request = RowsRequest("m", str(path), (1, 2, 3, 8), samples=samples, more_s=more_s)
+    report = report_of(request, directory / f"scratch{seed}")
+    truth = mixes(path, dtype, seed + 10**7)
+    told = f"seed {seed}, {dtype}: {' → '.join(applied)}; truth: {truth}; {report}"
+    if truth and not report.refused and not report.note:
+        return "silently wrong", told
+    if not truth and report.refused:
+        return "refused without reason", told
+    if report.verdict == "mixed" and not report.op:
+        return "no operator is named", told
+    return "", told
+
+
+def check(seeds: range, directory: Path, more_s: float) -> None:
+    judged = [verdict(seed, directory, more_s) for seed in seeds]
+    assert [f"{what}: {told}" for what, told in judged if what] == []
+    # The graphs are of both kinds, or nothing was tested.
+    refused = sum("verdict='mixed'" in told for _, told in judged)
+    independent = sum("verdict='independent'" in told for _, told in judged)
+    assert refused >= len(seeds) // 6 and independent >= len(seeds) // 3, (refused, independent)
+
+
+def test_verdicts_on_random_graphs(tmp_path: Path) -> None:
+    check(range(60), tmp_path, 0.1)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_verdicts_on_five_hundred_random_graphs(tmp_path: Path) -> None:
+    check(range(1000, 1500), tmp_path, 2.0)

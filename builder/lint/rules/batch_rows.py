@@ -48,7 +48,7 @@ def rows_mixed(model: Model, context: Context) -> Iterator[Hit]:
     then="the server loads the model, and requests fail at that batch size",
     fix="write max_batch_size: 0, or export the model with a dynamic first dimension in all of its steps",
     source=f"{_PAGE}; seen live on 2.51.0",
-    bad='backend: "onnxruntime"\nmax_batch_size: 8  # the graph reshapes to [4, 4]: a batch size was written into it',
+    bad='backend: "onnxruntime"\nmax_batch_size: 8  # the graph reads the fourth row of its batch',
     good=_ROWS,
     needs="deep",
 )

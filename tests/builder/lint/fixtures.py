@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from builder.lint import LintOptions
 from builder.lint.pbtxt import parse_config
 from builder.lint.rule import Rule
@@ -430,6 +432,7 @@ def _special() -> dict[str, Pair]:
                 plugins=["libscatter.so"],
             ),
         ),
+        **{rule_id: Pair(_deep(proto), _deep("relu")) for rule_id, proto in _DEEP.items()},
         "ONNX001": Pair(
             onnx_tree("", onnx_bytes(opset=24), target(release="24.10")),
             onnx_tree("", onnx_bytes(opset=21), target(release="24.10")),
@@ -437,6 +440,34 @@ def _special() -> dict[str, Pair]:
         "ONNX002": Pair(onnx_tree("", onnx_bytes()[:40]), onnx_tree("", onnx_bytes())),
         "ONNX003": Pair(onnx_tree("", _sequence_onnx()), onnx_tree("", onnx_bytes())),
     }
+
+
+_DEEP = {"BATCH015": "mean", "BATCH016": "fourth", "BATCH017": "log", "BATCH018": "dynamic"}
+
+
+def _deep(kind: str) -> Tree:
+    """A model x[batch, 4] → y[batch, 4] that is run."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node
+    nodes = {
+        "relu": [node("Relu", ["x"], ["y"])],
+        "mean": [node("ReduceMean", ["x", "axis"], ["m"]), node("Sub", ["x", "m"], ["y"])],
+        "fourth": [node("Gather", ["x", "fourth"], ["row"]), node("Sub", ["x", "row"], ["y"])],
+        "log": [node("Log", ["x"], ["y"])],
+        "dynamic": [
+            node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+    }[kind]
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("batch", 4)) for n in ("x", "y")]
+    constants = [
+        numpy_helper.from_array(np.array(value, np.int64), name)
+        for name, value in (("axis", [0]), ("fourth", [3]))
+    ]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx_tree("max_batch_size: 8", made.SerializeToString(), LintOptions(deep=True))
 
 
 def _sequence_onnx() -> bytes:

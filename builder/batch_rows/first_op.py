@@ -190,22 +190,28 @@ class Departure:
 
 
 def first_departure(
-    graph: Graph, batch: Batch, row_changed: Batch, alone: Batch, other_alone: Batch, position: int
+    graph: Graph,
+    batch: Batch,
+    row_changed: Sequence[Batch],
+    alone: Batch,
+    others_alone: Sequence[Batch],
+    position: int,
 ) -> Departure | None:
     """The first operator whose values of the row differ between the batch and the row alone by more than rounding.
 
-    batch, alone: with the row; row_changed, other_alone: with another in its place.
+    batch, alone: with the row; row_changed, others_alone: with other rows in its place.
     """
     size = next(iter(batch.values())).shape[0]
+    split = 1 + len(row_changed)
     inexact: set[str] = set()
     rounding: dict[str, float] = {}
-    for node, in_batch, by_itself in _paired(graph, [batch, row_changed], [alone, other_alone]):
+    for node, outputs in _values(graph, [batch, *row_changed, alone, *others_alone]):
         limit = max((rounding[name] for name in node.inputs if name in rounding), default=0.0)
         for name in node.outputs:
             rounding[name] = max(limit, graph.rounding(name) or 0.0)
-            if name not in in_batch or name not in by_itself:
+            if name not in outputs:
                 continue
-            row, own = _row_values(in_batch[name], by_itself[name], size, position)
+            row, own = _row_values(outputs[name][:split], outputs[name][split:], size, position)
             allowed = rounding[name] = max(limit, _ROUNDING.get(row.dtype.name, 0.0))
             if row.shape == own.shape:
                 distance = relative_l2(row, own)
@@ -220,25 +226,17 @@ def first_departure(
     return None
 
 
-def _paired(
-    graph: Graph, batches: Sequence[Batch], alone: Sequence[Batch]
-) -> Iterator[tuple[Node, dict[str, list[Array]], dict[str, list[Array]]]]:
-    """As Graph.values, of batches and of single rows side by side: one file runs both."""
-    for node, outputs in _values(graph, [*batches, *alone]):
-        split = len(batches)
-        yield node, {n: v[:split] for n, v in outputs.items()}, {n: v[split:] for n, v in outputs.items()}
-
-
 def _row_values(
     in_batch: Sequence[Array], by_itself: Sequence[Array], size: int, position: int
 ) -> tuple[Array, Array]:
     """(the row's values in the batch, the row's own): along the first dimension, else those that the row changes."""
-    (base, exchanged), (own, other) = in_batch, by_itself
-    if base.shape != exchanged.shape or own.shape != other.shape or not changed(base, exchanged).any():
+    (base, *exchanged), (own, *others) = in_batch, by_itself
+    shapes_hold = all(e.shape == base.shape for e in exchanged) and all(o.shape == own.shape for o in others)
+    if not shapes_hold or not (found := _changed_by(base, exchanged)).any():
         return base.reshape(-1)[:0], own.reshape(-1)[:0]
     if base.shape[:1] == (size,) and own.shape[:1] == (1,) and base.shape[1:] == own.shape[1:]:
         return base[position], own[0]
-    return base[changed(base, exchanged)], own[changed(own, other)]
+    return base[found], own[_changed_by(own, others)]
 
 
 def _values(graph: Graph, batches: Sequence[Batch]) -> Iterator[tuple[Node, dict[str, list[Array]]]]:

@@ -207,9 +207,9 @@ def _cause(model: Model, rows: Sequence[Row], alone: Sequence[Answers], differen
             Graph(model.copied()), batch_of(rows, difference.order), difference.output
         )
         return _Cause(False, op="" if node is None else node.name)
-    with_others = _with_others(difference, alone)
+    with_others = _with_others(difference, rows, alone)
     if difference.kind == "alone":
-        return _of_another_size(model, rows, with_others[0], difference)
+        return _of_another_size(model, rows, with_others, difference)
     return _of_neighbours(model, rows, with_others, difference)
 
 
@@ -260,18 +260,14 @@ def _of_shared_scale(node: Node, difference: Difference) -> _Cause:
 
 
 def _of_another_size(
-    model: Model, rows: Sequence[Row], other: Sequence[int], difference: Difference
+    model: Model, rows: Sequence[Row], with_others: Sequence[Sequence[int]], difference: Difference
 ) -> _Cause:
     position, order = difference.position, difference.order
     batch, alone = batch_of(rows, order), batch_of(rows, [order[position]])
-    departure = first_departure(
-        Graph(model.copied()),
-        batch,
-        batch_of(rows, other),
-        alone,
-        batch_of(rows, [other[position]]),
-        position,
-    )
+    row_changed = [batch_of(rows, other) for other in with_others]
+    others_alone = [batch_of(rows, [other[position]]) for other in with_others]
+    graph = Graph(model.copied())
+    departure = first_departure(graph, batch, row_changed, alone, others_alone, position)
     if departure is None:
         return _Cause(False)
     if departure.node.op_type == OP:
@@ -290,12 +286,18 @@ def _of_another_size(
     return _Cause(False, op=departure.node.name)
 
 
-def _with_others(difference: Difference, alone: Sequence[Answers]) -> list[tuple[int, ...]]:
-    """The batch with other rows at the difference's place: those whose own answers lie furthest, the furthest first."""
+def _with_others(
+    difference: Difference, rows: Sequence[Row], alone: Sequence[Answers]
+) -> list[tuple[int, ...]]:
+    """The batch with other rows at the difference's place: those furthest by their own answers, then by their content."""
     order, position = difference.order, difference.position
     own = alone[order[position]][difference.output]
-    distances = [relative_l2(answers[difference.output], own) for answers in alone]
-    furthest = sorted(range(len(alone)), key=lambda row: -distances[row])[:_PROBES]
+
+    def distance(row: int) -> tuple[float, float]:
+        content = sum(float(changed(a, rows[order[position]][name]).sum()) for name, a in rows[row].items())
+        return relative_l2(alone[row][difference.output], own), content
+
+    furthest = sorted(range(len(rows)), key=distance, reverse=True)[:_PROBES]
     return [tuple(f if p == position else row for p, row in enumerate(order)) for f in furthest]
 
 

@@ -13,7 +13,7 @@ import pytest
 from builder.batch_rows import RowsRequest
 from builder.export.rows_worker import report_of
 from builder.samples import Sample, SampleSet, save_samples
-from tests.builder.batch_rows.random_graphs import WIDTH, random_graph
+from tests.builder.batch_rows.random_graphs import MIXING, WIDTH, random_graph
 
 PAIRINGS = 200
 
@@ -79,7 +79,9 @@ def verdict(seed: int, directory: Path, more_s: float = 0.2) -> tuple[str, str]:
     told = f"seed {seed}, {dtype}: {' → '.join(applied)}; truth: {truth}; {report}"
     if truth and not report.refused and not report.note:
         return "silently wrong", told
-    if not truth and report.refused:
+    may_mix = any(name.split(".")[-1] in MIXING for name in applied)
+    # What mixes by a thousandth may stay below the steps of all the 200; the check saw other rows.
+    if report.refused and not truth and not may_mix:
         return "refused without reason", told
     if report.verdict == "mixed" and not report.op:
         return "no operator is named", told

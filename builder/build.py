@@ -99,7 +99,8 @@ def _of_artifacts(context: Context, spec: ModelSpec, future: Future[Made]) -> Mo
     except TritonsmithError as error:
         return _failed_or_stopped(context, spec, error)
     told = variant_outcomes(spec, made.variants, None)
-    return ModelOutcome(spec.name, "cached", 1, made.base.directory, made.seconds, {}, None, told)
+    rows = {} if made.rows is None else made.rows.as_dict()
+    return ModelOutcome(spec.name, "cached", 1, made.base.directory, made.seconds, {}, None, told, rows)
 
 
 def _asked(context: Context) -> list[ModelSpec]:

@@ -115,10 +115,10 @@ def _order(size: int, rows: int, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _kept(size: int, rng: np.random.Generator) -> list[frozenset[int]]:
-    """Which positions keep their rows while all others change: both halves of a small batch, one of a large."""
+    """Which positions keep their rows while all others change: both of two, a half of more."""
     shuffled = [int(index) for index in rng.permutation(size)]
     halves = [frozenset(shuffled[::2]), frozenset(shuffled[1::2])]
-    return halves if size <= 3 else halves[:1]
+    return halves if size == 2 else halves[:1]
 
 
 def _another(row: int, rows: int, rng: np.random.Generator) -> int:

@@ -106,8 +106,10 @@ def _judged(
     found = differences(model.run, rows, alone, request.sizes, model.outputs, rng, memory.fits, ran)
     refusal = _refusal(model, rows, alone, found, accepted)
     if refusal is None and max(ran) > 1:
-        until = time.monotonic() + max(request.more_s, _MORE_SHARE * (time.monotonic() - started))
-        refusal = _among_more_rows(model, rows, rng, accepted, until)
+        took_s = time.monotonic() - started
+        refusal = _among_more_rows(
+            model, rows, rng, accepted, max(request.more_s, _MORE_SHARE * took_s), took_s
+        )
     if refusal is not None and refusal.is_of_optimisation:
         as_written = replace(model, run=model.load(model.copied()), is_optimised=False)
         report = judge_rows(as_written, rows, request, rng)
@@ -129,15 +131,18 @@ def _among_more_rows(
     rows: Sequence[Row],
     rng: np.random.Generator,
     accepted: dict[tuple[str, str], _Cause],
-    until: float,
+    time_s: float,
+    round_s: float,
 ) -> _Refusal | None:
-    """New rows beside new neighbours, until the time is over; small models can afford thousands.
+    """New rows beside new neighbours, while another round fits into the time; small models can afford thousands.
 
     A step after what mixes, such as a class or a quantised value, hides it in most rows. Drawn rows may lie outside what
     the model is meant for, where it may answer alone otherwise; a neighbour must not change them all the same.
     """
+    until = time.monotonic() + time_s
     for _ in range(_MORE_ROUNDS):
-        if time.monotonic() > until:
+        started = time.monotonic()
+        if started + round_s > until:
             break
         drawn = [drawn_like(rows, rng) for _ in range(POOL)]
         try:
@@ -149,6 +154,7 @@ def _among_more_rows(
         refusal = _refusal(model, drawn, alone, found, accepted)
         if refusal is not None:
             return refusal
+        round_s = time.monotonic() - started
     return None
 
 

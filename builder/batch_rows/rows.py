@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, "Array"]
 """Input name → array whose first dimension is 1."""
 
-POOL = 8
+POOL = 6
 """Rows taken; larger batches repeat them, each time beside others."""
 
 _ENOUGH = 4

@@ -90,7 +90,7 @@ def _wider(rows: Sequence[Row], run: Runner, rng: Any) -> list[Row]:
     if all(array.dtype.kind not in "iu" for array in rows[0].values()):
         return []
     for high in _INTEGERS_UP_TO:
-        wider = [
+        wider: list[Row] = [
             {
                 name: rng.integers(0, high, a.shape, a.dtype, endpoint=True) if a.dtype.kind in "iu" else a
                 for name, a in drawn_like(rows, rng).items()

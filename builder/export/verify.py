@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 SAMPLES_FILE = "samples.npz"
 
+LARGEST_SAMPLE_BYTES = 64 * 2**20
+"""Inputs of one sample. What a network holds inside is often a hundred times as much, and three runtimes hold it."""
+
 RUNTIMES = (("onnxruntime", True), ("onnxruntime, optimisations off", False))
 """Name and `optimised` of each run; ONNX Runtime's rewriting can hide or cause a difference."""
 
@@ -172,7 +175,7 @@ def _fitting(
     ordered = [{name: sample[name] for name in wanted} for sample in samples]
     if request.max_batch_size == 0:
         return ordered
-    return batches_from_samples(ordered, request.sample_batch_sizes, request.max_batch_size)
+    return batches_from_samples(ordered, _affordable(request, ordered[0]), request.max_batch_size)
 
 
 def _check_array(array: Array, spec: TensorSpec, what: str) -> None:
@@ -206,7 +209,7 @@ def _drawn(
 
     rng = np.random.default_rng(request.seed + 1)
     batches: Sequence[int | None] = (
-        request.sample_batch_sizes if request.max_batch_size > 0 else (None, None, None)
+        _affordable(request, example) if request.max_batch_size > 0 else (None, None, None)
     )
     drawn = []
     for turn, batch in enumerate(batches):
@@ -224,6 +227,13 @@ def _drawn(
             values[spec.name] = values_like(example[spec.name], shape, rng)
         drawn.append(values)
     return drawn
+
+
+def _affordable(request: ExportRequest, example: Mapping[str, Array]) -> tuple[int, ...]:
+    """The batch sizes asked for, none so large that its inputs alone take more than LARGEST_SAMPLE_BYTES."""
+    row_bytes = sum(array.nbytes // max(1, array.shape[0]) for array in example.values() if array.shape)
+    largest = max(3, LARGEST_SAMPLE_BYTES // max(1, row_bytes))
+    return tuple(sorted({min(size, largest) for size in request.sample_batch_sizes}))
 
 
 def _varied(dim: str, size: int, turn: int, request: ExportRequest, exported: Exported) -> int:

@@ -35,7 +35,7 @@ def apart(a: Any, b: Any, allowed: float) -> bool:
     if not np.array_equal(np.isnan(x), np.isnan(y)):
         return True
     x, y = np.nan_to_num(x), np.nan_to_num(y)
-    scale = max(np.linalg.norm(y), 1e-2)
+    scale = max(float(np.linalg.norm(y)), 1e-2)
     return bool(np.linalg.norm(x - y) > allowed * scale * (64 if a.dtype == np.float16 else 1))
 
 

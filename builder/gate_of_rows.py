@@ -17,7 +17,7 @@ from builder.lint.model import read_model
 from builder.lint.rows import RAGGED, is_ragged, row_requests
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches, model_config_as_stated
 from builder.plan import action_key
-from builder.spec import ModelSpec, RepositorySpec
+from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
 
@@ -88,11 +88,18 @@ def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
             spec.name,
             str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
             sizes_to_run(largest, batching.get("preferred_batch_size", ())),
+            _served_outputs(spec),
             dynamic_dims=ranges,
             exported=True,
             samples=None if record["samples"] is None else str(artifact.directory / record["samples"]),
         ),
     )
+
+
+def _served_outputs(spec: ModelSpec) -> tuple[str, ...]:
+    """The outputs that the spec lists; empty for all, as when it leaves one's name to the model."""
+    names = [tensor["name"] for tensor in stated_tensors(spec, "output")]
+    return () if None in names else tuple(names)
 
 
 def _of_directory(spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> Iterable[RowsRequest]:

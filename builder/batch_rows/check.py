@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder.batch_rows.compare import is_same, is_within_bounds, relative_l2
+from builder.batch_rows.request import LARGEST_RUN_ROWS
 from builder.batch_rows.rows import Row, batch_of
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ class MemoryGrowth:
         if size <= 3:
             return size
         grown = (_resident_bytes() - self.resident_bytes) // max(1, largest_run - 1)
-        return max(largest_run, min(size, self.limit_bytes // max(1, self.row_bytes, grown)))
+        affordable = min(LARGEST_RUN_ROWS, self.limit_bytes // max(1, self.row_bytes, grown))
+        return max(largest_run, min(size, affordable))
 
 
 def memory_growth(limit_bytes: int, row: Row, answers: Answers) -> MemoryGrowth:

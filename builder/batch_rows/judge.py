@@ -29,7 +29,7 @@ from builder.batch_rows.first_op import (
     first_that_mixes,
 )
 from builder.batch_rows.report import RowsReport, Verdict
-from builder.batch_rows.request import RowsRequest
+from builder.batch_rows.request import LARGEST_RUN_ROWS, RowsRequest
 from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def _judged(
         return RowsReport("unverified", tuple(ran), why)
     notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
     if max(ran) < max(request.sizes):
-        limit = f"more than {request.largest_run_bytes / 2**30:.2g} GiB"
-        notes.append(f"run up to batch {max(ran)}, not {max(request.sizes)}, which would take {limit}")
+        limit = f"{request.largest_run_bytes / 2**30:.2g} GiB or {LARGEST_RUN_ROWS} rows"
+        notes.append(f"run up to batch {max(ran)}, not {max(request.sizes)}, to stay below {limit}")
     return RowsReport("independent", tuple(ran), "; ".join(notes))
 
 
@@ -191,10 +191,11 @@ def _is_constant(alone: Sequence[Answers], output: str) -> bool:
 
 
 def _differs_by_chance(model: Model, rows: Sequence[Row], difference: Difference) -> bool:
-    """Whether one batch, run again, gives another answer."""
+    """Whether one batch, run again, gives another answer by more than threads that add up in another order."""
     batch = batch_of(rows, difference.order)
     first, *again = ([model.run(batch)[name] for name in model.outputs] for _ in range(3))
-    return any(not is_same(a, b) for other in again for a, b in zip(first, other, strict=True))
+    pairs = [pair for other in again for pair in zip(first, other, strict=True)]
+    return any(not is_same(a, b) and not is_rounding(a, b) for a, b in pairs)
 
 
 def _of_chance(model: Model, rows: Sequence[Row], difference: Difference) -> _Refusal:

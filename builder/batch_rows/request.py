@@ -10,6 +10,10 @@ LARGEST_RUN_BYTES = 2**30
 """No batch is run that would take more memory beside the weights than this."""
 
 
+LARGEST_RUN_ROWS = 4096
+"""No batch of more rows is run: a stranger's config may state any number."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowsRequest:
     """One ONNX file to look at.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -66,6 +67,21 @@ def test_build_refuses_what_is_stated_and_unbatches_what_is_inferred(
     text = tritonsmith("build").stdout
     assert "max_batch_size 0, since rows of a batch depend on one another: row " in text
     assert "batching not verified: made-up inputs give NaN; state accuracy.samples" in text
+
+
+def test_only_outputs_that_are_served_must_be_right(tmp_path: Path, tritonsmith: Run) -> None:
+    nodes = [
+        node("Relu", ["x"], ["y"]),
+        node("ReduceMean", ["x", "axes"], ["m"], keepdims=1),
+        node("Sub", ["x", "m"], ["z"]),
+    ]
+    both = model(nodes, [X], [Y, onnx_models.tensor("z", ("b", 6))], {"axes": np.array([0])})
+    onnx.save(both, str(tmp_path / "m.onnx"))
+    spec = "models:\n  m:\n    source: {onnx: m.onnx}\n    max_batch_size: 4\n"
+    (tmp_path / "models.yaml").write_text(spec + "    output: [{name: y}]\n")
+    assert tritonsmith("build").returncode == 0
+    (tmp_path / "models.yaml").write_text(spec + "    output: [{name: y}, {name: z}]\n")
+    assert tritonsmith("build").returncode == 4
 
 
 def test_other_sizes_are_run_without_another_export_and_an_old_lock_is_made_up_for(

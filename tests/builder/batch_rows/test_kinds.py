@@ -119,6 +119,11 @@ def test_a_large_batch_is_bounded_by_bytes_and_said(tmp_path: Path) -> None:
     assert f"run up to batch {found.sizes[-1]}, not 512" in found.note
 
 
+def test_any_number_may_be_stated_as_the_largest_batch(tmp_path: Path) -> None:
+    found = report(KINDS["layers"].make(), tmp_path, (1, 2, 3, 2**31 - 1))
+    assert found.sizes == (1, 2, 3, 4096) and "4096 rows" in found.note
+
+
 def test_external_data_is_looked_into_without_a_byte_beside_it(tmp_path: Path) -> None:
     path = onnx_models.save_with_external_data(KINDS["batch_norm_training"].make(), tmp_path / "there")
     before = {p: p.stat().st_mtime_ns for p in path.parent.iterdir()}

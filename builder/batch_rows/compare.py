@@ -59,7 +59,7 @@ def is_rounding(a: Array, b: Array) -> bool:
     """Whether two runs of equal shape differ by so little that a sum in another order explains it."""
     import numpy as np
 
-    if a.dtype.kind != "f":
+    if a.dtype.kind != "f" or a.shape != b.shape:
         return False
     unit = float(np.finfo(a.dtype).eps)
     if relative_l2(a, b) > max(ROUNDING_L2, unit):

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from builder.samples import Array
 
 
-_PROBES = 3
-"""Rows that are put in a row's place to see what it changes: of few values, each changes some elements only."""
-
-
 _MORE_SHARE = 0.2
 _MORE_ROUNDS = 256
 """More rows than the batch sizes ask for: a share of the time that those took, and how often at most."""
@@ -65,11 +61,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """Why a row differs. accepted: it is no mixing; note: what is to be said of it."""
+    """Why a row differs. accepted: it is no mixing; note: what is to be said of it; distance: of the difference."""
 
     accepted: bool
     note: str = ""
     op: str = ""
+    distance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +162,12 @@ def _refusal(
     found: Iterable[Difference],
     accepted: dict[tuple[str, str], _Cause],
 ) -> _Refusal | None:
-    """The first difference that neither rounding nor a shared scale explains; those that are go into `accepted`."""
+    """The first difference that neither rounding nor a shared scale explains; of those that are, the largest is accepted."""
     for difference in found:
-        if (difference.kind, difference.output) in accepted:
+        known = accepted.get((difference.kind, difference.output))
+        if known is not None and difference.distance <= known.distance:
+            continue
+        if difference.kind == "neighbours" and _is_rounding_beside(model, rows, difference):
             continue
         if _differs_by_chance(model, rows, difference):
             return _of_chance(model, rows, difference)
@@ -175,8 +175,21 @@ def _refusal(
         if not cause.accepted:
             named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
             return _Refusal("mixed", f"{difference.told}{named}", difference.told, cause.op)
-        accepted[difference.kind, difference.output] = cause
+        accepted[difference.kind, difference.output] = replace(cause, distance=difference.distance)
     return None
+
+
+def _is_rounding_beside(model: Model, rows: Sequence[Row], difference: Difference) -> bool:
+    return is_rounding(*_beside_both(model.run, rows, difference))
+
+
+def _beside_both(run: Run, rows: Sequence[Row], difference: Difference) -> tuple[Array, Array]:
+    """The row's answers beside its neighbours and beside the others."""
+    one, two = (
+        run(batch_of(rows, order))[difference.output][difference.position]
+        for order in (difference.order, difference.other)
+    )
+    return one, two
 
 
 def _words(error: Exception) -> str:
@@ -223,10 +236,7 @@ def _cause(model: Model, rows: Sequence[Row], alone: Sequence[Answers], differen
 def _of_neighbours(
     model: Model, rows: Sequence[Row], with_others: Sequence[Sequence[int]], difference: Difference
 ) -> _Cause:
-    batch, others = batch_of(rows, difference.order), batch_of(rows, difference.other)
-    answer, beside_others = (model.run(b)[difference.output][difference.position] for b in (batch, others))
-    if answer.shape == beside_others.shape and is_rounding(beside_others, answer):
-        return _Cause(True)
+    batch = batch_of(rows, difference.order)
     graph, position = Graph(model.copied()), difference.position
     row_changed = [batch_of(rows, order) for order in with_others]
     others_changed = [batch_of(rows, order) for order in _beside_others(difference, len(rows))]
@@ -236,16 +246,15 @@ def _of_neighbours(
         return _Cause(False)
     if node.op_type == OP:
         held = _with_scales_held(model, batch)
-        run = model.load(held)
-        one, two = (run(b)[difference.output][position] for b in (batch, others))
-        if not is_same(one, two):
+        one, two = _beside_both(model.load(held), rows, difference)
+        if not is_same(one, two) and not is_rounding(one, two):
             node = first_that_mixes(Graph(held), batch, row_changed, others_changed) or node
-        elif _is_int8_rounding(beside_others, answer):
+        elif _is_int8_rounding(*_beside_both(model.run, rows, difference)):
             return _of_shared_scale(node, difference)
     return _Cause(False, op=node.name)
 
 
-def _is_int8_rounding(candidate: Array, reference: Array) -> bool:
+def _is_int8_rounding(reference: Array, candidate: Array) -> bool:
     is_float = candidate.dtype.kind == "f" and candidate.shape == reference.shape
     return is_float and compare({"": candidate}, {"": reference}, bounds=PRECISION_BOUNDS["int8"])[0].passed
 
@@ -281,7 +290,7 @@ def _of_another_size(
         row, own = model.run(batch)[difference.output][position], model.run(alone)[difference.output][0]
         run = model.load(_with_scales_held(model, batch))
         held = run(batch)[difference.output][position], run(alone)[difference.output][0]
-        if _is_int8_rounding(row, own) and is_within_bounds(*held):
+        if _is_int8_rounding(own, row) and is_within_bounds(*held):
             return _of_shared_scale(departure.node, difference)
     elif departure.jumps:
         return _Cause(
@@ -296,7 +305,7 @@ def _of_another_size(
 def _with_others(
     difference: Difference, rows: Sequence[Row], alone: Sequence[Answers]
 ) -> list[tuple[int, ...]]:
-    """The batch with other rows at the difference's place: those furthest by their own answers, then by their content."""
+    """The batch with other rows at the difference's place, the furthest first by their own answers and their content."""
     order, position = difference.order, difference.position
     own = alone[order[position]][difference.output]
 
@@ -304,15 +313,16 @@ def _with_others(
         content = sum(float(changed(a, rows[order[position]][name]).sum()) for name, a in rows[row].items())
         return relative_l2(alone[row][difference.output], own), content
 
-    furthest = sorted(range(len(rows)), key=distance, reverse=True)[:_PROBES]
-    return [tuple(f if p == position else row for p, row in enumerate(order)) for f in furthest]
+    by_distance = sorted((row for row in range(len(rows)) if row != order[position]), key=distance)
+    # Rows far away may all be cut to the same; so a near one and one between are put there, too.
+    probes = dict.fromkeys((by_distance[-1], by_distance[0], by_distance[len(by_distance) // 2]))
+    return [tuple(probe if p == position else row for p, row in enumerate(order)) for probe in probes]
 
 
 def _beside_others(difference: Difference, rows: int) -> list[tuple[int, ...]]:
     """The batch with other neighbours of the difference's row: those that showed it, and more."""
     order, position = difference.order, difference.position
     turned = [
-        tuple(row if p == position else (row + turn) % rows for p, row in enumerate(order))
-        for turn in range(1, _PROBES)
+        tuple(row if p == position else (row + turn) % rows for p, row in enumerate(order)) for turn in (1, 2)
     ]
     return [difference.other, *turned]

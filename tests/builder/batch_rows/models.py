@@ -166,6 +166,19 @@ def by_batch_size() -> Any:
     return model(nodes, [X], [Y])
 
 
+def from_eight_rows() -> Any:
+    """Subtracts the batch's mean once there are eight rows, as a model that was traced for large batches may."""
+    nodes = [
+        node("Shape", ["x"], ["s"], start=0, end=1),
+        node("GreaterOrEqual", ["s", "eight"], ["g"]),
+        node("Cast", ["g"], ["f"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["x", "axes"], ["m"], name="bad", keepdims=1),
+        node("Mul", ["m", "f"], ["n"]),
+        node("Sub", ["x", "n"], ["y"]),
+    ]
+    return model(nodes, [X], [Y], {"eight": np.array([8]), "axes": np.array([0])})
+
+
 def selected() -> Any:
     """Rows [n, 2] of the values above 0: as many as there are, like what NonMaxSuppression selects."""
     nodes = [
@@ -350,6 +363,7 @@ KINDS: dict[str, Kind] = {
     "reversed": Kind(reversed_rows, "mixed", "Slice 'bad'"),
     "row_number": Kind(row_number, "mixed", "Add 'bad'"),
     "batch_size": Kind(by_batch_size, "mixed", "Div 'bad'"),
+    "from_eight_rows": Kind(from_eight_rows, "mixed", "ReduceMean 'bad'"),
     "if": Kind(lambda: in_body("If"), "mixed", "If 'bad'"),
     "loop": Kind(lambda: in_body("Loop"), "mixed", "Loop 'bad'"),
     "scan": Kind(lambda: in_body("Scan"), "mixed", "Scan 'bad'"),

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 
 _MORE_SHARE = 0.2
-_MORE_ROUNDS = 256
-"""More rows than the batch sizes ask for: a share of the time that those took, and how often at most."""
+"""Of the time that the batch sizes took, for more rows than they ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +102,7 @@ def _judged(
     found = differences(model.run, rows, alone, request.sizes, model.outputs, rng, memory.fits, ran)
     refusal = _refusal(model, rows, alone, found, accepted)
     if refusal is None and max(ran) > 1:
-        took_s = time.monotonic() - started
-        refusal = _among_more_rows(
-            model, rows, rng, accepted, max(request.more_s, _MORE_SHARE * took_s), took_s
-        )
+        refusal = _among_more_rows(model, rows, request, rng, accepted, time.monotonic() - started)
     if refusal is not None and refusal.is_of_optimisation:
         as_written = replace(model, run=model.load(model.copied()), is_optimised=False)
         report = judge_rows(as_written, rows, request, rng)
@@ -126,9 +122,9 @@ def _judged(
 def _among_more_rows(
     model: Model,
     rows: Sequence[Row],
+    request: RowsRequest,
     rng: np.random.Generator,
     accepted: dict[tuple[str, str], _Cause],
-    time_s: float,
     round_s: float,
 ) -> _Refusal | None:
     """New rows beside new neighbours, while another round fits into the time; small models can afford thousands.
@@ -136,8 +132,8 @@ def _among_more_rows(
     A step after what mixes, such as a class or a quantised value, hides it in most rows. Drawn rows may lie outside what
     the model is meant for, where it may answer alone otherwise; a neighbour must not change them all the same.
     """
-    until = time.monotonic() + time_s
-    for _ in range(_MORE_ROUNDS):
+    until = time.monotonic() + max(request.more_s, _MORE_SHARE * round_s)
+    for _ in range(request.more_rounds):
         started = time.monotonic()
         if started + round_s > until:
             break

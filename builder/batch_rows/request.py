@@ -27,7 +27,8 @@ class RowsRequest:
     exported:     it is ours, looked at before; a stranger's external data is held against its directory first.
     search_path:  the spec's directory, for a "module:callable".
     largest_run_bytes: bounds the largest batch.
-    more_s:       time for more rows than the batch sizes ask for, or a fifth of what those took where that is more.
+    more_s:       time for more rows than the batch sizes ask for, or a fifth of what those took where that is more;
+                  they come in rounds of six, more_rounds of them at most.
     """
 
     model: str
@@ -41,6 +42,7 @@ class RowsRequest:
     seed: int = 0
     largest_run_bytes: int = LARGEST_RUN_BYTES
     more_s: float = 0.05
+    more_rounds: int = 256
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -146,23 +146,20 @@ def _changed_by(base: Array, values: Sequence[Array]) -> Array:
     return found
 
 
-def first_out_of_place(graph: Graph, batch: Batch, row_changed: Batch, position: int) -> Node | None:
-    """The first operator that puts a row of its input at another place of its output."""
+def first_that_reaches(
+    graph: Graph, batch: Batch, others_changed: Sequence[Batch], position: int
+) -> Node | None:
+    """The first operator with the batch as its first dimension whose values in the row's place come from its neighbours.
+
+    Of operators that put rows elsewhere, where no element is made of two.
+    """
     size = next(iter(batch.values())).shape[0]
-    placed = {name for name, array in batch.items() if array.shape[:1] == (size,)}
-    suspect = None
-    for node, outputs in _values(graph, [batch, row_changed]):
-        for name, (base, by_row) in outputs.items():
-            if base.shape != by_row.shape or base.shape[:1] != (size,):
-                continue
-            differing = changed(base, by_row).reshape(size, -1).any(axis=1)
-            if bool(differing[[p for p in range(size) if p != position]].any()):
-                if placed.intersection(node.inputs):
-                    return node
-                suspect = suspect or node
-            else:
-                placed.add(name)
-    return suspect
+    for node, outputs in _values(graph, [batch, *others_changed]):
+        for base, *values in outputs.values():
+            aligned = base.shape[:1] == (size,) and all(value.shape == base.shape for value in values)
+            if aligned and bool(_changed_by(base[position], [value[position] for value in values]).any()):
+                return node
+    return None
 
 
 def first_that_loses_rows(graph: Graph, batch: Batch, output: str) -> Node | None:

@@ -24,9 +24,9 @@ from builder.batch_rows.first_op import (
     Graph,
     Node,
     first_departure,
-    first_out_of_place,
     first_that_loses_rows,
     first_that_mixes,
+    first_that_reaches,
 )
 from builder.batch_rows.report import RowsReport, Verdict
 from builder.batch_rows.request import LARGEST_RUN_ROWS, RowsRequest
@@ -237,7 +237,7 @@ def _of_neighbours(
     row_changed = [batch_of(rows, order) for order in with_others]
     others_changed = [batch_of(rows, order) for order in _beside_others(difference, len(rows))]
     node = first_that_mixes(graph, batch, row_changed, others_changed)
-    node = node or first_out_of_place(graph, batch, row_changed[0], position)
+    node = node or first_that_reaches(graph, batch, others_changed, position)
     if node is None:
         return _Cause(False)
     if node.op_type == OP:

@@ -74,7 +74,6 @@ class _Refusal:
 
     verdict: Verdict
     note: str
-    seen: str = ""
     op: str = ""
     is_of_optimisation: bool = False
 
@@ -88,7 +87,7 @@ def judge_rows(
         return _judged(model, rows, request, rng, ran)
     except CannotRunError as error:
         note = f"ONNX Runtime fails at batch size {error.size}: {_words(error.reason)}"
-        return RowsReport("cannot_run", tuple(ran), note, f"batch of {error.size}")
+        return RowsReport("cannot_run", tuple(ran), note)
 
 
 def _judged(
@@ -108,7 +107,7 @@ def _judged(
         report = judge_rows(as_written, rows, request, rng)
         return report if report.refused else RowsReport("random", tuple(ran), refusal.note)
     if refusal is not None:
-        return RowsReport(refusal.verdict, tuple(ran), refusal.note, refusal.seen, refusal.op)
+        return RowsReport(refusal.verdict, tuple(ran), refusal.note, refusal.op)
     if all(_is_constant(alone, output) for output in model.outputs):
         why = "all rows have the same answer, so that none could be told from another; state accuracy.samples"
         return RowsReport("unverified", tuple(ran), why)
@@ -170,7 +169,7 @@ def _refusal(
         cause = _cause(model, rows, alone, difference)
         if not cause.accepted:
             named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
-            return _Refusal("mixed", f"{difference.told}{named}", difference.told, cause.op)
+            return _Refusal("mixed", f"{difference.told}{named}", cause.op)
         accepted[difference.kind, difference.output] = replace(cause, distance=difference.distance)
     return None
 

@@ -26,14 +26,12 @@ class RowsReport:
     sizes: batch sizes that were run, ascending; the largest is below max_batch_size where memory bounds it.
     note:  one sentence: what is wrong, what could not be verified, or what a reader should know all the same;
            empty when there is nothing to say.
-    seen:  output, batch size and row of the difference.
     op:    the first operator of the graph that mixes rows, when one could be found.
     """
 
     verdict: Verdict
     sizes: tuple[int, ...] = ()
     note: str = ""
-    seen: str = ""
     op: str = ""
 
     @property
@@ -50,7 +48,7 @@ def report_from_dict(data: Mapping[str, Any]) -> RowsReport:
     """The inverse of RowsReport.as_dict; ValueError for a verdict that there is not."""
     if data["verdict"] not in get_args(Verdict):
         raise ValueError(f"no verdict {data['verdict']!r} on rows")
-    texts = {key: str(data.get(key, "")) for key in ("note", "seen", "op")}
+    texts = {key: str(data.get(key, "")) for key in ("note", "op")}
     return RowsReport(data["verdict"], tuple(int(size) for size in data.get("sizes", ())), **texts)
 
 

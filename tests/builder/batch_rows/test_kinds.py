@@ -37,7 +37,7 @@ def test_kind(name: str, tmp_path: Path) -> None:
     if kind.verdict == "independent":
         assert found.sizes == kind.sizes and found.op == ""
     elif kind.verdict == "mixed":
-        assert "row " in found.seen or "output y has" in found.seen
+        assert "row " in found.note or "output y has" in found.note
         assert found.op in found.note
 
 
@@ -186,7 +186,7 @@ def test_integers_and_strings_have_no_rounding() -> None:
 def test_sizes_and_the_reports_json_form() -> None:
     assert sizes_to_run(8, (4, 6)) == (1, 2, 3, 4, 6, 8)
     assert sizes_to_run(1) == (1,) and sizes_to_run(0) == ()
-    found = RowsReport("mixed", (1, 2), "note", "seen", "op")
+    found = RowsReport("mixed", (1, 2), "note", "op")
     assert report_from_dict(found.as_dict()) == found
     with pytest.raises(ValueError, match="no verdict"):
         report_from_dict({"verdict": "fine"})

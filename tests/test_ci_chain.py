@@ -116,7 +116,7 @@ def ci(tmp_path: Path, bucket: str) -> Ci:
     source = tmp_path / "source"
     source.mkdir()
     onnx_models.save(onnx_models.affine(("batch", 16)), source / "scores.onnx")
-    onnx_models.save(onnx_models.row_sums(), source / "rows.onnx")
+    onnx_models.save(onnx_models.affine(("batch", 5)), source / "rows.onnx")
     (source / "models.yaml").write_text(SPEC)
     workflow = yaml.safe_load(WORKFLOW.read_text())
     inputs = {k: str(v.get("default", "")) for k, v in workflow[True]["workflow_call"]["inputs"].items()}
@@ -131,7 +131,7 @@ def ci(tmp_path: Path, bucket: str) -> Ci:
 
 
 def made_here(runner: Runner) -> list[str]:
-    """Logs of exports, conversions and compilations that ran on the runner."""
+    """Logs of exports, checks, conversions and compilations that ran on the runner."""
     return sorted(p.name for p in (runner.home / ".cache" / "tritonsmith" / "logs").glob("*.log"))
 
 
@@ -150,7 +150,7 @@ def test_plan_build_and_publish_on_runners_that_share_a_bucket(ci: Ci) -> None:
     assert outputs == {"matrix": '{"include":[]}'}, "no engines are stated, and the rest is in the cache"
     summary = (first.home / "summary").read_text()
     assert "| scores | convert fp16 | to run | new |" in summary
-    assert len(made_here(first)) == 4, "two exports, a conversion and its judgement"
+    assert len(made_here(first)) == 6, "two exports, two checks of rows, a conversion and its judgement"
 
     release = ci.runner("release")
     ci.run(release, "release")

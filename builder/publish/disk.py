@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from builder.digest import digest_of_file
+from builder.disk import clear_away, take_out
 from builder.errors import BuildError, Where
 from builder.model_directory import CONFIG
 from builder.publish.destination import Content, Switch
@@ -101,7 +102,7 @@ class DiskDestination:
 
     def abandon(self, model: str, number: int) -> None:
         """See Destination."""
-        shutil.rmtree(self._staged(model), ignore_errors=True)
+        clear_away(self._staged(model))
 
     def switch(self, state: ModelState, change: Switch) -> None:
         """See Destination: one exchange of the model's directory."""
@@ -127,21 +128,30 @@ class DiskDestination:
             _sync(Path(directory))
         publish_model(staged, self.path)
         _sync(self.path)
-        shutil.rmtree(staged, ignore_errors=True)
+        clear_away(staged)
 
     def drop(self, model: str, numbers: Collection[int]) -> None:
         """See Destination. Each version goes in one rename."""
         assert self._staging is not None
         for number in numbers:
-            gone = self._staging / f"{model}.{number}.removed"
-            (self.path / model / str(number)).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            clear_away(self._taken_out(f"{model}/{number}", self._staging))
 
     def withdraw(self, state: ModelState, placeholder: str) -> None:
         """See Destination: one rename."""
         assert self._staging is not None
         if (self.path / state.name).is_dir():
-            (self.path / state.name).rename(self._staging / f"{state.name}.removed")
+            self._taken_out(state.name, self._staging)
+
+    def _taken_out(self, name: str, staging: Path) -> Path:
+        """BuildError where a link leads out of the destination: what lies there is not ours."""
+        try:
+            return take_out(self.path, name, staging)
+        except ValueError as error:
+            raise BuildError(
+                f"it stays at the destination: {error}",
+                code="destination_link",
+                where=Where(self.path / name),
+            ) from None
 
     def _staged(self, model: str) -> Path:
         assert self._staging is not None, "changes need `exclusive`"

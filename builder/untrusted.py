@@ -12,6 +12,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -142,6 +143,18 @@ LaidOutPath = Annotated[str, AfterValidator(_laid_out)]
 Dependency = Annotated[str, AfterValidator(_dependency)]
 Distance = Annotated[float, Field(allow_inf_nan=True)]
 """A number that an older tritonsmith may have written as Infinity."""
+
+
+def refuse_files_below_files(names: Iterable[str]) -> None:
+    """ValueError when a name is there twice, or one is a directory of another: they cannot all be files."""
+    found = set()
+    for name in names:
+        if name in found:
+            raise ValueError(f"{name!r:.80} is there twice")
+        found.add(name)
+    for name in found:
+        if any(str(above) in found for above in PurePosixPath(name).parents):
+            raise ValueError(f"{name!r:.80} lies below another file")
 
 
 def inside(directory: Path, name: str) -> Path:

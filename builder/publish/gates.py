@@ -49,7 +49,7 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
         judge_export(spec, base.record["accuracy"], context.spec)
     else:
         _judge_summary(spec.name, locked.accuracy, Bounds(**spec.accuracy.stated_bounds()))
-    if locked.served is None or locked.served not in spec.variants:
+    if locked.served is None or locked.served not in spec.variants or locked.served not in locked.variants:
         return
     variant, entry = spec.variants[locked.served], locked.variants[locked.served]
     artifact = context.cache.get(str(entry["key"]))

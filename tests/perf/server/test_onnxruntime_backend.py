@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,9 @@ OPTIONS = {
 }
 
 
+FACTORS = {"zeta": 2.0, "beta": 3.0, "Omega": 5.0, "alpha": 7.0}  # in no order of names
+
+
 def _input(name: str, dtype: str, dims: str) -> str:
     return (
         f'max_batch_size: 4\ninput {{ name: "{name}" data_type: {dtype} dims: {dims} }}\n'
@@ -73,6 +77,7 @@ def _input(name: str, dtype: str, dims: str) -> str:
 MODELS: dict[str, tuple[Any, str | None]] = {
     "dtypes": (onnx_models.identity(["batch", 3], *VALUES), None),
     "two_outputs": (onnx_models.sum_and_difference(["batch", 2]), ONE_CPU),
+    "multiples": (onnx_models.multiples(["batch", 2], **FACTORS), "max_batch_size: 8\n" + ONE_CPU),
     "bare_fixed": (onnx_models.affine([2, 3]), None),
     "half": (
         onnx_models.affine(["batch", "n"]),
@@ -234,6 +239,20 @@ def test_only_requested_outputs_are_returned(http: Any) -> None:
     answer = infer(http, "two_outputs", {"a": a, "b": b}, ["difference"])
     assert list(answer) == ["difference"]
     np.testing.assert_array_equal(answer["difference"], a - b)
+
+
+def test_outputs_come_in_the_order_of_their_names_however_they_are_asked_for(
+    triton: LiveTriton, http: Any
+) -> None:
+    """As in production: a client that reads the response by position gets the same one from both."""
+    x = np.array([[1, 10]], np.float32)
+    asked = [None, *(list(names) for n in (2, 4) for names in itertools.permutations(FACTORS, n))]
+    with grpcclient.InferenceServerClient(triton.grpc_url) as grpc:
+        for client, names in itertools.product((http, grpc), asked):
+            answer = infer(client, "multiples", {"x": x}, names)
+            assert list(answer) == sorted(names or FACTORS)
+            for name, array in answer.items():
+                np.testing.assert_array_equal(array, FACTORS[name] * x)
 
 
 def test_a_model_without_config_gets_what_production_gives_it(

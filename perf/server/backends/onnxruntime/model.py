@@ -173,7 +173,9 @@ class TritonPythonModel:
             end = request.flags() & pb.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             state = {row["input_name"]: share[row["output_name"]] for row in self._states.rows}
             self._states.keep(request.correlation_id(), end, state)
-        names = request.requested_output_names()
+        # In the order of their names, as in production: onnxruntime.cc adds a response's outputs while it walks
+        # ModelOutputs(), a std::map by name, however the request or the config orders them.
+        names = sorted(request.requested_output_names())
         return pb.InferenceResponse([pb.Tensor(name, share[name]) for name in names])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from builder.budget import Budget
 from builder.errors import GateError, Where
+from builder.repository import exclusive
 from builder.run_policy import PeakMemory
 from tests import onnx_models
 from tests.conftest import Run
@@ -175,6 +177,41 @@ def test_locked_builds_what_the_lock_says_and_nothing_else(tmp_path: Path, trito
     refused = tritonsmith("build", "--locked")
     assert refused.returncode == 4 and "max_batch_size: 4 → 8" in refused.stderr
     assert (tmp_path / "models.lock.json").read_text() == lock
+
+
+def test_locked_is_asked_again_after_the_wait_for_another_build(
+    tmp_path: Path, tritonsmith: Run, cache_directory: Path
+) -> None:
+    """What was edited while the other build ran is refused, too; a model that left the spec would be deleted."""
+    project(tmp_path, a="onnx", b="onnx")
+    assert tritonsmith("build").returncode == 0
+    shutil.rmtree(tmp_path / "model_repository" / "a")  # something to do, so that it waits for its turn
+    lock = (tmp_path / "models.lock.json").read_text()
+    spec = tmp_path / "models.yaml"
+    both = spec.read_text()
+    with exclusive(tmp_path / "model_repository"):
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "tritonsmith", "build", "--locked"],
+            cwd=tmp_path,
+            env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_flock(waiting.pid)
+        spec.write_text(both.partition("  b:")[0])
+    _, told = waiting.communicate(timeout=60)
+    assert waiting.returncode == 4 and "error[locked]" in told and "b: remove" in told
+    assert (tmp_path / "models.lock.json").read_text() == lock
+    assert (tmp_path / "model_repository" / "b" / "config.pbtxt").is_file()
+
+
+def wait_for_flock(pid: int, within_s: float = 60.0) -> None:
+    """Until the process stands in the queue of a lock that another holds: the kernel's list marks it with an arrow."""
+    end = time.monotonic() + within_s
+    queued = re.compile(rf"-> FLOCK .* {pid} ")
+    while not queued.search(Path("/proc/locks").read_text()):
+        assert time.monotonic() < end, "it never waited"
+        time.sleep(0.02)
 
 
 def test_artifacts_only_fills_the_cache_and_lays_nothing_out(tmp_path: Path, tritonsmith: Run) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.budget import Budget
+from builder.budget import Budget, free_memory_bytes
 from builder.errors import GateError, Where
 from builder.repository import exclusive
 from builder.run_policy import PeakMemory
@@ -64,6 +64,43 @@ def test_a_budget_gives_no_more_than_there_is_and_in_order() -> None:
     assert large.has() and small.has()
     large.let_go()
     small.let_go()
+
+
+MIB = 1 << 20
+V2 = {"memory.max": 800 * MIB, "memory.current": 700 * MIB}
+V1 = {"memory/memory.limit_in_bytes": 800 * MIB, "memory/memory.usage_in_bytes": 700 * MIB}
+# What the kernel counts: of the files that were read some are in use, and shared memory is no file that gives way.
+STAT = {
+    "anon": 80 * MIB,
+    "file": 620 * MIB,
+    "shmem": 20 * MIB,
+    "active_file": 50 * MIB,
+    "inactive_file": 550 * MIB,
+}
+CGROUPS: list[tuple[str, dict[str, object], int | None]] = [
+    ("v2", {**V2, "memory.stat": STAT}, 650 * MIB),
+    (
+        "v1",
+        {**V1, "memory/memory.stat": {f"total_{k}": v for k, v in STAT.items()} | {"inactive_file": 0}},
+        650 * MIB,
+    ),
+    ("full", {**V2, "memory.stat": {**STAT, "inactive_file": 0}, "memory.current": 900 * MIB}, 0),
+    ("without a limit", {**V2, "memory.stat": STAT, "memory.max": "max"}, None),
+    ("none", {}, None),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), [c[1:] for c in CGROUPS], ids=[c[0] for c in CGROUPS])
+def test_files_that_were_read_are_no_memory_in_use(
+    tmp_path: Path, files: dict[str, object], expected: int | None
+) -> None:
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        rows = content.items() if isinstance(content, dict) else []
+        path.write_text("".join(f"{k} {v}\n" for k, v in rows) or f"{content}\n")
+    free = free_memory_bytes(tmp_path)
+    assert free == expected if expected is not None else free > 800 * MIB
 
 
 def test_an_action_larger_than_the_machine_runs_alone() -> None:

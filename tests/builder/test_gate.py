@@ -19,7 +19,7 @@ from builder.gate import EMULATED, judge_variant
 from builder.gate_request import GateRequest, Metric, gate_result_from_dict
 from builder.layers import LayerLoss, layer_losses, suggested_exclude
 from builder.samples import Sample, SampleSet, save_samples
-from tests.builder.convert.models import mlp, network, outlier_mlp, rows, save_model, save_rows
+from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
 
 SHAPE = (8, 16)
 
@@ -65,7 +65,7 @@ def test_answers_are_compared_sample_by_sample_when_one_of_them_fails(tmp_path: 
         helper.make_node("Mul", ["total", "zero"], ["nothing"]),
         helper.make_node("Add", ["x", "nothing"], ["y"]),
     ]
-    constants = {"four": np.array([4, 16], np.int64), "zero": np.float32(0).reshape(())}
+    constants: dict[str, Array] = {"four": np.array([4, 16], np.int64), "zero": np.float32(0).reshape(())}
     odd = network(nodes, constants, ["batch", 16], ["batch", 16])
     plain = network([helper.make_node("Identity", ["x"], ["y"])], {}, ["batch", 16], ["batch", 16])
     rng = np.random.default_rng(5)

@@ -64,10 +64,8 @@ class SloResult:
         """The finding for people."""
         limit = f"p99 ≤ {self.limit_ms:g} ms"
         if self.interrupted:
-            known = (
-                "none that does was found" if self.rate_per_s is None else f"{self.rate_per_s:,.4g}/s does"
-            )
-            return f"The search for the highest rate that keeps {limit} was interrupted; so far {known}."
+            so_far = "none was found" if self.rate_per_s is None else f"{self.rate_per_s:,.4g}/s does"
+            return f"The search for the highest rate that keeps {limit} was interrupted; so far {so_far}."
         if self.rate_per_s is None:
             known = [probe for probe in self.probes if probe.p99_ms is not None]
             if not known:

@@ -77,6 +77,18 @@ def multiples(shape: Shape, **factors: float) -> Any:
     )
 
 
+def nonzeros() -> Any:
+    """places[found, 2] = where x[batch, 3] is not 0: as many rows as there are, whatever the batch has."""
+    return model(
+        [
+            helper.make_node("NonZero", ["x"], ["columns"]),
+            helper.make_node("Transpose", ["columns"], ["places"]),
+        ],
+        [tensor("x", ["batch", 3])],
+        [tensor("places", ["found", 2], "INT64")],
+    )
+
+
 def lookup(table: Sequence[float]) -> Any:
     """value[batch, 1] = table[index[batch, 1]]; an index outside the table fails at run time."""
     return model(

@@ -90,9 +90,9 @@ class TritonPythonModel:
         members = [feeds[index] for index in group]
         try:
             results = self._engine.run(ort_batch.join(members), wanted, self._profiles)
-            rows = [next(iter(feed.values())).shape[0] for feed in members] if len(members) > 1 else [1]
             parts = [
-                ort_batch.split(name, result, rows) for name, result in zip(wanted, results, strict=True)
+                ort_batch.split(name, result, ort_batch.rows_of(members)) if self._batching else [result]
+                for name, result in zip(wanted, results, strict=True)
             ]
         except Exception as error:
             if len(group) > 1:

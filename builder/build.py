@@ -56,9 +56,11 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     if options.artifacts_only:
         return _make_artifacts(context, plan, tell)
     with exclusive(context.repository) as staging:
-        # Another build may have run while this one waited.
+        # Another build may have run while this one waited, and the spec and its sources may have been edited.
         context = context_of(options)
         plan = context.plan()
+        if options.locked:
+            _refuse_unlocked(context, plan)
         run = _Run(context, plan, staging, Watch(len(context.observed), tell or (lambda progress: None)))
         run.build()
         for action in plan.actions:

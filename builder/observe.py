@@ -8,6 +8,7 @@ from typing import Any
 
 from builder import __version__
 from builder.cache import Cache
+from builder.convert.request import TOOLS_BESIDE_ONNX
 from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
 from builder.errors import ConfigError, SpecError
@@ -68,8 +69,10 @@ def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]:
-    """Versions of what makes the artifact; files that are taken over depend on none."""
-    return {} if spec.source.kind in _TAKEN_OVER else toolchain.fingerprint("torch", "onnxscript", "onnx")
+    """Versions of what makes the artifact; files that are taken over depend on none. torch's exporter writes through
+    onnxscript and onnx-ir."""
+    taken_over = spec.source.kind in _TAKEN_OVER
+    return {} if taken_over else toolchain.fingerprint("torch", "onnxscript", "onnx-ir", "onnx")
 
 
 def config_digests(
@@ -265,7 +268,10 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def converted_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
     """Versions of what makes a variant's graph."""
-    return {} if spec.variants[name].precision == "fp32" else toolchain.fingerprint("onnx", "onnxruntime")
+    precision = spec.variants[name].precision
+    if precision == "fp32":
+        return {}
+    return toolchain.fingerprint("onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(precision, ()))
 
 
 def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:

@@ -47,6 +47,20 @@ def ranges_from_flags(flags: Sequence[str]) -> dict[str, Span]:
     return ranges
 
 
+def metrics_address_from_text(text: str) -> str:
+    """`HOST:PORT`, or the metrics' whole `http://` URL → HOST:PORT; empty stays empty."""
+    match = re.fullmatch(r"(?:http://)?([^/@]*)(?:/metrics)?/?", text)
+    if match is None:
+        raise UsageError(
+            "metrics are read over plain HTTP, at /metrics",
+            code="bad_url",
+            seen=text,
+            valid=["HOST:PORT"],
+            fix="--metrics-url localhost:8002",
+        )
+    return match[1]
+
+
 def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float]:
     """`20ms` or `latency=20ms`, `first=100ms`, `between=20ms` → {limit: milliseconds}."""
     limits = {}

@@ -133,5 +133,8 @@ def run_search(
             note,
         )
     load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
-    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if found.rate_per_s is None else None
-    return tell(best, load, output, format_, lead=found.sentence, more={"slo": found.as_dict()}, gate=missed)
+    is_missed = found.rate_per_s is None and not found.interrupted
+    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if is_missed else None
+    more = {"slo": found.as_dict()}
+    code = tell(best, load, output, format_, lead=found.sentence, more=more, gate=missed)
+    return 130 if found.interrupted else code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -134,20 +135,24 @@ def _sigterm_stops() -> Iterator[None]:
 def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any]:
     """What `--format json` prints: addresses, and every model with its version, state and Triton's reason.
 
-    A refused model also has the ids of the lint rules that it breaks: they name the line and the fix.
+    A refused model also has the ids of the lint rules that explain the refusal: they name the line and the fix.
     """
-    from perf.server.control import repository_index
+    from perf.server.control import IndexRow, repository_index
 
     refusals = server.refusals()
+    rows = repository_index(server.http_url)
+    # Triton does not list a model that has no version to serve.
+    unlisted = refusals.keys() - {row.name for row in rows}
+    rows += [IndexRow(name, "", "", "") for name in sorted(unlisted) if _directories(name, repositories)]
     models = [
         {
             "name": row.name,
             "version": row.version,
             "state": row.state or ("REFUSED" if row.name in refusals else "NOT LOADED"),
             "reason": row.reason or (refusals.get(row.name, "") if row.state != "READY" else ""),
-            "rules": broken_rules(row.name, repositories) if row.name in refusals else [],
+            "rules": rules_behind(row.name, refusals, repositories) if row.name in refusals else [],
         }
-        for row in repository_index(server.http_url)
+        for row in sorted(rows, key=lambda row: row.name)
     ]
     return {
         "version": server.version,
@@ -184,13 +189,25 @@ def text_from_state(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def broken_rules(model: str, repositories: Sequence[Path]) -> list[str]:
-    """Ids of the rules of severity error that a model of these repositories breaks."""
-    from builder.lint import LintOptions, check
+# What Triton says of an ensemble whose own config is well.
+_STEP_REFUSED = re.compile(r"ensemble '.+?' depends on '(.+?)' which ")
 
-    directories = [r / model for r in repositories if (r / model).is_dir()]
-    findings = check(list(directories), LintOptions()) if directories else []
-    return sorted({f.rule for f in findings if f.severity == "error"})
+
+def rules_behind(model: str, refusals: Mapping[str, str], repositories: Sequence[Path]) -> list[str]:
+    """Ids of the rules that explain why a model of these repositories was refused, or the step that it depends on."""
+    from builder.lint import LintOptions, check
+    from builder.lint.refusal import explaining_rules
+
+    others = {name: reason for name, reason in refusals.items() if name != model}
+    step = _STEP_REFUSED.match(refusals[model])
+    if step is not None and step[1] in others:
+        return rules_behind(step[1], others, repositories)
+    directories = _directories(model, repositories)
+    return explaining_rules(refusals[model], check(directories, LintOptions())) if directories else []
+
+
+def _directories(model: str, repositories: Sequence[Path]) -> list[Path]:
+    return [r / model for r in repositories if (r / model).is_dir()]
 
 
 def _reason(model: Mapping[str, Any]) -> str:

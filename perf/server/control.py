@@ -89,7 +89,7 @@ def repository_index(url: str) -> list[IndexRow]:
     rows = _call(url, "POST", "/v2/repository/index", {})
     assert isinstance(rows, list)
     return [
-        IndexRow(r["name"], str(r.get("version", "")), r.get("state", ""), _tidy(r.get("reason", "")))
+        IndexRow(r["name"], str(r.get("version", "")), r.get("state", ""), tidy(r.get("reason", "")))
         for r in rows
     ]
 
@@ -231,14 +231,14 @@ def _refused(url: str, method: str, path: str, status: int, answer: bytes) -> Tr
 
 def _reason(answer: bytes) -> str:
     try:
-        return _tidy(str(json.loads(answer)["error"]))
+        return tidy(str(json.loads(answer)["error"]))
     except (ValueError, KeyError, TypeError):
         return answer.decode(errors="replace").strip() or "no reason given"
 
 
-def _tidy(reason: str) -> str:
+def tidy(reason: str) -> str:
     """Without the traceback of our own backend; that of a user's Python model stays."""
-    frames = reason.partition("\nAt:\n")[2].strip().splitlines()
+    frames = reason.partition("\nAt:\n")[2].strip("; \n").splitlines()
     if frames and all("/backends/onnxruntime/" in f or "/onnxruntime/capi/" in f for f in frames):
         reason = reason.partition("\nAt:\n")[0]
     return reason.strip().removeprefix("Internal: TritonModelException: ")

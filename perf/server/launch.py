@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from builder.errors import ServerError, ToolError
 from perf.server import control, embedded, preflight
@@ -19,7 +18,7 @@ from perf.server.command import LocalPlan, default_max_batch_size, docker_comman
 from perf.server.ports import HOST, Ports, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
 from perf.server.server import Server, last_words, server_ended
-from perf.server.spec import ServerSpec, check_usage, kind_from_text
+from perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
 
@@ -52,8 +51,7 @@ def launch(spec: ServerSpec) -> Iterator[Server]:
 
 
 def _attach(spec: ServerSpec) -> Server:
-    parts = urlsplit(spec.reference)
-    host, http_port = parts.hostname or HOST, parts.port or 8000
+    host, http_port = address_from_url(spec.reference)
     ports = Ports(http_port, spec.grpc_port or http_port + 1, spec.metrics_port or http_port + 2)
     server = Server(host=host, ports=ports)
     if not control.is_ready(server.http_url):

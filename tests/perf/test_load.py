@@ -261,6 +261,29 @@ def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(
     assert len(records) >= 50
 
 
+def test_ctrl_c_in_a_search_for_a_rate_is_neither_success_nor_a_missed_limit() -> None:
+    with fake_server(delay_s=0.002) as server:
+        search = ("load", server.url, "-m", "m", "--slo-p99", "1s", "--duration", "1s", "--warmup", "0s")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tritonsmith", *search, "--format", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        while "/s  " not in (line := process.stderr.readline()):  # the first probe is told
+            assert line, "it ended before"
+        seen, end = server.infer_requests, time.monotonic() + 30
+        while server.infer_requests < seen + 20 and time.monotonic() < end:  # the next one is under way
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    said = json.loads(out)
+    assert said["slo"]["interrupted"] and "was interrupted" in said["slo"]["sentence"]
+    assert "error" not in said and "error[" not in err
+
+
 def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:
     times = tmp_path / "times.txt"
     times.write_text("0.0\n0.1\n0.15\n")

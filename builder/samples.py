@@ -58,7 +58,7 @@ def save_samples(samples: SampleSet, path: Path) -> None:
     """
     import numpy as np
 
-    members: dict[str, Array] = {}
+    members: dict[str, Any] = {}
 
     def entry(name: str, array: Array) -> dict[str, object]:
         key = f"t{len(members)}"

@@ -13,6 +13,7 @@ from perf.commands.publish import publish
 from perf.commands.report import report
 from perf.commands.rollback import rollback
 from perf.commands.serve import serve
+from perf.commands.server import app as server
 from perf.commands.sweep import sweep
 from perf.commands.versions import versions
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(report)
     app.command(rich_help_panel=panel)(compare)
     app.command(rich_help_panel=panel)(apply)
+    app.add_typer(server, name="server", rich_help_panel=panel)
     panel = "Publish"
     app.command(rich_help_panel=panel)(publish)
     app.command(rich_help_panel=panel)(rollback)

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from builder.errors import nearest
-from builder.triton_proto import model_config_pb2
+from builder.triton_proto import is_repeated, model_config_pb2
 
 MAX_BYTES = 1 << 20
 """Text longer than this is not read: the largest real config.pbtxt is a few hundred kilobytes."""
@@ -111,7 +111,7 @@ def _fields(descriptor: Any) -> dict[str, _Field]:
     for f in descriptor.fields:
         is_map = f.message_type is not None and f.message_type.GetOptions().map_entry
         known[f.name] = _Field(
-            repeated=f.is_repeated,
+            repeated=is_repeated(f),
             is_map=is_map,
             message=f.message_type,
             enum=tuple(v.name for v in f.enum_type.values) if f.enum_type is not None else (),

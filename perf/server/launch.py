@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from builder.errors import ServerError, ToolError
-from perf.server import control, embedded, preflight
+from perf.server import control, embedded, environment, preflight
 from perf.server.canary import Canary
 from perf.server.command import LocalPlan, default_max_batch_size, docker_command, local_command
 from perf.server.ports import HOST, Ports, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
+from perf.server.requirements import requirements_of
 from perf.server.server import Server, last_words, server_ended
 from perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
 
@@ -72,7 +73,6 @@ def _start(spec: ServerSpec, stack: ExitStack) -> Server:
     log_path = (spec.log_path or work_dir / "tritonserver.log").absolute()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.write_bytes(b"")
-    deadline = time.monotonic() + spec.startup_timeout_s
 
     canary: Canary | None = None
     if spec.kind == "docker":
@@ -90,10 +90,12 @@ def _start(spec: ServerSpec, stack: ExitStack) -> Server:
             shm_prefix=prefix,
         )
         stack.callback(process.stop)
-        if plan.backends is not None:
+        if spec.kind == "binary" and plan.backends is not None:
+            # The environment was proven with its own server, not with this one.
             canary = Canary(plan.binary, plan.backends, plan.env, work_dir / "canary", f"{prefix}canary_")
             stack.callback(canary.stop)
 
+    deadline = time.monotonic() + spec.startup_timeout_s
     server = Server(host=HOST, ports=ports, process=process, log_path=log_path)
     if canary is not None:
         canary.verify(deadline)
@@ -125,10 +127,11 @@ def _local_plan(spec: ServerSpec, work_dir: Path) -> LocalPlan:
             return LocalPlan(
                 binary, dict(os.environ), None, root / "backends", caches if caches.is_dir() else None
             )
-    parts = embedded.locate()
-    env = embedded.environment(os.environ, work_dir / "lib")
-    preflight.check(preflight.observe(parts, env))
-    assert parts is not None
+    preflight.check(preflight.observe())
+    server = environment.ensure()
+    parts = embedded.locate(server)
+    models = environment.layer(server, requirements_of(spec.repositories))
+    env = embedded.variables(models, os.environ, work_dir / "lib")
     backends = embedded.lay_out_backends(parts, work_dir / "backends")
     if (default := default_max_batch_size(spec.extra_args)) is not None:
         env[embedded.DEFAULT_MAX_BATCH_SIZE] = default

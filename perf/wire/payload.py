@@ -160,7 +160,10 @@ def _bf16_bits(array: Array) -> npt.NDArray[np.uint16]:
     bits = np.ascontiguousarray(array).view(np.uint32)
     # Round half to even on the 16 bits that fall away; a NaN keeps its upper bits and stays quiet.
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+    kept: npt.NDArray[np.uint32] = np.where(
+        np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded
+    )
+    return kept.astype(np.uint16)
 
 
 def array_from_raw(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:

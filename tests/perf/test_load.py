@@ -160,7 +160,8 @@ def test_what_cannot_be_done_is_one_expected_error(
 
 
 def test_errors_name_what_is_there_and_what_was_meant(tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", **{"0/x": np.ones((1, 4), "f4"), "1/x": np.ones((1, 5), "f4")})
+    wide: dict[str, Any] = {"0/x": np.ones((1, 4), "f4"), "1/x": np.ones((1, 5), "f4")}
+    np.savez(tmp_path / "wide.npz", **wide)
     np.savez(tmp_path / "flat.npz", x=np.ones(4, "f4"))
     with fake_server() as server:
 

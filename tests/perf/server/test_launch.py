@@ -23,7 +23,7 @@ import tritonclient.http as httpclient
 
 from builder.errors import ServerError, ToolError, UsageError
 from perf.commands.serve import state_of
-from perf.server import control, embedded
+from perf.server import control, embedded, environment
 from perf.server.canary import Canary
 from perf.server.command import docker_command
 from perf.server.control import IndexRow
@@ -354,8 +354,7 @@ def test_the_reason_of_a_server_that_cannot_start_is_in_the_error(tmp_path: Path
 
 @server_mark
 def test_a_local_binary_without_backends_gets_ours(tmp_path: Path) -> None:
-    parts = embedded.locate()
-    assert parts is not None
+    parts = embedded.locate(environment.ensure())
     binary = tmp_path / "bin" / "tritonserver"
     binary.parent.mkdir()
     binary.symlink_to(parts.binary)
@@ -394,13 +393,13 @@ def canary_with(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], Can
     started: list[Canary] = []
 
     def start(edit: Callable[[str], str]) -> Canary:
-        parts = embedded.locate()
-        assert parts is not None
+        python = environment.ensure()
+        parts = embedded.locate(python)
         backends = embedded.lay_out_backends(parts, tmp_path / "backends")
         model = backends / "onnxruntime" / "model.py"
         edited = edit(model.read_text())
         model.write_text(edited)
-        env = embedded.environment(os.environ, tmp_path / "lib")
+        env = embedded.variables(python, os.environ, tmp_path / "lib")
         started.append(Canary(parts.binary, backends, env, tmp_path / "canary", f"canarytest_{os.getpid()}_"))
         return started[0]
 

@@ -150,7 +150,14 @@ class GateError(TritonsmithError):
     exit_code = 4
 
 
+_MAX_WORD_LENGTH = 200
+
+
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """The valid word most like `word`, or None when nothing is close."""
-    matches = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
+    if len(word) > _MAX_WORD_LENGTH:  # the comparison takes the square of the length
+        return None
+    matches = difflib.get_close_matches(
+        word, [v for v in valid if len(v) <= _MAX_WORD_LENGTH], n=1, cutoff=0.6
+    )
     return matches[0] if matches else None

@@ -32,8 +32,9 @@ from builder.repository import (
     stage_model,
     was_placed,
 )
-from builder.spec import ModelSpec, check_model_name
+from builder.spec import ModelSpec
 from builder.tensors import tensor_from_dict
+from builder.untrusted import fault_of_model_name
 from builder.variant_config import wire_variant
 from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_variants, served_files
 
@@ -247,7 +248,7 @@ def lint_gate(
     links = [
         directory.parent / s
         for s in dict.fromkeys(steps)
-        if check_model_name(s) is None and s != directory.name and (repository / s).is_dir()
+        if fault_of_model_name(s) is None and s != directory.name and (repository / s).is_dir()
     ]
     try:
         for link in links:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from builder.digest import digest_of_value
+from builder.untrusted import fault_of_relative_path
 
 CONFIG = "config.pbtxt"
 
@@ -62,9 +63,16 @@ def is_content(name: str) -> bool:
     return not name.startswith(".") and name != "__pycache__"
 
 
-def refused_place(name: str) -> str | None:
+def fault_of_place(name: str) -> str | None:
     """Why a file cannot be laid at `name` inside a model's directory; None when it can."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or "\0" in name:
-        return "it must be a path inside the model's directory"
-    return "config.pbtxt is written from the spec" if name == CONFIG else None
+    return "is written from the spec" if name == CONFIG else fault_of_relative_path(name)
+
+
+def fault_of_places(names: Iterable[str]) -> tuple[str, str] | None:
+    """(a name, why it cannot be): one that is a file and, as another one's directory, a directory too."""
+    known = set(names)
+    for name in known:
+        above = next((str(p) for p in PurePosixPath(name).parents if str(p) in known), None)
+        if above is not None:
+            return name, f"{above!r} is a file already"
+    return None

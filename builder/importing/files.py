@@ -11,8 +11,8 @@ from builder.importing.imported import Imported, ImportedModel, Note
 from builder.lint.check import read_paths
 from builder.lint.model import CONFIG, Model, is_version_name
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
-from builder.spec import check_model_name
 from builder.tensors import dtype_from_onnx
+from builder.untrusted import fault_of_model_name
 
 
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
@@ -85,7 +85,7 @@ def _name_of_file(path: Path) -> str:
     """The file's name; `model.onnx` says nothing, so the directory's, which is not a version's."""
     absolute = path.absolute()
     for candidate in (absolute.stem, *(p.name for p in absolute.parents)):
-        if candidate != "model" and not is_version_name(candidate) and check_model_name(candidate) is None:
+        if candidate != "model" and not is_version_name(candidate) and fault_of_model_name(candidate) is None:
             return candidate
     return "model"
 
@@ -131,7 +131,7 @@ def _readable(model: Model) -> Model:
             valid=problem.valid[:20],
             fix=problem.fix or f"tritonsmith check {model.path}",
         )
-    reason = check_model_name(model.name)
+    reason = fault_of_model_name(model.name)
     if reason is not None:
         raise UsageError(f"model name {model.name!r} {reason}", code="model_name", where=Where(model.path))
     return model

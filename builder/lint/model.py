@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from builder.lint.circles import circles
 from builder.lint.engine import Engine, read_engine
 from builder.lint.files import is_dir, is_file, size_bytes
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, read_onnx
@@ -70,13 +72,24 @@ class Model:
         return self.parsed.line_of(path) if self.parsed is not None else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Repository:
     """A model repository. `judged` are the names that findings are wanted for; None means all."""
 
     path: Path
     models: Mapping[str, Model]
     judged: frozenset[str] | None = None
+
+    @cached_property
+    def circles(self) -> Mapping[str, int]:
+        """Model → the circle of ensembles that it is in; alone in it, it may still be its own step."""
+        return circles(
+            {
+                name: [step.model_name for step in model.config.ensemble_scheduling.step]
+                for name, model in self.models.items()
+                if model.config is not None
+            }
+        )
 
 
 def select_versions(config: Any | None, versions: tuple[Version, ...]) -> tuple[Version, ...]:

@@ -18,7 +18,8 @@ from builder.model_directory import CONFIG
 from builder.plan import State
 from builder.publish.candidate import Candidate
 from builder.publish.versions import manifest
-from builder.spec import ModelSpec, check_model_name
+from builder.spec import ModelSpec
+from builder.untrusted import fault_of_model_name
 
 _NAMED = 10
 
@@ -123,7 +124,7 @@ def _refuse_errors(
     what: str,
 ) -> None:
     for name, text in configs.items():
-        if name != judged and check_model_name(name) is None:
+        if name != judged and fault_of_model_name(name) is None:
             _lay_out(root / name, text, served.get(name, ()))
     errors = [f for f in check([root / judged], LintOptions(target=target)) if f.severity == "error"]
     if errors:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from builder.untrusted import open_regular
+
 # A file changed within this time of being read may change again without a new mtime; git calls it "racily clean".
 _RACY_NS = 2_000_000_000
 
@@ -31,7 +33,7 @@ def digest_of_bytes(data: bytes) -> str:
 
 def digest_of_file(path: Path) -> str:
     """sha256 of a file's content; OSError when it cannot be read."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return _hash_stream(file)
 
 

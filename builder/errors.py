@@ -150,6 +150,11 @@ class GateError(TritonsmithError):
     exit_code = 4
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, or its beginning and how long it is: a value may have megabytes."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
 _MAX_WORD_LENGTH = 200
 
 

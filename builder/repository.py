@@ -140,7 +140,13 @@ def model_files(directory: Path, stats: StatCache) -> dict[str, str]:
             found[f"{Path(root).relative_to(directory).as_posix()}/"] = ""
         for name in names:
             path = Path(root) / name
-            found[path.relative_to(directory).as_posix()] = stats.digest(path)
+            try:
+                digest = stats.digest(path)
+            except (
+                OSError
+            ):  # a FIFO, a link to nowhere, a file of another user: nothing that a build laid there
+                digest = "unreadable"
+            found[path.relative_to(directory).as_posix()] = digest
     return dict(sorted(found.items()))
 
 

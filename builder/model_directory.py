@@ -12,6 +12,7 @@ from builder.untrusted import fault_of_relative_path
 
 CONFIG = "config.pbtxt"
 MAX_ENTRIES = 200_000
+_MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Unreadable(OSError):
 
 
 def read_model_directory(path: Path, within: Sequence[Path] | None = None) -> ModelDirectory:
-    """Lists a model's directory; OSError when it cannot be read, or has more than MAX_ENTRIES files and directories.
+    """Lists a model's directory; OSError when it cannot be read, or has more than MAX_ENTRIES entries or 100 levels.
 
     Links are followed. Left out: config.pbtxt, which the spec is written to anew, hidden names, and what
     Python compiles beside a model.py.
@@ -56,6 +57,8 @@ def read_model_directory(path: Path, within: Sequence[Path] | None = None) -> Mo
         with os.scandir(directory) as entries:
             kept = [e for e in entries if is_content(e.name) and not (prefix == "" and e.name == CONFIG)]
         entries_seen += len(kept)
+        if prefix.count("/") > _MAX_DEPTH:
+            raise Unreadable(f"{path} has directories in one another on more than {_MAX_DEPTH} levels")
         if entries_seen > MAX_ENTRIES:
             raise Unreadable(f"{path} has more than {MAX_ENTRIES} files and directories")
         if not kept and prefix:

@@ -207,7 +207,6 @@ def load_spec(path: Path) -> RepositorySpec:
     source = read_yaml(path)
     top = _mapping_at(source, source.data, ())
     _refuse_unknown(source, top, (), _TOP_KEYS)
-    _refuse_keys_that_do_not_print(source)
     defaults = _mapping_at(source, top.get("defaults", {}), ("defaults",))
     _refuse_unknown(source, defaults, ("defaults",), (*OWN_KEYS, *_TRITON_KEYS))
     models = _mapping_at(source, top.get("models"), ("models",))
@@ -303,17 +302,6 @@ def _unknown_key(source: YamlSource, at: KeyPath, valid: Sequence[str]) -> SpecE
     )
 
 
-def _refuse_keys_that_do_not_print(source: YamlSource) -> None:
-    """A key is a name: of a model, a tensor, a variant, a parameter."""
-    sound: set[str | int] = set()
-    for path, line in source.lines.items():
-        key = path[-1] if path else 0
-        if key not in sound and isinstance(key, str) and (fault := fault_of_text(key)):
-            code = "model_name" if path[:-1] == ("models",) else "bad_name"
-            raise SpecError(f"the key {key!r} {fault}", code=code, where=Where(source.path, line))
-        sound.add(key)
-
-
 def _refuse_bad_names(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
     """SpecError at the line of a name that does not print, or that cannot be the path it becomes."""
     for keys, fault in _faults_of_names(spec):
@@ -351,6 +339,7 @@ def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
     for index, step in enumerate(spec.source.steps or ()):
         for key, tensors in (("from", step.inputs), ("to", step.outputs)):
             for name, tensor in tensors.items():
+                yield ("source", "steps", index, key, name), "the tensor", name
                 yield ("source", "steps", index, key, name), "the tensor", tensor
     if spec.source.steps is None:
         yield ("source", spec.source.kind), "the source", spec.source.reference
@@ -358,6 +347,8 @@ def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
         yield ("source", "files", index), "the file", file
     for name, file in spec.model_files.items():
         yield ("model_files", name), "the file", file
+    for name in spec.dynamic_dims:
+        yield ("dynamic_dims", name), "the dimension", name
     yield ("calibration",), "the calibration", spec.calibration or ""
     yield ("smoke",), "the file", spec.smoke or ""
     yield ("accuracy", "samples"), "the samples", spec.accuracy.samples or ""

@@ -22,7 +22,7 @@ def stderr_console() -> Console:
 
 def note(text: str) -> None:
     """One line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(_encodable(text), file=sys.stderr, flush=True)
 
 
 def emit_json(value: Any) -> None:
@@ -32,7 +32,12 @@ def emit_json(value: Any) -> None:
 
 def emit_text(text: str) -> None:
     """A result for people, on stdout."""
-    print(text, flush=True)
+    print(_encodable(text), flush=True)
+
+
+def _encodable(text: str) -> str:
+    """The text without the halves of surrogates that stand for bytes of a file's name which are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextmanager

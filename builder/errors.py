@@ -72,7 +72,7 @@ class TritonsmithError(Exception):
         lines = [f"{self.where}: {self.message}" if self.where else self.message]
         lines += [f"  {line}" for line in self.details]
         if self.seen is not None:
-            lines.append(f"  seen:  {self.seen}")
+            lines.append(f"  seen:  {shortened(str(self.seen), _MAX_SEEN)}")
         if self.valid:
             lines.append(f"  valid: {', '.join(str(v) for v in self.valid)}")
         if self.fix:
@@ -90,7 +90,7 @@ class TritonsmithError(Exception):
             "code": self.code,
             "message": self.message,
             "where": None if self.where is None else str(self.where),
-            "seen": None if self.seen is None else str(self.seen),
+            "seen": None if self.seen is None else shortened(str(self.seen), _MAX_SEEN),
             "valid": [str(v) for v in self.valid],
             "fix": self.fix,
             "details": list(self.details),
@@ -148,6 +148,14 @@ class GateError(TritonsmithError):
     """A gate said no."""
 
     exit_code = 4
+
+
+_MAX_SEEN = 1000
+
+
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, or its beginning and how long it is: a value may have megabytes."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 _MAX_WORD_LENGTH = 200

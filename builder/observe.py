@@ -28,6 +28,7 @@ from builder.repository import model_files
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.templates import template_files
 from builder.toolchain import Toolchain
+from builder.untrusted import read_bounded
 from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
@@ -109,8 +110,8 @@ def _choice(spec: ModelSpec) -> list[Any]:
 def _tensors_of(model: Path) -> Any:
     """What an ensemble takes from a step's config: its tensors and how far it batches; None when it is not there."""
     try:
-        config = model_config_from_text((model / "config.pbtxt").read_text(encoding="utf-8"))
-    except (OSError, ConfigError):
+        config = model_config_from_text(read_bounded(model / "config.pbtxt").decode())
+    except (OSError, ValueError, ConfigError):
         return None
     return [config.max_batch_size, *([str(t) for t in tensors] for tensors in (config.input, config.output))]
 

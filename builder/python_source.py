@@ -65,7 +65,7 @@ def place_python_source(spec: ModelSpec, root: Path, into: Path) -> dict[str, Pa
 def _check_program(path: Path) -> None:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
         line = getattr(error, "lineno", None)
         raise ExportError(
             f"not valid Python: {error}", code="python_syntax", where=Where(path, line)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError, Where
+from builder.untrusted import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,11 +104,12 @@ def load_samples(path: Path) -> SampleSet:
     import numpy as np
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not hasattr(loaded, "files"):
-            raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
-        with loaded as file:
-            members = {key: file[key] for key in file.files}
+        with open_regular(path) as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if not hasattr(loaded, "files"):
+                raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
+            with loaded as file:
+                members = {key: file[key] for key in file.files}
         if _HEADER in members:
             return _set_from_header(members)
         return _set_from_plain(members, path)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictInt, ValidationError, model_validator
 
-from builder.errors import SpecError, Where, nearest
+from builder.errors import SpecError, Where, nearest, shortened
 from builder.model_directory import fault_of_place, fault_of_places
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
 from builder.untrusted import fault_of_model_name, fault_of_text
@@ -179,7 +179,6 @@ OWN_KEYS: tuple[str, ...] = tuple(k for k in ModelSpec.model_fields if k not in 
 _TRITON_KEYS: tuple[str, ...] = tuple(k for k in model_config_fields() if k != "name")
 _TOP_KEYS = ("target", "defaults", "models")
 _NAME_FIX = "use letters, digits, '_', '-' and '.'; the name becomes a directory and part of a URL"
-_MAX_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,6 @@ def load_spec(path: Path) -> RepositorySpec:
     source = read_yaml(path)
     top = _mapping_at(source, source.data, ())
     _refuse_unknown(source, top, (), _TOP_KEYS)
-    _refuse_keys_that_do_not_print(source)
     defaults = _mapping_at(source, top.get("defaults", {}), ("defaults",))
     _refuse_unknown(source, defaults, ("defaults",), (*OWN_KEYS, *_TRITON_KEYS))
     models = _mapping_at(source, top.get("models"), ("models",))
@@ -281,7 +279,7 @@ def _mapping_at(source: YamlSource, value: Any, at: KeyPath) -> Mapping[str, Any
         f"{name} must be a mapping of keys to values",
         code="wrong_type",
         where=source.where(at),
-        seen="nothing" if value is None else f"{type(value).__name__} {_shown(value)}",
+        seen="nothing" if value is None else f"{type(value).__name__} {shortened(repr(value))}",
     )
 
 
@@ -304,45 +302,33 @@ def _unknown_key(source: YamlSource, at: KeyPath, valid: Sequence[str]) -> SpecE
     )
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"
-
-
-def _refuse_keys_that_do_not_print(source: YamlSource) -> None:
-    """A key is a name: of a model, a tensor, a variant, a parameter."""
-    sound: set[str | int] = set()
-    for path, line in source.lines.items():
-        key = path[-1] if path else 0
-        if key not in sound and isinstance(key, str) and (fault := fault_of_text(key)):
-            code = "model_name" if path[:-1] == ("models",) else "bad_name"
-            raise SpecError(f"the key {key!r} {fault}", code=code, where=Where(source.path, line))
-        sound.add(key)
-
-
 def _refuse_bad_names(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
     """SpecError at the line of a name that does not print, or that cannot be the path it becomes."""
-    for keys, what, name, fault in _faults_of_names(spec):
+    for keys, fault in _faults_of_names(spec):
         where = source.where((*at, *keys))
         if (*at, *keys) not in source.lines and ("defaults", *keys) in source.lines:
             where = source.where(("defaults", *keys))
-        raise SpecError(f"{spec.name}: {what} {name!r} {fault}", code="bad_name", where=where)
+        raise SpecError(f"{spec.name}: {fault}", code="bad_name", where=where)
 
 
-def _faults_of_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str, str]]:
-    """(key path, what is named, its name, why it cannot be)"""
+def _faults_of_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str]]:
+    """(key path, what is named there and why it cannot be)"""
     for name in spec.variants:
         # A variant alone is laid out, cached and swept as MODEL__VARIANT.
         if fault := fault_of_model_name(name) or fault_of_model_name(f"{spec.name}__{name}"):
-            yield ("variants", name), "the variant", name, fault
+            yield ("variants", name), f"the variant {name!r} {fault}"
     for name in spec.model_files:
         if fault := fault_of_place(name):
-            yield ("model_files", name), "no file can be laid at", name, f"it {fault}"
+            yield (
+                ("model_files", name),
+                f"no file can be laid at {name!r} inside the model's directory: it {fault}",
+            )
     if clash := fault_of_places(spec.model_files):
-        yield ("model_files", clash[0]), "no file can be laid at", *clash
+        name, fault = clash
+        yield ("model_files", name), f"no file can be laid at {name!r} inside the model's directory: {fault}"
     for keys, what, text in _stated_names(spec):
         if fault := fault_of_text(text):
-            yield keys, what, text, fault
+            yield keys, f"{what} {shortened(ascii(text))} {fault}"
 
 
 def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
@@ -353,6 +339,7 @@ def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
     for index, step in enumerate(spec.source.steps or ()):
         for key, tensors in (("from", step.inputs), ("to", step.outputs)):
             for name, tensor in tensors.items():
+                yield ("source", "steps", index, key, name), "the tensor", name
                 yield ("source", "steps", index, key, name), "the tensor", tensor
     if spec.source.steps is None:
         yield ("source", spec.source.kind), "the source", spec.source.reference
@@ -360,11 +347,18 @@ def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
         yield ("source", "files", index), "the file", file
     for name, file in spec.model_files.items():
         yield ("model_files", name), "the file", file
+    for name in spec.dynamic_dims:
+        yield ("dynamic_dims", name), "the dimension", name
     yield ("calibration",), "the calibration", spec.calibration or ""
     yield ("smoke",), "the file", spec.smoke or ""
     yield ("accuracy", "samples"), "the samples", spec.accuracy.samples or ""
     for name, variant in spec.variants.items():
         yield ("variants", name, "accuracy", "samples"), "the samples", variant.accuracy.samples or ""
+
+
+def folded_name(name: str) -> str:
+    """What a disk may take the name for: small letters, in Unicode's compatible form."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _refuse_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
@@ -374,8 +368,7 @@ def _refuse_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
         named: list[tuple[str, KeyPath]] = [(model.name, ("models", model.name))]
         named += [(f"{model.name}__{v}", ("models", model.name, "variants", v)) for v in model.variants]
         for name, at in named:
-            folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-            twin, other = seen.setdefault(folded, (name, at))
+            twin, other = seen.setdefault(folded_name(name), (name, at))
             if other != at:
                 alike = "are the same" if twin == name else "differ in case or in Unicode's form only"
                 raise SpecError(
@@ -454,7 +447,7 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
         f"{name}: {message[:1].lower() + message[1:]}",
         code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
         where=where,
-        seen=None if isinstance(seen, Mapping | BaseModel) else _shown(seen),
+        seen=None if isinstance(seen, Mapping | BaseModel) else shortened(repr(seen)),
         fix=fix,
     )
 

@@ -54,8 +54,8 @@ _SCALARS: dict[int, Any] = {
     _STRING: StrictStr,
 }
 
-_NamedDim = Annotated[
-    int | str,
+_NamedDim: Any = Annotated[
+    _int_between(-(2**63), 2**63 - 1) | StrictStr,
     Field(description="a size, -1, or the name of a dynamic dimension", union_mode="left_to_right"),
 ]
 

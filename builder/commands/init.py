@@ -36,8 +36,9 @@ def refuse_existing(output: Path, force: bool) -> None:
 def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) -> None:
     """Writes the spec and tells what became of each model; SpecError when it would not be valid."""
     from builder.disk import write_atomically
-    from builder.importing.spec_text import text_of_spec
+    from builder.importing.spec_text import text_of_spec, without_refused
 
+    imported = without_refused(imported)
     heading = [f"Written by tritonsmith init from {origins}; it is yours to edit."]
     text = text_of_spec(imported.models, heading)
     for lost in imported.notes:

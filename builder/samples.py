@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.disk import replacing
 from builder.errors import BuildError, Where
 
 if TYPE_CHECKING:
@@ -84,13 +84,8 @@ def save_samples(samples: SampleSet, path: Path) -> None:
         ],
     }
     members[_HEADER] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **members)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **members)
 
 
 def load_samples(path: Path) -> SampleSet:

@@ -188,7 +188,7 @@ def _header_adapter() -> TypeAdapter[_Header]:
 
 
 def _array(entry: _Entry, member: Array) -> Array:
-    if entry["dtype"] == "bytes":
+    if entry["dtype"] == "bytes" and member.dtype.name == "uint8":
         return _unpacked_bytes(member, entry["shape"])
     if member.dtype.name != entry["dtype"] or list(member.shape) != entry["shape"]:
         raise ValueError(

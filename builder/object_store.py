@@ -10,7 +10,7 @@ import importlib.util
 import os
 import posixpath
 import shutil
-import uuid
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builder.digest import digest_of_bytes
+from builder.disk import beside, delete_empty, delete_written, replacing
 from builder.errors import BuildError, ToolError, UsageError, Where
+from builder.untrusted import open_regular, read_bounded
 
 # Scheme → (package that fsspec needs for it, our extra).
 _PACKAGES = {
@@ -40,6 +42,8 @@ _CREATE: dict[str, dict[str, Any]] = {
 _ATTEMPTS = 2
 _PARTS_AT_ONCE = 4
 # What a download meets on this machine, not in the store.
+# Of file://: a file that is no regular one says so without a number; a socket, links in a circle, a file as directory.
+_NO_OBJECT = (None, errno.ENXIO, errno.ELOOP, errno.ENOTDIR)
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Transferred = Callable[[int, int], None]
@@ -67,6 +71,8 @@ class ObjectStore:
         """The object's bytes; None when there is none."""
         with self._told("read", key):
             try:
+                if self._is_local:
+                    return self._local(key)
                 content: bytes = self.files.cat_file(self._path(key), **self._in_one_piece)
             except FileNotFoundError:
                 return None
@@ -77,6 +83,8 @@ class ObjectStore:
         paths = {self._path(key): key for key in keys}
         if not paths:
             return {}
+        if self._is_local:
+            return {key: data for key in keys if (data := self._local_or_empty(key)) is not None}
         with self._told("read", keys[0]):
             found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
             return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
@@ -130,9 +138,12 @@ class ObjectStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
+                if self._is_local:
+                    self._copy_local(key, target)
+                    return True
                 self.files.get_file(self._path(key), str(target), **self._in_parts, **_callback(transferred))
             except FileNotFoundError:
-                target.unlink(missing_ok=True)
+                delete_written(target)
                 return False
             return True
 
@@ -158,6 +169,8 @@ class ObjectStore:
         """All objects below a prefix (a directory), sorted by key; empty when there is none."""
         with self._told("list", prefix):
             self.files.invalidate_cache()
+            if self._is_local:
+                return sorted(self._walk(Path(self._path(prefix))), key=lambda stored: stored.key)
             try:
                 found = self.files.find(self._path(prefix), detail=True)
             except FileNotFoundError:
@@ -198,7 +211,7 @@ class ObjectStore:
             return
         for root, _, _ in os.walk(self._path(prefix), topdown=False):
             with suppress(OSError):
-                Path(root).rmdir()
+                delete_empty(Path(root))
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds: Callable[[], bool]) -> bool:
         """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""
@@ -220,14 +233,12 @@ class ObjectStore:
     def _linked(self, key: str, data: bytes) -> bool:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        with beside(target) as temporary:
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
         return True
 
     @property
@@ -248,6 +259,49 @@ class ObjectStore:
     def _is_local(self) -> bool:
         return self.url.startswith("file://")
 
+    def _local(self, key: str) -> bytes:
+        """A file's content; BuildError `store_object` for what no store would give: a directory, a FIFO, a huge one."""
+        with self._as_object(key):
+            return read_bounded(Path(self._path(key)))
+
+    def _copy_local(self, key: str, target: Path) -> None:
+        with self._as_object(key):
+            source = open_regular(Path(self._path(key)))
+        with source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+
+    @contextmanager
+    def _as_object(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_OBJECT:
+                raise
+            raise BuildError(
+                f"{posixpath.join(self.url, key)} cannot be read: {error}", code="store_object"
+            ) from error
+
+    def _local_or_empty(self, key: str) -> bytes | None:
+        """The same for one of many, which is no reason to do without the others: empty text is no object of anybody's."""
+        try:
+            return self._local(key)
+        except FileNotFoundError:
+            return None
+        except BuildError as error:
+            if error.code != "store_object":
+                raise
+            return b""
+
+    def _walk(self, top: Path) -> Iterator[StoredObject]:
+        """What lies below a directory; links are not followed, and what is no regular file is no object."""
+        for root, _, names in os.walk(top):
+            for name in names:
+                with suppress(OSError):
+                    status = os.lstat(Path(root) / name)
+                    if stat.S_ISREG(status.st_mode):
+                        key = posixpath.relpath(posixpath.join(root, name), self.root)
+                        yield StoredObject(key, status.st_size, status.st_mtime)
+
     def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
@@ -262,12 +316,10 @@ class ObjectStore:
     def _renamed(self, key: str, write: Any) -> None:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        if target.is_dir():
+            raise BuildError(f"{posixpath.join(self.url, key)} is a directory", code="store_object")
+        with replacing(target) as temporary:
             write(str(temporary))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _told(self, verb: str, key: str, passed_on: tuple[int, ...] = ()) -> Iterator[None]:

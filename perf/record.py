@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,10 +13,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
+from builder.disk import replacing
 from builder.errors import UsageError, Where
+from builder.untrusted import json_value, open_regular
 
 FORMAT = "tritonsmith.records/1"
+_MAX_BYTES = 64 << 30
+# What zipfile and numpy raise for a file that is damaged, encrypted, or lies about its sizes.
+_NO_RECORDS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 OK = 0
 """The status of a request that was answered without an error."""
 
@@ -212,25 +230,25 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
 def save_records(records: RequestRecords, path: Path) -> None:
     """Write one .npz: a member `header.json` and one .npy a column; complete or not at all."""
     header = {"format": FORMAT, **asdict(records.header)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            archive.writestr("header.json", json.dumps(header, default=str))
-            for name, column in records.columns().items():
-                buffer = io.BytesIO()
-                np.save(buffer, column, allow_pickle=False)
-                archive.writestr(f"{name}.npy", buffer.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("header.json", json.dumps(header, default=str))
+        for name, column in records.columns().items():
+            buffer = io.BytesIO()
+            np.save(buffer, column, allow_pickle=False)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
 
 
 def load_records(path: Path) -> RequestRecords:
     """The inverse of save_records; UsageError when the file is missing or is not a record file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read("header.json"))
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
+                raise ValueError(f"its columns have more than {_MAX_BYTES >> 30} GiB")
+            header = json_value(archive.read("header.json"), infinite=True)
             seen = header.pop("format", None)
             if seen != FORMAT:
                 raise UsageError(
@@ -245,18 +263,27 @@ def load_records(path: Path) -> RequestRecords:
             columns = {
                 name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False) for name in there
             }
+        _check_columns(columns)
+        known = {f.name for f in fields(RecordHeader)}
+        values = {key: value for key, value in header.items() if key in known}
+        told = TypeAdapter(RecordHeader).validate_python(values)
     except FileNotFoundError as error:
         raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except _NO_RECORDS as error:
         raise UsageError(
             "not a record file",
             code="record_format",
             where=Where(path),
-            seen=f"{type(error).__name__}: {error}",
+            seen=f"{type(error).__name__}: {error!s:.300}",
             fix="pass a file written by `tritonsmith load --output FILE`",
         ) from error
-    known = {f.name for f in fields(RecordHeader)}
-    values = {key: value for key, value in header.items() if key in known}
-    for name in ("reasons", "batch_sizes"):
-        values[name] = tuple(values[name])
-    return RequestRecords(RecordHeader(**values), **columns)
+    return RequestRecords(told, **columns)
+
+
+def _check_columns(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """ValueError for columns of other types or different lengths."""
+    types = {**_COLUMNS, **_STREAMING}
+    rows = len(columns["sent_ns"]) if columns["sent_ns"].ndim == 1 else -1
+    for name, column in columns.items():
+        if column.shape != (rows,) or column.dtype != types[name]:
+            raise ValueError(f"column {name} is {column.dtype} {list(column.shape)}")

@@ -9,9 +9,9 @@ from typing import Any
 
 from builder.errors import UsageError, Where
 from perf.content import Content
-from perf.run_record import JOURNAL, KEPT, events_of
+from perf.run_record import JOURNAL, KEPT, NOT_A_RUN, events_of, journal_lines, typed_trial
 from perf.sweep import Placement, Trial
-from perf.trial import TrialResult, trial_result_from_dict
+from perf.trial import TrialResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ def earlier_run(directory: Path) -> Earlier:
     if not path.is_file():
         return Earlier()
     try:
-        events = events_of(path.read_text().splitlines())
+        events = events_of(journal_lines(path))
         start = next((e for e in events if e["event"] == "start"), {})
-        results = [trial_result_from_dict(e) for e in events if e["event"] in ("trial", KEPT)]
-    except (ValueError, KeyError, TypeError) as error:
+        results = [typed_trial(e) for e in events if e["event"] in ("trial", KEPT)]
+    except NOT_A_RUN as error:
         raise UsageError(
-            f"the earlier run cannot be read: {error}",
+            f"the earlier run cannot be read: {type(error).__name__}: {error!s:.300}",
             code="run_damaged",
             where=Where(path),
             fix="begin anew without --resume",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from builder.disk import delete_written, replacing, write_atomically
 from builder.errors import UsageError, Where
+from builder.untrusted import first_fault, json_value, read_bounded
 from perf.objective import OBJECTIVES
 from perf.search import Values
 from perf.sweep import Arm, SweepSpec
@@ -71,13 +74,13 @@ class RunResult:
 
 
 def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
-    """The inverse of RunResult.as_dict."""
+    """The inverse of RunResult.as_dict; ValueError, KeyError, TypeError or AttributeError for anything else."""
     return RunResult(
         spec=SweepSpec.model_validate(data["spec"]),
         arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
         environment=data["environment"],
-        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
-        verdict=verdict_from_dict(data["verdict"]),
+        trials=tuple(typed_trial(trial) for trial in data["trials"]),
+        verdict=typed(verdict_from_dict(data["verdict"])),
         stop_reason=data["stop_reason"],
         complete=data["complete"],
         arm_errors=data["arm_errors"],
@@ -104,8 +107,32 @@ def arm_as_dict(arm: Arm) -> dict[str, Any]:
     }
 
 
+_Dataclass = TypeVar("_Dataclass")
+NOT_A_RUN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
+"""What reading a file of a run raises that no sweep wrote."""
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(type_)
+
+
+def typed(value: _Dataclass) -> _Dataclass:
+    """The same dataclass when its fields have the types that they are declared with; ValueError otherwise."""
+    try:
+        checked: _Dataclass = _adapter(cast(Any, type(value))).validate_python(asdict(cast(Any, value)))
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+    return checked
+
+
+def typed_trial(data: Mapping[str, Any]) -> TrialResult:
+    """The inverse of TrialResult.as_dict, of a file that anyone may have written."""
+    return typed(trial_result_from_dict(data))
+
+
 def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
-    return Arm(
+    arm = Arm(
         data["id"],
         data["label"],
         data["settings"],
@@ -116,6 +143,7 @@ def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
         data.get("others", {}),
         data.get("other_settings", {}),
     )
+    return typed(arm)
 
 
 # From trials to what search and verdict look at.
@@ -187,12 +215,11 @@ class Journal:
             return
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / JOURNAL
-        temporary = path.with_name(f".{JOURNAL}.{os.getpid()}.tmp")
-        self._file = temporary.open("w")
-        for result in kept:
-            self.write(KEPT, **result.as_dict())
-        temporary.replace(path)
-        (directory / RESULT).unlink(missing_ok=True)  # it would speak for the earlier run
+        with replacing(path) as temporary:
+            self._file = temporary.open("w")
+            for result in kept:
+                self.write(KEPT, **result.as_dict())
+        delete_written(directory / RESULT)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
@@ -208,19 +235,14 @@ class Journal:
 
 def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, default=str) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
 def load_run(directory: Path) -> RunResult:
     """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
     try:
         if (directory / RESULT).is_file():
-            data = json.loads((directory / RESULT).read_text())
+            data = json_value(read_bounded(directory / RESULT, MAX_RUN_BYTES), infinite=True)
             if data.get("format") != FORMAT:
                 raise UsageError(
                     "this run was written by another version",
@@ -231,10 +253,12 @@ def load_run(directory: Path) -> RunResult:
                 )
             return run_from_dict(data, directory)
         if (directory / JOURNAL).is_file():
-            return run_from_journal((directory / JOURNAL).read_text().splitlines(), directory)
-    except (ValueError, KeyError, TypeError) as error:
+            return run_from_journal(journal_lines(directory / JOURNAL), directory)
+    except NOT_A_RUN as error:
         raise UsageError(
-            f"the run cannot be read: {error}", code="run_damaged", where=Where(directory)
+            f"the run cannot be read: {type(error).__name__}: {error!s:.300}",
+            code="run_damaged",
+            where=Where(directory),
         ) from error
     raise UsageError(
         "there is no run here",
@@ -244,9 +268,17 @@ def load_run(directory: Path) -> RunResult:
     )
 
 
+MAX_RUN_BYTES = 1 << 30
+
+
+def journal_lines(path: Path) -> list[str]:
+    """A journal's lines; ValueError or OSError when it is none."""
+    return read_bounded(path, MAX_RUN_BYTES).decode().splitlines()
+
+
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        json_value(line, infinite=True)
     except ValueError:
         return False
     return True
@@ -255,7 +287,7 @@ def _is_json(line: str) -> bool:
 def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
     """The events of a journal; a last line that a crash cut off is left out."""
     whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
-    return [json.loads(line) for line in whole]
+    return [json_value(line, infinite=True) for line in whole]
 
 
 def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
@@ -267,7 +299,7 @@ def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> Run
     spec = SweepSpec.model_validate(start["spec"])
     joined = (event for event in events if event["event"] == "arm")
     arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
-    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
+    trials = tuple(typed_trial(e) for e in events if e["event"] == "trial")
     end = next((e for e in events if e["event"] == "end"), None)
     return RunResult(
         spec=spec,

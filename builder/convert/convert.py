@@ -22,6 +22,7 @@ from builder.convert.request import (
     KeptNode,
     Precision,
 )
+from builder.disk import adopt, delete
 from builder.errors import BuildError, ExportError, SpecError, Where, nearest
 from builder.export.onnx_graph import Graph, onnxruntime_runner, read_graph
 from builder.samples import SampleSet, load_samples
@@ -91,8 +92,9 @@ def check_precision(precision: str) -> None:
 
 
 def _clear(out_dir: Path) -> None:
+    adopt(out_dir)
     for old in out_dir.glob("model.onnx*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        delete(old)
 
 
 def _calibration(

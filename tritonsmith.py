@@ -18,9 +18,10 @@ from typer.core import TyperGroup
 from builder import __version__
 from builder import cli as builder_cli
 from builder.console import emit_text, note
-from builder.errors import TritonsmithError
+from builder.errors import ToolError, TritonsmithError
 from perf import cli as perf_cli
 
+_LINUX_MODULES = ("fcntl", "resource", "uvloop")
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 
@@ -120,6 +121,16 @@ def _run(arguments: list[str]) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        if error.name not in _LINUX_MODULES:
+            raise
+        note(
+            f"error[platform_unsupported]: this command needs Linux; there is no module {error.name} here\n"
+            f"  seen:  {sys.platform}\n"
+            "  valid: Linux; not tried: macOS but for the embedded server, Windows for `check` alone\n"
+            "  fix:   run it in a Linux container, or in WSL 2"
+        )
+        return ToolError.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise

@@ -33,8 +33,10 @@ def demo(
 ) -> None:
     """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
     from builder.commands.options import build_options
-    from perf.demo_run import STEPS, DemoOptions, default_sweep, packaged_demo, run_demo
+    from perf.demo_run import STEPS, DemoOptions, check_installed, default_sweep, packaged_demo, run_demo
 
+    if spec is None:
+        check_installed(packaged_demo())
     source = spec or packaged_demo() / "models.yaml"
     sweep = default_sweep(sweep_model).model_copy(update={"rounds": rounds, "duration_s": duration})
     options = DemoOptions(build_options(source, repository, None), repository.absolute(), output, sweep)

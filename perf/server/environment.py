@@ -7,18 +7,17 @@ Beside it lie layers, environments that see its packages and add what the Python
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder.console import note
 from builder.digest import digest_of_file, digest_of_value
+from builder.disk import adopt, clear_away, delete_empty, move, take_out
 from builder.errors import ToolError
 from perf.server import canary, embedded, interpreter
 from perf.server.embedded import MODEL_PATH, Embedded, PythonEnvironment
@@ -29,6 +28,7 @@ HOME_VARIABLE = "TRITONSMITH_SERVER_HOME"
 # What nvidia-pytriton 0.7.0 holds.
 TRITON = "2.51.0"
 _MARKER = "tritonsmith.json"
+_MAKING = ".making"
 # In the user's pip configuration these say where packages go, which is not theirs to say here.
 _PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN", "PYTHONPATH", "PYTHONHOME")
 # The user's modules come last, so that no numpy of theirs is found before the environment's own.
@@ -53,15 +53,17 @@ class PipOptions:
         return [*found, "--no-index"] if self.no_index else found
 
 
-class _Marker(BaseModel):
-    """Written last. It fits as long as the environment holds what it held then."""
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """Written last, as JSON. It fits as long as the environment holds what it held then.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    No pydantic type: importing that would take a start longer than all the rest here.
+    """
 
     made_from: str
     python: str
-    libpython: Path | None
-    packages: tuple[str, ...]
+    libpython: str | None
+    packages: list[str]
 
 
 def home() -> Path:
@@ -157,22 +159,23 @@ def _made_from(version: str, locked: Path = LOCKED) -> str:
 
 def _fitting(root: Path, made_from: str) -> PythonEnvironment | None:
     try:
-        marker = _Marker.model_validate_json((root / _MARKER).read_bytes())
-        found = PythonEnvironment(root, marker.python, marker.libpython)
+        marker = _Marker(**json.loads((root / _MARKER).read_bytes()))
+        libpython = Path(marker.libpython) if marker.libpython is not None else None
+        found = PythonEnvironment(root, marker.python, libpython)
         fits = (
             marker.made_from == made_from
             and marker.packages == _packages(found)
             # The Python that it was made from may have been removed since.
             and found.python_path.exists()
-            and (marker.libpython is None or marker.libpython.exists())
+            and (libpython is None or libpython.exists())
         )
-    except (OSError, ValidationError):
+    except (OSError, ValueError, TypeError):
         return None
     return found if fits else None
 
 
-def _packages(made: PythonEnvironment) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in made.site_packages.glob("*.dist-info")))
+def _packages(made: PythonEnvironment) -> list[str]:
+    return sorted(path.name for path in made.site_packages.glob("*.dist-info"))
 
 
 def _made(
@@ -190,27 +193,34 @@ def _made(
         if found := _fitting(target, made_from):
             return found
         note(f"making {what} in {target}")
-        new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        made = replace(wanted, root=new)
+        making = target.parent / _MAKING
+        making.mkdir(exist_ok=True)
+        adopt(making)
+        made = replace(wanted, root=making / target.name)
         try:
+            _clear(making)  # what was killed; who makes one now holds the lock
             fill(made, lock)
             prove(made)
             marker = _Marker(
                 made_from=made_from,
                 python=made.python,
-                libpython=made.libpython,
+                libpython=None if made.libpython is None else str(made.libpython),
                 packages=_packages(made),
             )
-            (new / _MARKER).write_text(marker.model_dump_json(indent=2) + "\n")
+            (made.root / _MARKER).write_text(json.dumps(asdict(marker), indent=2) + "\n")
             if target.exists():
-                target.rename(old)
-            new.rename(target)
+                take_out(target.parent, target.name, making)
+            move(made.root, target.parent, target.name)
         finally:
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+            _clear(making)
+            with suppress(OSError):
+                delete_empty(making)
     return wanted
+
+
+def _clear(making: Path) -> None:
+    for left in making.iterdir():
+        clear_away(left)
 
 
 @contextmanager

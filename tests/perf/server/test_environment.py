@@ -160,7 +160,7 @@ def test_what_a_kill_left_half_made_is_never_used(making: Making, number: int) -
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == "installed\n"
         child.send_signal(number)
-    assert left_in(making.home) == ([".env.new"] if number == signal.SIGKILL else [])
+    assert left_in(making.home) == ([".making"] if number == signal.SIGKILL else [])
     made = making()
     assert left_in(making.home) == ["env"]
     assert says(made, "import small; print(small.VERSION)") == "1.0"

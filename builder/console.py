@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from builder.shown import visible, without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -22,17 +24,21 @@ def stderr_console() -> Console:
 
 def note(text: str) -> None:
     """One line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(_safe(text), file=sys.stderr, flush=True)
 
 
 def emit_json(value: Any) -> None:
     """A result for machines, on stdout."""
-    print(json.dumps(value, indent=2, sort_keys=False, default=str), flush=True)
+    print(without_secrets(json.dumps(value, indent=2, sort_keys=False, default=str)), flush=True)
 
 
-def emit_text(text: str) -> None:
-    """A result for people, on stdout."""
-    print(text, flush=True)
+def emit_text(text: str, *, styled: bool = False) -> None:
+    """A result for people, on stdout. styled: it holds colours of ours, so what it holds of others is safe already."""
+    print(text if styled else _safe(text), flush=True)
+
+
+def _safe(text: str) -> str:
+    return visible(without_secrets(text))
 
 
 @contextmanager
@@ -43,7 +49,7 @@ def progress() -> Iterator[Progress]:
     console = stderr_console()
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from builder.lint.check import Finding
 from builder.lint.rule import STAGE_TEXT, Rule
 from builder.lint.table import RULES
+from builder.shown import one_line
 
 _BOLD, _DIM, _RED, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[0m"
 
@@ -27,23 +28,18 @@ def text(findings: Sequence[Finding], models: int, colour: bool = False) -> str:
     for finding in findings:
         if finding.path != place:
             place = finding.path
-            lines.append(paint(_BOLD, _plain(str(place))))
+            lines.append(paint(_BOLD, one_line(str(place))))
         tone = _RED if finding.severity == "error" else _YELLOW
         line = f"{finding.line}" if finding.line else "-"
         lines.append(
-            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {_plain(finding.message)}"
+            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {one_line(finding.message)}"
         )
-        lines.append(paint(_DIM, f"        then: {finding.consequence}"))
-        lines.append(paint(_DIM, f"        fix:  {_plain(finding.fix)}"))
+        lines.append(paint(_DIM, f"        then: {one_line(finding.consequence)}"))
+        lines.append(paint(_DIM, f"        fix:  {one_line(finding.fix)}"))
     if lines:
         lines.append("")
     lines.append(summary(findings, models))
     return "\n".join(lines)
-
-
-def _plain(words: str) -> str:
-    """Names come from files: what could move a terminal's cursor is shown as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def summary(findings: Sequence[Finding], models: int) -> str:

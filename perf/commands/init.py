@@ -73,8 +73,10 @@ def imported_url(url: str) -> Imported:
     from builder.errors import UsageError
     from builder.importing.imported import Note
     from builder.importing.live import imported_configs
+    from builder.shown import refuse_secrets
     from perf.server import control
 
+    refuse_secrets(url, "tritonsmith init http://localhost:8000")
     parts = urlsplit(url)
     try:
         port = parts.port or 8000

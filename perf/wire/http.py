@@ -17,8 +17,9 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from builder.errors import UsageError
+from builder.shown import refuse_secrets
 from perf.wire.payload import Answer, InferPayload, decode_http, http_request
-from perf.wire.target import Closed, Done
+from perf.wire.target import HEADER_FIX, Closed, Done
 
 _HEAD_LIMIT_BYTES = 65536
 _HEADS_LIMIT = 256
@@ -295,6 +296,7 @@ class HttpTarget:
     def __post_init__(self) -> None:
         if "://" not in self.base_url:
             object.__setattr__(self, "base_url", f"http://{self.base_url}")
+        refuse_secrets(self.base_url, HEADER_FIX)
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from perf.wire.payload import Answer, InferPayload
 
+KEPT_LIMIT_BYTES = 256 << 20
+"""Of an answer that is kept to be compared."""
 HEADER_FIX = "--header 'Authorization: …', or --header @FILE with such lines"
 """How a server gets to see what no address may hold."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,12 @@ def emit_text(text: str, *, styled: bool = False) -> None:
     print(text if styled else _safe(text), flush=True)
 
 
+# A line that begins so is an order to a CI's runner.
+_ORDER = re.compile(r"^([ \t]*:)(?=:)", re.MULTILINE)
+
+
 def _safe(text: str) -> str:
-    return visible(without_secrets(text))
+    return _ORDER.sub("\\1\u200b", visible(without_secrets(text)))
 
 
 @contextmanager

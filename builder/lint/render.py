@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from builder.lint.check import Finding
 from builder.lint.rule import STAGE_TEXT, Rule
 from builder.lint.table import RULES
-from builder.shown import one_line
+from builder.shown import one_line, visible
 
 _BOLD, _DIM, _RED, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[0m"
 
@@ -117,9 +117,16 @@ def _sarif_result(finding: Finding, rule_index: int) -> dict[str, Any]:
         "ruleId": finding.rule,
         "ruleIndex": rule_index,
         "level": finding.severity,
-        "message": {"text": f"{finding.message}. Then {finding.consequence}. Fix: {finding.fix}."},
+        "message": {
+            "text": _sarif_text(f"{finding.message}. Then {finding.consequence}. Fix: {finding.fix}.")
+        },
         "locations": [{"physicalLocation": place}],
     }
+
+
+def _sarif_text(words: str) -> str:
+    """Without links, which a plain text may have too (SARIF 2.1.0, 3.11.6), and control characters."""
+    return visible(words).replace("](", "] (")
 
 
 def junit(findings: Sequence[Finding], models: int) -> str:
@@ -147,7 +154,7 @@ def junit(findings: Sequence[Finding], models: int) -> str:
 
 def _xml_text(words: str) -> str:
     """XML 1.0 has no place for most control characters, not even escaped."""
-    return "".join(c if c in "\t\n" or c >= " " else "�" for c in words)
+    return visible("".join(c if c in "\t\n" or c >= " " else "�" for c in words))
 
 
 def github(findings: Sequence[Finding], models: int) -> str:
@@ -164,7 +171,7 @@ def github(findings: Sequence[Finding], models: int) -> str:
 
 
 def _data(words: str) -> str:
-    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _property(words: str) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from builder.shown import visible, without_secrets
+from builder.shown import one_line, visible, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 
 def stderr_console() -> Console:
@@ -46,6 +46,18 @@ def _safe(text: str) -> str:
     return _ORDER.sub("\\1\u200b", visible(without_secrets(text)))
 
 
+def described_column() -> ProgressColumn:
+    """A task's description, which may name what others wrote: as text, without markup and control characters."""
+    from rich.progress import Task, TextColumn
+    from rich.text import Text
+
+    class Described(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(one_line(task.description))
+
+    return Described("")
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A rich progress display on stderr that draws nothing when stderr is not a terminal."""
@@ -54,7 +66,7 @@ def progress() -> Iterator[Progress]:
     console = stderr_console()
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
+        described_column(),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),

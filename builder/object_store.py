@@ -20,6 +20,7 @@ from typing import Any
 from builder.digest import digest_of_bytes
 from builder.disk import beside, delete_empty, delete_written, replacing
 from builder.errors import BuildError, ToolError, UsageError, Where
+from builder.shown import refuse_secrets
 from builder.untrusted import open_regular, read_bounded
 
 # Scheme → (package that fsspec needs for it, our extra).
@@ -376,6 +377,10 @@ def check_store_url(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "file", str(Path(url).absolute()) if url else ""
+    else:
+        refuse_secrets(
+            url, "the store's own environment (AWS_PROFILE, AZURE_STORAGE_CONNECTION_STRING …) holds them"
+        )
     if scheme not in _SCHEMES or not rest.strip("/"):
         raise UsageError(
             f"not the address of a store: {url!r}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
 
 _NAMED = 10
@@ -31,7 +33,7 @@ def markdown_of_plan(plan: BuildPlan) -> str:
     lines = [f"**tritonsmith plan**: {_closing(plan)}"]
     if plan.stale:
         lines += ["", "| model | action | state | why | what changed |", "|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(_cell(c) for c in _row(action)) + " |" for action in plan.stale]
+        lines += ["| " + " | ".join(cell(c) for c in _row(action)) + " |" for action in plan.stale]
     return "\n".join(lines)
 
 
@@ -54,6 +56,11 @@ def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
     return {"include": [_job(target, actions) for target, actions in ordered]}
 
 
+def matrix_text_of(plan: BuildPlan) -> str:
+    """The same as JSON on one line, as a job's output has to be."""
+    return json.dumps(matrix_of_plan(plan), separators=(",", ":"))
+
+
 def _job(target: EngineTarget | None, actions: Sequence[Action]) -> dict[str, Any]:
     about = EngineTarget(None, None, None) if target is None else target
     return {
@@ -74,12 +81,6 @@ def _row(action: Action) -> tuple[str, str, str, str, str]:
         what += f" for {action.engine.name}"
     reason = "" if action.reason is None else action.reason.value
     return action.model, what, action.state.value, reason, action.detail
-
-
-def _cell(text: str) -> str:
-    """A cell that cannot break its row, whatever a path or a model is called."""
-    shown = text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;")
-    return shown.replace("\n", " ")
 
 
 def _up_to_date(plan: BuildPlan) -> list[str]:

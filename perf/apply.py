@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.disk import replacing
 from builder.errors import SpecError, TritonsmithError, UsageError, nearest
+from builder.shown import one_line
 from builder.spec import ModelSpec, RepositorySpec, load_spec
 from builder.yaml_source import read_yaml
 from perf import config_path
@@ -185,7 +186,7 @@ def comment_of(run: RunResult, arm: Arm, model: str) -> str:
     parts.append(f"Triton {e.get('server_version', '?')} {e.get('server', '')}".strip())
     parts.append(str(e.get("started", ""))[:10])
     parts.append(f"{EVIDENCE}/{model}.json")
-    return f"{MARK} {', '.join(part for part in parts if part)}"
+    return one_line(f"{MARK} {', '.join(part for part in parts if part)}")
 
 
 def _model(spec: RepositorySpec, name: str) -> ModelSpec:

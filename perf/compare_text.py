@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from builder.markdown import cell
 from perf.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
 from perf.gate import Judgement
 from perf.report import numbers
-from perf.report.markdown import cell
 
 _MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?"}
 _GATE_WORDS = {"passed": "passed", "violated": "VIOLATED", "open": "cannot be told"}

@@ -79,14 +79,28 @@ def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float
 
 
 def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
-    """`Authorization: Bearer …` → {name: value}."""
+    """`Authorization: Bearer …`, or @FILE with such lines, which no list of processes shows → {name: value}."""
     headers = {}
-    for flag in flags:
-        name, colon, value = flag.partition(":")
+    for line in [line for flag in flags for line in _header_lines(flag)]:
+        name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise UsageError("not NAME:VALUE", code="bad_header", seen=flag)
+            raise UsageError(  # whatever it is, it may be a secret
+                "not NAME:VALUE", code="bad_header", seen=f"{len(line)} characters", fix="-H 'NAME: VALUE'"
+            )
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _header_lines(flag: str) -> list[str]:
+    if not flag.startswith("@"):
+        return [flag]
+    path = Path(flag[1:])
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the file of headers cannot be read: {error}", code="bad_header", where=Where(path)
+        ) from None
 
 
 def replay_from_file(path: Path) -> Replay:

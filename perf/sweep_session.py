@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from builder.errors import UsageError, Where
+from builder.shown import without_secrets
 from perf.data import DataOptions
 from perf.run_record import JOURNAL, RunResult
 from perf.server.launch import Server, ServerSpec, kind_from_text, launch
@@ -68,7 +69,7 @@ def sweep_target(
                 started_s=started_s,
                 on_progress=on_progress,
                 kind=target.launch,
-                command=shlex.join(["tritonsmith", *sys.argv[1:]]),
+                command=without_secrets(shlex.join(["tritonsmith", *sys.argv[1:]])),
             ),
         )
 

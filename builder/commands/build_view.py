@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from builder.console import stderr_console
+from builder.console import described_column, stderr_console
 
 if TYPE_CHECKING:
     from builder.execution import BuildProgress
@@ -34,7 +34,7 @@ def build_view() -> Iterator[Callable[[BuildProgress], None]]:
     models = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )
-    actions = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    actions = Progress(SpinnerColumn(), described_column(), TimeElapsedColumn())
     total = models.add_task("models", total=None)
     lines: dict[str, TaskID] = {}
 

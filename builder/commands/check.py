@@ -79,7 +79,7 @@ def check(
     text, errors, models = checked(
         paths, options_from_flags(target, gpus, server_args, select, ignore), format.value
     )
-    emit_text(text)
+    emit_text(text, styled=format in (CheckFormat.text, CheckFormat.github))
     if not models:
         note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
     if errors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from typing import Annotated
 
@@ -51,7 +50,7 @@ def plan(
 ) -> None:
     """Show what a build would do now, and why; nothing is changed."""
     from builder.context import plan_build
-    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_of_plan, text_of_plan
+    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan
 
     options = build_options(
         spec,
@@ -66,8 +65,7 @@ def plan(
     if format is PlanFormat.json:
         emit_json(json_of_plan(result))
     elif format is PlanFormat.github_matrix:
-        # One line, as a job's output has to be.
-        emit_text(json.dumps(matrix_of_plan(result), separators=(",", ":")))
+        emit_text(matrix_text_of(result))
     else:
         emit_text(markdown_of_plan(result) if format is PlanFormat.markdown else text_of_plan(result))
     if exit_code and result.stale:

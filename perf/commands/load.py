@@ -224,7 +224,7 @@ def load(
         typer.Option(
             "--header",
             "-H",
-            help="NAME:VALUE sent with every request.",
+            help="NAME:VALUE sent with every request, or @FILE with such lines.",
             show_default=False,
             rich_help_panel="Wire",
         ),

@@ -88,19 +88,23 @@ def markdown_of(run: RunResult, templates: Path | None = None) -> str:
 
 
 def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
-    """A report template over its variables; HTML escapes what it prints. ConfigError names the template's line."""
+    """A report template over its variables; HTML escapes what it prints, and control characters are shown as such.
+
+    ConfigError names the template's line.
+    """
     from jinja2 import TemplateError
 
     from builder.errors import ConfigError
+    from builder.markdown import cell, fenced
+    from builder.shown import visible
     from builder.templates import environment, template_path
-    from perf.report.markdown import cell, fenced
 
     html = name.endswith(".html.j2")
     jinja = environment(templates, autoescape=html)
     jinja.trim_blocks = not html
     jinja.filters |= {"cell": cell, "fenced": fenced}
     try:
-        return jinja.get_template(name).render(view)
+        return visible(jinja.get_template(name).render(view))
     except TemplateError as error:
         raise ConfigError(
             f"the report's template failed: {error}",
@@ -159,13 +163,14 @@ def text_of(run: RunResult) -> str:
 
 def csv_of(run: RunResult) -> str:
     """A header and one row an arm and load point."""
+    from builder.shown import visible
     from perf.report.view import CSV_COLUMNS, csv_rows
 
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(csv_rows(run))
-    return text.getvalue()
+    return visible(text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from builder.errors import UsageError
+from builder.shown import refuse_secrets
 
 Kind = Literal["embedded", "binary", "docker", "attached"]
 ModelControl = Literal["none", "explicit", "poll"]
@@ -64,6 +65,7 @@ class ServerSpec:
 
 def kind_from_text(text: str) -> tuple[Kind, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
+    refuse_secrets(text, "an attached server is asked without one")
     if text == "embedded":
         return "embedded", ""
     head, _, rest = text.partition(":")

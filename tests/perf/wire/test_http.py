@@ -16,9 +16,11 @@ import uvloop
 from builder.errors import ServerError, UsageError
 from perf.load import LoadTest, run_load_test
 from perf.schedule import Closed
-from perf.wire.http import HttpTarget, http_reason, parse_head
+from perf.wire.http import _HEADS, HttpTarget, http_reason, parse_head
 from perf.wire.payload import InferPayload, tensor_from_array
+from perf.wire.rest import RestApi
 from tests.perf.fake_server import FakeServer, fake_server
+from tests.perf.hostile_server import BROKEN, hostile_server
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 Talked = TypeVar("Talked")
@@ -278,3 +280,38 @@ def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple
     with fake_server() as plain, pytest.raises(ServerError):
         run_load_test(plain.url.replace("http://", "https://"), test)
     assert plain.infer_requests == 0
+
+
+def test_what_is_asked_once_trusts_no_stranger_either(certificate: tuple[Path, Path]) -> None:
+    with fake_server(ssl=https_server(certificate)) as server:
+        assert (
+            RestApi(HttpTarget(server.url, ca_file=str(certificate[1]))).server_metadata()["name"] == "fake"
+        )
+        with pytest.raises(ServerError) as caught:
+            RestApi(HttpTarget(server.url)).server_metadata()
+    assert caught.value.fix is not None and "--ca-file" in caught.value.fix
+
+
+@pytest.mark.parametrize("chunked", [0, 7])
+def test_an_answer_that_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch, chunked: int) -> None:
+    monkeypatch.setattr("perf.wire.http.KEPT_LIMIT_BYTES", 100)
+    _HEADS.clear()  # an answer that is whole in one read, behind a known head, is never large
+    with fake_server(chunked=chunked) as server:
+        seen, _ = exchange(HttpTarget(server.url))
+    assert seen.answers[0][3] is not None and "an answer of more than" in seen.answers[0][3]
+
+
+def test_the_text_of_a_failure_has_a_limit() -> None:
+    with hostile_server(BROKEN["huge-error"]) as url:
+        target = HttpTarget(url)
+
+        async def talk() -> Seen:
+            seen = Seen()
+            connection = await target.connect(seen.done, seen.gone)
+            connection.send(0, target.encode(PAYLOAD), False)
+            await asyncio.sleep(0.2)
+            assert len(connection._body) <= 65536
+            connection.close()
+            return seen
+
+        run(talk())

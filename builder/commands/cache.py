@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +23,7 @@ from builder.quantities import bytes_from_text, seconds_from_text, text_of_bytes
 if TYPE_CHECKING:
     from builder.cache import Cache
     from builder.cache_listing import Listed
-    from builder.cache_sweep import Swept, Tell
+    from builder.cache_sweep import Swept
     from builder.cache_verify import Verified
     from builder.object_store import ObjectStore
 
@@ -81,7 +80,7 @@ def gc(
             code="cache_read_only",
             fix="add --dry-run, or leave --remote-cache-read-only out",
         )
-    with _told() as tell:
+    with progress("looking") as tell:
         if remote:
             swept = sweep_store(_store(remote_cache), limits, tell, dry_run=dry_run)
         else:
@@ -99,7 +98,7 @@ def verify(
     """Read every byte of every entry; remove those that are corrupt, and exit with 1 when there were any."""
     from builder.cache_verify import verify_local, verify_store
 
-    with _told() as tell:
+    with progress("looking") as tell:
         if remote:
             store = _store(remote_cache)
             verified = verify_store(store, _local(), tell, remove=not remote_cache_read_only)
@@ -163,13 +162,6 @@ def _named_keys(value: object) -> Iterator[str]:
                 yield below
             else:
                 yield from _named_keys(below)
-
-
-@contextmanager
-def _told() -> Iterator[Tell]:
-    with progress() as bar:
-        task = bar.add_task("looking", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _table(entries: list[Listed]) -> str:

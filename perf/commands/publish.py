@@ -80,14 +80,8 @@ def publish(
     options = PublishOptions(built, tuple(models or ()), keep, dry_run)
     release = release_from_flags(reload, header, ca_file, reload_timeout)
     place = open_destination(destination)
-    with progress() as bar:
-        task = bar.add_task("gates", total=1)
-        result = run_publish(
-            options,
-            place,
-            release,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )
+    with progress("gates") as tell:
+        result = run_publish(options, place, release, tell)
     emit_json(as_json(result)) if format is Format.json else emit_text(text_of_publish(result))
     for publication in result.models:
         for text in publication.notes:

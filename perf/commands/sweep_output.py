@@ -18,16 +18,13 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
     """A bar on a terminal, else a line for each round."""
-    from builder.console import note, progress, stderr_console
+    import sys
 
-    if stderr_console().is_terminal:
-        with progress() as bar:
-            task = bar.add_task("starting the server", total=None)
+    from builder.console import is_drawable, note, progress
 
-            def show(step: SweepProgress) -> None:
-                bar.update(task, description=step.text, completed=step.done, total=step.expected or None)
-
-            yield show
+    if is_drawable(sys.stderr):
+        with progress("starting the server") as bar:
+            yield lambda step: bar(step.text, step.done, step.expected or None)
         return
     said = ""
 

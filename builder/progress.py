@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-_BAR_WIDTH = 20
+_BAR_WIDTH = 14
 
 
 class _What(ProgressColumn):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 # Colours take no room.
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -11,7 +11,9 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _LABEL = re.compile(r" *\S+ {2,}| +\S{1,10}: +|\S{1,8}: +")
 _INDENT = 4
 _GAP = "  "
-_LEAST_NAME, _LEAST_TEXT = 16, 30
+_LEAST_NAME, _LEAST_TEXT = 16, 24
+# A number stays beside its unit, `[default: 8000]` stays together.
+_WORD = re.compile(r"( *)(\S*\d (?:[nµm]?s|[KMG]iB|B|%)(?![^\s,.;:)])\S*|\[[a-z ]+: [^\]]{1,20}\]|[^ ]+)")
 
 
 def cells(text: str) -> int:
@@ -21,14 +23,16 @@ def cells(text: str) -> int:
     return cell_len(_STYLE.sub("", text))
 
 
-def wrapped(text: str, width: int | None) -> str:
-    """Lines wider than `width` broken between words, with what follows indented; None: as it is.
+def wrapped(text: str, width: int | None, *, hang: int | None = None) -> str:
+    """Lines wider than `width` broken between words; None: as it is.
 
+    hang: how far what follows is indented; None: to where the words after a label begin, or a little.
     A word that is wider than a line, a path say, stays whole: people copy it.
     """
     if width is None:
         return text
-    return "\n".join(part for line in text.split("\n") for part in _broken(line, width, _hang(line, width)))
+    parts = (_broken(line, width, _hang(line, width) if hang is None else hang) for line in text.split("\n"))
+    return "\n".join(line for lines in parts for line in lines)
 
 
 def _hang(line: str, width: int) -> int:
@@ -44,8 +48,9 @@ def _broken(line: str, width: int, hang: int) -> Iterable[str]:
     """The first `hang` columns stay together."""
     if cells(line) <= width:
         return [line]
+    hang = hang if hang <= width - _LEAST_TEXT // 2 else _INDENT
     lines = [""]
-    for gap, word in re.findall(r"( *)([^ ]+)", line):
+    for gap, word in _WORD.findall(line):
         if cells(lines[-1] + gap) > hang and cells(lines[-1] + gap + word) > width:
             lines.append(" " * hang + word)
         else:
@@ -63,6 +68,13 @@ def shortened(name: str, width: int) -> str:
     while cells(begin) + 1 + cells(end) > width:
         begin = begin[:-1]
     return f"{begin}…{end}"
+
+
+def named_lines(lines_of: Callable[[int], list[str]], longest: int, width: int | None) -> list[str]:
+    """lines_of(columns for a name), with shorter names than the longest where the lines are wider than `width`."""
+    lines = lines_of(longest)
+    over = 0 if width is None else max((cells(line) for line in lines), default=0) - width
+    return lines if over <= 0 else lines_of(max(_LEAST_NAME, longest - over))
 
 
 def table(

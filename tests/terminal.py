@@ -1,4 +1,4 @@
-"""A command, the size of a terminal, keys → what the command wrote to that terminal and what its screen shows."""
+"""A command, the size of a terminal, keys → what the command wrote there and what its screen shows."""
 
 from __future__ import annotations
 
@@ -13,102 +13,141 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import pyte
 
 CTRL_C = b"\x03"
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
-# More lines than any command writes: what a user scrolls back to is part of what is seen.
-_SCREEN_LINES = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Bytes to type once `after` (a regular expression) has been written, and so many seconds later."""
-
-    keys: bytes
-    after: str
-    later_s: float = 0.0
+# More lines than a command writes: what people scroll back to is part of what they see.
+_SCREEN_LINES = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How a command ended on a terminal. raw: all that it wrote, both streams in their order."""
+    """How a command ended on a terminal. raw: all that it wrote, on both streams, in its order."""
 
     code: int
     raw: str
     columns: int
-    pid: int
 
     @property
     def plain(self) -> str:
-        """`raw` without control sequences."""
-        return _CONTROL.sub("", self.raw).replace("\r\n", "\n")
+        """`raw` without control sequences: what was drawn over is in it, too."""
+        return plain(self.raw)
 
     @property
     def screen(self) -> list[str]:
-        """The lines that stand on the screen at the end, right-stripped, without the empty ones below."""
+        """The lines that stand on the screen at the end, without blanks at their ends and empty ones below."""
         screen = pyte.Screen(self.columns, _SCREEN_LINES)
         pyte.Stream(screen).feed(self.raw)
         return "\n".join(line.rstrip() for line in screen.display).rstrip().split("\n")
 
     @property
-    def has_cursor(self) -> bool:
-        """Whether the cursor is visible at the end."""
+    def text(self) -> str:
+        """The screen as one string."""
+        return "\n".join(self.screen)
+
+    @property
+    def is_cursor_visible(self) -> bool:
+        """Whether the cursor was shown again each time that it was hidden."""
         return self.raw.rfind("\x1b[?25h") >= self.raw.rfind("\x1b[?25l")
 
+    @property
+    def too_wide(self) -> list[str]:
+        """Lines as they were written that the terminal had to break, apart from those that are one long word."""
+        lines = (line.rpartition("\r")[2].rstrip() for line in self.plain.replace("\r\n", "\n").split("\n"))
+        return [line for line in lines if len(line) > self.columns and " " in line.strip()]
 
-def on_terminal(
-    command: Sequence[str],
-    *,
-    cwd: Path,
-    env: Mapping[str, str],
-    columns: int = 80,
-    lines: int = 24,
-    keys: Sequence[Key] = (),
-    timeout_s: float = 60.0,
-) -> Shown:
-    """Runs the command as the foreground process of a terminal of its own; TimeoutError names what it wrote."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=dict(env),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    ) as process:
-        os.close(slave)
+
+def plain(raw: str) -> str:
+    """Text without control sequences."""
+    return _CONTROL.sub("", raw)
+
+
+class Terminal:
+    """A command in the foreground of a terminal of its own, which is closed at the end of the block."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        columns: int = 80,
+        lines: int = 24,
+        stdout: Path | None = None,
+    ) -> None:
+        """stdout: a file that standard output goes to in place of the terminal."""
+        self.columns = columns
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        out = slave if stdout is None else os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._process = subprocess.Popen(
+            # In a session of its own, with the terminal for its own: Ctrl-C goes to all that it started, too.
+            ["setsid", "--ctty", *command],
+            cwd=cwd,
+            env=dict(env),
+            stdin=slave,
+            stdout=out,
+            stderr=slave,
+        )
+        for descriptor in {slave, out}:
+            os.close(descriptor)
+        self.pid = self._process.pid
+        self._read = b""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Closes the window."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+    @property
+    def raw(self) -> str:
+        """All that came so far."""
+        return self._read.decode(errors="replace")
+
+    def press(self, keys: bytes) -> None:
+        """Types."""
+        os.write(self._master, keys)
+
+    def wait_for(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
+        """Reads until the pattern has been written."""
+        deadline_s = time.monotonic() + timeout_s
+        while (found := re.search(pattern, plain(self.raw))) is None:
+            assert self._more(deadline_s), f"ended without {pattern!r}:\n{self.raw}"
+        return found
+
+    def finish(self, timeout_s: float = 60.0) -> Shown:
+        """Reads until nobody has the terminal open any more."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._more(deadline_s):
+            pass
+        return Shown(self._process.wait(timeout_s), self.raw, self.columns)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """The exit code, whatever the terminal does."""
+        return self._process.wait(timeout_s)
+
+    def _more(self, deadline_s: float) -> bool:
+        ready = select.select([self._master], [], [], max(0.0, deadline_s - time.monotonic()))[0]
+        if not ready:
+            raise TimeoutError(f"no end; it wrote:\n{self.raw}")
         try:
-            raw = _talk(master, list(keys), time.monotonic() + timeout_s)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            os.close(master)
-    return Shown(process.returncode, raw, columns, process.pid)
-
-
-def _talk(master: int, keys: list[Key], deadline_s: float) -> str:
-    """Reads until nobody has the terminal open any more, and types when it is time."""
-    read, press_s = b"", None
-    while True:
-        text = read.decode(errors="replace")
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"the command has not ended; it wrote:\n{text}")
-        if keys and press_s is None and re.search(keys[0].after, _CONTROL.sub("", text)):
-            press_s = time.monotonic() + keys[0].later_s
-        if press_s is not None and time.monotonic() >= press_s:
-            os.write(master, keys.pop(0).keys)
-            press_s = None
-        if select.select([master], [], [], 0.02)[0]:
-            try:
-                chunk = os.read(master, 1 << 16)
-            except OSError:  # EIO: the other side is closed
-                chunk = b""
-            if not chunk:
-                return text
-            read += chunk
+            chunk = os.read(self._master, 1 << 16)
+        except OSError:  # EIO: closed at the other side
+            return False
+        self._read += chunk
+        return bool(chunk)

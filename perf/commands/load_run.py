@@ -32,6 +32,8 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
             bar(f"{test.model or 'load'}  {now.requests:,} requests{failed}", now.done, 1.0)
 
         result = run_load_test(served.http_url, served.known_to(test), show)
+        if "://" not in target:
+            bar("stopping the server", 0, None)
     return tell(result, test.load, output, format_)
 
 

@@ -55,9 +55,14 @@ class Shown:
 
     @property
     def too_wide(self) -> list[str]:
-        """Lines as they were written that the terminal had to break, apart from those that are one long word."""
+        """Lines as they were written that the terminal had to break, but for those of one long word and its label."""
         lines = (line.rpartition("\r")[2].rstrip() for line in self.plain.replace("\r\n", "\n").split("\n"))
-        return [line for line in lines if len(line) > self.columns and " " in line.strip()]
+        return [line for line in lines if len(line) > self.columns and not _is_one_word(line, self.columns)]
+
+
+def _is_one_word(line: str, columns: int) -> bool:
+    longest = max(map(len, line.split()))
+    return len(line) - longest <= columns // 4
 
 
 def plain(raw: str) -> str:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import json
-import os
-import select
-import signal
 import sys
-from types import FrameType
-from typing import Any
-
-import typer
-from typer.core import TyperGroup
-
-from builder import __version__
-from builder import cli as builder_cli
-from builder.console import emit_text, note
-from builder.errors import ToolError, TritonsmithError
-from perf import cli as perf_cli
 
 _LINUX_MODULES = ("fcntl", "resource", "uvloop")
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
+
+try:  # a Ctrl-C may come before anything can be done about it
+    import errno
+    import io
+    import itertools
+    import os
+    import select
+    import signal
+    from types import FrameType
+    from typing import Any
+
+    import typer
+
+    from builder import __version__
+    from builder import cli as builder_cli
+    from builder.commands.help import Group
+    from builder.console import emit_json, emit_text, note
+    from builder.errors import ToolError, TritonsmithError
+    from perf import cli as perf_cli
+except KeyboardInterrupt:
+    sys.exit(_INTERRUPTED)
 
 
 class _Passed(BaseException):
@@ -33,7 +37,7 @@ class _Passed(BaseException):
         self.error = error
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -110,7 +114,9 @@ def _run(arguments: list[str]) -> int:
     except TritonsmithError as error:
         return _report(error, arguments)
     except _CommandLineError as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        note(told.getvalue().rstrip("\n"))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
@@ -159,7 +165,7 @@ def _reader_is_gone(descriptor: int) -> bool:
 
 def _report(error: TritonsmithError, arguments: list[str]) -> int:
     if "--format=json" in arguments or any(p == ("--format", "json") for p in itertools.pairwise(arguments)):
-        emit_text(json.dumps({"error": error.as_dict()}, indent=2))
+        emit_json({"error": error.as_dict()})
     note(f"error[{error.code}]: {error}")
     return error.exit_code
 

@@ -25,7 +25,7 @@ _UPLOAD_S = 24 * 3600.0
 _READING_S = 3600.0
 _DELETED_AT_ONCE = 16
 
-Tell = Callable[[str, int, int], None]
+Tell = Callable[[str, int, int | None], None]
 """(what is being done, steps done, steps in all)"""
 
 
@@ -105,7 +105,7 @@ def sweep_local(cache: Cache, limits: Limits, tell: Tell, *, dry_run: bool = Fal
 def sweep_store(store: ObjectStore, limits: Limits, tell: Tell, *, dry_run: bool = False) -> Swept:
     """The same of a shared cache; of an entry the manifest goes first, so that nobody sees the half of one."""
     now_s = time.time()
-    tell("listing", 0, 1)
+    tell("listing", 0, None)
     listed = list_store(store)
     whole = [e for e in listed if e.entry is not None]
     since_s = now_s - _READING_S
@@ -119,7 +119,7 @@ def sweep_store(store: ObjectStore, limits: Limits, tell: Tell, *, dry_run: bool
             tell("removing entries", number, len(chosen))
             store.delete([manifest_key(entry.key)])
             _delete(store, (o.key for o in entry.objects))
-        tell("removing what was left", 0, 1)
+        tell("removing what was left", 0, None)
         _delete(store, (o.key for o in rest))
     return _swept(whole, chosen, len(rest), sum(o.size_bytes for o in rest), limits, since_s)
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
+from builder.text_layout import table
 
 _NAMED = 10
 
 
-def text_of_plan(plan: BuildPlan) -> str:
-    """The stale actions, a line each, then the models that are up to date, and a closing line."""
-    rows = [_row(action) for action in plan.stale]
-    widths = [max((len(r[i]) for r in rows), default=0) for i in range(4)]
-    lines = [
-        "  ".join([*(c.ljust(w) for c, w in zip(r[:4], widths, strict=True)), r[4]]).rstrip() for r in rows
-    ]
+def text_of_plan(plan: BuildPlan, width: int | None = None) -> str:
+    """The stale actions, a line each, then the models that are up to date, and a closing line.
+
+    width: of the terminal; None where there is none.
+    """
+    lines = table([_row(action) for action in plan.stale], width, names=(0, 1), text=4)
     fresh = _up_to_date(plan)
     if fresh:
         named = ", ".join(fresh[:_NAMED]) + (

@@ -56,7 +56,7 @@ def sweep_target(
         def start() -> Server:
             return stack.enter_context(launch(server_spec))
 
-        return run_sweep(
+        result = run_sweep(
             spec,
             start(),
             SweepOptions(
@@ -72,6 +72,9 @@ def sweep_target(
                 command=without_secrets(shlex.join(["tritonsmith", *sys.argv[1:]])),
             ),
         )
+        if on_progress is not None and not target.is_attached:
+            on_progress(SweepProgress("stopping the server", len(result.trials), 0))
+        return result
 
 
 def check_output(output: Path) -> None:

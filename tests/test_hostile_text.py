@@ -151,12 +151,12 @@ def test_the_terminal_and_ci_get_text(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_progress_shows_names_as_text() -> None:
-    from rich.progress import Progress
+    from builder.progress import activities
 
-    progress = Progress(console.described_column(), disable=True)
-    task = progress.add_task("[red]x[/blue]\x1b[2J\n")
-    shown = console.described_column()(progress.tasks[task])
-    assert str(shown) == "[red]x[/blue]\\x1b[2J\\n"
+    progress = activities()
+    progress.add_task("[red]x[/blue]\x1b[2J\n")
+    what = progress.columns[1]
+    assert str(what(progress.tasks[0])) == "[red]x[/blue]\\x1b[2J\\n"
 
 
 def test_an_errors_own_lines_are_told_from_those_of_others() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.console import emit_json, emit_text, note
+from builder.console import emit_document, emit_json, emit_text, note
 
 if TYPE_CHECKING:
     from builder.importing.imported import Imported
@@ -44,7 +44,7 @@ def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) ->
     for lost in imported.notes:
         note(f"note: {lost}")
     if output == STDOUT:
-        emit_text(text.rstrip("\n"))
+        emit_document(text.rstrip("\n"))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_json, emit_text
+from builder.console import emit_document, emit_json, emit_text, width_of
 
 
 class PlanFormat(str, Enum):
@@ -65,8 +66,10 @@ def plan(
     if format is PlanFormat.json:
         emit_json(json_of_plan(result))
     elif format is PlanFormat.github_matrix:
-        emit_text(matrix_text_of(result))
+        emit_document(matrix_text_of(result))
+    elif format is PlanFormat.markdown:
+        emit_document(markdown_of_plan(result))
     else:
-        emit_text(markdown_of_plan(result) if format is PlanFormat.markdown else text_of_plan(result))
+        emit_text(text_of_plan(result, width_of(sys.stdout)))
     if exit_code and result.stale:
         raise typer.Exit(4)

@@ -23,16 +23,17 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     from perf.load import run_load_test, server_at
 
     check_output(output)
-    with progress() as bar, ExitStack() as stack:
-        task = bar.add_task("asking the server" if "://" in target else "starting the server", total=100)
+    first = "asking the server" if "://" in target else "starting the server"
+    with progress(first, share=True) as bar, ExitStack() as stack:
         served = stack.enter_context(server_at(target))
 
         def show(now: Progress) -> None:
             failed = f", {now.failed:,} failed" if now.failed else ""
-            text = f"{test.model or 'load'}  {now.requests:,} requests{failed}"
-            bar.update(task, completed=100 * now.done, description=text)
+            bar(f"{test.model or 'load'}  {now.requests:,} requests{failed}", now.done, 1.0)
 
         result = run_load_test(served.http_url, served.known_to(test), show)
+        if "://" not in target:
+            bar("stopping the server", 0, None)
     return tell(result, test.load, output, format_)
 
 

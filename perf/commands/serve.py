@@ -81,7 +81,7 @@ def serve(
               tritonsmith serve model_repository/ --model-control poll --http-port 0
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
-    from builder.console import emit_json, emit_text, note
+    from builder.console import emit_json, emit_text, note, width_of
     from perf.server.launch import ServerSpec, kind_from_text, launch
     from perf.server.server import server_ended
 
@@ -111,7 +111,7 @@ def serve(
                 emit_json(told)
                 sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
             else:
-                emit_text(text_from_state(told))
+                emit_text(text_from_state(told, width_of(sys.stdout)))
             note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")
             while server.alive():
                 time.sleep(0.2 if not attached else 2.0)
@@ -165,18 +165,14 @@ def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any
     }
 
 
-def text_from_state(state: dict[str, Any]) -> str:
-    """The same for people: a table, then the addresses."""
+def text_from_state(state: dict[str, Any], width: int | None = None) -> str:
+    """The same for people: a table, then the addresses. width: of the terminal; None where there is none."""
+    from builder.text_layout import table
+
     header = ("MODEL", "VERSION", "STATE", "REASON")
     rows = [header]
     rows += [(m["name"], m["version"] or "-", m["state"], _reason(m)) for m in state["models"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in rows
-    ]
-    if len(rows) == 1:
-        lines = ["no models in the repository"]
+    lines = table(rows, width, names=(0,), text=3) if len(rows) > 1 else ["no models in the repository"]
     lines += [
         "",
         f"HTTP     {state['http_url']}",

@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
+from builder.commands.help import Command, Group
 from builder.commands.options import Format, FormatOption
 from builder.console import emit_json, emit_text
 
-app = typer.Typer(help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
+)
 
 
-@app.command(name="install")
+@app.command(name="install", cls=Command)
 def install(
     find_links: Annotated[
         list[str] | None,
@@ -42,7 +45,7 @@ def install(
     emit_text(f"the embedded tritonserver {environment.TRITON} is ready: {made.root}")
 
 
-@app.command(name="status")
+@app.command(name="status", cls=Command)
 def status(
     list: Annotated[
         bool, typer.Option("--list", help="Print only the path of the locked list of packages.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from builder.disk import delete_written, write_atomically
 from builder.errors import Where
+from builder.text_layout import table
 from perf.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
@@ -139,25 +140,21 @@ def report_json(run: RunResult) -> dict[str, Any]:
     }
 
 
-def text_of(run: RunResult) -> str:
-    """The verdict and a small table for a terminal."""
+def text_of(run: RunResult, width: int | None = None) -> str:
+    """The verdict and a small table. width: of the terminal; None where there is none."""
     from perf.report.cells import cells_of
     from perf.report.text_table import text_table
     from perf.report.view import alarms
     from perf.report.why import what_next, why_winner
 
     rows = text_table(run)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    marks = max(len(row[0]) for row in rows)
     measured = cells_of(run)
     reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]
     lines = [f"! {alarm}" for alarm in alarms(run)]
     lines += [run.verdict.sentence, *reasons, *run.verdict.notes, ""]
-    for row in rows:
-        cells = [
-            text.ljust(width) if column in (0, 1, 3) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(" ".join(cells[:2]) + "  " + "  ".join(cells[2:]))
+    marked = [(f"{mark.ljust(marks)} {label}", *others) for mark, label, *others in rows]
+    lines += table(marked, width, right=(1, 3, 4, 5), names=(0,), drop=(5, 3))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -45,7 +45,7 @@ def put(cache: Cache, number: int, size_bytes: int = 1000) -> None:
     cache.remember(digest_of_value(["request", number]), ["m.py"], key(number))
 
 
-def nothing(what: str, done: int, total: int) -> None:
+def nothing(what: str, done: int, total: int | None) -> None:
     """No progress is shown."""
 
 

@@ -300,17 +300,19 @@ class Cache:
     def _given(self, what: str, shared: SharedCache) -> bool:
         """Whether the shared cache has it now, or it is gone here."""
         kind, _, rest = what.partition(".")
+        if not is_digest(rest.partition(".")[0]):
+            return True  # no marker of ours
         if kind == "artifact":
-            artifact = self._local(rest)
+            artifact = self._local(rest) if is_digest(rest) else None
             if artifact is None:
                 return True
             entry = entry_from_text(read_bounded(artifact.directory / RECORD), rest)
             return shared.upload(entry, artifact.directory)
         request, _, file = rest.partition(".")
         name = parse_record_name(file)
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             if name is not None:
-                text = (self._requests(request) / file).read_text(encoding="utf-8")
+                text = read_bounded(self._requests(request) / file).decode()
                 return shared.remember(request, name, text)
         return True
 

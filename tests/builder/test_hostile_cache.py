@@ -149,6 +149,20 @@ def test_a_damaged_entry_is_one_warning_and_made_again(
     assert canary.read_text() == "alive"
 
 
+@pytest.mark.parametrize(
+    "name", ["artifact..._x", "artifact.x", "artifact.", "request...-x.json", "x", "artifact"]
+)
+def test_a_marker_that_is_none_of_ours_is_forgotten(tmp_path: Path, name: str) -> None:
+    (tmp_path / "canary").write_text("alive")
+    cache = Cache(tmp_path / "cache", SharedCache(str(tmp_path / "share")))
+    assert cache.get("0" * 64) is None
+    marker = cache._owed() / name
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    Cache(tmp_path / "cache", SharedCache(str(tmp_path / "share"))).settle()
+    assert not marker.exists() and (tmp_path / "canary").read_text() == "alive"
+
+
 @pytest.mark.parametrize("kind", ["source", "convert", "compile", "layers", "proof"])
 @pytest.mark.parametrize("record", [{}, {"engine": {}}, {"layers": [1]}, {"directories": []}])
 def test_a_record_of_another_action_is_none(kind: Any, record: dict[str, Any]) -> None:

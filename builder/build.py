@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.console import note
 from builder.context import BuildOptions, Context, context_of, plan_build, reference_samples_path
 from builder.errors import GateError, TritonsmithError, Where
 from builder.execution import Executor, LocalExecutor, Tell, Watch
@@ -62,6 +64,12 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
         for action in plan.actions:
             if action.kind == "remove":
                 remove_model(context.repository, action.model, staging)
+            elif action.kind == "forget":
+                place = context.repository / action.model
+                note(
+                    f"warning: {place} is not what was built, so it stays, and the lock file forgets it; if nothing"
+                )
+                note(f"  needs it: rm -r {shlex.quote(str(place))}")
         write_lock(lock_path(context.spec.path), run.lock())
     context.cache.stats.save()
     return BuildResult(context.repository, plan, run.outcomes())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 import time
 from collections import defaultdict
@@ -21,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.cache_entry import RECORD, Entry, entry_from_text, text_of_entry
+from builder.cache_entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
 from builder.cache_session import Session, locked_file
 from builder.console import note
-from builder.digest import StatCache, digest_of_file, digest_of_value, write_atomically
+from builder.digest import StatCache, digest_of_file, digest_of_value
+from builder.disk import adopt, clear_away, delete, move, take_out, write_atomically
 from builder.remembered import (
     dependencies_from_text,
     parse_record_name,
@@ -120,7 +120,7 @@ class Cache:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            clear_away(directory)
 
     def remember(self, request: str, dependencies: Iterable[str], key: str) -> None:
         """Notes that `request` read dependencies of these names and made `key`."""
@@ -179,16 +179,16 @@ class Cache:
 
         unused_since_s: its last use as it was seen; an entry used since is put back. False: it was.
         """
-        directory, grave = self.directory(key), self._opened_session().workspace() / key
+        directory, grave = self.directory(key), self._opened_session().workspace()
         try:
-            directory.rename(grave)
+            taken = take_out(directory.parent, key, into=grave)
             with suppress(FileNotFoundError):
-                if unused_since_s is not None and (grave / RECORD).stat().st_mtime > unused_since_s:
-                    grave.rename(directory)
+                if unused_since_s is not None and (taken / RECORD).stat().st_mtime > unused_since_s:
+                    move(taken, directory.parent, key)
                     return False
             return True
         finally:
-            shutil.rmtree(grave.parent, ignore_errors=True)
+            clear_away(grave)
 
     def close(self) -> None:
         """Ends this process's claim on the cache before the process does."""
@@ -198,7 +198,9 @@ class Cache:
             session.close()
 
     def directory(self, key: str) -> Path:
-        """Where the local cache has, or would have, an entry."""
+        """Where the local cache has, or would have, an entry; ValueError for what is no key."""
+        if not is_digest(key):
+            raise ValueError(f"{key!r:.80} is no key of a cache")
         return self.root / "artifacts" / key[:2] / key
 
     def _local(self, key: str) -> Artifact | None:
@@ -261,7 +263,7 @@ class Cache:
             marker.parent.mkdir(parents=True, exist_ok=True)
             with locked_file(marker, create=True):
                 if self._given(what, self.shared):
-                    marker.unlink(missing_ok=True)
+                    delete(marker)
         except BlockingIOError:
             pass  # another process is at it
         except OSError:
@@ -279,7 +281,7 @@ class Cache:
         for marker in owed:
             with suppress(OSError), locked_file(marker):
                 if self._given(marker.name, self.shared):
-                    marker.unlink(missing_ok=True)
+                    delete(marker)
 
     def _given(self, what: str, shared: SharedCache) -> bool:
         """Whether the shared cache has it now, or it is gone here."""
@@ -300,7 +302,7 @@ class Cache:
 
     def _owed(self) -> Path:
         assert self.shared is not None
-        return self.root / "owed" / digest_of_value(self.shared.url)[:16]
+        return adopt(self.root / "owed" / digest_of_value(self.shared.url)[:16])
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -332,7 +334,7 @@ def _is_text(path: Path, text: str) -> bool:
 def _is_renamed(made: Path, target: Path) -> bool:
     """False when something is there already; OSError when it cannot be done at all."""
     try:
-        made.rename(target)
+        move(made, target.parent, target.name)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False

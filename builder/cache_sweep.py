@@ -13,6 +13,7 @@ from builder.cache import USED_EVERY_S, Cache
 from builder.cache_entry import RECORD
 from builder.cache_listing import Listed, list_local, list_store
 from builder.cache_session import leftovers, remove_leftovers, running_sessions
+from builder.disk import adopt, delete, delete_empty
 from builder.object_store import ObjectStore, StoredObject
 from builder.remembered import parse_record_name
 from builder.shared_cache import ARTIFACTS, REQUESTS, USED, manifest_key
@@ -90,11 +91,12 @@ def sweep_local(cache: Cache, limits: Limits, tell: Tell, *, dry_run: bool = Fal
         if dry_run or _removed(cache, entry):
             gone.append(entry)
     kept = {e.key for e in entries} - {e.key for e in gone}
+    adopt(root / "requests")
     orphans = [path for path in _records(root) if _is_orphan(path, kept, now_s)]
     for path in () if dry_run else orphans:
         with suppress(OSError):
-            path.unlink()
-            path.parent.rmdir()
+            delete(path)
+            delete_empty(path.parent)
     if not dry_run:
         cache.stats.forget_missing()
     return _swept(entries, gone, len(rest) + len(orphans), size_bytes, limits, since_s)

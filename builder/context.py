@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from builder.order import with_steps
 from builder.plan import BuildPlan, Observation, make_plan
 from builder.planned import check_planned
 from builder.prefetch import prefetch
+from builder.repository import is_what_was_built
 from builder.spec import RepositorySpec, load_spec
 from builder.templates import check_user_directory
 from builder.toolchain import this_toolchain
@@ -55,7 +57,11 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """All that a build looks at before it changes anything; observed: only the models asked for."""
+    """All that a build looks at before it changes anything.
+
+    observed:     only the models asked for.
+    not_as_built: models that left the spec and whose directories are not what the lock says.
+    """
 
     spec: RepositorySpec
     options: BuildOptions
@@ -64,6 +70,7 @@ class Context:
     lock: Lock
     observed: Mapping[str, Observation]
     target: Target | None
+    not_as_built: frozenset[str] = frozenset()
 
     def plan(self) -> BuildPlan:
         """What a build would do now. Models that left the spec are removed by a build of all."""
@@ -72,7 +79,7 @@ class Context:
             if self.options.models
             else self.lock.models
         )
-        return make_plan(self.observed, Lock(kept))
+        return make_plan(self.observed, Lock(kept), self.not_as_built)
 
 
 def repository_of(options: BuildOptions) -> Path:
@@ -103,7 +110,15 @@ def context_of(options: BuildOptions) -> Context:
     lock = read_lock(lock_path(spec.path))
     prefetch(spec, cache, this_toolchain(), asked)
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked)
-    return Context(spec, options, cache, repository, lock, observed, target)
+    in_spec = {model.name for model in spec.models}
+    not_as_built = frozenset(
+        name
+        for name, locked in lock.models.items()
+        if name not in in_spec
+        and os.path.lexists(repository / name)
+        and not is_what_was_built(repository / name, locked.files, cache.stats)
+    )
+    return Context(spec, options, cache, repository, lock, observed, target, not_as_built)
 
 
 def _asked(spec: RepositorySpec, models: tuple[str, ...]) -> set[str]:

@@ -47,6 +47,19 @@ def adopt(directory: Path) -> Path:
     return directory
 
 
+def inherit(directory: Path) -> bool:
+    """Takes over what a run that was killed made with `private_directory`; False for a link, a file, another user's.
+
+    The caller knows it by its prefix, which nothing else of the user's has.
+    """
+    with suppress(OSError):
+        status = directory.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            _made.add(_place(directory))
+            return True
+    return False
+
+
 def delete(path: Path) -> None:
     """Deletes a file, a link or a whole directory of ours; nothing when it is gone. OSError when it cannot."""
     _refuse_what_is_not_ours(path)
@@ -64,11 +77,18 @@ def clear_away(path: Path) -> None:
         delete(path)
 
 
+def delete_empty(directory: Path) -> None:
+    """Deletes an empty directory of ours; OSError when something lies in it."""
+    _refuse_what_is_not_ours(directory)
+    directory.rmdir()
+
+
 def move(source: Path, directory: Path, name: str) -> Path:
     """Renames something of ours to `directory / name`; ValueError for a name that leads elsewhere."""
     _refuse_what_is_not_ours(source)
     target = inside(directory, name)
     source.rename(target)
+    _made.discard(_place(source))
     return target
 
 

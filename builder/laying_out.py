@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from builder.artifacts import files_to_serve
 from builder.cache import Artifact
 from builder.console import note
 from builder.context import Context
+from builder.disk import clear_away, delete
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.gate_of_export import accuracy_summary
@@ -27,10 +27,10 @@ from builder.plan import BuildPlan, State
 from builder.repository import (
     model_files,
     note_placed,
-    placed,
     publish_model,
     refuse_foreign_model,
     stage_model,
+    was_placed,
 )
 from builder.spec import ModelSpec, check_model_name
 from builder.tensors import tensor_from_dict
@@ -47,7 +47,8 @@ def lay_out_model(
     """
     started = time.monotonic() - made.seconds
     is_locked = spec.name in context.lock.models
-    ours = is_locked or context.options.overwrite or spec.name in placed(staging)
+    there = context.observed[spec.name].files
+    ours = is_locked or context.options.overwrite or was_placed(staging, spec.name, there)
     refuse_foreign_model(context.repository, spec.name, ours)
     chosen: BuiltVariant | None = None
     if made.variants:
@@ -69,13 +70,13 @@ def lay_out_model(
     if context.options.locked:
         _refuse_another(context, spec, entry)
     action = _action(plan, spec, made)
-    if dict(entry.files) == dict(context.observed[spec.name].files):
+    if dict(entry.files) == dict(there):
         # A server that polls need not load it again; and no leftover may stand where an ensemble looks for its steps.
         action = "unchanged"
-        shutil.rmtree(staged, ignore_errors=True)
+        clear_away(staged)
     else:
         if not is_locked:
-            note_placed(staging, spec.name)
+            note_placed(staging, spec.name, entry.files)
         publish_model(staged, context.repository)
     outcome = ModelOutcome(
         spec.name,
@@ -108,7 +109,12 @@ def variant_outcomes(
     kept = locked_variants(spec, variants)
     return tuple(
         VariantOutcome(
-            v.name, v.action, v.name == served, kept.get(v.name, {}).get("accuracy", {}), v.error, v.judgement
+            v.name,
+            v.action,
+            v.name == served,
+            kept[v.name]["accuracy"] if v.name in kept else {},
+            v.error,
+            v.judgement,
         )
         for v in variants
     )
@@ -249,7 +255,7 @@ def lint_gate(
         errors = [f for f in check([directory], LintOptions(target=target)) if f.severity == "error"]
     finally:
         for link in links:
-            link.unlink(missing_ok=True)
+            delete(link)
     if errors:
         raise GateError(
             f"{directory.name}: Triton would not load this model: "

@@ -150,19 +150,8 @@ def _keys_in(paths: list[Path]) -> frozenset[str]:
         if not path.is_file():
             raise UsageError(f"--keep-lock: there is no {path}", code="lock_missing", seen=path)
         for model in read_lock(path).models.values():
-            keys.add(model.key)
-            keys |= set(_named_keys(model.variants))
+            keys.update(model.keys)
     return frozenset(keys)
-
-
-def _named_keys(value: object) -> Iterator[str]:
-    """The values of `key` in nested mappings."""
-    if isinstance(value, dict):
-        for name, below in value.items():
-            if name == "key" and isinstance(below, str):
-                yield below
-            else:
-                yield from _named_keys(below)
 
 
 @contextmanager

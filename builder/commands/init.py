@@ -35,7 +35,7 @@ def refuse_existing(output: Path, force: bool) -> None:
 
 def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) -> None:
     """Writes the spec and tells what became of each model; SpecError when it would not be valid."""
-    from builder.digest import write_atomically
+    from builder.disk import write_atomically
     from builder.importing.spec_text import text_of_spec
 
     heading = [f"Written by tritonsmith init from {origins}; it is yours to edit."]

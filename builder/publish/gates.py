@@ -13,7 +13,7 @@ from builder.gate_of_export import judge_export
 from builder.judgement import judgement_of, refusal
 from builder.lint import LintOptions, check
 from builder.lint.target import Target
-from builder.lock import LockedModel
+from builder.lock import Accuracy, LockedModel
 from builder.model_directory import CONFIG
 from builder.plan import State
 from builder.publish.candidate import Candidate
@@ -49,7 +49,7 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
         judge_export(spec, base.record["accuracy"], context.spec)
     else:
         _judge_summary(spec.name, locked.accuracy, Bounds(**spec.accuracy.stated_bounds()))
-    if locked.served is None or locked.served not in spec.variants:
+    if locked.served is None or locked.served not in spec.variants or locked.served not in locked.variants:
         return
     variant, entry = spec.variants[locked.served], locked.variants[locked.served]
     artifact = context.cache.get(str(entry["key"]))
@@ -60,14 +60,14 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
         raise refusal(subject, judged, context.spec.where(spec.name, "variants", locked.served))
 
 
-def _judge_summary(subject: str, accuracy: Mapping[str, float], bounds: Bounds) -> None:
-    if accuracy.get("relative_l2") is None:
+def _judge_summary(subject: str, accuracy: Accuracy, bounds: Bounds) -> None:
+    if "relative_l2" not in accuracy:
         return
     worst = Deviation(
         "its worst output",
-        relative_l2=float(accuracy["relative_l2"]),
-        cosine=float(accuracy.get("cosine", 1.0)),
-        max_abs=float(accuracy.get("max_abs", 0.0)),
+        relative_l2=accuracy["relative_l2"],
+        cosine=accuracy.get("cosine", 1.0),
+        max_abs=accuracy.get("max_abs", 0.0),
         bounds=Bounds(bounds.relative_l2, bounds.cosine, bounds.max_abs if "max_abs" in accuracy else None),
     )
     if not worst.passed:

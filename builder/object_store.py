@@ -19,6 +19,7 @@ from typing import Any
 
 from builder.digest import digest_of_bytes
 from builder.errors import BuildError, ToolError, UsageError, Where
+from builder.untrusted import open_regular, read_bounded
 
 # Scheme → (package that fsspec needs for it, our extra).
 _PACKAGES = {
@@ -37,6 +38,8 @@ _CREATE: dict[str, dict[str, Any]] = {
     "az": {"overwrite": False},
     "abfs": {"overwrite": False},
 }
+# Manifests, records and answers of a smoke test; models are downloaded.
+_MOST_IN_MEMORY_BYTES = 1 << 30
 _ATTEMPTS = 2
 _PARTS_AT_ONCE = 4
 # What a download meets on this machine, not in the store.
@@ -66,14 +69,22 @@ class ObjectStore:
     def get(self, key: str) -> bytes | None:
         """The object's bytes; None when there is none."""
         with self._told("read", key):
+            path = self._path(key)
             try:
-                content: bytes = self.files.cat_file(self._path(key), **self._in_one_piece)
+                content: bytes = (
+                    read_bounded(Path(path), _MOST_IN_MEMORY_BYTES)
+                    if self._is_local
+                    else self.files.cat_file(path, **self._in_one_piece)
+                )
             except FileNotFoundError:
                 return None
             return content
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of those that are there, fetched at once."""
+        if self._is_local:
+            read = {key: self.get(key) for key in keys}
+            return {key: data for key, data in read.items() if data is not None}
         paths = {self._path(key): key for key in keys}
         if not paths:
             return {}
@@ -130,7 +141,12 @@ class ObjectStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
-                self.files.get_file(self._path(key), str(target), **self._in_parts, **_callback(transferred))
+                if self._is_local:
+                    _copy_regular(Path(self._path(key)), target, transferred or (lambda done, total: None))
+                else:
+                    self.files.get_file(
+                        self._path(key), str(target), **self._in_parts, **_callback(transferred)
+                    )
             except FileNotFoundError:
                 target.unlink(missing_ok=True)
                 return False
@@ -251,7 +267,15 @@ class ObjectStore:
     def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
+        if self._is_local:
+            self._refuse_link(key)
         return posixpath.join(self.root, key) if key else self.root
+
+    def _refuse_link(self, key: str) -> None:
+        """OSError for a link on the way to an object: it would be written or deleted wherever that leads."""
+        for above in PurePosixPath(key).parents[:-1]:
+            if Path(self.root, above).is_symlink():
+                raise OSError(errno.ELOOP, "it lies behind a link, which no store makes", str(above))
 
     def _same(self, path: str, paths: dict[str, str]) -> str:
         """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""
@@ -340,6 +364,16 @@ def check_store_url(url: str) -> tuple[str, str]:
             fix=f"pip install 'tritonsmith[{extra}]'",
         )
     return scheme, rest
+
+
+def _copy_regular(source: Path, target: Path, transferred: Transferred) -> None:
+    """Copies a file that is no FIFO and no device, which would never end."""
+    with open_regular(source) as file, target.open("wb") as copy:
+        total, done = os.fstat(file.fileno()).st_size, 0
+        while chunk := file.read(1 << 20):
+            copy.write(chunk)
+            done += len(chunk)
+            transferred(done, total)
 
 
 def _callback(transferred: Transferred | None) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError, Where
+from builder.npz import read_npz
+from builder.untrusted import json_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,14 +101,11 @@ def load_samples(path: Path) -> SampleSet:
     samples as `0/input_ids`, `1/input_ids`, …. Pickled members are refused: BuildError, code
     `samples_unreadable`, as for anything that is no .npz.
     """
-    import numpy as np
-
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not hasattr(loaded, "files"):
-            raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
-        with loaded as file:
-            members = {key: file[key] for key in file.files}
+        members = read_npz(path)
+        alien = next((name for name, array in members.items() if isinstance(array, bytes)), None)
+        if alien is not None:
+            raise ValueError(f"{alien!r} in it is no array")
         if _HEADER in members:
             return _set_from_header(members)
         return _set_from_plain(members, path)
@@ -115,7 +113,7 @@ def load_samples(path: Path) -> SampleSet:
         raise BuildError(
             "the samples file does not exist", code="samples_missing", where=Where(path), fix="check the path"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise BuildError(
             f"the samples file cannot be read: {error}",
             code="samples_unreadable",
@@ -125,7 +123,7 @@ def load_samples(path: Path) -> SampleSet:
 
 
 def _set_from_header(members: Mapping[str, Array]) -> SampleSet:
-    header = json.loads(members[_HEADER].tobytes().decode())
+    header = json_value(members[_HEADER].tobytes())
     if header.get("format") != FORMAT:
         raise ValueError(f"format {header.get('format')!r}, not {FORMAT!r}")
 

@@ -11,11 +11,12 @@ Every field may be left out; shapes are whole, batch dimension included.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from builder.untrusted import json_value, read_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Engine:
 def read_engine(path: Path) -> Engine | None:
     """The sidecar; None when it cannot be read or is of another form, and the engine is then not judged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_value(read_bounded(path))
         return Engine(
             path=path,
             tensorrt=_text(data.get("tensorrt")),
@@ -55,7 +56,7 @@ def read_engine(path: Path) -> Engine | None:
             profiles=tuple(_profile(profile) for profile in data.get("profiles", ())),
             devices=int(data.get("devices", 1)),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

@@ -16,7 +16,7 @@ from builder.publish.undo import expected_of
 from tests import onnx_models
 from tests.bench.mutations import Aims, Random
 
-_DEPTH = 24
+_DEPTH = 16
 # More than `_DEPTH` chains of the longest `..` could be joined by no command.
 MODELS = ("m", "other")
 

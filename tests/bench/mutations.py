@@ -215,7 +215,7 @@ def signed(content: bytes) -> bytes:
         text = json.dumps(data, indent=1, sort_keys=True)
         data["digest"] = hashlib.sha256(text.encode()).hexdigest()
         return json.dumps(data, indent=1, sort_keys=True).encode()
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return content
 
 

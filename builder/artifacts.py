@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from builder.cache import Artifact, Cache
+from builder.cache_record import TAKEN
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
 from builder.errors import BuildError, SpecError, TritonsmithError, Where
@@ -22,7 +23,6 @@ from builder.tensors import TensorSpec, dtype_from_config
 from builder.toolchain import this_toolchain
 
 # Where an artifact keeps files that were taken over, apart from the cache's own record: a model's directory.
-_TAKEN = "model"
 
 
 def is_exported(spec: ModelSpec) -> bool:
@@ -41,7 +41,7 @@ def files_to_serve(artifact: Artifact) -> dict[str, Path]:
     """Path in the model's directory → the artifact's file."""
     names: Sequence[str] = artifact.record["served_files"]
     if "directories" in artifact.record:
-        return {name: artifact.directory / _TAKEN / name for name in names}
+        return {name: artifact.directory / TAKEN / name for name in names}
     return {f"1/{name}": artifact.directory / name for name in names}
 
 
@@ -92,9 +92,9 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
     ]
     root = repository.root
     with cache.workspace() as made:
-        (made / _TAKEN).mkdir()
+        (made / TAKEN).mkdir()
         try:
-            taken, directories, listing = place(spec, root, made / _TAKEN)
+            taken, directories, listing = place(spec, root, made / TAKEN)
         except BuildError as error:
             raise _at_source(error, spec, repository) from None
         dependencies = dict(listing)
@@ -109,7 +109,7 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
             "outputs": [t.as_dict() for t in _stated(spec, "output", batched)] if stated else [],
             "dependencies": dict(sorted(dependencies.items())),
             "accuracy": {"passed": True, "samples": 0, "note": "taken over as it is", "deviations": []},
-            "served_files": _names_below(made / _TAKEN),
+            "served_files": _names_below(made / TAKEN),
             "directories": list(directories),
             "samples": None,
             "tools": tools,

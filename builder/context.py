@@ -141,7 +141,7 @@ def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
     cache = options.cache
     assert cache is not None
     locked = read_lock(lock_path(options.spec)).models.get(model)
-    artifact = None if locked is None else cache.get(locked.key)
+    artifact = None if locked is None else cache.get(locked.key, "source")
     if artifact is None or artifact.record["samples"] is None:
         return None
     return artifact.directory / str(artifact.record["samples"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -77,9 +78,14 @@ def clear_away(path: Path) -> None:
         delete(path)
 
 
+def delete_written(path: Path) -> None:
+    """Deletes a file that a command of ours writes under this very name into a directory of the user's; nothing else."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
 def delete_empty(directory: Path) -> None:
-    """Deletes an empty directory of ours; OSError when something lies in it."""
-    _refuse_what_is_not_ours(directory)
+    """Deletes a directory that nothing lies in; OSError when something does."""
     directory.rmdir()
 
 
@@ -118,14 +124,22 @@ def exchange(ours: Path, directory: Path, name: str) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; at the end it replaces `path` in one step, after an error nothing does."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file to; it is gone at the end."""
+    # Nobody can lay a link under a name that cannot be guessed, to have it written through.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; at the end it replaces `path` in one step, after an error nothing does."""
+    with beside(path) as temporary:
+        yield temporary
+        temporary.replace(path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import posixpath
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builder.digest import digest_of_bytes
+from builder.disk import beside, delete_empty, delete_written, replacing
 from builder.errors import BuildError, ToolError, UsageError, Where
 from builder.untrusted import open_regular, read_bounded
 
@@ -148,7 +148,7 @@ class ObjectStore:
                         self._path(key), str(target), **self._in_parts, **_callback(transferred)
                     )
             except FileNotFoundError:
-                target.unlink(missing_ok=True)
+                delete_written(target)
                 return False
             return True
 
@@ -214,7 +214,7 @@ class ObjectStore:
             return
         for root, _, _ in os.walk(self._path(prefix), topdown=False):
             with suppress(OSError):
-                Path(root).rmdir()
+                delete_empty(Path(root))
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds: Callable[[], bool]) -> bool:
         """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""
@@ -236,14 +236,12 @@ class ObjectStore:
     def _linked(self, key: str, data: bytes) -> bool:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        with beside(target) as temporary:
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
         return True
 
     @property
@@ -286,12 +284,8 @@ class ObjectStore:
     def _renamed(self, key: str, write: Any) -> None:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        with replacing(target) as temporary:
             write(str(temporary))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _told(self, verb: str, key: str, passed_on: tuple[int, ...] = ()) -> Iterator[None]:

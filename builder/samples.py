@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.disk import replacing
 from builder.errors import BuildError, Where
 from builder.npz import read_npz
 from builder.untrusted import json_value
@@ -85,13 +85,8 @@ def save_samples(samples: SampleSet, path: Path) -> None:
         ],
     }
     members[_HEADER] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **members)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **members)
 
 
 def load_samples(path: Path) -> SampleSet:

@@ -23,9 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import TypeAdapter
+
 from builder.cache_entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry
+from builder.cache_record import Kind, checked_record
 from builder.console import note
 from builder.digest import digest_of_file
+from builder.disk import delete
 from builder.errors import BuildError, ToolError, TritonsmithError
 from builder.object_store import ObjectStore, check_store_url, open_store
 from builder.remembered import (
@@ -34,6 +38,7 @@ from builder.remembered import (
     parse_record_name,
 )
 from builder.transfer import told_transfer
+from builder.untrusted import parsed
 
 MARKER = "tritonsmith-cache.json"
 ARTIFACTS = "artifacts"
@@ -84,16 +89,16 @@ class SharedCache:
         """Whether a whole manifest is there."""
         return self._entry(key) is not None
 
-    def download(self, key: str, into: Path) -> Entry | None:
+    def download(self, key: str, into: Path, kind: Kind | None = None) -> Entry | None:
         """Copies the entry's files into an empty directory and verifies every digest; None when it is not there.
 
-        OSError when this machine's disk is full.
+        None, too, when its record is not of this kind of action. OSError when this machine's disk is full.
         """
         for _ in range(2):
             entry = self._entry(key)
             if entry is None:
                 return None
-            why: str | None = self._ask(partial(fetch_entry, entry=entry, into=into), None)
+            why = self._fault(entry, kind) or self._ask(partial(fetch_entry, entry=entry, into=into), None)
             if why is None:
                 return None  # the store has failed
             if not why:
@@ -104,6 +109,14 @@ class SharedCache:
             self._forget(key)
             if self._entry(key) == entry:
                 self._distrust(key, why)
+        return None
+
+    def _fault(self, entry: Entry, kind: Kind | None) -> str | None:
+        try:
+            if kind is not None:
+                checked_record(kind, entry.record, entry.files)
+        except ValueError as error:
+            return str(error)
         return None
 
     def upload(self, entry: Entry, directory: Path) -> bool:
@@ -186,7 +199,7 @@ class SharedCache:
                 self._known.texts[key] = text
         try:
             return entry_from_text(text, key)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             self._distrust(key, str(error))
             return None
 
@@ -274,7 +287,7 @@ def fetch_entry(store: ObjectStore, entry: Entry, into: Path) -> str:
 
 def _empty(directory: Path) -> None:
     for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        delete(path)
 
 
 def _records(store: ObjectStore, wanted: set[str]) -> _Records:
@@ -311,14 +324,14 @@ def _each(call: Callable[[str], _Answer], values: Iterable[str]) -> list[_Answer
 def _is_whole(text: bytes | None, key: str) -> bool:
     try:
         return text is not None and bool(entry_from_text(text, key))
-    except (ValueError, TypeError):
+    except ValueError:
         return False
 
 
 def _is_ours(marker: bytes) -> bool:
     try:
-        return bool(json.loads(marker)["format"] == FORMAT)
-    except (ValueError, KeyError, TypeError):
+        return bool(parsed(TypeAdapter(dict[str, int]), marker).get("format") == FORMAT)
+    except ValueError:
         return False
 
 

@@ -69,7 +69,7 @@ def _built(
         return BuiltVariant(
             name, base, "the export", judgement=judgement_of(spec.variants[name], base.record)
         )
-    artifact = cache.get(key) if key else None
+    artifact = cache.get(key, "convert") if key else None
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
     judgement = Judgement()
@@ -98,7 +98,7 @@ def _explained(
     if judgement.passed or judgement.layers or onnx is None or artifact.record["accuracy"]["samples"] == 0:
         return judgement
     key = action_key(f"layers of {artifact.key}", {})
-    explained = cache.get(key)
+    explained = cache.get(key, "layers")
     if explained is None:
         converted = tuple(artifact.record.get("converted", ()))
         judged = _judged(
@@ -179,7 +179,7 @@ def _converted_artifact(
     tools = converted_tools(spec, name, this_toolchain())
     identity = variant_request(base.key, parameters, tools)
     key = find_cached(identity, repository.root, cache)
-    cached = cache.get(key) if key else None
+    cached = cache.get(key, "convert") if key else None
     if cached is not None:
         return cached
     with cache.workspace() as made:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from builder.disk import replacing
 from builder.errors import SpecError, TritonsmithError, UsageError, nearest
 from builder.spec import ModelSpec, RepositorySpec, load_spec
 from builder.yaml_source import read_yaml
@@ -136,14 +136,9 @@ def write(plan: Application) -> None:
     """The evidence, then the spec, each whole or not at all."""
     plan.evidence_path.parent.mkdir(exist_ok=True)
     write_json(plan.evidence_path, plan.evidence)
-    temporary = plan.path.with_name(f".{plan.path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(plan.after)
+    with replacing(plan.path) as temporary:
+        temporary.write_bytes(plan.after.encode())
         temporary.chmod(plan.path.stat().st_mode & 0o7777)
-        temporary.replace(plan.path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def evidence_of(

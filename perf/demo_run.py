@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from builder.artifacts import is_exported
 from builder.build import BuildOptions, BuildResult, build, reference_samples_path
+from builder.disk import clear_away, private_directory
 from builder.errors import GateError, TrialError
 from builder.lint import Finding, LintOptions, check
 from builder.samples import load_samples
@@ -110,11 +109,11 @@ def run_demo(options: DemoOptions, tell: Tell) -> DemoResult:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """A repository of links for the sweep's arms."""
-    directory = Path(tempfile.mkdtemp(prefix="tritonsmith-scratch-"))
+    directory = private_directory(prefix="tritonsmith-scratch-")
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        clear_away(directory)
 
 
 def _refuse_refusals(server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from builder.disk import replacing
 from builder.errors import UsageError, Where
 from builder.npz import read_npz
 from builder.untrusted import json_value
@@ -218,18 +218,16 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
 def save_records(records: RequestRecords, path: Path) -> None:
     """Write one .npz: a member `header.json` and one .npy a column; complete or not at all."""
     header = {"format": FORMAT, **asdict(records.header)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            archive.writestr("header.json", json.dumps(header, default=str))
-            for name, column in records.columns().items():
-                buffer = io.BytesIO()
-                np.save(buffer, column, allow_pickle=False)
-                archive.writestr(f"{name}.npy", buffer.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("header.json", json.dumps(header, default=str))
+        for name, column in records.columns().items():
+            buffer = io.BytesIO()
+            np.save(buffer, column, allow_pickle=False)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
 
 
 def load_records(path: Path) -> RequestRecords:

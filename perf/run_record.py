@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from builder.disk import delete_written, replacing, write_atomically
 from builder.errors import UsageError, Where
 from builder.untrusted import json_value, read_bounded
 from perf.objective import OBJECTIVES
@@ -192,12 +192,11 @@ class Journal:
             return
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / JOURNAL
-        temporary = path.with_name(f".{JOURNAL}.{os.getpid()}.tmp")
-        self._file = temporary.open("w")
-        for result in kept:
-            self.write(KEPT, **result.as_dict())
-        temporary.replace(path)
-        (directory / RESULT).unlink(missing_ok=True)  # it would speak for the earlier run
+        with replacing(path) as temporary:
+            self._file = temporary.open("w")
+            for result in kept:
+                self.write(KEPT, **result.as_dict())
+        delete_written(directory / RESULT)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
@@ -213,12 +212,7 @@ class Journal:
 
 def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, default=str) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
 def load_run(directory: Path) -> RunResult:

@@ -14,6 +14,7 @@ from builder.calibration import Calibration, load_calibration
 from builder.convert import graph as graphs
 from builder.convert.options import Nvfp4Options, options_for
 from builder.convert.request import NEEDS_CALIBRATION, PRECISIONS, ConvertRequest, ConvertResult, KeptNode
+from builder.disk import adopt, delete
 from builder.errors import BuildError, ExportError, SpecError, Where, nearest
 from builder.export.onnx_graph import Graph, onnxruntime_runner, read_graph
 from builder.samples import SampleSet, load_samples
@@ -83,8 +84,9 @@ def check_precision(precision: str) -> None:
 
 
 def _clear(out_dir: Path) -> None:
+    adopt(out_dir)
     for old in out_dir.glob("model.onnx*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        delete(old)
 
 
 def _calibration(

@@ -15,6 +15,7 @@ from builder.lint import LintOptions, check
 from builder.lint.target import Target
 from builder.lock import Accuracy, LockedModel
 from builder.model_directory import CONFIG
+from builder.observe import is_plain
 from builder.plan import State
 from builder.publish.candidate import Candidate
 from builder.publish.versions import manifest
@@ -44,7 +45,7 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
 
     Judged by the build's whole report where the cache still has it, else by the lock's worst deviation.
     """
-    base = context.cache.get(locked.key)
+    base = context.cache.get(locked.key, "source")
     if base is not None:
         judge_export(spec, base.record["accuracy"], context.spec)
     else:
@@ -52,7 +53,7 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
     if locked.served is None or locked.served not in spec.variants or locked.served not in locked.variants:
         return
     variant, entry = spec.variants[locked.served], locked.variants[locked.served]
-    artifact = context.cache.get(str(entry["key"]))
+    artifact = context.cache.get(entry["key"], "source" if is_plain(variant) else "convert")
     subject = f"{spec.name}/{locked.served}"
     if artifact is None:
         _judge_summary(subject, entry["accuracy"], Bounds(**variant.accuracy.stated_bounds()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.disk import delete_written, write_atomically
 from builder.errors import Where
 from perf.run_record import RunResult, load_run, write_json
 
@@ -58,7 +59,7 @@ def write_report(run: RunResult, directory: Path, templates: Path | None = None)
     if config is not None:
         write_text(path, config)
     elif run.directory == directory:
-        path.unlink(missing_ok=True)  # of an earlier verdict
+        delete_written(path)  # of an earlier verdict
     write_text(files.html, html_of(run, templates))
     write_text(files.md, markdown_of(run, templates))
     write_json(files.json, report_json(run))
@@ -170,9 +171,4 @@ def csv_of(run: RunResult) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, text)

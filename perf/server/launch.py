@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from builder.disk import clear_away, private_directory
 from builder.errors import ServerError, ToolError
 from perf.server import control, embedded, preflight
 from perf.server.canary import Canary
@@ -69,8 +69,8 @@ def _attach(spec: ServerSpec) -> Server:
 
 def _start(spec: ServerSpec, stack: ExitStack) -> Server:
     ports = choose_ports(spec.http_port, spec.grpc_port, spec.metrics_port)
-    work_dir = Path(tempfile.mkdtemp(prefix="tritonsmith-"))
-    stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
+    work_dir = private_directory()
+    stack.callback(clear_away, work_dir)
     log_path = (spec.log_path or work_dir / "tritonserver.log").absolute()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.write_bytes(b"")

@@ -268,8 +268,9 @@ class Harness:
     def prepare(self, kinds: Sequence[Kind]) -> None:
         """Makes the projects that these kinds need."""
         with _surroundings(self.area), _no_flushing():
-            # The others copy what `built` made.
-            for project in dict.fromkeys(["built", *(kind.project for kind in kinds)]):
+            wanted = dict.fromkeys(kind.project for kind in kinds)
+            copies = ["built"] if {"bare", "fresh"} & wanted.keys() else []
+            for project in dict.fromkeys([*copies, *wanted]):
                 ground.PROJECTS[project](self._deep / project, partial(self._must, self._deep / project))
                 self._projects[project] = Snapshot.of(self._deep / project)
         self._around = Snapshot.of(self.area, [str(self._deep.relative_to(self.area)), *_OTHERS])

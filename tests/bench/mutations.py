@@ -19,7 +19,7 @@ from typing import Any
 
 Random = random.Random
 Mutate = Callable[[Random, bytes, "Aims"], bytes]
-_SPARSE_BYTES = 96 << 20
+_SPARSE_BYTES = 65 << 20
 _DEEP = 100_000
 
 

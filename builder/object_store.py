@@ -10,6 +10,7 @@ import importlib.util
 import os
 import posixpath
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,11 +39,11 @@ _CREATE: dict[str, dict[str, Any]] = {
     "az": {"overwrite": False},
     "abfs": {"overwrite": False},
 }
-# Manifests, records and answers of a smoke test; models are downloaded.
-_MOST_IN_MEMORY_BYTES = 1 << 30
 _ATTEMPTS = 2
 _PARTS_AT_ONCE = 4
 # What a download meets on this machine, not in the store.
+# Of file://: a file that is no regular one says so without a number; a socket, links in a circle, a file as directory.
+_NO_OBJECT = (None, errno.ENXIO, errno.ELOOP, errno.ENOTDIR)
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Transferred = Callable[[int, int], None]
@@ -69,25 +70,21 @@ class ObjectStore:
     def get(self, key: str) -> bytes | None:
         """The object's bytes; None when there is none."""
         with self._told("read", key):
-            path = self._path(key)
             try:
-                content: bytes = (
-                    read_bounded(Path(path), _MOST_IN_MEMORY_BYTES)
-                    if self._is_local
-                    else self.files.cat_file(path, **self._in_one_piece)
-                )
+                if self._is_local:
+                    return self._local(key)
+                content: bytes = self.files.cat_file(self._path(key), **self._in_one_piece)
             except FileNotFoundError:
                 return None
             return content
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of those that are there, fetched at once."""
-        if self._is_local:
-            read = {key: self.get(key) for key in keys}
-            return {key: data for key, data in read.items() if data is not None}
-        paths = {self._path(key): key for key in keys}
-        if not paths:
+        if not keys:
             return {}
+        if self._is_local:
+            return {key: data for key in keys if (data := self._local_or_empty(key)) is not None}
+        paths = {self._path(key): key for key in keys}
         with self._told("read", keys[0]):
             found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
             return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
@@ -142,11 +139,9 @@ class ObjectStore:
         with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
                 if self._is_local:
-                    _copy_regular(Path(self._path(key)), target, transferred or (lambda done, total: None))
-                else:
-                    self.files.get_file(
-                        self._path(key), str(target), **self._in_parts, **_callback(transferred)
-                    )
+                    self._copy_local(key, target)
+                    return True
+                self.files.get_file(self._path(key), str(target), **self._in_parts, **_callback(transferred))
             except FileNotFoundError:
                 delete_written(target)
                 return False
@@ -174,6 +169,8 @@ class ObjectStore:
         """All objects below a prefix (a directory), sorted by key; empty when there is none."""
         with self._told("list", prefix):
             self.files.invalidate_cache()
+            if self._is_local:
+                return sorted(self._walk(Path(self._path(prefix))), key=lambda stored: stored.key)
             try:
                 found = self.files.find(self._path(prefix), detail=True)
             except FileNotFoundError:
@@ -262,6 +259,49 @@ class ObjectStore:
     def _is_local(self) -> bool:
         return self.url.startswith("file://")
 
+    def _local(self, key: str) -> bytes:
+        """A file's content; BuildError `store_object` for what no store would give: a directory, a FIFO, a huge one."""
+        with self._as_object(key):
+            return read_bounded(Path(self._path(key)))
+
+    def _copy_local(self, key: str, target: Path) -> None:
+        with self._as_object(key):
+            source = open_regular(Path(self._path(key)))
+        with source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+
+    @contextmanager
+    def _as_object(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_OBJECT:
+                raise
+            raise BuildError(
+                f"{posixpath.join(self.url, key)} cannot be read: {error}", code="store_object"
+            ) from error
+
+    def _local_or_empty(self, key: str) -> bytes | None:
+        """The same for one of many, which is no reason to do without the others: empty text is no object of anybody's."""
+        try:
+            return self._local(key)
+        except FileNotFoundError:
+            return None
+        except BuildError as error:
+            if error.code != "store_object":
+                raise
+            return b""
+
+    def _walk(self, top: Path) -> Iterator[StoredObject]:
+        """What lies below a directory; links are not followed, and what is no regular file is no object."""
+        for root, _, names in os.walk(top):
+            for name in names:
+                with suppress(OSError):
+                    status = os.lstat(Path(root) / name)
+                    if stat.S_ISREG(status.st_mode):
+                        key = posixpath.relpath(posixpath.join(root, name), self.root)
+                        yield StoredObject(key, status.st_size, status.st_mtime)
+
     def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
@@ -270,10 +310,15 @@ class ObjectStore:
         return posixpath.join(self.root, key) if key else self.root
 
     def _refuse_link(self, key: str) -> None:
-        """OSError for a link on the way to an object: it would be written or deleted wherever that leads."""
+        """BuildError `store_object` for a link on the way: an object would be written or deleted wherever it leads."""
         for above in PurePosixPath(key).parents[:-1]:
             if Path(self.root, above).is_symlink():
-                raise OSError(errno.ELOOP, "it lies behind a link, which no store makes", str(above))
+                raise BuildError(
+                    f"{posixpath.join(self.url, key)} lies behind a link, which no store makes: {above}",
+                    code="store_object",
+                    where=Where(Path(self.root, above)),
+                    fix="remove the link",
+                )
 
     def _same(self, path: str, paths: dict[str, str]) -> str:
         """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""
@@ -284,6 +329,8 @@ class ObjectStore:
     def _renamed(self, key: str, write: Any) -> None:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise BuildError(f"{posixpath.join(self.url, key)} is a directory", code="store_object")
         with replacing(target) as temporary:
             write(str(temporary))
 
@@ -358,16 +405,6 @@ def check_store_url(url: str) -> tuple[str, str]:
             fix=f"pip install 'tritonsmith[{extra}]'",
         )
     return scheme, rest
-
-
-def _copy_regular(source: Path, target: Path, transferred: Transferred) -> None:
-    """Copies a file that is no FIFO and no device, which would never end."""
-    with open_regular(source) as file, target.open("wb") as copy:
-        total, done = os.fstat(file.fileno()).st_size, 0
-        while chunk := file.read(1 << 20):
-            copy.write(chunk)
-            done += len(chunk)
-            transferred(done, total)
 
 
 def _callback(transferred: Transferred | None) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class SharedCache:
 
         def send(store: ObjectStore) -> bool:
             manifest = manifest_key(entry.key)
-            if entry.key not in self._known.corrupt and _is_whole(store.get(manifest), entry.key):
+            if entry.key not in self._known.corrupt and _is_whole(_text_of(store, manifest), entry.key):
                 return True
             if not self._is_marked:
                 store.put(MARKER, json.dumps({"format": FORMAT}).encode())
@@ -140,7 +140,15 @@ class SharedCache:
             store.put(manifest, text_of_entry(entry).encode())
             return True
 
-        done = self._ask(send, False, writing=True)
+        def send_or_leave(store: ObjectStore) -> bool:
+            try:
+                return send(store)
+            except BuildError as error:
+                if error.code != "store_object":
+                    raise
+                return True  # what lies there is no object and cannot be replaced: the entry is only here
+
+        done = self._ask(send_or_leave, False, writing=True)
         if done:
             with self._guard:
                 self._known.corrupt.discard(entry.key)
@@ -192,7 +200,7 @@ class SharedCache:
             return None
         text = self._known.texts.get(key)
         if text is None:
-            text = self._ask(lambda store: store.get(manifest_key(key)), None)
+            text = self._ask(lambda store: _text_of(store, manifest_key(key)), None)
             if text is None:
                 return None
             with self._guard:
@@ -238,7 +246,7 @@ class SharedCache:
                 raise BuildError("the store failed before", code="store")
             if self._store is None:
                 store = open_store(self.url)
-                marker = store.get(MARKER)
+                marker = _text_of(store, MARKER)
                 if marker is not None and not _is_ours(marker):
                     raise BuildError("it is of another tritonsmith's format", code="store_format")
                 if marker is None and not self.writable:
@@ -273,8 +281,13 @@ def fetch_entry(store: ObjectStore, entry: Entry, into: Path) -> str:
 
     def fetch(digest: str) -> str:
         first, *others = (into / name for name in by_digest[digest])
-        if not store.download(object_key(entry.key, digest), first, told_transfer(told)):
-            return f"{by_digest[digest][0]} is missing"
+        try:
+            if not store.download(object_key(entry.key, digest), first, told_transfer(told)):
+                return f"{by_digest[digest][0]} is missing"
+        except BuildError as error:
+            if error.code != "store_object":
+                raise
+            return f"{by_digest[digest][0]} is no file"
         if digest_of_file(first) != digest:
             return f"{by_digest[digest][0]} does not match its digest"
         for other in others:
@@ -319,6 +332,16 @@ def _each(call: Callable[[str], _Answer], values: Iterable[str]) -> list[_Answer
         return [call(value) for value in values]
     with ThreadPoolExecutor(min(_FILES_AT_ONCE, len(values))) as pool:
         return list(pool.map(call, values))
+
+
+def _text_of(store: ObjectStore, key: str) -> bytes | None:
+    """An object's bytes; empty, which is nothing of ours, for what is there and cannot be one."""
+    try:
+        return store.get(key)
+    except BuildError as error:
+        if error.code != "store_object":
+            raise
+        return b""
 
 
 def _is_whole(text: bytes | None, key: str) -> bool:

@@ -11,7 +11,7 @@ from builder.disk import replacing
 from builder.errors import ExportError, Where
 from builder.export.callables import users_place
 from builder.export.onnx_graph import Graph, read_graph
-from builder.export.onnx_source import MODEL_FILE
+from builder.export.onnx_source import MODEL_FILE, clear
 from builder.export.request import OPSETS, ExportRequest
 from builder.tensors import Dim
 

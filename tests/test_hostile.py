@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder.build import BuildOptions, build, context_of
+from builder.cache import Cache
 from builder.errors import BuildError, UsageError
+from builder.lock import Lock, write_lock
 from builder.npz import read_npz
 from builder.object_store import open_store
 from builder.publish.provenance import spec_origin
@@ -128,8 +131,6 @@ def test_a_user_without_rights_builds_plans_and_checks_from_a_checkout_that_is_n
 class TestMutations:
     def test_a_signed_manifest_is_one_that_the_cache_believes(self, tmp_path: Path) -> None:
         """Else the mutations with a right digest would be misses, and test nothing."""
-        from builder.cache import Cache
-
         cache = Cache(tmp_path)
         with cache.workspace() as made:
             (made / "x").write_text("x")
@@ -209,6 +210,51 @@ def test_git_starts_no_program_that_the_repository_names(tmp_path: Path) -> None
     # It is a trap: git alone steps into it.
     subprocess.run([*git, "status"], check=False, capture_output=True)
     assert (tmp_path / "canary").exists()
+
+
+class TestLinksOfACheckout:
+    """A pull request can bring a link as it can bring a lock file."""
+
+    @pytest.fixture
+    def checkout(self, tmp_path: Path) -> Path:
+        root = tmp_path / "checkout"
+        onnx_models.save(onnx_models.affine(("batch", 3)), root / "m.onnx")
+        (root / "models.yaml").write_text(
+            "models:\n  m:\n    source: {onnx: m.onnx}\n    max_batch_size: 4\n"
+        )
+        (tmp_path / "victim" / "m").mkdir(parents=True)
+        (tmp_path / "victim" / "m" / "precious").write_text("here")
+        (tmp_path / "victim" / "m.json").write_text("here")
+        return root
+
+    def test_a_repository_that_leads_elsewhere_is_not_built_in(self, checkout: Path) -> None:
+        lock = {"lock_version": 1, "models": {}}
+        (checkout / "models.lock.json").write_text(json.dumps(lock))
+        (checkout / "model_repository").symlink_to("../victim")
+        options = BuildOptions(checkout / "models.yaml", cache=Cache(checkout / "cache"), overwrite=True)
+        with pytest.raises(UsageError, match="is a link") as caught:
+            build(options)
+        assert caught.value.code == "repository_link" and "--repository ../victim" in str(caught.value.fix)
+        assert (checkout.parent / "victim" / "m" / "precious").read_text() == "here"
+        meant = replace(options, repository=checkout / "model_repository")
+        assert context_of(meant).repository == checkout / "model_repository", "who names it, means it"
+
+    def test_a_lock_that_is_a_link_is_replaced_and_its_target_is_not_written(self, checkout: Path) -> None:
+        victim, lock = checkout.parent / "victim" / "m.json", checkout / "models.lock.json"
+        lock.symlink_to("../victim/m.json")
+        write_lock(lock, Lock())
+        assert not lock.is_symlink() and victim.read_text() == "here"
+
+    def test_evidence_that_leads_elsewhere_is_not_written(self, checkout: Path) -> None:
+        from perf.apply import application
+        from tests.perf.test_report import run_result
+
+        run = run_result()
+        run = replace(run, spec=run.spec.model_copy(update={"model": "m"}))
+        (checkout / "evidence").symlink_to("../victim")
+        with pytest.raises(UsageError, match="is a link") as caught:
+            application(run, run.arms[2], checkout / "models.yaml")
+        assert caught.value.code == "evidence_link"
 
 
 class TestArchives:

@@ -343,6 +343,22 @@ class TestRunsAndRecords:
         assert caught.value.code == "run_damaged"
 
 
+def test_plan_runs_nothing_of_the_sources(tmp_path: Path) -> None:
+    """A torch source, a callable that makes samples, a python source: a build would run the first two."""
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'canary')!r}).touch()\n")
+    (tmp_path / "sitecustomize.py").write_text((tmp_path / "evil.py").read_text())
+    x, y = ("[{name: %s, data_type: TYPE_FP32, dims: [3]}]" % name for name in "xy")
+    tensors = f"    input: {x}\n    output: {y}\n"
+    (tmp_path / "models.yaml").write_text(
+        "models:\n"
+        f"  a:\n    source: {{torch: 'evil:make'}}\n    max_batch_size: 4\n    accuracy: {{samples: 'evil:samples'}}\n{tensors}"
+        f"  b:\n    source: {{python: evil.py}}\n    max_batch_size: 4\n{tensors}"
+    )
+    options = BuildOptions(tmp_path / "models.yaml", cache=Cache(tmp_path / "cache"))
+    assert {action.model for action in context_of(options).plan().stale} == {"a", "b"}
+    assert not (tmp_path / "canary").exists()
+
+
 def test_check_runs_nothing_of_a_strangers_repository(tmp_path: Path, tritonsmith: Run) -> None:
     """model.py, a package beside it, sitecustomize, shared objects: `check` reads names and bytes only."""
     canary = tmp_path / "canary"

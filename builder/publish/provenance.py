@@ -17,6 +17,7 @@ from builder.publish.destination import Content
 from builder.publish.state import FORMAT
 from builder.publish.versions import Policy
 from builder.spec import RepositorySpec
+from builder.untrusted import json_value, read_bounded
 
 _EVIDENCE = "evidence"
 
@@ -75,7 +76,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 def sweep_evidence(spec: RepositorySpec, model: str) -> Any:
     """What `tritonsmith apply` left beside the spec for the model; None when it left nothing."""
     try:
-        return json.loads((spec.root / _EVIDENCE / f"{model}.json").read_text(encoding="utf-8"))
+        return json_value(read_bounded(spec.root / _EVIDENCE / f"{model}.json"))
     except (OSError, ValueError):
         return None
 

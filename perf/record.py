@@ -17,6 +17,7 @@ from builder.disk import replacing
 from builder.errors import UsageError, Where
 from builder.npz import read_npz
 from builder.untrusted import json_value
+from perf.schedule import load_from_dict
 from perf.typed import MALFORMED, typed
 
 FORMAT = "tritonsmith.records/1"
@@ -246,6 +247,7 @@ def load_records(path: Path) -> RequestRecords:
             )
         known = {f.name for f in fields(RecordHeader)}
         read = typed(RecordHeader(**{key: value for key, value in header.items() if key in known}))
+        typed(load_from_dict(read.load))
         there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
         return _checked(RequestRecords(read, **{name: members[name] for name in there}))
     except FileNotFoundError as error:

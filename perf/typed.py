@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,12 +19,11 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Overfl
 def typed(value: T) -> T:
     """The dataclass with the ones in it; whole numbers become floats where those are wanted."""
     try:
-        checked: T = _adapter(type(value)).validate_python(asdict(value))  # type: ignore[call-overload]
+        return cast(T, _adapter(type(value)).validate_python(asdict(cast(Any, value))))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
-    return checked
 
 
 @lru_cache(maxsize=16)
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

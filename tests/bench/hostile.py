@@ -1,6 +1,6 @@
 """Mutates locks, cache entries, manifests and records, runs the commands that read them, and prints what became of it.
 
-    python -m tests.bench.hostile [--times 10000] [--seed 1] [--only NUMBER] [--kind WORDS]
+    python -m tests.bench.hostile [--times 10000] [--seed 1] [--processes 2] [--only NUMBER] [--kind WORDS]
 
 A case is one mutated file (or what stands in its place) and the commands that read it, in this process. It ends
 well when they succeed, warn or refuse with an error of builder.errors; a traceback, more than a second, a change
@@ -25,12 +25,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import typer
 
@@ -292,11 +294,12 @@ class Harness:
         return outcomes
 
     def _tried(self, number: int, kinds: Sequence[Kind]) -> Outcome:
-        for _ in range(_TRIES):
-            outcome = self._case(number, kinds)
-            if outcome.seconds <= LIMIT_S or outcome.traceback:
-                return outcome
-        outcome.failures.append(f"it took {outcome.seconds:.1f} s")
+        tries: list[Outcome] = []
+        while len(tries) < _TRIES and not (tries and (tries[-1].seconds <= LIMIT_S or tries[-1].traceback)):
+            tries.append(self._case(number, kinds))
+        outcome = min(tries, key=lambda outcome: outcome.seconds)
+        if outcome.seconds > LIMIT_S:
+            outcome.failures.append(f"it took {outcome.seconds:.1f} s")
         return outcome
 
     def _case(self, number: int, kinds: Sequence[Kind]) -> Outcome:
@@ -413,7 +416,7 @@ def _called(command: Command, project: Path, limit_s: float = _HANGS_S) -> tuple
         os.chdir(before)
         threading.excepthook = threading.__excepthook__
     errors.seek(0)
-    told = errors.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    told = errors.buffer.getvalue().decode()
     return code, told, trace or "".join(died)
 
 
@@ -477,11 +480,8 @@ def _surroundings(area: Path) -> Iterator[None]:
 @contextmanager
 def _no_flushing() -> Iterator[None]:
     """fsync waits for a disk that others use too, and here no power is cut."""
-    before, os.fsync = os.fsync, lambda descriptor: None
-    try:
+    with mock.patch("os.fsync"):
         yield
-    finally:
-        os.fsync = before
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -489,7 +489,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines = ["| kind | cases | ok | ok with a warning | refused (error codes) | forged | longest, s |"]
     lines.append("|---|---:|---:|---:|---|---:|---:|")
     for kind in KINDS:
-        of = [o for o in outcomes if o.case.kind is kind]
+        of = [o for o in outcomes if o.case.kind.name == kind.name]
         words = Counter(o.word for o in of)
         refused = [(w, n) for w, n in words.most_common() if w not in ("ok", "warned", "forged")]
         told = ", ".join(f"{w} {n}" for w, n in refused)
@@ -531,6 +531,16 @@ def text_of_failures(outcomes: Sequence[Outcome], *, whole: bool = False) -> str
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
+def _outcomes(
+    seed: int, kinds: Sequence[Kind], numbers: Sequence[int], tell: Callable[[int], None] = lambda done: None
+) -> list[Outcome]:
+    """The cases in a directory that is made for them and goes with them."""
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-hostile-") as directory:
+        harness = Harness(Path(directory).resolve(), seed)
+        harness.prepare(kinds)
+        return harness.run(kinds, numbers, tell)
+
+
 def main() -> int:
     """Runs the cases, prints the table and every failure."""
     parser = argparse.ArgumentParser(
@@ -541,10 +551,11 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kind", default="", help="only kinds with these words in their name")
+    parser.add_argument("--processes", type=int, default=1, help="that share the cases")
     parser.add_argument("--only", type=int, help="one case again, with its traceback")
     given = parser.parse_args()
     kinds = [kind for kind in KINDS if given.kind in kind.name]
-    numbers = range(given.times) if given.only is None else [given.only]
+    numbers = list(range(given.times)) if given.only is None else [given.only]
     told_s = [time.monotonic()]
 
     def tell(done: int) -> None:
@@ -552,12 +563,15 @@ def main() -> int:
             told_s[0] = time.monotonic()
             note(f"{done} of {len(numbers)} cases")
 
-    with tempfile.TemporaryDirectory(prefix="tritonsmith-hostile-") as directory:
-        harness = Harness(Path(directory).resolve(), given.seed)
-        harness.prepare(kinds)
-        started = time.monotonic()
-        outcomes = harness.run(kinds, numbers, tell)
-        took_s = time.monotonic() - started
+    started = time.monotonic()
+    shares = [numbers[first :: given.processes] for first in range(given.processes)]
+    if given.processes == 1:
+        outcomes = _outcomes(given.seed, kinds, numbers, tell)
+    else:
+        with ProcessPoolExecutor(given.processes) as pool:
+            parts = pool.map(partial(_outcomes, given.seed, kinds), shares)
+            outcomes = sorted((o for part in parts for o in part), key=lambda outcome: outcome.case.number)
+    took_s = time.monotonic() - started
     emit_text(f"{table(outcomes)}\nseed {given.seed}, {took_s:.0f} s")
     emit_text(text_of_failures(outcomes, whole=given.only is not None))
     return 1 if any(o.failures for o in outcomes) else 0

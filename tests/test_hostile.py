@@ -337,7 +337,7 @@ class TestRunsAndRecords:
         holder: Any = data
         for key in place[:-1]:
             holder = holder[key]
-        assert isinstance(holder, list) or place[-1] in holder
+        assert isinstance(place[-1], int) or place[-1] in holder
         holder[place[-1]] = value
         (tmp_path / "run.json").write_text(json.dumps(data))
         with pytest.raises(UsageError, match=told) as caught:

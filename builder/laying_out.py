@@ -25,6 +25,7 @@ from builder.order import called_models
 from builder.outcome import ModelOutcome, VariantOutcome
 from builder.plan import BuildPlan, State
 from builder.repository import (
+    has_trace_of_build,
     model_files,
     note_placed,
     publish_model,
@@ -48,7 +49,9 @@ def lay_out_model(
     started = time.monotonic() - made.seconds
     is_locked = spec.name in context.lock.models
     there = context.observed[spec.name].files
-    ours = is_locked or context.options.overwrite or was_placed(staging, spec.name, there)
+    ours = context.options.overwrite or was_placed(staging, spec.name, there)
+    if is_locked and not ours:
+        ours = has_trace_of_build(context.repository / spec.name, there, context.lock.models[spec.name].files)
     refuse_foreign_model(context.repository, spec.name, ours)
     chosen: BuiltVariant | None = None
     if made.variants:

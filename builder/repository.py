@@ -17,10 +17,12 @@ from pathlib import Path
 from builder.digest import StatCache, total_digest
 from builder.disk import clear_away, exchange, inherit, move, private_directory, take_out
 from builder.errors import BuildError, Where
-from builder.untrusted import read_bounded
+from builder.untrusted import open_regular, read_bounded
 
 # In the staging directory: what is about to appear where no lock knows of it. No model has this name.
 _PLACED = ".placed"
+# How templates/config.pbtxt.j2 begins.
+_RENDERED = b"# Rendered by tritonsmith"
 
 
 @contextmanager
@@ -140,6 +142,21 @@ def is_what_was_built(directory: Path, files: Mapping[str, str], stats: StatCach
     return model_files(directory, stats) == dict(files)
 
 
+def has_trace_of_build(directory: Path, there: Mapping[str, str], locked: Mapping[str, str]) -> bool:
+    """Whether a directory that the lock tells of may be a build's, however it was damaged: it has no file in it, one
+    file as the lock says, or a config.pbtxt that was rendered; there: what `model_files` gives of it.
+
+    Without any of these it is the user's, whatever a lock file says that came with a pull request.
+    """
+    if not any(there.values()) or any(d and there.get(name) == d for name, d in locked.items()):
+        return True
+    try:
+        with open_regular(directory / "config.pbtxt") as file:
+            return file.read(len(_RENDERED)) == _RENDERED
+    except OSError:
+        return False
+
+
 def remove_model(repository: Path, name: str, staging: Path) -> None:
     """Takes a model out of the repository in one rename."""
     if os.path.lexists(repository / name):
@@ -170,7 +187,7 @@ def refuse_foreign_model(repository: Path, name: str, ours: bool) -> None:
     """BuildError when a directory of that name is there which no build of this spec made."""
     if not ours and os.path.lexists(repository / name):
         raise BuildError(
-            f"{repository / name} is there, but this spec's lock file does not know it",
+            f"{repository / name} is there, and no build of this spec made it",
             code="foreign_model",
             where=Where(repository / name),
             fix="move it away, rename the model, or pass --overwrite",

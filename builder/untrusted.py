@@ -209,7 +209,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def json_value(text: str | bytes, infinite: bool = False) -> Any:
-    """JSON → values; ValueError for what is none, is nested deeper than 200, is not UTF-8 or has lone surrogates, has
+    """JSON → values; ValueError for what is none, is nested deeper than some 200, is not UTF-8 or has lone surrogates, has
     NaN, Infinity (unless infinite) or what would become it, or a name twice."""
     try:
         value = json.loads(

@@ -257,7 +257,7 @@ def load_records(path: Path) -> RequestRecords:
             "not a record file",
             code="record_format",
             where=Where(path),
-            seen=f"{type(error).__name__}: {error}",
+            seen=f"{type(error).__name__}: {error!s:.300}",
             fix="pass a file written by `tritonsmith load --output FILE`",
         ) from error
 

@@ -37,7 +37,7 @@ def earlier_run(directory: Path) -> Earlier:
         before = typed(Earlier(start.get("spec", {}), start.get("content", {})))
     except (OSError, *MALFORMED) as error:
         raise UsageError(
-            f"the earlier run cannot be read: {error}",
+            f"the earlier run cannot be read: {type(error).__name__}: {error!s:.300}",
             code="run_damaged",
             where=Where(path),
             fix="begin anew without --resume",

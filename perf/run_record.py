@@ -233,7 +233,9 @@ def load_run(directory: Path) -> RunResult:
             return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
     except (OSError, *MALFORMED) as error:
         raise UsageError(
-            f"the run cannot be read: {error}", code="run_damaged", where=Where(directory)
+            f"the run cannot be read: {type(error).__name__}: {error!s:.300}",
+            code="run_damaged",
+            where=Where(directory),
         ) from error
     raise UsageError(
         "there is no run here",

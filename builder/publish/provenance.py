@@ -76,7 +76,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 def sweep_evidence(spec: RepositorySpec, model: str) -> Any:
     """What `tritonsmith apply` left beside the spec for the model; None when it left nothing."""
     try:
-        return json_value(read_bounded(spec.root / _EVIDENCE / f"{model}.json"))
+        return json_value(read_bounded(spec.root / _EVIDENCE / f"{model}.json"), infinite=True)
     except (OSError, ValueError):
         return None
 

@@ -60,7 +60,10 @@ def _socket(path: Path) -> None:
 
 
 def _text(text: bytes) -> Damage:
-    return _instead(lambda path: path.write_bytes(text) and None)
+    def write(path: Path) -> None:
+        path.write_bytes(text)
+
+    return _instead(write)
 
 
 DEEP = b"[" * 100_000

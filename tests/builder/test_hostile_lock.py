@@ -200,6 +200,32 @@ def test_an_extra_model_that_no_build_made_stays_with_a_warning(
     assert "0 of 2" in run("plan", code=0) or "up-to-date" in run("plan", code=0)
 
 
+def test_a_directory_of_the_users_is_not_replaced_because_a_lock_and_a_spec_name_it(
+    project: Project, run: Run
+) -> None:
+    edit(project, _extra("victim"))
+    project.write({"m": 2.0, "n": 2.0, "victim": 2.0})
+    assert "foreign_model" in run("build", code=1)
+    assert_canaries(project)
+    run("build", "--overwrite", code=0)
+    assert (project.root / "model_repository" / "victim" / "1" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("damage", ["config.pbtxt", "1/model.onnx", "all files", "the directory"])
+def test_a_model_of_ours_is_repaired_however_it_was_damaged(project: Project, run: Run, damage: str) -> None:
+    directory = project.root / "model_repository" / "m"
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    if damage == "the directory":
+        shutil.rmtree(directory)
+    elif damage == "all files":
+        for path in before:
+            path.unlink()
+    else:
+        (directory / damage).write_text("damaged")
+    run("build", code=0)
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == before
+
+
 def test_a_file_or_a_link_in_the_repository_is_no_model_of_ours(project: Project, run: Run) -> None:
     repository = project.root / "model_repository"
     (repository / "file").write_text("mine")

@@ -19,8 +19,8 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Overfl
 def typed(value: T) -> T:
     """The dataclass with the ones in it; whole numbers become floats where those are wanted."""
     try:
-        dataclass: Any = value
-        return cast(T, _adapter(type(dataclass)).validate_python(asdict(dataclass)))
+        kind: Any = type(value)
+        return cast(T, _adapter(kind).validate_python(asdict(cast(Any, value))))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
 

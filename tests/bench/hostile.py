@@ -456,8 +456,8 @@ def _watched() -> Iterator[None]:
 @contextmanager
 def _surroundings(area: Path) -> Iterator[None]:
     """Home, temporary files and caches lie in the area."""
-    for name in ("home", "tmp"):
-        (area / name).mkdir(exist_ok=True)
+    for name in ("home/.cache", "tmp"):
+        (area / name).mkdir(parents=True, exist_ok=True)
     own = {
         "HOME": str(area / "home"),
         "TMPDIR": str(area / "tmp"),
@@ -520,7 +520,7 @@ def text_of_failures(outcomes: Sequence[Outcome], *, whole: bool = False) -> str
             )
             place = " < ".join(f"{file}:{line} {function}" for file, line, function in frames[:-5:-1])
             what = failure if place else re.sub(r"[0-9a-f]{12,}|[\d.]+ s", "…", failure)[:80]
-            groups.setdefault(f"{place} {what.split(':')[1] if place else what}", []).append(
+            groups.setdefault(f"{place} {what.partition(': ')[2][:40] if place else what}", []).append(
                 (outcome, failure)
             )
     lines = []

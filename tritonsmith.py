@@ -29,6 +29,14 @@ except KeyboardInterrupt:
     sys.exit(_INTERRUPTED)
 
 
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+_DISK_FIXES = {
+    **dict.fromkeys(_ROOM, "free space or permissions"),
+    **dict.fromkeys(_IN_THE_WAY, "move away the file or link that lies where a directory should be"),
+}
+
+
 class _Passed(BaseException):
     """Carries an error past Typer, which would answer it in its own way: silently, and with other exit codes."""
 
@@ -138,11 +146,11 @@ def _run(arguments: list[str]) -> int:
         )
         return ToolError.exit_code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        fix = _DISK_FIXES.get(error.errno or 0)
+        if fix is None:
             raise
         note(
-            f"error[disk]: {error.strerror}: {error.filename}\n"
-            "  fix:   free space or permissions, then run the same command again"
+            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   {fix}, then run the same command again"
         )
         return 1
 

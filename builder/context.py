@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import check_source
 from builder.cache import Cache
-from builder.errors import UsageError, nearest
+from builder.errors import UsageError, Where, nearest
 from builder.lint.target import Target
 from builder.lock import Lock, lock_path, read_lock
 from builder.observe import observe
@@ -83,8 +84,23 @@ class Context:
 
 
 def repository_of(options: BuildOptions) -> Path:
-    """The directory to build: as asked, or model_repository/ beside the spec."""
-    return (options.repository or options.spec.resolve().parent / "model_repository").absolute()
+    """The directory to build: as asked, or model_repository/ beside the spec; UsageError when that is a link.
+
+    A link comes with a pull request as a lock file does, and together they would name any directory as ours.
+    """
+    if options.repository is not None:
+        return options.repository.absolute()
+    beside = options.spec.resolve().parent / "model_repository"
+    if beside.is_symlink():
+        target = beside.readlink()
+        raise UsageError(
+            "model_repository beside the spec is a link, and what is built in its place may be replaced",
+            code="repository_link",
+            where=Where(beside),
+            seen=f"-> {target}",
+            fix=f"--repository {shlex.quote(str(target))}, if that directory is meant",
+        )
+    return beside
 
 
 def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:

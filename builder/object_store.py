@@ -81,11 +81,11 @@ class ObjectStore:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of those that are there, fetched at once."""
-        paths = {self._path(key): key for key in keys}
-        if not paths:
+        if not keys:
             return {}
         if self._is_local:
             return {key: data for key in keys if (data := self._local_or_empty(key)) is not None}
+        paths = {self._path(key): key for key in keys}
         with self._told("read", keys[0]):
             found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
             return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
@@ -306,7 +306,20 @@ class ObjectStore:
     def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
+        if self._is_local:
+            self._refuse_link(key)
         return posixpath.join(self.root, key) if key else self.root
+
+    def _refuse_link(self, key: str) -> None:
+        """BuildError `store_object` for a link on the way: an object would be written or deleted wherever it leads."""
+        for above in PurePosixPath(key).parents[:-1]:
+            if Path(self.root, above).is_symlink():
+                raise BuildError(
+                    f"{posixpath.join(self.url, key)} lies behind a link, which no store makes: {above}",
+                    code="store_object",
+                    where=Where(Path(self.root, above)),
+                    fix="remove the link",
+                )
 
     def _same(self, path: str, paths: dict[str, str]) -> str:
         """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from builder.disk import replacing
-from builder.errors import SpecError, TritonsmithError, UsageError, nearest
+from builder.errors import SpecError, TritonsmithError, UsageError, Where, nearest
 from builder.shown import one_line
 from builder.spec import ModelSpec, RepositorySpec, load_spec
+from builder.untrusted import inside
 from builder.yaml_source import read_yaml
 from perf import config_path
 from perf.objective import OBJECTIVES
@@ -107,7 +108,7 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
         edits |= dict(_serve(model, arm.variant))
     for other, settings in others:
         edits |= dict(_edits(spec, other, settings, arm.others.get(other.name, {})))
-    evidence_path = path.parent / EVIDENCE / f"{model.name}.json"
+    evidence_path = _evidence_path(path.parent, model.name)
     text = before
     try:
         for keys, value in edits.items():
@@ -131,6 +132,19 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
         evidence_of(run, arm, edits, moment),
         tuple(_notes(run, arm, model)),
     )
+
+
+def _evidence_path(root: Path, model: str) -> Path:
+    """Where the evidence goes; UsageError when evidence/ is a link: a file of that name may be there that is not ours."""
+    try:
+        return inside(root, f"{EVIDENCE}/{model}.json")
+    except ValueError as error:
+        raise UsageError(
+            f"the evidence cannot be written beside the spec: {error}",
+            code="evidence_link",
+            where=Where(root / EVIDENCE),
+            fix="make evidence/ a directory of its own",
+        ) from None
 
 
 def write(plan: Application) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,28 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
 
 from builder.disk import replacing
 from builder.errors import UsageError, Where
-from builder.untrusted import json_value, open_regular
+from builder.npz import read_npz
+from builder.untrusted import json_value
+from perf.schedule import load_from_dict
+from perf.typed import MALFORMED, typed
 
 FORMAT = "tritonsmith.records/1"
-_MAX_BYTES = 64 << 30
-# What zipfile and numpy raise for a file that is damaged, encrypted, or lies about its sizes.
-_NO_RECORDS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-)
+# No clock of a machine comes near these, and sums of them stay in an int64.
+_LAST_NS = 1 << 62
+_MOST_ROWS = 1 << 31
 OK = 0
 """The status of a request that was answered without an error."""
 
@@ -245,31 +234,25 @@ def save_records(records: RequestRecords, path: Path) -> None:
 def load_records(path: Path) -> RequestRecords:
     """The inverse of save_records; UsageError when the file is missing or is not a record file."""
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
-                raise ValueError(f"its columns have more than {_MAX_BYTES >> 30} GiB")
-            header = json_value(archive.read("header.json"), infinite=True)
-            seen = header.pop("format", None)
-            if seen != FORMAT:
-                raise UsageError(
-                    "not a record file of this version",
-                    code="record_format",
-                    where=Where(path),
-                    seen=seen,
-                    valid=[FORMAT],
-                )
-            members = archive.namelist()
-            there = [*_COLUMNS, *(name for name in _STREAMING if f"{name}.npy" in members)]
-            columns = {
-                name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False) for name in there
-            }
-        _check_columns(columns)
+        members = read_npz(path)
+        header = json_value(members["header.json"], infinite=True)
+        seen = header.pop("format", None)
+        if seen != FORMAT:
+            raise UsageError(
+                "not a record file of this version",
+                code="record_format",
+                where=Where(path),
+                seen=seen,
+                valid=[FORMAT],
+            )
         known = {f.name for f in fields(RecordHeader)}
-        values = {key: value for key, value in header.items() if key in known}
-        told = TypeAdapter(RecordHeader).validate_python(values)
+        read = typed(RecordHeader(**{key: value for key, value in header.items() if key in known}))
+        typed(load_from_dict(read.load))
+        there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
+        return _checked(RequestRecords(read, **{name: members[name] for name in there}))
     except FileNotFoundError as error:
         raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error
-    except _NO_RECORDS as error:
+    except (OSError, *MALFORMED) as error:
         raise UsageError(
             "not a record file",
             code="record_format",
@@ -277,13 +260,15 @@ def load_records(path: Path) -> RequestRecords:
             seen=f"{type(error).__name__}: {error!s:.300}",
             fix="pass a file written by `tritonsmith load --output FILE`",
         ) from error
-    return RequestRecords(told, **columns)
 
 
-def _check_columns(columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """ValueError for columns of other types or different lengths."""
-    types = {**_COLUMNS, **_STREAMING}
-    rows = len(columns["sent_ns"]) if columns["sent_ns"].ndim == 1 else -1
-    for name, column in columns.items():
-        if column.shape != (rows,) or column.dtype != types[name]:
-            raise ValueError(f"column {name} is {column.dtype} {list(column.shape)}")
+def _checked(records: RequestRecords) -> RequestRecords:
+    """The records, whose every status has a reason and every payload a size; ValueError for others."""
+    header = records.header
+    if not all(0 < size <= _MOST_ROWS for size in header.batch_sizes):
+        raise ValueError("batch_sizes are not those of requests")
+    last = {"status": len(header.reasons) - 1, "payload_index": len(header.batch_sizes) - 1}
+    for name, column in records.columns().items():
+        if len(column) and (column.min() < 0 or column.max() > last.get(name, _LAST_NS)):
+            raise ValueError(f"column {name} goes from {column.min()} to {column.max()}")
+    return records

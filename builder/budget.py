@@ -86,13 +86,21 @@ def machine_cpus() -> int:
     return count
 
 
-def free_memory_bytes() -> int:
-    """Memory that is free now, within the container's limit."""
+def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
+    """Memory that new processes may take now: the machine's, or the control group's (v2 or v1) when that is less.
+
+    A group's use counts the files that it read; those that nobody uses any more (inactive_file) give way, as for the
+    working set that Kubernetes goes by.
+    """
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+    for group, limit, used, inactive in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # no such group, or no limit ("max")
+            most = int((group / limit).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(free, most - int((group / used).read_text()) + int(stat[inactive]))
     return max(free, 0)

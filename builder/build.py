@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from builder.console import note
 from builder.context import BuildOptions, Context, context_of, plan_build, reference_samples_path
 from builder.errors import GateError, TritonsmithError, Where
 from builder.execution import Executor, LocalExecutor, Tell, Watch
@@ -54,14 +57,22 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     if options.artifacts_only:
         return _make_artifacts(context, plan, tell)
     with exclusive(context.repository) as staging:
-        # Another build may have run while this one waited.
+        # Another build may have run while this one waited, and the spec and its sources may have been edited.
         context = context_of(options)
         plan = context.plan()
+        if options.locked:
+            _refuse_unlocked(context, plan)
         run = _Run(context, plan, staging, Watch(len(context.observed), tell or (lambda progress: None)))
         run.build()
         for action in plan.actions:
             if action.kind == "remove":
                 remove_model(context.repository, action.model, staging)
+            elif action.kind == "forget":
+                place = context.repository / action.model
+                note(
+                    f"warning: {place} is not what was built, so it stays, and the lock file forgets it; if nothing"
+                )
+                note(f"  needs it: rm -r {shlex.quote(str(place))}")
         write_lock(lock_path(context.spec.path), run.lock())
     context.cache.stats.save()
     return BuildResult(context.repository, plan, run.outcomes())
@@ -99,7 +110,7 @@ def _of_artifacts(context: Context, spec: ModelSpec, future: Future[Made]) -> Mo
     except TritonsmithError as error:
         return _failed_or_stopped(context, spec, error)
     told = variant_outcomes(spec, made.variants, None)
-    rows = {} if made.rows is None else made.rows.as_dict()
+    rows: Mapping[str, Any] = {} if made.rows is None else made.rows.as_dict()
     return ModelOutcome(spec.name, "cached", 1, made.base.directory, made.seconds, {}, None, told, rows)
 
 
@@ -245,7 +256,7 @@ class _Run:
 def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:
     entry = context.lock.models[spec.name]
     directory = context.repository / spec.name
-    return ModelOutcome(spec.name, "up-to-date", 1, directory, 0.0, entry.accuracy, rows=entry.rows)
+    return ModelOutcome(spec.name, "up-to-date", 1, directory, 0.0, entry.accuracy, rows=entry.rows or {})
 
 
 def _not_built(context: Context, spec: ModelSpec) -> ModelOutcome:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from builder.outcome import ELSEWHERE, UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
 from builder.plan import BuildPlan
+from builder.text_layout import named_lines, shortened, wrapped
 
 # More models that were up to date than this are counted instead of listed.
 _LISTED = 20
 
 
-def text_of_build(result: BuildResult) -> str:
-    """One line a model and a closing line."""
-    width = max((len(o.model) for o in result.outcomes), default=0)
-    lines: list[str] = []
+def text_of_build(result: BuildResult, width: int | None = None) -> str:
+    """One line a model and a closing line. width: of the terminal; None where there is none."""
+    longest = max((len(o.model) for o in result.outcomes), default=0)
     fresh = [o for o in result.outcomes if o.action == "up-to-date"]
-    for outcome in result.outcomes:
-        if outcome.action != "up-to-date" or len(fresh) <= _LISTED:
-            lines += _model_lines(outcome, result.plan, width)
+    shown = [o for o in result.outcomes if o.action != "up-to-date" or len(fresh) <= _LISTED]
+    lines = named_lines(
+        lambda room: [line for o in shown for line in _model_lines(o, result.plan, room, width)],
+        longest,
+        width,
+    )
     if len(fresh) > _LISTED:
         lines.append(f"{len(fresh)} models up-to-date")
     changed = sum(o.action not in UNCHANGED for o in result.outcomes)
@@ -42,11 +45,11 @@ def text_of_build(result: BuildResult) -> str:
     return "\n".join([*lines, f"{summary}: {result.repository}"])
 
 
-def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str]:
+def _model_lines(outcome: ModelOutcome, plan: BuildPlan, room: int, width: int | None) -> list[str]:
     first = next((a.reason for a in plan.actions_of(outcome.model) if a.reason is not None), None)
     deviation = outcome.accuracy.get("relative_l2")
     parts = [
-        f"{outcome.model.ljust(width)}  {outcome.action:<10}",
+        f"{shortened(outcome.model, room).ljust(room)}  {outcome.action:<10}",
         f"{outcome.seconds:6.1f} s",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if first is None else f"({first.value})",
@@ -54,11 +57,12 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, width: int) -> list[str
     lines = ["  ".join(p for p in parts if p)]
     told = _rows_line(outcome)
     if told:
-        lines.append(f"{' ' * (width + 2)}{told}")
+        lines += wrapped(f"{' ' * (room + 2)}{told}", width, hang=room + 2).split("\n")
     longest = max((len(v.variant) for v in outcome.variants), default=0)
     for variant in outcome.variants:
-        lines.append(_variant_line(variant, width, longest, outcome.action))
-        lines += [f"{' ' * (width + 6)}{finding}" for finding in variant.judged.findings]
+        lines.append(_variant_line(variant, room, longest, outcome.action))
+        for finding in variant.judged.findings:
+            lines += wrapped(f"{' ' * (room + 6)}{finding}", width).split("\n")
     return lines
 
 
@@ -82,11 +86,11 @@ def _is_missing(variant: VariantOutcome, model_action: str) -> bool:
     return variant.error is not None and not is_elsewhere
 
 
-def _variant_line(variant: VariantOutcome, width: int, longest: int, model_action: str) -> str:
+def _variant_line(variant: VariantOutcome, room: int, longest: int, model_action: str) -> str:
     deviation, cosine = variant.accuracy.get("relative_l2"), variant.accuracy.get("cosine")
     action = variant.action if variant.error is None or _is_missing(variant, model_action) else "elsewhere"
     parts = [
-        f"{' ' * width}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {action:<10}",
+        f"{' ' * room}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
         "" if variant.judged.passed else "refused",

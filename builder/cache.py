@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.cache_entry import RECORD, Entry, entry_from_text, text_of_entry
+from builder.cache_entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
+from builder.cache_record import Kind, checked_record
 from builder.cache_session import Session, locked_file
 from builder.console import note
-from builder.digest import StatCache, digest_of_file, digest_of_value, write_atomically
+from builder.digest import StatCache, digest_of_file, digest_of_value
+from builder.disk import adopt, clear_away, delete, move, take_out, write_atomically
+from builder.errors import BuildError
 from builder.remembered import (
     dependencies_from_text,
     parse_record_name,
@@ -32,6 +34,7 @@ from builder.remembered import (
     text_of_record,
 )
 from builder.shared_cache import SharedCache
+from builder.untrusted import fault_of_relative_path, read_bounded
 
 USED_EVERY_S = 3600.0
 """An entry's last use is noted no more often than this."""
@@ -79,16 +82,16 @@ class Cache:
         self._one_at_a_time: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._is_settled = shared is None
 
-    def get(self, key: str) -> Artifact | None:
+    def get(self, key: str, kind: Kind | None = None) -> Artifact | None:
         """The artifact, from the shared cache if need be; an entry whose files do not match their digests is removed.
 
-        A damaged entry is a miss with a warning.
+        A damaged entry, or one whose record is not of this kind of action, is a miss with a warning.
         """
         self._begin()
         with self._lock(key):
-            artifact = self._local(key)
+            artifact = self._local(key, kind)
             if artifact is None and self.shared is not None:
-                artifact = self._fetched(key, self.shared)
+                artifact = self._fetched(key, kind, self.shared)
         return artifact
 
     def has(self, key: str) -> bool:
@@ -106,6 +109,8 @@ class Cache:
         """
         self._begin()
         paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+        for path in paths:
+            _check_name(path.relative_to(made).as_posix(), what)
         files = {path.relative_to(made).as_posix(): digest_of_file(path) for path in paths}
         size_bytes = sum(path.stat().st_size for path in paths)
         with self._lock(key):
@@ -120,7 +125,7 @@ class Cache:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            clear_away(directory)
 
     def remember(self, request: str, dependencies: Iterable[str], key: str) -> None:
         """Notes that `request` read dependencies of these names and made `key`."""
@@ -151,8 +156,8 @@ class Cache:
                     newest[name.names] = max(newest.get(name.names, place), place)
         remembered = []
         for _, path in sorted(newest.values(), reverse=True):
-            with suppress(OSError):
-                dependencies = dependencies_from_text(Path(path).read_bytes())
+            with suppress(OSError, ValueError):
+                dependencies = dependencies_from_text(read_bounded(Path(path)))
                 if dependencies is not None:
                     remembered.append(dependencies)
         return remembered
@@ -179,16 +184,16 @@ class Cache:
 
         unused_since_s: its last use as it was seen; an entry used since is put back. False: it was.
         """
-        directory, grave = self.directory(key), self._opened_session().workspace() / key
+        directory, grave = self.directory(key), self._opened_session().workspace()
         try:
-            directory.rename(grave)
+            taken = take_out(directory.parent, key, into=grave)
             with suppress(FileNotFoundError):
-                if unused_since_s is not None and (grave / RECORD).stat().st_mtime > unused_since_s:
-                    grave.rename(directory)
+                if unused_since_s is not None and (taken / RECORD).stat().st_mtime > unused_since_s:
+                    move(taken, directory.parent, key)
                     return False
             return True
         finally:
-            shutil.rmtree(grave.parent, ignore_errors=True)
+            clear_away(grave)
 
     def close(self) -> None:
         """Ends this process's claim on the cache before the process does."""
@@ -198,32 +203,43 @@ class Cache:
             session.close()
 
     def directory(self, key: str) -> Path:
-        """Where the local cache has, or would have, an entry."""
+        """Where the local cache has, or would have, an entry; ValueError for what is no key."""
+        if not is_digest(key):
+            raise ValueError(f"{key!r:.80} is no key of a cache")
         return self.root / "artifacts" / key[:2] / key
 
-    def _local(self, key: str) -> Artifact | None:
+    def _local(self, key: str, kind: Kind | None = None) -> Artifact | None:
         directory = self.directory(key)
         try:
             _note_use(directory / RECORD)
-            entry = entry_from_text((directory / RECORD).read_bytes(), key)
+            entry = entry_from_text(read_bounded(directory / RECORD), key)
+            record = entry.record if kind is None else checked_record(kind, entry.record, entry.files)
             for name, digest in entry.files.items():
                 if self.stats.digest(directory / name) != digest:
                     raise ValueError(f"{name} does not match its digest")
         except FileNotFoundError as error:
-            if directory.is_dir():
+            if os.path.lexists(directory):
                 self.discard(key, f"{Path(error.filename or '').name} is missing")
             return None
-        except (OSError, ValueError, TypeError) as error:
-            self.discard(key, str(error))
+        except (OSError, ValueError) as error:
+            if os.path.lexists(directory):
+                self.discard(key, str(error))
             return None
-        return Artifact(key, directory, entry.files, entry.record)
+        return Artifact(key, directory, entry.files, record)
 
-    def _fetched(self, key: str, shared: SharedCache) -> Artifact | None:
+    def _fetched(self, key: str, kind: Kind | None, shared: SharedCache) -> Artifact | None:
         if not shared.has(key):
             return None
         with self.workspace() as made:
-            entry = shared.download(key, made)
-            return None if entry is None else self._take_in(made, entry)
+            entry = shared.download(key, made, kind)
+            if entry is None:
+                return None
+            taken = self._take_in(made, entry)
+            return (
+                taken
+                if kind is None
+                else replace(taken, record=checked_record(kind, taken.record, taken.files))
+            )
 
     def _take_in(self, made: Path, entry: Entry) -> Artifact:
         """Moves verified files into place; whoever was first with this key stays, if whole."""
@@ -261,7 +277,7 @@ class Cache:
             marker.parent.mkdir(parents=True, exist_ok=True)
             with locked_file(marker, create=True):
                 if self._given(what, self.shared):
-                    marker.unlink(missing_ok=True)
+                    delete(marker)
         except BlockingIOError:
             pass  # another process is at it
         except OSError:
@@ -279,28 +295,30 @@ class Cache:
         for marker in owed:
             with suppress(OSError), locked_file(marker):
                 if self._given(marker.name, self.shared):
-                    marker.unlink(missing_ok=True)
+                    delete(marker)
 
     def _given(self, what: str, shared: SharedCache) -> bool:
         """Whether the shared cache has it now, or it is gone here."""
         kind, _, rest = what.partition(".")
+        if not is_digest(rest.partition(".")[0]):
+            return True  # no marker of ours
         if kind == "artifact":
-            artifact = self._local(rest)
+            artifact = self._local(rest) if is_digest(rest) else None
             if artifact is None:
                 return True
-            entry = entry_from_text((artifact.directory / RECORD).read_bytes(), rest)
+            entry = entry_from_text(read_bounded(artifact.directory / RECORD), rest)
             return shared.upload(entry, artifact.directory)
         request, _, file = rest.partition(".")
         name = parse_record_name(file)
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             if name is not None:
-                text = (self._requests(request) / file).read_text(encoding="utf-8")
+                text = read_bounded(self._requests(request) / file).decode()
                 return shared.remember(request, name, text)
         return True
 
     def _owed(self) -> Path:
         assert self.shared is not None
-        return self.root / "owed" / digest_of_value(self.shared.url)[:16]
+        return adopt(self.root / "owed" / digest_of_value(self.shared.url)[:16])
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -312,6 +330,15 @@ class Cache:
 
     def _requests(self, request: str) -> Path:
         return self.root / "requests" / request[:2] / request
+
+
+def _check_name(name: str, what: str) -> None:
+    """BuildError for a name that no entry may have: nobody could read it again."""
+    fault = fault_of_relative_path(name)
+    if fault is not None:
+        raise BuildError(
+            f"{what}: the name of the file {name!a} {fault}", code="file_name", fix="rename it in the source"
+        )
 
 
 def _note_use(record: Path) -> None:
@@ -332,7 +359,7 @@ def _is_text(path: Path, text: str) -> bool:
 def _is_renamed(made: Path, target: Path) -> bool:
     """False when something is there already; OSError when it cannot be done at all."""
     try:
-        made.rename(target)
+        move(made, target.parent, target.name)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False

@@ -6,10 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from pydantic.config import with_config
+from typing_extensions import NotRequired, TypedDict
 
 from builder.digest import digest_of_bytes
+from builder.untrusted import STRICT, RelativePath, Sha256, parsed, refuse_files_below_files
 
 FORMAT = 1
 RECORD = "artifact.json"
@@ -48,28 +53,47 @@ def text_of_entry(entry: Entry) -> str:
     return _text({**content, "digest": digest_of_bytes(_text(content).encode())})
 
 
+_Number = Annotated[float, Field(ge=0, lt=1e12)]
+
+
+@with_config(STRICT)
+class _File(TypedDict):
+    format: Literal[1]
+    key: Sha256
+    what: NotRequired[Annotated[str, Field(max_length=1000)]]
+    size_bytes: NotRequired[Annotated[int, Field(ge=0, lt=2**63)]]
+    created_s: NotRequired[_Number]
+    files: dict[RelativePath, Sha256]
+    record: dict[str, Any]
+    digest: NotRequired[Sha256]
+
+
+@cache
+def _adapter() -> TypeAdapter[_File]:
+    return TypeAdapter(_File)
+
+
 def entry_from_text(text: str | bytes, key: str) -> Entry:
-    """The entry of this key; ValueError when the text is anything else, or names files outside its directory."""
-    data = json.loads(text)
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("key") != key:
-        raise ValueError("another format or key")
+    """The entry of this key; ValueError when the text is anything else, or names files outside its directory.
+
+    The record is JSON, and no more is known of it: see builder.cache_record.
+    """
+    # What answers NaN is infinitely far off, and an older tritonsmith wrote it so.
+    data = parsed(_adapter(), text, infinite=True)
+    if data["key"] != key:
+        raise ValueError("another key")
     # Entries of older versions have none.
     digest = data.pop("digest", None)
     if digest is not None and digest != digest_of_bytes(_text(data).encode()):
         raise ValueError(f"{RECORD} does not match its own digest")
-    files, record = data.get("files"), data.get("record")
-    if not isinstance(files, dict) or not isinstance(record, dict):
-        raise ValueError("no files or no record")
-    for name, digest in files.items():
-        if not _is_inside(name) or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise ValueError(f"not a file of an entry: {name!r}")
+    refuse_files_below_files([*data["files"], RECORD])
     return Entry(
         key,
-        files,
-        record,
-        str(data.get("what", "")),
-        int(data.get("size_bytes", 0)),
-        float(data.get("created_s", 0.0)),
+        data["files"],
+        data["record"],
+        data.get("what", ""),
+        data.get("size_bytes", 0),
+        data.get("created_s", 0.0),
     )
 
 
@@ -80,8 +104,3 @@ def _text(content: Mapping[str, Any]) -> str:
 def is_digest(text: str) -> bool:
     """Whether the text is a sha256 in hex, as all keys are."""
     return _DIGEST.fullmatch(text) is not None
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name != RECORD

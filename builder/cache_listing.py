@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.cache_entry import RECORD, Entry, entry_from_text, is_digest
 from builder.object_store import ObjectStore, StoredObject
 from builder.shared_cache import ARTIFACTS, MARKER, USED, manifest_key
+from builder.untrusted import read_bounded
 
 _MANIFESTS_AT_ONCE = 1000
 
@@ -51,9 +52,9 @@ def _local(root: Path) -> Iterator[Listed]:
         with suppress(FileNotFoundError):  # removed by another gc
             used_s = directory.stat().st_mtime
             entry = None
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError):
                 used_s = (directory / RECORD).stat().st_mtime
-                entry = entry_from_text((directory / RECORD).read_bytes(), directory.name)
+                entry = entry_from_text(read_bounded(directory / RECORD), directory.name)
             size_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             created_s = entry.created_s if entry is not None and entry.created_s else used_s
             yield Listed(directory.name, entry, size_bytes, created_s, used_s)
@@ -83,7 +84,7 @@ def _entries(store: ObjectStore, keys: Sequence[str]) -> dict[str, Entry]:
     for start in range(0, len(keys), _MANIFESTS_AT_ONCE):
         some = {manifest_key(key): key for key in keys[start : start + _MANIFESTS_AT_ONCE]}
         for path, text in store.get_many(list(some)).items():
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError):
                 entries[some[path]] = entry_from_text(text, some[path])
     return entries
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import re
 import tempfile
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Workspaces without a claim: an older tritonsmith's.
-_UNCLAIMED_S = 24 * 3600.0
+from builder.disk import adopt, clear_away, delete, private_directory
+
+# As mkstemp and mkdtemp name them. A user may have made the cache where a tmp/ of their own was.
+_WORKSPACE = re.compile(r"[0-9]+-[a-z0-9_]{8}\.[a-z0-9_]{8}")
+_CLAIM = re.compile(r"[0-9]+-[a-z0-9_]{8}\.lock")
 
 
 class Session:
@@ -29,13 +31,15 @@ class Session:
         running = root / "running"
         running.mkdir(parents=True, exist_ok=True)
         self._tmp.mkdir(parents=True, exist_ok=True)
+        adopt(running)
+        adopt(self._tmp)
         self.name, handle, path = _claim(running)
         self._end = weakref.finalize(self, _release, handle, path)
         remove_leftovers(root)
 
     def workspace(self) -> Path:
         """A new private directory on the cache's file system."""
-        return Path(tempfile.mkdtemp(dir=self._tmp, prefix=f"{self.name}."))
+        return private_directory(self._tmp, f"{self.name}.")
 
     def close(self) -> None:
         """Gives the claim up."""
@@ -60,28 +64,19 @@ def running_sessions(root: Path) -> dict[str, float]:
 
 def leftovers(root: Path) -> list[Path]:
     """Workspaces of processes that are gone."""
-    found = sorted((root / "tmp").glob("*"))
+    found = sorted(path for path in (root / "tmp").glob("*") if _WORKSPACE.fullmatch(path.name))
     # Asked after the listing: a workspace is never older than its process's claim.
     alive = running_sessions(root)
-    return [path for path in found if path.name.split(".", 1)[0] not in alive and _is_claimed(path)]
-
-
-def _is_claimed(workspace: Path) -> bool:
-    """Whether it belongs to a session at all; what an older tritonsmith left counts after a day."""
-    if "." in workspace.name:
-        return True
-    with suppress(OSError):
-        return time.time() - workspace.stat().st_mtime > _UNCLAIMED_S
-    return False
+    return [path for path in found if path.name.split(".", 1)[0] not in alive]
 
 
 def remove_leftovers(root: Path) -> None:
     """Removes the workspaces of processes that are gone, then their claims."""
     for path in leftovers(root):
-        shutil.rmtree(path, ignore_errors=True)
+        clear_away(path)
     kept = {path.name.split(".", 1)[0] for path in (root / "tmp").glob("*")}
     for path in (root / "running").glob("*.lock"):
-        if path.stem not in kept:
+        if path.stem not in kept and _CLAIM.fullmatch(path.name):
             with suppress(OSError):
                 _remove_if_free(path)
 
@@ -111,11 +106,11 @@ def _claim(running: Path) -> tuple[str, int, Path]:
 
 def _release(handle: int, path: Path) -> None:
     with suppress(OSError):
-        path.unlink()
+        delete(path)
     with suppress(OSError):
         os.close(handle)
 
 
 def _remove_if_free(path: Path) -> None:
     with locked_file(path):
-        path.unlink()
+        delete(path)

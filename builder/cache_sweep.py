@@ -13,6 +13,7 @@ from builder.cache import USED_EVERY_S, Cache
 from builder.cache_entry import RECORD
 from builder.cache_listing import Listed, list_local, list_store
 from builder.cache_session import leftovers, remove_leftovers, running_sessions
+from builder.disk import adopt, delete, delete_empty
 from builder.object_store import ObjectStore, StoredObject
 from builder.remembered import parse_record_name
 from builder.shared_cache import ARTIFACTS, REQUESTS, USED, manifest_key
@@ -24,7 +25,7 @@ _UPLOAD_S = 24 * 3600.0
 _READING_S = 3600.0
 _DELETED_AT_ONCE = 16
 
-Tell = Callable[[str, int, int], None]
+Tell = Callable[[str, int, int | None], None]
 """(what is being done, steps done, steps in all)"""
 
 
@@ -90,11 +91,12 @@ def sweep_local(cache: Cache, limits: Limits, tell: Tell, *, dry_run: bool = Fal
         if dry_run or _removed(cache, entry):
             gone.append(entry)
     kept = {e.key for e in entries} - {e.key for e in gone}
+    adopt(root / "requests")
     orphans = [path for path in _records(root) if _is_orphan(path, kept, now_s)]
     for path in () if dry_run else orphans:
         with suppress(OSError):
-            path.unlink()
-            path.parent.rmdir()
+            delete(path)
+            delete_empty(path.parent)
     if not dry_run:
         cache.stats.forget_missing()
     return _swept(entries, gone, len(rest) + len(orphans), size_bytes, limits, since_s)
@@ -103,7 +105,7 @@ def sweep_local(cache: Cache, limits: Limits, tell: Tell, *, dry_run: bool = Fal
 def sweep_store(store: ObjectStore, limits: Limits, tell: Tell, *, dry_run: bool = False) -> Swept:
     """The same of a shared cache; of an entry the manifest goes first, so that nobody sees the half of one."""
     now_s = time.time()
-    tell("listing", 0, 1)
+    tell("listing", 0, None)
     listed = list_store(store)
     whole = [e for e in listed if e.entry is not None]
     since_s = now_s - _READING_S
@@ -117,7 +119,7 @@ def sweep_store(store: ObjectStore, limits: Limits, tell: Tell, *, dry_run: bool
             tell("removing entries", number, len(chosen))
             store.delete([manifest_key(entry.key)])
             _delete(store, (o.key for o in entry.objects))
-        tell("removing what was left", 0, 1)
+        tell("removing what was left", 0, None)
         _delete(store, (o.key for o in rest))
     return _swept(whole, chosen, len(rest), sum(o.size_bytes for o in rest), limits, since_s)
 

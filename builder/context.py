@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import check_source
 from builder.cache import Cache
-from builder.errors import UsageError, nearest
+from builder.errors import UsageError, Where, nearest
 from builder.lint.target import Target
 from builder.lock import Lock, lock_path, read_lock
 from builder.observe import observe
@@ -16,6 +18,7 @@ from builder.order import with_steps
 from builder.plan import BuildPlan, Observation, make_plan
 from builder.planned import check_planned
 from builder.prefetch import prefetch
+from builder.repository import is_what_was_built
 from builder.spec import RepositorySpec, load_spec
 from builder.templates import check_user_directory
 from builder.toolchain import this_toolchain
@@ -55,7 +58,11 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """All that a build looks at before it changes anything; observed: only the models asked for."""
+    """All that a build looks at before it changes anything.
+
+    observed:     only the models asked for.
+    not_as_built: models that left the spec and whose directories are not what the lock says.
+    """
 
     spec: RepositorySpec
     options: BuildOptions
@@ -64,6 +71,7 @@ class Context:
     lock: Lock
     observed: Mapping[str, Observation]
     target: Target | None
+    not_as_built: frozenset[str] = frozenset()
 
     def plan(self) -> BuildPlan:
         """What a build would do now. Models that left the spec are removed by a build of all."""
@@ -72,12 +80,27 @@ class Context:
             if self.options.models
             else self.lock.models
         )
-        return make_plan(self.observed, Lock(kept))
+        return make_plan(self.observed, Lock(kept), self.not_as_built)
 
 
 def repository_of(options: BuildOptions) -> Path:
-    """The directory to build: as asked, or model_repository/ beside the spec."""
-    return (options.repository or options.spec.resolve().parent / "model_repository").absolute()
+    """The directory to build: as asked, or model_repository/ beside the spec; UsageError when that is a link.
+
+    A link comes with a pull request as a lock file does, and together they would name any directory as ours.
+    """
+    if options.repository is not None:
+        return options.repository.absolute()
+    beside = options.spec.resolve().parent / "model_repository"
+    if beside.is_symlink():
+        target = beside.readlink()
+        raise UsageError(
+            "model_repository beside the spec is a link, and what is built in its place may be replaced",
+            code="repository_link",
+            where=Where(beside),
+            seen=f"-> {target}",
+            fix=f"--repository {shlex.quote(str(target))}, if that directory is meant",
+        )
+    return beside
 
 
 def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
@@ -103,7 +126,15 @@ def context_of(options: BuildOptions) -> Context:
     lock = read_lock(lock_path(spec.path))
     prefetch(spec, cache, this_toolchain(), asked)
     observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked)
-    return Context(spec, options, cache, repository, lock, observed, target)
+    in_spec = {model.name for model in spec.models}
+    not_as_built = frozenset(
+        name
+        for name, locked in lock.models.items()
+        if name not in in_spec
+        and os.path.lexists(repository / name)
+        and not is_what_was_built(repository / name, locked.files, cache.stats)
+    )
+    return Context(spec, options, cache, repository, lock, observed, target, not_as_built)
 
 
 def _asked(spec: RepositorySpec, models: tuple[str, ...]) -> set[str]:
@@ -126,7 +157,7 @@ def reference_samples_path(options: BuildOptions, model: str) -> Path | None:
     cache = options.cache
     assert cache is not None
     locked = read_lock(lock_path(options.spec)).models.get(model)
-    artifact = None if locked is None else cache.get(locked.key)
+    artifact = None if locked is None else cache.get(locked.key, "source")
     if artifact is None or artifact.record["samples"] is None:
         return None
     return artifact.directory / str(artifact.record["samples"])

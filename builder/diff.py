@@ -14,6 +14,7 @@ from builder.lint.check import read_paths
 from builder.lint.model import Model, Repository
 from builder.model_directory import read_model_directory
 from builder.served import without_server_defaults
+from builder.triton_proto import is_repeated
 
 Kind = Literal["added", "removed", "changed"]
 ABSENT = None
@@ -121,7 +122,7 @@ def _fields(path: str, old: Any, new: Any) -> Iterator[Change]:
         here = f"{path}.{field.name}" if path else field.name
         if _is_map(field):
             yield from _maps(field, here, getattr(old, field.name), getattr(new, field.name))
-        elif field.is_repeated:
+        elif is_repeated(field):
             yield from _lists(field, here, getattr(old, field.name), getattr(new, field.name))
         elif field.has_presence and not (old.HasField(field.name) and new.HasField(field.name)):
             left, right = (

@@ -11,11 +11,20 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from builder.disk import write_atomically
+from builder.untrusted import STRICT, Sha256, open_regular, parsed, read_bounded
+
 # A file changed within this time of being read may change again without a new mtime; git calls it "racily clean".
 _RACY_NS = 2_000_000_000
+
+_Known = tuple[int, int, int, int, Sha256]
+"""(size, mtime, ctime, inode, digest)"""
 
 
 def digest_of_value(value: Any) -> str:
@@ -30,8 +39,8 @@ def digest_of_bytes(data: bytes) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """sha256 of a file's content; OSError when it cannot be read."""
-    with path.open("rb") as file:
+    """sha256 of a regular file's content; OSError when it cannot be read or is something else."""
+    with open_regular(path) as file:
         return _hash_stream(file)
 
 
@@ -53,7 +62,7 @@ class StatCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = self._load()
-        self._learnt: dict[str, list[Any]] = {}
+        self._learnt: dict[str, _Known] = {}
         self._guard = threading.Lock()
 
     def digest(self, path: Path) -> str:
@@ -62,7 +71,7 @@ class StatCache:
         key = os.fspath(path.resolve())
         known = self._known.get(key)
         if known is not None and known[:4] == _stamp(stat):
-            return str(known[4])
+            return known[4]
         value = digest_of_file(path)
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACY_NS:
             self._note(key, stat, value)
@@ -93,19 +102,23 @@ class StatCache:
             write_atomically(self._path, json.dumps(kept, separators=(",", ":")))
 
     def _note(self, key: str, stat: os.stat_result, value: str) -> None:
-        with self._guard:
-            self._known[key] = self._learnt[key] = [*_stamp(stat), value]
+        with suppress(UnicodeEncodeError), self._guard:
+            key.encode()  # JSON has no name that is not UTF-8
+            self._known[key] = self._learnt[key] = (*_stamp(stat), value)
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> dict[str, _Known]:
         with suppress(OSError, ValueError):
-            known = json.loads(self._path.read_text())
-            if isinstance(known, dict):
-                return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 5}
+            return parsed(_adapter(), read_bounded(self._path))
         return {}
 
 
-def _stamp(stat: os.stat_result) -> list[int]:
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+@cache
+def _adapter() -> TypeAdapter[dict[str, _Known]]:
+    return TypeAdapter(dict[str, _Known], config=STRICT)
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 @contextmanager
@@ -124,19 +137,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes through a temporary name in the same directory and a rename; readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def total_digest(digests: Iterable[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -47,6 +48,19 @@ def adopt(directory: Path) -> Path:
     return directory
 
 
+def inherit(directory: Path) -> bool:
+    """Takes over what a run that was killed made with `private_directory`; False for a link, a file, another user's.
+
+    The caller knows it by its prefix, which nothing else of the user's has.
+    """
+    with suppress(OSError):
+        status = directory.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            _made.add(_place(directory))
+            return True
+    return False
+
+
 def delete(path: Path) -> None:
     """Deletes a file, a link or a whole directory of ours; nothing when it is gone. OSError when it cannot."""
     _refuse_what_is_not_ours(path)
@@ -64,11 +78,23 @@ def clear_away(path: Path) -> None:
         delete(path)
 
 
+def delete_written(path: Path) -> None:
+    """Deletes a file that a command of ours writes under this very name into a directory of the user's; nothing else."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def delete_empty(directory: Path) -> None:
+    """Deletes a directory that nothing lies in; OSError when something does."""
+    directory.rmdir()
+
+
 def move(source: Path, directory: Path, name: str) -> Path:
     """Renames something of ours to `directory / name`; ValueError for a name that leads elsewhere."""
     _refuse_what_is_not_ours(source)
     target = inside(directory, name)
     source.rename(target)
+    _made.discard(_place(source))
     return target
 
 
@@ -98,14 +124,22 @@ def exchange(ours: Path, directory: Path, name: str) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; at the end it replaces `path` in one step, after an error nothing does."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file to; it is gone at the end."""
+    # Nobody can lay a link under a name that cannot be guessed, to have it written through.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; at the end it replaces `path` in one step, after an error nothing does."""
+    with beside(path) as temporary:
+        yield temporary
+        temporary.replace(path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

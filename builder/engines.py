@@ -80,7 +80,7 @@ def _engine(
     target: EngineTarget,
 ) -> BuiltEngine:
     key = engine_key(spec, name, converted.key, target)
-    cached = cache.get(key)
+    cached = cache.get(key, "compile")
     if cached is not None:
         return BuiltEngine(target, cached, True)
     if not can_compile_here(target, this_toolchain()):
@@ -149,7 +149,7 @@ def _proof(spec: ModelSpec, name: str, converted: Artifact, repository: Reposito
     tools = this_toolchain().fingerprint("tensorrt-rtx")
     identity = variant_request(converted.key, request.identity(), tools)
     key = action_key(identity, {})
-    artifact = cache.get(key)
+    artifact = cache.get(key, "proof")
     if artifact is None:
         with cache.workspace() as made:
             result = run_compile(request, made, log_path(cache, repository, f"{spec.name}/{name}/proof"))

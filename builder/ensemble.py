@@ -69,7 +69,7 @@ def ensemble_config(spec: ModelSpec, configs: Mapping[str, Any], repository: Rep
 
 def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpec) -> None:
     """What can be told before any model is built: every step's model exists, nothing is written twice."""
-    names = sorted(set(known))
+    names = set(known)
     written: dict[str, str] = {}
     for index, step in enumerate(spec.source.steps or ()):
         where = repository.where(spec.name, "source", "steps", index)
@@ -79,7 +79,7 @@ def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpe
                 f"{spec.name}: there is no model {step.model!r}",
                 code="unknown_step_model",
                 where=where,
-                valid=() if guess else names,
+                valid=() if guess else sorted(names)[:20],
                 fix=f"did you mean {guess!r}?" if guess else None,
             )
         for tensor in step.outputs.values():

@@ -69,14 +69,15 @@ class TritonsmithError(Exception):
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.message}" if self.where else self.message]
-        lines += [f"  {line}" for line in self.details]
+        # What others wrote may have lines of its own: none of them begins where ours do.
+        lines = [_indented(f"{self.where}: {self.message}" if self.where else self.message, 4)]
+        lines += [f"  {_indented(line, 4)}" for line in self.details]
         if self.seen is not None:
-            lines.append(f"  seen:  {self.seen}")
+            lines.append(f"  seen:  {_indented(shortened(str(self.seen), _MAX_SEEN), 9)}")
         if self.valid:
-            lines.append(f"  valid: {', '.join(str(v) for v in self.valid)}")
+            lines.append(f"  valid: {_indented(', '.join(str(v) for v in self.valid), 9)}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {_indented(self.fix, 9)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,12 +91,16 @@ class TritonsmithError(Exception):
             "code": self.code,
             "message": self.message,
             "where": None if self.where is None else str(self.where),
-            "seen": None if self.seen is None else str(self.seen),
+            "seen": None if self.seen is None else shortened(str(self.seen), _MAX_SEEN),
             "valid": [str(v) for v in self.valid],
             "fix": self.fix,
             "details": list(self.details),
             "exit_code": self.exit_code,
         }
+
+
+def _indented(text: object, columns: int) -> str:
+    return str(text).replace("\n", "\n" + " " * columns)
 
 
 def _error_of(kind: type[TritonsmithError], message: str, others: dict[str, Any]) -> TritonsmithError:
@@ -150,7 +155,22 @@ class GateError(TritonsmithError):
     exit_code = 4
 
 
+_MAX_SEEN = 1000
+
+
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, or its beginning and how long it is: a value may have megabytes."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+_MAX_WORD_LENGTH = 200
+
+
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """The valid word most like `word`, or None when nothing is close."""
-    matches = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
+    if len(word) > _MAX_WORD_LENGTH:  # the comparison takes the square of the length
+        return None
+    matches = difflib.get_close_matches(
+        word, [v for v in valid if len(v) <= _MAX_WORD_LENGTH], n=1, cutoff=0.6
+    )
     return matches[0] if matches else None

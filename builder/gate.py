@@ -32,6 +32,9 @@ _WHY_EMULATED: Mapping[str, str] = {
 }
 
 
+Answers = Mapping[str, "Array"] | None
+"""A runtime's outputs for one sample; None where it failed, so that answers stay beside their sample."""
+
 LAYERS_KEPT = 20
 """Rows of the per-layer comparison that are recorded."""
 
@@ -44,24 +47,28 @@ def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
     """
     samples = _answered(request)
     runs, findings, layers_of = _runs(request, scratch)
-    outputs: dict[str, list[Mapping[str, Array]]] = {}
+    outputs: dict[str, list[Answers]] = {}
     deviations: dict[str, list[Deviation]] = {}
     for runtime, run in runs:
         answers, found = _run(run, runtime, samples, request)
         outputs[runtime], deviations[runtime] = answers, found
     findings += _differences(outputs, request)
     counted = [name for name, _ in runs if name != OPTIMISED or request.served_by == "onnxruntime"]
+    told = [] if OPTIMISED in counted else [d for d in deviations.get(OPTIMISED, []) if not d.passed]
     findings += [
         f"{OPTIMISED}: {d.output}, sample {d.sample}: {', '.join(d.violations)} (TensorRT reads the graph as written)"
-        for d in deviations.get(OPTIMISED, [])
-        if OPTIMISED not in counted and not d.passed
-    ][:3]
+        for d in sorted(told, key=lambda d: d.failure is None)[:3]
+    ]
     report = report_from_deviations([d for name in counted for d in deviations[name]], len(samples))
     metric = _metric(request, samples, {name: outputs[name] for name in counted})
     failed = not report.passed or not all(value.passed for value in metric)
     layers: tuple[LayerLoss, ...] = ()
     if failed or request.always_layers:
-        layers = layer_losses(Path(request.source), layers_of, samples[0].inputs)
+        answered = (s for i, s in enumerate(samples) if all(a[i] is not None for a in outputs.values()))
+        try:
+            layers = layer_losses(Path(request.source), layers_of, next(answered, samples[0]).inputs)
+        except Exception as error:  # the verdict stands without it
+            findings.append(f"which layers lose most cannot be told: {_one_line(error)}")
     exclude = suggested_exclude(layers, request.candidates)
     return GateResult(report, metric, tuple(findings), layers[:LAYERS_KEPT], exclude)
 
@@ -134,17 +141,18 @@ def _emulation(path: Path, precision: str, scratch: Path) -> Path:
 
 def _run(
     run: Runner, runtime: str, samples: Sequence[Sample], request: GateRequest
-) -> tuple[list[Mapping[str, Array]], list[Deviation]]:
-    answers: list[Mapping[str, Array]] = []
+) -> tuple[list[Answers], list[Deviation]]:
+    answers: list[Answers] = []
     found: list[Deviation] = []
     halves = {t.name for t in read_graph(Path(request.candidate)).inputs if t.dtype.numpy == "float16"}
     for sample in samples:
         try:
             given = run(_as_taken(sample.inputs, halves))
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = _one_line(error)
             failed = {n: Deviation(n, float("inf"), -1.0, float("inf"), reason) for n in sample.outputs}
             found += [_labelled(d, runtime, sample, request) for d in failed.values()]
+            answers.append(None)
             continue
         # fp16 outputs of a variant without fp32 I/O are judged by their values.
         answer = {
@@ -164,6 +172,10 @@ def _run(
     return answers, found
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
 def _labelled(deviation: Deviation, runtime: str, sample: Sample, request: GateRequest) -> Deviation:
     return replace(deviation, runtime=runtime, sample=sample.label, bounds=request.bounds)
 
@@ -175,12 +187,13 @@ def _as_taken(inputs: Mapping[str, Array], halves: Set[str]) -> Mapping[str, Arr
     return {name: a.astype(np.float16) if name in halves else a for name, a in inputs.items()}
 
 
-def _differences(outputs: Mapping[str, Sequence[Mapping[str, Array]]], request: GateRequest) -> list[str]:
-    """A sentence when the optimised graph answers otherwise than the graph as written."""
-    optimised, written = outputs.get(OPTIMISED, ()), outputs.get(AS_WRITTEN, ())
+def _differences(outputs: Mapping[str, Sequence[Answers]], request: GateRequest) -> list[str]:
+    """A sentence when the optimised graph answers otherwise than the graph as written, on samples that both answered."""
+    if OPTIMISED not in outputs or AS_WRITTEN not in outputs:
+        return []
     worst: Deviation | None = None
-    for one, other in zip(optimised, written, strict=False):
-        for deviation in compare(one, other):
+    for one, other in zip(outputs[OPTIMISED], outputs[AS_WRITTEN], strict=True):
+        for deviation in () if one is None or other is None else compare(one, other):
             if worst is None or deviation.relative_l2 > worst.relative_l2:
                 worst = deviation
     allowed = request.bounds.relative_l2 or variant_bounds(request.precision, "float32").relative_l2 or 0.0
@@ -195,7 +208,7 @@ def _differences(outputs: Mapping[str, Sequence[Mapping[str, Array]]], request: 
 def _metric(
     request: GateRequest,
     samples: Sequence[Sample],
-    outputs: Mapping[str, Sequence[Mapping[str, Array]]],
+    outputs: Mapping[str, Sequence[Answers]],
 ) -> tuple[MetricValue, ...]:
     metric = request.metric
     if metric is None:
@@ -206,11 +219,12 @@ def _metric(
     reference = [dict(sample.outputs) for sample in samples]
     found = []
     for runtime, answers in outputs.items():
-        if len(answers) != len(samples):
+        whole = [dict(answer) for answer in answers if answer is not None]
+        if len(whole) != len(samples):
             found.append(MetricValue(runtime, None, False))
             continue
         value = run_users_code(
-            lambda given=answers: function(reference, [dict(a) for a in given]),  # type: ignore[misc]
+            lambda given=whole: function(reference, given),  # type: ignore[misc]
             lambda error: ExportError(f"metric {metric.reference} raised {error}", code="callable_failed"),
         )
         try:

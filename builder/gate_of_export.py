@@ -7,6 +7,7 @@ from typing import Any
 
 from builder.accuracy import Bounds, report_from_dict
 from builder.errors import GateError
+from builder.lock import Accuracy
 from builder.spec import ModelSpec, RepositorySpec
 
 
@@ -27,7 +28,7 @@ def judge_export(spec: ModelSpec, accuracy: Mapping[str, Any], repository: Repos
         )
 
 
-def accuracy_summary(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+def accuracy_summary(accuracy: Mapping[str, Any]) -> Accuracy:
     """What the lock keeps: the worst deviation by each measure."""
     report = report_from_dict(accuracy)
     worst = report.worst

@@ -9,7 +9,6 @@ from typing import Any
 
 from builder.artifacts import files_to_serve, is_exported, log_path, place_error
 from builder.batch_rows import RowsReport, RowsRequest, report_from_dict, run_rows, sizes_to_run
-from builder.batch_rows.report import ROWS_REVISION
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
 from builder.errors import GateError, TritonsmithError
@@ -17,6 +16,7 @@ from builder.lint.model import read_model
 from builder.lint.rows import RAGGED, is_ragged, row_requests
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches, model_config_as_stated
 from builder.plan import action_key
+from builder.rows_report import ROWS_REVISION
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
@@ -138,7 +138,7 @@ def _report(
         "tools": tools,
     }
     key = action_key(digest_of_value(identity), {})
-    known = cache.get(key)
+    known = cache.get(key, "rows")
     if known is not None:
         return report_from_dict(known.record["rows"])
     with cache.workspace() as scratch, cache.workspace() as made:

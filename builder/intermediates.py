@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.disk import beside
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
@@ -127,9 +127,6 @@ def _with_outputs(path: str, names: Sequence[str]) -> Iterator[bytes | str]:
         yield model.SerializeToString()
         return
     # External data is looked up beside the file, so the file has to lie there.
-    beside = Path(f"{path}.{os.getpid()}.inner.tmp")
-    try:
-        onnx.save(model, str(beside))
-        yield str(beside)
-    finally:
-        beside.unlink(missing_ok=True)
+    with beside(Path(path)) as temporary:
+        onnx.save(model, str(temporary))
+        yield str(temporary)

@@ -44,14 +44,14 @@ class LayerLoss:
 def layer_losses(source: Path, variant: Path, inputs: Mapping[str, Array]) -> tuple[LayerLoss, ...]:
     """Every node that both models have and that gives floats, the largest own loss first.
 
-    BuildError intermediates when ONNX Runtime cannot run one of them as written.
+    BuildError intermediates when ONNX Runtime cannot load one of them as written, its own exceptions when it cannot run.
     """
     import onnx
 
     from builder.convert.graph import load_prepared
 
-    first = {name: array[:ROWS] if array.ndim else array for name, array in inputs.items()}
     original, changed = load_prepared(source), onnx.load(str(variant))
+    first = _few_rows(original, inputs)
     kept = {name for node in changed.graph.node for name in node.output}
     nodes = [node for node in original.graph.node if node.output and node.output[0] in kept]
     read = {name for node in nodes for name in node.input} & {
@@ -72,6 +72,15 @@ def layer_losses(source: Path, variant: Path, inputs: Mapping[str, Array]) -> tu
             own = _loss(pieces.run(name, values), right[name])
             found.append(LayerLoss(node.name, node.op_type, own, total[name]))
     return tuple(sorted(found, key=lambda loss: -loss.own_loss))
+
+
+def _few_rows(model: Any, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The first ROWS rows where the inputs are rows of one batch; all of them where the model fixes how many there are."""
+    counts = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
+    dims = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name in inputs]
+    if len(counts) != 1 or any(not dim or dim[0].dim_value for dim in dims):
+        return inputs
+    return {name: array[:ROWS] for name, array in inputs.items()}
 
 
 def suggested_exclude(losses: Sequence[LayerLoss], candidates: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from builder.artifacts import files_to_serve
 from builder.cache import Artifact
 from builder.console import note
 from builder.context import Context
+from builder.disk import clear_away, delete
 from builder.ensemble import ensemble_config
 from builder.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from builder.gate_of_export import accuracy_summary
@@ -26,15 +26,17 @@ from builder.order import called_models
 from builder.outcome import ModelOutcome, VariantOutcome
 from builder.plan import BuildPlan, State
 from builder.repository import (
+    has_trace_of_build,
     model_files,
     note_placed,
-    placed,
     publish_model,
     refuse_foreign_model,
     stage_model,
+    was_placed,
 )
-from builder.spec import ModelSpec, check_model_name
+from builder.spec import ModelSpec
 from builder.tensors import tensor_from_dict
+from builder.untrusted import fault_of_model_name
 from builder.variant_config import wire_variant
 from builder.variants import BuiltVariant, cc_model_filenames, choose, locked_variants, served_files
 
@@ -48,7 +50,10 @@ def lay_out_model(
     """
     started = time.monotonic() - made.seconds
     is_locked = spec.name in context.lock.models
-    ours = is_locked or context.options.overwrite or spec.name in placed(staging)
+    there = context.observed[spec.name].files
+    ours = context.options.overwrite or was_placed(staging, spec.name, there)
+    if is_locked and not ours:
+        ours = has_trace_of_build(context.repository / spec.name, there, context.lock.models[spec.name].files)
     refuse_foreign_model(context.repository, spec.name, ours)
     chosen: BuiltVariant | None = None
     if made.variants:
@@ -71,13 +76,13 @@ def lay_out_model(
     if context.options.locked:
         _refuse_another(context, spec, entry)
     action = _action(plan, spec, made)
-    if dict(entry.files) == dict(context.observed[spec.name].files):
+    if dict(entry.files) == dict(there):
         # A server that polls need not load it again; and no leftover may stand where an ensemble looks for its steps.
         action = "unchanged"
-        shutil.rmtree(staged, ignore_errors=True)
+        clear_away(staged)
     else:
         if not is_locked:
-            note_placed(staging, spec.name)
+            note_placed(staging, spec.name, entry.files)
         publish_model(staged, context.repository)
     outcome = ModelOutcome(
         spec.name,
@@ -87,7 +92,7 @@ def lay_out_model(
         time.monotonic() - started,
         entry.accuracy,
         variants=variant_outcomes(spec, made.variants, entry.served),
-        rows=entry.rows,
+        rows=entry.rows or {},
     )
     return outcome, entry
 
@@ -111,7 +116,12 @@ def variant_outcomes(
     kept = locked_variants(spec, variants)
     return tuple(
         VariantOutcome(
-            v.name, v.action, v.name == served, kept.get(v.name, {}).get("accuracy", {}), v.error, v.judgement
+            v.name,
+            v.action,
+            v.name == served,
+            kept[v.name]["accuracy"] if v.name in kept else {},
+            v.error,
+            v.judgement,
         )
         for v in variants
     )
@@ -139,7 +149,7 @@ def _entry(
         accuracy=accuracy_summary(made.base.record["accuracy"]),
         variants=locked_variants(spec, made.variants),
         served=None if chosen is None else chosen.name,
-        rows={} if made.rows is None else made.rows.as_dict(),
+        rows=None if made.rows is None else made.rows.as_dict(),
     )
 
 
@@ -245,7 +255,7 @@ def lint_gate(
     links = [
         directory.parent / s
         for s in dict.fromkeys(steps)
-        if check_model_name(s) is None and s != directory.name and (repository / s).is_dir()
+        if fault_of_model_name(s) is None and s != directory.name and (repository / s).is_dir()
     ]
     try:
         for link in links:
@@ -253,7 +263,7 @@ def lint_gate(
         errors = [f for f in check([directory], LintOptions(target=target)) if f.severity == "error"]
     finally:
         for link in links:
-            link.unlink(missing_ok=True)
+            delete(link)
     if errors:
         raise GateError(
             f"{directory.name}: Triton would not load this model: "

@@ -3,17 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from builder.digest import write_atomically
+from pydantic import TypeAdapter
+from pydantic.config import with_config
+from typing_extensions import NotRequired, TypedDict
+
+from builder.disk import write_atomically
 from builder.errors import SpecError, Where
+from builder.rows_report import RowsJson
+from builder.untrusted import (
+    STRICT,
+    Dependency,
+    Distance,
+    LaidOutPath,
+    ModelName,
+    Sha256,
+    parsed,
+    read_bounded,
+)
 
 _VERSION = 1
 # Written even when empty; variants and what is served only where there are variants.
 _ALWAYS = ("parameters", "tools", "dependencies", "key", "config", "files", "accuracy")
+
+Dependencies = Mapping[Dependency, Sha256]
+"""Source file → sha256; paths relative to the spec or absolute, or package:NAME/path; `DIRECTORY/`: what is listed there."""
+Tools = Mapping[str, str | None]
+
+
+@with_config(STRICT)
+class Accuracy(TypedDict, total=False):
+    """The worst deviation, where anything was compared; note: why nothing was."""
+
+    samples: int
+    note: str | None
+    relative_l2: Distance
+    cosine: Distance
+    max_abs: Distance
+
+
+@with_config(STRICT)
+class LockedEngine(TypedDict):
+    """An engine of a variant, for one compute capability."""
+
+    key: Sha256
+    parameters: Mapping[str, Any]
+    tools: Tools
+
+
+@with_config(STRICT)
+class LockedVariant(TypedDict):
+    """What identified a variant. engines: compute capability (`9.0`; empty: not known) → engine."""
+
+    key: Sha256
+    parameters: Mapping[str, Any]
+    tools: Tools
+    dependencies: Dependencies
+    accuracy: Accuracy
+    engines: NotRequired[Mapping[str, LockedEngine]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +74,36 @@ class LockedModel:
 
     parameters:   the export's parameters as the spec had them.
     tools:        versions of what made it.
-    dependencies: source file → sha256; paths relative to the spec, or package:NAME/path.
+    dependencies: source file → sha256.
     key:          the export's action key.
     config:       what config.pbtxt was rendered from (`spec`, `template`), as digests.
-    files:        the model's directory: relative path → sha256.
+    files:        the model's directory: relative path → sha256; an empty directory is `NAME/` → "".
     accuracy:     the worst deviation from the source.
-    variants:     name → what identified it (`parameters`, `tools`, `dependencies`, `key`) and its accuracy.
+    variants:     name → what identified it and its accuracy.
     served:       the variant that is laid out; None without variants.
-    rows:         what is known of its rows in a batch (builder.batch_rows); empty where none batch.
+    rows:         what is known of its rows in a batch (builder.batch_rows); None where none batch.
     """
 
+    __pydantic_config__ = STRICT
+
     parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
-    dependencies: Mapping[str, str]
-    key: str
-    config: Mapping[str, str]
-    files: Mapping[str, str]
-    accuracy: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tools: Tools
+    dependencies: Dependencies
+    key: Sha256
+    config: Mapping[str, Sha256]
+    files: Mapping[LaidOutPath, Sha256 | Literal[""]]
+    accuracy: Accuracy
+    variants: Mapping[str, LockedVariant] = field(default_factory=dict)
     served: str | None = None
-    rows: Mapping[str, Any] = field(default_factory=dict)
+    rows: RowsJson | None = None
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """Every cache key that it names: of the export, its variants and their engines."""
+        yield self.key
+        for variant in self.variants.values():
+            yield variant["key"]
+            yield from (engine["key"] for engine in variant.get("engines", {}).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +111,12 @@ class Lock:
     """All models of one spec."""
 
     models: Mapping[str, LockedModel] = field(default_factory=dict)
+
+
+@with_config(STRICT)
+class _File(TypedDict):
+    lock_version: Literal[1]
+    models: Mapping[ModelName, LockedModel]
 
 
 def lock_path(spec: Path) -> Path:
@@ -59,17 +127,16 @@ def lock_path(spec: Path) -> Path:
 def read_lock(path: Path) -> Lock:
     """The lock; an empty one when there is no file; SpecError when it is not a lock."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return Lock(parsed(_adapter(), read_bounded(path), infinite=True)["models"])
     except FileNotFoundError:
         return Lock()
     except (OSError, ValueError) as error:
         raise _not_a_lock(path, str(error)) from None
-    try:
-        if data["lock_version"] != _VERSION:
-            raise _not_a_lock(path, f"lock_version {data['lock_version']}, this tritonsmith reads {_VERSION}")
-        return Lock({name: LockedModel(**entry) for name, entry in data["models"].items()})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _not_a_lock(path, str(error)) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[_File]:
+    return TypeAdapter(_File)
 
 
 def _not_a_lock(path: Path, why: str) -> SpecError:
@@ -92,7 +159,13 @@ def text_of_lock(lock: Lock) -> str:
         for name, entry in lock.models.items()
     }
     return (
-        json.dumps({"lock_version": _VERSION, "models": models}, indent=2, sort_keys=True, ensure_ascii=False)
+        json.dumps(
+            {"lock_version": _VERSION, "models": models},
+            indent=2,
+            sort_keys=True,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
         + "\n"
     )
 

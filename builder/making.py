@@ -36,7 +36,7 @@ def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, c
     A variant that fails keeps its error.
     """
     started = time.monotonic()
-    artifact = cache.get(seen.cached_key) if seen.cached_key else None
+    artifact = cache.get(seen.cached_key, "source") if seen.cached_key else None
     action = "from cache"
     if artifact is None:
         artifact = make_artifact(spec, repository, cache)

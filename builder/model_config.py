@@ -256,7 +256,9 @@ def model_config_from_text(text: str, where: Where | None = None) -> Any:
         return text_format.Parse(text, model_config_pb2().ModelConfig())
     except text_format.ParseError as error:
         path = None if where is None else Where(where.path, error.GetLine())
-        raise ConfigError(f"not a valid config.pbtxt: {error}", code="config_syntax", where=path) from None
+        raise ConfigError(
+            f"not a valid config.pbtxt: {error!s:.300}", code="config_syntax", where=path
+        ) from None
 
 
 def printable(value: Any) -> str:

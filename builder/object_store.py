@@ -10,7 +10,7 @@ import importlib.util
 import os
 import posixpath
 import shutil
-import uuid
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builder.digest import digest_of_bytes
+from builder.disk import beside, delete_empty, delete_written, replacing
 from builder.errors import BuildError, ToolError, UsageError, Where
+from builder.shown import refuse_secrets
+from builder.untrusted import open_regular, read_bounded
 
 # Scheme → (package that fsspec needs for it, our extra).
 _PACKAGES = {
@@ -40,6 +43,8 @@ _CREATE: dict[str, dict[str, Any]] = {
 _ATTEMPTS = 2
 _PARTS_AT_ONCE = 4
 # What a download meets on this machine, not in the store.
+# Of file://: a file that is no regular one says so without a number; a socket, links in a circle, a file as directory.
+_NO_OBJECT = (None, errno.ENXIO, errno.ELOOP, errno.ENOTDIR)
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Transferred = Callable[[int, int], None]
@@ -67,6 +72,8 @@ class ObjectStore:
         """The object's bytes; None when there is none."""
         with self._told("read", key):
             try:
+                if self._is_local:
+                    return self._local(key)
                 content: bytes = self.files.cat_file(self._path(key), **self._in_one_piece)
             except FileNotFoundError:
                 return None
@@ -74,9 +81,11 @@ class ObjectStore:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of those that are there, fetched at once."""
-        paths = {self._path(key): key for key in keys}
-        if not paths:
+        if not keys:
             return {}
+        if self._is_local:
+            return {key: data for key in keys if (data := self._local_or_empty(key)) is not None}
+        paths = {self._path(key): key for key in keys}
         with self._told("read", keys[0]):
             found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
             return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
@@ -130,9 +139,12 @@ class ObjectStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._told("read", key, passed_on=_LOCAL_ERRORS):
             try:
+                if self._is_local:
+                    self._copy_local(key, target)
+                    return True
                 self.files.get_file(self._path(key), str(target), **self._in_parts, **_callback(transferred))
             except FileNotFoundError:
-                target.unlink(missing_ok=True)
+                delete_written(target)
                 return False
             return True
 
@@ -158,6 +170,8 @@ class ObjectStore:
         """All objects below a prefix (a directory), sorted by key; empty when there is none."""
         with self._told("list", prefix):
             self.files.invalidate_cache()
+            if self._is_local:
+                return sorted(self._walk(Path(self._path(prefix))), key=lambda stored: stored.key)
             try:
                 found = self.files.find(self._path(prefix), detail=True)
             except FileNotFoundError:
@@ -198,7 +212,7 @@ class ObjectStore:
             return
         for root, _, _ in os.walk(self._path(prefix), topdown=False):
             with suppress(OSError):
-                Path(root).rmdir()
+                delete_empty(Path(root))
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any], holds: Callable[[], bool]) -> bool:
         """Puts under a condition that the store itself judges; one that cannot judge it gets a plain put."""
@@ -220,14 +234,12 @@ class ObjectStore:
     def _linked(self, key: str, data: bytes) -> bool:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        with beside(target) as temporary:
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
         return True
 
     @property
@@ -248,10 +260,66 @@ class ObjectStore:
     def _is_local(self) -> bool:
         return self.url.startswith("file://")
 
+    def _local(self, key: str) -> bytes:
+        """A file's content; BuildError `store_object` for what no store would give: a directory, a FIFO, a huge one."""
+        with self._as_object(key):
+            return read_bounded(Path(self._path(key)))
+
+    def _copy_local(self, key: str, target: Path) -> None:
+        with self._as_object(key):
+            source = open_regular(Path(self._path(key)))
+        with source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+
+    @contextmanager
+    def _as_object(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_OBJECT:
+                raise
+            raise BuildError(
+                f"{posixpath.join(self.url, key)} cannot be read: {error}", code="store_object"
+            ) from error
+
+    def _local_or_empty(self, key: str) -> bytes | None:
+        """The same for one of many, which is no reason to do without the others: empty text is no object of anybody's."""
+        try:
+            return self._local(key)
+        except FileNotFoundError:
+            return None
+        except BuildError as error:
+            if error.code != "store_object":
+                raise
+            return b""
+
+    def _walk(self, top: Path) -> Iterator[StoredObject]:
+        """What lies below a directory; links are not followed, and what is no regular file is no object."""
+        for root, _, names in os.walk(top):
+            for name in names:
+                with suppress(OSError):
+                    status = os.lstat(Path(root) / name)
+                    if stat.S_ISREG(status.st_mode):
+                        key = posixpath.relpath(posixpath.join(root, name), self.root)
+                        yield StoredObject(key, status.st_size, status.st_mtime)
+
     def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise UsageError(f"not a key in a store: {key!r}", code="store_key")
+        if self._is_local:
+            self._refuse_link(key)
         return posixpath.join(self.root, key) if key else self.root
+
+    def _refuse_link(self, key: str) -> None:
+        """BuildError `store_object` for a link on the way: an object would be written or deleted wherever it leads."""
+        for above in PurePosixPath(key).parents[:-1]:
+            if Path(self.root, above).is_symlink():
+                raise BuildError(
+                    f"{posixpath.join(self.url, key)} lies behind a link, which no store makes: {above}",
+                    code="store_object",
+                    where=Where(Path(self.root, above)),
+                    fix="remove the link",
+                )
 
     def _same(self, path: str, paths: dict[str, str]) -> str:
         """The path as we wrote it; fsspec may give it back with another leading slash or protocol."""
@@ -262,12 +330,10 @@ class ObjectStore:
     def _renamed(self, key: str, write: Any) -> None:
         target = Path(self._path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        if target.is_dir():
+            raise BuildError(f"{posixpath.join(self.url, key)} is a directory", code="store_object")
+        with replacing(target) as temporary:
             write(str(temporary))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _told(self, verb: str, key: str, passed_on: tuple[int, ...] = ()) -> Iterator[None]:
@@ -324,6 +390,10 @@ def check_store_url(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "file", str(Path(url).absolute()) if url else ""
+    else:
+        refuse_secrets(
+            url, "the store's own environment (AWS_PROFILE, AZURE_STORAGE_CONNECTION_STRING …) holds them"
+        )
     if scheme not in _SCHEMES or not rest.strip("/"):
         raise UsageError(
             f"not the address of a store: {url!r}",

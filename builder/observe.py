@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from builder import __version__
-from builder.batch_rows.report import ROWS_REVISION
 from builder.cache import Cache
+from builder.convert.request import TOOLS_BESIDE_ONNX
 from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
 from builder.errors import ConfigError, SpecError
@@ -25,9 +25,11 @@ from builder.plan import (
     request_digest,
 )
 from builder.repository import model_files
+from builder.rows_report import ROWS_REVISION
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.templates import template_files
 from builder.toolchain import Toolchain
+from builder.untrusted import read_bounded
 from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
@@ -69,8 +71,10 @@ def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]:
-    """Versions of what makes the artifact; files that are taken over depend on none."""
-    return {} if spec.source.kind in _TAKEN_OVER else toolchain.fingerprint("torch", "onnxscript", "onnx")
+    """Versions of what makes the artifact; files that are taken over depend on none. torch's exporter writes through
+    onnxscript and onnx-ir."""
+    taken_over = spec.source.kind in _TAKEN_OVER
+    return {} if taken_over else toolchain.fingerprint("torch", "onnxscript", "onnx-ir", "onnx")
 
 
 def config_digests(
@@ -84,7 +88,7 @@ def config_digests(
         "accuracy": digest_of_value(_bounds(spec)),
     }
     if spec.source.kind not in ("python", "steps") and spec.max_batch_size != 0:
-        digests["rows"] = f"revision {ROWS_REVISION}"
+        digests["rows"] = digest_of_value(["rows", ROWS_REVISION])
     if spec.model_files:
         placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
         digests["model_files"] = digest_of_value(placed)
@@ -109,8 +113,8 @@ def _choice(spec: ModelSpec) -> list[Any]:
 def _tensors_of(model: Path) -> Any:
     """What an ensemble takes from a step's config: its tensors and how far it batches; None when it is not there."""
     try:
-        config = model_config_from_text((model / "config.pbtxt").read_text(encoding="utf-8"))
-    except (OSError, ConfigError):
+        config = model_config_from_text(read_bounded(model / "config.pbtxt").decode())
+    except (OSError, ValueError, ConfigError):
         return None
     return [config.max_batch_size, *([str(t) for t in tensors] for tensors in (config.input, config.output))]
 
@@ -268,7 +272,10 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def converted_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
     """Versions of what makes a variant's graph."""
-    return {} if spec.variants[name].precision == "fp32" else toolchain.fingerprint("onnx", "onnxruntime")
+    precision = spec.variants[name].precision
+    if precision == "fp32":
+        return {}
+    return toolchain.fingerprint("onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(precision, ()))
 
 
 def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:

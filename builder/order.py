@@ -12,32 +12,33 @@ def in_build_order(models: Sequence[ModelSpec]) -> list[ModelSpec]:
     by_name = {m.name: m for m in models}
     ordered: dict[str, ModelSpec] = {}
     entered: set[str] = set()
-
-    def visit(model: ModelSpec) -> None:
-        if model.name in entered:
-            return  # done, or a cycle, which the lint gate names
-        entered.add(model.name)
-        for step in step_models(model):
-            if step in by_name:
-                visit(by_name[step])
-        ordered[model.name] = model
-
-    for model in models:
-        visit(model)
+    waiting = list(reversed(models))
+    while waiting:
+        model = waiting[-1]
+        if model.name in entered:  # its steps are done, or it is in a cycle, which the lint gate names
+            ordered.setdefault(model.name, waiting.pop())
+        else:
+            entered.add(model.name)
+            steps = reversed(step_models(model))
+            waiting += [by_name[step] for step in steps if step in by_name and step not in entered]
     return list(ordered.values())
 
 
 def called_models(models: Sequence[ModelSpec], model: ModelSpec) -> list[str]:
     """Names of all models that a request to an ensemble passes through, nested ensembles' steps included."""
+    return list(_reached(models, step_models(model)))
+
+
+def _reached(models: Sequence[ModelSpec], names: Iterable[str]) -> dict[str, None]:
     by_name = {m.name: m for m in models}
     found: dict[str, None] = {}
-    waiting = step_models(model)
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found[name] = None
             waiting += step_models(by_name[name]) if name in by_name else []
-    return list(found)
+    return found
 
 
 def step_models(model: ModelSpec) -> list[str]:
@@ -50,5 +51,4 @@ def step_models(model: ModelSpec) -> list[str]:
 
 def with_steps(models: Sequence[ModelSpec], names: Iterable[str]) -> set[str]:
     """The named models and all that those among them which are ensembles pass through."""
-    by_name = {m.name: m for m in models}
-    return {n for name in names for n in (name, *called_models(models, by_name[name])) if n in by_name}
+    return _reached(models, names).keys() & {m.name for m in models}

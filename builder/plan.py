@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -10,7 +10,9 @@ from typing import Any, Literal
 from builder.digest import digest_of_value
 from builder.lock import Lock, LockedModel
 
-ActionKind = Literal["export", "calibrate", "convert", "compile", "accuracy", "render", "lay_out", "remove"]
+ActionKind = Literal[
+    "export", "calibrate", "convert", "compile", "accuracy", "render", "lay_out", "remove", "forget"
+]
 
 
 class State(str, Enum):
@@ -186,13 +188,21 @@ def action_key(request: str, dependencies: Mapping[str, str]) -> str:
     return digest_of_value({"request": request, "dependencies": dependencies})
 
 
-def make_plan(observed: Mapping[str, Observation], lock: Lock) -> BuildPlan:
-    """The plan for every model observed, and for those in the lock that the spec no longer has."""
+def make_plan(
+    observed: Mapping[str, Observation], lock: Lock, not_as_built: Collection[str] = ()
+) -> BuildPlan:
+    """The plan for every model observed, and for those in the lock that the spec no longer has.
+
+    not_as_built: of the latter, those whose directory is not what the lock says; the lock forgets them, and they stay.
+    """
     actions: list[Action] = []
     for model, seen in observed.items():
         actions += _model(model, seen, lock.models.get(model))
-    gone = sorted(lock.models.keys() - observed.keys())
-    actions += [Action(m, "remove", State.TO_RUN, StaleReason.REMOVED_FROM_SPEC) for m in gone]
+    for gone in sorted(lock.models.keys() - observed.keys()):
+        forget = gone in not_as_built
+        detail = "its directory is not what was built, and stays" if forget else ""
+        kind: ActionKind = "forget" if forget else "remove"
+        actions.append(Action(gone, kind, State.TO_RUN, StaleReason.REMOVED_FROM_SPEC, detail))
     return BuildPlan(actions)
 
 

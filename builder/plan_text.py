@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
+from builder.text_layout import table
 
 _NAMED = 10
 
 
-def text_of_plan(plan: BuildPlan) -> str:
-    """The stale actions, a line each, then the models that are up to date, and a closing line."""
-    rows = [_row(action) for action in plan.stale]
-    widths = [max((len(r[i]) for r in rows), default=0) for i in range(4)]
-    lines = [
-        "  ".join([*(c.ljust(w) for c, w in zip(r[:4], widths, strict=True)), r[4]]).rstrip() for r in rows
-    ]
+def text_of_plan(plan: BuildPlan, width: int | None = None) -> str:
+    """The stale actions, a line each, then the models that are up to date, and a closing line.
+
+    width: of the terminal; None where there is none.
+    """
+    lines = table([_row(action) for action in plan.stale], width, names=(0, 1), text=4)
     fresh = _up_to_date(plan)
     if fresh:
         named = ", ".join(fresh[:_NAMED]) + (
@@ -31,7 +33,7 @@ def markdown_of_plan(plan: BuildPlan) -> str:
     lines = [f"**tritonsmith plan**: {_closing(plan)}"]
     if plan.stale:
         lines += ["", "| model | action | state | why | what changed |", "|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(_cell(c) for c in _row(action)) + " |" for action in plan.stale]
+        lines += ["| " + " | ".join(cell(c) for c in _row(action)) + " |" for action in plan.stale]
     return "\n".join(lines)
 
 
@@ -54,6 +56,11 @@ def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
     return {"include": [_job(target, actions) for target, actions in ordered]}
 
 
+def matrix_text_of(plan: BuildPlan) -> str:
+    """The same as JSON on one line, as a job's output has to be."""
+    return json.dumps(matrix_of_plan(plan), separators=(",", ":"))
+
+
 def _job(target: EngineTarget | None, actions: Sequence[Action]) -> dict[str, Any]:
     about = EngineTarget(None, None, None) if target is None else target
     return {
@@ -74,12 +81,6 @@ def _row(action: Action) -> tuple[str, str, str, str, str]:
         what += f" for {action.engine.name}"
     reason = "" if action.reason is None else action.reason.value
     return action.model, what, action.state.value, reason, action.detail
-
-
-def _cell(text: str) -> str:
-    """A cell that cannot break its row, whatever a path or a model is called."""
-    shown = text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;")
-    return shown.replace("\n", " ")
 
 
 def _up_to_date(plan: BuildPlan) -> list[str]:

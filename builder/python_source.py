@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import shutil
-from importlib import metadata
 from pathlib import Path
 
-from builder.console import note
 from builder.errors import ExportError, SpecError, Where
 from builder.package_files import PACKAGE_PREFIX, resolve_package_file
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
@@ -61,14 +59,13 @@ def place_python_source(spec: ModelSpec, root: Path, into: Path) -> dict[str, Pa
         shutil.copyfile(path, into / name)
     if spec.source.requirements:
         (into / REQUIREMENTS_FILE).write_text("".join(f"{r}\n" for r in spec.source.requirements))
-        _tell_missing(spec)
     return files
 
 
 def _check_program(path: Path) -> None:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
         line = getattr(error, "lineno", None)
         raise ExportError(
             f"not valid Python: {error}", code="python_syntax", where=Where(path, line)
@@ -85,17 +82,3 @@ def _check_program(path: Path) -> None:
             code="no_python_model",
             where=Where(path, None if model is None else model.lineno),
         )
-
-
-def _tell_missing(spec: ModelSpec) -> None:
-    """A note for requirements that the embedded server's environment (this one) lacks."""
-    for requirement in spec.source.requirements:
-        name = requirement.split(";")[0].strip()
-        for mark in "<>=!~[ ":
-            name = name.split(mark)[0]
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            note(
-                f"warning: {spec.name} needs {requirement}, which is not installed here: pip install '{requirement}'"
-            )

@@ -12,6 +12,7 @@ from typing import Any
 
 from builder import __version__
 from builder.cache import Artifact, Cache
+from builder.cache_record import Kind
 from builder.context import BuildOptions, context_of
 from builder.errors import BuildError, ToolError, UsageError
 from builder.execution import Watch
@@ -207,19 +208,21 @@ def _here(made: Made, cache: Cache) -> Made:
     """The same with artifacts of this machine's cache, which takes them from the shared one."""
     return replace(
         made,
-        base=_local(made.base, cache),
-        variants=tuple(_local_variant(variant, cache) for variant in made.variants),
+        base=_local(made.base, cache, "source"),
+        variants=tuple(_local_variant(variant, made.base.key, cache) for variant in made.variants),
     )
 
 
-def _local_variant(variant: BuiltVariant, cache: Cache) -> BuiltVariant:
-    artifact = None if variant.artifact is None else _local(variant.artifact, cache)
-    engines = tuple(replace(e, artifact=_local(e.artifact, cache)) for e in variant.engines)
+def _local_variant(variant: BuiltVariant, base_key: str, cache: Cache) -> BuiltVariant:
+    artifact = variant.artifact
+    if artifact is not None:
+        artifact = _local(artifact, cache, "source" if artifact.key == base_key else "convert")
+    engines = tuple(replace(e, artifact=_local(e.artifact, cache, "compile")) for e in variant.engines)
     return replace(variant, artifact=artifact, engines=engines)
 
 
-def _local(artifact: Artifact, cache: Cache) -> Artifact:
-    found = cache.get(artifact.key)
+def _local(artifact: Artifact, cache: Cache, kind: Kind) -> Artifact:
+    found = cache.get(artifact.key, kind)
     if found is None:
         raise BuildError(
             f"the cluster made {artifact.key[:12]}, but the shared cache does not have it",

@@ -11,9 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from pydantic import TypeAdapter
+from pydantic.config import with_config
+from typing_extensions import TypedDict
 
 from builder.cache_entry import FORMAT, is_digest
 from builder.digest import digest_of_value
+from builder.untrusted import STRICT, Dependency, parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,17 @@ def text_of_record(dependencies: Iterable[str]) -> str:
 def dependencies_from_text(text: str | bytes) -> tuple[str, ...] | None:
     """The dependencies' names; None when the text is damaged, which is as if it had never been there."""
     try:
-        data = json.loads(text)
-        names = data["dependencies"]
-        if data["format"] == FORMAT and isinstance(names, list) and all(isinstance(n, str) for n in names):
-            return tuple(names)
-    except (ValueError, KeyError, TypeError):
-        pass
-    return None
+        return tuple(parsed(_adapter(), text)["dependencies"])
+    except ValueError:
+        return None
+
+
+@with_config(STRICT)
+class _Record(TypedDict):
+    format: Literal[1]
+    dependencies: list[Dependency]
+
+
+@cache
+def _adapter() -> TypeAdapter[_Record]:
+    return TypeAdapter(_Record)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.budget import Budget, Grant
-from builder.digest import write_atomically
+from builder.disk import write_atomically
 
 _UNKNOWN_BYTES = 1 << 30
 

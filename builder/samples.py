@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter
+from pydantic.config import with_config
+from typing_extensions import TypedDict
+
+from builder.disk import replacing
 from builder.errors import BuildError, Where
+from builder.npz import read_npz
+from builder.untrusted import STRICT, parsed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tritonsmith-samples-1"
 _HEADER = "__header__"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ def save_samples(samples: SampleSet, path: Path) -> None:
     """
     import numpy as np
 
-    members: dict[str, Array] = {}
+    members: dict[str, Any] = {}
 
     def entry(name: str, array: Array) -> dict[str, object]:
         key = f"t{len(members)}"
@@ -84,30 +91,24 @@ def save_samples(samples: SampleSet, path: Path) -> None:
         ],
     }
     members[_HEADER] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **members)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **members)
 
 
-def load_samples(path: Path) -> SampleSet:
+def load_samples(path: Path, limit_bytes: int | None = None) -> SampleSet:
     """Reads what save_samples wrote, or a plain .npz made by hand.
+
+    limit_bytes: of all arrays together, of a file that a stranger may have made: a zip of a few bytes holds any number.
 
     A plain file holds either one array for each input (`input_ids`, …), together one sample, or several
     samples as `0/input_ids`, `1/input_ids`, …. Pickled members are refused: BuildError, code
     `samples_unreadable`, as for anything that is no .npz.
     """
-    import numpy as np
-
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not hasattr(loaded, "files"):
-            raise ValueError("it is a single .npy array; inputs need names, so save it with numpy.savez")
-        with loaded as file:
-            members = {key: file[key] for key in file.files}
+        members = read_npz(path, limit_bytes)
+        alien = next((name for name, array in members.items() if isinstance(array, bytes)), None)
+        if alien is not None:
+            raise ValueError(f"{alien!r:.80} in it is no array")
         if _HEADER in members:
             return _set_from_header(members)
         return _set_from_plain(members, path)
@@ -115,9 +116,9 @@ def load_samples(path: Path) -> SampleSet:
         raise BuildError(
             "the samples file does not exist", code="samples_missing", where=Where(path), fix="check the path"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, struct.error) as error:
+    except _UNREADABLE as error:
         raise BuildError(
-            f"the samples file cannot be read: {error}",
+            f"the samples file cannot be read: {error!s:.300}",
             code="samples_unreadable",
             where=Where(path),
             fix="write it with numpy.savez(file, **{input name: array}); strings as dtype S or U",
@@ -125,22 +126,52 @@ def load_samples(path: Path) -> SampleSet:
 
 
 def _set_from_header(members: Mapping[str, Array]) -> SampleSet:
-    header = json.loads(members[_HEADER].tobytes().decode())
-    if header.get("format") != FORMAT:
-        raise ValueError(f"format {header.get('format')!r}, not {FORMAT!r}")
+    header = parsed(_header_adapter(), members[_HEADER].tobytes())
 
-    def tensors(entries: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-        return {
-            entry["name"]: _unpacked_bytes(members[entry["key"]], entry["shape"])
-            if entry["dtype"] == "bytes"
-            else members[entry["key"]]
-            for entry in entries
-        }
+    def tensors(entries: Sequence[_Entry]) -> dict[str, Array]:
+        return {entry["name"]: _array(entry, members[entry["key"]]) for entry in entries}
 
     samples = tuple(
         Sample(tensors(item["inputs"]), tensors(item["outputs"]), item["label"]) for item in header["samples"]
     )
     return SampleSet(samples, header["origin"])
+
+
+@with_config(STRICT)
+class _Entry(TypedDict):
+    name: str
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    key: str
+
+
+@with_config(STRICT)
+class _Sample(TypedDict):
+    label: str
+    inputs: list[_Entry]
+    outputs: list[_Entry]
+
+
+@with_config(STRICT)
+class _Header(TypedDict):
+    format: Literal["tritonsmith-samples-1"]
+    origin: str
+    samples: list[_Sample]
+
+
+@cache
+def _header_adapter() -> TypeAdapter[_Header]:
+    return TypeAdapter(_Header)
+
+
+def _array(entry: _Entry, member: Array) -> Array:
+    if entry["dtype"] == "bytes" and member.dtype.name == "uint8":
+        return _unpacked_bytes(member, entry["shape"])
+    if member.dtype.name != entry["dtype"] or list(member.shape) != entry["shape"]:
+        raise ValueError(
+            f"{entry['name']!r:.80} is {member.dtype.name} {list(member.shape)}, and not as stated"
+        )
+    return member
 
 
 def _set_from_plain(members: Mapping[str, Array], path: Path) -> SampleSet:
@@ -185,6 +216,8 @@ def _unpacked_bytes(packed: Array, shape: Sequence[int]) -> Array:
     data, items, at = packed.tobytes(), [], 0
     while at < len(data):
         (length,) = struct.unpack_from("<I", data, at)
+        if at + 4 + length > len(data):
+            raise ValueError("a string is longer than its member")
         items.append(data[at + 4 : at + 4 + length])
         at += 4 + length
     out = np.empty(len(items), dtype=object)

@@ -23,9 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import TypeAdapter
+
 from builder.cache_entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry
+from builder.cache_record import Kind, checked_record
 from builder.console import note
 from builder.digest import digest_of_file
+from builder.disk import delete
 from builder.errors import BuildError, ToolError, TritonsmithError
 from builder.object_store import ObjectStore, check_store_url, open_store
 from builder.remembered import (
@@ -34,6 +38,7 @@ from builder.remembered import (
     parse_record_name,
 )
 from builder.transfer import told_transfer
+from builder.untrusted import parsed
 
 MARKER = "tritonsmith-cache.json"
 ARTIFACTS = "artifacts"
@@ -84,16 +89,16 @@ class SharedCache:
         """Whether a whole manifest is there."""
         return self._entry(key) is not None
 
-    def download(self, key: str, into: Path) -> Entry | None:
+    def download(self, key: str, into: Path, kind: Kind | None = None) -> Entry | None:
         """Copies the entry's files into an empty directory and verifies every digest; None when it is not there.
 
-        OSError when this machine's disk is full.
+        None, too, when its record is not of this kind of action. OSError when this machine's disk is full.
         """
         for _ in range(2):
             entry = self._entry(key)
             if entry is None:
                 return None
-            why: str | None = self._ask(partial(fetch_entry, entry=entry, into=into), None)
+            why = self._fault(entry, kind) or self._ask(partial(fetch_entry, entry=entry, into=into), None)
             if why is None:
                 return None  # the store has failed
             if not why:
@@ -106,12 +111,20 @@ class SharedCache:
                 self._distrust(key, why)
         return None
 
+    def _fault(self, entry: Entry, kind: Kind | None) -> str | None:
+        try:
+            if kind is not None:
+                checked_record(kind, entry.record, entry.files)
+        except ValueError as error:
+            return str(error)
+        return None
+
     def upload(self, entry: Entry, directory: Path) -> bool:
         """Copies an entry's files, the manifest last; nothing when another machine was first. False when it failed."""
 
         def send(store: ObjectStore) -> bool:
             manifest = manifest_key(entry.key)
-            if entry.key not in self._known.corrupt and _is_whole(store.get(manifest), entry.key):
+            if entry.key not in self._known.corrupt and _is_whole(_text_of(store, manifest), entry.key):
                 return True
             if not self._is_marked:
                 store.put(MARKER, json.dumps({"format": FORMAT}).encode())
@@ -127,7 +140,15 @@ class SharedCache:
             store.put(manifest, text_of_entry(entry).encode())
             return True
 
-        done = self._ask(send, False, writing=True)
+        def send_or_leave(store: ObjectStore) -> bool:
+            try:
+                return send(store)
+            except BuildError as error:
+                if error.code != "store_object":
+                    raise
+                return True  # what lies there is no object and cannot be replaced: the entry is only here
+
+        done = self._ask(send_or_leave, False, writing=True)
         if done:
             with self._guard:
                 self._known.corrupt.discard(entry.key)
@@ -179,14 +200,14 @@ class SharedCache:
             return None
         text = self._known.texts.get(key)
         if text is None:
-            text = self._ask(lambda store: store.get(manifest_key(key)), None)
+            text = self._ask(lambda store: _text_of(store, manifest_key(key)), None)
             if text is None:
                 return None
             with self._guard:
                 self._known.texts[key] = text
         try:
             return entry_from_text(text, key)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             self._distrust(key, str(error))
             return None
 
@@ -225,7 +246,7 @@ class SharedCache:
                 raise BuildError("the store failed before", code="store")
             if self._store is None:
                 store = open_store(self.url)
-                marker = store.get(MARKER)
+                marker = _text_of(store, MARKER)
                 if marker is not None and not _is_ours(marker):
                     raise BuildError("it is of another tritonsmith's format", code="store_format")
                 if marker is None and not self.writable:
@@ -260,8 +281,13 @@ def fetch_entry(store: ObjectStore, entry: Entry, into: Path) -> str:
 
     def fetch(digest: str) -> str:
         first, *others = (into / name for name in by_digest[digest])
-        if not store.download(object_key(entry.key, digest), first, told_transfer(told)):
-            return f"{by_digest[digest][0]} is missing"
+        try:
+            if not store.download(object_key(entry.key, digest), first, told_transfer(told)):
+                return f"{by_digest[digest][0]} is missing"
+        except BuildError as error:
+            if error.code != "store_object":
+                raise
+            return f"{by_digest[digest][0]} is no file"
         if digest_of_file(first) != digest:
             return f"{by_digest[digest][0]} does not match its digest"
         for other in others:
@@ -274,7 +300,7 @@ def fetch_entry(store: ObjectStore, entry: Entry, into: Path) -> str:
 
 def _empty(directory: Path) -> None:
     for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        delete(path)
 
 
 def _records(store: ObjectStore, wanted: set[str]) -> _Records:
@@ -308,17 +334,27 @@ def _each(call: Callable[[str], _Answer], values: Iterable[str]) -> list[_Answer
         return list(pool.map(call, values))
 
 
+def _text_of(store: ObjectStore, key: str) -> bytes | None:
+    """An object's bytes; empty, which is nothing of ours, for what is there and cannot be one."""
+    try:
+        return store.get(key)
+    except BuildError as error:
+        if error.code != "store_object":
+            raise
+        return b""
+
+
 def _is_whole(text: bytes | None, key: str) -> bool:
     try:
         return text is not None and bool(entry_from_text(text, key))
-    except (ValueError, TypeError):
+    except ValueError:
         return False
 
 
 def _is_ours(marker: bytes) -> bool:
     try:
-        return bool(json.loads(marker)["format"] == FORMAT)
-    except (ValueError, KeyError, TypeError):
+        return bool(parsed(TypeAdapter(dict[str, int]), marker).get("format") == FORMAT)
+    except ValueError:
         return False
 
 

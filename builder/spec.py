@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, StrictInt, ValidationError, model_validator
 
-from builder.errors import SpecError, Where, nearest
-from builder.model_directory import refused_place
+from builder.errors import SpecError, Where, nearest, shortened
+from builder.model_directory import fault_of_place, fault_of_places
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
+from builder.untrusted import fault_of_model_name, fault_of_text
 from builder.variant_spec import AccuracySpec, DynamicDim, Frozen, Variant
 from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
@@ -39,7 +42,7 @@ class Step(Frozen):
     """One step of an ensemble; tensors of the ensemble are named by whoever writes or reads them."""
 
     model: str
-    version: int = Field(-1, description="a version number; -1 is the newest")
+    version: StrictInt = Field(-1, description="a version number; -1 is the newest")
     inputs: dict[str, str] = Field(
         alias="from", min_length=1, description="the step's input → ensemble tensor it reads"
     )
@@ -115,7 +118,7 @@ class ModelSpec(Frozen):
 
     name: str
     source: Source
-    opset: int = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
+    opset: StrictInt = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
     dynamic_dims: dict[str, DynamicDim] = Field({}, description="range of each named dynamic dimension")
     accuracy: AccuracySpec = AccuracySpec()
     variants: dict[str, Variant] = Field(
@@ -142,14 +145,6 @@ class ModelSpec(Frozen):
         "by name, or 0/NAME, 1/NAME, …); default: the build's own samples",
     )
     config: TritonMessage = Field(description="Triton's own fields, written beside ours")
-
-    @model_validator(mode="after")
-    def _placed_inside(self) -> ModelSpec:
-        for name in self.model_files:
-            reason = refused_place(name)
-            if reason:
-                raise ValueError(f"no file can be laid at {name!r}: {reason}")
-        return self
 
     @model_validator(mode="after")
     def _serves_a_variant(self) -> ModelSpec:
@@ -183,6 +178,7 @@ OWN_KEYS: tuple[str, ...] = tuple(k for k in ModelSpec.model_fields if k not in 
 # `name` comes from the key in `models:`; Triton's own is always written as the directory's name.
 _TRITON_KEYS: tuple[str, ...] = tuple(k for k in model_config_fields() if k != "name")
 _TOP_KEYS = ("target", "defaults", "models")
+_NAME_FIX = "use letters, digits, '_', '-' and '.'; the name becomes a directory and part of a URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,32 +219,17 @@ def load_spec(path: Path) -> RepositorySpec:
         )
     target = _validated(source, Target, top.get("target", {}), ("target",))
     specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
-    _refuse_case_twins(source, specs)
+    _refuse_twins(source, specs)
     _refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
-def check_model_name(name: str) -> str | None:
-    """Why `name` cannot be a model's name (it becomes a directory and a URL path segment); None when it can."""
-    if not name or name.strip() != name:
-        return "is empty or has a space at an end"
-    if name.startswith("."):
-        return "starts with a dot"
-    bad = re.search(r"[/\\\x00-\x1f\x7f]", name)
-    if bad:
-        return f"has {bad.group()!r} in it"
-    return "is longer than 200 bytes" if len(name.encode()) > 200 else None
-
-
 def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any]) -> ModelSpec:
     at: KeyPath = ("models", name)
-    reason = check_model_name(name)
+    reason = fault_of_model_name(name)
     if reason:
         raise SpecError(
-            f"model name {name!r} {reason}",
-            code="model_name",
-            where=source.where(at),
-            fix="use letters, digits, '_', '-' and '.'; the name becomes a directory and part of a URL",
+            f"model name {name!r} {reason}", code="model_name", where=source.where(at), fix=_NAME_FIX
         )
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
@@ -275,6 +256,7 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
             ),
         )
     spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
+    _refuse_bad_names(source, spec, at)
     _refuse_range_of_unknown_dim(source, spec, at)
     return spec
 
@@ -297,7 +279,7 @@ def _mapping_at(source: YamlSource, value: Any, at: KeyPath) -> Mapping[str, Any
         f"{name} must be a mapping of keys to values",
         code="wrong_type",
         where=source.where(at),
-        seen="nothing" if value is None else f"{type(value).__name__} {value!r}",
+        seen="nothing" if value is None else f"{type(value).__name__} {shortened(repr(value))}",
     )
 
 
@@ -320,36 +302,100 @@ def _unknown_key(source: YamlSource, at: KeyPath, valid: Sequence[str]) -> SpecE
     )
 
 
-def _refuse_case_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
-    """Two names that differ in case only are one directory on a case-insensitive disk."""
-    seen: dict[str, str] = {}
-    for model in models:
-        twin = seen.setdefault(model.name.casefold(), model.name)
-        if twin != model.name:
-            raise SpecError(
-                f"model names {twin!r} and {model.name!r} differ in case only",
-                code="duplicate_name",
-                where=source.where(("models", model.name)),
-                fix="rename one of the two",
+def _refuse_bad_names(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+    """SpecError at the line of a name that does not print, or that cannot be the path it becomes."""
+    for keys, fault in _faults_of_names(spec):
+        where = source.where((*at, *keys))
+        if (*at, *keys) not in source.lines and ("defaults", *keys) in source.lines:
+            where = source.where(("defaults", *keys))
+        raise SpecError(f"{spec.name}: {fault}", code="bad_name", where=where)
+
+
+def _faults_of_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str]]:
+    """(key path, what is named there and why it cannot be)"""
+    for name in spec.variants:
+        # A variant alone is laid out, cached and swept as MODEL__VARIANT.
+        if fault := fault_of_model_name(name) or fault_of_model_name(f"{spec.name}__{name}"):
+            yield ("variants", name), f"the variant {name!r} {fault}"
+    for name in spec.model_files:
+        if fault := fault_of_place(name):
+            yield (
+                ("model_files", name),
+                f"no file can be laid at {name!r} inside the model's directory: it {fault}",
             )
+    if clash := fault_of_places(spec.model_files):
+        name, fault = clash
+        yield ("model_files", name), f"no file can be laid at {name!r} inside the model's directory: {fault}"
+    for keys, what, text in _stated_names(spec):
+        if fault := fault_of_text(text):
+            yield keys, f"{what} {shortened(ascii(text))} {fault}"
+
+
+def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
+    """(key path, what it is, the text) of tensors and of files, which become names in the lock and in the repository."""
+    for kind in ("input", "output"):
+        for index, tensor in enumerate(getattr(spec.config, kind) or ()):
+            yield (kind, index, "name"), "the tensor", tensor.name or ""
+    for index, step in enumerate(spec.source.steps or ()):
+        for key, tensors in (("from", step.inputs), ("to", step.outputs)):
+            for name, tensor in tensors.items():
+                yield ("source", "steps", index, key, name), "the tensor", name
+                yield ("source", "steps", index, key, name), "the tensor", tensor
+    if spec.source.steps is None:
+        yield ("source", spec.source.kind), "the source", spec.source.reference
+    for index, file in enumerate(spec.source.files):
+        yield ("source", "files", index), "the file", file
+    for name, file in spec.model_files.items():
+        yield ("model_files", name), "the file", file
+    for name in spec.dynamic_dims:
+        yield ("dynamic_dims", name), "the dimension", name
+    yield ("calibration",), "the calibration", spec.calibration or ""
+    yield ("smoke",), "the file", spec.smoke or ""
+    yield ("accuracy", "samples"), "the samples", spec.accuracy.samples or ""
+    for name, variant in spec.variants.items():
+        yield ("variants", name, "accuracy", "samples"), "the samples", variant.accuracy.samples or ""
+
+
+def folded_name(name: str) -> str:
+    """What a disk may take the name for: small letters, in Unicode's compatible form."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _refuse_twins(source: YamlSource, models: Sequence[ModelSpec]) -> None:
+    """Names that are one directory on a disk which ignores case or normalises; a variant's directory is MODEL__VARIANT."""
+    seen: dict[str, tuple[str, KeyPath]] = {}
+    for model in models:
+        named: list[tuple[str, KeyPath]] = [(model.name, ("models", model.name))]
+        named += [(f"{model.name}__{v}", ("models", model.name, "variants", v)) for v in model.variants]
+        for name, at in named:
+            twin, other = seen.setdefault(folded_name(name), (name, at))
+            if other != at:
+                alike = "are the same" if twin == name else "differ in case or in Unicode's form only"
+                raise SpecError(
+                    f"the directories {twin!r} (line {source.where(other).line}) and {name!r} {alike}",
+                    code="duplicate_name",
+                    where=source.where(at),
+                    fix="rename one of the two",
+                )
 
 
 def _refuse_step_cycles(source: YamlSource, models: Sequence[ModelSpec]) -> None:
     """An ensemble that reaches itself through its steps would wait for itself for ever."""
-    steps = {m.name: tuple(s.model for s in m.source.steps or ()) for m in models}
+    try:
+        TopologicalSorter({m.name: [s.model for s in m.source.steps or ()] for m in models}).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1][::-1]  # graphlib tells each model after the one that it is a step of
+        raise SpecError(
+            f"ensembles that contain one another: {_chain(found)}",
+            code="ensemble_cycle",
+            where=source.where(("models", found[0], "source", "steps")),
+        ) from None
 
-    def walk(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise SpecError(
-                f"ensembles that contain one another: {' → '.join((*path[path.index(name) :], name))}",
-                code="ensemble_cycle",
-                where=source.where(("models", name, "source", "steps")),
-            )
-        for step in steps.get(name, ()):
-            walk(step, (*path, name))
 
-    for name in steps:
-        walk(name, ())
+def _chain(names: Sequence[str]) -> str:
+    """`a → b → a`; of a long one both ends."""
+    shown = names if len(names) <= 10 else [*names[:5], f"… {len(names) - 10} more …", *names[-5:]]
+    return " → ".join(shown)
 
 
 def _refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
@@ -401,7 +447,7 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
         f"{name}: {message[:1].lower() + message[1:]}",
         code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
         where=where,
-        seen=None if isinstance(seen, Mapping | BaseModel) else repr(seen),
+        seen=None if isinstance(seen, Mapping | BaseModel) else shortened(repr(seen)),
         fix=fix,
     )
 

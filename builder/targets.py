@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from builder.compile.request import CompileOptions
 from builder.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
+from builder.http_ask import ask, json_from
 from builder.lint.target import Target, onnx_limits, target_from_text
 from builder.releases import (
     IMAGES,
@@ -23,6 +21,7 @@ from builder.releases import (
     takes_version_compatible,
     tensorrt_of,
 )
+from builder.shown import refuse_secrets
 from builder.spec import Target as StatedTarget
 
 # GPU → compute capability. Source: NVIDIA's list of CUDA GPUs by compute capability.
@@ -128,10 +127,13 @@ def target_from_reference(text: str) -> Target:
 
 
 def _release_of_server(url: str) -> str:
+    refuse_secrets(url, "name the release: --target 26.08")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/v2", timeout=_ANSWER_WITHIN_S) as answer:  # noqa: S310
-            version = str(json.load(answer)["version"])
-    except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError) as error:
+        reply = ask(url, "GET", "/v2", timeout_s=_ANSWER_WITHIN_S)
+        version = json_from(reply.body)["version"]
+        if reply.status != 200 or not isinstance(version, str):
+            raise ValueError(f"HTTP {reply.status}: {reply.body[:80]!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServerError(
             f"{url} does not answer like a Triton server",
             code="server_unreachable",

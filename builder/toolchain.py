@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
-VERSION_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt-rtx")
+VERSION_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "ml_dtypes",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +25,9 @@ class Toolchain:
     versions: tuple[tuple[str, str | None], ...]
 
     def fingerprint(self, *names: str) -> dict[str, str | None]:
-        """The versions of the named tools."""
+        """The versions of the named tools; KeyError for one that is not looked at, whose upgrade nobody would see."""
         known = dict(self.versions)
-        return {n: known.get(n) for n in names}
+        return {n: known[n] for n in names}
 
 
 @lru_cache(maxsize=1)

@@ -30,3 +30,9 @@ def model_config_pb2() -> Any:
     sys.modules[_MODULE] = module
     spec.loader.exec_module(module)
     return module
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether a FieldDescriptor is of a repeated field (or a map): protobuf says it in two ways, by its release."""
+    repeated = getattr(field, "is_repeated", None)  # protobuf 6.31 and later
+    return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)

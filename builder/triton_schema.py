@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from builder.triton_proto import model_config_pb2
+from builder.triton_proto import is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
 _INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)
@@ -54,8 +54,8 @@ _SCALARS: dict[int, Any] = {
     _STRING: StrictStr,
 }
 
-_NamedDim = Annotated[
-    int | str,
+_NamedDim: Any = Annotated[
+    _int_between(-(2**63), 2**63 - 1) | StrictStr,
     Field(description="a size, -1, or the name of a dynamic dimension", union_mode="left_to_right"),
 ]
 
@@ -131,11 +131,6 @@ def _single_type(field: Any) -> Any:
     return _SCALARS[field.cpp_type]
 
 
-def _is_repeated(field: Any) -> bool:
-    repeated = getattr(field, "is_repeated", None)
-    return bool(repeated if repeated is not None else field.label == field.LABEL_REPEATED)
-
-
 def _field_type(message: Any, field: Any) -> Any:
     if message.name in ("ModelInput", "ModelOutput") and field.name == "dims":
         return tuple[_NamedDim, ...]
@@ -145,7 +140,7 @@ def _field_type(message: Any, field: Any) -> Any:
         if key.cpp_type != _STRING:
             key_type = Annotated[key_type, BeforeValidator(_int_from_key)]
         return dict[key_type, _single_type(value)]  # type: ignore[misc, valid-type]
-    if _is_repeated(field):
+    if is_repeated(field):
         return tuple[_single_type(field), ...]  # type: ignore[misc]
     return _single_type(field)
 

@@ -7,14 +7,27 @@ write to a destination. They are parsed by models of the base class `Untrusted`,
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+import pydantic_core
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 << 20
 """A lock of 10,000 models has 20 MiB."""
@@ -30,17 +43,28 @@ class Untrusted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""The same for a dataclass or a TypedDict, as its `__pydantic_config__`."""
+
+
 def fault_of_text(text: str) -> str | None:
     """Why a name would not look on a screen like what it is; None when it is plain.
 
     Refused: control characters (C0, C1), what has no glyph (zero-width, direction marks, line separators), what
     is not normalised (NFC): two names that look the same would be two things. Categories: Unicode, chapter 4.5.
     """
+    hidden = _hidden(text)
+    if hidden is None and unicodedata.normalize("NFC", text) != text:
+        return f"is not in Unicode's normal form C, as {unicodedata.normalize('NFC', text)!a} is"
+    return hidden
+
+
+def _hidden(text: str) -> str | None:
+    if text.isascii() and text.isprintable():
+        return None
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
             return f"has {character!r} in it"
-    if unicodedata.normalize("NFC", text) != text:
-        return f"is not in Unicode's normal form C, as {unicodedata.normalize('NFC', text)!a} is"
     return None
 
 
@@ -61,7 +85,10 @@ def fault_of_model_name(name: str) -> str | None:
 
 
 def fault_of_relative_path(text: str) -> str | None:
-    """Why `text` cannot be the path of a file inside a directory; None when it can: relative, normalised, with `/`."""
+    """Why `text` cannot be the path of a file inside a directory; None when it can: relative, normalised, with `/`.
+
+    Any of Unicode's normal forms will do: on a Mac files have names in form D.
+    """
     if not text or text.startswith("/") or "\\" in text:
         return "is not a relative path with '/'"
     if any(part in ("", ".", "..") for part in text.split("/")):
@@ -70,7 +97,28 @@ def fault_of_relative_path(text: str) -> str | None:
         return f"has a part of more than {_MAX_COMPONENT_BYTES} bytes"
     if len(text) > _MAX_PATH_BYTES:
         return f"is longer than {_MAX_PATH_BYTES} bytes"
-    return fault_of_text(text)
+    return _hidden(text)
+
+
+def fault_of_dependency(name: str) -> str | None:
+    """Why `name` cannot be that of a file which is only ever read to tell whether it changed; None when it can.
+
+    It may lie anywhere (absolute, with `..`, `package:NAME/path`, `DIRECTORY/`): who made it read it there.
+    """
+    if not name or "\0" in name:
+        return "is empty or has '\\x00' in it"
+    return f"is longer than {_MAX_PATH_BYTES} bytes" if len(name) > _MAX_PATH_BYTES else None
+
+
+def _dependency(name: str) -> str:
+    fault = fault_of_dependency(name)
+    if fault is not None:
+        raise ValueError(f"a dependency's name {fault}")
+    return name
+
+
+def _laid_out(text: str) -> str:
+    return _relative_path(text.removesuffix("/")) and text
 
 
 def _model_name(name: str) -> str:
@@ -90,6 +138,23 @@ def _relative_path(text: str) -> str:
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 RelativePath = Annotated[str, AfterValidator(_relative_path)]
+LaidOutPath = Annotated[str, AfterValidator(_laid_out)]
+"""A relative path, and `NAME/` for an empty directory."""
+Dependency = Annotated[str, AfterValidator(_dependency)]
+Distance = Annotated[float, Field(allow_inf_nan=True)]
+"""A number that an older tritonsmith may have written as Infinity."""
+
+
+def refuse_files_below_files(names: Iterable[str]) -> None:
+    """ValueError when a name is there twice, or one is a directory of another: they cannot all be files."""
+    found = set()
+    for name in names:
+        if name in found:
+            raise ValueError(f"{name!r:.80} is there twice")
+        found.add(name)
+    for name in found:
+        if any(str(above) in found for above in PurePosixPath(name).parents):
+            raise ValueError(f"{name!r:.80} lies below another file")
 
 
 def inside(directory: Path, name: str) -> Path:
@@ -123,16 +188,55 @@ def read_bounded(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
     return data
 
 
-def json_value(text: str | bytes) -> Any:
-    """JSON → values; ValueError for what is none, nested too deep, not UTF-8, or has NaN, Infinity or a name twice."""
+def parsed(adapter: TypeAdapter[T], text: str | bytes, infinite: bool = False) -> T:
+    """JSON → what the type says; ValueError with the place and the fault of the first value that is none.
+
+    infinite: Infinity and NaN are numbers where the type is Distance.
+    """
+    json_value(text, infinite)
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """`models.minilm.key: String should match …, not '../x'`, in one line of bounded length."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r:.80}"
+    return f"{place:.160}: {first['msg']}{seen}" if place else f"{first['msg']}{seen}"
+
+
+def json_value(text: str | bytes, infinite: bool = False) -> Any:
+    """JSON → values; ValueError for what is none, is nested deeper than some 200, is not UTF-8 or has lone surrogates, has
+    NaN, Infinity (unless infinite) or what would become it, or a name twice."""
+    try:
+        value = json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            parse_constant=float if infinite else _no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_twins,
+        )
+        pydantic_core.from_json(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ValueError("it is nested too deep") from None
+        raise
+    return value
 
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is no finite number")
+    return number
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

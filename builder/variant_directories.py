@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.cache import Artifact
+from builder.cache_record import Kind
 from builder.context import BuildOptions, Context, context_of
 from builder.engines import BuiltEngine
 from builder.errors import BuildError
 from builder.laying_out import config_text
 from builder.lock import LockedModel
+from builder.observe import is_plain
 from builder.plan import EngineTarget
 from builder.repository import exclusive, publish_model, stage_model
 from builder.spec import ModelSpec
@@ -41,11 +43,13 @@ def _lay_out(
     context: Context, spec: ModelSpec, locked: LockedModel, name: str, staging: Path, directory: Path
 ) -> Path:
     entry = locked.variants[name]
-    artifact = _artifact(context, spec, str(entry["key"]), name)
+    artifact = _artifact(
+        context, spec, entry["key"], name, "source" if is_plain(spec.variants[name]) else "convert"
+    )
     engines = tuple(
         BuiltEngine(
             EngineTarget(None, capability or None, engine["tools"]["tensorrt"]),
-            _artifact(context, spec, str(engine["key"]), name),
+            _artifact(context, spec, engine["key"], name, "compile"),
             True,
         )
         for capability, engine in entry.get("engines", {}).items()
@@ -59,8 +63,8 @@ def _lay_out(
     return directory / named.name
 
 
-def _artifact(context: Context, spec: ModelSpec, key: str, name: str) -> Artifact:
-    artifact = context.cache.get(key)
+def _artifact(context: Context, spec: ModelSpec, key: str, name: str, kind: Kind) -> Artifact:
+    artifact = context.cache.get(key, kind)
     if artifact is None:
         raise BuildError(
             f"{spec.name}/{name} is no longer in the cache",

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 
 class Frozen(BaseModel):
     """Data from outside: unknown keys are refused, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("has a number in it that is not finite") from None
+    return value
+
+
+# Text too: YAML 1.1 takes 1e-3 for a word.
+Real = Annotated[float, BeforeValidator(_no_bool)]
+Json = Annotated[Any, AfterValidator(_finite)]
 
 
 class DynamicDim(Frozen):
     """The range of a named dynamic dimension."""
 
-    min: int = Field(1, ge=0)
-    opt: int | None = Field(None, ge=1, description="the size to tune for; default: max")
-    max: int = Field(ge=1)
+    min: StrictInt = Field(1, ge=0)
+    opt: StrictInt | None = Field(None, ge=1, description="the size to tune for; default: max")
+    max: StrictInt = Field(ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> DynamicDim:
@@ -33,8 +62,8 @@ class MetricSpec(Frozen):
     """A measure of the user's own: f(reference outputs, candidate outputs), two lists with a dict a sample → a number."""
 
     callable: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Real | None = None
+    at_most: Real | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> MetricSpec:
@@ -50,10 +79,10 @@ class AccuracySpec(Frozen):
         None,
         description="module:callable that returns a list of {input name: array}, or an .npz file; default: random",
     )
-    relative_l2: float | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
-    cosine: float | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
-    max_abs: float | None = Field(None, gt=0, description="largest absolute difference")
-    top1: float | None = Field(
+    relative_l2: Real | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
+    cosine: Real | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
+    max_abs: Real | None = Field(None, gt=0, description="largest absolute difference")
+    top1: Real | None = Field(
         None, ge=0, le=1, description="smallest share of rows whose largest value stays the same"
     )
     metric: MetricSpec | None = Field(None, description="a measure of your own; of variants")
@@ -66,9 +95,9 @@ class AccuracySpec(Frozen):
 class InputShapes(Frozen):
     """Whole shapes of one input in an optimization profile, batch dimension included."""
 
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
+    min: tuple[StrictInt, ...]
+    opt: tuple[StrictInt, ...]
+    max: tuple[StrictInt, ...]
 
 
 class ProfileSpec(Frozen):
@@ -96,16 +125,16 @@ class Variant(Frozen):
     exclude: tuple[str, ...] = Field(
         (), description="nodes that stay fp32: globs over node names and op types"
     )
-    keep_io: bool = Field(True, description="fp16, bf16: inputs and outputs stay fp32")
-    options: dict[str, Any] = Field({}, description="of the conversion, by precision: see docs/precision.md")
-    engine: dict[str, Any] = Field(
+    keep_io: StrictBool = Field(True, description="fp16, bf16: inputs and outputs stay fp32")
+    options: dict[str, Json] = Field({}, description="of the conversion, by precision: see docs/precision.md")
+    engine: dict[str, Json] = Field(
         {}, description="of TensorRT's builder: workspace_bytes, version_compatible, …"
     )
     optimization_profiles: tuple[ProfileSpec, ...] = Field(
         (),
         description="of the TensorRT engine, in the order of instance_group's profile; default: one over all sizes",
     )
-    profile_per_preferred_batch_size: bool = Field(
+    profile_per_preferred_batch_size: StrictBool = Field(
         False, description="one optimization profile tuned for each preferred_batch_size"
     )
     accuracy: AccuracySpec = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from builder.engines import BuiltEngine, engine_artifacts
 from builder.errors import TritonsmithError, Where
 from builder.gate_request import GateRequest, GateResult, Metric
 from builder.judgement import Judgement, judgement_of, refusal
+from builder.lock import LockedVariant
 from builder.observe import (
     converted_parameters,
     converted_tools,
@@ -67,7 +69,7 @@ def _built(
         return BuiltVariant(
             name, base, "the export", judgement=judgement_of(spec.variants[name], base.record)
         )
-    artifact = cache.get(key) if key else None
+    artifact = cache.get(key, "convert") if key else None
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
     judgement = Judgement()
@@ -96,7 +98,7 @@ def _explained(
     if judgement.passed or judgement.layers or onnx is None or artifact.record["accuracy"]["samples"] == 0:
         return judgement
     key = action_key(f"layers of {artifact.key}", {})
-    explained = cache.get(key)
+    explained = cache.get(key, "layers")
     if explained is None:
         converted = tuple(artifact.record.get("converted", ()))
         judged = _judged(
@@ -177,7 +179,7 @@ def _converted_artifact(
     tools = converted_tools(spec, name, this_toolchain())
     identity = variant_request(base.key, parameters, tools)
     key = find_cached(identity, repository.root, cache)
-    cached = cache.get(key) if key else None
+    cached = cache.get(key, "convert") if key else None
     if cached is not None:
         return cached
     with cache.workspace() as made:
@@ -270,9 +272,9 @@ def _judged(
         return run_gate(request, scratch, log_path(cache, repository, f"{spec.name}/{name}/gate"))
 
 
-def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str, dict[str, Any]]:
+def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str, LockedVariant]:
     """What the lock keeps of each variant that was made."""
-    kept: dict[str, dict[str, Any]] = {}
+    kept: dict[str, LockedVariant] = {}
     for variant in built:
         if variant.artifact is None:
             continue
@@ -284,7 +286,13 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
             "tools": {} if plain else record["tools"],
             "dependencies": {} if plain else record["dependencies"],
             "key": variant.artifact.key,
-            "accuracy": {} if worst is None else {"relative_l2": worst.relative_l2, "cosine": worst.cosine},
+            # JSON has no infinity, which is the distance of a variant that answers NaN.
+            "accuracy": {}
+            if worst is None
+            else {
+                "relative_l2": min(worst.relative_l2, sys.float_info.max),
+                "cosine": worst.cosine,
+            },
         }
         if variant.engines:
             kept[variant.name]["engines"] = {

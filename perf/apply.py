@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.errors import SpecError, TritonsmithError, UsageError, nearest
+from builder.disk import replacing
+from builder.errors import SpecError, TritonsmithError, UsageError, Where, nearest
+from builder.shown import one_line
 from builder.spec import ModelSpec, RepositorySpec, load_spec
+from builder.untrusted import inside
 from builder.yaml_source import read_yaml
 from perf import config_path
 from perf.objective import OBJECTIVES
@@ -106,7 +108,7 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
         edits |= dict(_serve(model, arm.variant))
     for other, settings in others:
         edits |= dict(_edits(spec, other, settings, arm.others.get(other.name, {})))
-    evidence_path = path.parent / EVIDENCE / f"{model.name}.json"
+    evidence_path = _evidence_path(path.parent, model.name)
     text = before
     try:
         for keys, value in edits.items():
@@ -132,18 +134,26 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
     )
 
 
+def _evidence_path(root: Path, model: str) -> Path:
+    """Where the evidence goes; UsageError when evidence/ is a link: a file of that name may be there that is not ours."""
+    try:
+        return inside(root, f"{EVIDENCE}/{model}.json")
+    except ValueError as error:
+        raise UsageError(
+            f"the evidence cannot be written beside the spec: {error}",
+            code="evidence_link",
+            where=Where(root / EVIDENCE),
+            fix="make evidence/ a directory of its own",
+        ) from None
+
+
 def write(plan: Application) -> None:
     """The evidence, then the spec, each whole or not at all."""
     plan.evidence_path.parent.mkdir(exist_ok=True)
     write_json(plan.evidence_path, plan.evidence)
-    temporary = plan.path.with_name(f".{plan.path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(plan.after)
+    with replacing(plan.path) as temporary:
+        temporary.write_bytes(plan.after.encode())
         temporary.chmod(plan.path.stat().st_mode & 0o7777)
-        temporary.replace(plan.path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def evidence_of(
@@ -190,7 +200,7 @@ def comment_of(run: RunResult, arm: Arm, model: str) -> str:
     parts.append(f"Triton {e.get('server_version', '?')} {e.get('server', '')}".strip())
     parts.append(str(e.get("started", ""))[:10])
     parts.append(f"{EVIDENCE}/{model}.json")
-    return f"{MARK} {', '.join(part for part in parts if part)}"
+    return one_line(f"{MARK} {', '.join(part for part in parts if part)}")
 
 
 def _model(spec: RepositorySpec, name: str) -> ModelSpec:

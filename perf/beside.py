@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 
 from builder.errors import TritonsmithError
+from perf.children import start_child
 from perf.generator import generate
 from perf.schedule import Closed
 from perf.server import control
@@ -33,16 +32,12 @@ class BesideLoad:
     def ensure(self, http_url: str) -> None:
         """Start what does not run, at the start and after a server died and took the load with it, and wait
         until the server has answered some of it: a trial is not to begin without its neighbours."""
-        context = multiprocessing.get_context("spawn")
         answered: dict[str, int] = {}
         for model, concurrency in self._concurrency.items():
             running = self._processes.get(model)
             if running is None or not running.is_alive():
                 answered[model] = _answered(http_url, model)
-                arguments = (http_url, concurrency, self._payloads[model])
-                process = context.Process(target=_work, args=arguments, daemon=True)
-                process.start()
-                self._processes[model] = process
+                self._processes[model] = start_child(_work, http_url, concurrency, self._payloads[model])
         deadline_s = time.monotonic() + _UNDER_WAY_S
         while answered and time.monotonic() < deadline_s:
             time.sleep(0.02)
@@ -64,7 +59,6 @@ def _answered(http_url: str, model: str) -> int:
 
 
 def _work(http_url: str, concurrency: int, payloads: Sequence[InferPayload]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     seed = 0
     while True:  # in pieces, so that their records do not fill the memory
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from builder.commands.help import Command
 from perf.commands.apply import apply
 from perf.commands.compare import compare
 from perf.commands.demo import demo
@@ -13,6 +14,7 @@ from perf.commands.publish import publish
 from perf.commands.report import report
 from perf.commands.rollback import rollback
 from perf.commands.serve import serve
+from perf.commands.server import app as server
 from perf.commands.sweep import sweep
 from perf.commands.versions import versions
 
@@ -20,15 +22,16 @@ from perf.commands.versions import versions
 def register(app: typer.Typer) -> None:
     """Adds the commands that need a live server, and init, which may read one."""
     panel = "Measure"
-    app.command(rich_help_panel=panel)(serve)
-    app.command(rich_help_panel=panel)(load)
-    app.command(rich_help_panel=panel)(sweep)
-    app.command(rich_help_panel=panel)(report)
-    app.command(rich_help_panel=panel)(compare)
-    app.command(rich_help_panel=panel)(apply)
+    app.command(cls=Command, rich_help_panel=panel)(serve)
+    app.command(cls=Command, rich_help_panel=panel)(load)
+    app.command(cls=Command, rich_help_panel=panel)(sweep)
+    app.command(cls=Command, rich_help_panel=panel)(report)
+    app.command(cls=Command, rich_help_panel=panel)(compare)
+    app.command(cls=Command, rich_help_panel=panel)(apply)
+    app.add_typer(server, name="server", rich_help_panel=panel)
     panel = "Publish"
-    app.command(rich_help_panel=panel)(publish)
-    app.command(rich_help_panel=panel)(rollback)
-    app.command(rich_help_panel=panel)(versions)
-    app.command(rich_help_panel="Start here")(demo)
-    app.command(rich_help_panel="Start here")(init)
+    app.command(cls=Command, rich_help_panel=panel)(publish)
+    app.command(cls=Command, rich_help_panel=panel)(rollback)
+    app.command(cls=Command, rich_help_panel=panel)(versions)
+    app.command(cls=Command, rich_help_panel="Start here")(demo)
+    app.command(cls=Command, rich_help_panel="Start here")(init)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from builder.markdown import cell
+from builder.text_layout import cells, table
 from perf.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
 from perf.gate import Judgement
 from perf.report import numbers
-from perf.report.markdown import cell
 
 _MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?"}
 _GATE_WORDS = {"passed": "passed", "violated": "VIOLATED", "open": "cannot be told"}
@@ -53,25 +54,37 @@ def as_dict(
     }
 
 
-def text_of(comparison: Comparison, judgements: Sequence[Judgement], metrics: Sequence[str] = SHOWN) -> str:
-    """The findings, then a row a load point and metric, gates and notes."""
-    rows = [("", "", "A", "B", "change", "")]
-    for point in comparison.points:
-        rows += [
-            (point.label, c.metric, *_values(c), change_text(c), _finding(c)) for c in _kept(point, metrics)
-        ]
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
-    lines = [headline(comparison), ""]
-    last = ""
-    for row in rows:
-        label = row[0] if row[0] != last else ""
-        last = row[0]
-        cells = [label.ljust(widths[0]), row[1].ljust(widths[1])]
-        cells += [row[2].rjust(widths[2]), row[3].rjust(widths[3]), row[4].ljust(widths[4]), row[5]]
-        lines.append("  ".join(cells).rstrip())
+def text_of(
+    comparison: Comparison,
+    judgements: Sequence[Judgement],
+    metrics: Sequence[str] = SHOWN,
+    width: int | None = None,
+) -> str:
+    """The findings, then a row a load point and metric, gates and notes. width: of the terminal, if there is one."""
+    lines = [headline(comparison), "", *_table_lines(comparison, metrics, width)]
     if judgements:
         lines += ["", *(_gate_line(j) for j in judgements)]
     return "\n".join([*lines, "", *(f"note: {note}" for note in comparison.notes)]).rstrip()
+
+
+def _table_lines(comparison: Comparison, metrics: Sequence[str], width: int | None) -> list[str]:
+    """A load point's label stands before its first row; where that is too wide, above its rows."""
+    header = ("", "", "A", "B", "change", "")
+    rows: list[tuple[str, ...]] = [header]
+    for point in comparison.points:
+        label = point.label
+        for change in _kept(point, metrics):
+            rows.append((label, change.metric, *_values(change), change_text(change), _finding(change)))
+            label = ""
+    lines = table(rows, right=(2, 3))
+    if width is None or max(map(cells, lines)) <= width:
+        return lines
+    narrow = table([("", *row[1:]) for row in rows], right=(2, 3))
+    return [
+        line
+        for row, below in zip(rows, narrow, strict=True)
+        for line in ([row[0], below] if row[0] else [below])
+    ]
 
 
 def markdown_of(comparison: Comparison, judgements: Sequence[Judgement]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.errors import UsageError, nearest
-from builder.triton_proto import model_config_pb2
+from builder.triton_proto import is_repeated, model_config_pb2
 
 Config = Mapping[str, Any]
 """A model config as proto JSON with proto field names, as Triton's load API takes it."""
@@ -106,16 +106,11 @@ def _set(target: dict[str, Any], segments: list[str], value: Any, descriptor: An
             _put(entries, rest[0], None, value, path)
         else:
             _set(entries.setdefault(rest[0], {}), rest[1:], value, child, path)
-    elif field is not None and _is_repeated(field):
+    elif field is not None and is_repeated(field):
         for element in _elements(target.setdefault(name, []), index, path):
             _set(element, rest, value, field.message_type, path)
     else:
         _set(target.setdefault(name, {}), rest, value, field.message_type if field else None, path)
-
-
-def _is_repeated(field: Any) -> bool:
-    repeated = getattr(field, "is_repeated", None)  # protobuf 6.31 and later
-    return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)
 
 
 def _put(target: dict[str, Any], name: str, index: int | None, value: Any, path: str) -> None:

@@ -6,10 +6,11 @@ durations are nanoseconds. Why requests failed is in Triton's metrics alone (doc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from perf.prometheus import samples_of
 
 Row = Mapping[str, Any]
 
@@ -70,18 +71,13 @@ def counters_from_dict(data: Mapping[str, Any]) -> ServerCounters:
     return ServerCounters(**plain, batch_executions=batches)
 
 
-_FAILURE = re.compile(r"^nv_inference_request_failure\{([^}]*)\}\s+([-+.\deE]+)\s*$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-
 def failures_from_metrics(text: str, model: str) -> dict[str, int]:
     """Prometheus text → the model's failed requests by Triton's reason, all versions together."""
     found: dict[str, int] = {}
-    for labels, value in _FAILURE.findall(text):
-        of = dict(_LABEL.findall(labels))
+    for _, of, value in samples_of(text, "nv_inference_request_failure"):
         if of.get("model") == model:
             reason = of.get("reason", "OTHER")
-            found[reason] = found.get(reason, 0) + round(float(value))
+            found[reason] = found.get(reason, 0) + round(value)
     return found
 
 

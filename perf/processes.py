@@ -7,7 +7,6 @@ start together. CLOCK_MONOTONIC is one clock for all processes of a machine, so 
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import tempfile
 import threading
 import time
@@ -16,10 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from builder.errors import TrialError, TritonsmithError
+from perf.children import start_child
 from perf.record import RequestRecords, load_records, merge, save_records
 from perf.runs.one_process import run_plan
 from perf.runs.plan import ClientOptions, Plan, Progress
@@ -68,22 +69,17 @@ def run_in_processes(
 ) -> RequestRecords:
     """Start the processes, wait for them, merge. A process that cannot start ends the test with its error."""
     plans = shares(plan, options.processes)
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="tritonsmith-load-") as directory:
         pipes: list[Connection] = []
-        workers = []
-        for part, share in enumerate(plans):
-            ours, theirs = context.Pipe()
-            path = Path(directory) / f"{part}.npz"
-            part_of_it = target.of_process(part, len(plans))
-            worker = context.Process(
-                target=_work, args=(part_of_it, payloads, share, options, path, theirs), daemon=True
-            )
-            worker.start()
-            theirs.close()
-            pipes.append(ours)
-            workers.append(worker)
+        workers: list[BaseProcess] = []
         try:
+            for part, share in enumerate(plans):
+                ours, theirs = multiprocessing.Pipe()
+                path = Path(directory) / f"{part}.npz"
+                part_of_it = target.of_process(part, len(plans))
+                workers.append(start_child(_work, part_of_it, payloads, share, options, path, theirs))
+                theirs.close()
+                pipes.append(ours)
             _start_together(pipes, plan, at_measure_start)
             _follow(pipes, on_progress)
             for worker in workers:
@@ -179,8 +175,6 @@ def _work(
     path: Path,
     pipe: Connection,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
-
     def start() -> int:
         _tell(pipe, "ready")
         start_ns = int(_receive(pipe))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,9 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from builder.disk import replacing
 from builder.errors import UsageError, Where
+from builder.npz import read_npz
+from builder.untrusted import json_value
+from perf.schedule import load_from_dict
+from perf.typed import MALFORMED, typed
 
 FORMAT = "tritonsmith.records/1"
+# No clock of a machine comes near these, and sums of them stay in an int64.
+_LAST_NS = 1 << 62
+_MOST_ROWS = 1 << 31
 OK = 0
 """The status of a request that was answered without an error."""
 
@@ -212,51 +219,56 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
 def save_records(records: RequestRecords, path: Path) -> None:
     """Write one .npz: a member `header.json` and one .npy a column; complete or not at all."""
     header = {"format": FORMAT, **asdict(records.header)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            archive.writestr("header.json", json.dumps(header, default=str))
-            for name, column in records.columns().items():
-                buffer = io.BytesIO()
-                np.save(buffer, column, allow_pickle=False)
-                archive.writestr(f"{name}.npy", buffer.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("header.json", json.dumps(header, default=str))
+        for name, column in records.columns().items():
+            buffer = io.BytesIO()
+            np.save(buffer, column, allow_pickle=False)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
 
 
 def load_records(path: Path) -> RequestRecords:
     """The inverse of save_records; UsageError when the file is missing or is not a record file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read("header.json"))
-            seen = header.pop("format", None)
-            if seen != FORMAT:
-                raise UsageError(
-                    "not a record file of this version",
-                    code="record_format",
-                    where=Where(path),
-                    seen=seen,
-                    valid=[FORMAT],
-                )
-            members = archive.namelist()
-            there = [*_COLUMNS, *(name for name in _STREAMING if f"{name}.npy" in members)]
-            columns = {
-                name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False) for name in there
-            }
+        members = read_npz(path)
+        header = json_value(members["header.json"], infinite=True)
+        seen = header.pop("format", None)
+        if seen != FORMAT:
+            raise UsageError(
+                "not a record file of this version",
+                code="record_format",
+                where=Where(path),
+                seen=seen,
+                valid=[FORMAT],
+            )
+        known = {f.name for f in fields(RecordHeader)}
+        read = typed(RecordHeader(**{key: value for key, value in header.items() if key in known}))
+        typed(load_from_dict(read.load))
+        there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
+        return _checked(RequestRecords(read, **{name: members[name] for name in there}))
     except FileNotFoundError as error:
         raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except (OSError, *MALFORMED) as error:
         raise UsageError(
             "not a record file",
             code="record_format",
             where=Where(path),
-            seen=f"{type(error).__name__}: {error}",
+            seen=f"{type(error).__name__}: {error!s:.300}",
             fix="pass a file written by `tritonsmith load --output FILE`",
         ) from error
-    known = {f.name for f in fields(RecordHeader)}
-    values = {key: value for key, value in header.items() if key in known}
-    for name in ("reasons", "batch_sizes"):
-        values[name] = tuple(values[name])
-    return RequestRecords(RecordHeader(**values), **columns)
+
+
+def _checked(records: RequestRecords) -> RequestRecords:
+    """The records, whose every status has a reason and every payload a size; ValueError for others."""
+    header = records.header
+    if not all(0 < size <= _MOST_ROWS for size in header.batch_sizes):
+        raise ValueError("batch_sizes are not those of requests")
+    last = {"status": len(header.reasons) - 1, "payload_index": len(header.batch_sizes) - 1}
+    for name, column in records.columns().items():
+        if len(column) and (column.min() < 0 or column.max() > last.get(name, _LAST_NS)):
+            raise ValueError(f"column {name} goes from {column.min()} to {column.max()}")
+    return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,10 @@ from urllib.parse import quote, urlsplit
 from builder.accuracy import Bounds, Deviation, compare
 from builder.console import note
 from builder.errors import ServerError, TrialError
+from builder.http_ask import ANSWER_LIMIT_BYTES, Reply, json_from, reason_of
 from builder.publish import Expected, Switched
 from builder.samples import Sample
+from perf.wire import told
 from perf.wire.http import HttpTarget
 from perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
 from perf.wire.rest import exchange, model_path
@@ -40,12 +41,12 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            status, _, answer = _call(target, "GET", "/v2/health/live")
-            if status != 200:
+            reply = _call(target, "GET", "/v2/health/live")
+            if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
                     code="server_unreachable",
-                    seen=f"HTTP {status} {_reason(answer)}".strip(),
+                    seen=f"HTTP {reply.status} {_reason(reply)}".strip(),
                 )
 
     def follow(self, switched: Switched) -> str:
@@ -73,19 +74,19 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        status, _, answer = _call(target, "POST", f"{_repository_path(model)}/load", {}, self.timeout_s)
-        if status == 200:
+        reply = _call(target, "POST", f"{_repository_path(model)}/load", {}, self.timeout_s)
+        if reply.status == 200:
             return "explicit"
-        reason = _reason(answer)
+        reason = _reason(reply)
         if "not allowed if polling is enabled" in reason:
             return "poll"
         if "load / unload is not allowed" in reason:
             return "none"
-        forbidden = status in (401, 403)
+        forbidden = reply.status in (401, 403)
         raise TrialError(
             f"the server at {target.url} refused to load {model!r}: {reason}",
             code="model_refused",
-            seen=f"HTTP {status}",
+            seen=f"HTTP {reply.status}",
             fix="give what it wants to see of you with --header NAME:VALUE" if forbidden else None,
         )
 
@@ -161,13 +162,18 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
     head, _, body = http_request(payload, host).partition(b"\r\n\r\n")
     fields = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
     headers = {name: value for name, value in fields if name != "Host"}
-    status, told, answer = _exchange(target, "POST", f"{model_path(model, version)}/infer", body, headers)
-    if status != 200:
-        raise _smoke_failed(target, model, version, f"HTTP {status} {_reason(answer)}")
-    length = told.get("inference-header-content-length")
-    decoded = decode_http(None if length is None else int(length), answer)
-    about = json.loads(answer if length is None else answer[: int(length)])
-    return dict(decoded.outputs), str(about.get("model_version", ""))
+    # An answer in JSON is a few times as long as its tensors.
+    limit_bytes = ANSWER_LIMIT_BYTES + 16 * sum(array.nbytes for array in sample.outputs.values())
+    path = f"{model_path(model, version)}/infer"
+    reply = _exchange(target, "POST", path, body, headers, limit_bytes=limit_bytes)
+    if reply.status != 200:
+        raise _smoke_failed(target, model, version, f"HTTP {reply.status} {_reason(reply)}")
+    length = reply.fields.get("inference-header-content-length")
+    try:
+        decoded = decode_http(None if length is None else int(length), reply.body)
+    except ValueError as error:
+        raise _smoke_failed(target, model, version, f"not an infer answer: {error}") from None
+    return dict(decoded.outputs), decoded.model_version
 
 
 def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) -> TrialError:
@@ -179,15 +185,19 @@ def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) 
 
 def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
     """Version → (state, reason) of one model."""
-    status, _, answer = _call(target, "POST", "/v2/repository/index", {})
-    if status != 200:
+    reply = _call(target, "POST", "/v2/repository/index", {})
+    if reply.status != 200:
         raise TrialError(
-            f"the server at {target.url} does not tell its models: {_reason(answer)}",
+            f"the server at {target.url} does not tell its models: {_reason(reply)}",
             code="server_refused",
-            seen=f"HTTP {status}",
+            seen=f"HTTP {reply.status}",
         )
-    rows = (r for r in json.loads(answer) if r["name"] == model and r.get("version"))
-    return {int(r["version"]): (r.get("state", ""), r.get("reason", "")) for r in rows}
+    try:
+        found = json_from(reply.body)
+    except ValueError as error:
+        raise ServerError(f"{target.url}: the index is no JSON: {error}", code="not_triton") from None
+    rows = [r for r in told.index_from(found, f"{target.url}: index") if r.name == model]
+    return {int(r.version): (r.state, r.reason) for r in rows if r.version.isdecimal()}
 
 
 def _repository_path(model: str) -> str:
@@ -196,7 +206,7 @@ def _repository_path(model: str) -> str:
 
 def _call(
     target: HttpTarget, method: str, path: str, body: object = None, timeout_s: float = _TIMEOUT_S
-) -> tuple[int, Mapping[str, str], bytes]:
+) -> Reply:
     sent = None if body is None else json.dumps(body).encode()
     return _exchange(target, method, path, sent, {"Content-Type": "application/json"}, timeout_s)
 
@@ -208,11 +218,12 @@ def _exchange(
     body: bytes | None,
     headers: Mapping[str, str],
     timeout_s: float = _TIMEOUT_S,
-) -> tuple[int, Mapping[str, str], bytes]:
+    limit_bytes: int = ANSWER_LIMIT_BYTES,
+) -> Reply:
     """perf.wire.rest.exchange, its failures as the error that people see."""
     try:
-        return exchange(target, method, path, body, headers, timeout_s)
-    except (OSError, http.client.HTTPException) as error:
+        return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
+    except OSError as error:
         raise ServerError(
             f"the server at {target.url} does not answer: {error or type(error).__name__}",
             code="server_unreachable",
@@ -221,8 +232,5 @@ def _exchange(
         ) from error
 
 
-def _reason(answer: bytes) -> str:
-    try:
-        return str(json.loads(answer)["error"]).partition("\n\nAt:\n")[0].strip()
-    except (ValueError, KeyError, TypeError):
-        return answer.decode(errors="replace").strip() or "no reason given"
+def _reason(reply: Reply) -> str:
+    return reason_of(reply.body).partition("\n\nAt:\n")[0].strip() or "no reason given"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from perf.prometheus import samples_of
 
 ProcessKey = tuple[int, float]
 """(pid, create time): a pid may come again."""
@@ -179,7 +180,6 @@ def _one_gpu(name: str, samples: Sequence[GpuSample]) -> GpuUse:
     )
 
 
-_GPU_METRIC = re.compile(r'^(nv_\w+)\{[^}]*gpu_uuid="([^"]+)"[^}]*\}\s+([-+.\deE]+)\s*$', re.MULTILINE)
 _FIELD_OF_METRIC = {
     "nv_gpu_utilization": "utilisation",
     "nv_gpu_memory_used_bytes": "memory_bytes",
@@ -191,9 +191,9 @@ _FIELD_OF_METRIC = {
 def gpu_readings_from_metrics(text: str) -> dict[str, GpuReading]:
     """Triton's Prometheus text → {GPU uuid: reading} (docs/user_guide/metrics.md, GPU metrics: ratio, bytes, W, J)."""
     found: dict[str, dict[str, float]] = {}
-    for metric, uuid, value in _GPU_METRIC.findall(text):
-        if metric in _FIELD_OF_METRIC:
-            found.setdefault(uuid, {})[_FIELD_OF_METRIC[metric]] = float(value)
+    for metric, of, value in samples_of(text, *_FIELD_OF_METRIC):
+        if "gpu_uuid" in of:
+            found.setdefault(of["gpu_uuid"], {})[_FIELD_OF_METRIC[metric]] = value
     return {
         uuid: GpuReading(
             fields.get("utilisation"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from builder.errors import UsageError, Where
 from perf.content import Content
-from perf.run_record import JOURNAL, KEPT, events_of
+from perf.run_record import JOURNAL, KEPT, events_of, journal_lines
 from perf.sweep import Placement, Trial
 from perf.trial import TrialResult, trial_result_from_dict
+from perf.typed import MALFORMED, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,13 @@ def earlier_run(directory: Path) -> Earlier:
     if not path.is_file():
         return Earlier()
     try:
-        events = events_of(path.read_text().splitlines())
+        events = events_of(journal_lines(path))
         start = next((e for e in events if e["event"] == "start"), {})
-        results = [trial_result_from_dict(e) for e in events if e["event"] in ("trial", KEPT)]
-    except (ValueError, KeyError, TypeError) as error:
+        results = [typed(trial_result_from_dict(e)) for e in events if e["event"] in ("trial", KEPT)]
+        before = typed(Earlier(start.get("spec", {}), start.get("content", {})))
+    except (OSError, *MALFORMED) as error:
         raise UsageError(
-            f"the earlier run cannot be read: {error}",
+            f"the earlier run cannot be read: {type(error).__name__}: {error!s:.300}",
             code="run_damaged",
             where=Where(path),
             fix="begin anew without --resume",
@@ -46,7 +48,7 @@ def earlier_run(directory: Path) -> Earlier:
         if result.key and result.summary is not None and not result.interrupted
     }
     numbers = [result.trial.number for result in results]
-    return Earlier(start.get("spec", {}), start.get("content", {}), finished, 1 + max(numbers, default=-1))
+    return replace(before, finished=finished, next_number=1 + max(numbers, default=-1))
 
 
 def reusable(

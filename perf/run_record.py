@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from builder.disk import delete_written, replacing, write_atomically
 from builder.errors import UsageError, Where
+from builder.untrusted import json_value, read_bounded
 from perf.objective import OBJECTIVES
 from perf.search import Values
+from perf.stats.summary import QUANTILES
 from perf.sweep import Arm, SweepSpec
 from perf.trial import TrialResult, trial_result_from_dict
+from perf.typed import MALFORMED, typed
 from perf.verdict import CellFacts, Verdict, decide, verdict_from_dict
 
 FORMAT = "tritonsmith.run/1"
@@ -24,6 +28,7 @@ JOURNAL = "run.jsonl"
 RESULT = "run.json"
 RECORDS = "records"
 WRONG = "wrong answer"
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +192,11 @@ class Journal:
             return
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / JOURNAL
-        temporary = path.with_name(f".{JOURNAL}.{os.getpid()}.tmp")
-        self._file = temporary.open("w")
-        for result in kept:
-            self.write(KEPT, **result.as_dict())
-        temporary.replace(path)
-        (directory / RESULT).unlink(missing_ok=True)  # it would speak for the earlier run
+        with replacing(path) as temporary:
+            self._file = temporary.open("w")
+            for result in kept:
+                self.write(KEPT, **result.as_dict())
+        delete_written(directory / RESULT)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
@@ -208,19 +212,14 @@ class Journal:
 
 def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, default=str) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
 def load_run(directory: Path) -> RunResult:
     """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
     try:
         if (directory / RESULT).is_file():
-            data = json.loads((directory / RESULT).read_text())
+            data = json_value(read_bounded(directory / RESULT, _MOST_BYTES), infinite=True)
             if data.get("format") != FORMAT:
                 raise UsageError(
                     "this run was written by another version",
@@ -229,12 +228,14 @@ def load_run(directory: Path) -> RunResult:
                     seen=data.get("format"),
                     valid=[FORMAT],
                 )
-            return run_from_dict(data, directory)
+            return _checked(run_from_dict(data, directory))
         if (directory / JOURNAL).is_file():
-            return run_from_journal((directory / JOURNAL).read_text().splitlines(), directory)
-    except (ValueError, KeyError, TypeError) as error:
+            return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
+    except (OSError, *MALFORMED) as error:
         raise UsageError(
-            f"the run cannot be read: {error}", code="run_damaged", where=Where(directory)
+            f"the run cannot be read: {type(error).__name__}: {error!s:.300}",
+            code="run_damaged",
+            where=Where(directory),
         ) from error
     raise UsageError(
         "there is no run here",
@@ -244,9 +245,30 @@ def load_run(directory: Path) -> RunResult:
     )
 
 
+def journal_lines(path: Path) -> list[str]:
+    """The lines of a journal; ValueError or OSError when it cannot be read."""
+    return read_bounded(path, _MOST_BYTES).decode().splitlines()
+
+
+def _checked(run: RunResult) -> RunResult:
+    """The run with every value of its type and every trial of one of its arms; ValueError for any other."""
+    run = typed(run)
+    ids = Counter(arm.id for arm in run.arms)
+    twin = next((arm for arm, times in ids.items() if times > 1), None)
+    if twin is not None:
+        raise ValueError(f"two arms are {twin!r:.80}")
+    stray = next((t.trial for t in run.trials if t.trial.arm_id not in ids), None)
+    if stray is not None:
+        raise ValueError(f"trial {stray.number} is of no arm: {stray.arm_id!r:.80}")
+    for result in run.trials:
+        if result.summary is not None and not QUANTILES.keys() <= result.summary.latency_ns.keys():
+            raise ValueError(f"trial {result.trial.number} lacks one of {', '.join(QUANTILES)}")
+    return run
+
+
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        json_value(line, infinite=True)
     except ValueError:
         return False
     return True
@@ -255,7 +277,7 @@ def _is_json(line: str) -> bool:
 def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
     """The events of a journal; a last line that a crash cut off is left out."""
     whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
-    return [json.loads(line) for line in whole]
+    return [json_value(line, infinite=True) for line in whole]
 
 
 def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from builder.budget import free_memory_bytes
 from builder.errors import UsageError, nearest
 from perf.sweep import Arm, Placement
 from perf.trial import instance_count
@@ -82,7 +83,7 @@ def choose_placement(
     if wanted != "auto":
         return wanted, "asked for"
     needed = memory_needed_bytes(arms, source)
-    free = available_bytes() if free_bytes is None else free_bytes
+    free = free_memory_bytes() if free_bytes is None else free_bytes
     if needed > MEMORY_SHARE * free:
         return "in_place", f"{len(arms)} arms need about {needed >> 20} MiB, {free >> 20} MiB are free"
     return "side_by_side", f"{len(arms)} arms need about {needed >> 20} MiB of {free >> 20} MiB free"
@@ -97,21 +98,6 @@ def memory_needed_bytes(arms: Sequence[Arm], source: Path) -> int:
 
 def _tree_bytes(directory: Path) -> int:
     return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
-
-
-def available_bytes() -> int:
-    """Memory that new processes may take: the machine's, or the control group's when that is less."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        left = int((group / "memory.max").read_text()) - used + int(stat["file"])  # page cache gives way
-    except (OSError, ValueError, KeyError):
-        return available  # no control group, or one without a limit ("max")
-    return min(available, max(0, left))
 
 
 def environment(extra: Mapping[str, object]) -> dict[str, object]:

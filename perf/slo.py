@@ -49,6 +49,7 @@ class SloResult:
     rate_per_s:   the highest rate that met the limit and was confirmed; None when none did.
     missed_per_s: the lowest rate above it that did not; None when the client was the limit.
     limited_by:   `server`, or `client` when it could send no more: the server may take more.
+    interrupted:  the search was stopped before its end, so that the rates are only what was known then.
     """
 
     limit_ms: float
@@ -56,11 +57,15 @@ class SloResult:
     missed_per_s: float | None
     limited_by: Literal["server", "client"]
     probes: tuple[Probe, ...]
+    interrupted: bool = False
 
     @property
     def sentence(self) -> str:
         """The finding for people."""
         limit = f"p99 ≤ {self.limit_ms:g} ms"
+        if self.interrupted:
+            so_far = "none was found" if self.rate_per_s is None else f"{self.rate_per_s:,.4g}/s does"
+            return f"The search for the highest rate that keeps {limit} was interrupted; so far {so_far}."
         if self.rate_per_s is None:
             known = [probe for probe in self.probes if probe.p99_ms is not None]
             if not known:
@@ -83,6 +88,7 @@ class SloResult:
             "rate_per_s": self.rate_per_s,
             "missed_per_s": self.missed_per_s,
             "limited_by": self.limited_by,
+            "interrupted": self.interrupted,
             "sentence": self.sentence,
             "probes": [
                 {

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from builder.errors import UsageError, Where
+from builder.shown import without_secrets
 from perf.data import DataOptions
 from perf.run_record import JOURNAL, RunResult
 from perf.server.launch import Server, ServerSpec, kind_from_text, launch
@@ -55,7 +56,7 @@ def sweep_target(
         def start() -> Server:
             return stack.enter_context(launch(server_spec))
 
-        return run_sweep(
+        result = run_sweep(
             spec,
             start(),
             SweepOptions(
@@ -68,9 +69,12 @@ def sweep_target(
                 started_s=started_s,
                 on_progress=on_progress,
                 kind=target.launch,
-                command=shlex.join(["tritonsmith", *sys.argv[1:]]),
+                command=without_secrets(shlex.join(["tritonsmith", *sys.argv[1:]])),
             ),
         )
+        if on_progress is not None and not target.is_attached:
+            on_progress(SweepProgress("stopping the server", len(result.trials), 0))
+        return result
 
 
 def check_output(output: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import UsageError, Where
+from perf.server.spec import address_from_url
 
 ONNX_SUFFIXES = (".onnx", ".pt", ".pt2")
 
@@ -27,7 +28,9 @@ class SweepTarget:
 def target_from_text(where: str, launch: str = "embedded") -> SweepTarget:
     """A directory, or a URL. UsageError for what is neither, with the command that makes a repository of it."""
     if "://" in where or "://" in launch:
-        return SweepTarget(where if "://" in where else launch, None)
+        url = where if "://" in where else launch
+        address_from_url(url)
+        return SweepTarget(url, None)
     path = Path(where)
     if path.is_dir() and _is_model_directory(path):
         name = path.resolve().name
@@ -87,10 +90,9 @@ def _is_model_directory(path: Path) -> bool:
 
 
 def _models_served(url: str) -> Sequence[str]:
-    from urllib.parse import urlsplit
-
     from perf.server import control
 
-    rows = control.repository_index(urlsplit(url).netloc)
+    host, port = address_from_url(url)
+    rows = control.repository_index(f"{host}:{port}")
     ready = sorted({row.name for row in rows if row.state == "READY"})
     return ready or sorted({row.name for row in rows})

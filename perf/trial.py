@@ -220,13 +220,18 @@ def _search_rate(
     spec: SweepSpec,
     payloads: Sequence[InferPayload],
     known_per_s: float | None,
-) -> tuple[RequestRecords, SloResult]:
-    """The search of perf.slo with Poisson arrivals, begun at half of what a closed loop gets done."""
+) -> tuple[RequestRecords, SloResult | None]:
+    """The search of perf.slo with Poisson arrivals, begun at half of what a closed loop gets done.
+
+    Records whose header says `interrupted` when any of its loads was; no result when that was the closed loop.
+    """
     limit_ms = spec.slo_p99_ms
     assert limit_ms is not None
     start_per_s = known_per_s
     if start_per_s is None:
         closed = _load(subject, Closed(START_CONCURRENCY), trial, spec, payloads, START_S)
+        if closed.header.interrupted:
+            return closed, None
         start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
     kept: dict[float, RequestRecords] = {}
     interrupted = False
@@ -243,7 +248,7 @@ def _search_rate(
         interrupted = records.header.interrupted
         return None if interrupted else probe_from_summary(rate_per_s, summarise(records), limit_ms)
 
-    found = find_rate(probe, limit_ms, start_per_s, known_per_s)
+    found = replace(find_rate(probe, limit_ms, start_per_s, known_per_s), interrupted=interrupted)
     best = found.rate_per_s
     records = kept[best] if best in kept else kept[min(kept)]
     if interrupted:

@@ -35,9 +35,9 @@ def _missing_for_demo() -> str | None:
 
 
 def _missing_for_server() -> str | None:
-    if importlib.util.find_spec("pytriton") is None:
-        return "the embedded tritonserver is not installed; run `make install`"
-    return None
+    from perf.server import environment
+
+    return None if environment.ready() else "no embedded tritonserver: tritonsmith server install"
 
 
 def _missing_gpu() -> str | None:

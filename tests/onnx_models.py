@@ -67,6 +67,28 @@ def sum_and_difference(shape: Shape) -> Any:
     )
 
 
+def multiples(shape: Shape, **factors: float) -> Any:
+    """Outputs in the order given: each is its factor times x."""
+    return model(
+        [helper.make_node("Mul", ["x", f"times_{name}"], [name]) for name in factors],
+        [tensor("x", shape)],
+        [tensor(name, shape) for name in factors],
+        {f"times_{name}": np.float32(factor).reshape(()) for name, factor in factors.items()},
+    )
+
+
+def nonzeros() -> Any:
+    """places[found, 2] = where x[batch, 3] is not 0: as many rows as there are, whatever the batch has."""
+    return model(
+        [
+            helper.make_node("NonZero", ["x"], ["columns"]),
+            helper.make_node("Transpose", ["columns"], ["places"]),
+        ],
+        [tensor("x", ["batch", 3])],
+        [tensor("places", ["found", 2], "INT64")],
+    )
+
+
 def lookup(table: Sequence[float]) -> Any:
     """value[batch, 1] = table[index[batch, 1]]; an index outside the table fails at run time."""
     return model(

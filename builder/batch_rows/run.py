@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.batch_rows.report import RowsReport, report_from_dict
 from builder.batch_rows.request import RowsRequest
 from builder.child import ChildTask, run_child
+from builder.rows_report import RowsReport, report_from_dict
 
 
 def run_rows(

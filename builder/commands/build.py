@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_json, emit_text, note
+from builder.console import emit_json, emit_text, note, width_of
 from builder.errors import UsageError
 from builder.quantities import bytes_from_text
 
@@ -102,7 +103,9 @@ def build(
     )
     with build_view() as tell:
         result = run_build(options, tell)
-    emit_json(as_json(result)) if format is Format.json else emit_text(text_of_build(result))
+    emit_json(as_json(result)) if format is Format.json else emit_text(
+        text_of_build(result, width_of(sys.stdout))
+    )
     if variants is not None and not artifacts_only:
         from builder.variant_directories import lay_out_variants
 

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from builder.console import stderr_console
+from builder.console import is_drawable
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from builder.execution import BuildProgress
 
 
 @contextmanager
 def build_view() -> Iterator[Callable[[BuildProgress], None]]:
     """Gives what build() tells its progress to; nothing is drawn where stderr is no terminal."""
-    console = stderr_console()
-    if not console.is_terminal:
+    if not is_drawable(sys.stderr):
         yield lambda at: None
         return
-    from rich.console import Group
-    from rich.live import Live
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from builder.progress import activities, bars, drawn
 
-    models = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    )
-    actions = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    models, actions = bars(), activities()
     total = models.add_task("models", total=None)
     lines: dict[str, TaskID] = {}
 
@@ -46,5 +35,5 @@ def build_view() -> Iterator[Callable[[BuildProgress], None]]:
             if what not in lines:
                 lines[what] = actions.add_task(what)
 
-    with Live(Group(models, actions), console=console, transient=True, refresh_per_second=8):
+    with drawn(models, actions):
         yield tell

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from builder.commands.help import Command, Group
 from builder.commands.options import (
     Format,
     FormatOption,
@@ -17,25 +17,26 @@ from builder.commands.options import (
     RemoteCacheReadOnlyOption,
     shared_cache,
 )
-from builder.console import emit_json, emit_text, progress
+from builder.console import emit_json, emit_text, progress, width_of
 from builder.errors import ToolError, UsageError
 from builder.quantities import bytes_from_text, seconds_from_text, text_of_bytes, text_of_seconds
+from builder.text_layout import table
 
 if TYPE_CHECKING:
     from builder.cache import Cache
     from builder.cache_listing import Listed
-    from builder.cache_sweep import Swept, Tell
+    from builder.cache_sweep import Swept
     from builder.cache_verify import Verified
     from builder.object_store import ObjectStore
 
-app = typer.Typer(help="Look after the cache of artifacts.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Look after the cache of artifacts.", no_args_is_help=True)
 
 RemoteOption = Annotated[
     bool, typer.Option("--remote", help="The remote cache (--remote-cache) in place of the local one.")
 ]
 
 
-@app.command(name="ls")
+@app.command(name="ls", cls=Command)
 def ls(
     remote: RemoteOption = False,
     remote_cache: RemoteCacheOption = None,
@@ -48,7 +49,7 @@ def ls(
     emit_json([_as_dict(e) for e in entries]) if format is Format.json else emit_text(_table(entries))
 
 
-@app.command(name="gc")
+@app.command(name="gc", cls=Command)
 def gc(
     max_size: Annotated[
         str | None,
@@ -81,7 +82,7 @@ def gc(
             code="cache_read_only",
             fix="add --dry-run, or leave --remote-cache-read-only out",
         )
-    with _told() as tell:
+    with progress("looking") as tell:
         if remote:
             swept = sweep_store(_store(remote_cache), limits, tell, dry_run=dry_run)
         else:
@@ -89,7 +90,7 @@ def gc(
     emit_json(_swept_as_dict(swept)) if format is Format.json else emit_text(_swept_text(swept, dry_run))
 
 
-@app.command(name="verify")
+@app.command(name="verify", cls=Command)
 def verify(
     remote: RemoteOption = False,
     remote_cache: RemoteCacheOption = None,
@@ -99,7 +100,7 @@ def verify(
     """Read every byte of every entry; remove those that are corrupt, and exit with 1 when there were any."""
     from builder.cache_verify import verify_local, verify_store
 
-    with _told() as tell:
+    with progress("looking") as tell:
         if remote:
             store = _store(remote_cache)
             verified = verify_store(store, _local(), tell, remove=not remote_cache_read_only)
@@ -150,26 +151,8 @@ def _keys_in(paths: list[Path]) -> frozenset[str]:
         if not path.is_file():
             raise UsageError(f"--keep-lock: there is no {path}", code="lock_missing", seen=path)
         for model in read_lock(path).models.values():
-            keys.add(model.key)
-            keys |= set(_named_keys(model.variants))
+            keys.update(model.keys)
     return frozenset(keys)
-
-
-def _named_keys(value: object) -> Iterator[str]:
-    """The values of `key` in nested mappings."""
-    if isinstance(value, dict):
-        for name, below in value.items():
-            if name == "key" and isinstance(below, str):
-                yield below
-            else:
-                yield from _named_keys(below)
-
-
-@contextmanager
-def _told() -> Iterator[Tell]:
-    with progress() as bar:
-        task = bar.add_task("looking", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _table(entries: list[Listed]) -> str:
@@ -185,11 +168,7 @@ def _table(entries: list[Listed]) -> str:
         )
         for e in reversed(entries)
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [
-        f"{k.ljust(widths[0])}  {w.ljust(widths[1])}  {s.rjust(widths[2])}  {a.rjust(widths[3])}  {u.rjust(widths[4])}"
-        for k, w, s, a, u in rows
-    ]
+    lines = table(rows, width_of(sys.stdout), right=(2, 3, 4), names=(1,), drop=(3,))
     total = text_of_bytes(sum(e.size_bytes for e in entries))
     return "\n".join([*(lines if entries else ()), f"{len(entries)} entries, {total}"])
 
@@ -207,7 +186,8 @@ def _as_dict(listed: Listed) -> dict[str, object]:
 
 def _swept_text(swept: Swept, dry_run: bool) -> str:
     would = "would be " if dry_run else ""
-    lines = [f"{e.key[:12]}  {e.what}  {text_of_bytes(e.size_bytes)}" for e in swept.removed]
+    rows = [(e.key[:12], e.what, text_of_bytes(e.size_bytes)) for e in swept.removed]
+    lines = table(rows, width_of(sys.stdout), right=(2,), names=(1,))
     rest = f" and {swept.rest} leftovers" if swept.rest else ""
     in_use = f", {swept.in_use} of them used by a build that runs or a moment ago" if swept.in_use else ""
     lines.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from enum import Enum
@@ -73,7 +72,7 @@ def check(
               tritonsmith check model_repository/ --deep
               tritonsmith check --explain BATCH004
     """
-    from builder.console import emit_text, note
+    from builder.console import emit_document, emit_text, note
     from builder.errors import UsageError
 
     if explain is not None:
@@ -84,7 +83,10 @@ def check(
     text, errors, models = checked(
         paths, options_from_flags(target, gpus, server_args, select, ignore, deep), format.value
     )
-    emit_text(text)
+    if format is CheckFormat.text:
+        emit_text(text, escaped=True)
+    else:
+        emit_document(text, escaped=format is CheckFormat.github)
     if not models:
         note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
     if errors:
@@ -111,8 +113,9 @@ def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str,
     found = report(paths, options)
     errors = sum(finding.severity == "error" for finding in found.findings)
     if format_ == "text":
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        return text(found.findings, found.models, colour), errors, found.models
+        from builder.console import has_colour
+
+        return text(found.findings, found.models, has_colour(sys.stdout)), errors, found.models
     return FORMATS[format_](found.findings, found.models), errors, found.models
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.console import emit_json, emit_text, note
+from builder.console import emit_document, emit_json, emit_text, note
 
 if TYPE_CHECKING:
     from builder.importing.imported import Imported
@@ -35,15 +35,16 @@ def refuse_existing(output: Path, force: bool) -> None:
 
 def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) -> None:
     """Writes the spec and tells what became of each model; SpecError when it would not be valid."""
-    from builder.digest import write_atomically
-    from builder.importing.spec_text import text_of_spec
+    from builder.disk import write_atomically
+    from builder.importing.spec_text import text_of_spec, without_refused
 
+    imported = without_refused(imported)
     heading = [f"Written by tritonsmith init from {origins}; it is yours to edit."]
     text = text_of_spec(imported.models, heading)
     for lost in imported.notes:
         note(f"note: {lost}")
     if output == STDOUT:
-        emit_text(text.rstrip("\n"))
+        emit_document(text.rstrip("\n"))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text)

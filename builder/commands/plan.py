@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from enum import Enum
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_json, emit_text
+from builder.console import emit_document, emit_json, emit_text, width_of
 
 
 class PlanFormat(str, Enum):
@@ -51,7 +51,7 @@ def plan(
 ) -> None:
     """Show what a build would do now, and why; nothing is changed."""
     from builder.context import plan_build
-    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_of_plan, text_of_plan
+    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan
 
     options = build_options(
         spec,
@@ -66,9 +66,10 @@ def plan(
     if format is PlanFormat.json:
         emit_json(json_of_plan(result))
     elif format is PlanFormat.github_matrix:
-        # One line, as a job's output has to be.
-        emit_text(json.dumps(matrix_of_plan(result), separators=(",", ":")))
+        emit_document(matrix_text_of(result))
+    elif format is PlanFormat.markdown:
+        emit_document(markdown_of_plan(result))
     else:
-        emit_text(markdown_of_plan(result) if format is PlanFormat.markdown else text_of_plan(result))
+        emit_text(text_of_plan(result, width_of(sys.stdout)))
     if exit_code and result.stale:
         raise typer.Exit(4)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.compile.request import CompileRequest, CompileResult, SerialisedEngine
-from builder.digest import write_atomically
+from builder.disk import write_atomically
 from builder.tensors import DTYPES
 
 FORMAT = 1

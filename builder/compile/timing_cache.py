@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from builder.disk import write_atomically
 
 if TYPE_CHECKING:
     import tensorrt
@@ -49,12 +50,7 @@ class TimingCache:
             if other is not None:
                 cache.combine(other, False)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(bytes(cache.serialize()))
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(self.path, bytes(cache.serialize()))
 
     @staticmethod
     def _set(config: tensorrt.IBuilderConfig, data: bytes) -> bool:

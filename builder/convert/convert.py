@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from builder.calibration import Calibration, load_calibration
 from builder.convert import graph as graphs
 from builder.convert.options import Nvfp4Options, options_for
-from builder.convert.request import NEEDS_CALIBRATION, PRECISIONS, ConvertRequest, ConvertResult, KeptNode
+from builder.convert.request import (
+    NEEDS_CALIBRATION,
+    PRECISIONS,
+    TOOLS_BESIDE_ONNX,
+    ConvertRequest,
+    ConvertResult,
+    KeptNode,
+    Precision,
+)
+from builder.disk import adopt, delete
 from builder.errors import BuildError, ExportError, SpecError, Where, nearest
 from builder.export.onnx_graph import Graph, onnxruntime_runner, read_graph
 from builder.samples import SampleSet, load_samples
@@ -83,8 +92,9 @@ def check_precision(precision: str) -> None:
 
 
 def _clear(out_dir: Path) -> None:
+    adopt(out_dir)
     for old in out_dir.glob("model.onnx*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        delete(old)
 
 
 def _calibration(
@@ -296,13 +306,9 @@ def _runs_in_onnxruntime(path: Path) -> bool:
     return True
 
 
-def _tools(precision: str) -> dict[str, str]:
+def _tools(precision: Precision) -> dict[str, str]:
     from importlib import metadata
 
-    names = ["numpy", "onnx", "onnxruntime"]
-    if precision in ("bf16", "fp8", "nvfp4"):
-        names.append("ml_dtypes")
-    if precision == "int4":
-        names += ["ml_dtypes", "onnx-ir"]
+    names = ("numpy", "onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(precision, ()))
     versions = {name: metadata.version(name) for name in names}
     return {**versions, "python": ".".join(map(str, sys.version_info[:3]))}

@@ -17,6 +17,15 @@ NEEDS_CALIBRATION: frozenset[str] = frozenset({"int8", "fp8", "nvfp4"})
 """Precisions whose activations get a fixed scale (nvfp4's unless only weights are asked for); fp16 uses calibration data
 only to look for overflow."""
 
+TOOLS_BESIDE_ONNX: Mapping[Precision, tuple[str, ...]] = {
+    "bf16": ("ml_dtypes",),
+    "fp8": ("ml_dtypes",),
+    "nvfp4": ("ml_dtypes",),
+    "int4": ("ml_dtypes", "onnx-ir"),
+}
+"""Distributions whose version decides a graph's bytes beside onnx's and onnxruntime's: ml_dtypes rounds to the types that
+NumPy lacks, and onnxruntime's weight-only quantizer is written on onnx-ir."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from builder.console import note
 from builder.errors import ExportError, Where
 from builder.tensors import Dim, Dtype, TensorSpec, dtype_from_onnx
+from builder.untrusted import open_regular
 
 if TYPE_CHECKING:
     from builder.export.exported import Arrays, Runner
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # What exporters write for "dynamic, no name"; as a name it would tie unrelated dimensions together.
 _NAMELESS = frozenset({"", "?", "-1", "None", "none", "dynamic", "unk"})
+_MAX_LOCATION_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,15 @@ def _parse(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
     except (FileNotFoundError, NotADirectoryError):
         raise ExportError("the ONNX file does not exist", code="source_missing", where=Where(path)) from None
     except OSError as error:
         raise ExportError(
-            f"the ONNX file cannot be read: {error.strerror}", code="source_unreadable", where=Where(path)
+            f"the ONNX file cannot be read: {error.strerror or error}",
+            code="source_unreadable",
+            where=Where(path),
         ) from error
     if head.startswith(b"version https://git-lfs"):
         raise ExportError(
@@ -157,17 +161,34 @@ def _dim(dim: Any) -> Dim:
 def _external_locations(model: Any, path: Path) -> tuple[str, ...]:
     import onnx
 
-    found: dict[str, None] = {}
+    found: dict[str, int] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            found[entries.get("location", "")] = None
-    for location in found:
-        _check_location(location, path)
+            location = entries.get("location", "")
+            if location not in found:
+                found[location] = _size_of_data(location, path)
+            _check_range(entries, found[location], path)
     return tuple(found)
 
 
-def _check_location(location: str, model_path: Path) -> None:
+def _check_range(entries: Mapping[str, str], size_bytes: int, model_path: Path) -> None:
+    """ExportError where a tensor lies outside its file, which would be read as an allocation of any size."""
+    offset, length = entries.get("offset", "0"), entries.get("length", "0")
+    stated = [
+        number for number in (offset, length) if number.isascii() and number.isdigit() and len(number) < 20
+    ]
+    if len(stated) < 2 or int(offset) + int(length) > size_bytes:
+        raise ExportError(
+            "a tensor of the model lies outside its file of external data",
+            code="external_data_range",
+            where=Where(model_path),
+            seen=f"{entries['location']}: offset {offset:.40}, length {length:.40} of {size_bytes} bytes",
+            fix="save it again with its data beside it: onnx.save(…, save_as_external_data=True)",
+        )
+
+
+def _size_of_data(location: str, model_path: Path) -> int:
     directory = model_path.parent.resolve()
     parts = PurePosixPath(location).parts
     target = directory.joinpath(location)
@@ -178,23 +199,25 @@ def _check_location(location: str, model_path: Path) -> None:
         or PureWindowsPath(location).is_absolute()
         or "\\" in location
         or "\0" in location
+        or len(location.encode()) > _MAX_LOCATION_BYTES
     )
     if outside or not target.resolve().is_relative_to(directory):
         raise ExportError(
             "external data outside the model's directory is refused",
             code="external_data_path",
             where=Where(model_path),
-            seen=location,
+            seen=f"{location:.200}",
             fix="save it again with its data beside it: onnx.save(…, save_as_external_data=True)",
         )
     if not target.is_file():
         raise ExportError(
-            "a file of the model's external data is missing",
+            "a file of the model's external data is missing, or is no regular file",
             code="external_data_missing",
             where=Where(model_path),
             seen=location,
             fix=f"put it at {target}",
         )
+    return target.stat().st_size
 
 
 def _tensors(model: Any) -> Iterator[Any]:
@@ -218,6 +241,8 @@ def _node_tensors(node: Any) -> Iterator[Any]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
         if attribute.HasField("g"):
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from builder.disk import adopt, delete, move, private_directory, replacing
 from builder.errors import ExportError, Where
 from builder.export.batching import with_batch_dimension
 from builder.export.exported import Exported
@@ -101,13 +101,11 @@ def copy_model(path: Path, external_files: Sequence[str], out_dir: Path) -> tupl
     Triton's onnxruntime backend takes a directory `model.onnx` holding `model.onnx` and the data files at
     the locations the model states.
     """
-    target = out_dir / MODEL_FILE
-    remove(target)
+    target = clear(out_dir)
     if not external_files:
         _copy(path, target)
         return (MODEL_FILE,)
-    temporary = out_dir / f".{MODEL_FILE}.{os.getpid()}.tmp"
-    remove(temporary)
+    temporary = private_directory(out_dir)
     for location in (*external_files, MODEL_FILE):
         if location == MODEL_FILE and location in external_files:
             raise ExportError(
@@ -119,22 +117,17 @@ def copy_model(path: Path, external_files: Sequence[str], out_dir: Path) -> tupl
             )
         (temporary / location).parent.mkdir(parents=True, exist_ok=True)
         _copy(path if location == MODEL_FILE else path.parent / location, temporary / location)
-    temporary.rename(target)
+    temporary.chmod(0o755)
+    move(temporary, out_dir, MODEL_FILE)
     return (f"{MODEL_FILE}/{MODEL_FILE}", *(f"{MODEL_FILE}/{location}" for location in external_files))
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def remove(path: Path) -> None:
-    """A file or a directory, whichever is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def clear(out_dir: Path) -> Path:
+    """Removes the model that an earlier export left in its own directory → where the next one is written."""
+    delete(adopt(out_dir) / MODEL_FILE)
+    return out_dir / MODEL_FILE

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.batch_rows.judge import Model, judge_rows
-from builder.batch_rows.report import RowsReport
 from builder.batch_rows.request import RowsRequest, request_from_dict
 from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like, rows_of, with_drawn
 from builder.child_worker import enter_search_path, serve
@@ -17,6 +16,7 @@ from builder.export.batching import with_batch_dimension
 from builder.export.exported import Exported
 from builder.export.onnx_graph import onnxruntime_reason, onnxruntime_runner, read_graph
 from builder.export.request import ExportRequest
+from builder.rows_report import RowsReport
 from builder.samples import load_samples
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.disk import replacing
 from builder.errors import ExportError, Where
 from builder.export.callables import users_place
 from builder.export.onnx_graph import Graph, read_graph
-from builder.export.onnx_source import MODEL_FILE, remove
+from builder.export.onnx_source import MODEL_FILE, clear
 from builder.export.request import OPSETS, ExportRequest
 from builder.tensors import Dim
 
@@ -67,15 +68,10 @@ def write_onnx(
         ) from error
     assert onnx_program is not None
     _forget_origins(onnx_program.model)
-    target = out_dir / MODEL_FILE
-    remove(target)
+    target = clear(out_dir)
     if program_bytes(program) <= request.external_above_bytes:
-        temporary = out_dir / f".{MODEL_FILE}.tmp"
-        try:
+        with replacing(target) as temporary:
             onnx_program.save(str(temporary), external_data=False)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
         model_path = target
     else:
         target.mkdir()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.accuracy import AccuracyReport, Deviation, compare, report_from_deviations
 from builder.console import note
+from builder.disk import adopt, delete
 from builder.errors import ExportError, nearest
 from builder.export.callables import call_reference, one_line, users_place
 from builder.export.exported import Exported
@@ -98,7 +99,7 @@ def verify(
     candidate_failed, tensor_readback, range_beyond_model.
     """
     candidates = [(name, onnxruntime_runner(exported.model_path, optimised=on)) for name, on in RUNTIMES]
-    (out_dir / SAMPLES_FILE).unlink(missing_ok=True)
+    delete(adopt(out_dir) / SAMPLES_FILE)
     if stated.samples is not None:
         inputs = _fitting(stated.samples, request, exported, stated.origin)
     elif exported.example is not None:

@@ -6,6 +6,8 @@ import math
 import struct
 from typing import Any
 
+from builder.triton_proto import is_repeated
+
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_FLOAT
 _FLOAT = 6
 
@@ -27,7 +29,7 @@ def _value(descriptor: Any, value: Any) -> Any:
     if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
         item = descriptor.message_type.fields_by_name["value"]
         return {str(key): _single(item, value[key]) for key in sorted(value)}
-    return [_single(descriptor, v) for v in value] if descriptor.is_repeated else _single(descriptor, value)
+    return [_single(descriptor, v) for v in value] if is_repeated(descriptor) else _single(descriptor, value)
 
 
 def _single(descriptor: Any, value: Any) -> Any:

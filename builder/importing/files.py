@@ -15,8 +15,10 @@ from builder.lint.check import read_paths
 from builder.lint.model import CONFIG, Model, is_version_name
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
 from builder.lint.rows import rows_by_running, rows_of_file
-from builder.spec import check_model_name
+from builder.model_directory import read_model_directory, source_roots
+from builder.spec import folded_name
 from builder.tensors import dtype_from_onnx
+from builder.untrusted import fault_of_model_name
 
 
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
@@ -96,7 +98,7 @@ def _name_of_file(path: Path) -> str:
     """The file's name; `model.onnx` says nothing, so the directory's, which is not a version's."""
     absolute = path.absolute()
     for candidate in (absolute.stem, *(p.name for p in absolute.parents)):
-        if candidate != "model" and not is_version_name(candidate) and check_model_name(candidate) is None:
+        if candidate != "model" and not is_version_name(candidate) and fault_of_model_name(candidate) is None:
             return candidate
     return "model"
 
@@ -127,6 +129,10 @@ def _repository_at(path: Path, root: Path) -> Found:
                 [Note("no model: it has neither a config.pbtxt nor a version directory", Where(model.path))],
             )
             continue
+        reason = fault_of_model_name(model.name) or _fault_of_content(model, root)
+        if reason is not None:
+            yield None, [Note(f"{model.name!r} is not in the spec: it {reason}", Where(model.path))]
+            continue
         imported, notes = imported_model(_readable(model), root), list(_losses(model))
         reports = list(rows_by_running(model).values())
         refused = next((report for report in reports if report.refused), None)
@@ -156,10 +162,16 @@ def _readable(model: Model) -> Model:
             valid=problem.valid[:20],
             fix=problem.fix or f"tritonsmith check {model.path}",
         )
-    reason = check_model_name(model.name)
-    if reason is not None:
-        raise UsageError(f"model name {model.name!r} {reason}", code="model_name", where=Where(model.path))
     return model
+
+
+def _fault_of_content(model: Model, root: Path) -> str | None:
+    """Why a build would not take the model's files over; None when it would."""
+    try:
+        read_model_directory(model.path, source_roots(model.path, root))
+    except OSError as error:
+        return f"cannot be taken over: {error}"
+    return None
 
 
 def _losses(model: Model) -> Iterator[Note]:
@@ -180,10 +192,10 @@ def _losses(model: Model) -> Iterator[Note]:
 
 def _named_apart(model: ImportedModel, before: Sequence[ImportedModel], notes: list[Note]) -> ImportedModel:
     """The model under a name that no other has, not even in other case."""
-    taken = {m.name.casefold() for m in before}
-    if model.name.casefold() not in taken:
+    taken = {folded_name(m.name) for m in before}
+    if folded_name(model.name) not in taken:
         return model
-    number = next(n for n in range(2, len(taken) + 3) if f"{model.name}_{n}".casefold() not in taken)
+    number = next(n for n in range(2, len(taken) + 3) if folded_name(f"{model.name}_{n}") not in taken)
     name = f"{model.name}_{number}"
     origin = next(iter(model.source.values()))
     notes.append(Note(f"{origin}: there is a model {model.name!r} already; this one is called {name!r}"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from builder.errors import SpecError
-from builder.importing.imported import ImportedModel
-from builder.spec import NOT_FOR_ENSEMBLES, load_spec
+from builder.errors import SpecError, UsageError
+from builder.importing.imported import Imported, ImportedModel, Note
+from builder.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec
 
 _WIDTH = 100
 # These say what one model is; two models that have them alike have so by chance.
@@ -42,8 +42,26 @@ def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -
         for key, value in own.items():
             lines += _block(key, value, 2)
     text = "\n".join(lines) + "\n"
-    _check(text)
+    _check(text, models)
     return text
+
+
+def without_refused(imported: Imported) -> Imported:
+    """The models that a spec can state, and a note for each other one; UsageError when none is left."""
+    kept: dict[str, ImportedModel] = {}
+    notes = list(imported.notes)
+    for model in imported.models:
+        twin = kept.get(folded_name(model.name))
+        try:
+            if twin is not None:
+                raise SpecError(f"{twin.name!r} is the same name on some disks", code="duplicate_name")
+            text_of_spec((model,))
+            kept[folded_name(model.name)] = model
+        except SpecError as error:
+            notes.append(Note(f"{model.name!r} is not in the spec: {error.message}"))
+    if not kept:
+        raise UsageError("no model can be stated in a spec", code="no_models", details=map(str, notes))
+    return Imported(tuple(kept.values()), tuple(notes))
 
 
 def _shared(models: Sequence[ImportedModel]) -> dict[str, Any]:
@@ -65,12 +83,17 @@ def _alike(left: Any, right: Any) -> bool:
     return repr(left) == repr(right)
 
 
-def _check(text: str) -> None:
+def _check(text: str, models: Sequence[ImportedModel]) -> None:
+    """SpecError when the text is no spec, or YAML reads other names out of it than were meant."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml") as file:
         file.write(text)
         file.flush()
         try:
-            load_spec(Path(file.name))
+            read = load_spec(Path(file.name)).source.data["models"]
+            for model in models:
+                there = read.get(model.name, {})
+                if there.get("source") != model.source or there.get("model_files", {}) != model.model_files:
+                    raise SpecError(f"YAML cannot hold the names of {model.name!r}", code="cannot_state")
         except SpecError as error:
             raise SpecError(
                 error.message, code=error.code, seen=error.seen, valid=error.valid, fix=error.fix

@@ -53,6 +53,9 @@ def completed(
     versions: its version directories.
     onnx:     the surface of the ONNX file that it serves, if there is one.
     """
+    name = name.encode(
+        errors="backslashreplace"
+    ).decode()  # a directory's name need not be text, a message's must
     config = type(written)()
     config.CopyFrom(written)
     if not config.name:

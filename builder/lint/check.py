@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,6 +247,7 @@ def _suppressions(model: Model) -> dict[int | None, set[str]]:
         if match["file"]:
             place = None
         elif line in parsed.alone:
-            place = next((n for n in field_lines if n > line), line)
+            following = bisect_right(field_lines, line)
+            place = field_lines[following] if following < len(field_lines) else line
         muted.setdefault(place, set()).update(ids)
     return muted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builder.disk import write_atomically
 from builder.lint.render import NEEDS
 from builder.lint.rule import STAGE_TEXT, Rule
 from builder.lint.table import RULES
@@ -78,9 +79,7 @@ def _section(rule: Rule) -> str:
 def write(path: Path) -> None:
     """Replace the page in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(rules_md(), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, rules_md())
 
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ Every field may be left out; shapes are whole, batch dimension included.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import NotRequired, TypedDict
+
+from builder.untrusted import json_value, read_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Engine:
 def read_engine(path: Path) -> Engine | None:
     """The sidecar; None when it cannot be read or is of another form, and the engine is then not judged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_value(read_bounded(path))
         return Engine(
             path=path,
             tensorrt=_text(data.get("tensorrt")),
@@ -50,13 +55,28 @@ def read_engine(path: Path) -> Engine | None:
             hardware_compatibility=_text(data.get("hardware_compatibility")),
             plugins=tuple(str(name) for name in data.get("plugins", ())),
             tensors={
-                str(t["name"]): {**t, "shape": _shape(t.get("shape", ()))} for t in data.get("tensors", ())
+                t["name"]: {**t, "shape": _shape(t.get("shape", ()))}
+                for t in _tensors().validate_python(data.get("tensors", []))
             },
             profiles=tuple(_profile(profile) for profile in data.get("profiles", ())),
             devices=int(data.get("devices", 1)),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
+
+
+class _Tensor(TypedDict):
+    name: str
+    mode: NotRequired[str]
+    data_type: NotRequired[str]
+    shape: NotRequired[list[int]]
+    is_shape_tensor: NotRequired[bool]
+    non_linear: NotRequired[bool]
+
+
+@cache
+def _tensors() -> TypeAdapter[list[_Tensor]]:
+    return TypeAdapter(list[_Tensor])
 
 
 def _text(value: Any) -> str | None:

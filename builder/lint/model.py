@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from builder.lint.circles import circles
 from builder.lint.engine import Engine, read_engine
 from builder.lint.files import is_dir, is_file, size_bytes
 from builder.lint.onnx_io import OnnxModel, OnnxProblem, read_onnx
 from builder.lint.pbtxt import ParsedConfig, parse_config
 from builder.triton_proto import model_config_pb2
+from builder.untrusted import read_bounded
 
 CONFIG = "config.pbtxt"
 
@@ -70,13 +73,24 @@ class Model:
         return self.parsed.line_of(path) if self.parsed is not None else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Repository:
     """A model repository. `judged` are the names that findings are wanted for; None means all."""
 
     path: Path
     models: Mapping[str, Model]
     judged: frozenset[str] | None = None
+
+    @cached_property
+    def circles(self) -> Mapping[str, int]:
+        """Model → the circle of ensembles that it is in; alone in it, it may still be its own step."""
+        return circles(
+            {
+                name: [step.model_name for step in model.config.ensemble_scheduling.step]
+                for name, model in self.models.items()
+                if model.config is not None
+            }
+        )
 
 
 def select_versions(config: Any | None, versions: tuple[Version, ...]) -> tuple[Version, ...]:
@@ -100,7 +114,7 @@ def read_repository(path: Path, config_name: str | None = None) -> Repository:
 
     config_name: read configs/NAME.pbtxt instead of config.pbtxt where it exists, as --model-config-name does.
     """
-    names = sorted(e.name for e in _scan(path) if e.is_dir() and not e.name.startswith("."))
+    names = sorted(e.name for e in _scan(path) if not e.name.startswith(".") and is_dir(path / e.name))
     return Repository(path, {name: read_model(path / name, config_name) for name in names})
 
 
@@ -138,12 +152,12 @@ def read_model(path: Path, config_name: str | None = None, stated: Any = None) -
     """
     from builder.lint.autofill import completed
 
-    entries = {e.name: e for e in _scan(path)}
+    entries = _scan(path)
     config_path = path / CONFIG
     if config_name is not None and is_file(path / "configs" / f"{config_name}.pbtxt"):
         config_path = path / "configs" / f"{config_name}.pbtxt"
     parsed = _parse_file(config_path) if is_file(config_path) else None
-    subdirectories = tuple(sorted(n for n, e in entries.items() if e.is_dir()))
+    subdirectories = tuple(sorted(e.name for e in entries if is_dir(path / e.name)))
     versions = tuple(
         sorted(
             (_version(path / n) for n in subdirectories if is_version_name(n)),
@@ -217,6 +231,7 @@ def _parse_file(path: Path) -> ParsedConfig:
     try:
         if size_bytes(path) > MAX_BYTES:
             return parse_config(" " * (MAX_BYTES + 1))
-        return parse_config(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
+        text = read_bounded(path, MAX_BYTES).decode()
+        return parse_config(text.replace("\r\n", "\n").replace("\r", "\n"))
+    except (OSError, ValueError) as error:
         return ParsedConfig(None, {}, {}, (Problem(1, f"the file cannot be read: {error}"),))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.tensors import Dim
+from builder.untrusted import open_regular
 
 Buffer = bytes | mmap.mmap
 
@@ -80,7 +81,7 @@ def read_onnx(path: Path) -> OnnxModel:
     Raises OnnxProblem when it cannot be opened or is no ONNX model.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             if size == 0:
                 raise OnnxProblem("the file is empty")

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from builder.errors import nearest
-from builder.triton_proto import model_config_pb2
+from builder.errors import nearest, shortened
+from builder.triton_proto import is_repeated, model_config_pb2
 
 MAX_BYTES = 1 << 20
 """Text longer than this is not read: the largest real config.pbtxt is a few hundred kilobytes."""
+
+_MAX_BACKSLASHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ def parse_config(text: str) -> ParsedConfig:
     if len(text) > MAX_BYTES:
         too_large = Problem(1, "the file is too large to be a model config", f"{len(text)} characters")
         return ParsedConfig(None, {}, {}, (too_large,))
+    run = text.find("\\" * _MAX_BACKSLASHES)
+    if run >= 0:  # protobuf's unescaping takes the square of their number
+        line = text.count("\n", 0, run) + 1
+        too_many = Problem(line, f"{_MAX_BACKSLASHES} backslashes in a row are too many to read")
+        return ParsedConfig(None, {}, {}, (too_many,))
     walker = _Walker(text)
     walker.run()
     message, refusal = _message_from_text(text)
@@ -80,10 +87,10 @@ def _message_from_text(text: str) -> tuple[Any | None, Problem | None]:
     try:
         return text_format.Parse(text, model_config_pb2().ModelConfig()), None
     except text_format.ParseError as error:
-        reason = re.sub(r"^\d+:\d+ : ", "", str(error)).strip()
+        reason = shortened(re.sub(r"^\d+:\d+ : ", "", str(error)).strip())
         return None, Problem(error.GetLine() or 1, reason)
     except (ValueError, TypeError, RecursionError, UnicodeError) as error:
-        return None, Problem(1, f"the text cannot be read: {error}")
+        return None, Problem(1, f"the text cannot be read: {shortened(str(error))}")
 
 
 def _parent(path: str) -> str:
@@ -111,7 +118,7 @@ def _fields(descriptor: Any) -> dict[str, _Field]:
     for f in descriptor.fields:
         is_map = f.message_type is not None and f.message_type.GetOptions().map_entry
         known[f.name] = _Field(
-            repeated=f.is_repeated,
+            repeated=is_repeated(f),
             is_map=is_map,
             message=f.message_type,
             enum=tuple(v.name for v in f.enum_type.values) if f.enum_type is not None else (),
@@ -150,6 +157,9 @@ def _tokens(text: str, comments: dict[int, str]) -> Iterator[_Token]:
             comments[line] = match.group()[1:].strip()
         else:
             yield _Token(kind, match.group(), line)
+
+
+_MAX_PROBLEMS = 100
 
 
 class _Stop(Exception):
@@ -196,6 +206,11 @@ class _Walker:
 
     def complain(self, line: int, message: str, **more: Any) -> None:
         self.problems.append(Problem(line, message, **more))
+        if len(self.problems) == _MAX_PROBLEMS:
+            self.problems.append(
+                Problem(line, f"the first {_MAX_PROBLEMS} mistakes are told; there may be more")
+            )
+            raise _Stop
 
     def body(self, descriptor: Any, path: str, closing: str | None, opened: int) -> None:
         """Fields up to the closing brace, or to the end of the text for the message itself."""
@@ -214,7 +229,7 @@ class _Walker:
             if token.text in (",", ";"):
                 continue
             if token.kind != "name":
-                self.complain(token.line, f"unexpected {token.text!r} where a field name belongs")
+                self.complain(token.line, f"unexpected {shortened(token.text)!r} where a field name belongs")
                 raise _Stop
             self.one_field(known, counts, descriptor, path, token)
 
@@ -226,8 +241,9 @@ class _Walker:
             close = nearest(name.text, known)
             self.complain(
                 name.line,
-                f"'{descriptor.name}' has no field '{name.text}'" + (f" (in '{path}')" if path else ""),
-                seen=name.text,
+                f"'{descriptor.name}' has no field '{shortened(name.text)}'"
+                + (f" (in '{path}')" if path else ""),
+                seen=shortened(name.text),
                 valid=tuple(sorted(known)),
                 fix=f"did you mean '{close}'?" if close else None,
             )
@@ -290,7 +306,7 @@ class _Walker:
             self.scalar(spec, here, token)
             return
         if token.text not in ("{", "<"):
-            self.complain(token.line, f"'{here}' is a message: '{{' belongs here", seen=token.text)
+            self.complain(token.line, f"'{here}' is a message: '{{' belongs here", seen=shortened(token.text))
             raise _Stop
         if spec.is_map:
             self.map_entry(spec, here, place, token)
@@ -322,8 +338,8 @@ class _Walker:
             close = nearest(token.text, spec.enum)
             self.complain(
                 token.line,
-                f"'{token.text}' is no value of '{here}'",
-                seen=token.text,
+                f"'{shortened(token.text)}' is no value of '{here}'",
+                seen=shortened(token.text),
                 valid=spec.enum,
                 fix=f"did you mean '{close}'?" if close else None,
             )

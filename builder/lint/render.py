@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from builder.lint.check import Finding
 from builder.lint.rule import STAGE_TEXT, Rule
 from builder.lint.table import RULES
+from builder.shown import one_line, visible
 
 _BOLD, _DIM, _RED, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[0m"
 
@@ -27,23 +28,18 @@ def text(findings: Sequence[Finding], models: int, colour: bool = False) -> str:
     for finding in findings:
         if finding.path != place:
             place = finding.path
-            lines.append(paint(_BOLD, _plain(str(place))))
+            lines.append(paint(_BOLD, one_line(str(place))))
         tone = _RED if finding.severity == "error" else _YELLOW
         line = f"{finding.line}" if finding.line else "-"
         lines.append(
-            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {_plain(finding.message)}"
+            f"  {line:>4}  {paint(tone, f'{finding.severity:<7}')} {finding.rule}  {one_line(finding.message)}"
         )
-        lines.append(paint(_DIM, f"        then: {finding.consequence}"))
-        lines.append(paint(_DIM, f"        fix:  {_plain(finding.fix)}"))
+        lines.append(paint(_DIM, f"        then: {one_line(finding.consequence)}"))
+        lines.append(paint(_DIM, f"        fix:  {one_line(finding.fix)}"))
     if lines:
         lines.append("")
     lines.append(summary(findings, models))
     return "\n".join(lines)
-
-
-def _plain(words: str) -> str:
-    """Names come from files: what could move a terminal's cursor is shown as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def summary(findings: Sequence[Finding], models: int) -> str:
@@ -121,9 +117,16 @@ def _sarif_result(finding: Finding, rule_index: int) -> dict[str, Any]:
         "ruleId": finding.rule,
         "ruleIndex": rule_index,
         "level": finding.severity,
-        "message": {"text": f"{finding.message}. Then {finding.consequence}. Fix: {finding.fix}."},
+        "message": {
+            "text": _sarif_text(f"{finding.message}. Then {finding.consequence}. Fix: {finding.fix}.")
+        },
         "locations": [{"physicalLocation": place}],
     }
+
+
+def _sarif_text(words: str) -> str:
+    """Without links, which a plain text may have too (SARIF 2.1.0, 3.11.6), and control characters."""
+    return visible(words).replace("](", "] (")
 
 
 def junit(findings: Sequence[Finding], models: int) -> str:
@@ -151,7 +154,7 @@ def junit(findings: Sequence[Finding], models: int) -> str:
 
 def _xml_text(words: str) -> str:
     """XML 1.0 has no place for most control characters, not even escaped."""
-    return "".join(c if c in "\t\n" or c >= " " else "�" for c in words)
+    return visible("".join(c if c in "\t\n" or c >= " " else "�" for c in words))
 
 
 def github(findings: Sequence[Finding], models: int) -> str:
@@ -168,7 +171,7 @@ def github(findings: Sequence[Finding], models: int) -> str:
 
 
 def _data(words: str) -> str:
-    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _property(words: str) -> str:

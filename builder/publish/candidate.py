@@ -12,7 +12,7 @@ from builder.lock import LockedModel
 from builder.model_config import model_config_from_text
 from builder.model_directory import CONFIG
 from builder.publish.provenance import content_digest
-from builder.publish.versions import Policy, policy_of, source_version
+from builder.publish.versions import Policy, policy_of, source_version, version_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ def candidate_of(repository: Path, model: str, locked: LockedModel) -> Candidate
     text = where.read_text(encoding="utf-8")
     config = model_config_from_text(text, Where(where))
     _refuse_pinned(config, where)
-    present = {int(top) for name in locked.files if (top := name.partition("/")[0]).isdigit() and "/" in name}
+    tops = {version_number(name.partition("/")[0]) for name in locked.files if "/" in name}
+    present = {top for top in tops if top is not None}
     number = source_version(config, present, where)
     prefix = f"{number}/"
     inside = {
@@ -60,7 +61,7 @@ def candidate_of(repository: Path, model: str, locked: LockedModel) -> Candidate
     root = {
         n: d
         for n, d in locked.files.items()
-        if n != CONFIG and not n.endswith("/") and not n.partition("/")[0].isdigit()
+        if n != CONFIG and not n.endswith("/") and version_number(n.partition("/")[0]) is None
     }
     plain = type(config)()
     plain.CopyFrom(config)

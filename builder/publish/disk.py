@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from builder.digest import digest_of_file
+from builder.disk import clear_away, take_out, write_atomically
 from builder.errors import BuildError, Where
 from builder.model_directory import CONFIG
 from builder.publish.destination import Content, Switch
 from builder.publish.state import model_state
-from builder.publish.versions import PROVENANCE, ROOT, ModelState
+from builder.publish.versions import PROVENANCE, ROOT, ModelState, version_number
 from builder.repository import can_exchange, exclusive, publish_model
+from builder.untrusted import fault_of_model_name, inside, read_bounded
 
 
 class DiskDestination:
@@ -52,7 +54,7 @@ class DiskDestination:
         if not self.path.is_dir():
             return ()
         with os.scandir(self.path) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+            return tuple(sorted(e.name for e in entries if e.is_dir() and not fault_of_model_name(e.name)))
 
     def state(self, model: str) -> ModelState:
         """See Destination."""
@@ -62,25 +64,39 @@ class DiskDestination:
         for root, below, names in os.walk(directory):
             place = Path(root).relative_to(directory).as_posix()
             if place == ".":
-                numbers = {int(n) for n in below if n.isascii() and n.isdigit()}
-            for name in names:
+                numbers = {n for n in map(version_number, below) if n is not None}
+            # A link to a directory is a file here: what lies behind it is not the destination's.
+            for name in [*names, *(n for n in below if (Path(root) / n).is_symlink())]:
                 path = Path(root) / name
-                files[str(PurePosixPath(place) / name)] = path.stat().st_size
+                files[str(PurePosixPath(place) / name)] = path.lstat().st_size
         return model_state(model, files, numbers, lambda path: self.read(model, path), {})
 
     def read(self, model: str, path: str) -> bytes | None:
         """See Destination."""
         try:
-            return (self.path / model / path).read_bytes()
+            return read_bounded(self._place(model, path))
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise BuildError(
+                f"{model}/{path} cannot be read: {error}",
+                code="destination_file",
+                where=Where(self.path / model),
+            ) from None
 
     def digest(self, model: str, path: str) -> str | None:
         """See Destination."""
         try:
-            return digest_of_file(self.path / model / path)
-        except FileNotFoundError:
+            return digest_of_file(self._place(model, path))
+        except (OSError, ValueError):
             return None
+
+    def _place(self, model: str, path: str) -> Path:
+        """ValueError for what is a link or lies behind one: only regular files were published."""
+        place = inside(self.path / model, path)
+        if place.is_symlink():
+            raise ValueError("it is a link")
+        return place
 
     def claim(self, state: ModelState, placeholder: str) -> int:
         """See Destination. The lock is held, so the number is free; nothing is written."""
@@ -101,7 +117,7 @@ class DiskDestination:
 
     def abandon(self, model: str, number: int) -> None:
         """See Destination."""
-        shutil.rmtree(self._staged(model), ignore_errors=True)
+        clear_away(self._staged(model))
 
     def switch(self, state: ModelState, change: Switch) -> None:
         """See Destination: one exchange of the model's directory."""
@@ -112,36 +128,56 @@ class DiskDestination:
             if name not in left_out:
                 _link(old / name, staged / name)
         for number in state.numbers:
-            # An ensemble's version that somebody else made may be an empty directory.
-            (staged / str(number)).mkdir(exist_ok=True)
+            # An ensemble's version that somebody else made may be an empty directory, or a link.
+            if not os.path.lexists(staged / str(number)):
+                (staged / str(number)).mkdir()
         for name in change.root:
             _link(staged / str(change.number) / ROOT / name, staged / name)
         for name, content in change.marks.items():
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).write_bytes(content)
-        (staged / CONFIG).write_text(change.config_text, encoding="utf-8")
-        _sync(staged / CONFIG)
+            mark = self._inside(staged, name)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(mark, content)
+        write_atomically(staged / CONFIG, change.config_text)
         # mkdtemp made the directory above private; a server under another user must be able to read this one.
         staged.chmod(0o755)
         for directory, _, _ in os.walk(staged):
             _sync(Path(directory))
         publish_model(staged, self.path)
         _sync(self.path)
-        shutil.rmtree(staged, ignore_errors=True)
+        clear_away(staged)
 
     def drop(self, model: str, numbers: Collection[int]) -> None:
         """See Destination. Each version goes in one rename."""
         assert self._staging is not None
         for number in numbers:
-            gone = self._staging / f"{model}.{number}.removed"
-            (self.path / model / str(number)).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            clear_away(self._taken_out(f"{model}/{number}", self._staging))
 
     def withdraw(self, state: ModelState, placeholder: str) -> None:
         """See Destination: one rename."""
         assert self._staging is not None
         if (self.path / state.name).is_dir():
-            (self.path / state.name).rename(self._staging / f"{state.name}.removed")
+            self._taken_out(state.name, self._staging)
+
+    def _taken_out(self, name: str, staging: Path) -> Path:
+        """BuildError where a link leads out of the destination: what lies there is not ours."""
+        try:
+            return take_out(self.path, name, staging)
+        except ValueError as error:
+            raise self._leads_out(name, error) from None
+
+    def _inside(self, staged: Path, name: str) -> Path:
+        try:
+            return inside(staged, name)
+        except ValueError as error:
+            raise self._leads_out(f"{staged.name}/{name}", error) from None
+
+    def _leads_out(self, name: str, error: ValueError) -> BuildError:
+        return BuildError(
+            f"the destination is left as it is: {error}",
+            code="destination_link",
+            where=Where(self.path / name),
+            fix="remove the link",
+        )
 
     def _staged(self, model: str) -> Path:
         assert self._staging is not None, "changes need `exclusive`"

@@ -13,12 +13,14 @@ from builder.gate_of_export import judge_export
 from builder.judgement import judgement_of, refusal
 from builder.lint import LintOptions, check
 from builder.lint.target import Target
-from builder.lock import LockedModel
+from builder.lock import Accuracy, LockedModel
 from builder.model_directory import CONFIG
+from builder.observe import is_plain
 from builder.plan import State
 from builder.publish.candidate import Candidate
 from builder.publish.versions import manifest
-from builder.spec import ModelSpec, check_model_name
+from builder.spec import ModelSpec
+from builder.untrusted import fault_of_model_name
 
 _NAMED = 10
 
@@ -44,15 +46,15 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
 
     Judged by the build's whole report where the cache still has it, else by the lock's worst deviation.
     """
-    base = context.cache.get(locked.key)
+    base = context.cache.get(locked.key, "source")
     if base is not None:
         judge_export(spec, base.record["accuracy"], context.spec)
     else:
         _judge_summary(spec.name, locked.accuracy, Bounds(**spec.accuracy.stated_bounds()))
-    if locked.served is None or locked.served not in spec.variants:
+    if locked.served is None or locked.served not in spec.variants or locked.served not in locked.variants:
         return
     variant, entry = spec.variants[locked.served], locked.variants[locked.served]
-    artifact = context.cache.get(str(entry["key"]))
+    artifact = context.cache.get(entry["key"], "source" if is_plain(variant) else "convert")
     subject = f"{spec.name}/{locked.served}"
     if artifact is None:
         _judge_summary(subject, entry["accuracy"], Bounds(**variant.accuracy.stated_bounds()))
@@ -60,14 +62,14 @@ def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> Non
         raise refusal(subject, judged, context.spec.where(spec.name, "variants", locked.served))
 
 
-def _judge_summary(subject: str, accuracy: Mapping[str, float], bounds: Bounds) -> None:
-    if accuracy.get("relative_l2") is None:
+def _judge_summary(subject: str, accuracy: Accuracy, bounds: Bounds) -> None:
+    if "relative_l2" not in accuracy:
         return
     worst = Deviation(
         "its worst output",
-        relative_l2=float(accuracy["relative_l2"]),
-        cosine=float(accuracy.get("cosine", 1.0)),
-        max_abs=float(accuracy.get("max_abs", 0.0)),
+        relative_l2=accuracy["relative_l2"],
+        cosine=accuracy.get("cosine", 1.0),
+        max_abs=accuracy.get("max_abs", 0.0),
         bounds=Bounds(bounds.relative_l2, bounds.cosine, bounds.max_abs if "max_abs" in accuracy else None),
     )
     if not worst.passed:
@@ -123,7 +125,7 @@ def _refuse_errors(
     what: str,
 ) -> None:
     for name, text in configs.items():
-        if name != judged and check_model_name(name) is None:
+        if name != judged and fault_of_model_name(name) is None:
             _lay_out(root / name, text, served.get(name, ()))
     errors = [f for f in check([root / judged], LintOptions(target=target)) if f.severity == "error"]
     if errors:

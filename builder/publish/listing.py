@@ -10,6 +10,7 @@ from typing import Any
 from builder.publish.destination import Destination
 from builder.publish.rollback import known_state
 from builder.publish.versions import ModelState
+from builder.text_layout import table
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,12 @@ def _rows(state: ModelState) -> Iterator[VersionRow]:
         yield VersionRow(state.name, number, state.state_of(number), size, state.provenance.get(number, {}))
 
 
-def text_of_versions(rows: list[VersionRow], url: str) -> str:
-    """A table: model, version, state, when, commit, variant, worst relative L2."""
+def text_of_versions(rows: list[VersionRow], url: str, width: int | None = None) -> str:
+    """A table: model, version, state, when, commit, variant, worst relative L2. width: of the terminal, if there is one."""
     if not rows:
         return f"nothing was published at {url}"
     header = ("MODEL", "VERSION", "STATE", "PUBLISHED", "COMMIT", "VARIANT", "REL. L2")
-    table = [header, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
+    return "\n".join(table([header, *(_cells(row) for row in rows)], width, names=(0, 5), drop=(6, 4)))
 
 
 def _cells(row: VersionRow) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from builder.publish.destination import Content
 from builder.publish.state import FORMAT
 from builder.publish.versions import Policy
 from builder.spec import RepositorySpec
+from builder.untrusted import json_value, read_bounded
 
 _EVIDENCE = "evidence"
 
@@ -37,16 +38,35 @@ class SpecOrigin:
 def spec_origin(spec: RepositorySpec) -> SpecOrigin:
     """Digest and git commit of the spec."""
     commit = _git(spec.root, "rev-parse", "HEAD")
-    changed = None if commit is None else _git(spec.root, "status", "--porcelain", "--untracked-files=no")
+    changed = None if commit is None else _changes(spec.root)
     return SpecOrigin(
         spec.path.name, digest_of_file(spec.path), commit, None if changed is None else bool(changed)
     )
 
 
+# A repository's own configuration names programs that git starts while it only looks.
+_START_NOTHING = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+
+
+def _changes(directory: Path) -> str | None:
+    """What `git status` tells of tracked files; no filter that the repository itself configures is started."""
+    told = _git(directory, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\.") or ""
+    scoped = (line.split("\t", 1) for line in told.splitlines() if "\t" in line)
+    filters = (f"{name}=" for scope, name in scoped if scope in ("local", "worktree"))
+    off = [word for setting in filters for word in ("-c", setting)]
+    return _git(directory, *off, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+
+
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=30, check=False
+            ["git", *_START_NOTHING, "-C", str(directory), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -56,7 +76,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 def sweep_evidence(spec: RepositorySpec, model: str) -> Any:
     """What `tritonsmith apply` left beside the spec for the model; None when it left nothing."""
     try:
-        return json.loads((spec.root / _EVIDENCE / f"{model}.json").read_text(encoding="utf-8"))
+        return json_value(read_bounded(spec.root / _EVIDENCE / f"{model}.json"), infinite=True)
     except (OSError, ValueError):
         return None
 

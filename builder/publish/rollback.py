@@ -17,6 +17,7 @@ from builder.publish.versions import (
     rollback_target,
     versions_to_serve,
 )
+from builder.untrusted import fault_of_model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,7 @@ def rollback(
 
 def known_state(destination: Destination, model: str) -> ModelState:
     """The model's state. UsageError `unknown_model` when nothing was published under that name."""
-    state = (
-        destination.state(model) if "/" not in model and model not in ("", ".", "..") else ModelState(model)
-    )
+    state = destination.state(model) if fault_of_model_name(model) is None else ModelState(model)
     if not state.provenance:
         names = destination.models()
         close = nearest(model, names)

@@ -22,7 +22,8 @@ from builder.model_directory import CONFIG
 from builder.object_store import ObjectStore
 from builder.publish.destination import Content, Switch
 from builder.publish.state import model_state
-from builder.publish.versions import CLAIM, PROVENANCE, ROOT, ModelState, is_placeholder
+from builder.publish.versions import CLAIM, PROVENANCE, ROOT, ModelState, is_placeholder, version_number
+from builder.untrusted import fault_of_model_name
 
 _CLAIMS = 20
 
@@ -45,7 +46,7 @@ class StoreDestination:
 
     def models(self) -> tuple[str, ...]:
         """See Destination."""
-        return tuple(name for name in self._store.directories() if not name.startswith("."))
+        return tuple(name for name in self._store.directories() if not fault_of_model_name(name))
 
     def state(self, model: str) -> ModelState:
         """See Destination."""
@@ -53,7 +54,8 @@ class StoreDestination:
         tag = self._store.tag(f"{model}/{CONFIG}")
         objects = {o.key.removeprefix(f"{model}/"): o for o in self._store.list(model)}
         files = {name: o.size_bytes for name, o in objects.items()}
-        numbers = {int(top) for top in (n.partition("/")[0] for n in files if "/" in n) if top.isdigit()}
+        tops = {version_number(n.partition("/")[0]) for n in files if "/" in n}
+        numbers = {top for top in tops if top is not None}
         now = time.time()
         claimed = {
             n: now - objects[f"{n}/{CLAIM}"].modified_s

@@ -9,11 +9,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.errors import GateError, TritonsmithError
+from builder.errors import BuildError, GateError, TritonsmithError
 from builder.publish.destination import Destination, Switch
 from builder.publish.release import Expected, Release, Switched
 from builder.publish.versions import FAILED, SMOKE, ModelState
 from builder.samples import load_samples
+
+_SMOKE_BYTES = 64 << 20
+"""A publish records 8 MiB at most."""
 
 
 def expected_of(
@@ -26,7 +29,17 @@ def expected_of(
     with tempfile.TemporaryDirectory(prefix="tritonsmith-smoke-") as scratch:
         path = Path(scratch) / "smoke.npz"
         path.write_bytes(content)
-        return Expected(load_samples(path), record["smoke"]["bounds"])
+        samples = load_samples(path, _SMOKE_BYTES)
+    bounds = record["smoke"]["bounds"]
+    unbound = [name for sample in samples.samples for name in sample.outputs if name not in bounds]
+    if unbound or not samples.samples:
+        raise BuildError(
+            f"{model}/{number}/{SMOKE} is not what a publish writes: "
+            + (f"its record has no bounds of {unbound[0]!r:.80}" if unbound else "it is empty"),
+            code="samples_unreadable",
+            fix="publish the model again",
+        )
+    return Expected(samples, bounds)
 
 
 def follow_or_undo(

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from builder.errors import GateError, UsageError, Where
+from builder.errors import BuildError, GateError, UsageError, Where
 from builder.model_config import model_config_from_text, text_from_model_config
 from builder.model_directory import CONFIG
 
@@ -34,6 +34,12 @@ _ABANDONED_AFTER_S = 24 * 3600.0
 
 VersionState = Literal["served", "kept", "failed", "damaged", "unfinished", "foreign", "gone"]
 """foreign: somebody else's directory. unfinished: claimed and not, or not yet, uploaded whole."""
+
+
+def version_number(name: str) -> int | None:
+    """The version that a directory of this name is to Triton, an int64 without leading zeros; None when it is none."""
+    is_number = name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 20
+    return int(name) if is_number and int(name) < 2**63 else None
 
 
 @lru_cache(maxsize=4096)
@@ -94,8 +100,16 @@ class ModelState:
 
     @property
     def next_number(self) -> int:
-        """One above every number ever seen here: `surplus` never gives up the highest."""
-        return max(self.numbers, default=0) + 1
+        """One above every number ever seen here: `surplus` never gives up the highest. BuildError past Triton's."""
+        number = max(self.numbers, default=0) + 1
+        if version_number(str(number)) is None:
+            raise BuildError(
+                f"{self.name} has no version number left",
+                code="version_numbers",
+                seen=number - 1,
+                fix="remove that version's directory if nothing serves it",
+            )
+        return number
 
     @property
     def is_foreign(self) -> bool:

@@ -31,7 +31,7 @@ def apply(
     Examples: tritonsmith apply sweep-minilm
               tritonsmith apply sweep-minilm --arm arm03 --dry-run
     """
-    from builder.console import emit_json, emit_text, note
+    from builder.console import emit_document, emit_json, emit_text, note
     from builder.errors import SpecError, Where
     from perf.apply import application, chosen_arm, write
     from perf.run_record import load_run
@@ -62,7 +62,7 @@ def apply(
             {"applied": bool(files), "why": why, "diff": plan.diff, "files": files, "notes": plan.notes}
         )
     elif changed:
-        emit_text(plan.diff)
+        emit_document(plan.diff)
     else:
         emit_text(f"{spec} has {chosen.label} with this evidence already")
     for text in plan.notes:

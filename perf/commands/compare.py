@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,7 @@ def compare(
     Examples: tritonsmith compare before.npz after.npz --gate 'p99<=5%' --gate 'throughput>=-3%'
               tritonsmith compare sweep-main sweep-branch --format md
     """
-    from builder.console import emit_json, emit_text, note
+    from builder.console import emit_document, emit_json, emit_text, note, width_of
     from perf.compare_text import as_dict, markdown_of, text_of
     from perf.gate import gate_from_text, judge, says_no
 
@@ -61,9 +62,9 @@ def compare(
     if format is CompareFormat.json:
         emit_json(as_dict(comparison, judgements, strict, no))
     elif format is CompareFormat.md:
-        emit_text(markdown_of(comparison, judgements))
+        emit_document(markdown_of(comparison, judgements))
     else:
-        emit_text(text_of(comparison, judgements))
+        emit_text(text_of(comparison, judgements, width=width_of(sys.stdout)))
     undecided = sum(j.status == "open" for j in judgements)
     if no:
         note("the gate says no")

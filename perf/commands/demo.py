@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from builder.commands.options import Format, FormatOption
-from builder.console import emit_json, emit_text, note, progress
+from builder.console import emit_json, emit_text, is_drawable, note
 
 if TYPE_CHECKING:
     from perf.demo_run import DemoResult
@@ -33,15 +35,20 @@ def demo(
 ) -> None:
     """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
     from builder.commands.options import build_options
-    from perf.demo_run import STEPS, DemoOptions, default_sweep, packaged_demo, run_demo
+    from builder.progress import bars, drawn
+    from perf.demo_run import STEPS, DemoOptions, check_installed, default_sweep, packaged_demo, run_demo
 
+    if spec is None:
+        check_installed(packaged_demo())
     source = spec or packaged_demo() / "models.yaml"
     sweep = default_sweep(sweep_model).model_copy(update={"rounds": rounds, "duration_s": duration})
     options = DemoOptions(build_options(source, repository, None), repository.absolute(), output, sweep)
     told: list[str] = []
     started = time.monotonic()
-    with progress() as bar:
-        tasks = {step: bar.add_task(step, total=1.0, start=False) for step in STEPS}
+    is_drawn = is_drawable(sys.stderr)
+    bar = bars()
+    tasks = {step: bar.add_task(step, total=1.0, start=False, share=True) for step in STEPS}
+    with drawn(bar) if is_drawn else nullcontext():
 
         def tell(step: str, what: str, part: float) -> None:
             if step not in told:
@@ -49,7 +56,7 @@ def demo(
                     bar.update(tasks[earlier], completed=1.0, description=earlier)
                 bar.start_task(tasks[step])
                 told.append(step)
-                if not bar.live.is_started:
+                if not is_drawn:
                     note(f"[{STEPS.index(step) + 1}/{len(STEPS)}] {step}")
             bar.update(tasks[step], completed=part, description=f"{step:<8} {what}")
 

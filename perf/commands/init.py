@@ -68,26 +68,13 @@ def _imported(origins: list[str], root: Path) -> Imported:
 
 def imported_url(url: str) -> Imported:
     """Every model that a live Triton serves; a note for each that it knows of but does not serve."""
-    from urllib.parse import urlsplit
-
     from builder.errors import UsageError
     from builder.importing.imported import Note
     from builder.importing.live import imported_configs
     from perf.server import control
+    from perf.server.spec import address_from_url
 
-    parts = urlsplit(url)
-    try:
-        port = parts.port or 8000
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
-        raise UsageError(
-            "a live Triton's URL is http://HOST:PORT, its HTTP port",
-            code="bad_url",
-            seen=url,
-            fix="tritonsmith init http://localhost:8000",
-        )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host, port = address_from_url(url)
     address = f"{host}:{port}"
     rows = control.repository_index(address)
     served = sorted({row.name for row in rows if row.state == "READY"})

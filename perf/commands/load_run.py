@@ -23,16 +23,17 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     from perf.load import run_load_test, server_at
 
     check_output(output)
-    with progress() as bar, ExitStack() as stack:
-        task = bar.add_task("asking the server" if "://" in target else "starting the server", total=100)
+    first = "asking the server" if "://" in target else "starting the server"
+    with progress(first, share=True) as bar, ExitStack() as stack:
         served = stack.enter_context(server_at(target))
 
         def show(now: Progress) -> None:
-            failed = f", [red]{now.failed:,} failed[/red]" if now.failed else ""
-            text = f"{test.model or 'load'}  {now.requests:,} requests{failed}"
-            bar.update(task, completed=100 * now.done, description=text)
+            failed = f", {now.failed:,} failed" if now.failed else ""
+            bar(f"{test.model or 'load'}  {now.requests:,} requests{failed}", now.done, 1.0)
 
         result = run_load_test(served.http_url, served.known_to(test), show)
+        if "://" not in target:
+            bar("stopping the server", 0, None)
     return tell(result, test.load, output, format_)
 
 
@@ -99,7 +100,8 @@ def tell(
         return 130
     if error is not None:
         return error.exit_code
-    return 1 if result.records.failures() else 0
+    # A server that closes every connection at once gets no request, and none has failed.
+    return 1 if result.records.failures() or not len(result.records) else 0
 
 
 def run_search(
@@ -133,5 +135,8 @@ def run_search(
             note,
         )
     load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
-    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if found.rate_per_s is None else None
-    return tell(best, load, output, format_, lead=found.sentence, more={"slo": found.as_dict()}, gate=missed)
+    is_missed = found.rate_per_s is None and not found.interrupted
+    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if is_missed else None
+    more = {"slo": found.as_dict()}
+    code = tell(best, load, output, format_, lead=found.sentence, more=more, gate=missed)
+    return 130 if found.interrupted else code

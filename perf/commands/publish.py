@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -72,7 +73,7 @@ def publish(
     Examples: tritonsmith publish /srv/models
               tritonsmith publish s3://models/prod minilm --reload http://127.0.0.1:8000
     """
-    from builder.console import emit_json, emit_text, note, progress
+    from builder.console import emit_json, emit_text, note, progress, width_of
     from builder.publish import PublishOptions, open_destination
     from builder.publish import publish as run_publish
 
@@ -80,15 +81,11 @@ def publish(
     options = PublishOptions(built, tuple(models or ()), keep, dry_run)
     release = release_from_flags(reload, header, ca_file, reload_timeout)
     place = open_destination(destination)
-    with progress() as bar:
-        task = bar.add_task("gates", total=1)
-        result = run_publish(
-            options,
-            place,
-            release,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )
-    emit_json(as_json(result)) if format is Format.json else emit_text(text_of_publish(result))
+    with progress("gates") as tell:
+        result = run_publish(options, place, release, tell)
+    emit_json(as_json(result)) if format is Format.json else emit_text(
+        text_of_publish(result, width_of(sys.stdout))
+    )
     for publication in result.models:
         for text in publication.notes:
             note(f"note: {publication.model}: {text}")
@@ -99,10 +96,12 @@ def publish(
         raise typer.Exit((worse or result.errors)[0].exit_code)
 
 
-def text_of_publish(result: PublishResult) -> str:
-    """One line a model and a closing line."""
-    width = max((len(m.model) for m in result.models), default=0)
-    lines = [_line(m, width) for m in result.models]
+def text_of_publish(result: PublishResult, width: int | None = None) -> str:
+    """One line a model and a closing line. width: of the terminal; None where there is none."""
+    from builder.text_layout import named_lines
+
+    longest = max((len(m.model) for m in result.models), default=0)
+    lines = named_lines(lambda room: [_line(m, room) for m in result.models], longest, width)
     would = any(m.action == "would publish" for m in result.models)
     done = sum(m.action in ("published", "would publish") for m in result.models)
     failed = sum(m.error is not None for m in result.models)
@@ -114,8 +113,14 @@ def text_of_publish(result: PublishResult) -> str:
     return "\n".join([*lines, f"{summary}: {result.destination}"])
 
 
-def _line(m: ModelPublication, width: int) -> str:
-    parts = [m.model.ljust(width), f"{m.action:<13}", "" if m.version is None else f"version {m.version}"]
+def _line(m: ModelPublication, room: int) -> str:
+    from builder.text_layout import shortened
+
+    parts = [
+        shortened(m.model, room).ljust(room),
+        f"{m.action:<13}",
+        "" if m.version is None else f"version {m.version}",
+    ]
     if m.action not in ("up to date", "would publish"):
         parts.append(f"serves {_numbers(m.served)} (before: {_numbers(m.previous)})")
     if m.removed:

@@ -24,7 +24,9 @@ ReloadOption = Annotated[
 ]
 HeaderOption = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--header", "-H", help="NAME:VALUE sent to the servers.", show_default=False),
+    typer.Option(
+        "--header", "-H", help="NAME:VALUE sent to the servers, or @FILE with such lines.", show_default=False
+    ),
 ]
 CaFileOption = Annotated[
     Optional[Path],  # noqa: UP045

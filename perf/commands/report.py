@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +72,7 @@ def report(
 
 
 def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, format_: str) -> None:
-    from builder.console import note
+    from builder.console import note, width_of
     from perf.report import csv_of, html_of, load_run, markdown_of, report_json, text_of, write_report
 
     result = load_run(run)
@@ -83,9 +84,9 @@ def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, f
             "html": lambda: html_of(result, templates),
             "md": lambda: markdown_of(result, templates),
             "csv": lambda: csv_of(result),
-            "text": lambda: text_of(result),
+            "text": lambda: text_of(result, width_of(sys.stdout)),
         }
-        _emit(makers[format_]())
+        _emit(makers[format_](), format_)
     note(f"report: {files.html}")
     if mlflow:
         from perf.report.mlflow_export import export_sweep
@@ -121,7 +122,7 @@ def _report_records(
             "csv": lambda: load_csv_of(summary),
             "text": lambda: text_of_result(result, load),
         }
-        _emit(makers[format_]())
+        _emit(makers[format_](), format_)
     if files is not None:
         note(f"report: {files.html}")
     if mlflow:
@@ -137,10 +138,11 @@ def _report_records(
         note(f"MLflow run: {run_id}")
 
 
-def _emit(text: str) -> None:
-    from builder.console import emit_text
+def _emit(text: str, format_: str) -> None:
+    from builder.console import emit_document, emit_text
 
-    emit_text(text.rstrip("\n"))
+    emit = emit_text if format_ == "text" else emit_document
+    emit(text.rstrip("\n"))
 
 
 def _emit_json(data: dict[str, object], files: ReportFiles | None) -> None:

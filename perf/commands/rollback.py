@@ -54,14 +54,13 @@ def rollback(
     if not destination:
         raise UsageError("where it was published is not said", code="no_destination", fix="--at DEST")
     release = release_from_flags(reload, header, ca_file, reload_timeout)
-    with progress() as bar:
-        task = bar.add_task("verifying", total=None)
+    with progress("verifying") as tell:
         done = run_rollback(
             open_destination(destination),
             model,
             version,
             release,
-            lambda file: bar.update(task, description=f"verified {file}"),
+            lambda file: tell(f"verified {file}", 0, None),
         )
     if format is Format.json:
         emit_json(

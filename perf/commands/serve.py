@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -80,7 +81,7 @@ def serve(
               tritonsmith serve model_repository/ --model-control poll --http-port 0
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
-    from builder.console import emit_json, emit_text, note
+    from builder.console import emit_json, emit_text, note, width_of
     from perf.server.launch import ServerSpec, kind_from_text, launch
     from perf.server.server import server_ended
 
@@ -110,7 +111,7 @@ def serve(
                 emit_json(told)
                 sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
             else:
-                emit_text(text_from_state(told))
+                emit_text(text_from_state(told, width_of(sys.stdout)))
             note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")
             while server.alive():
                 time.sleep(0.2 if not attached else 2.0)
@@ -134,20 +135,24 @@ def _sigterm_stops() -> Iterator[None]:
 def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any]:
     """What `--format json` prints: addresses, and every model with its version, state and Triton's reason.
 
-    A refused model also has the ids of the lint rules that it breaks: they name the line and the fix.
+    A refused model also has the ids of the lint rules that explain the refusal: they name the line and the fix.
     """
-    from perf.server.control import repository_index
+    from perf.server.control import IndexRow, repository_index
 
     refusals = server.refusals()
+    rows = repository_index(server.http_url)
+    # Triton does not list a model that has no version to serve.
+    unlisted = refusals.keys() - {row.name for row in rows}
+    rows += [IndexRow(name, "", "", "") for name in sorted(unlisted) if _directories(name, repositories)]
     models = [
         {
             "name": row.name,
             "version": row.version,
             "state": row.state or ("REFUSED" if row.name in refusals else "NOT LOADED"),
             "reason": row.reason or (refusals.get(row.name, "") if row.state != "READY" else ""),
-            "rules": broken_rules(row.name, repositories) if row.name in refusals else [],
+            "rules": rules_behind(row.name, refusals, repositories) if row.name in refusals else [],
         }
-        for row in repository_index(server.http_url)
+        for row in sorted(rows, key=lambda row: row.name)
     ]
     return {
         "version": server.version,
@@ -160,18 +165,14 @@ def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any
     }
 
 
-def text_from_state(state: dict[str, Any]) -> str:
-    """The same for people: a table, then the addresses."""
+def text_from_state(state: dict[str, Any], width: int | None = None) -> str:
+    """The same for people: a table, then the addresses. width: of the terminal; None where there is none."""
+    from builder.text_layout import table
+
     header = ("MODEL", "VERSION", "STATE", "REASON")
     rows = [header]
     rows += [(m["name"], m["version"] or "-", m["state"], _reason(m)) for m in state["models"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in rows
-    ]
-    if len(rows) == 1:
-        lines = ["no models in the repository"]
+    lines = table(rows, width, names=(0,), text=3) if len(rows) > 1 else ["no models in the repository"]
     lines += [
         "",
         f"HTTP     {state['http_url']}",
@@ -184,13 +185,25 @@ def text_from_state(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def broken_rules(model: str, repositories: Sequence[Path]) -> list[str]:
-    """Ids of the rules of severity error that a model of these repositories breaks."""
-    from builder.lint import LintOptions, check
+# What Triton says of an ensemble whose own config is well.
+_STEP_REFUSED = re.compile(r"ensemble '.+?' depends on '(.+?)' which ")
 
-    directories = [r / model for r in repositories if (r / model).is_dir()]
-    findings = check(list(directories), LintOptions()) if directories else []
-    return sorted({f.rule for f in findings if f.severity == "error"})
+
+def rules_behind(model: str, refusals: Mapping[str, str], repositories: Sequence[Path]) -> list[str]:
+    """Ids of the rules that explain why a model of these repositories was refused, or the step that it depends on."""
+    from builder.lint import LintOptions, check
+    from builder.lint.refusal import explaining_rules
+
+    others = {name: reason for name, reason in refusals.items() if name != model}
+    step = _STEP_REFUSED.match(refusals[model])
+    if step is not None and step[1] in others:
+        return rules_behind(step[1], others, repositories)
+    directories = _directories(model, repositories)
+    return explaining_rules(refusals[model], check(directories, LintOptions())) if directories else []
+
+
+def _directories(model: str, repositories: Sequence[Path]) -> list[Path]:
+    return [r / model for r in repositories if (r / model).is_dir()]
 
 
 def _reason(model: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,16 +19,11 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
     """A bar on a terminal, else a line for each round."""
-    from builder.console import note, progress, stderr_console
+    from builder.console import is_drawable, note, progress
 
-    if stderr_console().is_terminal:
-        with progress() as bar:
-            task = bar.add_task("starting the server", total=None)
-
-            def show(step: SweepProgress) -> None:
-                bar.update(task, description=step.text, completed=step.done, total=step.expected or None)
-
-            yield show
+    if is_drawable(sys.stderr):
+        with progress("starting the server") as bar:
+            yield lambda step: bar(step.text, step.done, step.expected or None)
         return
     said = ""
 
@@ -68,14 +64,14 @@ def error_of(result: RunResult) -> TritonsmithError | None:
 
 def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None:
     """The result on stdout, one document, and the way out: typer.Exit or the error that says the exit code."""
-    from builder.console import emit_json, emit_text, note
+    from builder.console import emit_json, emit_text, note, width_of
     from perf.report import report_json, text_of
 
     error = error_of(result)
     if as_json:
         emit_json(report_json(result) | {"files": files.names(), "error": error and error.as_dict()})
     else:
-        emit_text(text_of(result))
+        emit_text(text_of(result, width_of(sys.stdout)))
     note(f"report: {files.html}")
     if files.config is not None:
         note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Optional
 
 import typer
@@ -27,11 +28,11 @@ def versions(
     format: FormatOption = Format.text,
 ) -> None:
     """List published versions, newest first; --format json has each one's whole provenance."""
-    from builder.console import emit_json, emit_text
+    from builder.console import emit_json, emit_text, width_of
     from builder.publish import list_versions, open_destination, text_of_versions
 
     rows = list_versions(open_destination(destination), model)
     if format is Format.json:
         emit_json({"destination": destination, "versions": [row.as_dict() for row in rows]})
     else:
-        emit_text(text_of_versions(rows, destination))
+        emit_text(text_of_versions(rows, destination, width_of(sys.stdout)))

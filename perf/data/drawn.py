@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ def drawn_samples(model: ModelInterface, options: DataOptions) -> list[Sample]:
     rows = options.batch_size or 1
     samples: list[Sample] = []
     total = 0
+    _check_size(model, options)
     while len(samples) < max(1, options.pool):
         sizes: dict[Distribution, int] = {}
         inputs: dict[str, Array] = {}
@@ -37,6 +39,21 @@ def drawn_samples(model: ModelInterface, options: DataOptions) -> list[Sample]:
         if total > POOL_LIMIT_BYTES:  # two requests are already different ones; memory is not to be the limit
             break
     return samples
+
+
+def _check_size(model: ModelInterface, options: DataOptions) -> None:
+    """UsageError when one row, as the server alone describes it, would take this machine's memory."""
+    row_bytes = 0
+    for spec in model.inputs:
+        if spec.name not in options.shapes and spec.name not in model.optional and -1 not in spec.wire_shape:
+            row_bytes += 8 * math.prod(spec.wire_shape)  # numpy draws 64-bit numbers
+            if row_bytes > POOL_LIMIT_BYTES:
+                raise UsageError(
+                    f"input `{spec.name}` of `{model.name}` is too large to be drawn without being asked for",
+                    code="large_input",
+                    seen=list(spec.wire_shape),
+                    fix=f"--shape {spec.name}:{','.join(map(str, spec.wire_shape))}, or --data",
+                )
 
 
 def _drawn_shape(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.disk import delete_written, write_atomically
 from builder.errors import Where
+from builder.text_layout import table
 from perf.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
@@ -58,7 +59,7 @@ def write_report(run: RunResult, directory: Path, templates: Path | None = None)
     if config is not None:
         write_text(path, config)
     elif run.directory == directory:
-        path.unlink(missing_ok=True)  # of an earlier verdict
+        delete_written(path)  # of an earlier verdict
     write_text(files.html, html_of(run, templates))
     write_text(files.md, markdown_of(run, templates))
     write_json(files.json, report_json(run))
@@ -88,19 +89,23 @@ def markdown_of(run: RunResult, templates: Path | None = None) -> str:
 
 
 def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
-    """A report template over its variables; HTML escapes what it prints. ConfigError names the template's line."""
+    """A report template over its variables; HTML escapes what it prints, and control characters are shown as such.
+
+    ConfigError names the template's line.
+    """
     from jinja2 import TemplateError
 
     from builder.errors import ConfigError
+    from builder.markdown import cell, fenced
+    from builder.shown import visible
     from builder.templates import environment, template_path
-    from perf.report.markdown import cell, fenced
 
     html = name.endswith(".html.j2")
     jinja = environment(templates, autoescape=html)
     jinja.trim_blocks = not html
     jinja.filters |= {"cell": cell, "fenced": fenced}
     try:
-        return jinja.get_template(name).render(view)
+        return visible(jinja.get_template(name).render(view))
     except TemplateError as error:
         raise ConfigError(
             f"the report's template failed: {error}",
@@ -135,44 +140,36 @@ def report_json(run: RunResult) -> dict[str, Any]:
     }
 
 
-def text_of(run: RunResult) -> str:
-    """The verdict and a small table for a terminal."""
+def text_of(run: RunResult, width: int | None = None) -> str:
+    """The verdict and a small table. width: of the terminal; None where there is none."""
     from perf.report.cells import cells_of
     from perf.report.text_table import text_table
     from perf.report.view import alarms
     from perf.report.why import what_next, why_winner
 
     rows = text_table(run)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    marks = max(len(row[0]) for row in rows)
     measured = cells_of(run)
     reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]
     lines = [f"! {alarm}" for alarm in alarms(run)]
     lines += [run.verdict.sentence, *reasons, *run.verdict.notes, ""]
-    for row in rows:
-        cells = [
-            text.ljust(width) if column in (0, 1, 3) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(" ".join(cells[:2]) + "  " + "  ".join(cells[2:]))
+    marked = [(f"{mark.ljust(marks)} {label}", *others) for mark, label, *others in rows]
+    lines += table(marked, width, right=(1, 3, 4, 5), names=(0,), drop=(5, 3))
     return "\n".join(line.rstrip() for line in lines)
 
 
 def csv_of(run: RunResult) -> str:
     """A header and one row an arm and load point."""
+    from builder.shown import visible
     from perf.report.view import CSV_COLUMNS, csv_rows
 
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(csv_rows(run))
-    return text.getvalue()
+    return visible(text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, text)

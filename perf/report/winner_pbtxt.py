@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builder.shown import one_line
 from perf.run_record import RunResult
 
 
@@ -25,4 +26,4 @@ def winner_pbtxt(run: RunResult) -> str | None:
     lines = [f"# {run.verdict.sentence}", f"# Measured by tritonsmith sweep on {server}, {started}."]
     if arm.variant:
         lines.append(f"# With the files of {run.spec.variants.get(arm.variant, arm.variant)}.")
-    return "\n".join(lines) + "\n" + text_format.MessageToString(message)
+    return "\n".join(one_line(line) for line in lines) + "\n" + text_format.MessageToString(message)

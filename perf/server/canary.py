@@ -1,17 +1,21 @@
 """An environment for the embedded server → proof that tensors of every type pass through it unharmed, or a
 ServerError.
 
-The stub hands over wrong values without any error when its numpy does not suit it, so each start shows known
-values to a throw-away server of the same files and environment, beside the one that is starting: the user's
-server never has a model that is not the user's, in whatever control mode it runs. BF16 is not among the
-types: numpy has no such type, and neither Triton's onnxruntime backend nor the stub's as_numpy carries it.
+The stub hands over wrong values without any error when its numpy does not suit it, so an environment is shown known
+values on a throw-away server when it is made, and a tritonserver of the user's that runs on our backends at each
+start, beside the one that is starting: the user's server never has a model that is not the user's, in whatever
+control mode it runs. BF16 is not among the types: numpy has no such type, and neither Triton's onnxruntime backend
+nor the stub's as_numpy carries it.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import secrets
 import struct
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import ServerError
 from builder.tensors import DTYPES, Dtype
+from perf.server import embedded, preflight
 from perf.server.control import IndexRow, is_ready, repository_index
+from perf.server.embedded import Embedded, PythonEnvironment
 from perf.server.ports import HOST, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
 
@@ -27,9 +33,26 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODEL = "tritonsmith_canary"
-NUMPY_FIX = "the usual cause is numpy >= 2 in the stub's Python environment: pip install 'numpy<2'"
-REINSTALL_FIX = "pip install --force-reinstall 'tritonsmith[embedded]'"
+REINSTALL_FIX = "tritonsmith server install tries again"
+NUMPY_FIX = f"the usual cause is that the stub's Python finds another numpy than numpy<2; {REINSTALL_FIX}"
+START_S = 60.0
+_PATIENCE_S = 3
 CARRIED = tuple(d for d in DTYPES if d.numpy is not None)
+
+
+def prove(parts: Embedded, environment: PythonEnvironment) -> None:
+    """Returns when a server of these parts and this environment carries every type; ToolError or ServerError else."""
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-") as temporary:
+        work_dir = Path(temporary)
+        env = embedded.variables(environment, os.environ, work_dir / "lib")
+        preflight.check_stub(parts, env)
+        backends = embedded.lay_out_backends(parts, work_dir / "backends")
+        prefix = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}_canary_"
+        canary = Canary(parts.binary, backends, env, work_dir / "canary", prefix)
+        try:
+            canary.verify(time.monotonic() + START_S)
+        finally:
+            canary.stop()
 
 
 class Canary:
@@ -57,11 +80,13 @@ class Canary:
                 "--allow-metrics=false",
                 "--exit-on-error=false",
                 "--strict-readiness=false",
+                f"--exit-timeout-secs={_PATIENCE_S}",
             ],
             env=env,
             log_path=work_dir / "canary.log",
             work_dir=work_dir,
-            patience_s=0,
+            # Killed, it would leave a directory behind in /tmp.
+            patience_s=_PATIENCE_S,
             shm_prefix=shm_prefix,
         )
 
@@ -89,7 +114,7 @@ class Canary:
                 raise _failed(what, got[:64].hex(" ") or "no data", NUMPY_FIX)
 
     def stop(self) -> None:
-        """Kill it."""
+        """End it."""
         self._process.stop()
 
     def _not_started(self) -> ServerError:

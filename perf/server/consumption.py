@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 
 from builder.errors import TritonsmithError
+from perf.prometheus import samples_of
 from perf.server import control
-
-_ENERGY = re.compile(r"^nv_energy_consumption\{[^}]*\}\s+([-+.\deE]+)$", re.MULTILINE)
 
 
 def server_memory_bytes(server: control.HasPid, model: str) -> int | None:
@@ -59,5 +57,5 @@ def energy_from_nvml() -> float | None:
 
 def energy_from_metrics(text: str) -> float | None:
     """The sum of nv_energy_consumption in Prometheus text; None where there is none."""
-    found = [float(value) for value in _ENERGY.findall(text)]
+    found = [value for _, _, value in samples_of(text, "nv_energy_consumption")]
     return sum(found) if found else None

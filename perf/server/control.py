@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,14 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from builder.errors import ServerError, TrialError
+from builder.http_ask import ask, json_from, reason_of
+from perf.wire import told
 
 TIMEOUT_S = 60.0
 # A load answers when the model is ready: big engines take minutes.
 LOAD_TIMEOUT_S = 600.0
 _POLL_S = 0.02
+_METRICS_LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +60,24 @@ def is_ready(url: str, timeout_s: float = 2.0) -> bool:
 
 def server_metadata(url: str) -> dict[str, Any]:
     """name, version, extensions."""
-    return _object(_call(url, "GET", "/v2"))
+    return told.server_metadata_from(_call(url, "GET", "/v2"), f"{url}: server")
 
 
 def model_metadata(url: str, name: str, version: str = "") -> dict[str, Any]:
     """name, versions, platform, inputs and outputs (datatype, shape with the batch dimension as -1)."""
-    return _object(_call(url, "GET", _model_path(name, version)))
+    return told.model_metadata_from(_call(url, "GET", _model_path(name, version)), f"{url}: {name}")
 
 
 def model_config(url: str, name: str, version: str = "") -> dict[str, Any]:
     """The config the server uses, after auto-completion and overrides, as Triton's JSON."""
-    return _object(_call(url, "GET", _model_path(name, version) + "/config"))
+    return told.config_from(_call(url, "GET", _model_path(name, version) + "/config"), f"{url}: {name}")
 
 
 def model_statistics(url: str, name: str = "", version: str = "") -> list[dict[str, Any]]:
     """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a
     name."""
     path = _model_path(name, version) + "/stats" if name else "/v2/models/stats"
-    return list(_object(_call(url, "GET", path))["model_stats"])
+    return told.statistics_from(_call(url, "GET", path), f"{url}: {name or 'statistics'}")
 
 
 def is_model_ready(url: str, name: str, version: str = "") -> bool:
@@ -86,12 +88,8 @@ def is_model_ready(url: str, name: str, version: str = "") -> bool:
 
 def repository_index(url: str) -> list[IndexRow]:
     """Every model the server knows of, loaded or not."""
-    rows = _call(url, "POST", "/v2/repository/index", {})
-    assert isinstance(rows, list)
-    return [
-        IndexRow(r["name"], str(r.get("version", "")), r.get("state", ""), _tidy(r.get("reason", "")))
-        for r in rows
-    ]
+    rows = told.index_from(_call(url, "POST", "/v2/repository/index", {}), f"{url}: index")
+    return [IndexRow(row.name, row.version, row.state, tidy(row.reason)) for row in rows]
 
 
 def load_model(
@@ -148,10 +146,12 @@ def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
 
 def metrics_text(metrics_url: str, timeout_s: float = TIMEOUT_S) -> str:
     """The Prometheus text of the metrics port."""
-    status, body = _exchange(metrics_url, "GET", "/metrics", timeout_s=timeout_s)
-    if status != 200:
-        raise _refused(metrics_url, "GET", "/metrics", status, body)
-    return body.decode()
+    reply = ask(
+        f"http://{metrics_url}", "GET", "/metrics", timeout_s=timeout_s, limit_bytes=_METRICS_LIMIT_BYTES
+    )
+    if reply.status != 200:
+        raise _refused(metrics_url, "GET", "/metrics", reply.status, reply.body)
+    return reply.body.decode(errors="replace")
 
 
 def instance_pids(server: HasPid, model: str) -> list[int]:
@@ -213,12 +213,12 @@ def _call(url: str, method: str, path: str, body: object = None) -> Any:
     status, answer = _request(url, method, path, body)
     if status != 200:
         raise _refused(url, method, path, status, answer)
-    return json.loads(answer) if answer else None
-
-
-def _object(answer: Any) -> dict[str, Any]:
-    assert isinstance(answer, dict)
-    return answer
+    try:
+        return json_from(answer) if answer else None
+    except ValueError as error:
+        raise ServerError(
+            f"{url}: {method} {path}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
+        ) from None
 
 
 def _refused(url: str, method: str, path: str, status: int, answer: bytes) -> TrialError:
@@ -230,15 +230,12 @@ def _refused(url: str, method: str, path: str, status: int, answer: bytes) -> Tr
 
 
 def _reason(answer: bytes) -> str:
-    try:
-        return _tidy(str(json.loads(answer)["error"]))
-    except (ValueError, KeyError, TypeError):
-        return answer.decode(errors="replace").strip() or "no reason given"
+    return tidy(reason_of(answer)) or "no reason given"
 
 
-def _tidy(reason: str) -> str:
+def tidy(reason: str) -> str:
     """Without the traceback of our own backend; that of a user's Python model stays."""
-    frames = reason.partition("\nAt:\n")[2].strip().splitlines()
+    frames = reason.partition("\nAt:\n")[2].strip("; \n").splitlines()
     if frames and all("/backends/onnxruntime/" in f or "/onnxruntime/capi/" in f for f in frames):
         reason = reason.partition("\nAt:\n")[0]
     return reason.strip().removeprefix("Internal: TritonModelException: ")
@@ -269,14 +266,7 @@ def _request(
 def _exchange(
     url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(url, timeout=timeout_s)
-    try:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Connection": "close"} | ({"Content-Type": "application/json"} if data is not None else {})
-        connection.request(method, path, data, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    except http.client.HTTPException as error:
-        raise ConnectionError(str(error) or type(error).__name__) from error
-    finally:
-        connection.close()
+    data = None if body is None else json.dumps(body).encode()
+    fields = {"Content-Type": "application/json"} if data is not None else {}
+    reply = ask(f"http://{url}", method, path, data, fields, timeout_s=timeout_s)
+    return reply.status, reply.body

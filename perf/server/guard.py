@@ -1,7 +1,8 @@
 """A server's argument list → that server, for exactly as long as the process that asked for it lives.
 
-Run as a script, in its own session, by process.py: `python -I -S guard.py JSON`, with a pipe as stdin. It
-starts the server and waits; when the pipe closes, because its parent asked for a stop or died in whatever
+Run as a script, in its own session, by process.py: `python -I -S guard.py`, with a pipe as stdin whose first
+line is the job as JSON (a command line would show the environment's secrets to every user). It starts the
+server and waits; when the pipe closes, because its parent asked for a stop or died in whatever
 way, kill -9 included, it stops the server, kills whatever the server left behind, and removes its shared
 memory and working directory.
 
@@ -29,9 +30,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
-    """Run the server described by argv[1] until stdin closes or it ends by itself; its exit status is
-    ours."""
-    job = json.loads(sys.argv[1])
+    """Run the server described by the first line of stdin until stdin closes or the server ends by itself; its
+    exit status is ours."""
+    job = json.loads(sys.stdin.buffer.readline())
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     # Orphans of the server (its stubs) become our children, so that none can escape.

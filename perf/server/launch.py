@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from builder.disk import clear_away, private_directory
 from builder.errors import ServerError, ToolError
-from perf.server import control, embedded, preflight
+from perf.server import control, embedded, environment, preflight
 from perf.server.canary import Canary
 from perf.server.command import LocalPlan, default_max_batch_size, docker_command, local_command
 from perf.server.ports import HOST, Ports, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
+from perf.server.requirements import requirements_of
 from perf.server.server import Server, last_words, server_ended
-from perf.server.spec import ServerSpec, check_usage, kind_from_text
+from perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
 
@@ -52,8 +52,7 @@ def launch(spec: ServerSpec) -> Iterator[Server]:
 
 
 def _attach(spec: ServerSpec) -> Server:
-    parts = urlsplit(spec.reference)
-    host, http_port = parts.hostname or HOST, parts.port or 8000
+    host, http_port = address_from_url(spec.reference)
     ports = Ports(http_port, spec.grpc_port or http_port + 1, spec.metrics_port or http_port + 2)
     server = Server(host=host, ports=ports)
     if not control.is_ready(server.http_url):
@@ -69,12 +68,11 @@ def _attach(spec: ServerSpec) -> Server:
 
 def _start(spec: ServerSpec, stack: ExitStack) -> Server:
     ports = choose_ports(spec.http_port, spec.grpc_port, spec.metrics_port)
-    work_dir = Path(tempfile.mkdtemp(prefix="tritonsmith-"))
-    stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
+    work_dir = private_directory()
+    stack.callback(clear_away, work_dir)
     log_path = (spec.log_path or work_dir / "tritonserver.log").absolute()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.write_bytes(b"")
-    deadline = time.monotonic() + spec.startup_timeout_s
 
     canary: Canary | None = None
     if spec.kind == "docker":
@@ -92,10 +90,12 @@ def _start(spec: ServerSpec, stack: ExitStack) -> Server:
             shm_prefix=prefix,
         )
         stack.callback(process.stop)
-        if plan.backends is not None:
+        if spec.kind == "binary" and plan.backends is not None:
+            # The environment was proven with its own server, not with this one.
             canary = Canary(plan.binary, plan.backends, plan.env, work_dir / "canary", f"{prefix}canary_")
             stack.callback(canary.stop)
 
+    deadline = time.monotonic() + spec.startup_timeout_s
     server = Server(host=HOST, ports=ports, process=process, log_path=log_path)
     if canary is not None:
         canary.verify(deadline)
@@ -127,10 +127,11 @@ def _local_plan(spec: ServerSpec, work_dir: Path) -> LocalPlan:
             return LocalPlan(
                 binary, dict(os.environ), None, root / "backends", caches if caches.is_dir() else None
             )
-    parts = embedded.locate()
-    env = embedded.environment(os.environ, work_dir / "lib")
-    preflight.check(preflight.observe(parts, env))
-    assert parts is not None
+    preflight.check(preflight.observe())
+    server = environment.ensure()
+    parts = embedded.locate(server)
+    models = environment.layer(server, requirements_of(spec.repositories))
+    env = embedded.variables(models, os.environ, work_dir / "lib")
     backends = embedded.lay_out_backends(parts, work_dir / "backends")
     if (default := default_max_batch_size(spec.extra_args)) is not None:
         env[embedded.DEFAULT_MAX_BATCH_SIZE] = default

@@ -51,24 +51,28 @@ class GuardedProcess:
         }
         self.log_path = log_path
         self._patience_s = patience_s + 15.0
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(GUARD), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Ctrl-C in a terminal is ours to answer, not the server's.
-            start_new_session=True,
-        )
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(GUARD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Ctrl-C in a terminal is ours to answer, not the server's.
+                start_new_session=True,
+            )
+        except OSError as error:  # an environment that no process can be given
+            raise _not_started(argv, str(error)) from None
+        assert self._guard.stdin is not None
         assert self._guard.stdout is not None and self._guard.stderr is not None
+        # Every user of the machine may read a command line, so the environment travels in the pipe.
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.stdin.write(json.dumps(job).encode() + b"\n")
+            self._guard.stdin.flush()
         line = self._guard.stdout.readline()
         if not line:
             reason = self._guard.stderr.read().decode(errors="replace").strip().splitlines()
             self.stop()
-            raise ServerError(
-                f"{argv[0]} could not be started",
-                code="server_not_started",
-                seen=reason[-1] if reason else None,
-            )
+            raise _not_started(argv, reason[-1] if reason else None)
         self.pid = int(line)
 
     @property
@@ -90,3 +94,15 @@ class GuardedProcess:
             if stream is not None:
                 stream.close()
         return code
+
+
+def _not_started(argv: Sequence[str], seen: str | None) -> ServerError:
+    too_long = "Argument list too long" in (seen or "")
+    return ServerError(
+        f"{argv[0]} could not be started",
+        code="server_not_started",
+        seen=seen,
+        fix="a variable of the environment is longer than Linux allows (128 KiB), or all together are"
+        if too_long
+        else None,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from contextlib import suppress
@@ -61,8 +62,11 @@ class Server:
         return refusals_from(control.repository_index(self.http_url), log)
 
 
-# What Triton 2.51 logs for a model it could not even poll; those have a row without a state in the index.
+# What Triton 2.51 logs for a model it could not even poll, and for an ensemble that does not hang together: both have a
+# row without a state in the index. A model without a version to serve has no row at all.
 _POLL_FAILED = re.compile(r"Poll failed for model directory '([^']+)': (.*)")
+_REFUSED = re.compile(r'model_repository_manager\.cc:\d+\] (".*")$')
+_NO_VERSION = re.compile(r"failed to load model '(.+?)': (.*)", re.DOTALL)
 _PARSER = re.compile(r"^(?:\[libprotobuf ERROR .*?\] )?(Error parsing text-format .*)$")
 
 
@@ -75,6 +79,7 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
         for row in index
         if row.state == "UNAVAILABLE" and row.reason and row.reason != "unloaded"
     }
+    listed = {row.name for row in index}
     never_loaded = {row.name for row in index if not row.state}
     parser = ""
     for line in log.splitlines():
@@ -85,7 +90,32 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
             if name in never_loaded:
                 reasons[name] = f"{reason} ({parser})" if parser and "text proto" in reason else reason
             parser = ""
+        if match := _REFUSED.search(line):
+            reason = _unquoted(match[1])
+            if (of_model := _NO_VERSION.match(reason)) and of_model[1] not in listed:
+                reasons[of_model[1]] = of_model[2]
+            reason = control.tidy(reason.removeprefix("Invalid argument: "))
+            reasons |= dict.fromkeys(_ensemble_of(reason, never_loaded), reason)
     return {name: reason for name, reason in sorted(reasons.items()) if name not in serving}
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text[1:-1]
+
+
+def _ensemble_of(reason: str, names: set[str]) -> list[str]:
+    """The ensemble that a refusal is about: the longest of the names it begins with, which may hold anything."""
+    begins = (
+        "ensemble {} ",
+        "ensemble '{}' ",
+        "in ensemble {},",
+        "circular dependency between ensembles: {} -> ",
+    )
+    found = [name for name in names if reason.startswith(tuple(words.format(name) for words in begins))]
+    return [max(found, key=len)] if found else []
 
 
 def server_ended(server: Server, when: str) -> ServerError:

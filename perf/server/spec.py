@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from builder.errors import UsageError
+from builder.shown import refuse_secrets
 
 Kind = Literal["embedded", "binary", "docker", "attached"]
 ModelControl = Literal["none", "explicit", "poll"]
@@ -64,6 +65,7 @@ class ServerSpec:
 
 def kind_from_text(text: str) -> tuple[Kind, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
+    refuse_secrets(text, "an attached server is asked without one")
     if text == "embedded":
         return "embedded", ""
     head, _, rest = text.partition(":")
@@ -71,7 +73,8 @@ def kind_from_text(text: str) -> tuple[Kind, str]:
         return "binary", rest
     if head == "docker" and rest:
         return "docker", rest
-    if head in ("http", "https") and urlsplit(text).hostname:
+    if "://" in text:
+        address_from_url(text)
         return "attached", text
     raise UsageError(
         "the launch kind is not known",
@@ -80,6 +83,34 @@ def kind_from_text(text: str) -> tuple[Kind, str]:
         valid=("embedded", "binary:PATH", "docker:IMAGE", "http://HOST:PORT"),
         fix="--launch embedded",
     )
+
+
+def address_from_url(url: str) -> tuple[str, int]:
+    """`http://HOST[:PORT]` → (HOST, with brackets around an IPv6 one, PORT); 8000 where none is named.
+
+    UsageError for all that would be dropped: another scheme, https among them, a path, credentials.
+    """
+    parts = urlsplit(url)
+    try:
+        port = 8000 if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    host = parts.hostname or ""
+    dropped = parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment
+    if parts.scheme != "http" or not host or not port or dropped:
+        at = parts.netloc.rpartition("@")[2] or "HOST:8000"
+        raise UsageError(
+            "a running Triton is reached over plain HTTP here, not over https"
+            if parts.scheme == "https"
+            else "a running Triton's URL is http://HOST:PORT, its HTTP port",
+            code="bad_url",
+            seen=f"{parts.scheme}://{at}{parts.path}",
+            valid=("http://HOST:PORT",),
+            fix="give the address behind what speaks TLS for it; of the commands, load and publish --reload take https"
+            if parts.scheme == "https"
+            else "http://localhost:8000",
+        )
+    return f"[{host}]" if ":" in host else host, port
 
 
 def check_usage(spec: ServerSpec) -> None:

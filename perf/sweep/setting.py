@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from builder.errors import UsageError
+from builder.errors import SpecError, UsageError
+from builder.yaml_source import yaml_from_text
 
 
 def setting_from_text(text: str) -> tuple[str, list[Any]]:
@@ -12,8 +14,6 @@ def setting_from_text(text: str) -> tuple[str, list[Any]]:
 
     Commas inside brackets belong to the value: `preferred_batch_size=[4,8],[16]` has two.
     """
-    import yaml
-
     path, equals, values = text.partition("=")
     if not equals or not path.strip() or not values.strip():
         raise UsageError(
@@ -23,9 +23,11 @@ def setting_from_text(text: str) -> tuple[str, list[Any]]:
             fix="--set instance_group.count=1,2",
         )
     try:
-        parsed = [yaml.safe_load(part) for part in _split_outside_brackets(values)]
-    except yaml.YAMLError as error:
-        raise UsageError(f"a value of {path} cannot be read", code="bad_setting", seen=values) from error
+        parsed = [yaml_from_text(part, Path("--set")).data for part in _split_outside_brackets(values)]
+    except SpecError as error:
+        raise UsageError(
+            f"a value of {path} cannot be read: {error.message}", code="bad_setting", seen=values
+        ) from error
     return path.strip(), parsed
 
 

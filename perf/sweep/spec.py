@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builder.errors import SpecError, Where, nearest
+from builder.yaml_source import read_yaml
 from perf import config_path
 
 Placement = Literal["auto", "side_by_side", "in_place"]
@@ -213,17 +214,13 @@ def model_and_path(path: str) -> tuple[str, str]:
 
 def spec_from_yaml(path: Path) -> SweepSpec:
     """A sweep.yaml → SweepSpec; SpecError names file and line where the YAML itself is wrong."""
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SpecError(f"cannot read it: {error.strerror}", code="no_spec", where=Where(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or str(error)
-        raise SpecError(f"not YAML: {problem}", code="bad_yaml", where=Where(path, line)) from None
+        data = read_yaml(path).data
+    except SpecError as error:
+        if error.code in ("spec_missing", "spec_unreadable"):
+            message = f"cannot read it: {error.message}"
+            raise SpecError(message, code="no_spec", where=Where(path)) from None
+        raise SpecError(error.message, code="bad_yaml", where=error.where, seen=error.seen) from None
     if not isinstance(data, dict):
         raise SpecError("a sweep is a mapping of keys", code="bad_yaml", where=Where(path), seen=data)
     if isinstance(data.get("variants"), dict):  # relative to the file that names them

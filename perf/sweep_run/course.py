@@ -173,7 +173,7 @@ class Course:
             reused = reusable(
                 trials, lambda t: content.key(arms[t.arm_id], t), earlier, self.prepared.placement
             )
-        for trial in trials:
+        for place, trial in enumerate(trials):
             if trial.number in reused:
                 known = reused[trial.number]
                 ledger.add(replace(known, trial=replace(trial, number=known.trial.number)))
@@ -184,7 +184,7 @@ class Course:
                 ledger.stop_reason = f"the budget of {self.spec.budget_s:g} s is used"
                 return False
             if trial.arm_id not in ledger.arm_errors:
-                self._trial(trial, arms[trial.arm_id], len(ledger.results) + len(trials))
+                self._trial(trial, arms[trial.arm_id], len(ledger.results) + len(trials) - place)
             if ledger.interrupted:
                 return False
         return True

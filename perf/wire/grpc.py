@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from builder.errors import UsageError
+from builder.shown import refuse_secrets
 from perf.wire.grpc_connection import GrpcConnection
 from perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
-from perf.wire.target import Closed, Done
+from perf.wire.target import HEADER_FIX, Closed, Done
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -47,6 +48,7 @@ class GrpcTarget:
     def __post_init__(self) -> None:
         if "://" not in self.base_url:
             object.__setattr__(self, "base_url", f"grpc://{self.base_url}")
+        refuse_secrets(self.base_url, HEADER_FIX)
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("grpc", "grpcs") or not parts.hostname:
             raise UsageError("not a gRPC URL", code="bad_url", seen=self.base_url, valid=["127.0.0.1:8001"])

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from builder.errors import ServerError, TrialError
+from builder.http_ask import ANSWER_LIMIT_BYTES
+from perf.wire import told
 from perf.wire.grpc import GrpcTarget
 
 _TIMEOUT_S = 10.0
@@ -20,28 +22,34 @@ class GrpcApi:
     def __init__(self, target: GrpcTarget) -> None:
         self._target = target
 
+    def _where(self, what: str) -> str:
+        return f"{self._target.url}: {what}"
+
     def server_metadata(self) -> Mapping[str, Any]:
         """See ServerApi."""
-        return dict(self._call("ServerMetadata", lambda c, o: c.get_server_metadata(**o)))
+        found = self._call("ServerMetadata", lambda c, o: c.get_server_metadata(**o))
+        return told.server_metadata_from(found, self._where("server"))
 
     def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""
         found = self._call("RepositoryIndex", lambda c, o: c.get_model_repository_index(**o))
-        return list(found.get("models", []))
+        rows = told.index_from(found.get("models", []), self._where("index"))
+        return [row.model_dump(mode="json", exclude_unset=True) for row in rows]
 
     def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""
-        return dict(self._call("ModelMetadata", lambda c, o: c.get_model_metadata(model, version, **o)))
+        found = self._call("ModelMetadata", lambda c, o: c.get_model_metadata(model, version, **o))
+        return told.model_metadata_from(found, self._where(model))
 
     def model_config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""
         found = self._call("ModelConfig", lambda c, o: c.get_model_config(model, version, **o))
-        return dict(found["config"])
+        return told.config_from(found.get("config"), self._where(model))
 
     def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
         """See ServerApi."""
         found = self._call("ModelStatistics", lambda c, o: c.get_inference_statistics(model, version, **o))
-        return list(found["model_stats"])
+        return told.statistics_from(found, self._where(model))
 
     def register_region(self, name: str, key: str, size_bytes: int) -> None:
         """See ServerApi."""
@@ -87,6 +95,7 @@ class GrpcApi:
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             ssl=secure,
             root_certificates=ca_file if secure else None,
+            channel_args=[("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES)],
         )
         options = {"headers": dict(self._target.headers), "client_timeout": _TIMEOUT_S, "as_json": True}
         try:

@@ -18,13 +18,15 @@ from urllib.parse import unquote
 from perf.wire import http2
 from perf.wire.grpc_stream import ResponseParser
 from perf.wire.http2 import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
-from perf.wire.target import Closed, Done
+from perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
 _RECEIVE_FRAME_BYTES = 1 << 17
 _CONNECTION_WINDOW_BYTES = 1 << 26
 _TOP_UP_BYTES = _CONNECTION_WINDOW_BYTES // 2
 _BLOCKS_LIMIT = 256
 _TEXT_LIMIT = 300
+_BLOCK_LIMIT_BYTES = 1 << 17
+_OWED_LIMIT_BYTES = 1 << 16
 
 # gRPC's status codes (statuscodes.md of the gRPC project), by number.
 _STATUS_NAMES = (
@@ -54,7 +56,10 @@ def fields_of_block(block: bytes) -> dict[str, str]:
         try:
             fields = {str(name): str(value) for name, value in decoder.decode(block)}
         except (hpack.HPACKError, UnicodeDecodeError) as error:
-            raise Http2Error(f"a header block that cannot be read: {error}") from error
+            what = str(error).partition(":")[
+                0
+            ]  # what follows may be an address in memory, another one each time
+            raise Http2Error(f"a header block that cannot be read: {what}") from error
         if len(_BLOCKS) >= _BLOCKS_LIMIT:
             for memo in (_BLOCKS, _GOOD_HEADS, _GOOD_TRAILERS):
                 memo.clear()
@@ -97,6 +102,7 @@ class GrpcConnection(asyncio.Protocol):
         self._buffer = b""
         self._headers: tuple[int, int, bytearray] | None = None  # a block that goes on in CONTINUATION
         self._received_bytes = 0
+        self._owed_bytes = 0  # acknowledgements that the server has not taken yet, at most
         self._settings: dict[int, int] = {}
         self._send_window = http2.DEFAULT_WINDOW_BYTES
         self._stream_window = http2.DEFAULT_WINDOW_BYTES
@@ -247,6 +253,8 @@ class GrpcConnection(asyncio.Protocol):
                 data = http2.without_padding(flags, payload) if flags & http2.PADDED else payload
                 if stream.keep:
                     stream.body += data
+                    if len(stream.body) > KEPT_LIMIT_BYTES:
+                        raise Http2Error(f"an answer of more than {KEPT_LIMIT_BYTES >> 20} MiB")
                 if stream.parser is not None:
                     stream.parser.feed(data, now)
             if flags & http2.END_STREAM:
@@ -262,6 +270,8 @@ class GrpcConnection(asyncio.Protocol):
             if self._headers is None or self._headers[0] != number:
                 raise Http2Error("a CONTINUATION of nothing")
             self._headers[2].extend(payload)
+            if len(self._headers[2]) > _BLOCK_LIMIT_BYTES:
+                raise Http2Error("a header block that does not end")
             if flags & http2.END_HEADERS:
                 _, ends, block = self._headers
                 self._headers = None
@@ -293,7 +303,7 @@ class GrpcConnection(asyncio.Protocol):
             self._on_window(number, http2.UINT32.unpack(payload)[0] & http2.LARGEST_WINDOW_BYTES)
         elif kind == http2.PING and len(payload) == 8:
             if not flags & http2.ACK:
-                self._write(http2.frame(http2.PING, http2.ACK, 0, payload))
+                self._acknowledge(http2.frame(http2.PING, http2.ACK, 0, payload))
         elif kind == http2.SETTINGS:
             if not flags & http2.ACK:
                 self._on_settings(http2.settings_from_payload(payload))
@@ -310,8 +320,6 @@ class GrpcConnection(asyncio.Protocol):
 
     def _on_settings(self, settings: dict[int, int]) -> None:
         window = settings.get(http2.INITIAL_WINDOW_SIZE, self._stream_window)
-        if window > http2.LARGEST_WINDOW_BYTES:
-            raise Http2Error("a window that is too large")
         for held in self._held:
             stream = self._streams.get(held)
             if stream is not None:
@@ -320,12 +328,19 @@ class GrpcConnection(asyncio.Protocol):
         self._frame_bytes = settings.get(http2.MAX_FRAME_SIZE, self._frame_bytes)
         self._most_streams = settings.get(http2.MAX_CONCURRENT_STREAMS, self._most_streams)
         self._settings.update(settings or {0: 0})
-        self._write(http2.frame(http2.SETTINGS, http2.ACK, 0))
+        self._acknowledge(http2.frame(http2.SETTINGS, http2.ACK, 0))
         self._choose_blocks(settings.get(http2.HEADER_TABLE_SIZE))
         if not self.ready.done():
             self.open = True
             self.ready.set_result(None)
         self._pump()
+
+    def _acknowledge(self, frame: bytes) -> None:
+        """Write what a server may ask for at no cost of its own; one that never reads it is not to fill our memory."""
+        self._owed_bytes = min(self._owed_bytes, self._transport.get_write_buffer_size()) + len(frame)
+        if self._owed_bytes > _OWED_LIMIT_BYTES:
+            raise Http2Error("a flood of frames that ask for an answer")
+        self._write(frame)
 
     def _choose_blocks(self, table_bytes: int | None) -> None:
         """How to write the request's fields, which never change: kept in the server's table after the first request
@@ -339,8 +354,12 @@ class GrpcConnection(asyncio.Protocol):
             self._once = http2.EMPTY_TABLE + self._block
 
     def _on_window(self, number: int, increment_bytes: int) -> None:
+        if not increment_bytes:
+            raise Http2Error("a window that grows by nothing")
         if number == 0:
             self._send_window += increment_bytes
+            if self._send_window > http2.LARGEST_WINDOW_BYTES:
+                raise Http2Error("a window that is too large")
         elif number in self._streams:
             # Only a stream that holds bytes back counts its window; a whole request never needs more.
             self._streams[number].window += increment_bytes

@@ -11,6 +11,7 @@ from perf.wire.target import Responses
 _PREFIX_BYTES = 5
 _ERROR_TAG = 0x0A  # field 1, length-delimited
 _TEXT_LIMIT = 300
+_ERROR_LIMIT_BYTES = 4096
 
 
 class ResponseParser:
@@ -46,7 +47,7 @@ class ResponseParser:
                 self._fresh = False
                 take = min(self._left, size - at)
                 if self._error is not None:
-                    self._error += data[at : at + take]
+                    self._error += data[at : min(at + take, at + _ERROR_LIMIT_BYTES - len(self._error))]
                 at += take
                 self._left -= take
             if self._left == 0:
@@ -77,7 +78,7 @@ class ResponseParser:
 def _error_text(message: bytes) -> str:
     """The error of the message at the front; what follows it may be cut off or the next message."""
     length, at = 0, 1
-    while at < len(message):
+    while at < min(len(message), 11):  # a varint has ten bytes at most
         length |= (message[at] & 0x7F) << 7 * (at - 1)
         at += 1
         if message[at - 1] < 0x80:

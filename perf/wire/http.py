@@ -17,12 +17,15 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from builder.errors import UsageError
+from builder.shown import refuse_secrets
 from perf.wire.payload import Answer, InferPayload, decode_http, http_request
-from perf.wire.target import Closed, Done
+from perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done
 
 _HEAD_LIMIT_BYTES = 65536
 _HEADS_LIMIT = 256
 _TEXT_LIMIT = 300
+_REASON_LIMIT_BYTES = 65536
+_INTERIM_LIMIT = 16  # in one read
 _HEADS: dict[bytes, int] = {}
 """Head with its empty line → bytes of head and body, of plain 200 answers; a memo of parse_head."""
 
@@ -138,6 +141,7 @@ class HttpConnection(asyncio.Protocol):
             self._fail(f"protocol: {error}")
 
     def _feed(self, data: bytes, now: int) -> None:
+        interim = 0
         while self._head is None:
             self._head_bytes += data
             end = self._head_bytes.find(b"\r\n\r\n")
@@ -150,11 +154,12 @@ class HttpConnection(asyncio.Protocol):
             head = parse_head(bytes(self._head_bytes[:end]))
             if head.status < 200:  # 100 Continue and the like: the real head follows
                 self._head_bytes.clear()
+                interim += 1
+                if interim > _INTERIM_LIMIT:
+                    raise ValueError("interim answers without end")
                 continue
             self._head = head
             self._left = head.length
-            if head.status != 200:
-                self._keep = True  # the reason is in the body
         if self._head.length == -1:
             self._feed_chunked(data, now)
         elif self._head.length == -2:
@@ -168,24 +173,32 @@ class HttpConnection(asyncio.Protocol):
                 self._finish(now)
 
     def _take(self, data: bytes) -> None:
-        if self._keep:
+        if self._head is not None and self._head.status != 200:  # the reason is in the body
+            self._body += data[: _REASON_LIMIT_BYTES - len(self._body)]
+        elif self._keep:
             self._body += data
+            if len(self._body) > KEPT_LIMIT_BYTES:
+                raise ValueError(f"an answer of more than {KEPT_LIMIT_BYTES >> 20} MiB")
 
     def _feed_chunked(self, data: bytes, now: int) -> None:
-        """`_got` holds bytes not yet understood; `_left` is what the chunk still lacks, -1 between chunks.
+        """`_got` holds bytes not yet understood; `_left` is what the chunk and its line end still lack, -1 between chunks.
 
         -2 means the last chunk was seen and trailers follow.
         """
         self._got += data
         got = self._got
         while True:
+            if self._left > 2:
+                part = bytes(got[: self._left - 2])
+                self._take(part)
+                del got[: len(part)]
+                self._left -= len(part)
             if self._left >= 0:
-                if len(got) < self._left + 2:
+                if self._left > 2 or len(got) < 2:
                     return
-                if got[self._left : self._left + 2] != b"\r\n":
+                if got[:2] != b"\r\n":
                     raise ValueError("a chunk does not end where it said")
-                self._take(bytes(got[: self._left]))
-                del got[: self._left + 2]
+                del got[:2]
                 self._left = -1
                 continue
             end = got.find(b"\r\n")
@@ -205,13 +218,14 @@ class HttpConnection(asyncio.Protocol):
             size = line.partition(b";")[0].strip()
             if not size or size.strip(b"0123456789abcdefABCDEF"):
                 raise ValueError(f"not a chunk's size: {size[:40]!r}")
-            self._left = int(size, 16) or -2
+            length = int(size, 16)
+            self._left = length + 2 if length else -2
 
     def _finish(self, now: int) -> None:
         head, slot, first_ns = self._head, self._slot, self._first_ns
         assert head is not None
         raw_head = bytes(self._head_bytes)
-        answer = raw_head + bytes(self._body) if self._keep else None
+        answer = raw_head + bytes(self._body) if self._keep or head.status != 200 else None
         if head.status == 200 and head.keep_alive and head.length >= 0:
             if len(_HEADS) >= _HEADS_LIMIT:  # a server that puts the date into its head
                 _HEADS.clear()
@@ -295,6 +309,7 @@ class HttpTarget:
     def __post_init__(self) -> None:
         if "://" not in self.base_url:
             object.__setattr__(self, "base_url", f"http://{self.base_url}")
+        refuse_secrets(self.base_url, HEADER_FIX)
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(

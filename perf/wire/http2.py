@@ -25,6 +25,7 @@ INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
 DEFAULT_WINDOW_BYTES = 65_535
 DEFAULT_FRAME_BYTES = 16_384
 LARGEST_WINDOW_BYTES = 2**31 - 1
+LARGEST_FRAME_BYTES = 2**24 - 1
 LAST_STREAM_ID = 2**31 - 1
 
 ERROR_NAMES = (
@@ -71,7 +72,12 @@ def settings_from_payload(payload: bytes) -> dict[int, int]:
     """A SETTINGS frame's payload → {identifier: value}."""
     if len(payload) % SETTING.size:
         raise Http2Error("a SETTINGS frame of a wrong size")
-    return dict(SETTING.iter_unpack(payload))
+    settings = dict(SETTING.iter_unpack(payload))
+    if settings.get(INITIAL_WINDOW_SIZE, 0) > LARGEST_WINDOW_BYTES:
+        raise Http2Error("a window that is too large")
+    if not DEFAULT_FRAME_BYTES <= settings.get(MAX_FRAME_SIZE, DEFAULT_FRAME_BYTES) <= LARGEST_FRAME_BYTES:
+        raise Http2Error("a largest frame that HTTP/2 does not allow")
+    return settings
 
 
 def window_update_frame(stream: int, increment_bytes: int) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.errors import UsageError
+from builder.http_ask import json_from
 from builder.tensors import DTYPES, dtype_from_kserve
 
 Array = npt.NDArray[Any]
@@ -80,12 +81,14 @@ class Answer:
     """A decoded answer: the outputs by name, or the server's error text.
 
     shared: (datatype, shape) of outputs whose bytes are in shared memory.
+    model_version: which version answered; "" where that is not told.
     """
 
     outputs: Mapping[str, Array]
     error: str | None = None
     request_id: str = ""
     shared: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    model_version: str = ""
 
 
 def request_parameters(
@@ -160,7 +163,10 @@ def _bf16_bits(array: Array) -> npt.NDArray[np.uint16]:
     bits = np.ascontiguousarray(array).view(np.uint32)
     # Round half to even on the 16 bits that fall away; a NaN keeps its upper bits and stays quiet.
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+    kept: npt.NDArray[np.uint32] = np.where(
+        np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded
+    )
+    return kept.astype(np.uint16)
 
 
 def array_from_raw(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
@@ -247,7 +253,7 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
     """
     text = body if json_length is None else body[:json_length]
     try:
-        header = json.loads(text)
+        header = json_from(text, most_values=len(text))  # a tensor may have many
     except ValueError as error:
         raise ValueError("the answer is not JSON") from error
     if not isinstance(header, dict):
@@ -265,6 +271,8 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
             if size is None and "data" not in output:  # the only mark that its bytes are in shared memory
                 shared[name] = (datatype, tuple(shape))
                 continue
+            if (type(size) is not int and size is not None) or (size is not None and size < 0):
+                raise ValueError(f"output `{name}` has no size in bytes: {str(size)[:40]}")
             if size is None:
                 outputs[name] = _array_from_json(datatype, shape, output["data"])
                 continue
@@ -272,11 +280,12 @@ def decode_http(json_length: int | None, body: bytes) -> Answer:
                 raise ValueError(f"output `{name}` ends before its {size} bytes")
             outputs[name] = array_from_raw(datatype, shape, binary[at : at + size])
             at += size
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"the answer lacks or mistypes {error}") from error
     if at != len(binary):
         raise ValueError(f"{len(binary) - at} bytes more than the outputs hold")
-    return Answer(outputs, None, str(header.get("id", "")), shared)
+    version = str(header.get("model_version", ""))
+    return Answer(outputs, None, str(header.get("id", "")), shared, version)
 
 
 def _array_from_json(datatype: str, shape: Sequence[int], data: list[Any]) -> Array:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import ssl
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from builder.errors import ServerError, TrialError
+from builder.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
+from perf.wire import told
 from perf.wire.http import HttpTarget
 
 _TIMEOUT_S = 10.0
@@ -26,38 +27,31 @@ def exchange(
     target: HttpTarget,
     method: str,
     path: str,
-    body: bytes | str | None,
-    headers: Mapping[str, str],
+    body: bytes | None = None,
+    fields: Mapping[str, str] | None = None,
+    *,
     timeout_s: float = _TIMEOUT_S,
-) -> tuple[int, Mapping[str, str], bytes]:
-    """One request on a connection of its own → (status, header fields in lower case, body).
-
-    OSError or http.client.HTTPException when nothing answers: what that means is the caller's to say.
-    """
-    parts = urlsplit(target.base_url)
-    assert parts.hostname is not None
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port or 443, timeout=timeout_s, context=target.tls_context()
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
-    try:
-        sent = {**target.headers, **headers, "Connection": "close"}
-        connection.request(method, parts.path.rstrip("/") + path, body, sent)
-        response = connection.getresponse()
-        return response.status, {n.lower(): v for n, v in response.getheaders()}, response.read()
-    finally:
-        connection.close()
+    limit_bytes: int = ANSWER_LIMIT_BYTES,
+) -> Reply:
+    """`builder.http_ask.ask` with the target's headers and trust; OSError as there."""
+    secure = target.base_url.startswith("https:")
+    return ask(
+        target.base_url,
+        method,
+        path,
+        body,
+        {**target.headers, **(fields or {})},
+        timeout_s=timeout_s,
+        limit_bytes=limit_bytes,
+        tls=target.tls_context() if secure else None,
+    )
 
 
 def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:
     """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
     try:
-        sent = None if body is None else json.dumps(body)
-        status, _, answer = exchange(target, method, path, sent, {})
-    except (OSError, http.client.HTTPException) as error:
+        reply = exchange(target, method, path, None if body is None else json.dumps(body).encode())
+    except OSError as error:
         raise ServerError(
             f"nothing answers HTTP at {target.url}",
             code="server_unreachable",
@@ -66,16 +60,18 @@ def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: objec
             if isinstance(error, ssl.SSLCertVerificationError)
             else "is the server up, and is this its HTTP port (8000 by default)?",
         ) from error
-    try:
-        value = json.loads(answer) if answer else None
-    except ValueError:
-        value = None
-    if status != 200:
-        reason = value.get("error") if isinstance(value, dict) else answer.decode(errors="replace")[:200]
+    if reply.status != 200:
         raise TrialError(
-            f"{method} {path}: {reason or 'no reason given'}", code="server_refused", seen=f"HTTP {status}"
+            f"{method} {path}: {reason_of(reply.body) or 'no reason given'}",
+            code="server_refused",
+            seen=f"HTTP {reply.status}",
         )
-    return value
+    try:
+        return json_from(reply.body) if reply.body else None
+    except ValueError as error:
+        raise ServerError(
+            f"{target.url}: {method} {path}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
+        ) from None
 
 
 class RestApi:
@@ -84,25 +80,35 @@ class RestApi:
     def __init__(self, target: HttpTarget) -> None:
         self._target = target
 
+    def _where(self, what: str) -> str:
+        return f"{self._target.url}: {what}"
+
     def server_metadata(self) -> Mapping[str, Any]:
         """See ServerApi."""
-        return dict(call_json(self._target, "/v2"))
+        return told.server_metadata_from(call_json(self._target, "/v2"), self._where("server"))
 
     def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""
-        return list(call_json(self._target, "/v2/repository/index", method="POST"))
+        rows = call_json(self._target, "/v2/repository/index", method="POST")
+        return [
+            row.model_dump(mode="json", exclude_unset=True)
+            for row in told.index_from(rows, self._where("index"))
+        ]
 
     def model_metadata(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""
-        return dict(call_json(self._target, model_path(model, version)))
+        found = call_json(self._target, model_path(model, version))
+        return told.model_metadata_from(found, self._where(model))
 
     def model_config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """See ServerApi."""
-        return dict(call_json(self._target, f"{model_path(model, version)}/config"))
+        found = call_json(self._target, f"{model_path(model, version)}/config")
+        return told.config_from(found, self._where(model))
 
     def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
         """See ServerApi."""
-        return list(call_json(self._target, f"{model_path(model, version)}/stats")["model_stats"])
+        found = call_json(self._target, f"{model_path(model, version)}/stats")
+        return told.statistics_from(found, self._where(model))
 
     def register_region(self, name: str, key: str, size_bytes: int) -> None:
         """See ServerApi."""

@@ -7,6 +7,11 @@ from typing import NamedTuple, Protocol
 
 from perf.wire.payload import Answer, InferPayload
 
+KEPT_LIMIT_BYTES = 256 << 20
+"""Of an answer that is kept to be compared."""
+HEADER_FIX = "--header 'Authorization: …', or --header @FILE with such lines"
+"""How a server gets to see what no address may hold."""
+
 
 class Responses(NamedTuple):
     """The responses that one streamed request got: how many, when the last was whole, the longest pause

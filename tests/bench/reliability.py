@@ -19,9 +19,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
-
-from builder.console import emit_json, emit_text, note, progress
+from builder import console
+from builder.console import emit_document, emit_json, is_drawable, note, progress
 from tests.bench import damage, kills, stores
 from tests.bench.ground import ROOT, Row
 from tests.bench.kills import Tell, fresh
@@ -71,15 +70,15 @@ def main() -> int:
     if given.json:
         emit_json([asdict(row) for row in rows])
         return 0
-    emit_text("| fault | times | next run succeeded | what a server saw |\n|---|---:|---:|---|")
+    emit_document("| fault | times | next run succeeded | what a server saw |\n|---|---:|---:|---|")
     for row in rows:
-        emit_text(row.line)
-    emit_text(
+        emit_document(row.line)
+    emit_document(
         f"\nseed {given.seed}; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end"
     )
     for row in rows:
         for problem in row.problems:
-            emit_text(f"NOT SURVIVED: {row.fault}: {problem}")
+            emit_document(f"NOT SURVIVED: {row.fault}: {problem}")
     return 1 if any(row.problems for row in rows) else 0
 
 
@@ -90,24 +89,18 @@ def _made(name: str, given: argparse.Namespace, scratch: Path) -> list[Row]:
     if mounts and "TRITONSMITH_MAY_MOUNT" not in os.environ:
         rows = _in_namespace(name, given, scratch)
     else:
-        with progress() as bar:
-            task = bar.add_task(name, total=times)
-            rows = make(
-                fresh(scratch / name),
-                times,
-                given.seed,
-                partial(_tell, bar, task, [started]),
-            )
+        with progress(name) as bar:
+            rows = make(fresh(scratch / name), times, given.seed, partial(_tell, bar, [started]))
     for row in rows:
         survived = "survived" if not row.problems else f"NOT SURVIVED: {row.problems[0]}"
         note(f"{name}: {row.times} times in {time.monotonic() - started:.0f} s, {survived}")
     return rows
 
 
-def _tell(bar: Progress, task: TaskID, told_s: list[float], what: str, done: int, total: int) -> None:
+def _tell(bar: console.Tell, told_s: list[float], what: str, done: int, total: int) -> None:
     """A bar on a terminal, a line a minute elsewhere."""
-    bar.update(task, description=what, completed=done, total=total)
-    if bar.disable and time.monotonic() - told_s[0] > _LINE_EVERY_S:
+    bar(what, done, total)
+    if not is_drawable(sys.stderr) and time.monotonic() - told_s[0] > _LINE_EVERY_S:
         told_s[0] = time.monotonic()
         note(f"{what}: {done} of {total}")
 

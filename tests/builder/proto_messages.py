@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from builder.triton_proto import model_config_pb2
+from builder.triton_proto import is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
 _INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)
@@ -66,7 +66,7 @@ def values(field: Any) -> Any:
     if is_map(field):
         inner = field.message_type.fields_by_name
         return st.dictionaries(_single(inner["key"]), _single(inner["value"]), max_size=2)
-    return st.lists(_single(field), max_size=2) if field.is_repeated else _single(field)
+    return st.lists(_single(field), max_size=2) if is_repeated(field) else _single(field)
 
 
 @cache
@@ -109,7 +109,7 @@ def _random_value(field: Any, rng: random.Random) -> Any:
             _random_single(inner["key"], rng): _random_single(inner["value"], rng)
             for _ in range(rng.randint(0, 2))
         }
-    if field.is_repeated:
+    if is_repeated(field):
         return [_random_single(field, rng) for _ in range(rng.randint(0, 3))]
     return _random_single(field, rng)
 
@@ -157,7 +157,7 @@ def set_field(message: Any, field: Any, value: Any) -> None:
                 getattr(message, field.name)[key].CopyFrom(item)
             else:
                 getattr(message, field.name)[key] = item
-    elif field.is_repeated:
+    elif is_repeated(field):
         getattr(message, field.name).extend(value)
     elif field.message_type is not None:
         getattr(message, field.name).CopyFrom(value)

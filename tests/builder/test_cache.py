@@ -198,8 +198,8 @@ def entry(**changes: object) -> LockedModel:
     fields: dict[str, object] = {
         "parameters": {},
         "tools": {},
-        "dependencies": {"b.py": "2", "a.py": "1"},
-        "key": "k",
+        "dependencies": {"b.py": "2" * 64, "a.py": "1" * 64},
+        "key": "f" * 64,
         "config": {},
         "files": {},
         "accuracy": {},
@@ -208,7 +208,7 @@ def entry(**changes: object) -> LockedModel:
 
 
 def test_the_lock_is_sorted_and_stable_whatever_the_order(tmp_path: Path) -> None:
-    one = Lock({"b": entry(), "a": entry(dependencies={"a.py": "1", "b.py": "2"})})
+    one = Lock({"b": entry(), "a": entry(dependencies={"a.py": "1" * 64, "b.py": "2" * 64})})
     two = Lock({"a": entry(), "b": entry()})
     assert text_of_lock(one) == text_of_lock(two)
     path = tmp_path / "models.lock.json"

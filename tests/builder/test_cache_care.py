@@ -45,7 +45,7 @@ def put(cache: Cache, number: int, size_bytes: int = 1000) -> None:
     cache.remember(digest_of_value(["request", number]), ["m.py"], key(number))
 
 
-def nothing(what: str, done: int, total: int) -> None:
+def nothing(what: str, done: int, total: int | None) -> None:
     """No progress is shown."""
 
 
@@ -265,8 +265,10 @@ def test_the_command_line(cache: Cache, store: ObjectStore, tmp_path: Path, trit
         "files": {},
         "accuracy": {},
     }
-    engines = {"9.0": {"key": key(1)}}
-    locked = LockedModel(key=key(0), variants={"fp16": {"key": key(3), "engines": engines}}, **fields)
+    made: dict[str, Any] = {"parameters": {}, "tools": {}}
+    fp16: Any = {**made, "key": key(3), "dependencies": {}, "accuracy": {}}
+    fp16["engines"] = {"9.0": {**made, "key": key(1)}}
+    locked = LockedModel(key=key(0), variants={"fp16": fp16}, **fields)
     write_lock(tmp_path / "models.lock.json", Lock({"m": locked}))
     told = run("gc", "--max-size", "0", "--keep-lock", "models.lock.json")
     assert "export m2" in told and "1 entries" in told and "3 entries kept" in told

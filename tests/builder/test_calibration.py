@@ -22,7 +22,7 @@ def values(count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
 
 
-def written(tmp_path: Path, **arrays: Array) -> CalibrationSpec:
+def written(tmp_path: Path, **arrays: Any) -> CalibrationSpec:
     np.savez(tmp_path / "c.npz", **arrays)
     return CalibrationSpec("c.npz", str(tmp_path))
 
@@ -33,7 +33,8 @@ def test_a_file_a_directory_and_a_callable_give_the_same(
     directory = tmp_path / "many"
     directory.mkdir()
     x = values(12)
-    np.savez(tmp_path / "c.npz", **{"0/x": x[:6], "1/x": x[6:]})
+    parts: dict[str, Any] = {"0/x": x[:6], "1/x": x[6:]}
+    np.savez(tmp_path / "c.npz", **parts)
     np.savez(directory / "a.npz", x=x[:6])
     np.savez(directory / "b.npz", x=x[6:])
     (tmp_path / "calibration_source.py").write_text(

@@ -10,7 +10,10 @@ from builder.disk import (
     NotOursError,
     adopt,
     delete,
+    delete_empty,
+    delete_written,
     exchange,
+    inherit,
     move,
     private_directory,
     replacing,
@@ -87,3 +90,34 @@ def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_atomically(path, b"new")
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_run_left_is_taken_over_and_a_link_in_its_place_is_not(
+    tmp_path: Path, canary: Path
+) -> None:
+    (tmp_path / ".r.staging-a").mkdir()
+    (tmp_path / ".r.staging-b").symlink_to(canary.parent)
+    (tmp_path / ".r.staging-c").write_text("a file")
+    taken = [name for name in "abcd" if inherit(tmp_path / f".r.staging-{name}")]
+    assert taken == ["a"]
+    delete(tmp_path / ".r.staging-a")
+    for theirs in (".r.staging-b", ".r.staging-c", "theirs/canary"):
+        with pytest.raises(NotOursError):
+            delete(tmp_path / theirs)
+    assert canary.read_text() == "alive"
+
+
+def test_what_was_moved_away_is_no_longer_ours_under_its_old_name(tmp_path: Path) -> None:
+    made = private_directory(tmp_path)
+    move(made, tmp_path, "placed")
+    made.mkdir()
+    with pytest.raises(NotOursError):
+        delete(made)
+
+
+def test_a_directory_with_something_in_it_is_not_empty(tmp_path: Path, canary: Path) -> None:
+    with pytest.raises(OSError, match="not empty"):
+        delete_empty(canary.parent)
+    with pytest.raises(OSError, match=r"[Ii]s a directory|not permitted"):
+        delete_written(canary.parent)
+    assert canary.read_text() == "alive"

@@ -79,7 +79,12 @@ def compiled_elsewhere(project: Path, cache: Cache, targets: tuple[EngineTarget,
             record = {
                 **graph.record,
                 "served_files": ["model.plan", "model.plan.json"],
-                "engine": {"version": "10.16.0.72", "profiles": len(profiles)},
+                "engine": {
+                    "version": "10.16.0.72",
+                    "compute_capability": target.compute_capability,
+                    "profiles": len(profiles),
+                    "bytes": 14,
+                },
             }
             cache.put(engine_key(spec, "plan", graph.key, target), made, record)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -17,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.budget import Budget
+from builder.budget import Budget, free_memory_bytes
 from builder.errors import GateError, Where
+from builder.repository import exclusive
 from builder.run_policy import PeakMemory
 from tests import onnx_models
 from tests.conftest import Run
@@ -62,6 +64,43 @@ def test_a_budget_gives_no_more_than_there_is_and_in_order() -> None:
     assert large.has() and small.has()
     large.let_go()
     small.let_go()
+
+
+MIB = 1 << 20
+V2 = {"memory.max": 800 * MIB, "memory.current": 700 * MIB}
+V1 = {"memory/memory.limit_in_bytes": 800 * MIB, "memory/memory.usage_in_bytes": 700 * MIB}
+# What the kernel counts: of the files that were read some are in use, and shared memory is no file that gives way.
+STAT = {
+    "anon": 80 * MIB,
+    "file": 620 * MIB,
+    "shmem": 20 * MIB,
+    "active_file": 50 * MIB,
+    "inactive_file": 550 * MIB,
+}
+CGROUPS: list[tuple[str, dict[str, object], int | None]] = [
+    ("v2", {**V2, "memory.stat": STAT}, 650 * MIB),
+    (
+        "v1",
+        {**V1, "memory/memory.stat": {f"total_{k}": v for k, v in STAT.items()} | {"inactive_file": 0}},
+        650 * MIB,
+    ),
+    ("full", {**V2, "memory.stat": {**STAT, "inactive_file": 0}, "memory.current": 900 * MIB}, 0),
+    ("without a limit", {**V2, "memory.stat": STAT, "memory.max": "max"}, None),
+    ("none", {}, None),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), [c[1:] for c in CGROUPS], ids=[c[0] for c in CGROUPS])
+def test_files_that_were_read_are_no_memory_in_use(
+    tmp_path: Path, files: dict[str, object], expected: int | None
+) -> None:
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        rows = content.items() if isinstance(content, dict) else []
+        path.write_text("".join(f"{k} {v}\n" for k, v in rows) or f"{content}\n")
+    free = free_memory_bytes(tmp_path)
+    assert free == expected if expected is not None else free > 800 * MIB
 
 
 def test_an_action_larger_than_the_machine_runs_alone() -> None:
@@ -175,6 +214,41 @@ def test_locked_builds_what_the_lock_says_and_nothing_else(tmp_path: Path, trito
     refused = tritonsmith("build", "--locked")
     assert refused.returncode == 4 and "max_batch_size: 4 → 8" in refused.stderr
     assert (tmp_path / "models.lock.json").read_text() == lock
+
+
+def test_locked_is_asked_again_after_the_wait_for_another_build(
+    tmp_path: Path, tritonsmith: Run, cache_directory: Path
+) -> None:
+    """What was edited while the other build ran is refused, too; a model that left the spec would be deleted."""
+    project(tmp_path, a="onnx", b="onnx")
+    assert tritonsmith("build").returncode == 0
+    shutil.rmtree(tmp_path / "model_repository" / "a")  # something to do, so that it waits for its turn
+    lock = (tmp_path / "models.lock.json").read_text()
+    spec = tmp_path / "models.yaml"
+    both = spec.read_text()
+    with exclusive(tmp_path / "model_repository"):
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "tritonsmith", "build", "--locked"],
+            cwd=tmp_path,
+            env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_flock(waiting.pid)
+        spec.write_text(both.partition("  b:")[0])
+    _, told = waiting.communicate(timeout=60)
+    assert waiting.returncode == 4 and "error[locked]" in told and "b: remove" in told
+    assert (tmp_path / "models.lock.json").read_text() == lock
+    assert (tmp_path / "model_repository" / "b" / "config.pbtxt").is_file()
+
+
+def wait_for_flock(pid: int, within_s: float = 60.0) -> None:
+    """Until the process stands in the queue of a lock that another holds: the kernel's list marks it with an arrow."""
+    end = time.monotonic() + within_s
+    queued = re.compile(rf"-> FLOCK .* {pid} ")
+    while not queued.search(Path("/proc/locks").read_text()):
+        assert time.monotonic() < end, "it never waited"
+        time.sleep(0.02)
 
 
 def test_artifacts_only_fills_the_cache_and_lays_nothing_out(tmp_path: Path, tritonsmith: Run) -> None:

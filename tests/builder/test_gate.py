@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from builder.accuracy import Bounds, compare, variant_bounds
 from builder.calibration import CalibrationSpec
@@ -18,7 +18,8 @@ from builder.convert.convert import convert
 from builder.gate import EMULATED, judge_variant
 from builder.gate_request import GateRequest, Metric, gate_result_from_dict
 from builder.layers import LayerLoss, layer_losses, suggested_exclude
-from tests.builder.convert.models import mlp, outlier_mlp, rows, save_model, save_rows
+from builder.samples import Sample, SampleSet, save_samples
+from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
 
 SHAPE = (8, 16)
 
@@ -52,6 +53,48 @@ def test_a_layer_that_reads_an_outlier_is_refused_and_named(tmp_path: Path) -> N
     assert result.layers[0].node == "down"
     assert result.exclude == ("down",)
     assert gate_result_from_dict(result.as_dict()) == result
+
+
+def test_answers_are_compared_sample_by_sample_when_one_of_them_fails(tmp_path: Path) -> None:
+    """As written the candidate takes 4 rows alone; optimised it takes any, since ONNX Runtime knows the shape before."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "four"], ["reshaped"]),
+        helper.make_node("Shape", ["reshaped"], ["sizes"]),
+        helper.make_node("Cast", ["sizes"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["floats"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+        helper.make_node("Add", ["x", "nothing"], ["y"]),
+    ]
+    constants: dict[str, Array] = {"four": np.array([4, 16], np.int64), "zero": np.float32(0).reshape(())}
+    odd = network(nodes, constants, ["batch", 16], ["batch", 16])
+    plain = network([helper.make_node("Identity", ["x"], ["y"])], {}, ["batch", 16], ["batch", 16])
+    rng = np.random.default_rng(5)
+    given = [rng.standard_normal((n, 16)).astype(np.float32) for n in (3, 4, 4)]
+    samples = tuple(Sample({"x": x}, {"y": x}, f"s{i}") for i, x in enumerate(given))
+    save_samples(SampleSet(samples), tmp_path / "s.npz")
+    source = save_model(plain, tmp_path / "plain.onnx")
+    candidate = save_model(odd, tmp_path / "odd.onnx")
+    result = judge_variant(
+        GateRequest("m", "fp16", source, candidate, str(tmp_path / "s.npz"), str(tmp_path)), tmp_path
+    )
+    assert not result.passed and result.findings == ()
+    assert [(d.sample, d.runtime) for d in result.accuracy.failures] == [
+        ("s0", "onnxruntime, optimisations off")
+    ]
+    assert "Reshape" in (result.accuracy.failures[0].failure or "")
+
+
+def test_a_refusal_of_a_model_whose_batch_is_fixed_names_its_layers(tmp_path: Path) -> None:
+    """More rows than the layers are looked at with, and no fewer are taken."""
+    asked = request(tmp_path, outlier_mlp(), "int8")
+    for path in (asked.source, asked.candidate):
+        model = onnx.load(path)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = SHAPE[0]
+        onnx.save(model, path)
+    result = judge_variant(asked, tmp_path)
+    assert not result.passed and result.findings == ()
+    assert result.layers[0].node == "down"
 
 
 def test_bf16_is_judged_by_rounding(tmp_path: Path) -> None:

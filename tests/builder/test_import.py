@@ -13,7 +13,7 @@ from builder.errors import TritonsmithError
 from builder.importing.files import imported_paths
 from builder.importing.imported import ImportedModel
 from builder.importing.live import imported_configs
-from builder.importing.spec_text import text_of_spec
+from builder.importing.spec_text import text_of_spec, without_refused
 from builder.lint import check
 from builder.spec import load_spec
 from tests.builder.foreign_repository import write_foreign_repository
@@ -255,3 +255,57 @@ def test_a_placed_file_stays_inside_its_model(tmp_path: Path, place: str, word: 
     path.write_text(f"models:\n  m:\n    source: {{directory: d}}\n    model_files: {{'{place}': x}}\n")
     with pytest.raises(TritonsmithError, match=word):
         load_spec(path)
+
+
+def test_names_are_quoted_and_those_that_no_spec_can_have_are_told(tmp_path: Path, tritonsmith: Run) -> None:
+    names = [
+        "yes",
+        "1",
+        "0x1f",
+        "a b",
+        "a: b",
+        "#x",
+        "{x}",
+        "- x",
+        "'",
+        '"',
+        "null",
+        "2001-01-01",
+        "ünïcode",
+        "&a",
+        "!t",
+    ]
+    refused = ["a\u202eb", "a\x9bb", "cafe\u0301", "x" * 210, "line\nbreak"]
+    for name in [*names, *refused]:
+        add_model(tmp_path / "r", name, affine(("n", 3)))
+    made = tritonsmith("init", "r")
+    assert made.returncode == 0, made.stderr
+    assert sorted(m.name for m in load_spec(tmp_path / "models.yaml").models) == sorted(names)
+    assert made.stderr.count("is not in the spec") == len(refused)
+    assert tritonsmith("plan").returncode == 0
+
+
+def test_a_server_that_tells_impossible_names_gives_a_spec_of_the_others() -> None:
+    def config(name: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "backend": "onnxruntime", "max_batch_size": 4, **more}
+
+    hostile = [
+        config("../up"),
+        config("a\u202eb"),
+        config("A"),
+        config("a"),
+        config("\uff41"),
+        config("t", input=[{"name": "x\u200b", "data_type": "TYPE_FP32", "dims": ["1"]}]),
+        config(
+            "p", output=[{"name": "y", "data_type": "TYPE_FP32", "dims": ["1"], "label_filename": "../../x"}]
+        ),
+        config("good", parameters={"k": {"string_value": "two\nlines: [and more]"}}),
+    ]
+    found = without_refused(imported_configs(hostile))
+    assert [m.name for m in found.models] == ["A", "good"]
+    assert len(found.notes) == 6 and all("is not in the spec" in n.message for n in found.notes)
+    data = yaml.safe_load(text_of_spec(found.models))["models"]
+    assert data["good"]["parameters"] == {"k": "two\nlines: [and more]"}
+    with pytest.raises(TritonsmithError, match="no model") as caught:
+        without_refused(imported_configs([config("../up")]))
+    assert caught.value.exit_code == 2

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from builder.convert.request import PRECISIONS
 from builder.lock import Lock, LockedModel
-from builder.plan import Observation, StaleReason, State, make_plan
+from builder.observe import converted_tools, export_tools, variant_request
+from builder.plan import Observation, StaleReason, State, make_plan, request_digest
+from builder.spec import load_spec
+from builder.toolchain import VERSION_PACKAGES, Toolchain
 
 LOCKED = LockedModel(
     parameters={"opset": 20},
@@ -74,3 +79,32 @@ def test_a_model_that_left_the_spec_is_removed() -> None:
     assert [(a.model, a.kind, a.reason) for a in plan.actions] == [
         ("old", "remove", StaleReason.REMOVED_FROM_SPEC)
     ]
+
+
+PRECISIONS_MADE_BY = {
+    "onnx": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
+    "onnxruntime": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
+    "ml_dtypes": {"bf16", "fp8", "int4", "nvfp4"},
+    "onnx-ir": {"int4"},
+}
+EXPORTED_BY = {"torch", "onnxscript", "onnx-ir", "onnx"}
+
+
+@pytest.mark.parametrize("upgraded", sorted({*VERSION_PACKAGES, *PRECISIONS_MADE_BY, *EXPORTED_BY}))
+def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Path, upgraded: str) -> None:
+    backend = {"nvfp4": ", backend: tensorrt"}
+    variants = "".join(f"      {p}: {{precision: {p}{backend.get(p, '')}}}\n" for p in PRECISIONS)
+    (tmp_path / "models.yaml").write_text(
+        "models:\n  m:\n    source: {torch: 'm:load'}\n    calibration: c.npz\n    serve: fp32\n    variants:\n"
+        + variants
+    )
+    spec = load_spec(tmp_path / "models.yaml").models[0]
+    old = Toolchain(tuple((name, "1.0") for name in VERSION_PACKAGES))
+    new = Toolchain(tuple((name, "2.0" if name == upgraded else "1.0") for name in VERSION_PACKAGES))
+
+    def keys(toolchain: Toolchain) -> dict[str, str]:
+        return {p: variant_request("base", {}, converted_tools(spec, p, toolchain)) for p in PRECISIONS}
+
+    assert {p for p in PRECISIONS if keys(old)[p] != keys(new)[p]} == PRECISIONS_MADE_BY.get(upgraded, set())
+    exported = request_digest({}, export_tools(spec, old)) != request_digest({}, export_tools(spec, new))
+    assert exported == (upgraded in EXPORTED_BY)

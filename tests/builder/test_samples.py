@@ -76,7 +76,7 @@ def test_a_plain_file_is_one_sample_and_its_text_becomes_bytes(tmp_path: Path) -
 
 
 def test_a_plain_file_with_numbered_names_is_several_samples_in_order(tmp_path: Path) -> None:
-    arrays = {f"{i}/x": np.full(2, i) for i in (10, 2, 0)}
+    arrays: dict[str, Any] = {f"{i}/x": np.full(2, i) for i in (10, 2, 0)}
     np.savez(tmp_path / "several.npz", **arrays)
     assert [s.inputs["x"][0] for s in load_samples(tmp_path / "several.npz").samples] == [0, 2, 10]
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import SpecError
-from builder.spec import check_model_name, json_schema, load_spec
+from builder.spec import json_schema, load_spec
+from builder.untrusted import fault_of_model_name
 
 GOOD = """\
 target: {triton: "25.10", gpus: [h100]}
@@ -95,7 +96,7 @@ BAD: list[tuple[str, str, str, str, int | None, str]] = [
     ("a range for a dim nobody has", "dynamic_dims: {sequence", "dynamic_dims: {sequense", "unknown_dim", 8, "sequence"),
     ("a range upside down", "{max: 128}", "{min: 200, max: 128}", "wrong_value", 8, "min <= opt <= max"),
     ("two schedulers", "    parameters:", "    sequence_batching: {}\n    parameters:", "wrong_value", 4, "exclude"),
-    ("bad YAML", "[{kind", "[{{kind", "yaml_syntax", None, "YAML"),
+    ("bad YAML", "[{kind", "[}kind", "yaml_syntax", None, "YAML"),
     ("a merge key", "    source: {onnx: detector.onnx}", "    <<: {max_batch_size: 1}", "yaml_merge", 13, "defaults"),
     ("a target that is no release", '"25.10"', "'2510'", "wrong_type", 1, "pattern"),
 ]  # fmt: skip
@@ -148,7 +149,7 @@ def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=30))
 def test_a_good_name_is_one_path_segment(name: str) -> None:
-    if check_model_name(name) is None:
+    if fault_of_model_name(name) is None:
         assert Path("repository", name).resolve().parent == Path("repository").resolve()
         assert Path(name).name == name
 

@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from builder.untrusted import (
+    Distance,
     fault_of_model_name,
     fault_of_relative_path,
     inside,
     json_value,
     open_regular,
+    parsed,
     read_bounded,
+    refuse_files_below_files,
 )
 
 GOOD_NAMES = ("minilm", "a b", "modèle", "模型", "v1.2-x_y", "emoji😀")
@@ -49,7 +53,9 @@ def test_a_name_that_misleads_is_refused(name: str, word: str) -> None:
     assert fault is not None and word in fault
 
 
-@pytest.mark.parametrize("path", ["a", "1/model.onnx", "model.onnx/weights 1.bin", ".tritonsmith/root/x"])
+@pytest.mark.parametrize(
+    "path", ["a", "1/mode\u0300le.onnx", "model.onnx/weights 1.bin", ".tritonsmith/root/x"]
+)
 def test_a_path_inside_is_taken(path: str, tmp_path: Path) -> None:
     assert fault_of_relative_path(path) is None
     assert inside(tmp_path, path) == tmp_path / path
@@ -107,7 +113,11 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "too deep"),
         ('{"a":' * 100_000, "too deep"),
+        ("[" * 210 + "]" * 210, "too deep"),
         ('{"a": NaN}', "NaN"),
+        ("1e999", "finite"),
+        ('"\\ud800"', "hex escape"),
+        (b'"\xed\xa0\x80"', "codec"),
         ('{"a": 1, "a": 2}', "twice"),
         (b"\xff\xfe\xfa", "codec"),
         ("{", "Expecting"),
@@ -117,3 +127,23 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
 def test_what_is_no_plain_json_is_a_value_error(text: str | bytes, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         json_value(text)
+
+
+def test_what_an_older_version_wrote_as_infinity_is_a_number_only_where_it_is_asked_for() -> None:
+    numbers = TypeAdapter(dict[str, Distance])
+    assert parsed(numbers, '{"a": Infinity}', infinite=True) == {"a": float("inf")}
+    with pytest.raises(ValueError, match="Infinity"):
+        parsed(numbers, '{"a": Infinity}')
+
+
+def test_the_fault_of_a_value_is_one_short_line() -> None:
+    with pytest.raises(ValueError, match=r"^k{160}: .*, not 'x") as raised:
+        parsed(TypeAdapter(dict[str, int]), f'{{"{"k" * 9000}": "{"x" * 9000}"}}')
+    assert len(str(raised.value)) < 500 and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"], ["a/b", "x", "a"]])
+def test_names_that_cannot_all_be_files_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"twice|below"):
+        refuse_files_below_files(names)
+    refuse_files_below_files(["a/b", "a/c", "A", "ab"])

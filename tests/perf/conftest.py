@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perf.server import control, embedded
+from perf.server import control, environment
 from perf.server.launch import Server, ServerSpec, launch
 from tests.onnx_models import add_model
 
@@ -40,8 +40,8 @@ class LiveTriton:
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveTriton]:
     """The session's server. Mark tests that use it with `server`."""
-    if embedded.locate() is None:
-        pytest.skip("nvidia-pytriton is not installed")
+    if environment.ready() is None:
+        pytest.skip("no embedded tritonserver: tritonsmith server install")
     repository = tmp_path_factory.mktemp("repository")
     spec = ServerSpec(repositories=(repository,), model_control="explicit", exit_timeout_s=0)
     with launch(spec) as server:

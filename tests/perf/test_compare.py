@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from builder.errors import TritonsmithError
+from builder.markdown import cell
 from perf.compare import (
     Change,
     Comparison,
@@ -20,7 +21,6 @@ from perf.compare import (
 from perf.compare_text import headline, markdown_of, text_of
 from perf.gate import gate_from_text, judge, says_no
 from perf.record import RecordHeader, RequestRecords, save_records
-from perf.report.markdown import cell
 from perf.run_record import RunResult, write_json
 from perf.stats import Estimate, Interval, mean_estimate
 from perf.stats.change import mover_change, share_change, welch_change

@@ -160,7 +160,8 @@ def test_what_cannot_be_done_is_one_expected_error(
 
 
 def test_errors_name_what_is_there_and_what_was_meant(tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", **{"0/x": np.ones((1, 4), "f4"), "1/x": np.ones((1, 5), "f4")})
+    wide: dict[str, Any] = {"0/x": np.ones((1, 4), "f4"), "1/x": np.ones((1, 5), "f4")}
+    np.savez(tmp_path / "wide.npz", **wide)
     np.savez(tmp_path / "flat.npz", x=np.ones(4, "f4"))
     with fake_server() as server:
 
@@ -259,6 +260,29 @@ def test_ctrl_c_on_the_command_line_shows_and_keeps_what_was_done(
     records = load_records(path)
     assert records.header.interrupted
     assert len(records) >= 50
+
+
+def test_ctrl_c_in_a_search_for_a_rate_is_neither_success_nor_a_missed_limit() -> None:
+    with fake_server(delay_s=0.002) as server:
+        search = ("load", server.url, "-m", "m", "--slo-p99", "1s", "--duration", "1s", "--warmup", "0s")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tritonsmith", *search, "--format", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        while "/s  " not in (line := process.stderr.readline()):  # the first probe is told
+            assert line, "it ended before"
+        seen, end = server.infer_requests, time.monotonic() + 30
+        while server.infer_requests < seen + 20 and time.monotonic() < end:  # the next one is under way
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    said = json.loads(out)
+    assert said["slo"]["interrupted"] and "was interrupted" in said["slo"]["sentence"]
+    assert "error" not in said and "error[" not in err
 
 
 def test_a_replay_sends_at_the_files_times(tmp_path: Path) -> None:

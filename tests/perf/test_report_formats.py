@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from builder.errors import TritonsmithError
+from builder.markdown import cell, fenced
 from perf.record import RequestRecords, save_records
 from perf.report import html_of, markdown_of, report_json, text_of, write_report
 from perf.report.charts import row_labels
 from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of
-from perf.report.markdown import cell, fenced
 from perf.report.svg import log_axis
 from perf.run_record import RESULT, verdict_of, write_json
 from perf.stats import summarise

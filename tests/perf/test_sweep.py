@@ -179,6 +179,15 @@ class TestSpec:
         with pytest.raises(TritonsmithError, match="cannot read"):
             spec_from_yaml(tmp_path / "none.yaml")
 
+    def test_deep_values_are_an_error_in_a_file_and_on_the_command_line(self, tmp_path: Path) -> None:
+        file = tmp_path / "sweep.yaml"
+        file.write_text("model: m\nspace:\n  " + "[" * 100_000)
+        with pytest.raises(TritonsmithError, match="deeper") as error:
+            spec_from_yaml(file)
+        assert str(error.value.where) == f"{file}:3"
+        with pytest.raises(TritonsmithError, match="deeper"):
+            setting_from_text("a=" + "[" * 100_000)
+
 
 class TestArms:
     def test_the_current_config_is_two_arms_and_the_grid_follows(self) -> None:

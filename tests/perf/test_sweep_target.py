@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder.errors import UsageError
+from perf.commands.init import imported_url
+from perf.load_flags import metrics_address_from_text
+from perf.server.launch import ServerSpec, kind_from_text, launch
+from perf.server.spec import address_from_url
 from perf.sweep import default_space
 from perf.sweep_target import SweepTarget, only_model, target_from_text
+from tests.perf.fake_server import fake_server
 
 
 @pytest.fixture
@@ -25,6 +31,49 @@ def test_a_directory_a_url_and_an_attached_server_are_targets(repository: Path) 
     assert target_from_text(str(repository)) == SweepTarget("embedded", repository)
     assert target_from_text("http://h:8000") == SweepTarget("http://h:8000", None)
     assert target_from_text(str(repository), "http://h:8000").is_attached
+
+
+ATTACHING: list[Callable[[str], object]] = [
+    target_from_text,
+    lambda url: target_from_text("model_repository", url),
+    lambda url: only_model(SweepTarget(url, None)),
+    kind_from_text,  # serve --launch, sweep --launch
+    lambda url: launch(ServerSpec(kind="attached", reference=url)).__enter__(),
+    imported_url,  # init
+]
+
+
+@pytest.mark.parametrize(
+    "attach", ATTACHING, ids=["sweep", "--launch", "its only model", "kind", "launch", "init"]
+)
+def test_what_speaks_plain_http_refuses_an_address_that_says_otherwise(
+    attach: Callable[[str], object],
+) -> None:
+    """Nothing of a URL is dropped: not the s of https, not a path, not who asks."""
+    with fake_server() as server:
+        for url, word in (
+            (f"https://127.0.0.1:{server.port}", "not over https"),
+            (f"http://127.0.0.1:{server.port}/triton", "http://HOST:PORT"),
+            (f"http://me:secret@127.0.0.1:{server.port}", "http://HOST:PORT"),
+            (f"grpc://127.0.0.1:{server.port}", "http://HOST:PORT"),
+        ):
+            with pytest.raises(UsageError) as error:
+                attach(url)
+            assert error.value.code == "bad_url" and word in str(error.value)
+            assert "secret" not in str(error.value)
+        assert server.connections == 0
+
+
+def test_an_address_is_taken_apart_whole() -> None:
+    assert address_from_url("http://h") == ("h", 8000)
+    assert address_from_url("http://[::1]:9/") == ("[::1]", 9)
+    assert [metrics_address_from_text(t) for t in ("", "h:8002", "http://h:8002/metrics")] == [
+        "",
+        "h:8002",
+        "h:8002",
+    ]
+    with pytest.raises(UsageError, match="plain HTTP"):
+        metrics_address_from_text("https://h:8002/metrics")
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.batch_rows.report import RowsReport, Verdict
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
+from builder.rows_report import RowsReport, Verdict
 
 _PAGE = "docs/batching.md"
 _MEAN = 'backend: "onnxruntime"\nmax_batch_size: 8  # the graph subtracts the mean over its first dimension'

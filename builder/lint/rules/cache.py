@@ -89,6 +89,57 @@ def cache_of_gpu_outputs(model: Model, context: Context) -> Iterator[Hit]:
         )
 
 
+# What the cache knows a request by: model, version, names of the inputs and their bytes.
+_HASH = "core/src/cache_manager.cc, TritonCache::Hash; seen live on 2.51.0"
+_X = 'input {{ name: "x" data_type: TYPE_FP32 dims: [ {} ] }}'
+_Y = 'output {{ name: "{}" data_type: TYPE_FP32 dims: [ 4 ] }}'
+
+
+@rule(
+    "CACHE005",
+    "warning",
+    "silent",
+    then="a request is answered with the outputs that the first one with the same inputs asked for, whatever it asks for",
+    fix="have all clients name the same outputs, or drop response_cache",
+    source=_HASH,
+    bad=f"{_CACHE}\n{_Y.format('y')}\n{_Y.format('z')}",
+    good=f"{_CACHE}\n{_Y.format('y')}",
+)
+def cache_of_several_outputs(model: Model, context: Context) -> Iterator[Hit]:
+    """A model with a response cache has several outputs."""
+    outputs = [output.name for output in model.config.output]
+    if model.config.response_cache.enable and len(outputs) > 1:
+        yield Hit(
+            f"the cache does not tell apart which of {len(outputs)} outputs a request asks for",
+            "response_cache.enable",
+            ", ".join(outputs),
+        )
+
+
+@rule(
+    "CACHE006",
+    "warning",
+    "silent",
+    then="a request is answered with the response to the same bytes in another shape: 3×2 with that to 2×3",
+    fix="leave one dim variable, the batch's among them (max_batch_size: 1 is none), or drop response_cache",
+    source=_HASH,
+    bad=f"{_CACHE}\n{_X.format('-1')}  # and max_batch_size: 8",
+    good=f"{_CACHE}\n{_X.format('4')}  # and max_batch_size: 8",
+)
+def cache_of_several_shapes(model: Model, context: Context) -> Iterator[Hit]:
+    """A model with a response cache takes the same number of elements in several shapes."""
+    if not model.config.response_cache.enable:
+        return
+    for place, tensor in enumerate(model.config.input):
+        dims = ([-1] if model.config.max_batch_size > 1 else []) + list(tensor.dims)
+        if dims.count(-1) > 1:
+            yield Hit(
+                f"the cache does not tell apart shapes of '{tensor.name}' that have the same elements",
+                f"input[{place}].dims",
+                dims,
+            )
+
+
 @rule(
     "DEC001",
     "warning",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from builder.lint.model import Model
@@ -260,16 +261,13 @@ def cycle(model: Model, context: Context) -> Iterator[Hit]:
     written = _writers(model)
     ready = {tensor.name for tensor in model.config.input}
     ready |= {name for name in _readers(model) if name not in written}
-    waiting = list(steps(model))
-    while True:
-        runnable = [(f, s) for f, s in waiting if all(name in ready for name in s.input_map.values())]
-        if not runnable:
-            break
-        for item in runnable:
-            ready |= set(item[1].output_map.values())
-            waiting.remove(item)
-    if waiting:
-        field, step = waiting[0]
+    ran = set()
+    for field, step in in_turn(model, ready):
+        ready |= set(step.output_map.values())
+        ran.add(field)
+    waiting = next(((field, step) for field, step in steps(model) if field not in ran), None)
+    if waiting is not None:
+        field, step = waiting
         lacking = sorted(name for name in step.input_map.values() if name not in ready)
         yield Hit(f"the step '{step.model_name}' waits for {', '.join(lacking)} in a circle", field, lacking)
 
@@ -320,6 +318,28 @@ def steps(model: Model) -> Iterator[tuple[str, Any]]:
     """(field path, step) of each step."""
     for index, step in enumerate(model.config.ensemble_scheduling.step):
         yield f"ensemble_scheduling.step[{index}]", step
+
+
+def in_turn(model: Model, ready: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """(field path, step) in an order in which they can run, from the tensors that are there; without those that cannot."""
+    lacking: dict[str, set[str]] = {}
+    readers: dict[str, list[tuple[str, Any]]] = {}
+    known = set(ready)
+    waiting: deque[tuple[str, Any]] = deque()
+    for field, step in steps(model):
+        lacking[field] = set(step.input_map.values()) - known
+        for name in lacking[field]:
+            readers.setdefault(name, []).append((field, step))
+        if not lacking[field]:
+            waiting.append((field, step))
+    while waiting:
+        field, step = waiting.popleft()
+        yield field, step
+        for name in step.output_map.values():
+            for reader, its_step in readers.pop(name, ()):
+                lacking[reader].discard(name)
+                if not lacking[reader]:
+                    waiting.append((reader, its_step))
 
 
 def _readers(model: Model) -> dict[str, list[str]]:

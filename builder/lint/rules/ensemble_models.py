@@ -10,7 +10,7 @@ from builder.errors import nearest
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import model_dims, same_dims, type_name
-from builder.lint.rules.ensemble import ONE_STEP, steps
+from builder.lint.rules.ensemble import ONE_STEP, in_turn, steps
 
 _ENSEMBLE = "core/src/ensemble_utils.cc"
 _MANAGER = "core/src/model_repository_manager.cc"
@@ -203,33 +203,22 @@ def batch_above_step(model: Model, context: Context) -> Iterator[Hit]:
 def decoupled_join(model: Model, context: Context) -> Iterator[Hit]:
     """A step joins tensors that come from different decoupled models."""
     labels: dict[str, int] = {tensor.name: 0 for tensor in model.config.input}
-    waiting = list(steps(model))
     last = 0
-    while True:
-        runnable = [(f, s) for f, s in waiting if all(name in labels for name in s.input_map.values())]
-        if not runnable:
+    for field, step in in_turn(model, labels):
+        origins = {labels[name] for name in step.input_map.values()}
+        if len(origins) > 1:
+            yield Hit(
+                f"the step '{step.model_name}' joins tensors of different decoupled models",
+                field,
+                ", ".join(sorted(step.input_map.values())),
+            )
             return
-        for item in runnable:
-            field, step = item
-            origins = {labels[name] for name in step.input_map.values()}
-            if len(origins) > 1:
-                yield Hit(
-                    f"the step '{step.model_name}' joins tensors of different decoupled models",
-                    field,
-                    ", ".join(sorted(step.input_map.values())),
-                )
-                return
-            other = _step_model(step, context)
-            label = next(iter(origins), 0)
-            if (
-                other is not None
-                and other.config is not None
-                and other.config.model_transaction_policy.decoupled
-            ):
-                last += 1
-                label = last
-            labels.update(dict.fromkeys(step.output_map.values(), label))
-            waiting.remove(item)
+        other = _step_model(step, context)
+        label = next(iter(origins), 0)
+        if other is not None and other.config is not None and other.config.model_transaction_policy.decoupled:
+            last += 1
+            label = last
+        labels.update(dict.fromkeys(step.output_map.values(), label))
 
 
 @rule(
@@ -245,23 +234,15 @@ def decoupled_join(model: Model, context: Context) -> Iterator[Hit]:
 )
 def ensemble_in_itself(model: Model, context: Context) -> Iterator[Hit]:
     """An ensemble has itself as a step, directly or through other ensembles."""
+    circles = context.repository.circles
     for field, step in steps(model):
-        seen: set[str] = set()
-        waiting = [step.model_name]
-        while waiting:
-            name = waiting.pop()
-            if name == model.name:
-                yield Hit(
-                    f"'{model.name}' is a step of itself"
-                    + ("" if step.model_name == name else ", through others"),
-                    f"{field}.model_name",
-                    step.model_name,
-                )
-                break
-            other = context.repository.models.get(name)
-            if name not in seen and other is not None and other.config is not None:
-                seen.add(name)
-                waiting += [s.model_name for _, s in steps(other)]
+        if step.model_name in circles and circles[step.model_name] == circles.get(model.name):
+            yield Hit(
+                f"'{model.name}' is a step of itself"
+                + ("" if step.model_name == model.name else ", through others"),
+                f"{field}.model_name",
+                step.model_name,
+            )
 
 
 @rule(
@@ -332,12 +313,13 @@ def _disagreements(model: Model, context: Context) -> Iterator[tuple[str, _Side,
 
 def _map_keys(model: Model, context: Context, kind: str, field_name: str) -> Iterator[Hit]:
     for field, step, other in _step_models(model, context):
-        names = [tensor.name for tensor in getattr(other.config, kind)]
+        names = dict.fromkeys(tensor.name for tensor in getattr(other.config, kind))
         for key in sorted(getattr(step, field_name)):
             if names and key not in names:
                 close = nearest(key, names)
+                known = ", ".join(list(names)[:20]) + (", …" if len(names) > 20 else "")
                 yield Hit(
-                    f"'{step.model_name}' has no {kind} '{key}', but {', '.join(names)}",
+                    f"'{step.model_name}' has no {kind} '{key}', but {known}",
                     f'{field}.{field_name}["{key}"]',
                     key,
                     fix=f"did you mean '{close}'?" if close else None,

@@ -11,6 +11,7 @@ from typing import Any
 from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.lint.rules.common import element_count, is_ensemble, tensors, type_name
+from builder.untrusted import read_bounded
 
 _CORE = "core/src/model_config_utils.cc"
 _GUIDE = "server/docs/user_guide"
@@ -426,6 +427,6 @@ def _is_filled_in(model: Model, context: Context) -> bool:
         return True
     script = model.selected[-1].path / model.config.default_model_filename
     try:
-        return b"auto_complete_config" in script.read_bytes()
-    except OSError:
+        return b"auto_complete_config" in read_bounded(script)
+    except (OSError, ValueError):
         return True

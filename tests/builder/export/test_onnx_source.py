@@ -43,14 +43,16 @@ def save(directory: Path, model: Any, name: str = "m.onnx") -> Path:
     return path
 
 
-def save_external(directory: Path, location: str, name: str = "m.onnx") -> Path:
+def save_external(
+    directory: Path, location: str, name: str = "m.onnx", offset: str = "0", length: str = "12"
+) -> Path:
     """The same model with w in a file of its own, whatever the location says."""
     model = scaled(["n", 3])
     weight = model.graph.initializer[0]
     (directory / "real.bin").write_bytes(weight.raw_data)
     weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", "12")):
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
         weight.external_data.add(key=key, value=value)
     path = directory / name
     path.write_bytes(model.SerializeToString())
@@ -131,7 +133,19 @@ def test_an_earlier_export_of_the_other_layout_is_replaced(tmp_path: Path) -> No
         assert all((tmp_path / "out" / file).is_file() for file in exported.files)
 
 
-@pytest.mark.parametrize("location", ["../real.bin", "/etc/hostname", "sub/../../real.bin", "C:\\x.bin", ""])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../real.bin",
+        "/nowhere/real.bin",
+        "sub/../../real.bin",
+        "C:\\x.bin",
+        "",
+        "a\0b",
+        "x" * 5000,
+        "a/" * 2000,
+    ],
+)
 def test_external_data_outside_the_directory_is_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "real.bin").write_bytes(b"\0" * 12)
@@ -145,6 +159,33 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     path = save_external(tmp_path / "inner", "link.bin")
     (tmp_path / "inner" / "link.bin").symlink_to(tmp_path / "secret.bin")
     assert failing(request(path), tmp_path / "out").code == "external_data_path"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        ("0", "13"),
+        ("1", "12"),
+        ("-1", "4"),
+        ("9" * 19, "12"),
+        ("9" * 5000, "1"),
+        ("0", "x"),
+        ("0x0", "4"),
+        ("٣", "4"),
+    ],
+)
+def test_a_tensor_outside_its_external_file_is_refused(tmp_path: Path, offset: str, length: str) -> None:
+    error = failing(
+        request(save_external(tmp_path, "real.bin", offset=offset, length=length)), tmp_path / "out"
+    )
+    assert error.code == "external_data_range" and len(str(error)) < 1000
+
+
+def test_external_data_that_is_a_fifo_and_a_model_that_is_one_are_not_waited_for(tmp_path: Path) -> None:
+    path = save_external(tmp_path, "fifo")
+    os.mkfifo(tmp_path / "fifo")
+    assert failing(request(path), tmp_path / "out").code == "external_data_missing"
+    assert failing(request(tmp_path / "fifo"), tmp_path / "out").code == "source_unreadable"
 
 
 def test_missing_external_data_is_named(tmp_path: Path) -> None:

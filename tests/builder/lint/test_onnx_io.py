@@ -99,3 +99,20 @@ def test_weights_are_stepped_over(tmp_path: Path) -> None:
     model = read_onnx(path)
     assert [t.name for t in model.inputs] == ["x"]
     assert [t.name for t in model.overridable] == ["w"]
+
+
+def test_graphs_in_one_another_are_stepped_over() -> None:
+    """An If in an If, a thousand times: the surface is the outermost graph's."""
+
+    def field(number: int, payload: bytes) -> bytes:
+        length, encoded = len(payload), b""
+        while length >= 0x80:
+            encoded, length = encoded + bytes([length & 0x7F | 0x80]), length >> 7
+        return bytes([number << 3 | 2]) + encoded + bytes([length]) + payload
+
+    graph = b""
+    for _ in range(1000):  # GraphProto.node.attribute.g
+        graph = field(1, field(5, field(6, graph)))
+    surface = graph + field(12, field(1, b"y"))
+    read = model_from_bytes(bytes([1 << 3, 8]) + field(7, surface))
+    assert [t.name for t in read.outputs] == ["y"] and read.node_count == 1

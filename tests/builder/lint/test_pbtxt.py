@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from builder.lint.pbtxt import MAX_BYTES, parse_config
@@ -135,3 +137,32 @@ def test_many_map_entries_take_linear_time() -> None:
     text = "".join(f'parameters {{ key: "k{n}" value {{ string_value: "v" }} }}\n' for n in range(5_000))
     parsed = parse_config(text)
     assert parsed.lines['parameters["k4999"].string_value'] == 5_000
+
+
+HOSTILE = {
+    "unknown messages in one another": "foo " + "{ a " * 100_000 + "}" * 100_000,
+    "messages never closed": "foo " + "{ a " * 100_000,
+    "known messages in one another": "input " + "{" * 100_000,
+    "angles": "foo " + "< a " * 100_000,
+    "lists": "foo: " + "[" * 100_000,
+    "backslashes": 'platform: "' + "\\\\" * 200_000 + '"',
+    "a number of a million digits": "max_batch_size: " + "9" * 1_000_000,
+    "a name of a million letters": "x" * 1_000_000 + ": 1",
+    "a hundred thousand unknown fields": "".join(f"f{i}: 1\n" for i in range(100_000)),
+    "too large": " " * ((1 << 20) + 1),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_text_is_a_few_short_problems(text: str) -> None:
+    began = time.process_time()
+    parsed = parse_config(text)
+    assert time.process_time() - began < 2
+    assert parsed.message is None and 1 <= len(parsed.problems) <= 101
+    assert all(len(p.message) + len(p.seen or "") < 1000 for p in parsed.problems)
+
+
+def test_the_line_of_too_many_backslashes_is_told() -> None:
+    (problem,) = parse_config("# a\n" + 'platform: "' + "\\" * 64 + '"').problems
+    assert problem.line == 2 and "backslashes" in problem.message
+    assert parse_config('platform: "' + "\\\\" * 30 + '"').message is not None

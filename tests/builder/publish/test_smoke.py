@@ -93,7 +93,7 @@ models:
 X, Y = np.ones((2, 3), np.float32), np.full((2, 3), 3.0, np.float32)
 
 
-def stated(tmp_path: Path, arrays: dict[str, np.ndarray[Any, Any]], config: str = PLAIN) -> SampleSet:
+def stated(tmp_path: Path, arrays: dict[str, Any], config: str = PLAIN) -> SampleSet:
     (tmp_path / "models.yaml").write_text(STATED)
     np.savez(tmp_path / "smoke.npz", **arrays)
     spec = load_spec(tmp_path / "models.yaml")

@@ -23,7 +23,7 @@ import tritonclient.http as httpclient
 
 from builder.errors import ServerError, ToolError, UsageError
 from perf.commands.serve import state_of
-from perf.server import control, embedded
+from perf.server import control, embedded, environment
 from perf.server.canary import Canary
 from perf.server.command import docker_command
 from perf.server.control import IndexRow
@@ -114,6 +114,60 @@ def test_a_refused_model_is_told_of_and_the_others_serve(mixed: Path) -> None:
     assert running(processes) == []
     assert not log.exists()
     assert {p.name for p in SHM.iterdir()} & regions == set()
+
+
+def ensemble(repository: Path, name: str, *steps: str, reads: str = "x") -> None:
+    """raw[4] → the steps in a row → done[4], all FP32."""
+    tensors = ["raw", *(f"t{i}" for i in range(1, len(steps))), "done"]
+    rows = "".join(
+        f'step {{ model_name: "{step}" model_version: -1 input_map {{ key: "{reads}" value: "{given}" }} '
+        f'output_map {{ key: "y" value: "{made}" }} }}\n'
+        for step, given, made in zip(steps, tensors, tensors[1:], strict=False)
+    )
+    (repository / name / "1").mkdir(parents=True)
+    io = '{ name: "%s" data_type: TYPE_FP32 dims: [4] }\n'
+    (repository / name / "config.pbtxt").write_text(
+        f'platform: "ensemble"\nmax_batch_size: 4\ninput {io % "raw"}output {io % "done"}'
+        f"ensemble_scheduling {{\n{rows}}}\n"
+    )
+
+
+@server_mark
+def test_what_refused_an_ensemble_is_told_with_the_one_rule_behind_it(tmp_path: Path) -> None:
+    """The index says nothing of these; and it does not even name a model without versions."""
+    batching = "max_batch_size: 4\n" + ONE_CPU
+    onnx_models.add_model(tmp_path, "four", onnx_models.affine(["b", 4]), batching)
+    wrong = 'input { name: "x" data_type: TYPE_INT32 dims: [4] }\n'
+    onnx_models.add_model(tmp_path, "bad", onnx_models.affine(["b", 4]), batching + wrong)
+    onnx_models.add_model(tmp_path, "five", onnx_models.affine(["b", 5]), batching)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.pbtxt").write_text('backend: "onnxruntime"\n')
+    ensemble(tmp_path, "fine", "four")
+    ensemble(tmp_path, "dims", "four", "five")
+    ensemble(tmp_path, "of a refused one", "four", "bad")
+    ensemble(tmp_path, "of an ensemble", "of a refused one")
+    ensemble(tmp_path, "of nothing", "nowhere")
+    ensemble(tmp_path, "circle", "circle")
+    ensemble(tmp_path, "unmapped", "four", reads="z")
+    with launch(ServerSpec(repositories=(tmp_path,))) as server:
+        state = state_of(server, (tmp_path,))
+    told = {m["name"]: (m["state"], m["reason"], m["rules"]) for m in state["models"]}
+    assert {name for name, (state, *_) in told.items() if state == "READY"} == {"four", "five", "fine"}
+    expected = {
+        "dims": ("inconsistent shape: [-1,4] is inferred from model four while [-1,5]", ["ENS021"]),
+        "of a refused one": ("configuration expects datatype TYPE_INT32", ["IO014"]),
+        "of an ensemble": ("depends on 'of a refused one' which is not valid", ["IO014"]),
+        "of nothing": ("models that are not available or ambiguous: nowhere", ["ENS014"]),
+        "circle": ("circular dependency", ["ENS024"]),
+        # Its input `x` is left without a tensor, too (ENS017), which is not what Triton tells of.
+        "unmapped": ("is mapping to non-existing input z in model four", ["ENS016"]),
+        "empty": ("at least one version must be available", ["REPO003"]),
+    }
+    for name, (words, rules) in expected.items():
+        assert told[name][0] == "REFUSED" and words in told[name][1], told[name]
+        assert told[name][2] == rules, name
+        assert "\nAt:" not in told[name][1], "the traceback of our own backend is not the user's business"
+    assert told["bad"][2] == ["IO014"]
 
 
 @server_mark
@@ -300,8 +354,7 @@ def test_the_reason_of_a_server_that_cannot_start_is_in_the_error(tmp_path: Path
 
 @server_mark
 def test_a_local_binary_without_backends_gets_ours(tmp_path: Path) -> None:
-    parts = embedded.locate()
-    assert parts is not None
+    parts = embedded.locate(environment.ensure())
     binary = tmp_path / "bin" / "tritonserver"
     binary.parent.mkdir()
     binary.symlink_to(parts.binary)
@@ -340,13 +393,13 @@ def canary_with(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], Can
     started: list[Canary] = []
 
     def start(edit: Callable[[str], str]) -> Canary:
-        parts = embedded.locate()
-        assert parts is not None
+        python = environment.ensure()
+        parts = embedded.locate(python)
         backends = embedded.lay_out_backends(parts, tmp_path / "backends")
         model = backends / "onnxruntime" / "model.py"
         edited = edit(model.read_text())
         model.write_text(edited)
-        env = embedded.environment(os.environ, tmp_path / "lib")
+        env = embedded.variables(python, os.environ, tmp_path / "lib")
         started.append(Canary(parts.binary, backends, env, tmp_path / "canary", f"canarytest_{os.getpid()}_"))
         return started[0]
 
@@ -454,7 +507,7 @@ def test_a_port_lost_at_the_last_moment_is_told_from_other_ends(service: str) ->
     assert not is_port_lost(None)
 
 
-@pytest.mark.parametrize("text", ["", "binary:", "docker:", "podman:x", "http://", "localhost:8000"])
+@pytest.mark.parametrize("text", ["", "binary:", "docker:", "podman:x", "localhost:8000"])
 def test_an_unknown_launch_kind_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         kind_from_text(text)
@@ -472,6 +525,8 @@ def test_refusals_come_from_the_index_and_from_the_log() -> None:
         IndexRow("unparsed", "", "", ""),
         IndexRow("misnamed", "", "", ""),
         IndexRow("asleep", "", "", ""),
+        IndexRow("pipe", "", "", ""),
+        IndexRow("pipe of 2", "", "", ""),
     ]
     log = (
         "[libprotobuf ERROR /x/text_format.cc:335] "
@@ -480,12 +535,20 @@ def test_refusals_come_from_the_index_and_from_the_log() -> None:
         "'unparsed': failed to read text proto from /r/unparsed/config.pbtxt\"\n"
         'E1121 03:37:38.981704 9303 model_repository_manager.cc:1460] "Poll failed for model directory '
         "'misnamed': unexpected directory name\"\n"
+        'E1129 00:41:32.264601 18338 model_repository_manager.cc:703] "Invalid argument: in ensemble pipe of 2, '
+        'ensemble tensor \\"t\\": inconsistent shape"\n'
+        "E1129 00:45:27.931802 30649 model_repository_manager.cc:724] \"failed to load model 'empty': at least one "
+        'version"\n'
+        "E1129 00:45:27.931802 30649 model_repository_manager.cc:724] \"failed to load model 'left': at least one "
+        'version"\n'
     )
     assert refusals_from(index, log) == {
+        "empty": "at least one version",
         "failed": "Internal: bad file",
         "misnamed": "unexpected directory name",
         "unparsed": "failed to read text proto from /r/unparsed/config.pbtxt "
         "(Error parsing text-format inference.ModelConfig: 1:4: no field)",
+        "pipe of 2": 'in ensemble pipe of 2, ensemble tensor "t": inconsistent shape',
     }
 
 

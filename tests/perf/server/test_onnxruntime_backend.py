@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,9 @@ OPTIONS = {
 }
 
 
+FACTORS = {"zeta": 2.0, "beta": 3.0, "Omega": 5.0, "alpha": 7.0}  # in no order of names
+
+
 def _input(name: str, dtype: str, dims: str) -> str:
     return (
         f'max_batch_size: 4\ninput {{ name: "{name}" data_type: {dtype} dims: {dims} }}\n'
@@ -73,6 +77,17 @@ def _input(name: str, dtype: str, dims: str) -> str:
 MODELS: dict[str, tuple[Any, str | None]] = {
     "dtypes": (onnx_models.identity(["batch", 3], *VALUES), None),
     "two_outputs": (onnx_models.sum_and_difference(["batch", 2]), ONE_CPU),
+    "multiples": (onnx_models.multiples(["batch", 2], **FACTORS), "max_batch_size: 8\n" + ONE_CPU),
+    "together": (
+        onnx_models.multiples(["batch", 2], **FACTORS),
+        "max_batch_size: 16\ndynamic_batching { max_queue_delay_microseconds: 2000 }\n" + ONE_CPU,
+    ),
+    "nonzeros": (onnx_models.nonzeros(), "max_batch_size: 4\n" + BATCH_OF % 4 + ONE_CPU),
+    "nonzeros_whole": (
+        onnx_models.nonzeros(),
+        'input { name: "x" data_type: TYPE_FP32 dims: [-1, 3] }\n'
+        'output { name: "places" data_type: TYPE_INT64 dims: [-1, 2] }\n' + ONE_CPU,
+    ),
     "bare_fixed": (onnx_models.affine([2, 3]), None),
     "half": (
         onnx_models.affine(["batch", "n"]),
@@ -236,6 +251,20 @@ def test_only_requested_outputs_are_returned(http: Any) -> None:
     np.testing.assert_array_equal(answer["difference"], a - b)
 
 
+def test_outputs_come_in_the_order_of_their_names_however_they_are_asked_for(
+    triton: LiveTriton, http: Any
+) -> None:
+    """As in production: a client that reads the response by position gets the same one from both."""
+    x = np.array([[1, 10]], np.float32)
+    asked = [None, *(list(names) for n in (2, 4) for names in itertools.permutations(FACTORS, n))]
+    with grpcclient.InferenceServerClient(triton.grpc_url) as grpc:
+        for client, names in itertools.product((http, grpc), asked):
+            answer = infer(client, "multiples", {"x": x}, names)
+            assert list(answer) == sorted(names or FACTORS)
+            for name, array in answer.items():
+                np.testing.assert_array_equal(array, FACTORS[name] * x)
+
+
 def test_a_model_without_config_gets_what_production_gives_it(
     triton: LiveTriton, loaded: dict[str, str]
 ) -> None:
@@ -284,6 +313,50 @@ def test_a_bad_request_fails_alone(triton: LiveTriton, loaded: dict[str, str]) -
     assert "out of data bounds" in bad
     # They did share a batch: with four of its size full, nobody waited for another.
     assert control.model_statistics(triton.http_url, "lookup")[0]["execution_count"] == 1
+
+
+def test_an_output_without_the_batchs_rows_is_refused_and_not_cut(triton: LiveTriton, http: Any) -> None:
+    """Production fails when there are too few, and returns the first of too many as if they were all."""
+    requests = [np.array([row], np.float32) for row in ([1, 0, 1], [0, 0, 0], [0, 1, 0], [2, 2, 0])]
+    many, none, one, _ = ask_at_once(triton, "nonzeros", [{"x": x} for x in requests], "places")
+    assert "shape [2, 2] for a batch of 1" in many and "max_batch_size: 0" in many
+    assert "shape [0, 2] for a batch of 1" in none
+    np.testing.assert_array_equal(one, [[0, 1]])
+    whole = infer(http, "nonzeros_whole", {"x": np.concatenate(requests[:2])})["places"]
+    np.testing.assert_array_equal(whole, [[0, 0], [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("element", "reason"),
+    [(b"a\xff", "not UTF-8: 'utf-8' codec can't decode byte 0xff"), (b"a\0b", "a NUL byte")],
+)
+def test_bytes_that_would_reach_the_model_otherwise_in_production_are_refused(
+    http: Any, element: bytes, reason: str
+) -> None:
+    request = {f"in_{kind}": array for kind, array in VALUES.items()}
+    request["in_BYTES"] = np.array([[b"well", b""], [b"x", element], [b"", b"y"]], np.object_).reshape(2, 3)
+    with pytest.raises(InferenceServerException, match=f"'in_BYTES' holds .*{reason}"):
+        infer(http, "dtypes", request)
+
+
+def test_requests_of_one_batch_get_the_outputs_that_each_asked_for(
+    triton: LiveTriton, loaded: dict[str, str]
+) -> None:
+    rng = np.random.default_rng(7)
+
+    def ask(number: int) -> None:
+        with httpclient.InferenceServerClient(triton.http_url) as client:
+            for _ in range(8):
+                x = rng.random((int(rng.integers(1, 4)), 2)).astype(np.float32)
+                names = list(rng.permutation(list(FACTORS))[: int(rng.integers(1, 5))])
+                answer = infer(client, "together", {"x": x}, names)
+                assert list(answer) == sorted(names)
+                for name, array in answer.items():
+                    np.testing.assert_array_equal(array, np.float32(FACTORS[name]) * x)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(16)))
+    assert control.model_statistics(triton.http_url, "together")[0]["execution_count"] < 16 * 8
 
 
 def test_scalars_and_reshape(http: Any) -> None:

@@ -222,9 +222,17 @@ def test_one_request_is_not_copied() -> None:
     assert ort_batch.join([feed])["x"] is feed["x"]
 
 
+def test_rows_are_the_first_inputs() -> None:
+    feeds = [{"x": np.zeros((3, 2)), "y": np.zeros((1, 2))}, {"factor": np.zeros(()), "x": np.zeros((1, 2))}]
+    assert ort_batch.rows_of(feeds) == [3, 1]
+
+
 def test_an_output_without_the_batch_dimension_is_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"output 'y' has shape \[1, 2\] for a batch of 3"):
         ort_batch.split("y", np.zeros((1, 2)), [1, 2])
+    for output in (np.zeros((3, 2)), np.zeros((1, 2)), np.zeros(())):
+        with pytest.raises(RuntimeError, match="for a batch of 2"):
+            ort_batch.split("y", output, [2])
 
 
 def test_a_flat_output_is_scattered_to_the_shapes_of_the_inputs() -> None:

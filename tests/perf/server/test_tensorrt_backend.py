@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+import tritonclient.http as httpclient
 
 import perf.server
 from builder.errors import TrialError
@@ -91,6 +93,61 @@ def test_without_a_gpu_a_plan_is_refused_with_the_reason(triton: LiveTriton) -> 
     (triton.repository / "engine" / "config.pbtxt").write_text(CONFIG)
     with pytest.raises(TrialError, match="no NVIDIA GPU"):
         control.load_model(triton.http_url, "engine")
+
+
+# The backend as it is, around an engine that needs no GPU: outputs in an order that is nobody's alphabet.
+ON_NUMPY = """
+import importlib.util
+import sys
+
+sys.path.append({backend!r})
+spec = importlib.util.spec_from_file_location("trt_model", {backend!r} + "/model.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+FACTORS = {factors!r}
+
+
+class Engine:
+    outputs = FACTORS
+
+    def run(self, feed, wanted, profiles):
+        return [FACTORS[name] * feed["x"] for name in wanted]
+
+
+class TritonPythonModel(module.TritonPythonModel):
+    def initialize(self, args):
+        self._engine, self._profiles, self._batching = Engine(), [0], True
+"""
+FACTORS = {"zeta": 2, "beta": 3, "Omega": 5, "alpha": 7}
+
+
+@pytest.mark.server
+def test_outputs_come_in_the_engines_order_however_they_are_asked_for(triton: LiveTriton) -> None:
+    model = triton.repository / "on_numpy" / "1" / "model.py"
+    model.parent.mkdir(parents=True)
+    model.write_text(ON_NUMPY.format(backend=str(BACKEND), factors=FACTORS))
+    io = '{ name: "%s" data_type: TYPE_FP32 dims: [ 2 ] }\n'
+    (model.parent.parent / "config.pbtxt").write_text(
+        'backend: "python"\nmax_batch_size: 4\ninput '
+        + io % "x"
+        + "".join("output " + io % name for name in sorted(FACTORS))
+        + "instance_group { kind: KIND_CPU }\n"
+    )
+    control.load_model(triton.http_url, "on_numpy")
+    tensor = httpclient.InferInput("x", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.array([[1, 10]], np.float32))
+    with httpclient.InferenceServerClient(triton.http_url) as client:
+        for n in (1, 4):
+            for names in itertools.permutations(FACTORS, n):
+                wanted = [httpclient.InferRequestedOutput(name) for name in names]
+                answer = client.infer("on_numpy", [tensor], outputs=wanted)
+                assert [o["name"] for o in answer.get_response()["outputs"]] == [
+                    name for name in FACTORS if name in names
+                ]
+                for name in names:
+                    np.testing.assert_array_equal(
+                        answer.as_numpy(name), [[FACTORS[name], 10 * FACTORS[name]]]
+                    )
 
 
 @pytest.mark.gpu

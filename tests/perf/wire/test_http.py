@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 import uvloop
 
-from builder.errors import UsageError
-from perf.wire.http import HttpTarget, http_reason, parse_head
+from builder.errors import ServerError, UsageError
+from perf.load import LoadTest, run_load_test
+from perf.schedule import Closed
+from perf.wire.http import _HEADS, HttpTarget, http_reason, parse_head
 from perf.wire.payload import InferPayload, tensor_from_array
+from perf.wire.rest import RestApi
 from tests.perf.fake_server import FakeServer, fake_server
+from tests.perf.hostile_server import BROKEN, hostile_server
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 Talked = TypeVar("Talked")
@@ -262,3 +267,51 @@ def test_https_works_with_a_trusted_certificate_only(certificate: tuple[Path, Pa
             exchange(HttpTarget(server.url))
         seen, _ = exchange(HttpTarget(server.url, verify=False))
         assert seen.answers[0][3] is None
+
+
+def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple[Path, Path]) -> None:
+    test = LoadTest("m", Closed(2), duration_s=0.3, warmup_s=0.1, ca_file=str(certificate[1]))
+    with fake_server(ssl=https_server(certificate)) as server:
+        result = run_load_test(server.url, test)
+        assert result.summary.answered > 0 and not result.records.failures()
+        assert result.server is not None, "its counters were read, too"
+        with pytest.raises(ServerError, match="nothing answers"):
+            run_load_test(server.url, replace(test, ca_file=None))
+    with fake_server() as plain, pytest.raises(ServerError):
+        run_load_test(plain.url.replace("http://", "https://"), test)
+    assert plain.infer_requests == 0
+
+
+def test_what_is_asked_once_trusts_no_stranger_either(certificate: tuple[Path, Path]) -> None:
+    with fake_server(ssl=https_server(certificate)) as server:
+        assert (
+            RestApi(HttpTarget(server.url, ca_file=str(certificate[1]))).server_metadata()["name"] == "fake"
+        )
+        with pytest.raises(ServerError) as caught:
+            RestApi(HttpTarget(server.url)).server_metadata()
+    assert caught.value.fix is not None and "--ca-file" in caught.value.fix
+
+
+@pytest.mark.parametrize("chunked", [0, 7])
+def test_an_answer_that_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch, chunked: int) -> None:
+    monkeypatch.setattr("perf.wire.http.KEPT_LIMIT_BYTES", 100)
+    _HEADS.clear()  # an answer that is whole in one read, behind a known head, is never large
+    with fake_server(chunked=chunked) as server:
+        seen, _ = exchange(HttpTarget(server.url))
+    assert seen.answers[0][3] is not None and "an answer of more than" in seen.answers[0][3]
+
+
+def test_the_text_of_a_failure_has_a_limit() -> None:
+    with hostile_server(BROKEN["huge-error"]) as url:
+        target = HttpTarget(url)
+
+        async def talk() -> Seen:
+            seen = Seen()
+            connection = await target.connect(seen.done, seen.gone)
+            connection.send(0, target.encode(PAYLOAD), False)
+            await asyncio.sleep(0.2)
+            assert len(connection._body) <= 65536
+            connection.close()
+            return seen
+
+        run(talk())

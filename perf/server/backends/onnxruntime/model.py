@@ -115,7 +115,7 @@ class TritonPythonModel:
             name = tensor.name()
             array = tensor.as_numpy()
             if name in self._string_inputs:
-                array = _text(array)
+                array = _text(name, array)
             elif name in self._scalar_inputs:
                 array = array.reshape(())
             feed[name] = array
@@ -159,21 +159,22 @@ class TritonPythonModel:
         return [name for name in self._outputs if name in asked]
 
     def _split(self, names, results, feeds):
-        rows = [next(iter(feed.values())).shape[0] for feed in feeds] if len(feeds) > 1 else [1]
         for name, output in zip(names, results, strict=True):
             if name in self._scattered:
                 yield ort_batch.scatter(name, output, [feed[self._scattered[name]].shape for feed in feeds])
-            elif name in self._scalar_outputs:
-                yield [output.reshape(self._scalar_outputs[name])]
-            else:
-                yield ort_batch.split(name, output, rows)
+                continue
+            if name in self._scalar_outputs:
+                output = output.reshape(self._scalar_outputs[name])
+            yield ort_batch.split(name, output, ort_batch.rows_of(feeds)) if self._batching else [output]
 
     def _response(self, request, share):
         if self._states.rows:
             end = request.flags() & pb.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             state = {row["input_name"]: share[row["output_name"]] for row in self._states.rows}
             self._states.keep(request.correlation_id(), end, state)
-        names = request.requested_output_names()
+        # In the order of their names, as in production: onnxruntime.cc adds a response's outputs while it walks
+        # ModelOutputs(), a std::map by name, however the request or the config orders them.
+        names = sorted(request.requested_output_names())
         return pb.InferenceResponse([pb.Tensor(name, share[name]) for name in names])
 
 
@@ -192,11 +193,22 @@ def _default_max_batch_size():
     return int(os.environ.get("TRITONSMITH_DEFAULT_MAX_BATCH_SIZE", ort_config.DEFAULT_MAX_BATCH_SIZE))
 
 
-def _text(array):
-    """Triton's BYTES elements (bytes) → str, which is what onnxruntime's Python API takes."""
-    flat = [v.decode("utf-8") if isinstance(v, bytes) else v for v in array.reshape(-1)]
-    text = np.empty(len(flat), dtype=np.object_)
-    text[:] = flat
+def _text(name, array):
+    """Triton's BYTES elements (bytes) → str, which is what onnxruntime's Python API takes.
+
+    ValueError for bytes that are not UTF-8, and for a NUL: production hands C strings over (FillStringTensor in
+    onnxruntime.cc), which end there.
+    """
+    raw = [v if isinstance(v, bytes) else v.encode("utf-8") for v in array.reshape(-1)]
+    if any(b"\0" in v for v in raw):
+        raise ValueError(
+            f"input '{name}' holds a NUL byte, at which production's onnxruntime backend cuts it"
+        )
+    text = np.empty(len(raw), dtype=np.object_)
+    try:
+        text[:] = [v.decode("utf-8") for v in raw]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"input '{name}' holds BYTES that are not UTF-8: {error}") from None
     return text.reshape(array.shape)
 
 

@@ -34,14 +34,24 @@ def join(feeds, ragged=frozenset()):
     return joined
 
 
+def rows_of(feeds):
+    """Batch rows of each request: what its first input has, as Triton counts them; a scalar is one."""
+    firsts = [next(iter(feed.values())) for feed in feeds]
+    return [first.shape[0] if first.ndim else 1 for first in firsts]
+
+
 def split(name, output, rows):
-    """One output of a run over sum(rows) batch rows → one array a request (views, C-contiguous)."""
-    if len(rows) == 1:
-        return [output]
-    if output.ndim == 0 or output.shape[0] != sum(rows):
+    """One output of a run over sum(rows) batch rows → one array a request (views, C-contiguous).
+
+    RuntimeError when it has other rows: production (BackendOutputResponder::ProcessTensor in
+    triton-inference-server/backend) fails when there are too few of them, and drops what is too many.
+    """
+    total = sum(rows)
+    if output.ndim == 0 or output.shape[0] != total:
         raise RuntimeError(
-            f"output '{name}' has shape {list(output.shape)} for a batch of {sum(rows)}; "
-            "its first dimension must be the batch's"
+            f"output '{name}' has shape {list(output.shape)} for a batch of {total}; its first dimension must be "
+            "the batch's, or production's onnxruntime backend cuts it; without batching (max_batch_size: 0) it is "
+            "returned whole"
         )
     ends = np.cumsum(rows)
     return [output[end - count : end] for end, count in zip(ends, rows, strict=True)]

@@ -74,7 +74,6 @@ class TritonPythonModel:
         except Exception as error:
             raise pb.TritonModelException(str(error)) from None
         self._batching = config.get("max_batch_size", 0) > 0
-        self._outputs = [io["name"] for io in config["output"]]
 
     def execute(self, requests):
         responses = [None] * len(requests)
@@ -87,13 +86,13 @@ class TritonPythonModel:
     def _run(self, requests, feeds, group):
         """(request index, response) of each; when a joined run fails, its requests run one by one."""
         asked = {name for index in group for name in requests[index].requested_output_names()}
-        wanted = [name for name in self._outputs if name in asked]
+        wanted = [name for name in self._engine.outputs if name in asked]
         members = [feeds[index] for index in group]
         try:
             results = self._engine.run(ort_batch.join(members), wanted, self._profiles)
-            rows = [next(iter(feed.values())).shape[0] for feed in members] if len(members) > 1 else [1]
             parts = [
-                ort_batch.split(name, result, rows) for name, result in zip(wanted, results, strict=True)
+                ort_batch.split(name, result, ort_batch.rows_of(members)) if self._batching else [result]
+                for name, result in zip(wanted, results, strict=True)
             ]
         except Exception as error:
             if len(group) > 1:
@@ -106,7 +105,9 @@ class TritonPythonModel:
         ]
 
     def _response(self, request, names, arrays):
-        answers = dict(zip(names, arrays, strict=True))
+        # In the order of the engine's tensors, as in production: instance_state.cc of the tensorrt_backend adds a
+        # response's outputs while it walks the engine's bindings.
+        asked = request.requested_output_names()
         return pb.InferenceResponse(
-            [pb.Tensor(name, answers[name]) for name in request.requested_output_names()]
+            [pb.Tensor(name, array) for name, array in zip(names, arrays, strict=True) if name in asked]
         )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from pydantic.config import with_config
+from typing_extensions import NotRequired, TypedDict
+
+from builder.untrusted import STRICT
 
 ROWS_REVISION = 1
 """Raised when the check sees more than before: what was verified by an earlier one is verified again."""
@@ -39,17 +45,25 @@ class RowsReport:
         """Whether batching the model would give wrong answers or none."""
         return self.verdict in ("mixed", "cannot_run")
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> RowsJson:
         """JSON form; fields that say nothing are left out."""
-        return {key: value for key, value in {**asdict(self), "sizes": list(self.sizes)}.items() if value}
+        said = {key: value for key, value in {**asdict(self), "sizes": list(self.sizes)}.items() if value}
+        return cast("RowsJson", said)
+
+
+@with_config(STRICT)
+class RowsJson(TypedDict):
+    """JSON form of a RowsReport, as the cache and the lock have it."""
+
+    verdict: Verdict
+    sizes: NotRequired[list[Annotated[int, Field(ge=1, lt=2**31)]]]
+    note: NotRequired[str]
+    op: NotRequired[str]
 
 
 def report_from_dict(data: Mapping[str, Any]) -> RowsReport:
-    """The inverse of RowsReport.as_dict; ValueError for a verdict that there is not."""
-    if data["verdict"] not in get_args(Verdict):
-        raise ValueError(f"no verdict {data['verdict']!r} on rows")
-    texts = {key: str(data.get(key, "")) for key in ("note", "op")}
-    return RowsReport(data["verdict"], tuple(int(size) for size in data.get("sizes", ())), **texts)
+    """The inverse of RowsReport.as_dict; data: as RowsJson has it."""
+    return RowsReport(**{**data, "sizes": tuple(data.get("sizes", ()))})
 
 
 def sizes_to_run(max_batch_size: int, preferred: Iterable[int] = ()) -> tuple[int, ...]:

@@ -1,0 +1,76 @@
+"""`tritonsmith server`: the embedded server's own Python environment, made ahead of time and looked at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from builder.commands.help import Command, Group
+from builder.commands.options import Format, FormatOption
+from builder.console import emit_json, emit_text
+
+app = typer.Typer(
+    cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
+)
+
+
+@app.command(name="install", cls=Command)
+def install(
+    find_links: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Also look for wheels here; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    no_index: Annotated[
+        bool, typer.Option("--no-index", help="Offline: look for wheels nowhere else than in --find-links.")
+    ] = False,
+) -> None:
+    """Make the environment unless it is there; serve, load, sweep and demo do the same when they need it.
+
+    What it holds is locked with hashes; where pip finds it is pip's own configuration. It is Python 3.10 to 3.12,
+    this one or another of this machine.
+
+    Examples: tritonsmith server install
+              pip download --no-deps --require-hashes -d wheels -r "$(tritonsmith server status --list)"
+              tritonsmith server install --no-index --find-links wheels
+    """
+    from perf.server import environment, preflight
+
+    preflight.check(preflight.observe())
+    made = environment.ensure(environment.PipOptions(tuple(find_links or ()), no_index))
+    emit_text(f"the embedded tritonserver {environment.TRITON} is ready: {made.root}")
+
+
+@app.command(name="status", cls=Command)
+def status(
+    list: Annotated[
+        bool, typer.Option("--list", help="Print only the path of the locked list of packages.")
+    ] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Whether the environment is there, and where."""
+    from perf.server import environment
+
+    if list:
+        emit_text(str(environment.LOCKED))
+        return
+    found = environment.ready()
+    state = {
+        "triton": environment.TRITON,
+        "home": str(environment.home()),
+        "environment": None if found is None else str(found.root),
+        "python": None if found is None else found.python,
+        "packages": str(environment.LOCKED),
+    }
+    if format is Format.json:
+        emit_json(state)
+        return
+    where = state["environment"] or "not made yet; tritonsmith server install"
+    emit_text(
+        f"tritonserver {state['triton']}\nenvironment  {where}\npython       {state['python'] or '-'}\n"
+        f"packages     {state['packages']}"
+    )

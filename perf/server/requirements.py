@@ -1,0 +1,52 @@
+"""Model repositories → what their models need in the server's Python beyond what it has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from builder.console import note
+
+FILE = "requirements.txt"
+
+
+def requirements_of(repositories: Sequence[Path]) -> tuple[str, ...]:
+    """Every requirement once, in pip's words: of the files beside Python models, and of this machine's GPU packages.
+
+    What is no requirement (pip's options, paths) is told of and left out: nobody but the user says where packages
+    come from.
+    """
+    found: dict[str, None] = {}
+    for repository in repositories:
+        for path in sorted(repository.glob(f"*/[0-9]*/{FILE}")):
+            found.update(dict.fromkeys(_lines(path)))
+    return (*found, *_gpu_packages(repositories))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
+        requirement = line.partition(" #")[0].strip()
+        if not requirement or requirement.startswith("#"):
+            continue
+        if requirement[0].isalnum():
+            yield requirement
+        else:
+            note(f"warning: {path}:{number}: not a requirement, left out: {requirement!r}")
+
+
+def _gpu_packages(repositories: Sequence[Path]) -> Iterator[str]:
+    """ONNX Runtime with CUDA and TensorRT, in the user's own versions: an engine loads in the TensorRT that made it."""
+    if version := _version("onnxruntime-gpu"):
+        yield f"onnxruntime-gpu=={version}"
+    has_plans = any(next(iter(r.glob("*/[0-9]*/*.plan")), None) for r in repositories)
+    if has_plans and (version := _version("tensorrt")):
+        yield f"tensorrt=={version}"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

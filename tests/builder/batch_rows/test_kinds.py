@@ -12,6 +12,7 @@ from builder.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_
 from builder.batch_rows.compare import is_rounding, is_same, is_within_bounds
 from builder.batch_rows.rows import POOL, batch_of, rows_of
 from builder.batch_rows.run import run_rows
+from builder.cache_record import checked_record
 from builder.errors import BuildError
 from builder.export.rows_worker import report_of
 from builder.samples import Sample, SampleSet, save_samples
@@ -188,5 +189,7 @@ def test_sizes_and_the_reports_json_form() -> None:
     assert sizes_to_run(1) == (1,) and sizes_to_run(0) == ()
     found = RowsReport("mixed", (1, 2), "note", "op")
     assert report_from_dict(found.as_dict()) == found
-    with pytest.raises(ValueError, match="no verdict"):
-        report_from_dict({"verdict": "fine"})
+    assert checked_record("rows", {"rows": found.as_dict()}, []) == {"rows": found.as_dict()}
+    for hostile in ({"verdict": "fine"}, {**found.as_dict(), "sizes": [0]}, {}):
+        with pytest.raises(ValueError, match=r"record\.rows"):
+            checked_record("rows", {"rows": hostile}, [])

@@ -70,9 +70,9 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
             elif action.kind == "forget":
                 place = context.repository / action.model
                 note(
-                    f"warning: {place} is not what was built, so it stays, and the lock file forgets it; if nothing"
+                    f"warning: {place} is not what was built, so it stays, and the lock file forgets it; "
+                    f"if nothing needs it: rm -r {shlex.quote(str(place))}"
                 )
-                note(f"  needs it: rm -r {shlex.quote(str(place))}")
         write_lock(lock_path(context.spec.path), run.lock())
     context.cache.stats.save()
     return BuildResult(context.repository, plan, run.outcomes())

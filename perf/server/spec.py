@@ -65,7 +65,6 @@ class ServerSpec:
 
 def kind_from_text(text: str) -> tuple[Kind, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
-    refuse_secrets(text, "an attached server is asked without one")
     if text == "embedded":
         return "embedded", ""
     head, _, rest = text.partition(":")
@@ -88,8 +87,9 @@ def kind_from_text(text: str) -> tuple[Kind, str]:
 def address_from_url(url: str) -> tuple[str, int]:
     """`http://HOST[:PORT]` → (HOST, with brackets around an IPv6 one, PORT); 8000 where none is named.
 
-    UsageError for all that would be dropped: another scheme, https among them, a path, credentials.
+    UsageError for all that would be dropped: another scheme, https among them, a path; and for credentials.
     """
+    refuse_secrets(url, "an attached server is asked without one")
     parts = urlsplit(url)
     try:
         port = 8000 if parts.port is None else parts.port

@@ -115,7 +115,7 @@ BAD = [
         2,
         "did you mean 'fp16'",
     ),
-    ("calibration data that are not there", "calibration: calibration.npz", "calibration: c.npz", 1, "c.npz"),
+    ("calibration data that are not there", "calibration: calibration.npz", "calibration: c.npz", 2, "c.npz"),
 ]
 
 

@@ -21,7 +21,8 @@ from builder.lint.onnx_io import read_onnx
 from builder.tensors import TensorSpec, dtype_from_onnx
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.demo, pytest.mark.timeout(600)]
+# Three minutes; tests/builder/convert/test_minilm.py and test_build_variants.py hold the same gates in `make test`.
+pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.demo, pytest.mark.timeout(600)]
 
 RANGES: dict[str, dict[str, tuple[int, int, int]]] = {
     "minilm": {"sequence": (1, 32, 256)},

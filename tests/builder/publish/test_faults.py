@@ -23,6 +23,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     assert kills.states_seen > 2, "the kills hit publishes that got somewhere"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_an_error_of_s3_at_each_call(
     bucket: str, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ from builder.cache_session import Session, locked_file
 from builder.console import note
 from builder.digest import StatCache, digest_of_file, digest_of_value
 from builder.disk import adopt, clear_away, delete, move, take_out, write_atomically
-from builder.errors import BuildError
+from builder.errors import BuildError, Where
 from builder.remembered import (
     dependencies_from_text,
     parse_record_name,
@@ -34,7 +34,7 @@ from builder.remembered import (
     text_of_record,
 )
 from builder.shared_cache import SharedCache
-from builder.untrusted import fault_of_relative_path, read_bounded
+from builder.untrusted import fault_of_relative_path, inside, read_bounded
 
 USED_EVERY_S = 3600.0
 """An entry's last use is noted no more often than this."""
@@ -59,7 +59,7 @@ def default_cache_directory() -> Path:
     """$TRITONSMITH_CACHE, or the user's cache directory by the XDG rules."""
     override = os.environ.get("TRITONSMITH_CACHE")
     if override:
-        return Path(override)
+        return Path(override).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     # platformdirs answers the same on Linux, 20 ms later
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "tritonsmith"
@@ -74,6 +74,11 @@ class Cache:
     """
 
     def __init__(self, root: Path, shared: SharedCache | None = None) -> None:
+        """BuildError when a directory of the cache is a link; the cache itself may be one."""
+        with suppress(OSError), os.scandir(root) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise _linked(root, f"{entry.name!r} is a link")
         self.root = root
         self.shared = shared
         self.stats = StatCache(root / "stat.json")
@@ -206,7 +211,7 @@ class Cache:
         """Where the local cache has, or would have, an entry; ValueError for what is no key."""
         if not is_digest(key):
             raise ValueError(f"{key!r:.80} is no key of a cache")
-        return self.root / "artifacts" / key[:2] / key
+        return self._place("artifacts", key[:2], key)
 
     def _local(self, key: str, kind: Kind | None = None) -> Artifact | None:
         directory = self.directory(key)
@@ -318,7 +323,7 @@ class Cache:
 
     def _owed(self) -> Path:
         assert self.shared is not None
-        return adopt(self.root / "owed" / digest_of_value(self.shared.url)[:16])
+        return adopt(self._place("owed", digest_of_value(self.shared.url)[:16]))
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -329,7 +334,23 @@ class Cache:
             yield
 
     def _requests(self, request: str) -> Path:
-        return self.root / "requests" / request[:2] / request
+        return self._place("requests", request[:2], request)
+
+    def _place(self, *parts: str) -> Path:
+        """A place in the cache; BuildError where a link leads out of it: what lies in a cache is also deleted."""
+        try:
+            return inside(self.root, "/".join(parts))
+        except ValueError as error:
+            raise _linked(self.root, str(error)) from None
+
+
+def _linked(root: Path, why: str) -> BuildError:
+    return BuildError(
+        f"{why}, and what lies in a cache is also deleted",
+        code="cache_link",
+        where=Where(root),
+        fix="remove the link; a cache that lies elsewhere as a whole is named by TRITONSMITH_CACHE",
+    )
 
 
 def _check_name(name: str, what: str) -> None:

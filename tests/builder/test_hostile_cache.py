@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from builder.cache import Cache
 from builder.cache_entry import RECORD
 from builder.cache_record import checked_record
 from builder.context import BuildOptions
+from builder.errors import BuildError
 from builder.shared_cache import SharedCache
 from tests.builder.publish.projects import Project
 
@@ -107,7 +109,7 @@ DAMAGE: dict[str, Damage] = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose only artifact lies in a shared cache; its local cache and repository are not kept."""
+    """A project whose only model lies in a shared cache; its local cache and repository are not kept."""
     root = tmp_path_factory.mktemp("built")
     project = Project(root, "")
     project.write({"m": 2.0})
@@ -134,7 +136,9 @@ def test_a_damaged_entry_is_one_warning_and_made_again(
     canary.write_text("alive")
     share, local = tmp_path / "share", tmp_path / "cache"
     _copy(built.root / ("cache" if place == "local" else "share"), local if place == "local" else share)
-    (entry,) = (p.parent for p in (local if place == "local" else share).glob(f"artifacts/*/*/{RECORD}"))
+    manifests = (local if place == "local" else share).glob(f"artifacts/*/*/{RECORD}")
+    # The other entry is what is known of its rows.
+    (entry,) = (path.parent for path in manifests if "served_files" in path.read_text())
     damage(entry)
     with suppress(OSError):  # the file that tells the digest of what was there before
         (local / "stat.json").unlink()
@@ -147,6 +151,25 @@ def test_a_damaged_entry_is_one_warning_and_made_again(
     assert len(told) == 1 and ("corrupt" in told[0]) and len(told[0]) < 700, told
     assert (tmp_path / "repository" / "m" / "1" / "model.onnx").is_file()
     assert canary.read_text() == "alive"
+
+
+@pytest.mark.parametrize("linked", ["artifacts", "requests", "tmp", "logs", "artifacts/??", "requests/??"])
+def test_a_link_in_a_cache_is_refused_and_nothing_is_written_through(
+    built: Project, tmp_path: Path, linked: str
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "canary").write_text("alive")
+    local = _copy(built.root / "cache", tmp_path / "cache")
+    for name in ("artifacts", "requests", "tmp", "logs"):
+        (local / name).mkdir(exist_ok=True)
+    link = next(local.glob(linked))
+    shutil.rmtree(link)
+    link.symlink_to(tmp_path / "theirs")
+    (built.root / "models.lock.json").unlink(missing_ok=True)
+    with pytest.raises(BuildError, match="is a link") as error:
+        build(BuildOptions(built.root / "models.yaml", tmp_path / "repository", Cache(local)))
+    assert error.value.code == "cache_link"
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["canary"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +186,7 @@ def test_a_marker_that_is_none_of_ours_is_forgotten(tmp_path: Path, name: str) -
     assert not marker.exists() and (tmp_path / "canary").read_text() == "alive"
 
 
-@pytest.mark.parametrize("kind", ["source", "convert", "compile", "layers", "proof"])
+@pytest.mark.parametrize("kind", ["source", "rows", "convert", "compile", "layers", "proof"])
 @pytest.mark.parametrize("record", [{}, {"engine": {}}, {"layers": [1]}, {"directories": []}])
 def test_a_record_of_another_action_is_none(kind: Any, record: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"record\."):

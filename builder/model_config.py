@@ -259,6 +259,10 @@ def model_config_from_text(text: str, where: Where | None = None) -> Any:
         raise ConfigError(
             f"not a valid config.pbtxt: {error!s:.300}", code="config_syntax", where=path
         ) from None
+    except (ValueError, TypeError, RecursionError) as error:  # of a number in a list of numbers, say
+        raise ConfigError(
+            f"not a valid config.pbtxt: {error!s:.300}", code="config_syntax", where=where
+        ) from None
 
 
 def printable(value: Any) -> str:

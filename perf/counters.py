@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from perf.prometheus import samples_of
 
 Row = Mapping[str, Any]
+
+_Count = Annotated[int, Field(lt=2**63)]
+# Sums and products of these stay finite, whatever a file says.
+_Us = Annotated[float, Field(gt=-1e15, lt=1e15)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +33,18 @@ class ServerCounters:
     failed_by_reason:  of its metrics: REJECTED, CANCELED, BACKEND or OTHER → requests; empty where they tell none.
     """
 
-    requests: int
-    failed: int
-    inferences: int
-    executions: int
-    mean_queue_us: float
-    mean_compute_input_us: float
-    mean_compute_infer_us: float
-    mean_compute_output_us: float
-    cache_hits: int
-    cache_misses: int
-    batch_executions: Mapping[int, int]
-    failed_by_reason: Mapping[str, int] = field(default_factory=dict)
+    requests: _Count
+    failed: _Count
+    inferences: _Count
+    executions: _Count
+    mean_queue_us: _Us
+    mean_compute_input_us: _Us
+    mean_compute_infer_us: _Us
+    mean_compute_output_us: _Us
+    cache_hits: _Count
+    cache_misses: _Count
+    batch_executions: Mapping[int, _Count]
+    failed_by_reason: Mapping[str, _Count] = field(default_factory=dict)
 
     @property
     def mean_batch_size(self) -> float | None:

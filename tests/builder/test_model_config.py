@@ -151,9 +151,17 @@ def test_a_users_template_may_override_a_block(tmp_path: Path) -> None:
         ("name: {{ nothing }}\n", "template_failed"),
         ("name: {% if %}\n", "template_failed"),
         ("no such field\n", "config_syntax"),
+        ("instance_group { kind: 214748364832 }\n", "config_syntax"),
         ("{{ ''.__class__.__mro__ }}", "template_failed"),
     ],
-    ids=["drops fields", "undefined name", "syntax", "not text proto", "reaches for Python's insides"],
+    ids=[
+        "drops fields",
+        "undefined name",
+        "syntax",
+        "not text proto",
+        "no enum",
+        "reaches for Python's insides",
+    ],
 )
 def test_a_template_that_renders_something_else_is_refused(tmp_path: Path, template: str, code: str) -> None:
     (tmp_path / "t").mkdir()

@@ -36,6 +36,7 @@ BAD_RUNS: dict[str, Callable[[Any], None]] = {
     "a summary that is a list": _set("trials", 0, "summary", to=[]),
     "requests that are text": _set("trials", 0, "summary", "requests", to="many"),
     "counters that are none": _set("trials", 0, "server", to={}),
+    "a mean of the server that is no number": _set("trials", 0, "server", "mean_queue_us", to=float("inf")),
     "an arm without a name": _set("arms", 0, to={}),
     "settings that are a list": _set("arms", 0, "settings", to=[1]),
     "a verdict that is none": _set("verdict", to={}),

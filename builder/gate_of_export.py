@@ -7,7 +7,7 @@ from typing import Any
 
 from builder.accuracy import Bounds, report_from_dict
 from builder.errors import GateError
-from builder.lock import Accuracy
+from builder.lock import Accuracy, finite
 from builder.spec import ModelSpec, RepositorySpec
 
 
@@ -36,7 +36,7 @@ def accuracy_summary(accuracy: Mapping[str, Any]) -> Accuracy:
         return {"samples": 0, "note": report.note}
     return {
         "samples": report.samples,
-        "relative_l2": worst.relative_l2,
-        "cosine": worst.cosine,
-        "max_abs": worst.max_abs,
+        "relative_l2": finite(worst.relative_l2),
+        "cosine": finite(worst.cosine),
+        "max_abs": finite(worst.max_abs),
     }

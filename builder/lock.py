@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -117,6 +119,11 @@ class Lock:
 class _File(TypedDict):
     lock_version: Literal[1]
     models: Mapping[ModelName, LockedModel]
+
+
+def finite(measure: float) -> float:
+    """JSON has no infinity, which is how far NaN is from a reference: the largest float stands for it."""
+    return measure if math.isfinite(measure) else math.copysign(sys.float_info.max, measure)
 
 
 def lock_path(spec: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from builder.engines import BuiltEngine, engine_artifacts
 from builder.errors import TritonsmithError, Where
 from builder.gate_request import GateRequest, GateResult, Metric
 from builder.judgement import Judgement, judgement_of, refusal
-from builder.lock import LockedVariant
+from builder.lock import LockedVariant, finite
 from builder.observe import (
     converted_parameters,
     converted_tools,
@@ -286,13 +285,9 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
             "tools": {} if plain else record["tools"],
             "dependencies": {} if plain else record["dependencies"],
             "key": variant.artifact.key,
-            # JSON has no infinity, which is the distance of a variant that answers NaN.
             "accuracy": {}
             if worst is None
-            else {
-                "relative_l2": min(worst.relative_l2, sys.float_info.max),
-                "cosine": worst.cosine,
-            },
+            else {"relative_l2": finite(worst.relative_l2), "cosine": finite(worst.cosine)},
         }
         if variant.engines:
             kept[variant.name]["engines"] = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from builder.errors import SpecError
-from builder.lock import read_lock
+from builder.lock import Lock, LockedModel, finite, read_lock, write_lock
 from tests.builder.publish.projects import Project
 from tritonsmith import _run
 
@@ -272,3 +272,11 @@ def test_a_dependency_that_never_ends_is_not_read(project: Project, run: Run) ->
     os.mkfifo(project.root / "fifo")
     edit(project, _set("m", "dependencies", to={"fifo": OTHER, "./": OTHER}))
     assert "source_changed" in run("plan", code=0)
+
+
+@pytest.mark.parametrize("measure", [float("inf"), float("-inf"), float("nan"), 0.5])
+def test_a_measure_that_is_no_number_can_be_written_and_read_again(tmp_path: Path, measure: float) -> None:
+    """As a cache entry whose digest somebody made right may state it."""
+    entry = LockedModel({}, {}, {}, "0" * 64, {}, {}, {"relative_l2": finite(measure)})
+    write_lock(tmp_path / "l.json", Lock({"m": entry}))
+    assert read_lock(tmp_path / "l.json").models["m"].accuracy == entry.accuracy

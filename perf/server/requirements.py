@@ -6,16 +6,20 @@ import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from builder.console import note
 
 FILE = "requirements.txt"
+# pip takes a name that ends so for a file beside it.
+_ARCHIVES = (".whl", ".zip", ".tar", ".gz", ".bz2", ".xz", ".tgz", ".tbz", ".txz", ".tlz", ".lz", ".lzma")
 
 
 def requirements_of(repositories: Sequence[Path]) -> tuple[str, ...]:
     """Every requirement once, in pip's words: of the files beside Python models, and of this machine's GPU packages.
 
-    What is no requirement (pip's options, paths) is told of and left out: nobody but the user says where packages
-    come from.
+    What is no name and version (pip's options, paths, addresses) is told of and left out: nobody but the user says
+    where packages come from.
     """
     found: dict[str, None] = {}
     for repository in repositories:
@@ -30,10 +34,14 @@ def _lines(path: Path) -> Iterator[str]:
         requirement = line.partition(" #")[0].strip()
         if not requirement or requirement.startswith("#"):
             continue
-        if requirement[0].isalnum():
+        try:
+            parsed = Requirement(requirement)
+        except InvalidRequirement:
+            parsed = None
+        if parsed is not None and parsed.url is None and not parsed.name.lower().endswith(_ARCHIVES):
             yield requirement
         else:
-            note(f"warning: {path}:{number}: not a requirement, left out: {requirement!r}")
+            note(f"warning: {path}:{number}: not a package's name and version, left out: {requirement!r}")
 
 
 def _gpu_packages(repositories: Sequence[Path]) -> Iterator[str]:

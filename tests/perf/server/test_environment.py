@@ -246,6 +246,7 @@ def test_requirements_are_read_beside_every_version_and_pips_options_are_left_ou
     for place, text in {
         "a/1": "# said\ntokenizers>=0.20  # because\n\n--index-url=http://example.invalid\n",
         "b/2": "pillow\ntokenizers>=0.20\n-e .\n",
+        "c/1": "evil.whl\nevil @ https://example.invalid/evil.whl\ngit+https://example.invalid/evil\n",
         "b/notes": "left\n",
     }.items():
         (tmp_path / place).mkdir(parents=True)
@@ -253,6 +254,7 @@ def test_requirements_are_read_beside_every_version_and_pips_options_are_left_ou
     assert requirements_of([tmp_path]) == ("tokenizers>=0.20", "pillow")
     told = capsys.readouterr().err
     assert f"{tmp_path}/a/1/requirements.txt:4" in told and "'-e .'" in told
+    assert told.count("left out: ") == 5
 
 
 def fake_python(path: Path, text: str) -> Path:

@@ -40,7 +40,8 @@ def regions_of(pid: int) -> set[str]:
 
 # The stage as the demo announces it, and how long into it the key is pressed.
 @pytest.mark.parametrize(
-    ("stage", "after_s"), [("build", 0.2), ("serve", 0.7), ("answers", 0.1), ("sweep", 1.5)]
+    ("stage", "after_s"),
+    [("build", 0.2), ("serve", 0.7), ("answers", 0.1), pytest.param("sweep", 1.5, marks=pytest.mark.nightly)],
 )
 def test_ctrl_c_ends_the_demo_cleanly(project: Path, stage: str, after_s: float) -> None:
     environment = {**os.environ, "TRITONSMITH_CACHE": str(project / "cache"), "PYTHONPATH": str(ROOT)}

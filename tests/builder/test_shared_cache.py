@@ -175,7 +175,7 @@ def _run(cache: Cache) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["503", "drop"])
+@pytest.mark.parametrize("how", [pytest.param("503", marks=pytest.mark.nightly), "drop"])
 def test_a_store_that_fails_at_any_call_is_one_warning(
     tmp_path: Path,
     bucket: str,

@@ -340,7 +340,7 @@ def nothing_is_left(triton: LiveTriton, pid: int | None = None) -> bool:
     return json.loads(body) == [] and not regions(pid or os.getpid())
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.nightly)])
 def test_requests_that_the_queue_policy_refuses_are_failures_here_and_there(
     kinds: LiveTriton, protocol: Protocol
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_model_that_was_taken_over_is_held_to_the_answers_its_spec_states(
     control.unload_model(triton.http_url, "taken")
 
 
+@pytest.mark.nightly
 def test_a_server_that_polls_never_sees_half_a_model(tmp_path: Path) -> None:
     repository = tmp_path / "published"
     project = Project(tmp_path, str(repository))

@@ -168,6 +168,7 @@ def test_a_variant_with_other_tensors_is_refused_and_named(
     assert "x FP32 [-1, 8]" in str(error.value.seen)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_composing_models_settings_are_swept_under_load_on_its_ensemble_and_another_beside(
     triton: LiveTriton, model: str
@@ -222,6 +223,7 @@ def test_what_cannot_be_done_here_is_one_clear_error(
     assert error.value.code == code
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_search_proposes_arms_and_a_budget_is_kept(triton: LiveTriton, model: str) -> None:
     begun_s = time.monotonic()

@@ -294,6 +294,7 @@ def test_the_command_prints_the_verdict_writes_the_report_and_makes_it_again(
     assert (tmp_path / "run" / "report.html").read_text() == first
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_exits_130(repository: Path, tmp_path: Path) -> None:
     running = subprocess.Popen(

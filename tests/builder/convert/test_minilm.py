@@ -74,6 +74,7 @@ def test_rounding_results_too_ruins_the_embedding(exported: Path, tmp_path: Path
     assert result.exclude
 
 
+@pytest.mark.nightly
 def test_smooth_quant_saves_it(exported: Path, tmp_path: Path) -> None:
     result = judged(exported, tmp_path, "int8", smooth_quant=0.75)
     assert result.passed, result.accuracy.failures

@@ -90,7 +90,7 @@ def _ensemble(message: Any, fields: Mapping[str, Any], notes: list[Note]) -> Imp
             notes.append(
                 Note(f"{message.name}: the namespace of step {step.model_name!r} is not carried over")
             )
-    if scheduling.max_inflight_requests:
+    if getattr(scheduling, "max_inflight_requests", 0):  # a field that older tritonclients do not know
         notes.append(Note(f"{message.name}: ensemble_scheduling.max_inflight_requests is not carried over"))
     left = ("platform", "ensemble_scheduling", "input", "output")
     kept = {k: v for k, v in fields.items() if k not in left}

@@ -1,7 +1,7 @@
 """What a stranger may have written (text, names, paths) → values that can do no harm, or a ValueError that says why.
 
 Lock files come with pull requests, cache entries from whoever may write to the bucket, manifests from whoever may
-write to a destination. They are parsed by models of the base class `Untrusted`, whose fields have the types below.
+write to a destination. They are parsed by dataclasses and TypedDicts with the config STRICT and fields of the types below.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 import pydantic_core
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -37,14 +36,8 @@ _MAX_COMPONENT_BYTES = 200
 _MAX_PATH_BYTES = 2000
 
 
-class Untrusted(BaseModel):
-    """Data that another process wrote: exact types, no unknown keys, and nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""The same for a dataclass or a TypedDict, as its `__pydantic_config__`."""
+"""Of a dataclass or a TypedDict, as its `__pydantic_config__`: exact types, no unknown keys, finite numbers."""
 
 
 def fault_of_text(text: str) -> str | None:
@@ -110,29 +103,25 @@ def fault_of_dependency(name: str) -> str | None:
     return f"is longer than {_MAX_PATH_BYTES} bytes" if len(name) > _MAX_PATH_BYTES else None
 
 
-def _dependency(name: str) -> str:
-    fault = fault_of_dependency(name)
-    if fault is not None:
-        raise ValueError(f"a dependency's name {fault}")
-    return name
+def _without(fault_of: Callable[[str], str | None], what: str) -> Callable[[str], str]:
+    """The text as it is, or a ValueError with its fault."""
+
+    def checked(text: str) -> str:
+        fault = fault_of(text)
+        if fault is not None:
+            raise ValueError(f"{what} {fault}")
+        return text
+
+    return checked
+
+
+_model_name = _without(fault_of_model_name, "a model's name")
+_relative_path = _without(fault_of_relative_path, "the path")
+_dependency = _without(fault_of_dependency, "a dependency's name")
 
 
 def _laid_out(text: str) -> str:
     return _relative_path(text.removesuffix("/")) and text
-
-
-def _model_name(name: str) -> str:
-    fault = fault_of_model_name(name)
-    if fault is not None:
-        raise ValueError(f"a model's name {fault}")
-    return name
-
-
-def _relative_path(text: str) -> str:
-    fault = fault_of_relative_path(text)
-    if fault is not None:
-        raise ValueError(f"the path {fault}")
-    return text
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

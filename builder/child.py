@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import builder.errors as errors
 from builder.budget import Grant
@@ -22,6 +22,23 @@ from builder.run_policy import current_policy
 
 _GRACE_S = 2.0
 _POLL_S = 0.2
+
+
+WITH_ONNX = (
+    "numpy",
+    "onnx",
+    "onnx.checker",
+    "onnx.shape_inference",
+    "onnxruntime",
+    "builder.export.worker",
+    "builder.export.onnx_source",
+    "builder.export.verify",
+    "builder.export.rows_worker",
+    "builder.convert.worker",
+)
+"""Imports of the workers that read and run ONNX models: one list, so that one process serves them all."""
+
+WITH_TORCH = (*WITH_ONNX, "torch", "onnxscript", "torch.onnx._internal.exporter._core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class ChildTask:
     code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout, PREFIX_cancelled ("export").
     error:       class of those errors.
     gpu:         it computes on a GPU, and two of them do not share one.
+    imports:     modules that take long; a build forks such workers from a process that has them.
     """
 
     module: str
@@ -40,6 +58,27 @@ class ChildTask:
     code_prefix: str
     error: type[BuildError] = BuildError
     gpu: bool = False
+    imports: tuple[str, ...] = ()
+
+
+class _Running(Protocol):
+    """What is asked of a worker, freshly started or forked."""
+
+    stdin: IO[bytes] | None
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill_group(self, with_signal: signal.Signals) -> None: ...
+
+
+class _Fresh(subprocess.Popen[bytes]):
+    """An interpreter of its own."""
+
+    def kill_group(self, with_signal: signal.Signals) -> None:
+        os.killpg(self.pid, with_signal)
 
 
 def run_child(
@@ -91,17 +130,18 @@ def _run(
     receive, send = os.pipe()
     with os.fdopen(receive, "rb", buffering=0) as answer, log_path.open("wb") as log:
         try:
-            child = _start(task.module, send, log.fileno(), out_dir, grant)
+            child = _start(task, send, log.fileno(), out_dir, grant)
         finally:
             os.close(send)
         try:
             text = _exchange(child, answer, request, timeout_s, task, log_path, stop)
         finally:
             _end(child)
+    assert child.returncode is not None
     return text, child.returncode
 
 
-def _start(module: str, send: int, log: int, out_dir: Path, grant: Grant) -> subprocess.Popen[bytes]:
+def _start(task: ChildTask, send: int, log: int, out_dir: Path, grant: Grant) -> _Running:
     # The package's own directory comes first so that a source's `builder` cannot stand in for ours.
     root = str(Path(errors.__file__).resolve().parent.parent)
     environment = dict(os.environ)
@@ -113,8 +153,11 @@ def _start(module: str, send: int, log: int, out_dir: Path, grant: Grant) -> sub
     if grant.gpu is not None:
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[grant.gpu] if visible else str(grant.gpu)
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(send), str(out_dir.resolve())],
+    warm = current_policy().warm
+    if warm is not None and task.imports:
+        return warm.start(task.module, task.imports, send, [str(out_dir.resolve())], log, root, environment)
+    return _Fresh(
+        [sys.executable, "-m", task.module, str(send), str(out_dir.resolve())],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -126,7 +169,7 @@ def _start(module: str, send: int, log: int, out_dir: Path, grant: Grant) -> sub
 
 
 def _exchange(
-    child: subprocess.Popen[bytes],
+    child: _Running,
     answer: Any,
     request: Mapping[str, object],
     timeout_s: float | None,
@@ -170,18 +213,18 @@ def _cancelled(task: ChildTask) -> BuildError:
     return task.error(f"{task.what} was cancelled", code=f"{task.code_prefix}_cancelled")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: _Running) -> None:
     """Ends the child's process group; whatever the source started ends with it."""
     if child.stdin is not None:
         with suppress(OSError):
             child.stdin.close()
     if child.poll() is None:
         with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
+            child.kill_group(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             child.wait(_GRACE_S)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill_group(signal.SIGKILL)
     child.wait()
 
 

@@ -16,6 +16,7 @@ from builder.making import Made, make_model
 from builder.plan import Observation
 from builder.run_policy import PeakMemory, RunPolicy, run_under
 from builder.spec import ModelSpec, RepositorySpec
+from builder.warm import WarmWorkers
 
 # Models whose actions may be waiting at once; what runs at once is the budget's.
 _LEAST_THREADS = 8
@@ -94,6 +95,7 @@ class LocalExecutor:
         self._repository, self._cache = repository, cache
         self._stopped = threading.Event()
         self._peaks = PeakMemory(cache.root / "peaks.json")
+        self._warm = WarmWorkers()
         self._policy = RunPolicy(
             Budget(machine_cpus(), memory, [gpu.index for gpu in found], jobs),
             options.timeout_s,
@@ -101,6 +103,7 @@ class LocalExecutor:
             watch.started,
             watch.ended,
             self._peaks,
+            self._warm,
         )
         self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, 2 * jobs), thread_name_prefix="make")
 
@@ -116,4 +119,5 @@ class LocalExecutor:
         """Ends the running actions; at the end of a build there are none."""
         self._stopped.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._warm.close()
         self._peaks.save()

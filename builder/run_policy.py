@@ -16,6 +16,7 @@ from pathlib import Path
 
 from builder.budget import Budget, Grant
 from builder.disk import write_atomically
+from builder.warm import WarmWorkers
 
 _UNKNOWN_BYTES = 1 << 30
 
@@ -61,6 +62,7 @@ class RunPolicy:
 
     stop:    asked a few times a second; true ends the action.
     started, ended: called with the action's name.
+    warm:    where workers are forked from; without it each is an interpreter of its own.
     """
 
     budget: Budget | None = None
@@ -69,6 +71,7 @@ class RunPolicy:
     started: Callable[[str], None] = field(default=lambda what: None)
     ended: Callable[[str], None] = field(default=lambda what: None)
     peaks: PeakMemory | None = None
+    warm: WarmWorkers | None = None
 
     @contextmanager
     def turn(self, what: str, gpu: bool) -> Iterator[Grant | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.batch_rows.request import RowsRequest
-from builder.child import ChildTask, run_child
+from builder.child import WITH_ONNX, ChildTask, run_child
 from builder.rows_report import RowsReport, report_from_dict
 
 
@@ -16,5 +16,7 @@ def run_rows(
 
     BuildError rows_killed, rows_crashed, rows_timeout; what a samples callable raises.
     """
-    task = ChildTask("builder.export.rows_worker", f"running {request.model}'s batches", "rows")
+    task = ChildTask(
+        "builder.export.rows_worker", f"running {request.model}'s batches", "rows", imports=WITH_ONNX
+    )
     return report_from_dict(run_child(task, request.as_dict(), scratch, log_path, timeout_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from builder.child import ChildTask, run_child
+from builder.child import WITH_ONNX, ChildTask, run_child
 from builder.convert.request import ConvertRequest, ConvertResult, convert_result_from_dict
 from builder.gate_request import GateRequest, GateResult, gate_result_from_dict
 
@@ -19,7 +19,9 @@ def run_convert(
 
     Errors: as builder.convert.convert.convert; convert_killed, convert_crashed, convert_timeout, disk_full.
     """
-    task = ChildTask(_WORKER, f"the {request.precision} conversion of {request.model}", "convert")
+    task = ChildTask(
+        _WORKER, f"the {request.precision} conversion of {request.model}", "convert", imports=WITH_ONNX
+    )
     absolute = replace(
         request,
         source_onnx=str(Path(request.source_onnx).absolute()),
@@ -37,7 +39,9 @@ def run_gate(
     scratch: a directory for files that nobody needs afterwards. Errors: as builder.gate.judge_variant; gate_killed,
     gate_crashed, gate_timeout, disk_full.
     """
-    task = ChildTask(_WORKER, f"judging the {request.precision} variant of {request.model}", "gate")
+    task = ChildTask(
+        _WORKER, f"judging the {request.precision} variant of {request.model}", "gate", imports=WITH_ONNX
+    )
     absolute = replace(
         request,
         source=str(Path(request.source).absolute()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.child import ChildTask, run_child
+from builder.child import WITH_ONNX, WITH_TORCH, ChildTask, run_child
 from builder.errors import ExportError
 from builder.export.request import ExportRequest, ExportResult, result_from_dict
 
@@ -19,5 +19,8 @@ def run_export(
     child was killed: export_killed, export_timeout, export_crashed), ToolError (torch_missing), BuildError
     (disk_full). On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
-    task = ChildTask("builder.export.worker", f"the export of {request.model}", "export", ExportError)
+    imports = WITH_ONNX if request.kind == "onnx" else WITH_TORCH
+    task = ChildTask(
+        "builder.export.worker", f"the export of {request.model}", "export", ExportError, imports=imports
+    )
     return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))

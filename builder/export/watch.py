@@ -55,6 +55,8 @@ class OpenedFiles:
             if isinstance(file, str):
                 self._paths.add(file)
         for name in self._paths:
+            if places.has_code(name):
+                continue
             path = Path(name).resolve()
             if places.belongs(path) and not any(path.is_relative_to(place) for place in self._ignore):
                 found.add(path)
@@ -69,6 +71,19 @@ class _Places:
         self._own = Path(__file__).resolve().parent.parent
         self._temporary = Path(tempfile.gettempdir()).resolve()
         self._search_path = search_path
+
+        self._code = tuple(
+            f"{place}{os.sep}"
+            for place in (
+                *(paths[key] for key in ("purelib", "platlib", "stdlib", "platstdlib")),
+                *self._site,
+                *self._standard,
+            )
+        )
+
+    def has_code(self, name: str) -> bool:
+        """Whether a name alone, which costs no look at the disk, says that it is installed code."""
+        return name.startswith(self._code) and os.path.splitext(name)[1] in _CODE_SUFFIXES  # noqa: PTH122
 
     def belongs(self, path: Path) -> bool:
         if path.suffix == ".pyc" or any(path.is_relative_to(place) for place in (*_SYSTEM, self._own)):

@@ -13,6 +13,7 @@ from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
 from builder.errors import ConfigError, SpecError
 from builder.lock import Lock, LockedModel
+from builder.machine import Machine
 from builder.model_config import TEMPLATE, model_config_from_text
 from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
@@ -152,9 +153,10 @@ def observe(
     repository: Path,
     templates: Path | None,
     names: Collection[str],
+    machine: Machine,
 ) -> dict[str, Observation]:
     """One Observation a model named, in the spec's order."""
-    targets = engine_targets(repository_spec, toolchain)
+    targets = engine_targets(repository_spec, machine)
     return {
         spec.name: _observe_model(
             repository_spec.root,
@@ -291,7 +293,11 @@ def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def engine_tools(target: EngineTarget) -> dict[str, str | None]:
     """Versions of what an engine is made by and for."""
-    return {"tensorrt": target.tensorrt, "compute_capability": target.compute_capability}
+    return {
+        "tensorrt": target.tensorrt,
+        "compute_capability": target.compute_capability,
+        "platform": target.platform,
+    }
 
 
 def engine_key(spec: ModelSpec, name: str, graph_key: str, target: EngineTarget) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from builder.errors import SpecError
 from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
 from builder.text_layout import table
@@ -47,10 +48,19 @@ def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
 
     The form of GitHub's `strategy.matrix`: {"include": [{name, gpu, compute_capability, tensorrt, models, work}]}.
     models: names that the job's `tritonsmith build --artifacts-only` may be given; work: what is stale, for people.
+    SpecError target_gpus where engines are stale and the spec does not say for which GPUs: what one machine compiled for its
+    own GPU, no other would find.
     """
     groups: dict[EngineTarget | None, list[Action]] = {}
     for action in plan.stale:
         if action.state is State.TO_RUN and action.kind in ("export", "calibrate", "convert", "compile"):
+            if action.engine is not None and action.engine.gpu is None:
+                raise SpecError(
+                    f"{action.model}: jobs on other machines compile for the GPUs that `target:` names, and it names none",
+                    code="target_gpus",
+                    seen=_subject(action),
+                    fix="target: {gpus: [h100]}",
+                )
             groups.setdefault(action.engine, []).append(action)
     ordered = sorted(groups.items(), key=lambda group: "" if group[0] is None else group[0].name)
     return {"include": [_job(target, actions) for target, actions in ordered]}

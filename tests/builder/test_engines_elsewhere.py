@@ -242,6 +242,14 @@ def test_one_kind_of_gpu_has_one_plan(project: Path, tritonsmith: Run, cache_dir
     assert stale == {"compile": "spec_changed"}, "another profile is another engine of the same graph"
 
 
+def test_jobs_need_to_know_the_gpus(project: Path, tritonsmith: Run) -> None:
+    text = SPEC.replace("gpus: [h100, l4, l40s], ", "")
+    (project / "models.yaml").write_text(text)
+    refused = tritonsmith("plan", "--format", "github-matrix")
+    assert refused.returncode == 2 and "error[target_gpus]" in refused.stderr
+    assert tritonsmith("plan").returncode == 0, "for this machine itself it is known"
+
+
 def test_the_plan_for_a_pull_request_breaks_no_table(project: Path, tritonsmith: Run) -> None:
     text = tritonsmith("plan", "--format", "markdown").stdout
     rows = [line for line in text.splitlines() if line.startswith("|")]

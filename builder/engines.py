@@ -99,7 +99,7 @@ def _engine(
         other = differences(asked, cached.directory / PLAN, _sidecar(cached.directory))
         if not other:
             return BuiltEngine(target, cached, True)
-        cache.discard(key, f"{spec.name}/{name} for {target.name}: {'; '.join(other)}")
+        cache.refuse(key, f"{spec.name}/{name} for {target.name}: {'; '.join(other)}")
     if not can_compile(target, machine):
         raise _with_proof(_not_here(target, machine), spec, name, converted, repository, cache)
     with cache.workspace() as made:

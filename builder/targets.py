@@ -305,6 +305,15 @@ def _hardware_problems(target: ServingTarget, model: PlannedModel) -> Iterator[G
 
 def _precision_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
     least = LEAST_CAPABILITY.get(model.precision)
+    level = _LEAST_OF_LEVEL.get(model.options.hardware_compatibility)
+    if model.options.hardware_compatibility == "ampere_plus" and least and level and _below(level, least):
+        yield _refused(
+            model,
+            "target_precision",
+            f"an ampere_plus engine runs on compute capability {level}, which has no {model.precision}",
+            seen="hardware_compatibility: ampere_plus",
+            valid=("none", "same_compute_capability"),
+        )
     for capability in target.compute_capabilities:
         if least is not None and _below(capability, least):
             yield _refused(

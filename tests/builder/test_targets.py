@@ -94,6 +94,10 @@ AMPERE_PLUS = CompileOptions(hardware_compatibility="ampere_plus")
         (H100, plan(precision="nvfp4"), "target_precision"),
         ({**H100, "gpus": ("b200",)}, plan(precision="nvfp4"), None),
         (H100, plan(precision="fp8"), None),
+        # An engine for 8.0 and up has what 8.0 has.
+        (H100, plan(precision="fp8", options=AMPERE_PLUS), "target_precision"),
+        (H100, plan(precision="fp8", options=SAME_CAPABILITY), None),
+        (H100, plan(precision="bf16", options=AMPERE_PLUS), None),
         ({**H100, "gpus": ("h100", "a10")}, plan(precision="fp8"), "target_precision"),
         ({**H100, "gpus": ("t4",)}, plan(precision="bf16"), "target_precision"),
         ({**H100, "gpus": ("t4",)}, plan(precision="int8"), None),

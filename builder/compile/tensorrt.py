@@ -123,7 +123,7 @@ def import_tensorrt() -> Any:
 
 
 def _read_back(trt: Any, path: Path, request: CompileRequest, log: BuildLog) -> dict[str, Any]:
-    """The sidecar's tensors, profiles, hardware_compatibility and device_memory_bytes, as the engine itself has them."""
+    """engine_rows of the plan; BuildError engine_load when it cannot be loaded where it was built."""
     logger = logger_of(trt, log)
     trt.init_libnvinfer_plugins(logger, "")
     runtime: tensorrt.Runtime = trt.Runtime(logger)
@@ -137,6 +137,11 @@ def _read_back(trt: Any, path: Path, request: CompileRequest, log: BuildLog) -> 
             code="engine_load",
             fix="the log has all that TensorRT said",
         )
+    return engine_rows(trt, engine)
+
+
+def engine_rows(trt: Any, engine: tensorrt.ICudaEngine) -> dict[str, Any]:
+    """What an engine tells of itself, in the sidecar's words."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     numbers = range(engine.num_optimization_profiles)
     return {

@@ -25,6 +25,7 @@ from builder.making import make_model
 from builder.model_config import model_config_from_text
 from builder.observe import engine_key
 from builder.plan import EngineTarget
+from builder.spec import load_spec
 from tests import onnx_models
 from tests.conftest import Run
 
@@ -207,6 +208,20 @@ def test_several_kinds_are_planned_fetched_and_missed_on_any_machine(
 )
 def test_whose_engines_a_machine_can_compile(target: EngineTarget, machine: Machine, can: bool) -> None:
     assert can_compile(target, machine) is can
+
+
+def test_an_engine_is_known_by_all_that_ties_it_to_a_machine(project: Path) -> None:
+    spec = load_spec(project / "models.yaml").models[0]
+    others = [
+        L4,
+        H100,
+        replace(L4, tensorrt="10.16.0.71"),
+        replace(L4, platform="linux_aarch64"),
+    ]
+    assert len({engine_key(spec, "plan", "the graph", target) for target in others}) == len(others)
+    assert engine_key(spec, "plan", "the graph", replace(L4, gpu="NVIDIA L4")) == engine_key(
+        spec, "plan", "the graph", L4
+    ), "what the spec calls the GPU is no part of it"
 
 
 def converted(context: Context, cache: Cache) -> Artifact:

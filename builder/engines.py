@@ -24,6 +24,7 @@ from builder.errors import ToolError
 from builder.machine import Machine, this_machine
 from builder.observe import engine_key, engine_tools, variant_request
 from builder.plan import EngineTarget, action_key
+from builder.releases import tensorrt_requirement
 from builder.spec import ModelSpec, RepositorySpec
 from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
@@ -152,7 +153,7 @@ def _not_here(target: EngineTarget, machine: Machine) -> ToolError:
         return ToolError(
             f"the engine for {target.name} is in no cache, and TensorRT is not installed",
             code="tensorrt_missing",
-            fix=f"pip install 'tensorrt=={target.tensorrt}.*'" if target.tensorrt else TENSORRT_FIX,
+            fix=f"pip install '{tensorrt_requirement(target.tensorrt)}'" if target.tensorrt else TENSORRT_FIX,
         )
     return ToolError(
         f"an engine for {target.name} is not compiled on another GPU, by another TensorRT or on another platform",

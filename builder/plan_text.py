@@ -9,6 +9,7 @@ from typing import Any
 from builder.errors import SpecError
 from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
+from builder.releases import tensorrt_requirement
 from builder.text_layout import table
 
 _NAMED = 10
@@ -46,7 +47,8 @@ def json_of_plan(plan: BuildPlan) -> dict[str, Any]:
 def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
     """The jobs that make what is in no cache: one a (GPU kind, TensorRT) with its engines, and one for a CPU.
 
-    The form of GitHub's `strategy.matrix`: {"include": [{name, gpu, compute_capability, tensorrt, models, work}]}.
+    The form of GitHub's `strategy.matrix`: {"include": [{name, gpu, compute_capability, tensorrt, platform, install, models,
+    work}]}. install: what pip is given for the target's TensorRT, empty where none is needed or known.
     models: names that the job's `tritonsmith build --artifacts-only` may be given; work: what is stale, for people.
     SpecError target_gpus where engines are stale and the spec does not say for which GPUs: what one machine compiled for its
     own GPU, no other would find.
@@ -76,6 +78,7 @@ def _job(target: EngineTarget | None, actions: Sequence[Action]) -> dict[str, An
     return {
         "name": "cpu" if target is None else target.name,
         **about.as_dict(),
+        "install": "" if about.tensorrt is None else tensorrt_requirement(about.tensorrt),
         "models": list(dict.fromkeys(a.model for a in actions)),
         "work": [_subject(a) for a in actions],
     }

@@ -29,6 +29,7 @@ _OLDEST_PARSER_OPSET = 9
 
 _PLAN_VERSION_NUMBERS = 4
 _FIRST_VERSION_COMPATIBLE = (8, 6)
+_FIRST_PACKAGE_WITH_BUILD = (10, 8)
 # Compute capabilities from, to; the first TensorRT that compiles for them, the first that does no more. Sources:
 # TensorRT release notes 10.3.0 ("Volta support … will be removed in TensorRT 10.5") and 10.8.0 ("supports NVIDIA
 # Blackwell GPUs"). What is between is in every TensorRT 10 and 11.
@@ -86,6 +87,16 @@ def is_whole_tensorrt(version: str) -> bool:
     patch, and build)"); NVIDIA/TensorRT issues 3793 (9.2.0.5 refuses a plan of 9.2.0.4) and 3069 (8.6.1.6, 8.6.1.2).
     """
     return len(_numbers(version)) >= _PLAN_VERSION_NUMBERS
+
+
+def tensorrt_requirement(version: str) -> str:
+    """`10.16.0.72` → what pip installs of that TensorRT, and of what was packaged of it anew (`10.16.0.72.post1`).
+
+    The packages called `tensorrt` carry the build in their version from 10.8.0.43 on; 10.7.0 and before do not.
+    """
+    numbers = _numbers(version)
+    told = numbers if numbers >= _FIRST_PACKAGE_WITH_BUILD else numbers[:3]
+    return f"tensorrt=={'.'.join(map(str, told))}.*"
 
 
 def is_same_tensorrt(built: str, runtime: str) -> bool:

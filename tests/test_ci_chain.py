@@ -199,7 +199,7 @@ def ran(job: Mapping[str, Any], step: str, shell: str, **env: str) -> subprocess
     ("tensorrt", "expected"),
     [
         # The build, and what was packaged anew of it: 10.16.0.72.post1 is the same TensorRT, 10.16.1.11 is not.
-        ("10.16.0.72", ["tritonsmith[torch]", "tensorrt==10.16.0.72.*"]),
+        ("tensorrt==10.16.0.72.*", ["tritonsmith[torch]", "tensorrt==10.16.0.72.*"]),
         ("", ["tritonsmith[torch]"]),
     ],
 )

@@ -128,7 +128,9 @@ def test_they_are_grouped_for_ci_and_laid_out_when_found(
     assert made.returncode == 0, made.stderr
     after = matrix(tritonsmith)
     assert sorted(after) == ["h100 (9.0), TensorRT 10.16.0.72", "l4 (8.9), TensorRT 10.16.0.72"]
-    assert after["l4 (8.9), TensorRT 10.16.0.72"]["work"] == ["compile with a space/plan"]
+    l4 = after["l4 (8.9), TensorRT 10.16.0.72"]
+    assert (l4["work"], l4["install"]) == (["compile with a space/plan"], "tensorrt==10.16.0.72.*")
+    assert before["cpu"]["install"] == ""
     alone = tritonsmith("build")
     assert alone.returncode == 3 and "gpu_missing" in alone.stderr
     assert (project / "model_repository" / "plain").is_dir(), "the other model is laid out all the same"

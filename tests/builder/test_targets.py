@@ -19,6 +19,7 @@ from builder.releases import (
     takes_hardware,
     takes_version_compatible,
     tensorrt_of,
+    tensorrt_requirement,
 )
 from builder.spec import Target
 from builder.targets import (
@@ -179,6 +180,12 @@ def test_versions_and_images_lead_to_releases() -> None:
         None,
         "10.8.0.43",
     )
+
+
+def test_pip_is_asked_for_the_build_where_packages_carry_it() -> None:
+    assert tensorrt_requirement("10.16.0.72") == "tensorrt==10.16.0.72.*"
+    assert tensorrt_requirement("10.8.0.43") == "tensorrt==10.8.0.43.*"
+    assert tensorrt_requirement("10.7.0.23") == "tensorrt==10.7.0.*"
 
 
 def test_opsets_follow_the_parsers_documentation() -> None:

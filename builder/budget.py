@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,24 +33,25 @@ class Budget:
         self._running = 0
         self._memory = memory_bytes
         self._gpus = list(gpus)
-        self._has_gpus = bool(gpus)
+        self._all_gpus = frozenset(gpus)
         self._queue: list[object] = []
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(
-        self, memory_bytes: int, gpu: bool = False, stop: Callable[[], bool] = lambda: False
+        self, memory_bytes: int, gpus: Collection[int] = (), stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Grant | None]:
         """Waits for the action's turn and gives it back at the end; None when `stop` said so first.
 
+        gpus: numbers of those that will do; none of them for an action that needs no GPU, or where there is none.
         An action that wants more memory than there is runs alone.
         """
         wanted = min(memory_bytes, self.memory_bytes)
-        on_gpu = gpu and self._has_gpus
+        fitting = self._all_gpus.intersection(gpus)
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
-            while not (self._queue[0] is ticket and self._has(wanted, on_gpu)):
+            while not (self._queue[0] is ticket and self._has(wanted, fitting)):
                 if stop():
                     self._queue.remove(ticket)
                     self._changed.notify_all()
@@ -60,7 +61,9 @@ class Budget:
             self._queue.pop(0)
             self._running += 1
             self._memory -= wanted
-            number = self._gpus.pop(0) if on_gpu else None
+            number = next((n for n in self._gpus if n in fitting), None)
+            if number is not None:
+                self._gpus.remove(number)
             self._changed.notify_all()
         try:
             yield Grant(self._threads, number)
@@ -72,8 +75,12 @@ class Budget:
                     self._gpus.append(number)
                 self._changed.notify_all()
 
-    def _has(self, memory_bytes: int, gpu: bool) -> bool:
-        return self._running < self.jobs and self._memory >= memory_bytes and (not gpu or bool(self._gpus))
+    def _has(self, memory_bytes: int, fitting: frozenset[int]) -> bool:
+        return (
+            self._running < self.jobs
+            and self._memory >= memory_bytes
+            and (not fitting or not fitting.isdisjoint(self._gpus))
+        )
 
 
 def machine_cpus() -> int:

@@ -239,9 +239,7 @@ class _Run:
         if spec.source.kind != "steps":
             return False
         context = self.context
-        now = config_digests(
-            spec, context.spec.root, context.repository, context.options.templates, context.cache
-        )
+        now = config_digests(spec, context.spec, context.repository, context.options.templates, context.cache)
         return now["steps"] != context.observed[spec.name].config["steps"]
 
     def lock(self) -> Lock:

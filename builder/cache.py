@@ -184,6 +184,13 @@ class Cache:
         with suppress(OSError):
             self.remove(key)
 
+    def refuse(self, key: str, why: str) -> None:
+        """Removes an entry that is whole and not what its key stands for, with a warning; the next `put` replaces it in the
+        shared cache, too."""
+        self.discard(key, why)
+        if self.shared is not None:
+            self.shared.distrust(key, why)
+
     def remove(self, key: str, unused_since_s: float | None = None) -> bool:
         """Takes an entry out of the local cache in one rename, then deletes it.
 

@@ -49,7 +49,7 @@ class ChildTask:
     what:        subject of its error messages ("the export of minilm").
     code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout, PREFIX_cancelled ("export").
     error:       class of those errors.
-    gpu:         it computes on a GPU, and two of them do not share one.
+    gpus:        numbers of the GPUs of which it computes on one; two actions do not share one.
     imports:     modules that take long; a build forks such workers from a process that has them.
     """
 
@@ -57,7 +57,7 @@ class ChildTask:
     what: str
     code_prefix: str
     error: type[BuildError] = BuildError
-    gpu: bool = False
+    gpus: tuple[int, ...] = ()
     imports: tuple[str, ...] = ()
 
 
@@ -98,7 +98,7 @@ def run_child(
     On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
     policy = current_policy()
-    with policy.turn(task.what, task.gpu) as grant:
+    with policy.turn(task.what, task.gpus) as grant:
         if grant is None:
             raise _cancelled(task)
         out_dir.mkdir(parents=True, exist_ok=True)

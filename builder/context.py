@@ -13,6 +13,7 @@ from builder.cache import Cache
 from builder.errors import UsageError, Where, nearest
 from builder.lint.target import Target
 from builder.lock import Lock, lock_path, read_lock
+from builder.machine import Machine, this_machine
 from builder.observe import observe
 from builder.order import with_steps
 from builder.plan import BuildPlan, Observation, make_plan
@@ -111,8 +112,12 @@ def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
     return context.spec, plan
 
 
-def context_of(options: BuildOptions) -> Context:
-    """Reads and checks the spec, the lock, the sources and the repository; changes nothing."""
+def context_of(options: BuildOptions, machine: Machine | None = None) -> Context:
+    """Reads and checks the spec, the lock, the sources and the repository; changes nothing.
+
+    machine: that the build is to run on; None for this one.
+    """
+    machine = machine or this_machine()
     spec = load_spec(options.spec)
     asked = _asked(spec, options.models)
     check_user_directory(options.templates)
@@ -122,10 +127,10 @@ def context_of(options: BuildOptions) -> Context:
     for model in spec.models:
         if model.name in asked:
             check_source(spec, model)
-    target = check_planned(spec, options.target)
+    target = check_planned(spec, options.target, machine)
     lock = read_lock(lock_path(spec.path))
-    prefetch(spec, cache, this_toolchain(), asked)
-    observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked)
+    prefetch(spec, cache, this_toolchain(), asked, machine)
+    observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked, machine)
     in_spec = {model.name for model in spec.models}
     not_as_built = frozenset(
         name

@@ -1,46 +1,46 @@
-"""(the spec's target, this machine) → what engines are compiled for: the GPUs and the TensorRT that will serve them."""
+"""(the spec's target, a machine) → what engines are compiled for: the GPUs, the TensorRT and the platform that will serve
+them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from builder.compile.cuda import gpus
 from builder.compile.tensorrt import PLAN
+from builder.machine import Machine
 from builder.plan import EngineTarget
 from builder.releases import is_same_tensorrt
 from builder.spec import RepositorySpec
 from builder.targets import compute_capability_of, serving_target
-from builder.toolchain import Toolchain
 
 
-def engine_targets(spec: RepositorySpec, toolchain: Toolchain) -> tuple[EngineTarget, ...]:
-    """One EngineTarget a compute capability that `target:` names; this machine's GPU where it names none.
+def engine_targets(spec: RepositorySpec, machine: Machine) -> tuple[EngineTarget, ...]:
+    """One EngineTarget a compute capability that `target:` names; the machine's GPU where it names none.
 
-    So a machine without a GPU knows which engines are stale, and finds in a shared cache what others compiled.
+    So a machine without a GPU, or with another, knows which engines are stale, and finds in a shared cache what others
+    compiled.
     """
-    stated = spec.target
     where = spec.source.where(("target",))
-    tensorrt = serving_target(stated, where).target.tensorrt or toolchain.fingerprint("tensorrt")["tensorrt"]
-    if stated.gpus:
+    serving = serving_target(spec.target, where)
+    tensorrt = serving.target.tensorrt or machine.tensorrt
+    platform = serving.platform or machine.platform
+    if spec.target.gpus:
         by_capability: dict[str, str] = {}
-        for gpu in stated.gpus:
+        for gpu in spec.target.gpus:
             by_capability.setdefault(compute_capability_of(gpu, where), gpu)
-        return tuple(EngineTarget(gpu, capability, tensorrt) for capability, gpu in by_capability.items())
-    found, _ = gpus()
-    capabilities = dict.fromkeys(gpu.compute_capability for gpu in found)
-    return tuple(EngineTarget(None, c, tensorrt) for c in capabilities) or (
-        EngineTarget(None, None, tensorrt),
+        return tuple(EngineTarget(g, c, tensorrt, platform) for c, g in by_capability.items())
+    capabilities = dict.fromkeys(gpu.compute_capability for gpu in machine.gpus)
+    return tuple(EngineTarget(None, c, tensorrt, platform) for c in capabilities) or (
+        EngineTarget(None, None, tensorrt, platform),
     )
 
 
-def can_compile_here(target: EngineTarget, toolchain: Toolchain) -> bool:
-    """Whether this machine's GPU and TensorRT are those that the engine is for."""
-    found, _ = gpus()
-    installed = toolchain.fingerprint("tensorrt")["tensorrt"]
+def can_compile(target: EngineTarget, machine: Machine) -> bool:
+    """Whether the machine has the GPU, the TensorRT and the platform that the engine is for."""
     return (
-        any(gpu.compute_capability == target.compute_capability for gpu in found)
-        and installed is not None
-        and (target.tensorrt is None or is_same_tensorrt(installed, target.tensorrt))
+        bool(machine.gpus_of(target.compute_capability))
+        and machine.platform == target.platform
+        and machine.tensorrt is not None
+        and (target.tensorrt is None or is_same_tensorrt(machine.tensorrt, target.tensorrt))
     )
 
 

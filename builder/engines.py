@@ -16,15 +16,19 @@ from builder.compile import (
     OptimizationProfile,
     run_compile,
 )
-from builder.compile.cuda import gpus
-from builder.compile.tensorrt import require_tensorrt
+from builder.compile.identity import AskedEngine, differences, refuse_other
+from builder.compile.tensorrt import PLAN, TENSORRT_FIX
 from builder.engine_profiles import engine_options, engine_profiles
-from builder.engine_targets import can_compile_here, engine_targets
+from builder.engine_targets import can_compile, engine_targets
 from builder.errors import ToolError
+from builder.machine import Machine, this_machine
 from builder.observe import engine_key, engine_tools, variant_request
 from builder.plan import EngineTarget, action_key
+from builder.releases import tensorrt_requirement
 from builder.spec import ModelSpec, RepositorySpec
+from builder.tensors import tensor_from_dict
 from builder.toolchain import this_toolchain
+from builder.untrusted import json_value, read_bounded
 
 _ELSEWHERE = (
     "tritonsmith build --artifacts-only on a machine with that GPU, with the --remote-cache of this one"
@@ -41,16 +45,23 @@ class BuiltEngine:
 
 
 def engine_artifacts(
-    spec: ModelSpec, name: str, converted: Artifact, repository: RepositorySpec, cache: Cache
+    spec: ModelSpec,
+    name: str,
+    converted: Artifact,
+    repository: RepositorySpec,
+    cache: Cache,
+    machine: Machine | None = None,
 ) -> tuple[BuiltEngine, ...]:
-    """One engine a GPU kind of the target, from the cache or compiled here.
+    """One engine a GPU kind of the target, from the cache or compiled here; machine: None for this one.
 
-    One that is not in the cache and that this machine cannot compile: ToolError gpu_missing or gpu_other, after
-    TensorRT-RTX has shown, where it is installed, that the graph parses and lowers; BuildError when it does not.
+    What was compiled, here or elsewhere, is compared with what is asked for. One that is not in the cache and that the
+    machine cannot compile: ToolError gpu_missing, tensorrt_missing or gpu_other, after TensorRT-RTX has shown, where it is
+    installed, that the graph parses and lowers; BuildError when it does not.
     """
-    targets = engine_targets(repository, this_toolchain())
+    machine = machine or this_machine()
+    targets = engine_targets(repository, machine)
     # Those that this machine can compile are compiled even where another is missing, for the cache.
-    tried = [_tried(spec, name, converted, repository, cache, target) for target in targets]
+    tried = [_tried(spec, name, converted, repository, cache, target, machine) for target in targets]
     for result in tried:
         if isinstance(result, ToolError):
             raise result
@@ -64,9 +75,10 @@ def _tried(
     repository: RepositorySpec,
     cache: Cache,
     target: EngineTarget,
+    machine: Machine,
 ) -> BuiltEngine | ToolError:
     try:
-        return _engine(spec, name, converted, repository, cache, target)
+        return _engine(spec, name, converted, repository, cache, target, machine)
     except ToolError as error:
         return error
 
@@ -78,17 +90,23 @@ def _engine(
     repository: RepositorySpec,
     cache: Cache,
     target: EngineTarget,
+    machine: Machine,
 ) -> BuiltEngine:
     key = engine_key(spec, name, converted.key, target)
+    request = _request(spec, name, converted, repository, cache, "tensorrt", target.compute_capability)
+    asked = _asked(request, target, converted)
     cached = cache.get(key, "compile")
     if cached is not None:
-        return BuiltEngine(target, cached, True)
-    if not can_compile_here(target, this_toolchain()):
-        raise _with_proof(_not_here(target), spec, name, converted, repository, cache)
+        other = differences(asked, cached.directory / PLAN, _sidecar(cached.directory))
+        if not other:
+            return BuiltEngine(target, cached, True)
+        cache.refuse(key, f"{spec.name}/{name} for {target.name}: {'; '.join(other)}")
+    if not can_compile(target, machine):
+        raise _with_proof(_not_here(target, machine), spec, name, converted, repository, cache)
     with cache.workspace() as made:
-        request = _request(spec, name, converted, repository, cache, "tensorrt")
         log = log_path(cache, repository, f"{spec.name}/{name}/engine/{target.compute_capability}")
         result = run_compile(request, made, log)
+        refuse_other(asked, made / PLAN, _sidecar(made), request.model)
         record = {
             **converted.record,
             "tools": engine_tools(target),
@@ -100,27 +118,49 @@ def _engine(
         return BuiltEngine(target, cache.put(key, made, record, what), False)
 
 
-def _not_here(target: EngineTarget) -> ToolError:
-    """Why the engine cannot be compiled on this machine."""
+def _asked(request: CompileRequest, target: EngineTarget, converted: Artifact) -> AskedEngine:
+    tensors = [tensor_from_dict(t) for kind in ("inputs", "outputs") for t in converted.record[kind]]
+    return AskedEngine(
+        "tensorrt",
+        target.tensorrt,
+        target.compute_capability,
+        target.platform,
+        request.options,
+        request.profiles,
+        tuple((t.name, t.dtype.config, t.wire_shape) for t in tensors),
+    )
+
+
+def _sidecar(directory: Path) -> Mapping[str, Any]:
+    """What lies beside the plan; nothing where it cannot be read, which differs from all that was asked."""
     try:
-        require_tensorrt()
-    except ToolError as error:
+        told = json_value(read_bounded(directory / f"{PLAN}.json"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _not_here(target: EngineTarget, machine: Machine) -> ToolError:
+    """Why the machine cannot compile the engine."""
+    if not machine.gpus:
         return ToolError(
-            f"the engine for {target.name} is in no cache, and {error.message}",
-            code=error.code,
-            seen=error.seen,
-            valid=error.valid,
-            fix=f"{_ELSEWHERE}; or serve a variant with backend onnxruntime"
-            if error.code == "gpu_missing"
-            else error.fix,
+            f"the engine for {target.name} is in no cache, and TensorRT compiles on a GPU only, and this machine has none",
+            code="gpu_missing",
+            seen=machine.why_no_gpu,
+            fix=f"{_ELSEWHERE}; or serve a variant with backend onnxruntime",
         )
-    found, _ = gpus()
-    installed = this_toolchain().fingerprint("tensorrt")["tensorrt"]
+    if machine.tensorrt is None and machine.gpus_of(target.compute_capability):
+        return ToolError(
+            f"the engine for {target.name} is in no cache, and TensorRT is not installed",
+            code="tensorrt_missing",
+            fix=f"pip install '{tensorrt_requirement(target.tensorrt)}'" if target.tensorrt else TENSORRT_FIX,
+        )
     return ToolError(
-        f"an engine for {target.name} is not compiled on another GPU or by another TensorRT",
+        f"an engine for {target.name} is not compiled on another GPU, by another TensorRT or on another platform",
         code="gpu_other",
-        seen=f"{', '.join(g.name for g in found)} with TensorRT {installed}",
-        valid=(target.name,),
+        seen=f"{', '.join(f'{g.name} ({g.compute_capability})' for g in machine.gpus)} with TensorRT "
+        f"{machine.tensorrt} on {machine.platform}",
+        valid=(f"{target.name}, {target.platform}",),
         fix=_ELSEWHERE,
     )
 
@@ -160,7 +200,13 @@ def _proof(spec: ModelSpec, name: str, converted: Artifact, repository: Reposito
 
 
 def _request(
-    spec: ModelSpec, name: str, converted: Artifact, repository: RepositorySpec, cache: Cache, engine: Any
+    spec: ModelSpec,
+    name: str,
+    converted: Artifact,
+    repository: RepositorySpec,
+    cache: Cache,
+    engine: Any,
+    compute_capability: str | None = None,
 ) -> CompileRequest:
     where = repository.where(spec.name, "variants", name)
     onnx = next(n for n in converted.record["served_files"] if n.endswith(".onnx"))
@@ -172,6 +218,7 @@ def _request(
         options=engine_options(spec.variants[name], where),
         opset=converted.record["opset"],
         timing_cache_directory=str(Path(cache.root) / "timing"),
+        compute_capability=compute_capability,
     )
 
 

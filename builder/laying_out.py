@@ -143,7 +143,7 @@ def _entry(
         key=made.base.key,
         # Read anew: an ensemble's steps may have been laid out a moment ago.
         config=config_digests(
-            spec, context.spec.root, context.repository, context.options.templates, context.cache
+            spec, context.spec, context.repository, context.options.templates, context.cache
         ),
         files=model_files(staged, context.cache.stats),
         accuracy=accuracy_summary(made.base.record["accuracy"]),

@@ -13,6 +13,7 @@ from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
 from builder.errors import ConfigError, SpecError
 from builder.lock import Lock, LockedModel
+from builder.machine import Machine
 from builder.model_config import TEMPLATE, model_config_from_text
 from builder.model_directory import read_model_directory
 from builder.package_files import PACKAGE_PREFIX, package_reference, resolve_package_file
@@ -78,19 +79,24 @@ def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]
 
 
 def config_digests(
-    spec: ModelSpec, root: Path, repository: Path, templates: Path | None, cache: Cache
+    spec: ModelSpec, stated: RepositorySpec, repository: Path, templates: Path | None, cache: Cache
 ) -> dict[str, str]:
-    """Digests of what is laid out beside the artifact, and of the checks that let the model through."""
+    """Digests of what is laid out beside the artifact, and of the checks that let the model through.
+
+    stated: the spec that the model stands in.
+    """
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     digests = {
-        "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
+        "spec": digest_of_value(
+            [__version__, spec.name, spec.config.as_proto_json(), *_choice(spec, stated)]
+        ),
         "template": total_digest(files),
         "accuracy": digest_of_value(_bounds(spec)),
     }
     if spec.source.kind not in ("python", "steps") and spec.max_batch_size != 0:
         digests["rows"] = digest_of_value(["rows", ROWS_REVISION])
     if spec.model_files:
-        placed = {n: cache.stats.digest(root / file) for n, file in spec.model_files.items()}
+        placed = {n: cache.stats.digest(stated.root / file) for n, file in spec.model_files.items()}
         digests["model_files"] = digest_of_value(placed)
     if spec.source.steps is not None:
         digests["steps"] = digest_of_value([_tensors_of(repository / s.model) for s in spec.source.steps])
@@ -105,9 +111,10 @@ def _bounds(spec: ModelSpec) -> Any:
     return [bounds, {n: v.accuracy.stated_bounds() for n, v in spec.variants.items()}]
 
 
-def _choice(spec: ModelSpec) -> list[Any]:
-    """What decides which variant is laid out; nothing without variants."""
-    return [list(spec.preference), spec.on_fail] if spec.variants else []
+def _choice(spec: ModelSpec, stated: RepositorySpec) -> list[Any]:
+    """What decides which variant is laid out, and whether its config is for a GPU; nothing without variants."""
+    gpus = ["on GPUs"] if stated.target.gpus else []
+    return [list(spec.preference), spec.on_fail, *gpus] if spec.variants else []
 
 
 def _tensors_of(model: Path) -> Any:
@@ -152,12 +159,13 @@ def observe(
     repository: Path,
     templates: Path | None,
     names: Collection[str],
+    machine: Machine,
 ) -> dict[str, Observation]:
     """One Observation a model named, in the spec's order."""
-    targets = engine_targets(repository_spec, toolchain)
+    targets = engine_targets(repository_spec, machine)
     return {
         spec.name: _observe_model(
-            repository_spec.root,
+            repository_spec,
             spec,
             lock.models.get(spec.name),
             cache,
@@ -172,7 +180,7 @@ def observe(
 
 
 def _observe_model(
-    root: Path,
+    repository_spec: RepositorySpec,
     spec: ModelSpec,
     locked: LockedModel | None,
     cache: Cache,
@@ -181,6 +189,7 @@ def _observe_model(
     templates: Path | None,
     targets: Sequence[EngineTarget],
 ) -> Observation:
+    root = repository_spec.root
     parameters, tools = export_parameters(spec), export_tools(spec, toolchain)
     dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
     cached_key = find_cached(request_digest(parameters, tools), root, cache)
@@ -190,7 +199,7 @@ def _observe_model(
         dependencies=dependencies,
         cached_key=cached_key,
         variants=observe_variants(spec, locked, cached_key, root, cache, toolchain, targets),
-        config=config_digests(spec, root, repository, templates, cache),
+        config=config_digests(spec, repository_spec, repository, templates, cache),
         files=model_files(repository / spec.name, cache.stats),
     )
 
@@ -291,7 +300,11 @@ def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def engine_tools(target: EngineTarget) -> dict[str, str | None]:
     """Versions of what an engine is made by and for."""
-    return {"tensorrt": target.tensorrt, "compute_capability": target.compute_capability}
+    return {
+        "tensorrt": target.tensorrt,
+        "compute_capability": target.compute_capability,
+        "platform": target.platform,
+    }
 
 
 def engine_key(spec: ModelSpec, name: str, graph_key: str, target: EngineTarget) -> str:

@@ -50,19 +50,21 @@ CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED}
 # Sources that are taken over as they are.
 _NOT_JUDGED = ("directory", "python", "steps")
 # Tools of an engine that the machine it is meant for decides about.
-TARGET_TOOLS = ("tensorrt", "compute_capability")
+TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineTarget:
     """What an engine is compiled for; None where neither the spec nor this machine says it.
 
-    gpu: the kind of GPU as the spec names it. compute_capability: `9.0`. tensorrt: version.
+    gpu: the kind of GPU as the spec names it. compute_capability: `9.0`. tensorrt: version, all that is known of it.
+    platform: operating system and CPU of the servers.
     """
 
     gpu: str | None
     compute_capability: str | None
     tensorrt: str | None
+    platform: str | None = "linux_x86_64"
 
     @property
     def name(self) -> str:
@@ -74,7 +76,12 @@ class EngineTarget:
 
     def as_dict(self) -> dict[str, str | None]:
         """JSON form."""
-        return {"gpu": self.gpu, "compute_capability": self.compute_capability, "tensorrt": self.tensorrt}
+        return {
+            "gpu": self.gpu,
+            "compute_capability": self.compute_capability,
+            "tensorrt": self.tensorrt,
+            "platform": self.platform,
+        }
 
 
 @dataclass(frozen=True, slots=True)

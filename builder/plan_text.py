@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from builder.errors import SpecError
 from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
+from builder.releases import tensorrt_requirement
 from builder.text_layout import table
 
 _NAMED = 10
@@ -45,12 +47,22 @@ def json_of_plan(plan: BuildPlan) -> dict[str, Any]:
 def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
     """The jobs that make what is in no cache: one a (GPU kind, TensorRT) with its engines, and one for a CPU.
 
-    The form of GitHub's `strategy.matrix`: {"include": [{name, gpu, compute_capability, tensorrt, models, work}]}.
+    The form of GitHub's `strategy.matrix`: {"include": [{name, gpu, compute_capability, tensorrt, platform, install, models,
+    work}]}. install: what pip is given for the target's TensorRT, empty where none is needed or known.
     models: names that the job's `tritonsmith build --artifacts-only` may be given; work: what is stale, for people.
+    SpecError target_gpus where engines are stale and the spec does not say for which GPUs: what one machine compiled for its
+    own GPU, no other would find.
     """
     groups: dict[EngineTarget | None, list[Action]] = {}
     for action in plan.stale:
         if action.state is State.TO_RUN and action.kind in ("export", "calibrate", "convert", "compile"):
+            if action.engine is not None and action.engine.gpu is None:
+                raise SpecError(
+                    f"{action.model}: jobs on other machines compile for the GPUs that `target:` names, and it names none",
+                    code="target_gpus",
+                    seen=_subject(action),
+                    fix="target: {gpus: [h100]}",
+                )
             groups.setdefault(action.engine, []).append(action)
     ordered = sorted(groups.items(), key=lambda group: "" if group[0] is None else group[0].name)
     return {"include": [_job(target, actions) for target, actions in ordered]}
@@ -66,6 +78,7 @@ def _job(target: EngineTarget | None, actions: Sequence[Action]) -> dict[str, An
     return {
         "name": "cpu" if target is None else target.name,
         **about.as_dict(),
+        "install": "" if about.tensorrt is None else tensorrt_requirement(about.tensorrt),
         "models": list(dict.fromkeys(a.model for a in actions)),
         "work": [_subject(a) for a in actions],
     }

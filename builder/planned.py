@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builder.artifacts import source_path
-from builder.compile.cuda import gpus
 from builder.engine_profiles import engine_options
+from builder.engine_targets import engine_targets
 from builder.lint.onnx_io import OnnxProblem, read_onnx
 from builder.lint.target import Target
+from builder.machine import Machine
 from builder.spec import ModelSpec, RepositorySpec
 from builder.targets import PlannedModel, ServingTarget, check_target, serving_target, target_from_reference
-from builder.toolchain import this_toolchain
 from builder.variant_spec import Variant
 
 # IR version that the exporter of torch writes.
 _EXPORT_IR_VERSION = 10
 
 
-def check_planned(spec: RepositorySpec, reference: str | None = None) -> Target | None:
+def check_planned(spec: RepositorySpec, reference: str | None, machine: Machine) -> Target | None:
     """Holds every model and variant against the spec's `target:`, or against `reference` instead.
 
-    reference: a release, an image or a live server's URL. Returns the target, None when none is stated.
+    reference: a release, an image or a live server's URL. machine: decides only where the spec names no TensorRT:
+    engines are compiled for the target, by whichever machine has its GPU. Returns the target, None when none is stated.
     GateError names the model, what the target has and what would do.
     """
     if reference is not None:
@@ -30,22 +31,21 @@ def check_planned(spec: RepositorySpec, reference: str | None = None) -> Target 
         target = serving_target(spec.target, spec.source.where(("target",)))
     else:
         return None
-    check_target(target, [planned for model in spec.models for planned in _planned(model, spec)])
+    check_target(target, [p for model in spec.models for p in _planned(model, spec, machine)])
     return target.target
 
 
-def _planned(model: ModelSpec, spec: RepositorySpec) -> Iterator[PlannedModel]:
+def _planned(model: ModelSpec, spec: RepositorySpec, machine: Machine) -> Iterator[PlannedModel]:
     opset, ir_version = _versions(model, spec)
+    tensorrt = engine_targets(spec, machine)[0].tensorrt
     for name, variant in (model.variants or {"": Variant()}).items():
         where = spec.where(model.name, "variants", name) if name else spec.where(model.name, "source")
-        found, _ = gpus() if variant.backend == "tensorrt" else ((), "")
         yield PlannedModel(
             model=f"{model.name}/{name}" if name else model.name,
             backend=_backend(model, variant, bool(name)),
             opset=opset,
             ir_version=ir_version,
-            tensorrt=this_toolchain().fingerprint("tensorrt")["tensorrt"],
-            compute_capability=found[0].compute_capability if found else None,
+            tensorrt=tensorrt,
             precision=variant.precision,
             options=engine_options(variant, where),
             where=where,

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from builder.cache import Cache
 from builder.engine_targets import engine_targets
+from builder.machine import Machine
 from builder.observe import (
     converted_parameters,
     converted_tools,
@@ -28,7 +29,9 @@ _Variant = tuple[str, str]
 _Name = TypeVar("_Name", str, _Variant)
 
 
-def prefetch(spec: RepositorySpec, cache: Cache, toolchain: Toolchain, names: Collection[str]) -> None:
+def prefetch(
+    spec: RepositorySpec, cache: Cache, toolchain: Toolchain, names: Collection[str], machine: Machine
+) -> None:
     """Reads at once what is known elsewhere of the models named; asks nothing about what the local cache has.
 
     Three rounds, because the key of a graph holds its export's, and that of an engine its graph's.
@@ -59,7 +62,7 @@ def prefetch(spec: RepositorySpec, cache: Cache, toolchain: Toolchain, names: Co
         engine_key(models[name], variant, key, target)
         for (name, variant), key in graphs.items()
         if models[name].variants[variant].backend == "tensorrt"
-        for target in engine_targets(spec, toolchain)
+        for target in engine_targets(spec, machine)
     ]
     cache.shared.prefetch_entries([key for key in engines if not cache.has_here(key)])
 

@@ -87,10 +87,10 @@ class RayExecutor:
     def _elsewhere(self, made: Made) -> Iterator[EngineTarget]:
         """What is still to be compiled, on nodes with other GPUs."""
         from builder.engine_targets import engine_targets
-        from builder.toolchain import this_toolchain
+        from builder.machine import this_machine
 
         if any(v.error is not None and v.error.code in ELSEWHERE for v in made.variants):
-            yield from (t for t in engine_targets(self._repository, this_toolchain()) if t.gpu)
+            yield from (t for t in engine_targets(self._repository, this_machine()) if t.gpu)
 
     def _has(self, target: EngineTarget) -> bool:
         resources = self._ray.cluster_resources()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -74,13 +74,14 @@ class RunPolicy:
     warm: WarmWorkers | None = None
 
     @contextmanager
-    def turn(self, what: str, gpu: bool) -> Iterator[Grant | None]:
-        """Waits until the action may run; None when it was stopped first. Without a budget it runs at once."""
+    def turn(self, what: str, gpus: Sequence[int] = ()) -> Iterator[Grant | None]:
+        """Waits until the action may run; None when it was stopped first. Without a budget it runs at once, on the first
+        of the GPUs that will do."""
         if self.budget is None:
-            yield Grant(0)
+            yield Grant(0, gpus[0] if gpus else None)
             return
         expected = _UNKNOWN_BYTES if self.peaks is None else self.peaks.expected_bytes(what)
-        with self.budget.hold(expected, gpu, self.stop) as grant:
+        with self.budget.hold(expected, gpus, self.stop) as grant:
             if grant is not None:
                 self.started(what)
             try:

@@ -108,7 +108,7 @@ class SharedCache:
             # Another machine may have replaced or removed it meanwhile.
             self._forget(key)
             if self._entry(key) == entry:
-                self._distrust(key, why)
+                self.distrust(key, why)
         return None
 
     def _fault(self, entry: Entry, kind: Kind | None) -> str | None:
@@ -208,14 +208,15 @@ class SharedCache:
         try:
             return entry_from_text(text, key)
         except ValueError as error:
-            self._distrust(key, str(error))
+            self.distrust(key, str(error))
             return None
 
     def _forget(self, key: str) -> None:
         with self._guard:
             self._known.texts.pop(key, None)
 
-    def _distrust(self, key: str, why: str) -> None:
+    def distrust(self, key: str, why: str) -> None:
+        """Takes an entry for corrupt from now on, with a warning: it is not found, and the next upload replaces it."""
         with self._guard:
             if key in self._known.corrupt:
                 return

@@ -109,8 +109,11 @@ class Target(Frozen):
     """What the repository must load on."""
 
     triton: Annotated[str, Field(pattern=r"^\d\d\.\d\d$")] | None = None
-    gpus: tuple[str, ...] = ()
-    tensorrt: str | None = None
+    gpus: tuple[str, ...] = Field((), description="kinds of GPUs; engines are built for each")
+    tensorrt: str | None = Field(None, description="the image's, in full: 10.16.0.72")
+    platform: Literal["linux_x86_64", "linux_aarch64"] | None = Field(
+        None, description="of the servers; default: as the GPUs say, x86-64 where they do not"
+    )
 
 
 class ModelSpec(Frozen):

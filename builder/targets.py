@@ -13,11 +13,12 @@ from builder.lint.target import Target, onnx_limits, target_from_text
 from builder.releases import (
     IMAGES,
     NVIDIA_BACKENDS,
+    builds_for,
     is_same_tensorrt,
+    is_whole_tensorrt,
     release_from_image,
     release_from_triton_version,
     releases,
-    takes_hardware,
     takes_version_compatible,
     tensorrt_of,
 )
@@ -34,18 +35,36 @@ COMPUTE_CAPABILITIES: Mapping[str, str] = {
     "b100": "10.0", "b200": "10.0", "gb200": "10.0", "b300": "10.3", "gb300": "10.3",
     "rtx5090": "12.0", "rtxpro6000": "12.0", "gb10": "12.1",
 }  # fmt: skip
+# GPUs of boards whose CPU is ARM's; all others are taken to sit in x86-64 machines. Sources: NVIDIA's product pages of
+# Grace Hopper, Grace Blackwell, DGX Spark and Jetson.
+_ARM_GPUS = frozenset({"orin", "gh200", "gb200", "gb300", "gb10"})
+PLATFORMS = ("linux_x86_64", "linux_aarch64")
+# What follows the model in the driver's names: `NVIDIA A100-SXM4-80GB`, `NVIDIA RTX 6000 Ada Generation`.
+_NAME_NOISE = re.compile(
+    r"\b(nvidia|tesla|geforce|quadro|generation|(server|workstation) edition|blackwell|sxm\d?|pcie|nvl|hbm\d\w*|\d+gb)\b"
+)
+# Hardware compatibility level → the least compute capability that TensorRT builds it on. Source: NvInfer.h,
+# HardwareCompatibilityLevel ("only supported for engines built on NVIDIA Ampere and later", "Turing and later").
+_LEAST_OF_LEVEL: Mapping[str, str] = {"ampere_plus": "8.0", "same_compute_capability": "7.5"}
 # Precision → the least compute capability that TensorRT compiles it for. Sources: TensorRT-RTX documentation, "Working
 # with Quantized Types" (FP8, FP4); tried: TensorRT-RTX 1.7 refuses bf16 for 7.5, fp8 for 8.6 and nvfp4 for 8.9.
 LEAST_CAPABILITY: Mapping[str, str] = {"bf16": "8.0", "fp8": "8.9", "nvfp4": "10.0"}
 _ANSWER_WITHIN_S = 10.0
+_STATE_IT = 'state it: target: {triton: "…", tensorrt: "10.16.0.72"}; in the image: dpkg -l libnvinfer10'
 
 
 @dataclass(frozen=True, slots=True)
 class ServingTarget:
-    """A linter's Target, and the compute capability of each kind of GPU that serves; empty means not stated."""
+    """A linter's Target and what the spec says of the GPUs that serve; empty means not stated.
+
+    compute_capabilities: of each kind. kinds: as the spec names them, one of each.
+    platform: operating system and CPU of the servers, one of PLATFORMS.
+    """
 
     target: Target
     compute_capabilities: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +72,7 @@ class PlannedModel:
     """A model that is about to be built, as far as it is known by then; None is not judged.
 
     opset, ir_version: of the ONNX file, exported or to be compiled.
-    tensorrt, compute_capability: of the machine that would build its plan (backend tensorrt).
+    tensorrt: that its plans (backend tensorrt) are built by, on whichever machine.
     precision: of the plan's graph.
     options: the plan's.
     """
@@ -63,14 +82,14 @@ class PlannedModel:
     opset: int | None = None
     ir_version: int | None = None
     tensorrt: str | None = None
-    compute_capability: str | None = None
     precision: str = "fp32"
     options: CompileOptions = field(default_factory=CompileOptions)
     where: Where | None = None
 
 
 def serving_target(stated: StatedTarget, where: Where | None = None) -> ServingTarget:
-    """The spec's `target:` → ServingTarget; SpecError for a release or a GPU that is not known."""
+    """The spec's `target:` → ServingTarget; SpecError for a release or a GPU that is not known, and for GPUs of
+    machines with different CPUs: an engine runs on one platform only."""
     if stated.triton is not None and stated.triton not in releases():
         guess = nearest(stated.triton, releases())
         raise SpecError(
@@ -81,19 +100,44 @@ def serving_target(stated: StatedTarget, where: Where | None = None) -> ServingT
             valid=tuple(releases()),
             fix=f"did you mean {guess!r}?" if guess else None,
         )
+    kinds = tuple(dict.fromkeys(_plain(gpu) for gpu in stated.gpus))
     capabilities = tuple(dict.fromkeys(compute_capability_of(gpu, where) for gpu in stated.gpus))
     target = Target(
         release=stated.triton,
-        gpus=len(stated.gpus) or None,
+        # Kinds of GPUs: how many of them a server has, nobody said.
+        gpus=None,
         tensorrt=stated.tensorrt or tensorrt_of(stated.triton),
         compute_capability=capabilities[0] if len(capabilities) == 1 else None,
     )
-    return ServingTarget(target, capabilities)
+    return ServingTarget(target, capabilities, kinds, _platform(stated, kinds, where))
+
+
+def _platform(stated: StatedTarget, kinds: Sequence[str], where: Where | None) -> str | None:
+    """As stated, else what the kinds of GPUs say; None where no GPU is named."""
+    arm = [kind for kind in kinds if kind in _ARM_GPUS]
+    wrong = set(kinds) - set(arm) if arm and stated.platform is None else ()
+    if wrong or (arm and stated.platform not in (None, "linux_aarch64")):
+        raise SpecError(
+            "the target's GPUs sit in machines with different CPUs, and an engine runs on the platform only that built it",
+            code="target_platform",
+            where=where,
+            seen=", ".join(stated.gpus) + (f" on {stated.platform}" if stated.platform else ""),
+            valid=(f"ARM: {', '.join(sorted(_ARM_GPUS))}",),
+            fix="one spec for each platform; or platform: linux_aarch64, where all of them sit in ARM machines",
+        )
+    if stated.platform is not None or not kinds:
+        return stated.platform
+    return PLATFORMS[bool(arm)]
+
+
+def _plain(gpu: str) -> str:
+    """The name without its vendor, form factor and memory: `NVIDIA H100 80GB HBM3` and `h100` are one."""
+    return re.sub(r"[\s_-]", "", _NAME_NOISE.sub("", re.sub(r"[_-]", " ", gpu.lower())))
 
 
 def compute_capability_of(gpu: str, where: Where | None = None) -> str:
-    """`H100`, `nvidia-l40s`, `sm90` or `9.0` → compute capability; SpecError names the nearest known GPU."""
-    plain = re.sub(r"[\s_-]|nvidia|tesla|geforce", "", gpu.lower())
+    """`H100`, `NVIDIA A100-SXM4-80GB`, `sm90` or `9.0` → compute capability; SpecError names the nearest known GPU."""
+    plain = _plain(gpu)
     numbers = re.fullmatch(r"(?:sm)?(\d+)\.?(\d)", plain)
     if numbers is not None:
         return f"{numbers.group(1)}.{numbers.group(2)}"
@@ -160,7 +204,10 @@ def check_target(target: ServingTarget, models: Sequence[PlannedModel]) -> None:
 
 def target_problems(target: ServingTarget, models: Sequence[PlannedModel]) -> Iterator[GateError]:
     """Every reason why a planned model would not load: target_gpu, target_backend, target_onnx, target_precision,
-    target_tensorrt_unknown, target_tensorrt, target_hardware, target_stripped."""
+    target_tensorrt_unknown, target_tensorrt, target_hardware, target_stripped, target_lean_runtime.
+
+    An engine is built for each kind of GPU of the target, here or on another machine: what this machine has decides
+    nothing."""
     for model in models:
         yield from _backend_problems(target.target, model)
         if model.backend == "onnxruntime":
@@ -168,6 +215,7 @@ def target_problems(target: ServingTarget, models: Sequence[PlannedModel]) -> It
         if model.backend == "tensorrt":
             yield from _gpu_problems(target, model)
             yield from _precision_problems(target, model)
+            yield from _hardware_problems(target, model)
             yield from _tensorrt_problems(target, model)
 
 
@@ -207,7 +255,7 @@ def _gpu_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateEr
     row = releases().get(target.target.release or "")
     least = row["min_compute_capability"] if row else ""
     for capability in target.compute_capabilities:
-        if least and float(capability) < float(least):
+        if least and _below(capability, least):
             yield _refused(
                 model,
                 "target_gpu",
@@ -216,11 +264,58 @@ def _gpu_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateEr
                 valid=(f"{least} and up",),
             )
 
+    version = model.tensorrt or target.target.tensorrt
+    for capability in target.compute_capabilities if version is not None else ():
+        if not builds_for(version or "", capability):
+            yield _refused(
+                model,
+                "target_gpu",
+                f"TensorRT {version} compiles nothing for GPUs of compute capability {capability}",
+                seen=capability,
+                fix="a target with another TensorRT, or this variant with backend onnxruntime",
+            )
+
+
+def _hardware_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
+    """Sources: TensorRT 11.3 documentation, Engine Compatibility ("By default, TensorRT engines are only compatible with
+    the type of device where they were built"); Triton tells plans apart by compute capability alone
+    (tensorrt_backend, src/model_state.cc, cc_model_filenames)."""
+    level = model.options.hardware_compatibility
+    least = _LEAST_OF_LEVEL.get(level)
+    for capability in target.compute_capabilities:
+        kinds = [kind for kind in target.kinds if compute_capability_of(kind) == capability]
+        if level == "none" and len(kinds) > 1:
+            yield _refused(
+                model,
+                "target_hardware",
+                f"{' and '.join(kinds)} get the same plan, as Triton tells GPUs apart by compute capability alone, "
+                "and a plan is for one kind of GPU",
+                seen=f"compute capability {capability}",
+                fix="engine: {hardware_compatibility: same_compute_capability} in the variant",
+            )
+        if least is not None and _below(capability, least):
+            yield _refused(
+                model,
+                "target_hardware",
+                f"TensorRT builds no {level} engine for GPUs of compute capability {capability}",
+                seen=capability,
+                valid=(f"{least} and up",),
+            )
+
 
 def _precision_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
     least = LEAST_CAPABILITY.get(model.precision)
+    level = _LEAST_OF_LEVEL.get(model.options.hardware_compatibility)
+    if model.options.hardware_compatibility == "ampere_plus" and least and level and _below(level, least):
+        yield _refused(
+            model,
+            "target_precision",
+            f"an ampere_plus engine runs on compute capability {level}, which has no {model.precision}",
+            seen="hardware_compatibility: ampere_plus",
+            valid=("none", "same_compute_capability"),
+        )
     for capability in target.compute_capabilities:
-        if least is not None and float(capability) < float(least):
+        if least is not None and _below(capability, least):
             yield _refused(
                 model,
                 "target_precision",
@@ -240,13 +335,31 @@ def _tensorrt_problems(target: ServingTarget, model: PlannedModel) -> Iterator[G
             seen="strip: true",
             fix="leave out strip",
         )
+    if model.options.exclude_lean_runtime:
+        yield _refused(
+            model,
+            "target_lean_runtime",
+            # tensorrt_backend, src/loader.cc: deserializeCudaEngine, and loadRuntime nowhere.
+            "Triton loads no lean runtime for a plan that brings none",
+            seen="exclude_lean_runtime: true",
+            fix="leave out exclude_lean_runtime",
+        )
     runtime, built = target.target.tensorrt, model.tensorrt
     if runtime is None and target.target.release is not None:
         yield _refused(
             model,
             "target_tensorrt_unknown",
             f"the TensorRT of {_image(target.target)} is not in the table, and a plan loads on its own version only",
-            fix='state it: target: {triton: "…", tensorrt: "10.16"}; in the image: dpkg -l libnvinfer10',
+            fix=_STATE_IT,
+        )
+    if runtime is not None and not is_whole_tensorrt(runtime):
+        yield _refused(
+            model,
+            "target_tensorrt_unknown",
+            f"{runtime} does not say which TensorRT the target has, and a plan loads on its own build only",
+            seen=runtime,
+            valid=("MAJOR.MINOR.PATCH.BUILD",),
+            fix=_STATE_IT,
         )
     if runtime is not None and built is not None and not is_same_tensorrt(built, runtime):
         compatible = takes_version_compatible(built, runtime)
@@ -264,17 +377,10 @@ def _tensorrt_problems(target: ServingTarget, model: PlannedModel) -> Iterator[G
                     else f"build with TensorRT {runtime}, in the target's image"
                 ),
             )
-    for capability in target.compute_capabilities if model.compute_capability else ():
-        level = model.options.hardware_compatibility
-        if not takes_hardware(model.compute_capability or "", capability, level):
-            yield _refused(
-                model,
-                "target_hardware",
-                f"a plan for compute capability {model.compute_capability} does not load on {capability}",
-                seen=model.compute_capability,
-                valid=(capability,),
-                fix="build on the target's GPU, or hardware_compatibility: ampere_plus (8.0 and up)",
-            )
+
+
+def _below(capability: str, least: str) -> bool:
+    return tuple(map(int, capability.split("."))) < tuple(map(int, least.split(".")))
 
 
 def _image(target: Target) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -30,6 +34,14 @@ class Toolchain:
         return {n: known[n] for n in names}
 
 
+# Other distributions of the same tool. NVIDIA's are named after CUDA's major version, and bring the module `tensorrt`
+# whether or not the one of that name is installed.
+_ALSO: Mapping[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "onnxruntime": ("onnxruntime-gpu",),
+}
+
+
 @lru_cache(maxsize=1)
 def this_toolchain() -> Toolchain:
     """What is installed beside us; nothing is imported for it."""
@@ -37,8 +49,14 @@ def this_toolchain() -> Toolchain:
 
 
 def _version(name: str) -> str | None:
-    try:
-        # The local part says how it was packaged (+cpu, +cu130), not what it computes.
-        return metadata.version(name).partition("+")[0]
-    except metadata.PackageNotFoundError:
-        return None
+    for distribution in (name, *_ALSO.get(name, ())):
+        with suppress(metadata.PackageNotFoundError):
+            # The local part says how it was packaged (+cpu, +cu130), not what it computes.
+            return metadata.version(distribution).partition("+")[0]
+    return None
+
+
+def this_platform() -> str:
+    """`linux_x86_64`, `linux_aarch64`: operating system and CPU, which an engine is tied to."""
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    return f"{sys.platform}_{machine}"

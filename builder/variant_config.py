@@ -38,10 +38,13 @@ def _wire_tf32(message: Any, spec: ModelSpec, name: str, repository: RepositoryS
     """The CUDA provider multiplies fp32 as TF32 unless use_tf32 is 0 (ONNX Runtime, CUDA provider's options); the backend
     hands on what an accelerator called `cuda` says (onnxruntime_backend, src/onnxruntime.cc).
 
-    At fp32 it is turned off only where a group is stated to run on a GPU: a config for a CPU stays as it was stated.
+    At fp32 it is turned off only where an instance may run on a GPU: a config for a CPU stays as it was stated. Where the
+    target has GPUs, KIND_AUTO and a config without groups become KIND_GPU (core, src/model_config_utils.cc,
+    NormalizeInstanceGroup).
     """
     precision = spec.variants[name].precision
-    on_gpu = any(group.Kind.Name(group.kind) == "KIND_GPU" for group in message.instance_group)
+    kinds = {group.Kind.Name(group.kind) for group in message.instance_group} or {"KIND_AUTO"}
+    on_gpu = "KIND_GPU" in kinds or (bool(repository.target.gpus) and "KIND_AUTO" in kinds)
     if precision == "fp32" and not on_gpu:
         return
     accelerators = message.optimization.execution_accelerators.gpu_execution_accelerator

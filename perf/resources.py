@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from builder.errors import TritonsmithError
+from perf import nvml
 from perf.resource_use import (
     GpuReading,
     GpuSample,
@@ -196,7 +197,7 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     why = "pynvml is not installed"
     if pid is not None:
         try:
-            return _nvml_reader(), "nvml", ""
+            return _nvml_reader(pid), "nvml", ""
         except ImportError:
             pass
         except (
@@ -219,31 +220,10 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     return None, "", f"{why}, and Triton's metrics name no GPU"
 
 
-def _nvml_reader() -> ReadGpus:
-    """NVML of all GPUs of this machine (NVML API reference; units there: %, bytes, mW, mJ)."""
-    import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    pynvml.nvmlInit()
-    handles = {}
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        name = pynvml.nvmlDeviceGetName(handle)
-        handles[f"{index} {name.decode() if isinstance(name, bytes) else name}"] = handle
+def _nvml_reader(pid: int) -> ReadGpus:
+    """NVML of the GPUs that CUDA shows to the process."""
+    module = nvml.open_nvml()
+    handles = nvml.handles_of(module, nvml.gpus_of_process(pid))
     if not handles:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-
-    def asked(call: Callable[[], float]) -> float | None:
-        try:
-            return call()
-        except pynvml.NVMLError:  # older GPUs lack a counter or a sensor
-            return None
-
-    def reading(handle: object) -> GpuReading:
-        return GpuReading(
-            utilisation=asked(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
-            memory_bytes=asked(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used),
-            power_w=asked(lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
-            energy_j=asked(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
-        )
-
-    return lambda: {name: reading(handle) for name, handle in handles.items()}
+        raise module.NVMLError(module.NVML_ERROR_NOT_FOUND)
+    return lambda: nvml.read(module, handles)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests import onnx_models
 from tests.conftest import ROOT
@@ -173,6 +174,66 @@ def test_plan_build_and_publish_on_runners_that_share_a_bucket(ci: Ci) -> None:
     back = again.tritonsmith("rollback", "scores", "--at", ci.values["inputs.publish-to"])
     assert back.returncode == 0, back.stderr
     assert served(again, ci) == {"scores": [1], "rows": [1]}
+
+
+@pytest.fixture(scope="module")
+def engines_job() -> Mapping[str, Any]:
+    job: Mapping[str, Any] = yaml.safe_load(WORKFLOW.read_text())["jobs"]["engines"]
+    return job
+
+
+def ran(job: Mapping[str, Any], step: str, shell: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A step of the job, with commands that are functions of the shell."""
+    (found,) = [s for s in job["steps"] if s.get("name") == step]
+    named = dict.fromkeys(found.get("env", {}), "") | env
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", f"{shell}\n{found['run']}"],
+        env={**os.environ, **named, "SPEC": "models.yaml", "REPOSITORY": "model_repository"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "expected"),
+    [
+        # The build, and what was packaged anew of it: 10.16.0.72.post1 is the same TensorRT, 10.16.1.11 is not.
+        ("tensorrt==10.16.0.72.*", ["tritonsmith[torch]", "tensorrt==10.16.0.72.*"]),
+        ("", ["tritonsmith[torch]"]),
+    ],
+)
+def test_a_gpu_job_installs_the_targets_own_tensorrt(
+    engines_job: Mapping[str, Any], tensorrt: str, expected: list[str]
+) -> None:
+    shell = "python() { printf '%s\\n' \"$@\"; }"
+    done = ran(engines_job, "Install", shell, INSTALL="tritonsmith[torch]", TENSORRT=tensorrt)
+    assert done.stdout.splitlines() == ["-m", "pip", "install", *expected]
+    if tensorrt:
+        pinned = Requirement(expected[1])
+        assert "10.16.0.72.post1" in pinned.specifier and "10.16.1.11" not in pinned.specifier
+
+
+def test_each_row_runs_where_its_gpu_is_and_none_without_one_on_a_gpu(engines_job: Mapping[str, Any]) -> None:
+    runs_on = "fromJSON(matrix.gpu && format(inputs.gpu-runner, matrix.gpu) || inputs.cpu-runner)"
+    assert engines_job["runs-on"] == f"${{{{ {runs_on} }}}}"
+    assert engines_job["strategy"]["fail-fast"] is False, (
+        "one kind's failure leaves the others' engines in the cache"
+    )
+
+
+def test_a_runner_with_the_wrong_label_fails_its_own_job(
+    engines_job: Mapping[str, Any], tmp_path: Path
+) -> None:
+    """A build takes engines for other machines for granted, so that somebody has to ask whether its own are there."""
+    h100 = {"name": "h100 (9.0)", "gpu": "h100", "work": ["compile m/plan"]}
+    left = tmp_path / "matrix.json"
+    left.write_text(json.dumps({"include": [h100]}))
+    shell = f"tritonsmith() {{ cat {left}; }}"
+    step = "Nothing is left for this GPU"
+    assert ran(engines_job, step, shell, GPU="l4").returncode == 0
+    wrong = ran(engines_job, step, shell, GPU="h100")
+    assert wrong.returncode == 1 and "not made here: compile m/plan for h100 (9.0)" in wrong.stderr
 
 
 def test_every_step_is_a_plain_command_without_expressions_in_it(ci: Ci) -> None:

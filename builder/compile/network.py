@@ -48,6 +48,10 @@ def build_engine(
     """
     logger = logger_of(trt, log)
     started = time.monotonic()
+    # As Triton's backend does at its start (tensorrt_backend, src/tensorrt.cc): without it the parser knows none of
+    # TensorRT's own plugins. TensorRT-RTX has none.
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
     builder = _builder(trt, logger, log)
     network: tensorrt.INetworkDefinition = builder.create_network(
         1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -120,7 +120,8 @@ class CompileRequest:
     onnx:     absolute path; external data lies beside it.
     opset:    of the default operator set, as the artifact's record says.
     timing_cache_directory: kept between builds, one file a TensorRT version and GPU; None keeps none.
-    compute_capability: `8.9`, TensorRT-RTX only; None compiles for every GPU it can.
+    compute_capability: `8.9`. TensorRT: of the GPU to build on, None for any. TensorRT-RTX: to compile for, None for
+        every GPU it can.
     """
 
     model: str

@@ -30,12 +30,13 @@ def run_compile(
     build at its next step; a build that does not heed this within two seconds is killed.
     """
     on_gpu = request.engine == "tensorrt"
+    numbers: tuple[int, ...] = ()
     if on_gpu:
-        require_tensorrt()
+        numbers = tuple(gpu.index for gpu in require_tensorrt(request.compute_capability))
     else:
         require_rtx()
     refuse_opset(request, this_toolchain().fingerprint("tensorrt")["tensorrt"] if on_gpu else None)
-    task = ChildTask("builder.compile.worker", f"the compilation of {request.model}", "compile", gpu=on_gpu)
+    task = ChildTask("builder.compile.worker", f"the compilation of {request.model}", "compile", gpus=numbers)
     return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s, stop))
 
 

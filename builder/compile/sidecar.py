@@ -1,11 +1,14 @@
 """What a build knew about an engine → `model.plan.json` beside it, and back; the plan itself hides all of this.
 
     {"format": 1, "engine": "tensorrt", "tensorrt": "10.16.0.72", "compute_capability": "9.0", "gpu": "…",
-     "version_compatible": false, "hardware_compatibility": "none", "stripped": false, "plugins": [], "devices": 1,
+     "platform": "linux_x86_64", "version_compatible": false,
+     "hardware_compatibility": "none", "stripped": false, "plugins": [], "devices": 1,
      "tensors": [{"name": "x", "mode": "input", "data_type": "TYPE_FP32", "shape": [-1, 4],
                   "is_shape_tensor": false, "non_linear": false}],
      "profiles": [{"x": {"min": [1, 4], "opt": [8, 4], "max": [32, 4]}}],
      "engine_bytes": 123, "device_memory_bytes": [4096], "options": {…}}
+
+What the engine itself tells is read back from it where it can be loaded (TensorRT, on its GPU).
 
 builder.lint.engine reads the same names. device_memory_bytes has one number an optimization profile, what one
 execution context needs there beside the engine; empty when it was not measured.
@@ -18,9 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from builder.compile.identity import AskedEngine, refuse_other
 from builder.compile.request import CompileRequest, CompileResult, SerialisedEngine
 from builder.disk import write_atomically
 from builder.tensors import DTYPES
+from builder.toolchain import this_platform
 
 FORMAT = 1
 _CONFIG_BY_TENSORRT = {d.tensorrt: d.config for d in DTYPES if d.tensorrt is not None}
@@ -39,9 +44,10 @@ def sidecar(
     gpu: str | None,
     tensors: Sequence[Mapping[str, Any]],
     engine_bytes: int,
-    device_memory_bytes: Sequence[int] = (),
+    platform: str | None = None,
+    read_back: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The sidecar's content."""
+    """The sidecar's content; read_back: what the engine said of itself, in place of what was asked."""
     options = request.options
     return {
         "format": FORMAT,
@@ -49,6 +55,7 @@ def sidecar(
         request.engine: version,
         "compute_capability": compute_capability,
         "gpu": gpu,
+        "platform": platform,
         "version_compatible": options.version_compatible,
         "hardware_compatibility": options.hardware_compatibility,
         "stripped": options.strip,
@@ -57,8 +64,9 @@ def sidecar(
         "tensors": [dict(tensor) for tensor in tensors],
         "profiles": [profile.as_dict() for profile in request.profiles],
         "engine_bytes": engine_bytes,
-        "device_memory_bytes": list(device_memory_bytes),
+        "device_memory_bytes": [],
         "options": options.as_dict(),
+        **(read_back or {}),
     }
 
 
@@ -75,10 +83,11 @@ def finished(
     version: str,
     compute_capability: str | None,
     gpu: str | None = None,
-    device_memory_bytes: Sequence[int] = (),
+    read_back: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
 ) -> CompileResult:
-    """Writes the sidecar beside the engine at `path`; what the build came to."""
+    """Writes the sidecar beside the engine at `path`; what the build came to. BuildError engine_other when the engine is
+    not the one that was asked for."""
     content = sidecar(
         request,
         version=version,
@@ -86,8 +95,18 @@ def finished(
         gpu=gpu,
         tensors=built.tensors,
         engine_bytes=built.engine_bytes,
-        device_memory_bytes=device_memory_bytes,
+        platform=this_platform(),
+        read_back=read_back,
     )
+    asked = AskedEngine(
+        request.engine,
+        version,
+        request.compute_capability,
+        None,
+        request.options,
+        request.profiles,
+    )
+    refuse_other(asked, path, content, request.model)
     beside = path.with_name(f"{path.name}.json")
     write_sidecar(beside, content)
     return CompileResult(

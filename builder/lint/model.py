@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,19 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """A TensorRT plan of a served version, by its sidecar.
+
+    serves: the compute capability that cc_model_filenames names it for; None for the default, which all others load.
+    """
+
+    version: int
+    file: Path
+    serves: str | None
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model as it lies on disk.
 
@@ -43,7 +56,7 @@ class Model:
     written: the ModelConfig that the file states (empty without a file); None when it does not parse.
     config:  `written`, completed the way Triton does it; None likewise.
     onnx:    version number → the ONNX file's surface, or why it cannot be read; selected versions only.
-    engines: version number → engine sidecar; selected versions only.
+    plans:   TensorRT plans that have a sidecar, one a GPU kind of cc_model_filenames; selected versions only.
     """
 
     name: str
@@ -56,7 +69,12 @@ class Model:
     versions: tuple[Version, ...]
     subdirectories: tuple[str, ...]
     onnx: Mapping[int, OnnxModel | OnnxProblem]
-    engines: Mapping[int, Engine]
+    plans: tuple[Plan, ...]
+
+    @property
+    def engines(self) -> Mapping[int, Engine]:
+        """Version number → an engine of it: those for several kinds of GPU have the same tensors and profiles."""
+        return {plan.version: plan.engine for plan in reversed(self.plans)}
 
     @property
     def selected(self) -> tuple[Version, ...]:
@@ -141,7 +159,7 @@ def read_loose(path: Path) -> Repository:
     parsed = _parse_file(path)
     config = None if parsed.message is None else completed(parsed.message, parsed.message.name, None, ())
     name = (parsed.message.name if parsed.message is not None else "") or path.resolve().parent.name
-    model = Model(name, path.parent, True, path, parsed, parsed.message, config, (), (), {}, {})
+    model = Model(name, path.parent, True, path, parsed, parsed.message, config, (), (), {}, ())
     return Repository(path.parent, {name: model}, frozenset({name}))
 
 
@@ -167,16 +185,27 @@ def read_model(path: Path, config_name: str | None = None, stated: Any = None) -
     written = model_config_pb2().ModelConfig() if parsed is None else parsed.message
     written = written if stated is None else stated
     onnx: dict[int, OnnxModel | OnnxProblem] = {}
-    engines: dict[int, Engine] = {}
+    plans: list[Plan] = []
     config = None
     if written is not None:
         fields = completed(written, path.name, path, versions, onnx=None)
         for version in select_versions(fields, versions):
-            _read_artifact(fields, version, onnx, engines)
+            _read_artifact(fields, version, onnx)
+            plans += _plans(fields, version)
         newest = next((m for m in reversed(onnx.values()) if isinstance(m, OnnxModel)), None)
         config = completed(written, path.name, path, versions, onnx=newest)
     return Model(
-        path.name, path, False, config_path, parsed, written, config, versions, subdirectories, onnx, engines
+        path.name,
+        path,
+        False,
+        config_path,
+        parsed,
+        written,
+        config,
+        versions,
+        subdirectories,
+        onnx,
+        tuple(plans),
     )
 
 
@@ -193,9 +222,21 @@ def model_file(config: Any, version: Version) -> Path:
     return path
 
 
-def _read_artifact(
-    config: Any, version: Version, onnx: dict[int, OnnxModel | OnnxProblem], engines: dict[int, Engine]
-) -> None:
+def _plans(config: Any, version: Version) -> Iterator[Plan]:
+    """Triton tells a plan by the GPU's compute capability, and takes the default for one that has none
+    (tensorrt_backend, src/model_state.cc)."""
+    if config.backend != "tensorrt":
+        return
+    rows: list[tuple[str | None, str]] = [(None, config.default_model_filename)]
+    for serves, name in (*rows, *sorted(config.cc_model_filenames.items())):
+        if not name or "/" in name or not {name, f"{name}.json"} <= version.entries:
+            continue
+        engine = read_engine(version.path / f"{name}.json")
+        if engine is not None:
+            yield Plan(version.number, version.path / name, serves, engine)
+
+
+def _read_artifact(config: Any, version: Version, onnx: dict[int, OnnxModel | OnnxProblem]) -> None:
     name = config.default_model_filename
     if not name or "/" in name or name not in version.entries:
         return
@@ -207,10 +248,6 @@ def _read_artifact(
             onnx[version.number] = read_onnx(file)
         except OnnxProblem as problem:
             onnx[version.number] = problem
-    elif config.backend == "tensorrt" and f"{name}.json" in version.entries:
-        engine = read_engine(version.path / f"{name}.json")
-        if engine is not None:
-            engines[version.number] = engine
 
 
 def _version(path: Path) -> Version:

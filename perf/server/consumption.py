@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from builder.errors import TritonsmithError
+from perf import nvml
 from perf.prometheus import samples_of
 from perf.server import control
 
@@ -28,7 +29,7 @@ def server_memory_bytes(server: control.HasPid, model: str) -> int | None:
 
 
 def energy_j(metrics_url: str, pid: int | None = None) -> float | None:
-    """Joules that GPUs have used up to now, of all of them; only differences mean something. None without any.
+    """Joules that the server's GPUs have used up to now, all together; only differences mean something. None without any.
 
     From Triton's counter nv_energy_consumption (docs/user_guide/metrics.md, GPU metrics); where the server tells
     none and is a process of this machine, from NVML (nvmlDeviceGetTotalEnergyConsumption, mJ).
@@ -37,22 +38,19 @@ def energy_j(metrics_url: str, pid: int | None = None) -> float | None:
     if metrics_url:
         with contextlib.suppress(OSError, TritonsmithError):
             told = energy_from_metrics(control.metrics_text(metrics_url))
-    return energy_from_nvml() if told is None and pid is not None else told
+    return energy_from_nvml(pid) if told is None and pid is not None else told
 
 
-def energy_from_nvml() -> float | None:
-    """Of all GPUs of this machine; None without NVML, a GPU, or a counter (older than Volta)."""
+def energy_from_nvml(pid: int) -> float | None:
+    """Of the GPUs that CUDA shows to the process; None without NVML, without a GPU, or where one of them does not tell."""
     try:
-        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
+        module = nvml.open_nvml()
+    except Exception:  # pynvml.NVMLError: no driver; its class is known only when imported
         return None
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        millijoules = [float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles]
-    except pynvml.NVMLError:
+        return nvml.energy_j(nvml.read(module, nvml.handles_of(module, nvml.gpus_of_process(pid))))
+    except module.NVMLError:
         return None
-    return sum(millijoules) / 1e3 if millijoules else None
 
 
 def energy_from_metrics(text: str) -> float | None:

@@ -12,6 +12,9 @@ from builder.console import note
 
 FILE = "requirements.txt"
 # pip takes a name that ends so for a file beside it.
+# NVIDIA's names; each brings the module `tensorrt`.
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 _ARCHIVES = (".whl", ".zip", ".tar", ".gz", ".bz2", ".xz", ".tgz", ".tbz", ".txz", ".tlz", ".lz", ".lzma")
 
 
@@ -47,10 +50,13 @@ def _lines(path: Path) -> Iterator[str]:
 def _gpu_packages(repositories: Sequence[Path]) -> Iterator[str]:
     """ONNX Runtime with CUDA and TensorRT, in the user's own versions: an engine loads in the TensorRT that made it."""
     if version := _version("onnxruntime-gpu"):
-        yield f"onnxruntime-gpu=={version}"
+        # CUDA and cuDNN come with it where they came as wheels here; else the system has them for both.
+        extras = "[cuda,cudnn]" if any(map(_version, _CUDNN)) else ""
+        yield f"onnxruntime-gpu{extras}=={version}"
     has_plans = any(next(iter(r.glob("*/[0-9]*/*.plan")), None) for r in repositories)
-    if has_plans and (version := _version("tensorrt")):
-        yield f"tensorrt=={version}"
+    found = ((name, version) for name in _TENSORRT if (version := _version(name)))
+    if has_plans and (package := next(found, None)):
+        yield "==".join(package)
 
 
 def _version(distribution: str) -> str | None:

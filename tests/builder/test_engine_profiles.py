@@ -221,6 +221,25 @@ def test_tf32_of_onnxruntime_is_the_cuda_providers_option(
     assert use_tf32(config_of(repository)) == expected
 
 
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("", "0"),
+        ("instance_group: [{count: 2}]", "0"),
+        ("instance_group: [{kind: KIND_CPU}]", None),
+        ("instance_group: [{kind: KIND_CPU}, {kind: KIND_AUTO}]", "0"),
+    ],
+)
+def test_a_group_that_may_run_on_the_target_s_gpu_is_told_to_leave_tf32(
+    tmp_path: Path, groups: str, expected: str | None
+) -> None:
+    """Triton makes KIND_AUTO, and a config without groups, KIND_GPU where there is one."""
+    text = BASE.replace("VARIANT", "precision: fp32").replace("MORE", groups or "dynamic_batching: {}")
+    path = tmp_path / "models.yaml"
+    path.write_text(f"target: {{gpus: [l4]}}\n{text}")
+    assert use_tf32(config_of(load_spec(path))) == expected
+
+
 def test_tf32_joins_the_accelerators_that_are_stated(tmp_path: Path) -> None:
     more = (
         "optimization: {execution_accelerators: {gpu_execution_accelerator: "

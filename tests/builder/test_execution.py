@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.budget import Budget, free_memory_bytes
+from builder.budget import Budget, Grant, free_memory_bytes
 from builder.errors import GateError, Where
 from builder.repository import exclusive
-from builder.run_policy import PeakMemory
+from builder.run_policy import PeakMemory, RunPolicy
 from tests import onnx_models
 from tests.conftest import Run
 
@@ -32,14 +32,14 @@ BROKEN = "def load():\n    raise RuntimeError('no weights here')\n"
 class Holder:
     """Holds a share in a thread until it is let go."""
 
-    def __init__(self, budget: Budget, memory_bytes: int, gpu: bool = False) -> None:
-        self.grant: object = None
+    def __init__(self, budget: Budget, memory_bytes: int, gpus: tuple[int, ...] = ()) -> None:
+        self.grant: Grant | None = None
         self._has, self._let_go = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, args=(budget, memory_bytes, gpu), daemon=True)
+        self._thread = threading.Thread(target=self._hold, args=(budget, memory_bytes, gpus), daemon=True)
         self._thread.start()
 
-    def _hold(self, budget: Budget, memory_bytes: int, gpu: bool) -> None:
-        with budget.hold(memory_bytes, gpu) as grant:
+    def _hold(self, budget: Budget, memory_bytes: int, gpus: tuple[int, ...]) -> None:
+        with budget.hold(memory_bytes, gpus) as grant:
             self.grant = grant
             self._has.set()
             self._let_go.wait(30)
@@ -116,15 +116,29 @@ def test_an_action_larger_than_the_machine_runs_alone() -> None:
 
 def test_one_compilation_a_gpu() -> None:
     budget = Budget(cpus=8, memory_bytes=100, gpus=(0, 1))
-    one, two = Holder(budget, 1, gpu=True), Holder(budget, 1, gpu=True)
+    one, two = Holder(budget, 1, gpus=(0, 1)), Holder(budget, 1, gpus=(0, 1))
     assert one.has() and two.has()
-    assert {one.grant.gpu, two.grant.gpu} == {0, 1}  # type: ignore[attr-defined]
-    third, plain = Holder(budget, 1, gpu=True), Holder(budget, 1)
+    assert {h.grant.gpu for h in (one, two) if h.grant} == {0, 1}
+    third, plain = Holder(budget, 1, gpus=(0, 1)), Holder(budget, 1)
     assert not third.has(0.3)
     one.let_go()
     assert third.has() and plain.has()
     for holder in (two, third, plain):
         holder.let_go()
+
+
+def test_an_action_gets_a_gpu_of_the_kind_that_will_do() -> None:
+    """The free one that will not do is for others: an engine for an L4 is not compiled on the H100 beside it."""
+    budget = Budget(cpus=8, memory_bytes=100, gpus=(0, 1))
+    first = Holder(budget, 1, gpus=(1,))
+    assert first.has() and first.grant is not None and first.grant.gpu == 1
+    second = Holder(budget, 1, gpus=(1,))
+    assert not second.has(0.3)
+    first.let_go()
+    assert second.has()
+    second.let_go()
+    with RunPolicy().turn("without a budget", (1, 2)) as grant:
+        assert grant is not None and grant.gpu == 1
 
 
 def test_who_is_stopped_while_waiting_gets_nothing_and_blocks_nobody() -> None:

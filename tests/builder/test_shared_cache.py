@@ -132,6 +132,20 @@ def test_a_local_entry_that_is_damaged_comes_anew_from_the_shared_cache(
     assert len(warnings(capsys)) == 1
 
 
+def test_what_is_whole_and_not_what_its_key_stands_for_is_replaced_everywhere(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(home(tmp_path, "one", url), b"another engine")
+    two = home(tmp_path, "two", url)
+    assert content(two.get(KEY)) == b"another engine"
+    two.refuse(KEY, "it is for another GPU")
+    assert "it is for another GPU" in warnings(capsys)[0]
+    assert not two.has(KEY) and two.get(KEY) is None
+    put(two, b"the engine")
+    assert content(two.get(KEY)) == b"the engine"
+    assert content(home(tmp_path, "three", url).get(KEY)) == b"the engine"
+
+
 def test_two_machines_that_put_other_bytes_under_one_key_leave_one_of_them(
     tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

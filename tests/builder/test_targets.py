@@ -19,6 +19,7 @@ from builder.releases import (
     takes_hardware,
     takes_version_compatible,
     tensorrt_of,
+    tensorrt_requirement,
 )
 from builder.spec import Target
 from builder.targets import (
@@ -38,8 +39,11 @@ def plan(**fields: Any) -> PlannedModel:
     return PlannedModel("m", "tensorrt", **fields)
 
 
-H100 = {"tensorrt": "10.16", "gpus": ("h100",)}
+TENSORRT = "10.16.0.72"
+H100 = {"tensorrt": TENSORRT, "gpus": ("h100",)}
 COMPATIBLE = CompileOptions(version_compatible=True)
+SAME_CAPABILITY = CompileOptions(hardware_compatibility="same_compute_capability")
+AMPERE_PLUS = CompileOptions(hardware_compatibility="ampere_plus")
 
 
 @pytest.mark.parametrize(
@@ -55,34 +59,51 @@ COMPATIBLE = CompileOptions(version_compatible=True)
         ({}, PlannedModel("m", "vllm"), None),
         ({"triton": "24.10"}, PlannedModel("m", "vllm"), "target_backend"),
         ({"triton": "24.10"}, PlannedModel("m", "mine"), None),
-        # A plan loads on the TensorRT that built it.
-        (H100, plan(tensorrt="10.16.0.72", compute_capability="9.0"), None),
-        (H100, plan(tensorrt="10.4.0"), "target_tensorrt"),
-        (H100, plan(tensorrt="10.4.0", options=COMPATIBLE), None),
+        # A plan loads on the TensorRT that built it, to the build.
+        (H100, plan(tensorrt=TENSORRT), None),
+        (H100, plan(tensorrt="10.16.1.11"), "target_tensorrt"),
+        (H100, plan(tensorrt="10.16.0.71"), "target_tensorrt"),
+        (H100, plan(tensorrt="10.4.0.26"), "target_tensorrt"),
+        (H100, plan(tensorrt="10.4.0.26", options=COMPATIBLE), None),
+        # A package's version may lack the build; the plan itself is asked when it is made.
+        (H100, plan(tensorrt="10.16.0.post1"), None),
+        # What the target states must name one build.
+        ({"tensorrt": "10.16"}, plan(), "target_tensorrt_unknown"),
+        ({"tensorrt": "10.16.0"}, plan(), "target_tensorrt_unknown"),
         # Never on an older one, nor on another major than the next.
-        (H100, plan(tensorrt="11.4", options=COMPATIBLE), "target_tensorrt"),
-        ({"tensorrt": "11.4"}, plan(tensorrt="10.4", options=COMPATIBLE), None),
+        (H100, plan(tensorrt="11.4.0.1", options=COMPATIBLE), "target_tensorrt"),
+        ({"tensorrt": "11.4.0.1"}, plan(tensorrt="10.4.0.26", options=COMPATIBLE), None),
         # 25.01's TensorRT is in the table, 26.08's is not and has to be stated.
         ({"triton": "25.01"}, plan(tensorrt="10.8.0.43"), None),
-        ({"triton": "25.01"}, plan(tensorrt="10.9"), "target_tensorrt"),
-        ({"triton": "26.08"}, plan(tensorrt="10.16"), "target_tensorrt_unknown"),
-        ({"triton": "26.08", "tensorrt": "10.16"}, plan(tensorrt="10.16"), None),
-        # On the GPU that built it, or with hardware compatibility.
-        (H100, plan(compute_capability="8.6"), "target_hardware"),
-        (H100, plan(compute_capability="8.6", options=CompileOptions(hardware_compatibility="ampere_plus")), None),
-        ({**H100, "gpus": ("t4",)},
-         plan(compute_capability="8.6", options=CompileOptions(hardware_compatibility="ampere_plus")),
-         "target_hardware"),
+        ({"triton": "25.01"}, plan(tensorrt="10.9.0.34"), "target_tensorrt"),
+        ({"triton": "26.08"}, plan(tensorrt=TENSORRT), "target_tensorrt_unknown"),
+        ({"triton": "26.08", "tensorrt": TENSORRT}, plan(tensorrt=TENSORRT), None),
+        # Several kinds of GPU: an engine for each. Kinds of one capability get one plan, and it must be made for that.
+        ({**H100, "gpus": ("h100", "l4", "t4")}, plan(), None),
+        ({**H100, "gpus": ("l4", "l40s")}, plan(), "target_hardware"),
+        ({**H100, "gpus": ("l4", "l40s")}, plan(options=SAME_CAPABILITY), None),
+        ({**H100, "gpus": ("l4", "l40s")}, plan(options=AMPERE_PLUS), None),
+        ({**H100, "gpus": ("l4", "NVIDIA L4")}, plan(), None),
+        ({**H100, "gpus": ("t4",)}, plan(options=AMPERE_PLUS), "target_hardware"),
+        # Volta left TensorRT with 10.5, Blackwell came with 10.8.
+        ({**H100, "gpus": ("v100",)}, plan(), "target_gpu"),
+        ({"tensorrt": "10.4.0.26", "gpus": ("v100",)}, plan(), None),
+        ({"tensorrt": "10.7.0.23", "gpus": ("b200",)}, plan(), "target_gpu"),
         # 26.08 serves compute capability 7.5 and up.
-        ({"triton": "26.08", "tensorrt": "10.16", "gpus": ("v100",)}, plan(), "target_gpu"),
+        ({"triton": "26.08", "tensorrt": TENSORRT, "gpus": ("v100",)}, plan(), "target_gpu"),
         # 4-bit floats need Blackwell, 8-bit ones Ada.
         (H100, plan(precision="nvfp4"), "target_precision"),
         ({**H100, "gpus": ("b200",)}, plan(precision="nvfp4"), None),
         (H100, plan(precision="fp8"), None),
+        # An engine for 8.0 and up has what 8.0 has.
+        (H100, plan(precision="fp8", options=AMPERE_PLUS), "target_precision"),
+        (H100, plan(precision="fp8", options=SAME_CAPABILITY), None),
+        (H100, plan(precision="bf16", options=AMPERE_PLUS), None),
         ({**H100, "gpus": ("h100", "a10")}, plan(precision="fp8"), "target_precision"),
         ({**H100, "gpus": ("t4",)}, plan(precision="bf16"), "target_precision"),
         ({**H100, "gpus": ("t4",)}, plan(precision="int8"), None),
         (H100, plan(options=CompileOptions(strip=True, refit=True)), "target_stripped"),
+        (H100, plan(options=CompileOptions(version_compatible=True, exclude_lean_runtime=True)), "target_lean_runtime"),
     ],
 )  # fmt: skip
 def test_targets_are_judged(target: dict[str, Any], model: PlannedModel, code: str | None) -> None:
@@ -104,10 +125,40 @@ def test_names_that_are_not_known_get_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "expected"),
-    [("H100", "9.0"), ("NVIDIA L40S", "8.9"), ("sm86", "8.6"), ("12.0", "12.0"), ("sm_103", "10.3")],
+    [
+        ("H100", "9.0"),
+        ("NVIDIA L40S", "8.9"),
+        ("sm86", "8.6"),
+        ("12.0", "12.0"),
+        ("sm_103", "10.3"),
+        # As the driver calls them.
+        ("NVIDIA H100 80GB HBM3", "9.0"),
+        ("NVIDIA A100-SXM4-80GB", "8.0"),
+        ("Tesla V100-SXM2-16GB", "7.0"),
+        ("NVIDIA GeForce RTX 4090", "8.9"),
+        ("NVIDIA RTX 6000 Ada Generation", "8.9"),
+        ("NVIDIA GH200 480GB", "9.0"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "12.0"),
+    ],
 )
 def test_gpus_by_name_or_number(gpu: str, expected: str) -> None:
     assert compute_capability_of(gpu) == expected
+
+
+def test_kinds_of_gpus_say_how_many_there_are_to_nobody() -> None:
+    """A group on GPU 3 is fine where each server has eight of one kind."""
+    assert stated(gpus=("h100",)).target.gpus is None
+
+
+def test_the_platform_follows_the_gpus() -> None:
+    assert stated(gpus=("h100", "l4")).platform == "linux_x86_64"
+    assert stated(gpus=("GH200", "gb200")).platform == "linux_aarch64"
+    assert stated(gpus=("l4",), platform="linux_aarch64").platform == "linux_aarch64"
+    assert stated(triton="26.08").platform is None
+    for bad in ({"gpus": ("gh200", "h100")}, {"gpus": ("gb10",), "platform": "linux_x86_64"}):
+        with pytest.raises(SpecError) as refused:
+            stated(**bad)
+        assert refused.value.code == "target_platform"
 
 
 def test_versions_and_images_lead_to_releases() -> None:
@@ -131,6 +182,12 @@ def test_versions_and_images_lead_to_releases() -> None:
     )
 
 
+def test_pip_is_asked_for_the_build_where_packages_carry_it() -> None:
+    assert tensorrt_requirement("10.16.0.72") == "tensorrt==10.16.0.72.*"
+    assert tensorrt_requirement("10.8.0.43") == "tensorrt==10.8.0.43.*"
+    assert tensorrt_requirement("10.7.0.23") == "tensorrt==10.7.0.*"
+
+
 def test_opsets_follow_the_parsers_documentation() -> None:
     assert 24 in parser_opsets("10.16.0") and 25 not in parser_opsets("10.16.0")
     assert 25 in parser_opsets("11.4") and parser_opsets() == parser_opsets("11.4")
@@ -138,7 +195,8 @@ def test_opsets_follow_the_parsers_documentation() -> None:
 
 
 def test_compatibility_follows_tensorrts_documentation() -> None:
-    assert takes_version_compatible("8.6", "10.0") and not takes_version_compatible("8.6", "11.0")
+    assert takes_version_compatible("8.6", "10.0") and not takes_version_compatible("8.5.3", "10.0")
+    assert not takes_version_compatible("8.6", "11.0")
     assert takes_version_compatible("10.16.0.72", "10.16") and not takes_version_compatible("10.9", "10.8")
     assert not takes_hardware("8.6", "8.9", "same_compute_capability")
 

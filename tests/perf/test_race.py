@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from perf.propose import OptunaProposer, RandomProposer, proposer_of
 from perf.race import SearchRace
 from perf.resume import Earlier, reusable
 from perf.search import Round, Stop
-from perf.server.consumption import energy_from_metrics, energy_j
+from perf.server.consumption import energy_from_metrics
 from perf.sweep import Arm, ArmPlanner, SweepSpec, Trial, plan_arms, spec_from_mapping, trials_of_round
 from perf.trial import TrialResult
 from perf.verdict import decide
@@ -239,31 +237,3 @@ def test_another_arm_that_ends_a_hair_higher_takes_nothing_from_the_confirmed_wi
     verdict = decide(only_32, arms(), values, facts(BETTER), frozenset({2, 3, 4}))
     assert (verdict.outcome, verdict.arm_id) == ("winner", "arm02")
     assert "arm02" in verdict.like_best, "the two cannot be told apart, and the report says so"
-
-
-FAKE_NVML = """
-class NVMLError(Exception): pass
-def nvmlInit(): pass
-def nvmlDeviceGetCount(): return COUNT
-def nvmlDeviceGetHandleByIndex(index): return index
-def nvmlDeviceGetTotalEnergyConsumption(handle):
-    if handle > 1: raise NVMLError("not supported")
-    return 1500 + handle
-"""
-
-
-@pytest.mark.parametrize(("count", "joules"), [(2, 3.001), (0, None), (3, None)])
-def test_where_the_server_tells_no_energy_nvml_does(
-    count: int, joules: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pynvml.py").write_text(FAKE_NVML.replace("COUNT", str(count)))
-    monkeypatch.syspath_prepend(tmp_path)
-    before = sys.modules.pop("pynvml", None)
-    try:
-        assert energy_j("", pid=1) == joules
-        assert energy_j("", pid=None) is None  # a server elsewhere has GPUs of its own
-    finally:
-        # No other test may find this one's module.
-        del sys.modules["pynvml"]
-        if before is not None:
-            sys.modules["pynvml"] = before

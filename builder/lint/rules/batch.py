@@ -320,14 +320,15 @@ def fixed_first_dimension(model: Model, context: Context) -> Iterator[Hit]:
     needs="engine",
 )
 def max_above_profile(model: Model, context: Context) -> Iterator[Hit]:
-    """max_batch_size is above the largest batch of the engine's optimization profiles."""
+    """max_batch_size is above the largest batch of the engine's optimization profiles that instance groups run."""
     size = model.config.max_batch_size
+    # Without any named, profile 0 (GetProfileIndices, GetMaxSupportedBatchSize).
+    named = {name for group in model.config.instance_group for name in group.profile} or {"0"}
     for engine in model.engines.values():
         tops = [
-            shapes["max"][0]
-            for profile in engine.profiles
-            for shapes in profile.values()
-            if shapes.get("max")
+            min(shapes["max"][0] for shapes in profile.values())
+            for index, profile in enumerate(engine.profiles)
+            if str(index) in named and profile
         ]
         if tops and size > max(tops):
             yield Hit(f"max_batch_size is {size}, the engine takes up to {max(tops)}", "max_batch_size", size)

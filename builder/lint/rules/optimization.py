@@ -64,6 +64,14 @@ _TRT_PARAMETERS: dict[str, str] = {
 }
 _PRECISIONS = ("FP32", "FP16", "BF16", "INT8")
 _CUDA_FLAGS = ("do_copy_in_default_stream", "use_ep_level_unified_stream")
+# Of CUDA's options, those that LoadModel sets after the accelerator's.
+_SET_AFTERWARDS = (
+    "device_id",
+    "gpu_mem_limit",
+    "cudnn_conv_algo_search",
+    "arena_extend_strategy",
+    "do_copy_in_default_stream",
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "execution_mode": ("0", "1"),
     "arena_extend_strategy": ("0", "1"),
@@ -238,6 +246,27 @@ def accelerator_unused(model: Model, context: Context) -> Iterator[Hit]:
     for kind, other in (("gpu", group.KIND_CPU), ("cpu", group.KIND_GPU)):
         for field, accelerator in _accelerators(model, kind) if group.kind == other else ():
             yield Hit(f"'{accelerator.name}' accelerates no group", field, accelerator.name)
+
+
+@rule(
+    "OPT007",
+    "warning",
+    "silent",
+    then="the backend sets the option after it, from the config's parameters or to its own default, and drops the value",
+    fix="write it under parameters, as a string_value; a GPU is chosen by instance_group's gpus",
+    source=f"{_ORT}: LoadModel, 'Parse CUDA EP configurations directly from the parameters field'",
+    bad=_accelerator('name: "cuda" parameters { key: "gpu_mem_limit" value: "4294967296" }'),
+    good='backend: "onnxruntime"\n' + _parameter("gpu_mem_limit", "4294967296"),
+)
+def cuda_option_dropped(model: Model, context: Context) -> Iterator[Hit]:
+    """The accelerator cuda states an option that the onnxruntime backend reads elsewhere."""
+    if model.config.backend != "onnxruntime":
+        return
+    for field, accelerator in _accelerators(model, "gpu"):
+        for key in sorted(accelerator.parameters) if accelerator.name == "cuda" else ():
+            if key in _SET_AFTERWARDS:
+                value = accelerator.parameters[key]
+                yield Hit(f"{key} is read from parameters alone", f'{field}.parameters["{key}"]', value)
 
 
 def _accelerators(model: Model, kind: str) -> Iterator[tuple[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from builder.lint.engine import Engine
-from builder.lint.model import Model, model_file
+from builder.lint.model import Model
 from builder.lint.rule import Context, Hit, rule
 from builder.releases import is_same_tensorrt, takes_hardware, takes_version_compatible
 
@@ -20,19 +21,28 @@ _TRT = "tensorrt_backend/src"
     then="TensorRT cannot deserialise the engine and the model does not load",
     fix="build it with the target's TensorRT, or version-compatible and "
     "--backend-config=tensorrt,version-compatible=true",
-    source="tensorrt_backend README, version-compatible; server issues 317, 7613 and 2293",
+    source="tensorrt_backend README, version-compatible, and src/loader.cc; TensorRT documentation, Version "
+    "Compatibility; NvInferRuntime.h, setEngineHostCodeAllowed; server issues 317, 7613 and 2293",
     bad="# built by TensorRT 10.4, served by 10.16",
     good="# built and served by TensorRT 10.16",
     needs="engine",
 )
 def other_tensorrt(model: Model, context: Context) -> Iterator[Hit]:
-    """An engine was built by another TensorRT than the target has."""
+    """An engine was built by another TensorRT than the target has, or brings a runtime that the server does not run."""
     runtime = context.target.tensorrt
+    trusted = _backend_option(context, "version-compatible") in ("true", "1")
     for version, engine in _engines(model):
+        # It holds a copy of TensorRT's lean runtime, whatever TensorRT loads it.
+        if engine.version_compatible and not trusted and context.target.server_args is not None:
+            yield Hit(
+                "version-compatible, and the server is not started with version-compatible=true",
+                seen=engine.tensorrt,
+                file=version,
+            )
+            continue
         if runtime is None or engine.tensorrt is None or is_same_tensorrt(engine.tensorrt, runtime):
             continue
-        allowed = _backend_option(context, "version-compatible") in ("true", "1")
-        if not (engine.version_compatible and allowed and takes_version_compatible(engine.tensorrt, runtime)):
+        if not (engine.version_compatible and trusted and takes_version_compatible(engine.tensorrt, runtime)):
             yield Hit(
                 f"built by TensorRT {engine.tensorrt}, served by {runtime}",
                 seen=engine.tensorrt,
@@ -52,16 +62,12 @@ def other_tensorrt(model: Model, context: Context) -> Iterator[Hit]:
     needs="engine",
 )
 def other_gpu(model: Model, context: Context) -> Iterator[Hit]:
-    """An engine was built on another GPU compute capability than the target's."""
-    wanted = context.target.compute_capability
-    for version, engine in _engines(model):
-        built = engine.compute_capability
-        if wanted is None or built is None or built == wanted:
-            continue
-        level = (engine.hardware_compatibility or "none").lower()
-        if takes_hardware(built, wanted, level):
-            continue
-        yield Hit(f"built for compute capability {built}, served on {wanted}", seen=built, file=version)
+    """An engine was built on another GPU compute capability than the one that loads it."""
+    for plan in model.plans:
+        built, wanted = plan.engine.compute_capability, plan.serves or context.target.compute_capability
+        level = (plan.engine.hardware_compatibility or "none").lower()
+        if wanted is not None and built is not None and not takes_hardware(built, wanted, level):
+            yield Hit(f"built for compute capability {built}, served on {wanted}", seen=built, file=plan.file)
 
 
 @rule(
@@ -148,11 +154,9 @@ def plugins_missing(model: Model, context: Context) -> Iterator[Hit]:
             )
 
 
-def _engines(model: Model) -> Iterator[tuple[Any, Engine]]:
-    """(the engine file, its sidecar) of each served version."""
-    for version in model.selected:
-        if version.number in model.engines:
-            yield model_file(model.config, version), model.engines[version.number]
+def _engines(model: Model) -> Iterator[tuple[Path, Engine]]:
+    """(the engine file, its sidecar) of each served version and kind of GPU."""
+    return ((plan.file, plan.engine) for plan in model.plans)
 
 
 def _backend_option(context: Context, name: str) -> str:

@@ -18,12 +18,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# What a builder and a runtime touch; the rest of the bindings is no concern of ours.
+# What a builder and a runtime touch, a function among it; the rest of the bindings is no concern of ours.
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "Dims", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
     "ILayer", "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError",
-    "Runtime", "TensorIOMode", "TensorLocation",
+    "Runtime", "TensorFormat", "TensorIOMode", "TensorLocation", "init_libnvinfer_plugins",
 )  # fmt: skip
 
 LIST = """

@@ -23,6 +23,7 @@ from builder.compile import (
     request_from_dict,
     run_compile,
 )
+from builder.compile.identity import HEADER_BYTES, EngineHeader, header_of
 from builder.compile.network import set_options
 from builder.compile.worker import compile_request
 from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
@@ -68,6 +69,8 @@ def test_a_graph_is_lowered_in_a_process_of_its_own(tmp_path: Path) -> None:
     result = run_compile(request, tmp_path / "out", tmp_path / "log")
     assert result.engine_bytes == (tmp_path / "out" / "model.rtx").stat().st_size > 0
     assert not list((tmp_path / "out").glob("*.plan"))
+    head = header_of((tmp_path / "out" / "model.rtx").read_bytes()[:HEADER_BYTES])
+    assert head == EngineHeader("tensorrt_rtx", result.version), "the file itself says what wrote it"
     assert "[PROGRESS]" in (tmp_path / "log").read_text()
     assert result.timing_cache == "new" and list((tmp_path / "timing").glob("tensorrt_rtx-*.timing"))
     assert [note.split()[0] for note in result.notes] == ["refit"]

@@ -38,7 +38,7 @@ NOT_JUDGED: dict[str, str] = {
     "BACK004": "is about an image, not about a model",
     "WARM008": "2.51 may end with a segmentation fault",
     "CACHE004": GPU,
-    "OPT001": "accelerators of a GPU are read on a GPU alone",
+    **dict.fromkeys(("OPT001", "OPT007"), "accelerators of a GPU are read on a GPU alone"),
     **dict.fromkeys(("IO020", "INST016"), PYTORCH),
     **dict.fromkeys(
         (

@@ -19,6 +19,7 @@ import pytest
 import tritonclient.http as httpclient
 
 from builder.errors import ServerError, ToolError
+from builder.toolchain import this_toolchain
 from perf.server import environment, interpreter
 from perf.server.embedded import Embedded, PythonEnvironment
 from perf.server.environment import PipOptions
@@ -255,6 +256,33 @@ def test_requirements_are_read_beside_every_version_and_pips_options_are_left_ou
     told = capsys.readouterr().err
     assert f"{tmp_path}/a/1/requirements.txt:4" in told and "'-e .'" in told
     assert told.count("left out: ") == 5
+
+
+def installed(directory: Path, **versions: str) -> None:
+    """Distributions as pip leaves word of them; NAME_WITH_UNDERSCORES=version."""
+    for name, version in versions.items():
+        info = directory / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_a_machine_with_gpu_packages_hands_them_on_with_their_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the wheels of CUDA and cuDNN that the user has, ONNX Runtime could not start on the GPU."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    installed(tmp_path / "site", onnxruntime_gpu="1.27.0", tensorrt_cu13="10.16.0.72")
+    assert requirements_of([tmp_path]) == ("onnxruntime-gpu==1.27.0",), (
+        "CUDA is the system's; no plan is served"
+    )
+    installed(tmp_path / "site", nvidia_cudnn_cu13="9.14.0.64")
+    (tmp_path / "m" / "1" / "model_sm90.plan").touch()
+    expected = ("onnxruntime-gpu[cuda,cudnn]==1.27.0", "tensorrt-cu13==10.16.0.72")
+    assert requirements_of([tmp_path]) == expected
+    assert this_toolchain.__wrapped__().fingerprint("tensorrt") == {"tensorrt": "10.16.0.72"}, (
+        "by any of its names"
+    )
 
 
 def fake_python(path: Path, text: str) -> Path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
+from tests import onnx_models
 from tests.perf.server.test_onnxruntime_rules import load
 
 ort_providers = load("ort_providers")
@@ -30,7 +34,31 @@ def chosen(
     return result
 
 
-CUDA = ("CUDAExecutionProvider", {"device_id": "1"})
+def test_a_session_on_fewer_providers_than_were_asked_for_is_refused(tmp_path: Path) -> None:
+    """onnxruntime itself falls back without an error: here it is asked for what this build does not have."""
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    asked: list[Any] = [CUDA, CPU]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Specified provider 'CUDAExecutionProvider' is not in available …"
+        session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=asked)
+    if "CUDAExecutionProvider" in session.get_providers():
+        pytest.skip("this machine has a GPU that onnxruntime uses")
+    with pytest.raises(
+        RuntimeError, match="model 'm' asks for CUDAExecutionProvider, and onnxruntime could not"
+    ):
+        ort_providers.check_granted({"name": "m"}, asked, session.get_providers())
+    ort_providers.check_granted({"name": "m"}, [CPU], session.get_providers())
+
+
+# What production's backend sets whatever the accelerator says.
+ALWAYS = {
+    "device_id": "1",
+    "gpu_mem_limit": "18446744073709551615",
+    "do_copy_in_default_stream": "1",
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+    "arena_extend_strategy": "kNextPowerOfTwo",
+}
+CUDA = ("CUDAExecutionProvider", ALWAYS)
 
 
 @pytest.mark.parametrize(
@@ -64,24 +92,27 @@ CUDA = ("CUDAExecutionProvider", {"device_id": "1"})
                 CPU,
             ],
         ),
-        # Both places of CUDA's options; the model's parameters win.
+        # Both places of CUDA's options; the model's parameters win, and so do their defaults.
         (
-            gpu("cuda", enable_cuda_graph="1", gpu_mem_limit="7"),
+            gpu("cuda", use_tf32="0", gpu_mem_limit="7"),
             "GPU",
             {"gpu_mem_limit": "5", "cudnn_conv_algo_search": "1"},
             [
                 (
                     "CUDAExecutionProvider",
-                    {
-                        "device_id": "1",
-                        "gpu_mem_limit": "5",
-                        "cudnn_conv_algo_search": "HEURISTIC",
-                        "enable_cuda_graph": "1",
-                    },
+                    {**ALWAYS, "gpu_mem_limit": "5", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
                 ),
                 CPU,
             ],
         ),
+        (
+            gpu("cuda", device_id="7", gpu_mem_limit="7", arena_extend_strategy="kSameAsRequested"),
+            "GPU",
+            {},
+            [CUDA, CPU],
+        ),
+        # Of parameters production knows those four alone.
+        ({}, "GPU", {"use_ep_level_unified_stream": "1"}, [CUDA, CPU]),
         (
             {"cpu_execution_accelerator": [{"name": "openvino"}]},
             "CPU",

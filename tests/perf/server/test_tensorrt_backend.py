@@ -7,12 +7,14 @@ import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 import tritonclient.http as httpclient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import perf.server
 from builder.errors import TrialError
@@ -35,8 +37,12 @@ def load(name: str) -> ModuleType:
 rules = load("trt_rules")
 
 
-def x(low: int, best: int, high: int) -> dict[str, Any]:
-    return {"x": ((low, 4), (best, 4), (high, 4))}
+Shape = tuple[int, ...]
+Profile = dict[str, tuple[Shape, Shape, Shape]]
+
+
+def x(low: int, best: int, high: int, width: int = 4) -> Profile:
+    return {"x": ((low, width), (best, width), (high, width))}
 
 
 SMALL_AND_LARGE = [x(1, 2, 8), x(1, 8, 8), x(9, 16, 32)]
@@ -58,6 +64,92 @@ def test_a_batch_runs_on_the_nearest_profile(allowed: list[int], batch: int, exp
     assert rules.nearest_profile(SMALL_AND_LARGE, allowed, {"x": (batch, 4)}) == expected
 
 
+def production_s_choice(profiles: list[Profile], allowed: list[int], shapes: dict[str, Shape]) -> int | None:
+    """GetMostOptimizedProfile and EvaluateTensorRTContext of tensorrt_backend's src/instance_state.cc (6871856e), line by
+    line: a map of contexts by profile index, and `input_shape_vec[idx - 1]` as it stands there."""
+    infinite = 2**63 - 1
+    total_batch_size = next(iter(shapes.values()))[0]
+    chosen, shortest = None, infinite
+    for index in sorted(allowed):
+        distance = 0
+        for name, shape in shapes.items():
+            low, opt, high = profiles[index][name]
+            if any(n < a or n > b for n, a, b in zip(shape, low, high, strict=True)):
+                distance = infinite
+                break
+            distance += abs(opt[0] - total_batch_size)
+            for idx in range(1, len(opt)):
+                distance += abs(opt[idx] - shape[idx - 1])
+        if distance < shortest:
+            chosen, shortest = index, distance
+    return chosen
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> tuple[list[Profile], list[int], dict[str, Shape]]:
+    """Profiles of one or two inputs that share the batch, those that an instance runs, and a batch."""
+    ranks = draw(st.lists(st.integers(1, 3), min_size=1, max_size=2))
+    sizes = st.lists(st.integers(1, 12), min_size=3, max_size=3).map(sorted)
+
+    def profile() -> Profile:
+        batch = draw(sizes)
+        axes = [[batch, *(draw(sizes) for _ in range(rank - 1))] for rank in ranks]
+        return {f"x{i}": tuple(zip(*dims, strict=True)) for i, dims in enumerate(axes)}  # type: ignore[misc]
+
+    profiles = [profile() for _ in range(draw(st.integers(1, 4)))]
+    allowed = draw(st.lists(st.integers(0, len(profiles) - 1), min_size=1, unique=True))
+    batch = draw(st.integers(1, 12))
+    shapes = {
+        f"x{i}": (batch, *(draw(st.integers(1, 12)) for _ in range(rank - 1))) for i, rank in enumerate(ranks)
+    }
+    return profiles, allowed, shapes
+
+
+@settings(max_examples=300, deadline=None)
+@given(choices())
+def test_the_profile_is_the_one_that_production_takes(
+    choice: tuple[list[Profile], list[int], dict[str, Shape]],
+) -> None:
+    profiles, allowed, shapes = choice
+    expected = production_s_choice(profiles, allowed, shapes)
+    if expected is None:
+        with pytest.raises(RuntimeError, match="no optimization profile takes"):
+            rules.nearest_profile(profiles, allowed, shapes)
+    else:
+        assert rules.nearest_profile(profiles, allowed, shapes) == expected
+
+
+def test_production_measures_a_dim_against_the_one_before_it() -> None:
+    """Two profiles, one made for 8 columns and one for 2, and a batch of 2 rows of 8: production takes the second."""
+    profiles = [{"x": ((1, 1), (2, 8), (9, 9))}, {"x": ((1, 1), (2, 2), (9, 9))}]
+    assert rules.nearest_profile(profiles, [0, 1], {"x": (2, 8)}) == 1
+
+
+def test_the_plan_is_the_one_for_this_gpu() -> None:
+    config = {"cc_model_filenames": {"9.0": "model_sm90.plan"}, "default_model_filename": "other.plan"}
+    assert rules.plan_name(config, "9.0") == "model_sm90.plan"
+    assert rules.plan_name(config, "8.9") == "other.plan"
+    assert rules.plan_name({"default_model_filename": ""}, "8.9") == "model.plan"
+    assert rules.first_gpu({"instance_group": [{"gpus": [2, 3]}, {"gpus": [0]}]}) == 2
+    assert rules.first_gpu({}) == rules.first_gpu({"instance_group": [{"gpus": []}]}) == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "config", "exact", "fits"),
+    [
+        ((-1, 4), (-1, 4), True, True),
+        ((-1, 4), (-1, -1), False, True),
+        ((-1, -1), (-1, 4), False, True),
+        ((-1, 4), (-1, -1), True, False),
+        ((-1, 4), (-1, 5), False, False),
+    ],
+)
+def test_a_dynamic_dim_on_either_side_takes_any(
+    engine: Shape, config: Shape, exact: bool, fits: bool
+) -> None:
+    assert rules.same_dims(engine, config, exact) is fits
+
+
 @pytest.mark.parametrize("shape", [(33, 4), (2, 5), (2, 4, 1)])
 def test_a_shape_that_no_profile_takes_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(RuntimeError, match=r"no optimization profile takes x .*0: x \[1, 4\]\.\.\[8, 4\]"):
@@ -73,8 +165,19 @@ def test_an_instance_runs_its_groups_profiles() -> None:
 
 
 def test_the_largest_batch_is_the_profiles() -> None:
-    assert rules.largest_batch(SMALL_AND_LARGE, 4) == 32
-    assert rules.largest_batch([{}], 4) == 4
+    assert rules.largest_batch(SMALL_AND_LARGE, [0, 1, 2], 4) == 32
+    assert rules.largest_batch(SMALL_AND_LARGE, [0], 4) == 8, (
+        "an instance without `profile` runs the first alone"
+    )
+    assert rules.largest_batch([{}], [0], 4) == 4
+
+
+def test_a_model_s_profiles_are_those_of_its_groups() -> None:
+    config = {"name": "m", "instance_group": [{"profile": ["2"]}, {"profile": ["0", "2"]}, {}]}
+    assert rules.profiles_of_model(config, 3) == [0, 2]
+    assert rules.profiles_of_model({"name": "m"}, 3) == [0]
+    with pytest.raises(RuntimeError, match="profile 2; the engine has 2"):
+        rules.profiles_of_model(config, 2)
 
 
 CONFIG = """backend: "tensorrt"

@@ -88,10 +88,17 @@ def _io(info, batching):
     return io
 
 
-def validate(config, inputs, outputs, overridable=None):
+def same_dims(model, config, exact):
+    """Whether a config's dims describe the model's; a dynamic dim of the model takes any (onnxruntime_backend,
+    src/onnxruntime_utils.cc, CompareDimsSupported)."""
+    return all(a == b or (a == -1 and not exact) for a, b in zip(model, config, strict=True))
+
+
+def validate(config, inputs, outputs, overridable=None, same_dims=same_dims):
     """Raise ConfigRefused unless `config` describes the model: names, types, ranks, dims, batch dimension.
 
     overridable: initializers that a request may replace; they count as optional inputs.
+    same_dims:   (the model's dims, the config's, whether exactly) → whether they fit, of equal ranks.
     """
     name = config["name"]
     _check_controls(config, inputs)
@@ -118,12 +125,12 @@ def validate(config, inputs, outputs, overridable=None):
                     f"of shape [-1], model provides {_shape(info.dims)}"
                 )
         else:
-            _check_dims(name, io, info, batching, exact=False)
+            _check_dims(name, io, info, batching, exact=False, same_dims=same_dims)
     scattered = _batch_output_names(config)
     for io in config.get("output", []):
         info = _matching(config, io, outputs, "output")
         if io["name"] not in scattered:
-            _check_dims(name, io, info, batching, exact=True)
+            _check_dims(name, io, info, batching, exact=True, same_dims=same_dims)
     for state in states(config):
         _matching(config, {**state, "name": state["input_name"]}, inputs, "input state")
         _matching(config, {**state, "name": state["output_name"]}, outputs, "output state")
@@ -149,7 +156,7 @@ def _matching(config, io, infos, what):
     return info
 
 
-def _check_dims(model, io, info, batching, exact):
+def _check_dims(model, io, info, batching, exact, same_dims):
     dims = tuple(int(d) for d in (io["reshape"].get("shape", []) if "reshape" in io else io.get("dims", [])))
     if not info.dims:
         if any(d != 1 for d in dims):
@@ -164,9 +171,7 @@ def _check_dims(model, io, info, batching, exact):
             f"dimension must be -1; but shape expected by the model is {_shape(info.dims)}"
         )
     full = (-1, *dims) if batching else dims
-    fits = len(full) == len(info.dims) and all(
-        theirs == ours or (theirs == -1 and not exact) for theirs, ours in zip(info.dims, full, strict=True)
-    )
+    fits = len(full) == len(info.dims) and same_dims(info.dims, full, exact)
     if not fits:
         note = " (the batch dimension first, because max_batch_size > 0)" if batching else ""
         raise ConfigRefused(

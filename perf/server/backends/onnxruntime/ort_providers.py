@@ -9,7 +9,7 @@ documentation of its CUDA, TensorRT and OpenVINO providers' options.
 
 CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
-CUDA_PARAMETERS = ("gpu_mem_limit", "do_copy_in_default_stream", "use_ep_level_unified_stream")
+NO_LIMIT = str(2**64 - 1)
 PRECISIONS = {
     "FP32": {},
     "FP16": {"trt_fp16_enable": "1"},
@@ -43,7 +43,7 @@ def providers(config, parameters, kind, device_id, available):
 
 def _gpu(config, parameters, accelerators, device_id, available):
     chosen = []
-    cuda = {"device_id": str(device_id)}
+    cuda = {}
     for accelerator in accelerators.get("gpu_execution_accelerator", []):
         name, values = accelerator["name"], accelerator.get("parameters", {})
         if name == "tensorrt":
@@ -54,7 +54,24 @@ def _gpu(config, parameters, accelerators, device_id, available):
         else:
             raise RuntimeError(f"unknown Execution Accelerator '{name}' is requested")
     _need(config, "CUDAExecutionProvider", "a KIND_GPU instance", available)
-    return [*chosen, ("CUDAExecutionProvider", {**cuda, **_cuda_options(parameters)})]
+    options = {**cuda, "device_id": str(device_id), **_cuda_options(parameters)}
+    return [*chosen, ("CUDAExecutionProvider", options)]
+
+
+def check_granted(config, chosen, granted):
+    """RuntimeError unless the session runs on every provider that was asked for.
+
+    onnxruntime's Python session warns "Failed to create CUDAExecutionProvider" and goes on with the CPU's where a library
+    of CUDA or cuDNN is missing (onnxruntime_pybind_state.cc); production's backend appends the provider by the C API and
+    fails the load. A CPU's numbers must not stand for a GPU's.
+    """
+    names = [provider if isinstance(provider, str) else provider[0] for provider in chosen]
+    refused = [name for name in names if name not in granted]
+    if refused:
+        raise RuntimeError(
+            f"model '{config['name']}' asks for {', '.join(refused)}, and onnxruntime could not start it (it runs on "
+            f"{', '.join(granted)}); the server's log names the library of CUDA, cuDNN or TensorRT that is missing"
+        )
 
 
 def _need(config, provider, what, available):
@@ -66,12 +83,17 @@ def _need(config, provider, what, available):
 
 
 def _cuda_options(parameters):
-    options = {k: parameters[k] for k in CUDA_PARAMETERS if k in parameters}
+    """What production sets after the accelerator's parameters, and so in their place: from the config's `parameters`, or
+    its own default ("Parse CUDA EP configurations directly from the parameters field" in LoadModel)."""
+    options = {
+        "gpu_mem_limit": parameters.get("gpu_mem_limit", NO_LIMIT),
+        "do_copy_in_default_stream": parameters.get("do_copy_in_default_stream", "1"),
+    }
     for key, values in (("cudnn_conv_algo_search", CUDNN_SEARCH), ("arena_extend_strategy", ARENA_STRATEGY)):
-        if key in parameters:
-            if parameters[key] not in values:
-                raise RuntimeError(f"unsupported {key} value '{parameters[key]}' is requested")
-            options[key] = values[parameters[key]]
+        number = parameters.get(key, "0")
+        if number not in values:
+            raise RuntimeError(f"unsupported {key} value '{number}' is requested")
+        options[key] = values[number]
     return options
 
 

@@ -35,7 +35,12 @@ def session_from_config(config, path, kind="CPU", device_id=0):
     )
     for note in notes:
         print(f"model '{config['name']}': {note}", flush=True)
-    return ort.InferenceSession(str(path), options, providers=chosen)
+    if kind == "GPU" and hasattr(ort, "preload_dlls"):
+        # CUDA and cuDNN from NVIDIA's wheels lie where no loader looks; what is not there is named when a session starts.
+        ort.preload_dlls()
+    session = ort.InferenceSession(str(path), options, providers=chosen)
+    ort_providers.check_granted(config, chosen, session.get_providers())
+    return session
 
 
 def _session_options(config, parameters):

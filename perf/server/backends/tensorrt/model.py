@@ -28,7 +28,7 @@ def _load(config, version_dir, device_id):
         import tensorrt as trt
     except (ImportError, OSError) as error:
         raise RuntimeError(f"TensorRT's Python runtime is not here ({error}); pip install tensorrt") from None
-    path = Path(version_dir, config.get("default_model_filename") or "model.plan")
+    path = Path(version_dir, trt_rules.plan_name(config, device.compute_capability()))
     return trt_engine.Engine(trt, path, device)
 
 
@@ -53,8 +53,9 @@ class TritonPythonModel:
         if config.get("input") and config.get("output"):
             return model_config
         try:
-            engine = _load(config, pb.get_model_dir(), 0)
-            default = trt_rules.largest_batch(engine.profiles, ort_config.DEFAULT_MAX_BATCH_SIZE)
+            engine = _load(config, pb.get_model_dir(), trt_rules.first_gpu(config))
+            allowed = trt_rules.profiles_of_model(config, len(engine.profiles))
+            default = trt_rules.largest_batch(engine.profiles, allowed, ort_config.DEFAULT_MAX_BATCH_SIZE)
             ort_config.complete(config, engine.inputs, engine.outputs, default)
         except Exception as error:
             raise pb.TritonModelException(str(error)) from None
@@ -67,7 +68,9 @@ class TritonPythonModel:
         try:
             _refuse_what_is_not_served(config)
             self._engine = _load(config, version_dir, device_id)
-            ort_config.validate(config, self._engine.inputs, self._engine.outputs)
+            ort_config.validate(
+                config, self._engine.inputs, self._engine.outputs, same_dims=trt_rules.same_dims
+            )
             self._profiles = trt_rules.profiles_of_instance(
                 config, args["model_instance_name"], len(self._engine.profiles)
             )

@@ -11,6 +11,7 @@ _SIGNATURES = {
     "cuInit": [ctypes.c_uint],
     "cuDeviceGetCount": [ctypes.POINTER(ctypes.c_int)],
     "cuDeviceGet": [ctypes.POINTER(ctypes.c_int), ctypes.c_int],
+    "cuDeviceGetAttribute": [ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_int],
     "cuDevicePrimaryCtxRetain": [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int],
     "cuCtxSetCurrent": [ctypes.c_void_p],
     "cuStreamCreate": [ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint],
@@ -44,11 +45,21 @@ class Device:
         device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(device), index)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device.value)
+        self._device = device.value
         self.enter()
         stream = ctypes.c_void_p()
         self._call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
         self.stream = stream.value
         self._buffers = {}
+
+    def compute_capability(self):
+        """`9.0`."""
+        numbers = []
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            number = ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, self._device)
+            numbers.append(str(number.value))
+        return ".".join(numbers)
 
     def enter(self):
         """Makes the context the calling thread's; TensorRT works on whichever is current."""

@@ -25,7 +25,10 @@ class Engine:
         self._trt, self._device = trt, device
         errors = []
         # A plan that brings host code along would run it here: not allowed, as in production without its flag.
-        self._runtime: tensorrt.Runtime = trt.Runtime(_logger(trt, errors))
+        logger = _logger(trt, errors)
+        # As production's backend does when it starts (tensorrt_backend, src/tensorrt.cc): engines may need them.
+        trt.init_libnvinfer_plugins(logger, "")
+        self._runtime: tensorrt.Runtime = trt.Runtime(logger)
         engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise RuntimeError(

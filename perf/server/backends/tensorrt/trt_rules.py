@@ -43,6 +43,36 @@ def profiles_of_instance(config, instance_name, count):
     return indices
 
 
+def plan_name(config, compute_capability):
+    """The plan's file: of this GPU's compute capability (`9.0`) in cc_model_filenames, else default_model_filename, as
+    in production (tensorrt_backend, src/model_state.cc, AutoCompleteConfig)."""
+    by_capability = config.get("cc_model_filenames") or {}
+    return by_capability.get(compute_capability) or config.get("default_model_filename") or "model.plan"
+
+
+def first_gpu(config):
+    """The GPU that a config is completed on: the first of its first group (AutoCompleteConfig, as above)."""
+    groups = config.get("instance_group") or [{}]
+    return int((groups[0].get("gpus") or [0])[0])
+
+
+def profiles_of_model(config, count):
+    """Indices of the profiles that some group names, the first alone where none does (GetProfileIndices, as above)."""
+    named = {int(name) for group in config.get("instance_group", []) for name in group.get("profile", [])}
+    wrong = sorted(index for index in named if not 0 <= index < count)
+    if wrong:
+        raise RuntimeError(
+            f"model '{config['name']}' names optimization profile {wrong[0]}; the engine has {count}"
+        )
+    return sorted(named) or [0]
+
+
+def same_dims(engine, config, exact):
+    """Whether a config's dims describe the engine's; a dynamic dim on either side takes any (tensorrt_backend,
+    src/tensorrt_utils.cc, CompareDimsSupported)."""
+    return all(a == b or (-1 in (a, b) and not exact) for a, b in zip(engine, config, strict=True))
+
+
 def fits(profile, shapes):
     """Whether every input's shape lies within the profile."""
     return all(
@@ -54,7 +84,8 @@ def fits(profile, shapes):
 
 
 def nearest_profile(profiles, allowed, shapes):
-    """The allowed profile that takes the shapes with its opt shape nearest to them, as production chooses."""
+    """The allowed profile that takes the shapes with its opt shape nearest to them, as production chooses and measures
+    (tensorrt_backend, src/instance_state.cc, GetMostOptimizedProfile): of several the one with the lowest index."""
     usable = [index for index in allowed if fits(profiles[index], shapes)]
     if not usable:
         spans = "; ".join(f"{index}: {_told(profiles[index])}" for index in allowed)
@@ -63,18 +94,21 @@ def nearest_profile(profiles, allowed, shapes):
     return min(usable, key=lambda index: (_distance(profiles[index], shapes), index))
 
 
-def largest_batch(profiles, default):
-    """The largest first dim that some profile takes for all its inputs; default without profiles."""
-    sizes = [min(shape[2][0] for shape in profile.values()) for profile in profiles if profile]
+def largest_batch(profiles, allowed, default):
+    """The largest first dim that some allowed profile takes for all its inputs; default without profiles."""
+    sizes = [min(shape[2][0] for shape in profiles[i].values()) for i in allowed if profiles[i]]
     return max(sizes, default=default)
 
 
 def _distance(profile, shapes):
+    """Production's measure (EvaluateTensorRTContext): the first dim against its own, every later one against the dim
+    before it. That is how it is written there; the profile that serves a batch follows from it.
+    """
     return sum(
-        abs(n - best)
+        abs(best - (shape[axis - 1] if axis else shape[0]))
         for name, shape in shapes.items()
         if name in profile
-        for n, best in zip(shape, profile[name][1], strict=True)
+        for axis, best in enumerate(profile[name][1])
     )
 
 

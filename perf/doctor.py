@@ -120,7 +120,11 @@ def _server(machine: Machine) -> Finding:
 
     found = environment.ready()
     if found is None:
-        return False, f"tritonserver {environment.TRITON} is not installed", "tritonsmith server install"
+        return (
+            False,
+            f"tritonserver {environment.TRITON} is not made yet",
+            "the first serve makes it; tritonsmith server install",
+        )
     return True, f"tritonserver {environment.TRITON}, {found.root}", ""
 
 
@@ -226,7 +230,9 @@ def _stores(machine: Machine) -> Finding:
         named = [p for p in places if machine.environ.get(p) or ("/" in p and (home / p).is_file())]
         if named:
             client = importlib.util.find_spec(_STORE_PACKAGES[scheme]) is not None
-            found.append(f"{scheme} by {named[0]}" + ("" if client else f", without {_STORE_PACKAGES[scheme]}"))
+            found.append(
+                f"{scheme} by {named[0]}" + ("" if client else f", without {_STORE_PACKAGES[scheme]}")
+            )
     lacking = [line for line in found if "without" in line]
     seen = "; ".join(found) or "no credentials in the environment or the usual files"
     scheme = lacking[0].split()[0] if lacking else "s3"
@@ -267,7 +273,7 @@ def _shm(machine: Machine) -> Finding:
         return False, "no /dev/shm", "mount -t tmpfs -o size=1g tmpfs /dev/shm"
     use = shutil.disk_usage(place)
     fix = "in a container: --shm-size=1g; elsewhere: mount -o remount,size=1g /dev/shm"
-    return use.free >= _LEAST_SHM_BYTES, f"{_size(use.total)}, {_size(use.free)} free", fix
+    return use.free >= _LEAST_SHM_BYTES, f"{place}, {_size(use.total)}, {_size(use.free)} free", fix
 
 
 def _open_files(machine: Machine) -> Finding:
@@ -279,13 +285,14 @@ def _open_files(machine: Machine) -> Finding:
 
 
 def _ports(machine: Machine) -> Finding:
-    taken = [str(port) for port in _USUAL_PORTS if not _is_free(port)]
+    taken = [str(port) for port in _USUAL_PORTS if not is_free(port)]
     if taken:
         return False, f"in use: {', '.join(taken)}", "tritonsmith serve --http-port 0 takes a free one"
     return True, ", ".join(map(str, _USUAL_PORTS)) + " are free", ""
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens there on this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -311,10 +318,10 @@ ROWS: tuple[Row, ...] = (
     Row("Python", True, _python),
     Row("platform", True, _platform),
     Row("libpython", True, _libpython),
-    Row("embedded server", True, _server),
+    Row("embedded server", False, _server),
     Row("ONNX Runtime", True, _onnxruntime),
     Row("cache", True, _cache),
-    Row("/dev/shm", True, _shm),
+    Row("shared memory", True, _shm),
     Row("open files", True, _open_files),
     Row("ports", False, _ports),
     Row("torch", False, _package("torch", "pip install 'tritonsmith[torch]', for torch sources")),

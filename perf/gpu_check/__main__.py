@@ -40,7 +40,8 @@ def main() -> int:
                 return 3
             python = made
             env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(options.wheels.resolve())}
-            env.setdefault("TRITONSMITH_SERVER_HOME", str(Path(temporary) / "server"))
+            if _has(options.wheels, "nvidia-pytriton"):
+                env.setdefault("TRITONSMITH_SERVER_HOME", str(Path(temporary) / "server"))
         if not _starts(python, env):
             return 3
         left_s = max(_LEAST_S, _BUDGET_S - (time.monotonic() - begun))
@@ -51,7 +52,9 @@ def main() -> int:
 
 def _starts(python: str, env: dict[str, str]) -> bool:
     """Whether the command line can be imported there; else says what is lacking, with versions."""
-    probe = "from perf.gpu_check import wheels; print('\\n'.join(w.requirement for w in wheels.lacking(False)))"
+    probe = (
+        "from perf.gpu_check import wheels; print('\\n'.join(w.requirement for w in wheels.lacking(False)))"
+    )
     said = subprocess.run([python, "-c", probe], env=env, capture_output=True, text=True, check=False)
     imported = subprocess.run(
         [python, "-c", "import tritonsmith, pydantic, tritonclient.grpc, onnxruntime, onnx"],
@@ -63,7 +66,9 @@ def _starts(python: str, env: dict[str, str]) -> bool:
     lacking = said.stdout.split()
     _say(f"error[wheels_missing]: tritonsmith does not start on {python}: {last}")
     _say(f"  missing: {' '.join(lacking) or 'nothing by name'}")
-    _say("  fix:     where there is a network: pip download --only-binary=:all: -d wheels " + " ".join(lacking))
+    _say(
+        "  fix:     where there is a network: pip download --only-binary=:all: -d wheels " + " ".join(lacking)
+    )
     _say("           then here: make gpu-check WHEELS=wheels")
     return False
 

@@ -45,11 +45,18 @@ def energy(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
         after = triton_j(control.metrics_text(server.metrics_url))
     both = None if counted is None or after is None else (counted, after)
     found = energy_of(seconds, (begin_j, end_j), both, power)
-    facts = {**asdict(found), "seconds": seconds, "library": name, "tflop_per_s": products * 2 * _SIDE**3 / seconds / 1e12}
+    facts = {
+        **asdict(found),
+        "seconds": seconds,
+        "library": name,
+        "tflop_per_s": products * 2 * _SIDE**3 / seconds / 1e12,
+    }
     if found.disagreements:
         raise UnexpectedError("; ".join(found.disagreements), **facts)
     if both is None:
-        return Outcome("missing", "this server's metrics have no nv_energy_consumption (it needs DCGM)", facts)
+        return Outcome(
+            "missing", "this server's metrics have no nv_energy_consumption (it needs DCGM)", facts
+        )
     return facts
 
 

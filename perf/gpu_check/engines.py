@@ -38,7 +38,9 @@ def rtx(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
     from builder.compile.tensorrt_rtx import compile_tensorrt_rtx
 
     onnx = models.perceptron(work / "perceptron.onnx")
-    request = CompileRequest("perceptron", "tensorrt_rtx", str(onnx), _profiles(), compute_capability=capability)
+    request = CompileRequest(
+        "perceptron", "tensorrt_rtx", str(onnx), _profiles(), compute_capability=capability
+    )
     work.joinpath("rtx").mkdir()
     result = compile_tensorrt_rtx(request, work / "rtx", lambda: False)
     return {"compute_capability": capability, "result": result.as_dict()}
@@ -55,7 +57,9 @@ def rtx_refusal(capability: str) -> str | None:
 def tensorrt(device: str, work: Path, argument: str) -> dict[str, Any]:
     """Engines as built and version compatible, each served by the embedded tensorrt backend on both profiles."""
     return {
-        name: _served(_plan(work / name, CompileOptions(version_compatible=compatible)), work / name, compatible)
+        name: _served(
+            _plan(work / name, CompileOptions(version_compatible=compatible)), work / name, compatible
+        )
         for name, compatible in (("plain", False), ("version_compatible", True))
     }
 
@@ -88,13 +92,17 @@ def real_triton(binary: str | None, image: str | None) -> tuple[str, str]:
         return "binary", found
     if image and shutil.which("docker"):
         return "docker", image
-    raise MissingError(f"no real Triton: name a binary in {BINARY}, or an image of this machine's Docker in {IMAGE}")
+    raise MissingError(
+        f"no real Triton: name a binary in {BINARY}, or an image of this machine's Docker in {IMAGE}"
+    )
 
 
 def profile_lines(log: str) -> list[str]:
     """What Triton's tensorrt backend says of optimization profiles with --log-verbose=1, without time and place."""
     return list(
-        dict.fromkeys(line.partition("] ")[2].strip('" ') for line in log.splitlines() if "ptimization profile" in line)
+        dict.fromkeys(
+            line.partition("] ")[2].strip('" ') for line in log.splitlines() if "ptimization profile" in line
+        )
     )
 
 
@@ -111,7 +119,9 @@ def _plan(work: Path, options: CompileOptions) -> Path:
     work.mkdir(exist_ok=True)
     onnx = models.perceptron(work / "perceptron.onnx")
     (work / "plan").mkdir()
-    compile_tensorrt(CompileRequest(MODEL, "tensorrt", str(onnx), _profiles(), options), work / "plan", lambda: False)
+    compile_tensorrt(
+        CompileRequest(MODEL, "tensorrt", str(onnx), _profiles(), options), work / "plan", lambda: False
+    )
     version = work / "repository" / MODEL / "1"
     version.mkdir(parents=True)
     name = f"model_sm{gpu.compute_capability.replace('.', '')}.plan"
@@ -149,5 +159,7 @@ def _answers(server: Server, work: Path) -> dict[str, Any]:
     distances = {}
     for count in _BATCHES:
         x = models.rows((count, models.WIDTH))
-        distances[str(count)] = check_answer(answer_of(server, MODEL, x), reference(work / "perceptron.onnx", x))
+        distances[str(count)] = check_answer(
+            answer_of(server, MODEL, x), reference(work / "perceptron.onnx", x)
+        )
     return {"relative_l2 by rows": distances}

@@ -22,9 +22,7 @@ def perceptron(path: Path, layers: int = 3) -> Path:
         constants += [numpy_helper.from_array(weight, f"w{n}"), numpy_helper.from_array(bias, f"b{n}")]
         last = n + 1 == layers
         nodes.append(helper.make_node("MatMul", [at, f"w{n}"], [f"m{n}"], name=f"matmul{n}"))
-        nodes.append(
-            helper.make_node("Add", [f"m{n}", f"b{n}"], ["y" if last else f"a{n}"], name=f"add{n}")
-        )
+        nodes.append(helper.make_node("Add", [f"m{n}", f"b{n}"], ["y" if last else f"a{n}"], name=f"add{n}"))
         if not last:
             nodes.append(helper.make_node("Relu", [f"a{n}"], [f"r{n}"], name=f"relu{n}"))
             at = f"r{n}"
@@ -43,7 +41,9 @@ def convolution(path: Path) -> Path:
         helper.make_node("Relu", ["c"], ["y"]),
     ]
     io = (("x", ["batch", *CONV]), ("y", ["batch", 8, 32, 32]))
-    return _saved(path, nodes, [numpy_helper.from_array(weight.astype(np.float32), "w")], io, TensorProto.FLOAT)
+    return _saved(
+        path, nodes, [numpy_helper.from_array(weight.astype(np.float32), "w")], io, TensorProto.FLOAT
+    )
 
 
 def _saved(path: Path, nodes: Any, constants: Any, io: Any, dtype: int) -> Path:

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-QUERY = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total", "memory.used", "power.draw")
+QUERY = (
+    "index",
+    "uuid",
+    "name",
+    "compute_cap",
+    "driver_version",
+    "memory.total",
+    "memory.used",
+    "power.draw",
+)
 _AGREE_WITHIN = 0.10
 
 
@@ -124,7 +133,10 @@ class Energy:
 
 
 def energy_of(
-    seconds: float, nvml_j: tuple[float, float], triton_j: tuple[float, float] | None, power_w: Sequence[float]
+    seconds: float,
+    nvml_j: tuple[float, float],
+    triton_j: tuple[float, float] | None,
+    power_w: Sequence[float],
 ) -> Energy:
     """(counters before and after, power samples at equal distances) → Energy."""
     mean_w = sum(power_w) / len(power_w) if power_w else 0.0

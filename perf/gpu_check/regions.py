@@ -78,16 +78,11 @@ def _load(server: Server, kind: Kind, data: Path, protocol: Any, processes: int)
             metrics_url=server.metrics_url,
         ),
     )
-    answers = result.summary.answers
-    seen = {"requests": len(result.records), "failures": dict(result.records.failures()), "checked": checked_of(answers)}
+    records = result.records
+    seen = {"requests": len(records), "failures": records.failures(), "checked": records.header.checked}
     if seen["failures"] or seen["requests"] != _REQUESTS or not seen["checked"]:
         raise UnexpectedError(f"{kind} over {protocol} with {processes} client processes: {seen}")
     return seen
-
-
-def checked_of(answers: Any) -> int:
-    """How many answers were compared."""
-    return 0 if answers is None else int(answers.checked)
 
 
 def registered(server: Server, kind: Kind) -> list[str]:
@@ -101,7 +96,11 @@ def _killed(server: Server, kind: Kind, data: Path) -> list[str]:
     command = [sys.executable, "-m", "tritonsmith", "load", f"http://{server.http_url}", "-m", MODEL]
     command += ["--shared-memory", kind, "--concurrency", "4", "--duration", "60s", "--data", str(data)]
     client = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + _REGISTERED_WITHIN_S
@@ -109,7 +108,9 @@ def _killed(server: Server, kind: Kind, data: Path) -> list[str]:
             if client.poll() is not None or time.monotonic() > deadline:
                 client.kill()
                 _, said = client.communicate()
-                raise UnexpectedError(f"a client registered no region: {said.decode(errors='replace')[-500:]}")
+                raise UnexpectedError(
+                    f"a client registered no region: {said.decode(errors='replace')[-500:]}"
+                )
             time.sleep(0.05)
         time.sleep(0.5)  # requests are in flight
         client.send_signal(signal.SIGKILL)

@@ -16,6 +16,7 @@ from perf.gpu_check import wheels
 from perf.gpu_check.runner import run_steps
 from perf.gpu_check.step import Device, Line, Step
 from perf.gpu_check.table import STEPS
+from perf.server import environment
 
 
 def run_gpu_check(device: Device, only: Sequence[str], output: Path, budget_s: float, as_json: bool) -> int:
@@ -25,6 +26,10 @@ def run_gpu_check(device: Device, only: Sequence[str], output: Path, budget_s: f
         _require_gpu()
     for lacking in wheels.lacking(device == "gpu"):
         note(f"not installed: {lacking.requirement} ({lacking.why}); {wheels.HOW}")
+    if environment.ready() is None:
+        note(
+            f"not made: the embedded server; bring the wheels of {environment.LOCKED}: make gpu-check WHEELS=DIR"
+        )
     lines: list[Line] = []
     with (
         tempfile.TemporaryDirectory(prefix="tritonsmith-gpu-check-") as work,

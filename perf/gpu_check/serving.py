@@ -33,7 +33,9 @@ def load_and_unload(device: str, work: Path, argument: str) -> dict[str, Any]:
     repository = models.repository(work / "repository", MODEL, onnx, argument)
     x = models.rows((models.ROWS, models.WIDTH))
     expected = reference(onnx, x)
-    spec = ServerSpec(repositories=(repository,), model_control="explicit", log_path=work / "tritonserver.log")
+    spec = ServerSpec(
+        repositories=(repository,), model_control="explicit", log_path=work / "tritonserver.log"
+    )
     facts: dict[str, Any] = {"rounds": []}
     with launch(spec) as server:
         facts["triton"] = server.version
@@ -61,7 +63,9 @@ def _round(
     if used_bytes is None:
         return seen
     if uses_gpu and during - before < _SLACK_BYTES:
-        raise UnexpectedError("the loaded model takes no memory of the GPU, so it does not run there", **facts, **seen)
+        raise UnexpectedError(
+            "the loaded model takes no memory of the GPU, so it does not run there", **facts, **seen
+        )
     after = _settled(used_bytes, before + _SLACK_BYTES)
     if after > before + _SLACK_BYTES:
         kept = (after - before) >> 20

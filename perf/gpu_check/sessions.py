@@ -33,6 +33,8 @@ def precision(device: str, work: Path, argument: str) -> dict[str, Any] | Outcom
         made = models.converted(path, argument, work / name) if argument not in ("fp32", "tf32") else path
         reference = _run(ort, path, [CPU], x, work / "reference")[0]
         wanted = [CPU] if device == "cpu" else [(CUDA, {"use_tf32": int(argument == "tf32")})]
+        if argument == "tf32" and device == "gpu":
+            exact = _run(ort, path, [(CUDA, {"use_tf32": 0})], x, work / "exact")[0]
         try:
             answer, ran = _run(ort, made, wanted, x, work / name)
         except Exception as error:  # onnxruntime raises classes of its own that only its C module names
@@ -46,6 +48,9 @@ def precision(device: str, work: Path, argument: str) -> dict[str, Any] | Outcom
             "cosine": deviation.cosine,
             "max_abs": deviation.max_abs,
         }
+        if argument == "tf32" and device == "gpu":
+            # A switch that changes nothing is no switch; no bit differs where the GPU has no TF32 (before 8.0).
+            facts[name]["differs_from_fp32"] = any((answer[key] != exact[key]).any() for key in answer)
         if not deviation.passed:
             raise UnexpectedError(f"{name} at {argument}: {'; '.join(deviation.violations)}", **facts)
         if device == "gpu" and (not ran.get(CUDA) or (argument in ("fp32", "tf32", "fp16") and ran.get(CPU))):
@@ -88,7 +93,9 @@ def nodes_by_provider(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return dict(Counter(provider for _, provider in seen))
 
 
-def _run(ort: Any, path: Path, providers: list[Any], x: Any, prefix: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _run(
+    ort: Any, path: Path, providers: list[Any], x: Any, prefix: Path
+) -> tuple[dict[str, Any], dict[str, int]]:
     """(answers, nodes by the provider that really ran them)"""
     options = ort.SessionOptions()
     options.enable_profiling = True

@@ -31,7 +31,19 @@ class Wheel:
 
 
 # Without these not even the command line starts.
-BASE = ("fsspec", "hpack", "jinja2", "numpy", "onnx", "packaging", "protobuf", "psutil", "pydantic", "pyyaml", "rich")
+BASE = (
+    "fsspec",
+    "hpack",
+    "jinja2",
+    "numpy",
+    "onnx",
+    "packaging",
+    "protobuf",
+    "psutil",
+    "pydantic",
+    "pyyaml",
+    "rich",
+)
 WHEELS = (
     *(Wheel(name, "the command line") for name in (*BASE, "tritonclient", "grpcio", "typer", "uvloop")),
     Wheel("onnxruntime", "references on the CPU", stands_for=("onnxruntime-gpu",)),

@@ -14,7 +14,7 @@ from perf.sweep_session import sweep_target
 from perf.sweep_target import SweepTarget
 
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 0 }\n"
-_BUDGET_S = {"gpu": 75.0, "cpu": 30.0}
+_BUDGET_S = {"gpu": 90.0, "cpu": 75.0}
 _PRECISION = {"gpu": "fp16", "cpu": "int8"}
 
 
@@ -47,6 +47,10 @@ def sweep(device: str, work: Path, argument: str) -> dict[str, Any]:
     }
     if result.arm_errors:
         raise UnexpectedError(f"arms that could not be served: {dict(result.arm_errors)}", **facts)
+    measured = {done.trial.arm_id for done in result.trials if done.summary is not None}
+    if unmeasured := [arm.id for arm in result.arms if arm.id not in measured]:
+        why = f"{len(unmeasured)} of {len(result.arms)} arms were not measured within {_BUDGET_S[device]:g} s"
+        raise UnexpectedError(why, **facts)
     if not result.complete or result.verdict.outcome == "undecided":
         raise UnexpectedError(f"no verdict: {result.verdict.sentence} ({result.stop_reason})", **facts)
     return facts

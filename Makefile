@@ -1,4 +1,4 @@
-# make install | demo | test | nightly | quick | lowest | lint | format | bench | constraints | clean
+# make install | demo | test | nightly | quick | lowest | gpu-check | lint | format | bench | constraints | clean
 # The first two need nothing but Python with venv, on x86-64 Linux with glibc >= 2.35. Python 3.13 and later need a
 # 3.10, 3.11 or 3.12 beside them, for the embedded server.
 
@@ -12,10 +12,10 @@ SERVER_LIST := perf/server/requirements.txt
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test nightly quick lowest lint format bench constraints server-requirements clean
+.PHONY: help install demo test nightly quick lowest gpu-check lint format bench constraints server-requirements clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
 
 install: $(STAMP)  ## make .venv with all that demo and tests need
 
@@ -53,6 +53,11 @@ lowest:  ## the pure tests with the lowest versions that pyproject.toml promises
 	    tests/builder/lint tests/builder/test_diff.py tests/builder/test_import.py tests/builder/test_model_config.py \
 	    tests/builder/test_plan.py tests/builder/test_spec.py tests/perf/test_stats.py tests/perf/test_sweep.py \
 	    tests/perf/wire tests/test_command_line.py
+
+# By the Python that has torch and CUDA's libraries: .venv's when it is made, else $(PYTHON), with wheels from WHEELS.
+CHECKED_BY := $(if $(WHEELS),$(PYTHON),$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)))
+gpu-check:  ## what of all this works on this machine's GPU: ten minutes at most, no network (WHEELS=DIR, ARGS=…)
+	$(CHECKED_BY) -m perf.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 # TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
 $(STUBS): | $(STAMP)

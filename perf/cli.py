@@ -8,6 +8,7 @@ from builder.commands.help import Command
 from perf.commands.apply import apply
 from perf.commands.compare import compare
 from perf.commands.demo import demo
+from perf.commands.doctor import doctor
 from perf.commands.init import init
 from perf.commands.load import load
 from perf.commands.publish import publish
@@ -35,3 +36,4 @@ def register(app: typer.Typer) -> None:
     app.command(cls=Command, rich_help_panel=panel)(versions)
     app.command(cls=Command, rich_help_panel="Start here")(demo)
     app.command(cls=Command, rich_help_panel="Start here")(init)
+    app.command(cls=Command, rich_help_panel="Start here")(doctor)

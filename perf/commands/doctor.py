@@ -1,0 +1,68 @@
+"""`tritonsmith doctor`: what this machine can do and what it lacks; with --gpu, what its GPU really does."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+
+
+class Device(str, Enum):
+    """What the steps of --gpu run on."""
+
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+def doctor(
+    spec: SpecOption = DEFAULT_SPEC,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run every step that needs a GPU, ten minutes at most, no network.")
+    ] = False,
+    device: Annotated[
+        Device, typer.Option(help="With --gpu: cpu runs the steps that can do without one.")
+    ] = Device.gpu,
+    step: Annotated[
+        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Option(metavar="NAME", help="With --gpu: only this step; may be repeated.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="With --gpu: the file with one JSON line a step.")
+    ] = Path("gpu-check.jsonl"),
+    budget: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=600, help="With --gpu: for all steps.")
+    ] = 570.0,
+    format: FormatOption = Format.text,
+) -> None:
+    """Say what this machine can do, what it lacks, and the command that mends it.
+
+    Exit code 3 when something is missing that building and serving on a CPU need; optional things never fail. With
+    --gpu each step runs in a process of its own with its own time limit, none stops the rest: exit code 1 when one
+    failed, 3 when the GPU or what a step needs is missing.
+
+    Examples: tritonsmith doctor
+              tritonsmith doctor --gpu --device cpu
+              make gpu-check WHEELS=wheels
+    """
+    if gpu:
+        from perf.gpu_check.run import run_gpu_check
+
+        raise typer.Exit(run_gpu_check(device.value, step or (), output, budget, format is Format.json))
+    import os
+    import sys
+
+    from builder.console import emit_json, emit_text, width_of
+    from perf.doctor import Machine, checks, text_of
+
+    found = checks(Machine(os.environ, spec))
+    missing = [check.name for check in found if check.state == "missing"]
+    if format is Format.json:
+        emit_json({"checks": [check.as_dict() for check in found], "missing": missing})
+    else:
+        emit_text(text_of(found, width_of(sys.stdout)))
+    if missing:
+        raise typer.Exit(3)

@@ -1,0 +1,140 @@
+"""A model of an instance kind on the embedded server → its answers, and the memory it took and gave back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perf.gpu_check import models
+from perf.gpu_check.nvidia import Nvml
+from perf.gpu_check.step import MissingError, UnexpectedError
+from perf.gpu_check.versions import version_of
+from perf.server import control
+from perf.server.launch import Server, ServerSpec, launch
+
+MODEL = "perceptron"
+_ROUNDS = 2
+_GIVEN_BACK_S = 10.0
+_SLACK_BYTES = 64 << 20
+
+
+def load_and_unload(device: str, work: Path, argument: str) -> dict[str, Any]:
+    """Two rounds of load, ask, unload; every byte and process of a round is gone before the next.
+
+    On a GPU memory is NVML's of the whole GPU, which nobody else may use meanwhile; else of the instances' processes.
+    """
+    uses_gpu = device == "gpu" and argument != "KIND_CPU"
+    if uses_gpu:
+        require_onnxruntime_gpu()
+    used_bytes = gpu_memory() if device == "gpu" else None
+    onnx = models.perceptron(work / "perceptron.onnx")
+    repository = models.repository(work / "repository", MODEL, onnx, argument)
+    x = models.rows((models.ROWS, models.WIDTH))
+    expected = reference(onnx, x)
+    spec = ServerSpec(
+        repositories=(repository,), model_control="explicit", log_path=work / "tritonserver.log"
+    )
+    facts: dict[str, Any] = {"rounds": []}
+    with launch(spec) as server:
+        facts["triton"] = server.version
+        for _ in range(_ROUNDS):
+            facts["rounds"].append(_round(server, x, expected, used_bytes, uses_gpu, facts))
+    return facts
+
+
+def _round(
+    server: Server,
+    x: Any,
+    expected: Any,
+    used_bytes: Callable[[], int] | None,
+    uses_gpu: bool,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    before = used_bytes() if used_bytes else 0
+    control.load_model(server.http_url, MODEL)
+    facts["instance_group"] = control.model_config(server.http_url, MODEL)["instance_group"]
+    check_answer(answer_of(server, MODEL, x), expected)
+    during = used_bytes() if used_bytes else resident_bytes(server)
+    control.unload_model(server.http_url, MODEL)
+    control.wait_instances(server, MODEL, 0)
+    seen = {"before_bytes": before, "loaded_bytes": during}
+    if used_bytes is None:
+        return seen
+    if uses_gpu and during - before < _SLACK_BYTES:
+        raise UnexpectedError(
+            "the loaded model takes no memory of the GPU, so it does not run there", **facts, **seen
+        )
+    after = _settled(used_bytes, before + _SLACK_BYTES)
+    if after > before + _SLACK_BYTES:
+        kept = (after - before) >> 20
+        raise UnexpectedError(f"{kept} MiB of the GPU were not given back by the unload", **facts, **seen)
+    return {**seen, "after_bytes": after}
+
+
+def _settled(used_bytes: Callable[[], int], enough: int) -> int:
+    """Memory in use when it is down to `enough`, or after ten seconds."""
+    deadline = time.monotonic() + _GIVEN_BACK_S
+    while (now := used_bytes()) > enough and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return now
+
+
+def gpu_memory() -> Callable[[], int]:
+    """NVML's memory in use; MissingError without NVML."""
+    nvml = nvml_or_missing()
+    return lambda: nvml.used_bytes
+
+
+def nvml_or_missing() -> Nvml:
+    """NVML of GPU 0; MissingError says what is missing."""
+    try:
+        return Nvml()
+    except ImportError:
+        raise MissingError("pynvml is not installed; wheel nvidia-ml-py") from None
+    except Exception as error:  # pynvml.NVMLError, a class that is known only when it is imported
+        raise MissingError(f"NVML: {error}") from None
+
+
+def require_onnxruntime_gpu() -> None:
+    """MissingError unless the embedded server would get ONNX Runtime with CUDA: it takes the version installed here."""
+    if version_of("onnxruntime-gpu") is None:
+        raise MissingError("onnxruntime-gpu is not installed; wheel onnxruntime-gpu")
+
+
+def resident_bytes(server: Server) -> int:
+    """Of the model's instances."""
+    import psutil
+
+    return sum(psutil.Process(pid).memory_info().rss for pid in control.instance_pids(server, MODEL))
+
+
+def reference(onnx: Path, x: Any) -> Any:
+    """The CPU's answer."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0]
+
+
+def answer_of(server: Server, model: str, x: Any) -> Any:
+    """One request over gRPC, by NVIDIA's own client."""
+    import tritonclient.grpc as triton
+
+    tensor = triton.InferInput("x", list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x)
+    client = triton.InferenceServerClient(server.grpc_url)
+    try:
+        return client.infer(model, [tensor], client_timeout=60).as_numpy("y")
+    finally:
+        client.close()
+
+
+def check_answer(got: Any, expected: Any) -> float:
+    """The relative L2 distance; UnexpectedError when it is beyond what TF32 explains."""
+    from builder.accuracy import PRECISION_BOUNDS, compare
+
+    deviation = compare({"y": got}, {"y": expected}, bounds=PRECISION_BOUNDS["tf32"])[0]
+    if not deviation.passed:
+        raise UnexpectedError(f"the server answers otherwise than the CPU: {'; '.join(deviation.violations)}")
+    return deviation.relative_l2

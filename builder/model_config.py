@@ -56,12 +56,13 @@ def model_config_from_spec(
 
     inputs, outputs: the artifact's, whole shapes. SpecError when the spec contradicts the model.
     """
-    if spec.source.kind == "directory":
+    row = spec.source.row
+    if not row.backend:
         return model_config_as_stated(spec, where)
     stated = spec.config.as_proto_json()
     config: dict[str, Any] = {"name": spec.name, **stated}
     max_batch_size = stated.get("max_batch_size")
-    if max_batch_size is None and spec.source.kind == "python":
+    if max_batch_size is None and row.stated:
         max_batch_size = 0
     elif max_batch_size is None:
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if batches((*inputs, *outputs)) else 0
@@ -71,7 +72,7 @@ def model_config_from_spec(
         raise _fixed_batch(spec, (*inputs, *outputs), where)
     config["max_batch_size"] = max_batch_size
     if not {"backend", "platform"} & stated.keys():
-        config["backend"] = backend or ("python" if spec.source.kind == "python" else "onnxruntime")
+        config["backend"] = backend or row.backend
     config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
     config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
     return _message(spec, config, where)

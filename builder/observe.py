@@ -82,7 +82,9 @@ def config_digests(
     """Digests of what is laid out beside the artifact, and of the checks that let the model through."""
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     digests = {
-        "spec": digest_of_value([__version__, spec.name, spec.config.as_proto_json(), *_choice(spec)]),
+        "spec": digest_of_value(
+            [__version__, spec.name, spec.config.as_proto_json(), *_choice(spec), *_states(spec)]
+        ),
         "template": total_digest(files),
         "accuracy": digest_of_value(_bounds(spec)),
     }
@@ -107,6 +109,10 @@ def _bounds(spec: ModelSpec) -> Any:
 def _choice(spec: ModelSpec) -> list[Any]:
     """What decides which variant is laid out; nothing without variants."""
     return [list(spec.preference), spec.on_fail] if spec.variants else []
+
+
+def _states(spec: ModelSpec) -> list[Any]:
+    return [spec.state] if spec.state else []
 
 
 def _tensors_of(model: Path) -> Any:

@@ -153,6 +153,11 @@ class ModelSpec(Frozen):
         {},
         description="files laid into the model's directory (labels, warm-up data): path in it → file",
     )
+    state: dict[str, str] = Field(
+        {},
+        description="an input that the server feeds → the output that it keeps for the sequence's next request; zeros "
+        "at its start (implicit state of sequence_batching)",
+    )
     smoke: str | None = Field(
         None,
         description=".npz with a few requests and the answers that a published version must give (inputs and outputs "
@@ -249,6 +254,8 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
     ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
     other_scheduling = {k for k in SCHEDULING if any(g in given for g in SCHEDULING if g != k)}
+    if given.get("state"):
+        other_scheduling = {*other_scheduling, "dynamic_batching", "ensemble_scheduling"}
     left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
@@ -266,7 +273,31 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     _refuse_bad_names(source, spec, at)
     _refuse_range_of_unknown_dim(source, spec, at)
+    _refuse_state_elsewhere(source, spec, at)
     return spec
+
+
+def _refuse_state_elsewhere(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+    """`state` is completed from the model's own tensors, and is the sequence batcher's."""
+    if not spec.state:
+        return
+    config = spec.config.as_proto_json()
+    if not spec.source.row.backend or spec.source.row.stated or spec.source.steps is not None:
+        reason, fix = (
+            f"a {spec.source.kind} source states its states itself",
+            "sequence_batching: {state: […]}",
+        )
+    elif "dynamic_batching" in config:
+        reason, fix = "sequences and dynamic_batching exclude each other", "leave dynamic_batching out"
+    elif config.get("sequence_batching", {}).get("state"):
+        reason, fix = "sequence_batching.state says the same at length", "leave one of the two out"
+    elif len(set(spec.state.values())) < len(spec.state):
+        reason, fix = "two inputs cannot be fed from one output", "state: {INPUT: OUTPUT}, each output once"
+    else:
+        return
+    raise SpecError(
+        f"{spec.name}: state: {reason}", code="state_refused", where=source.where((*at, "state")), fix=fix
+    )
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

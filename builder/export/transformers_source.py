@@ -238,7 +238,7 @@ def _text(
 def _text_module(network: Any, outputs: tuple[str, ...], pooling: str | None, normalize: bool) -> Any:
     import torch
 
-    class Text(torch.nn.Module):
+    class Text(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -311,7 +311,7 @@ def _image(network: Any, config: Any, request: ExportRequest) -> tuple[Any, Expo
     import numpy as np
     import torch
 
-    class Image(torch.nn.Module):
+    class Image(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = network

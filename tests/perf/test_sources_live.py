@@ -16,6 +16,7 @@ from builder.cache import Cache
 from builder.lint.check import LintOptions, check
 from builder.model_config import model_config_from_text
 from perf.server import control
+from perf.server.launch import ServerSpec, launch
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
 
@@ -166,7 +167,8 @@ TEXTS = ("the cat eats", "a dog sleeps and the cat sleeps", "cats")
 
 
 @pytest.mark.server
-def test_texts_to_embeddings_as_transformers_gives_them_alone(triton: LiveTriton, tmp_path: Path) -> None:
+@pytest.mark.nightly  # the server's environment gets a layer with tokenizers
+def test_texts_to_embeddings_as_transformers_gives_them_alone(tmp_path: Path) -> None:
     import torch
 
     from builder.importing.files import imported_paths
@@ -177,9 +179,9 @@ def test_texts_to_embeddings_as_transformers_gives_them_alone(triton: LiveTriton
     assert "bert_tokenizer:" in text and "bert_text:" in text
     assert "pooling: mean" in text
     repository = built(tmp_path, text)
-    served(triton, repository, "bert_tokenizer", "bert", "bert_text")
     texts = np.array([[t.encode()] for t in TEXTS], dtype=object)
-    answer = ask(triton, "bert_text", {"TEXT": texts})["embeddings"]
+    with launch(ServerSpec(repositories=(repository,))) as server:
+        answer = ask(LiveTriton(server, repository), "bert_text", {"TEXT": texts})["embeddings"]
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tmp_path / "bert" / "tokenizer.json"))
@@ -191,7 +193,6 @@ def test_texts_to_embeddings_as_transformers_gives_them_alone(triton: LiveTriton
 
 
 @pytest.mark.server
-@pytest.mark.nightly
 def test_a_classifier_answers_with_logits(triton: LiveTriton, tmp_path: Path) -> None:
     import torch
 
@@ -213,7 +214,7 @@ def test_a_torchscript_file_keeps_its_branches_on_sizes_and_answers_as_itself(
 ) -> None:
     import torch
 
-    class Scaled(torch.nn.Module):
+    class Scaled(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(4, 3)

@@ -193,6 +193,7 @@ def test_texts_to_embeddings_as_transformers_gives_them_alone(tmp_path: Path) ->
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_a_classifier_answers_with_logits(triton: LiveTriton, tmp_path: Path) -> None:
     import torch
 
@@ -209,6 +210,7 @@ def test_a_classifier_answers_with_logits(triton: LiveTriton, tmp_path: Path) ->
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_a_torchscript_file_keeps_its_branches_on_sizes_and_answers_as_itself(
     triton: LiveTriton, tmp_path: Path
 ) -> None:

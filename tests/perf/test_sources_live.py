@@ -211,7 +211,7 @@ def test_a_classifier_answers_with_logits(triton: LiveTriton, tmp_path: Path) ->
 
 @pytest.mark.server
 @pytest.mark.nightly
-def test_a_torchscript_file_keeps_its_branches_on_sizes_and_answers_as_itself(
+def test_a_torchscript_file_keeps_its_branches_and_answers_as_itself(
     triton: LiveTriton, tmp_path: Path
 ) -> None:
     import torch

@@ -6,7 +6,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from builder.cache import Artifact, Cache
 from builder.cache_record import TAKEN
@@ -19,7 +19,8 @@ from builder.model_directory import read_model_directory, source_roots
 from builder.observe import export_parameters, export_tools, portable_name
 from builder.package_files import PACKAGE_PREFIX, resolve_package_file
 from builder.plan import action_key, request_digest
-from builder.python_source import check_python_source, place_python_source, source_files
+from builder.python_source import place_python_source, source_files
+from builder.sources import function_of
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.tensors import TensorSpec, dtype_from_config
 from builder.toolchain import this_toolchain
@@ -29,7 +30,7 @@ from builder.toolchain import this_toolchain
 
 def is_exported(spec: ModelSpec) -> bool:
     """Whether the source goes through an export, which checks it against itself; else it is taken over."""
-    return spec.source.kind in ("torch", "exported_program", "onnx")
+    return spec.source.row.export is not None
 
 
 def make_artifact(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
@@ -50,12 +51,14 @@ def files_to_serve(artifact: Artifact) -> dict[str, Path]:
 def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
     """SpecError, with file and line, when a file that the source names is not there."""
     named: list[tuple[str, tuple[str, ...]]] = []
-    if model.source.kind == "python":
-        check_python_source(model, spec)
-    if model.source.kind == "steps":
-        check_steps(model, [m.name for m in spec.models], spec)
-    elif model.source.kind != "torch":
-        named.append((model.source.reference, ("source", model.source.kind)))
+    row = model.source.row
+    if row.check is not None:
+        function_of(row.check)(model, spec)
+    elsewhere = row.reference == "directory or name" and not exists(
+        source_path(model.source.reference, spec.root)
+    )
+    if row.reference not in ("callable", "steps") and not elsewhere:
+        named.append((model.source.reference, ("source", row.kind)))
     named += [(name, ("source", "files")) for name in model.source.files]
     named += [(file, ("model_files", name)) for name, file in model.model_files.items()]
     if model.smoke is not None:
@@ -69,7 +72,9 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
             raise SpecError(
                 error.message, code=error.code, where=where, seen=error.seen, valid=error.valid, fix=error.fix
             ) from None
-        wanted = "directory" if keys[-1] == "directory" else "file"
+        wanted = (
+            "directory" if keys == ("source", row.kind) and row.reference.startswith("directory") else "file"
+        )
         if keys == ("calibration",) and is_dir(path):
             continue
         if exists(path) and not (is_dir(path) if wanted == "directory" else is_file(path)):
@@ -90,7 +95,7 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
                 seen=path,
                 valid=beside[:10],
             )
-        if wanted == "directory":
+        if wanted == "directory" and row.place is not None:
             try:
                 read_model_directory(path, source_roots(path, spec.root))
             except OSError as error:
@@ -100,6 +105,11 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
                     where=where,
                     fix="leave it out of the model's directory, or copy what it leads to into the repository",
                 ) from None
+
+
+def check_ensemble(model: ModelSpec, spec: RepositorySpec) -> None:
+    """As builder.ensemble.check_steps, among the models of the spec."""
+    check_steps(model, [m.name for m in spec.models], spec)
 
 
 def _data_files(model: ModelSpec) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -131,9 +141,9 @@ def source_path(reference: str, root: Path) -> Path:
 
 def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifact:
     """Files as they are, into the cache: the model is served from there even when the originals are gone."""
-    place = {"directory": _place_directory, "python": _place_python, "steps": _place_nothing}[
-        spec.source.kind
-    ]
+    row = spec.source.row
+    assert row.place is not None
+    place: _Place = function_of(row.place)
     root = repository.root
     with cache.workspace() as made:
         (made / TAKEN).mkdir()
@@ -147,7 +157,7 @@ def _take_over(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Art
         parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
         identity = request_digest(parameters, tools)
         batched = (spec.max_batch_size or 0) > 0
-        stated = spec.source.kind == "python"
+        stated = row.stated
         record = {
             "inputs": [t.as_dict() for t in _stated(spec, "input", batched)] if stated else [],
             "outputs": [t.as_dict() for t in _stated(spec, "output", batched)] if stated else [],
@@ -170,7 +180,8 @@ _Placed = tuple[Sequence[Path], Sequence[str], Mapping[str, str]]
 _Place = Callable[[ModelSpec, Path, Path], _Placed]
 
 
-def _place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+def place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+    """A model's directory as it is."""
     directory = root / spec.source.reference
     content = read_model_directory(directory, source_roots(directory, root))
     for name, file in content.files.items():
@@ -180,13 +191,14 @@ def _place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
     return list(content.files.values()), content.directories, listing
 
 
-def _place_python(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+def place_python(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+    """model.py and what stands beside it."""
     (into / "1").mkdir()
     place_python_source(spec, root, into / "1")
     return list(source_files(spec, root).values()), (), {}
 
 
-def _place_nothing(spec: ModelSpec, root: Path, into: Path) -> _Placed:
+def place_nothing(spec: ModelSpec, root: Path, into: Path) -> _Placed:
     """An ensemble has no files, but Triton wants a version directory of it."""
     return (), ("1",), {}
 
@@ -249,15 +261,15 @@ def place_error(error: _Error, subject: str, line: Where) -> _Error:
 
 def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest:
     """The spec's model as an export to run."""
-    reference = spec.source.reference
     samples = spec.accuracy.samples
     if samples is not None and ":" not in samples:
         samples = str(repository.root / samples)
     largest = spec.max_batch_size or 0
     return ExportRequest(
         model=spec.name,
-        kind=cast(Any, spec.source.kind),
-        reference=reference if spec.source.kind == "torch" else str(source_path(reference, repository.root)),
+        kind=spec.source.kind,
+        reference=_absolute_reference(spec, repository.root),
+        options=spec.source.options,
         search_path=str(repository.root),
         opset=spec.opset,
         max_batch_size=largest,
@@ -270,6 +282,14 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
         sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
         seed=0,
     )
+
+
+def _absolute_reference(spec: ModelSpec, root: Path) -> str:
+    reference, row = spec.source.reference, spec.source.row
+    if row.reference == "callable":
+        return reference
+    path = source_path(reference, root)
+    return reference if row.reference == "directory or name" and not exists(path) else str(path)
 
 
 def _stated(spec: ModelSpec, kind: Any, batched: bool) -> tuple[TensorSpec, ...]:

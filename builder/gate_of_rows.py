@@ -31,7 +31,7 @@ def rows_of(
 
     BuildError when that process dies.
     """
-    if spec.source.kind not in ("torch", "exported_program", "onnx", "directory"):
+    if not spec.source.row.rows_checked:
         return None
     if is_ragged(model_config_as_stated(spec, repository)):
         return RAGGED

@@ -56,25 +56,120 @@ def model_config_from_spec(
 
     inputs, outputs: the artifact's, whole shapes. SpecError when the spec contradicts the model.
     """
-    if spec.source.kind == "directory":
+    row = spec.source.row
+    if not row.backend:
         return model_config_as_stated(spec, where)
     stated = spec.config.as_proto_json()
     config: dict[str, Any] = {"name": spec.name, **stated}
     max_batch_size = stated.get("max_batch_size")
-    if max_batch_size is None and spec.source.kind == "python":
+    if max_batch_size is None and row.stated:
         max_batch_size = 0
     elif max_batch_size is None:
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if batches((*inputs, *outputs)) else 0
-        if max_batch_size and not {"dynamic_batching", "sequence_batching"} & stated.keys():
+        if (
+            max_batch_size
+            and not spec.state
+            and not {"dynamic_batching", "sequence_batching"} & stated.keys()
+        ):
             config["dynamic_batching"] = {}
     elif max_batch_size > 0 and not batches((*inputs, *outputs)):
         raise _fixed_batch(spec, (*inputs, *outputs), where)
     config["max_batch_size"] = max_batch_size
     if not {"backend", "platform"} & stated.keys():
-        config["backend"] = backend or ("python" if spec.source.kind == "python" else "onnxruntime")
+        config["backend"] = backend or row.backend
     config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
     config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
+    if spec.state:
+        config |= _with_states(spec, config, outputs, max_batch_size > 0, where)
     return _message(spec, config, where)
+
+
+# Sequences that may be under way at once when the spec does not say; their states are kept.
+_CANDIDATE_SEQUENCES = 64
+
+
+def _with_states(
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    outputs: Sequence[TensorSpec],
+    batched: bool,
+    where: RepositorySpec | None,
+) -> dict[str, Any]:
+    """Inputs and outputs without those of `state:`, and the sequence batcher that keeps them from request to request.
+
+    SpecError when a tensor is not the model's, its pair has another type or shape, or a size is left open: the first
+    state of a sequence is zeros of a fixed size.
+    """
+    inputs = {t["name"]: t for t in config["input"]}
+    returned = {t.name: _tensor(t, batched) for t in outputs}
+    states = []
+    for fed, kept in spec.state.items():
+        at = _where(where, spec.name, "state", fed)
+        for name, kind, known in ((fed, "input", inputs), (kept, "output", returned)):
+            if name not in known:
+                raise SpecError(
+                    f"{spec.name}: state: the model has no {kind} {name!r}",
+                    code="unknown_tensor",
+                    where=at,
+                    valid=sorted(known),
+                )
+        one, other = inputs[fed], returned[kept]
+        dims, back = _shape_of(one), _shape_of(other)
+        fits = len(dims) == len(back) and all(b in (d, -1) for d, b in zip(dims, back, strict=True))
+        if one["data_type"] != other["data_type"] or (not fits and -1 not in dims):
+            raise SpecError(
+                f"{spec.name}: state: output {kept!r} cannot be fed to input {fed!r}",
+                code="state_mismatch",
+                where=at,
+                seen=f"{kept} {other['data_type']} {back}",
+                valid=[f"{fed} {one['data_type']} {dims}"],
+            )
+        if -1 in dims:
+            raise SpecError(
+                f"{spec.name}: state: {fed!r} has a dynamic dimension, and a sequence begins with zeros of a fixed size",
+                code="state_dynamic",
+                where=at,
+                seen=dims,
+                fix=f"state every input, and {fed!r} with a size in place of each -1 (one sequence a request: 1)",
+            )
+        states.append(
+            {
+                "input_name": fed,
+                "output_name": kept,
+                "data_type": one["data_type"],
+                "dims": dims or [1],
+                "initial_state": [
+                    {
+                        "name": f"{fed} at the start",
+                        "data_type": one["data_type"],
+                        "dims": dims or [1],
+                        "zero_data": True,
+                    }
+                ],
+            }
+        )
+    rest = {
+        "input": [t for t in config["input"] if t["name"] not in spec.state],
+        "output": [t for t in config["output"] if t["name"] not in spec.state.values()],
+    }
+    for kind, tensors in rest.items():
+        if not tensors:
+            raise SpecError(
+                f"{spec.name}: state: no {kind} is left for requests",
+                code="state_refused",
+                where=_where(where, spec.name, "state"),
+            )
+    batcher = {"oldest": {"max_candidate_sequences": _CANDIDATE_SEQUENCES}}
+    stated = config.get("sequence_batching", {})
+    if {"oldest", "direct"} & stated.keys():
+        batcher = {}
+    return {**rest, "sequence_batching": {**batcher, **stated, "state": states}}
+
+
+def _shape_of(tensor: Mapping[str, Any]) -> list[int]:
+    """A tensor's dims as the model takes them."""
+    shape = tensor["reshape"].get("shape", ()) if "reshape" in tensor else tensor["dims"]
+    return [int(d) for d in shape]
 
 
 def model_config_as_stated(spec: ModelSpec, where: RepositorySpec | None = None) -> Any:
@@ -124,6 +219,7 @@ def _tensors(
                 valid=sorted(by_name),
             )
         result.append(_checked_tensor(kind, spec.name, given, by_name.pop(name), batched, at))
+    by_name = {n: t for n, t in by_name.items() if n not in spec.state}
     if stated and kind == "input" and by_name:
         raise SpecError(
             f"{spec.name}: these inputs of the model are not stated: {', '.join(sorted(by_name))}",
@@ -131,7 +227,11 @@ def _tensors(
             where=_where(where, spec.name, kind),
             fix="state every input, or none to infer them all",
         )
-    return result or [_tensor(t, batched) for t in actual]
+    if stated:
+        known = {t["name"] for t in result}
+        own = (*spec.state, *spec.state.values())
+        return result + [_tensor(t, batched) for t in actual if t.name in own and t.name not in known]
+    return [_tensor(t, batched) for t in actual]
 
 
 def _tensor(tensor: TensorSpec, batched: bool) -> dict[str, Any]:

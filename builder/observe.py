@@ -36,8 +36,6 @@ from builder.variant_spec import READS_CALIBRATION, Variant
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 2
 CONVERT_REVISION = 2
-# Sources that no tool changes.
-_TAKEN_OVER = ("onnx", "directory", "python", "steps")
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         "kind": spec.source.kind,
         "reference": spec.source.reference,
         "files": list(spec.source.files),
-        "opset": None if spec.source.kind in _TAKEN_OVER else spec.opset,
+        "opset": spec.opset if spec.source.row.opset == "asked" else None,
         "max_batch_size": spec.max_batch_size,
         "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
         "samples": spec.accuracy.samples,
@@ -59,8 +57,10 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
     }
     if spec.source.steps is not None:
         parameters["steps"] = [step.model_dump() for step in spec.source.steps]
-    if spec.source.requirements:
-        parameters["requirements"] = list(spec.source.requirements)
+    # What is not stated is left out, so that an option that comes to be changes no key of before.
+    for name, value in spec.source.options.items():
+        if name in spec.source.model_fields_set and value not in ((), None):
+            parameters[name] = list(value) if isinstance(value, tuple) else value
     return parameters
 
 
@@ -74,8 +74,7 @@ def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
 def export_tools(spec: ModelSpec, toolchain: Toolchain) -> dict[str, str | None]:
     """Versions of what makes the artifact; files that are taken over depend on none. torch's exporter writes through
     onnxscript and onnx-ir."""
-    taken_over = spec.source.kind in _TAKEN_OVER
-    return {} if taken_over else toolchain.fingerprint("torch", "onnxscript", "onnx-ir", "onnx")
+    return toolchain.fingerprint(*spec.source.row.distributions)
 
 
 def config_digests(
@@ -88,12 +87,12 @@ def config_digests(
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     digests = {
         "spec": digest_of_value(
-            [__version__, spec.name, spec.config.as_proto_json(), *_choice(spec, stated)]
+            [__version__, spec.name, spec.config.as_proto_json(), *_choice(spec, stated), *_states(spec)]
         ),
         "template": total_digest(files),
         "accuracy": digest_of_value(_bounds(spec)),
     }
-    if spec.source.kind not in ("python", "steps") and spec.max_batch_size != 0:
+    if spec.source.row.rows_checked and spec.max_batch_size != 0:
         digests["rows"] = digest_of_value(["rows", ROWS_REVISION])
     if spec.model_files:
         placed = {n: cache.stats.digest(stated.root / file) for n, file in spec.model_files.items()}
@@ -115,6 +114,10 @@ def _choice(spec: ModelSpec, stated: RepositorySpec) -> list[Any]:
     """What decides which variant is laid out, and whether its config is for a GPU; nothing without variants."""
     gpus = ["on GPUs"] if stated.target.gpus else []
     return [list(spec.preference), spec.on_fail, *gpus] if spec.variants else []
+
+
+def _states(spec: ModelSpec) -> list[Any]:
+    return [spec.state] if spec.state else []
 
 
 def _tensors_of(model: Path) -> Any:

@@ -56,15 +56,14 @@ def _backend(model: ModelSpec, variant: Variant, stated: bool) -> str:
     config = model.config.as_proto_json()
     if config.get("backend"):
         return str(config["backend"])
-    by_kind = {"python": "python", "steps": "ensemble", "directory": ""}
-    return variant.backend if stated else by_kind.get(model.source.kind, "onnxruntime")
+    return variant.backend if stated else model.source.row.backend
 
 
 def _versions(model: ModelSpec, spec: RepositorySpec) -> tuple[int | None, int | None]:
     """(opset, IR version) that the model's ONNX file has or will have."""
-    if model.source.kind in ("torch", "exported_program"):
+    if model.source.row.opset == "asked":
         return model.opset, _EXPORT_IR_VERSION
-    if model.source.kind != "onnx":
+    if model.source.row.opset is None:
         return None, None
     try:
         graph = read_onnx(source_path(model.source.reference, spec.root))

@@ -30,8 +30,7 @@ def check_python_source(spec: ModelSpec, repository: RepositorySpec) -> None:
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
     """Name in the version directory → file; SpecError when two would have one name."""
-    assert spec.source.python is not None
-    found = {MODEL_FILE: _path(spec.source.python, root)}
+    found = {MODEL_FILE: _path(spec.source.reference, root)}
     for reference in spec.source.files:
         path = _path(reference, root)
         if path.name in found or path.name == REQUIREMENTS_FILE:
@@ -57,8 +56,8 @@ def place_python_source(spec: ModelSpec, root: Path, into: Path) -> dict[str, Pa
     _check_program(files[MODEL_FILE])
     for name, path in files.items():
         shutil.copyfile(path, into / name)
-    if spec.source.requirements:
-        (into / REQUIREMENTS_FILE).write_text("".join(f"{r}\n" for r in spec.source.requirements))
+    if requirements := spec.source.options["requirements"]:
+        (into / REQUIREMENTS_FILE).write_text("".join(f"{r}\n" for r in requirements))
     return files
 
 

@@ -6,21 +6,21 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StrictInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, StrictInt, ValidationError, create_model, model_validator
 
 from builder.errors import SpecError, Where, nearest, shortened
 from builder.model_directory import fault_of_place, fault_of_places
+from builder.sources import SourceRow, source_rows
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
 from builder.untrusted import fault_of_model_name, fault_of_text
 from builder.variant_spec import AccuracySpec, DynamicDim, Frozen, Variant
 from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
-SourceKind = Literal["torch", "exported_program", "onnx", "directory", "python", "steps"]
-SOURCE_KINDS: tuple[SourceKind, ...] = ("torch", "exported_program", "onnx", "directory", "python", "steps")
 # Triton's scheduling_choice: the one that a model states replaces another in `defaults:`.
 SCHEDULING = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 # What `defaults:` may say that an ensemble cannot have, or takes from its steps.
@@ -52,22 +52,8 @@ class Step(Frozen):
 
 
 class Source(Frozen):
-    """Where a model comes from: exactly one of torch, exported_program, onnx, directory, python and steps."""
+    """Where a model comes from: exactly one of the kinds of builder.sources, each a field of `source_type()`."""
 
-    torch: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
-        None, description="package.module:callable; the callable returns (module, example inputs)"
-    )
-    exported_program: str | None = Field(None, description="a .pt2 file that torch.export.save wrote")
-    onnx: str | None = Field(
-        None, description="an .onnx file, or package:NAME/path for a file inside an installed package"
-    )
-    directory: str | None = Field(
-        None,
-        description="a model's directory in a repository: its versions and files are taken over as they are",
-    )
-    python: str | None = Field(
-        None, description="a file with a TritonPythonModel, for Triton's python backend; it becomes model.py"
-    )
     steps: tuple[Step, ...] | None = Field(
         None, min_length=1, description="an ensemble's steps, in any order"
     )
@@ -76,33 +62,61 @@ class Source(Frozen):
         description="further files the model depends on, when they are not opened through Python's open(); "
         "of a python source: files that are laid out beside model.py",
     )
-    requirements: tuple[str, ...] = Field(
-        (), description="of a python source: what its interpreter must have, as for pip"
-    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
-        present = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
+        rows = source_rows()
+        present = [k for k in rows if getattr(self, k, None) is not None]
         if len(present) != 1:
             seen = " and ".join(present) or "none"
-            raise ValueError(f"a source is exactly one of {', '.join(SOURCE_KINDS)}; here: {seen}")
-        if self.requirements and self.python is None:
-            raise ValueError("requirements belong to a python source")
+            raise ValueError(f"a source is exactly one of {', '.join(rows)}; here: {seen}")
+        owners: dict[str, list[str]] = {}
+        for row in rows.values():
+            for option in row.options:
+                owners.setdefault(option.name, []).append(row.kind)
+        for name, kinds in owners.items():
+            if name in self.model_fields_set and present[0] not in kinds:
+                raise ValueError(f"{name} belongs to a {' or '.join(kinds)} source")
         return self
 
     @property
-    def kind(self) -> SourceKind:
+    def kind(self) -> str:
         """Which of them it is."""
-        return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
+        return next(k for k in source_rows() if getattr(self, k, None) is not None)
+
+    @property
+    def row(self) -> SourceRow:
+        """What there is to know of its kind."""
+        return source_rows()[self.kind]
 
     @property
     def reference(self) -> str:
         """The callable or path; for an ensemble its steps' models."""
         if self.steps is not None:
             return ", ".join(step.model for step in self.steps)
-        value = self.torch or self.exported_program or self.onnx or self.directory or self.python
-        assert value is not None
-        return value
+        return str(getattr(self, self.kind))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of its kind, as stated or by default."""
+        return {option.name: getattr(self, option.name) for option in self.row.options}
+
+
+@lru_cache(maxsize=1)
+def source_type() -> type[Source]:
+    """Source with a field for each kind and each option of the table."""
+    fields: dict[str, Any] = {}
+    for row in source_rows().values():
+        if row.kind not in Source.model_fields:
+            fields[row.kind] = (
+                Annotated[str, Field(pattern=row.pattern)] | None,
+                Field(None, description=row.description),
+            )
+        for option in row.options:
+            text = f"of a {row.kind} source: {option.description}"
+            fields[option.name] = (option.type, Field(option.default, description=text))
+    made: type[Source] = create_model("Source", __base__=Source, __doc__=Source.__doc__, **fields)
+    return made
 
 
 class Target(Frozen):
@@ -141,6 +155,11 @@ class ModelSpec(Frozen):
     model_files: dict[str, str] = Field(
         {},
         description="files laid into the model's directory (labels, warm-up data): path in it → file",
+    )
+    state: dict[str, str] = Field(
+        {},
+        description="an input that the server feeds → the output that it keeps for the sequence's next request; zeros "
+        "at its start (implicit state of sequence_batching)",
     )
     smoke: str | None = Field(
         None,
@@ -238,6 +257,8 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     _refuse_unknown(source, given, at, (*OWN_KEYS, *_TRITON_KEYS))
     ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
     other_scheduling = {k for k in SCHEDULING if any(g in given for g in SCHEDULING if g != k)}
+    if given.get("state"):
+        other_scheduling = {*other_scheduling, "dynamic_batching", "ensemble_scheduling"}
     left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
@@ -249,19 +270,37 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
             f"model {name!r} has no source",
             code="no_source",
             where=source.where(at),
-            valid=(
-                "source: {onnx: FILE}",
-                "source: {torch: module:callable}",
-                "source: {exported_program: FILE.pt2}",
-                "source: {directory: MODEL_DIRECTORY}",
-                "source: {python: FILE.py}",
-                "source: {steps: [{model: …, from: {…}, to: {…}}]}",
-            ),
+            valid=[f"source: {{{row.kind}: {row.example}}}" for row in source_rows().values()],
         )
+    own["source"] = _validated(source, source_type(), own["source"], (*at, "source"))
     spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     _refuse_bad_names(source, spec, at)
     _refuse_range_of_unknown_dim(source, spec, at)
+    _refuse_state_elsewhere(source, spec, at)
     return spec
+
+
+def _refuse_state_elsewhere(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+    """`state` is completed from the model's own tensors, and is the sequence batcher's."""
+    if not spec.state:
+        return
+    config = spec.config.as_proto_json()
+    if not spec.source.row.backend or spec.source.row.stated or spec.source.steps is not None:
+        reason, fix = (
+            f"a {spec.source.kind} source states its states itself",
+            "sequence_batching: {state: […]}",
+        )
+    elif "dynamic_batching" in config:
+        reason, fix = "sequences and dynamic_batching exclude each other", "leave dynamic_batching out"
+    elif config.get("sequence_batching", {}).get("state"):
+        reason, fix = "sequence_batching.state says the same at length", "leave one of the two out"
+    elif len(set(spec.state.values())) < len(spec.state):
+        reason, fix = "two inputs cannot be fed from one output", "state: {INPUT: OUTPUT}, each output once"
+    else:
+        return
+    raise SpecError(
+        f"{spec.name}: state: {reason}", code="state_refused", where=source.where((*at, "state")), fix=fix
+    )
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -494,6 +533,8 @@ def json_schema() -> dict[str, Any]:
     properties |= {k: v for k, v in triton["properties"].items() if k in _TRITON_KEYS}
     target = Target.model_json_schema()
     model = {"type": "object", "additionalProperties": False, "properties": properties}
+    origin = source_type().model_json_schema()
+    own["$defs"] |= {**origin.pop("$defs", {}), "Source": origin}
     definitions = {k: v for d in (own, triton) for k, v in d.get("$defs", {}).items() if k != "TritonMessage"}
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
+from builder.sources import source_rows
+
 VERSION_PACKAGES = (
     "torch",
     "onnx",
@@ -45,7 +47,8 @@ _ALSO: Mapping[str, tuple[str, ...]] = {
 @lru_cache(maxsize=1)
 def this_toolchain() -> Toolchain:
     """What is installed beside us; nothing is imported for it."""
-    return Toolchain(tuple((name, _version(name)) for name in VERSION_PACKAGES))
+    sources = (name for row in source_rows().values() for name in row.distributions)
+    return Toolchain(tuple((name, _version(name)) for name in dict.fromkeys((*VERSION_PACKAGES, *sources))))
 
 
 def _version(name: str) -> str | None:

@@ -146,7 +146,7 @@ def _beside(
     if changed[output].shape[:1] != (len(order),):
         told = f"output {output} has shape {list(changed[output].shape)} for a batch of {len(order)}"
         return Difference("rows", output, other, 0, float("inf"), told)
-    one, same = answers[output][position], changed[output][position]
+    one, same = answers[output][position, ...], changed[output][position, ...]
     if is_same(one, same):
         return None
     how = _how(same, one)
@@ -157,7 +157,7 @@ def _beside(
 def _as_alone(
     answers: Answers, alone: Sequence[Answers], output: str, order: tuple[int, ...], position: int
 ) -> Difference | None:
-    row, own = answers[output][position], alone[order[position]][output][0]
+    row, own = answers[output][position, ...], alone[order[position]][output][0, ...]
     if is_within_bounds(row, own):
         return None
     told = f"row {position + 1} of {len(order)} of output {output} {_how(row, own)} from its answer alone"

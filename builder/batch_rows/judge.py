@@ -181,7 +181,7 @@ def _is_rounding_beside(model: Model, rows: Sequence[Row], difference: Differenc
 def _beside_both(run: Run, rows: Sequence[Row], difference: Difference) -> tuple[Array, Array]:
     """The row's answers beside its neighbours and beside the others."""
     one, two = (
-        run(batch_of(rows, order))[difference.output][difference.position]
+        run(batch_of(rows, order))[difference.output][difference.position, ...]
         for order in (difference.order, difference.other)
     )
     return one, two
@@ -282,9 +282,12 @@ def _of_another_size(
     if departure is None:
         return _Cause(False)
     if departure.node.op_type == OP:
-        row, own = model.run(batch)[difference.output][position], model.run(alone)[difference.output][0]
+        row, own = (
+            model.run(batch)[difference.output][position, ...],
+            model.run(alone)[difference.output][0, ...],
+        )
         run = model.load(_with_scales_held(model, batch))
-        held = run(batch)[difference.output][position], run(alone)[difference.output][0]
+        held = run(batch)[difference.output][position, ...], run(alone)[difference.output][0, ...]
         if _is_int8_rounding(own, row) and is_within_bounds(*held):
             return _of_shared_scale(departure.node, difference)
     elif departure.jumps:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from builder.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from builder.samples import Array
 
     Arrays = Mapping[str, Array]
@@ -27,6 +29,8 @@ class Exported:
     example:      the source's example inputs by name; None for a source that has none (ONNX).
     dim_ranges:   name → (smallest, largest) size the source accepts; largest None means no bound known.
     dependencies: files known to belong to the source.
+    rows:         (how many, NumPy's Generator) → inputs of that many rows, drawn from what the source is made for;
+                  in place of an example.
     """
 
     model_path: Path
@@ -39,3 +43,4 @@ class Exported:
     example: Arrays | None
     dim_ranges: Mapping[str, tuple[int, int | None]]
     dependencies: tuple[Path, ...] = ()
+    rows: Callable[[int, np.random.Generator], dict[str, Array]] | None = None

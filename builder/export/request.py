@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import Any
 
 from builder.accuracy import AccuracyReport, Bounds, report_from_dict
 from builder.tensors import TensorSpec, tensor_from_dict
-
-SourceKind = Literal["torch", "exported_program", "onnx"]
 
 OPSETS = range(18, 23)
 """ONNX opsets a torch source may be exported to.
@@ -27,10 +25,11 @@ class ExportRequest:
     """One source to turn into ONNX.
 
     model:        its name, for messages.
-    kind:         torch (`reference` is "module:callable"), exported_program or onnx (`reference` is a path,
-                  relative ones are taken from search_path; onnx also takes "package:NAME/path").
+    kind:         a kind of builder.sources. `reference` is "module:callable" of torch, else a path (relative ones are
+                  taken from search_path; onnx also takes "package:NAME/path") or a name.
+    options:      the kind's own options.
     search_path:  the spec's directory; first on sys.path, and working directory, of the child process.
-    opset:        asked of a torch or exported_program source; an onnx source keeps its own.
+    opset:        asked of a source that is translated; an onnx source keeps its own.
     inputs, outputs: what the spec states, full shapes; empty means infer. A stated input may leave none out.
     dynamic_dims: name → (min, opt, max).
     samples:      "module:callable" (→ list of {input name: ndarray}) or an .npz path; None draws inputs.
@@ -40,7 +39,7 @@ class ExportRequest:
     """
 
     model: str
-    kind: SourceKind
+    kind: str
     reference: str
     search_path: str
     opset: int = 20
@@ -53,6 +52,7 @@ class ExportRequest:
     seed: int = 0
     bounds: Bounds = field(default_factory=Bounds)
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """JSON form."""
@@ -71,6 +71,7 @@ class ExportRequest:
             "seed": self.seed,
             "bounds": asdict(self.bounds),
             "external_above_bytes": self.external_above_bytes,
+            "options": dict(self.options),
         }
 
 
@@ -78,7 +79,7 @@ def request_from_dict(data: Mapping[str, Any]) -> ExportRequest:
     """The inverse of ExportRequest.as_dict."""
     return ExportRequest(
         model=str(data["model"]),
-        kind=cast(SourceKind, data["kind"]),
+        kind=str(data["kind"]),
         reference=str(data["reference"]),
         search_path=str(data["search_path"]),
         opset=int(data["opset"]),
@@ -91,6 +92,7 @@ def request_from_dict(data: Mapping[str, Any]) -> ExportRequest:
         seed=int(data["seed"]),
         bounds=Bounds(**data["bounds"]),
         external_above_bytes=int(data["external_above_bytes"]),
+        options=dict(data["options"]),
     )
 
 

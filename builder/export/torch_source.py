@@ -43,6 +43,12 @@ def export_callable(request: ExportRequest, out_dir: Path) -> Exported:
     torch.manual_seed(request.seed)
     np.random.seed(request.seed)
     returned, file = call_reference(request.reference, "source")
+    return export_returned(request, out_dir, returned, file)
+
+
+def export_returned(request: ExportRequest, out_dir: Path, returned: Any, file: Path | None) -> Exported:
+    """As export_callable, of (module, example inputs) that are there already; file: what they came from."""
+    check_opset(request.opset)
     where = Where(file) if file else None
     example = example_from_returned(returned, request.reference)
     names, shapes = input_shapes(request, example, where)

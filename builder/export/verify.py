@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from builder.samples import (
 from builder.tensors import TensorSpec, dtype_from_numpy
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from builder.samples import Array
 
 SAMPLES_FILE = "samples.npz"
@@ -102,6 +104,8 @@ def verify(
     delete(adopt(out_dir) / SAMPLES_FILE)
     if stated.samples is not None:
         inputs = _fitting(stated.samples, request, exported, stated.origin)
+    elif exported.rows is not None:
+        inputs = _drawn_rows(request, exported.rows)
     elif exported.example is not None:
         inputs = _drawn(request, exported, exported.example, {})
     else:
@@ -228,6 +232,17 @@ def _drawn(
             values[spec.name] = values_like(example[spec.name], shape, rng)
         drawn.append(values)
     return drawn
+
+
+def _drawn_rows(
+    request: ExportRequest, rows: Callable[[int, np.random.Generator], dict[str, Array]]
+) -> list[dict[str, Array]]:
+    """Requests of each batch size, at least sixteen rows together; of a model without batching 1, 3 and 12."""
+    import numpy as np
+
+    rng = np.random.default_rng(request.seed + 1)
+    sizes = request.sample_batch_sizes if request.max_batch_size > 0 else (1, 3, 12)
+    return [rows(size, rng) for size in sizes * -(-16 // sum(sizes))]
 
 
 def _affordable(request: ExportRequest, example: Mapping[str, Array]) -> tuple[int, ...]:

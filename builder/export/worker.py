@@ -10,6 +10,8 @@ from typing import Any
 
 from builder.child_worker import enter_search_path, serve
 from builder.export.request import ExportRequest, ExportResult, request_from_dict
+from builder.export.tools import import_tools
+from builder.sources import SourceRow, function_of, source_rows
 
 
 def main() -> None:
@@ -26,10 +28,13 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
     from builder.export.watch import watch_files
 
     started = time.monotonic()
-    tools = _import_tools(request)
+    row = source_rows()[request.kind]
+    tools = _import_tools(row)
+    assert row.export is not None
+    export = function_of(row.export)
     enter_search_path(Path(request.search_path))
     with watch_files(ignore=(out_dir,)) as opened:
-        exported = _run_source(request, out_dir)
+        exported = export(request, out_dir)
         stated = verify.stated_samples(request)
     accuracy, outputs, samples_path = verify.verify(request, exported, stated, out_dir)
     return ExportResult(
@@ -48,31 +53,14 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
     )
 
 
-def _run_source(request: ExportRequest, out_dir: Path) -> Any:
-    if request.kind == "onnx":
-        from builder.export.onnx_source import take_over
-
-        return take_over(request, out_dir)
-    if request.kind == "exported_program":
-        from builder.export.program_source import export_saved_program
-
-        return export_saved_program(request, out_dir)
-    from builder.export.torch_source import export_callable
-
-    return export_callable(request, out_dir)
-
-
-def _import_tools(request: ExportRequest) -> dict[str, str]:
+def _import_tools(row: SourceRow) -> dict[str, str]:
     """The heavy imports, before the source's directory can shadow a name in them."""
     import numpy
     import onnx
     import onnxruntime
 
     tools = {"numpy": numpy.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    if request.kind != "onnx":
-        from builder.export.torch_tools import import_torch
-
-        tools |= import_torch()
+    tools |= import_tools(row.imports, row.extra)
     return {**tools, "python": ".".join(map(str, sys.version_info[:3]))}
 
 

@@ -10,6 +10,7 @@ from builder.batch_rows import RowsReport, RowsRequest, sizes_to_run
 from builder.errors import ConfigError, SpecError, UsageError, Where
 from builder.importing.from_repository import imported_model, relative, without_batching
 from builder.importing.imported import Imported, ImportedModel, Note
+from builder.importing.pretrained import is_pretrained, pretrained_models
 from builder.lint.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
 from builder.lint.check import read_paths
 from builder.lint.model import CONFIG, Model, is_version_name
@@ -24,7 +25,7 @@ from builder.untrusted import fault_of_model_name
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
     """Every model found; file names in the spec are relative to `root`, the directory that it will lie in.
 
-    A path is an .onnx file, a directory with .onnx files, a model repository, a model directory, or its
+    A path is an .onnx file, a directory with .onnx files or a Hugging Face model, a model repository, a model directory, or its
     config.pbtxt. UsageError for anything else, ConfigError for a config.pbtxt that Triton would not read.
     """
     models: list[ImportedModel] = []
@@ -41,6 +42,7 @@ def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
             valid=(
                 ".onnx files",
                 "directories of .onnx files",
+                "directories of Hugging Face models",
                 "model repositories",
                 "model directories",
                 "URLs",
@@ -66,6 +68,9 @@ def _models_at(path: Path, root: Path) -> Found:
         )
     elif not path.is_dir():
         raise UsageError(f"there is no {path}", code="no_such_path", where=Where(path))
+    elif not (path / CONFIG).exists() and is_pretrained(path):
+        for model in pretrained_models(path, root):
+            yield model, []
     elif not (path / CONFIG).exists() and (files := sorted(path.glob("*.onnx"))):
         for file in files:
             yield _onnx_file(file, root)

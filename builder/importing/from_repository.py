@@ -16,7 +16,7 @@ from builder.lint.model import Model
 from builder.lint.onnx_io import OnnxModel, OnnxTensor
 from builder.model_config import model_config_from_spec
 from builder.model_directory import read_model_directory
-from builder.spec import ModelSpec, Source
+from builder.spec import ModelSpec, source_type
 from builder.tensors import TensorSpec, dtype_from_onnx
 from builder.triton_schema import model_config_type
 
@@ -87,7 +87,7 @@ def _onnx_fields(model: Model, onnx: OnnxModel, written: Mapping[str, Any]) -> d
         try:
             spec = ModelSpec(
                 name=model.name,
-                source=Source(onnx="model.onnx"),
+                source=source_type().model_validate({"onnx": "model.onnx"}),
                 config=model_config_type().model_validate(fields),
             )
             built = model_config_from_spec(spec, _tensors(onnx.inputs), _tensors(onnx.outputs))

@@ -197,3 +197,12 @@ def test_sizes_and_the_reports_json_form() -> None:
     for hostile in ({"verdict": "fine"}, {**found.as_dict(), "sizes": [0]}, {}):
         with pytest.raises(ValueError, match=r"record\.rows"):
             checked_record("rows", {"rows": hostile}, [])
+
+
+def test_an_output_of_one_string_a_row_is_compared(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.identity(["batch"], "BYTES"), tmp_path / "labels.onnx")
+    inputs = {"in_BYTES": np.array([b"setosa", b"virginica", b"other"], dtype=object)}
+    samples = SampleSet((Sample(inputs, {"out_BYTES": inputs["in_BYTES"]}, "words"),), "made here")
+    save_samples(samples, tmp_path / "samples.npz")
+    request = RowsRequest("m", str(path), (1, 2, 3), samples=str(tmp_path / "samples.npz"))
+    assert report_of(request, tmp_path / "scratch").verdict == "independent"

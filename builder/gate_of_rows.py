@@ -82,14 +82,14 @@ def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
     if largest == 0:
         return ()
     batching = spec.config.as_proto_json().get("dynamic_batching") or {}
-    ranges = {n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()}
     return (
         RowsRequest(
             spec.name,
             str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
             sizes_to_run(largest, batching.get("preferred_batch_size", ())),
             _served_outputs(spec),
-            dynamic_dims=ranges,
+            dynamic_dims=spec.dim_ranges,
+            dim_relations={**record.get("relations", {}), **spec.dim_relations},
             exported=True,
             samples=None if record["samples"] is None else str(artifact.directory / record["samples"]),
         ),

@@ -33,7 +33,7 @@ from builder.untrusted import read_bounded
 from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
-EXPORT_REVISION = 2
+EXPORT_REVISION = 3
 CONVERT_REVISION = 2
 # Sources that no tool changes.
 _TAKEN_OVER = ("onnx", "directory", "python", "steps")
@@ -52,15 +52,21 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         "files": list(spec.source.files),
         "opset": None if spec.source.kind in _TAKEN_OVER else spec.opset,
         "max_batch_size": spec.max_batch_size,
-        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+        "dynamic_dims": _dims(spec),
         "samples": spec.accuracy.samples,
         **_jsonable(stated),
     }
     if spec.source.steps is not None:
         parameters["steps"] = [step.model_dump() for step in spec.source.steps]
+    if spec.exporter is not None:
+        parameters["exporter"] = spec.exporter
     if spec.source.requirements:
         parameters["requirements"] = list(spec.source.requirements)
     return parameters
+
+
+def _dims(spec: ModelSpec) -> dict[str, Any]:
+    return {k: v if isinstance(v, str) else v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
 
 
 def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,7 +291,7 @@ def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         **spec.variants[name].engine_settings(),
         "max_batch_size": spec.max_batch_size,
         "preferred_batch_size": batching.get("preferred_batch_size", []),
-        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+        "dynamic_dims": _dims(spec),
     }
 
 

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from builder.dim_relations import relation_from_text
+
 
 class Frozen(BaseModel):
     """Data from outside: unknown keys are refused, and nothing changes afterwards."""
@@ -56,6 +58,15 @@ class DynamicDim(Frozen):
                 f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}"
             )
         return self
+
+
+def _relation(value: str) -> str:
+    relation_from_text(value)
+    return value
+
+
+DimRelation = Annotated[str, AfterValidator(_relation)]
+"""What a dynamic dimension follows from: `past + new`, `2*n`."""
 
 
 class MetricSpec(Frozen):

@@ -22,7 +22,7 @@ class RowsRequest:
     path:         the .onnx file; its external data is found beside it. Neither is written to.
     sizes:        batch sizes, ascending, from sizes_to_run.
     outputs:      the outputs that are served; empty means all.
-    dynamic_dims: name → (min, opt, max), for inputs that have to be made up.
+    dynamic_dims: name → (min, opt, max), for inputs that have to be made up; dim_relations: name → what it follows from.
     samples:      `samples.npz` of an export, the "module:callable" or .npz that the spec states, or None.
     exported:     it is ours, looked at before; a stranger's external data is held against its directory first.
     search_path:  the spec's directory, for a "module:callable".
@@ -36,6 +36,7 @@ class RowsRequest:
     sizes: tuple[int, ...]
     outputs: tuple[str, ...] = ()
     dynamic_dims: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    dim_relations: Mapping[str, str] = field(default_factory=dict)
     samples: str | None = None
     search_path: str = "."
     exported: bool = False

@@ -85,6 +85,17 @@ def users_place(error: BaseException) -> Where | None:
     return found
 
 
+def users_place_now() -> Where | None:
+    """The innermost such frame of the code that is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_file() and _is_users(path.resolve()):
+            return Where(path, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
 def _is_users(path: Path) -> bool:
     if any(part in ("site-packages", "dist-packages") for part in path.parts):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ class Exported:
     example:      the source's example inputs by name; None for a source that has none (ONNX).
     dim_ranges:   name → (smallest, largest) size the source accepts; largest None means no bound known.
     dependencies: files known to belong to the source.
+    relations:    name of a dynamic dimension → what it follows from; builder.dim_relations.
+    exporter:     which of torch's exporters wrote the file; None for a source that torch has no part in.
+    notes:        what people should know of the export, a line each.
     """
 
     model_path: Path
@@ -39,3 +42,6 @@ class Exported:
     example: Arrays | None
     dim_ranges: Mapping[str, tuple[int, int | None]]
     dependencies: tuple[Path, ...] = ()
+    relations: Mapping[str, str] = field(default_factory=dict)
+    exporter: str | None = None
+    notes: tuple[str, ...] = ()

@@ -22,16 +22,22 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
-    from builder.export import verify
+    from builder.export.verify import stated_samples, verify
     from builder.export.watch import watch_files
 
     started = time.monotonic()
     tools = _import_tools(request)
     enter_search_path(Path(request.search_path))
     with watch_files(ignore=(out_dir,)) as opened:
-        exported = _run_source(request, out_dir)
-        stated = verify.stated_samples(request)
-    accuracy, outputs, samples_path = verify.verify(request, exported, stated, out_dir)
+        if request.kind == "torch":
+            from builder.export.torch_source import export_callable
+
+            exported, stated, verified = export_callable(request, out_dir)
+        else:
+            exported = _taken_over(request, out_dir)
+            stated = stated_samples(request)
+            verified = verify(request, exported, stated, out_dir)
+    accuracy, outputs, samples_path = verified
     return ExportResult(
         files=exported.files,
         inputs=exported.inputs,
@@ -45,21 +51,20 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
         samples_path=samples_path,
         seconds=time.monotonic() - started,
         tools=tools,
+        relations=exported.relations,
+        exporter=exported.exporter,
+        notes=exported.notes,
     )
 
 
-def _run_source(request: ExportRequest, out_dir: Path) -> Any:
+def _taken_over(request: ExportRequest, out_dir: Path) -> Any:
     if request.kind == "onnx":
         from builder.export.onnx_source import take_over
 
         return take_over(request, out_dir)
-    if request.kind == "exported_program":
-        from builder.export.program_source import export_saved_program
+    from builder.export.program_source import export_saved_program
 
-        return export_saved_program(request, out_dir)
-    from builder.export.torch_source import export_callable
-
-    return export_callable(request, out_dir)
+    return export_saved_program(request, out_dir)
 
 
 def _import_tools(request: ExportRequest) -> dict[str, str]:

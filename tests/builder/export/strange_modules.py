@@ -1,0 +1,568 @@
+"""Modules as strangers bring them, one callable each: what a source refers to as tests.builder.export.strange_modules:NAME."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Of(nn.Module):
+    """forward is the function given; its arguments are called as the function's."""
+
+    def __init__(self, function: Any, **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+        self.__dict__["forward"] = function.__get__(self)
+
+
+def of(function: Any, *example: Any, **parts: Any) -> tuple[nn.Module, Any]:
+    return Of(function, **parts), example
+
+
+# ---- what must come out exactly ---------------------------------------------------------------------------
+
+
+def conv() -> Any:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    return net, torch.randn(2, 3, 16, 16)
+
+
+def group_norm() -> Any:
+    return nn.Sequential(nn.Conv2d(4, 8, 1), nn.GroupNorm(2, 8)), torch.randn(1, 4, 6, 6)
+
+
+def lstm_batch_first() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        y, (h, c) = self.rnn(x)
+        return y
+
+    return of(
+        forward, torch.randn(2, 5, 4), rnn=nn.LSTM(4, 6, batch_first=True, num_layers=2, bidirectional=True)
+    )
+
+
+def lstm_states() -> Any:
+    return nn.LSTM(4, 6, batch_first=True), (torch.randn(2, 5, 4),)
+
+
+def gru_time_major() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return self.rnn(x.transpose(0, 1))[0].transpose(0, 1)
+
+    return of(forward, torch.randn(2, 5, 4), rnn=nn.GRU(4, 6))
+
+
+def transformer() -> Any:
+    def forward(self: Any, x: Any, mask: Any) -> Any:
+        return self.encoder(x, src_key_padding_mask=mask)
+
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    mask[0, 3:] = True
+    return of(forward, torch.randn(2, 5, 8), mask, encoder=nn.TransformerEncoder(layer, 2))
+
+
+def attention() -> Any:
+    def forward(self: Any, q: Any, k: Any, v: Any) -> Any:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return of(forward, *(torch.randn(2, 2, 5, 4) for _ in range(3)))
+
+
+def mixture_of_experts() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        weights, chosen = torch.topk(torch.softmax(self.gate(x), -1), 2, dim=-1)
+        answers = torch.stack([expert(x) for expert in self.experts], 1)
+        picked = torch.gather(answers, 1, chosen[:, :, None].expand(-1, -1, answers.shape[-1]))
+        return (picked * weights[:, :, None]).sum(1)
+
+    return of(
+        forward,
+        torch.randn(2, 4),
+        gate=nn.Linear(4, 3),
+        experts=nn.ModuleList(nn.Linear(4, 5) for _ in range(3)),
+    )
+
+
+def interpolate() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+    return of(forward, torch.randn(2, 3, 5, 5))
+
+
+def einsum() -> Any:
+    return of(
+        lambda self, x: torch.einsum("bij,jk->bik", x, self.w), torch.randn(2, 3, 4), w=torch.randn(4, 5)
+    )
+
+
+def embedding_bag() -> Any:
+    return nn.EmbeddingBag(20, 6, mode="mean"), torch.randint(0, 20, (2, 5))
+
+
+def old_weight_norm() -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(4, 3)), torch.randn(2, 4)
+
+
+def weight_norm() -> Any:
+    return nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 3, 3)), torch.randn(2, 4, 9)
+
+
+def spectral_norm() -> Any:
+    return nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), torch.randn(2, 4)
+
+
+def scatter() -> Any:
+    def forward(self: Any, x: Any, index: Any) -> Any:
+        return torch.zeros_like(x).scatter_add(1, index, x)
+
+    return of(forward, torch.randn(2, 4), torch.randint(0, 4, (2, 4)))
+
+
+def cumsum() -> Any:
+    return of(lambda self, x: x.cumsum(1).flip(1), torch.randn(2, 4))
+
+
+def masked_fill() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        x = x.clone()
+        x[x < 0] = 0.5
+        return x.masked_fill(x > 1, -1.0)
+
+    return of(forward, torch.randn(2, 4))
+
+
+def sort_topk() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        values, order = x.sort(1, descending=True)
+        return {"values": values, "order": order, "top": x.topk(2, 1).values, "best": x.argmax(1)}
+
+    return of(forward, torch.randn(2, 6))
+
+
+def cond() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return torch.cond(x.sum() > 0, lambda x: x * 2.0, lambda x: x - 1.0, (x,))
+
+    return of(forward, torch.randn(2, 4))
+
+
+def while_loop() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        from torch._higher_order_ops.while_loop import while_loop as loop
+
+        start = torch.zeros((), dtype=torch.int64)
+        return loop(lambda i, x: i < 3, lambda i, x: (i + 1, x * 1.5), (start, x))[1]
+
+    return of(forward, torch.randn(2, 4))
+
+
+def scan() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        from torch._higher_order_ops.scan import scan as scanned
+
+        _, y = scanned(lambda c, v: (c + v, (c + v) * 1.0), torch.zeros_like(x[:, 0]), x, dim=1)
+        return y
+
+    return of(forward, torch.randn(2, 5, 4))
+
+
+def while_true_python() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        n = 0
+        while n < 3:
+            x, n = torch.tanh(x), n + 1
+        return x
+
+    return of(forward, torch.randn(2, 4))
+
+
+def tied() -> Any:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(10, 4)
+            self.head = nn.Linear(4, 10, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, ids: Any) -> Any:
+            return self.head(self.words(ids))
+
+    return Tied(), torch.randint(0, 10, (2, 3))
+
+
+def in_train_mode() -> Any:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    net.train()
+    return net, torch.randn(2, 4)
+
+
+def returns_its_input() -> Any:
+    return of(lambda self, x: x, torch.randn(2, 4))
+
+
+def returns_twice_the_same() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        y = x * 2
+        return y, y, x
+
+    return of(forward, torch.randn(2, 4))
+
+
+def returns_a_parameter() -> Any:
+    return of(lambda self, x: (x * 2, self.w.expand(x.shape[0], -1)), torch.randn(2, 4), w=torch.randn(1, 3))
+
+
+def keyword_only() -> Any:
+    class Net(nn.Module):
+        def forward(self, x: Any, *, scale: Any, shift: Any = None) -> Any:
+            return x * scale if shift is None else x * scale + shift
+
+    return Net(), {"x": torch.randn(2, 4), "scale": torch.randn(2, 1)}
+
+
+def optional_none_between() -> Any:
+    class Net(nn.Module):
+        def forward(self, x: Any, mask: Any = None, y: Any = None) -> Any:
+            return x + y if mask is None else x + y * mask
+
+    return Net(), (torch.randn(2, 4), None, torch.randn(2, 4))
+
+
+def list_of_tensors() -> Any:
+    return of(lambda self, xs: torch.cat(xs, 1) * 2, [torch.randn(2, 4), torch.randn(2, 3)])
+
+
+def dict_input() -> Any:
+    return of(lambda self, batch: batch["a"] - batch["b"], {"a": torch.randn(2, 4), "b": torch.randn(2, 4)})
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def named_tuple() -> Any:
+    return of(lambda self, x: Pair(x * 2, Pair(x + 1, x.relu())), torch.randn(2, 4))
+
+
+@dataclass
+class Answer:
+    """An output like those of transformers."""
+
+    logits: Any
+    hidden_states: Any = None
+    past_key_values: Any = None
+
+
+def dataclass_output() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return Answer(x * 2, (x + 1, x + 2), ((x * 3, x * 4), (x * 5, x * 6)))
+
+    return of(forward, torch.randn(2, 4))
+
+
+def nested_dicts() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return {
+            "boxes": {"left": x * 2, "right": x * 3},
+            "scores": [x.sum(1), None],
+            "extra": {"left": x + 1},
+        }
+
+    return of(forward, torch.randn(2, 4))
+
+
+class Cache:
+    """A cache of keys and values that no pytree knows, as transformers' DynamicCache."""
+
+    def __init__(self, layers: Any = ()) -> None:
+        self.key_cache = [k for k, _ in layers]
+        self.value_cache = [v for _, v in layers]
+
+    def update(self, key: Any, value: Any, layer: int) -> tuple[Any, Any]:
+        self.key_cache[layer] = torch.cat([self.key_cache[layer], key], -2)
+        self.value_cache[layer] = torch.cat([self.value_cache[layer], value], -2)
+        return self.key_cache[layer], self.value_cache[layer]
+
+
+def input_names_collide() -> Any:
+    """Inputs and outputs called as values inside a graph are."""
+
+    def forward(self: Any, mul: Any, add: Any, val_0: Any) -> Any:
+        return {"add_1": mul * 2 + add, "mul_1": add * mul, "linear": val_0 - 1, "x": mul - val_0}
+
+    return of(forward, torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4))
+
+
+def output_like_input() -> Any:
+    return of(lambda self, x: {"x": x * 2, "y": x + 1}, torch.randn(2, 4))
+
+
+def output_like_weight() -> Any:
+    def forward(self: Any, weight: Any) -> Any:
+        return {"linear.weight": self.linear(weight), "linear.bias": weight + 1}
+
+    return of(forward, torch.randn(2, 4), linear=nn.Linear(4, 4))
+
+
+def past_and_new() -> Any:
+    """total = past + new"""
+
+    def forward(self: Any, past: Any, new: Any, mask: Any) -> Any:
+        every = torch.cat([past, new], 1)
+        return every * mask[:, :, None]
+
+    return of(forward, torch.randn(2, 3, 4), torch.randn(2, 2, 4), torch.ones(2, 5))
+
+
+def n_and_one_more() -> Any:
+    return of(lambda self, x, y: F.pad(x, (0, 1)) + y, torch.randn(2, 4), torch.randn(2, 5))
+
+
+def twice() -> Any:
+    return of(lambda self, x, y: torch.cat([x, x], 1) + y, torch.randn(2, 4), torch.randn(2, 8))
+
+
+def half_weights() -> Any:
+    return of(lambda self, x: x @ self.w.float(), torch.randn(2, 4), w=torch.randn(4, 3).half())
+
+
+def double() -> Any:
+    return nn.Linear(4, 3).double(), torch.randn(2, 4, dtype=torch.float64)
+
+
+def custom_function() -> Any:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * 2
+
+    return of(lambda self, x: Twice.apply(x), torch.randn(2, 4))
+
+
+def in_place_on_input() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        x += 1
+        return x * 2
+
+    return of(forward, torch.randn(2, 4))
+
+
+def requires_grad() -> Any:
+    return of(lambda self, x: x * 2, torch.randn(2, 4, requires_grad=True))
+
+
+def custom_attention_loop() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        out = []
+        for i in range(x.shape[1]):
+            out.append(x[:, i] * (i + 1))
+        return torch.stack(out, 1)
+
+    return of(forward, torch.randn(2, 5, 4))
+
+
+def fft_magnitude() -> Any:
+    return of(lambda self, x: torch.fft.rfft(x).abs(), torch.randn(2, 16))
+
+
+def stft() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return torch.stft(x, 16, hop_length=8, window=self.w, return_complex=True).abs()
+
+    return of(forward, torch.randn(2, 64), w=torch.hann_window(16))
+
+
+def grid_sample() -> Any:
+    return of(
+        lambda self, x, g: F.grid_sample(x, g, align_corners=False),
+        torch.randn(2, 3, 5, 5),
+        torch.rand(2, 4, 4, 2),
+    )
+
+
+def pixel_shuffle() -> Any:
+    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)), torch.randn(1, 3, 6, 6)
+
+
+def scripted_part() -> Any:
+    @torch.jit.script
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    return of(lambda self, x: shifted(x) * 2, torch.randn(2, 4))
+
+
+def integer_math() -> Any:
+    return of(lambda self, x: (x // 3, x % 3, x >> 1), torch.randint(-9, 9, (2, 4)))
+
+
+# ---- what must be refused, with its own reason --------------------------------------------------------------
+
+
+def dropout_in_eval() -> Any:
+    return of(lambda self, x: F.dropout(x, 0.5, training=True), torch.randn(2, 4))
+
+
+def vae() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        mean, spread = self.encode(x).chunk(2, 1)
+        return self.decode(mean + torch.randn_like(mean) * spread.exp())
+
+    return of(forward, torch.randn(2, 4), encode=nn.Linear(4, 6), decode=nn.Linear(3, 4))
+
+
+def baked_view() -> Any:
+    return of(lambda self, x: x.view(2, -1) * 2, torch.randn(2, 4, 3))
+
+
+def baked_expand() -> Any:
+    return of(lambda self, x: x + self.b.expand(2, 4), torch.randn(2, 4), b=torch.randn(1, 4))
+
+
+def branch_on_values() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        if x.sum() > 0:
+            return x * 2
+        return x - 1
+
+    return of(forward, torch.randn(2, 4))
+
+
+def item() -> Any:
+    return of(lambda self, x: x * float(x.max().item()), torch.randn(2, 4))
+
+
+def nonzero() -> Any:
+    return of(lambda self, x: torch.nonzero(x > 0), torch.randn(2, 4))
+
+
+def detection() -> Any:
+    def forward(self: Any, boxes: Any, scores: Any) -> Any:
+        keep = (scores > 0.5).nonzero().squeeze(1)
+        return {"boxes": boxes[keep], "scores": scores[keep]}
+
+    return of(forward, torch.randn(6, 4), torch.rand(6))
+
+
+def numpy_inside() -> Any:
+    return of(lambda self, x: torch.from_numpy(x.numpy() * 2), torch.randn(2, 4))
+
+
+def packed() -> Any:
+    def forward(self: Any, x: Any, lengths: Any) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=5)[0]
+
+    return of(forward, torch.randn(2, 5, 4), torch.tensor([5, 3]), rnn=nn.LSTM(4, 6, batch_first=True))
+
+
+def counts() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        self.n += 1
+        return x * self.n
+
+    return of(forward, torch.randn(2, 4), n=torch.zeros(()))
+
+
+def counts_in_python() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        self.n += 1
+        return x * self.n
+
+    return of(forward, torch.randn(2, 4), n=0)
+
+
+def running_mean() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return x - self.mean
+
+    return of(forward, torch.randn(2, 4), mean=torch.zeros(4))
+
+
+def returns_a_float() -> Any:
+    return of(lambda self, x: (x * 2, 0.5), torch.randn(2, 4))
+
+
+def returns_a_string() -> Any:
+    return of(lambda self, x: {"y": x * 2, "kind": "cat"}, torch.randn(2, 4))
+
+
+def returns_nothing() -> Any:
+    return of(lambda self, x: None, torch.randn(2, 4))
+
+
+def complex_output() -> Any:
+    return of(lambda self, x: torch.fft.rfft(x), torch.randn(2, 16))
+
+
+def complex_input() -> Any:
+    return of(lambda self, x: x.abs(), torch.randn(2, 4, dtype=torch.complex64))
+
+
+def svd() -> Any:
+    return of(lambda self, x: torch.linalg.svd(x)[1], torch.randn(2, 3, 3))
+
+
+def quantised() -> Any:
+    net = nn.Sequential(nn.Linear(4, 3))
+    return torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8), torch.randn(2, 4)
+
+
+def other_device() -> Any:
+    return of(lambda self, x: x + self.table, torch.randn(2, 4)), None
+
+
+def on_meta() -> Any:
+    return of(lambda self, x: self.linear(x), torch.randn(2, 4), linear=nn.Linear(4, 3, device="meta"))
+
+
+def a_number_as_input() -> Any:
+    return of(lambda self, x, k: x * k, torch.randn(2, 4), 3)
+
+
+def sparse_input() -> Any:
+    return of(lambda self, x: x.to_dense() * 2, torch.eye(4).to_sparse())
+
+
+def in_place_on_leaf() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        self.w.add_(1)
+        return x * self.w
+
+    return of(forward, torch.randn(2, 4), w=nn.Parameter(torch.randn(4)))
+
+
+def unique() -> Any:
+    return of(lambda self, x: torch.unique(x), torch.randint(0, 4, (2, 4)))
+
+
+def inverse() -> Any:
+    return of(lambda self, x: torch.linalg.inv(x), torch.randn(2, 3, 3))
+
+
+def roll_by_value() -> Any:
+    return of(lambda self, x: x[: int(x[0, 0].abs()) + 1], torch.randn(2, 4))

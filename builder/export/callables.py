@@ -9,7 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from builder.errors import ExportError, Where, nearest
@@ -87,12 +87,12 @@ def users_place(error: BaseException) -> Where | None:
 
 def users_place_now() -> Where | None:
     """The innermost such frame of the code that is running."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_file() and _is_users(path.resolve()):
             return Where(path, frame.f_lineno)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

@@ -49,7 +49,7 @@ def run_example(example: Example, tensors: Mapping[str, torch.Tensor], seed: int
         )
 
     state = _state(example.module)
-    first = run_users_code(lambda: _run(example, tensors), failed)
+    first: Leaves = run_users_code(lambda: _run(example, tensors), failed)
     changed = _changed(state, _state(example.module))
     torch.manual_seed(seed + 1)
     second = run_users_code(lambda: _run(example, tensors), failed)

@@ -109,5 +109,12 @@ def _registered(value: Any) -> Parts | None:
     names: Sequence[str | int] = range(len(parts))
     if node.flatten_with_keys_fn is not None:
         keyed, _ = node.flatten_with_keys_fn(value)
-        names = [getattr(key, "name", getattr(key, "key", getattr(key, "idx", None))) for key, _ in keyed]
+        names = [_key(key, index) for index, (key, _) in enumerate(keyed)]
     return list(zip(names, parts, strict=True)), lambda given: node.unflatten_fn(given, context)
+
+
+def _key(key: Any, index: int) -> str | int:
+    """Of torch's GetAttrKey, MappingKey or SequenceKey."""
+    if hasattr(key, "idx"):
+        return index
+    return str(getattr(key, "name", getattr(key, "key", index)))

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.dim_relations import relation_from_text, sizes_with_relations
+from builder.dim_relations import ranges_with_relations, relation_from_text, sizes_with_relations
 from builder.errors import ExportError, Where, nearest
 from builder.export.batching import BATCH, with_batch_dimension
 from builder.export.request import ExportRequest
 from builder.export.torch_example import Example, dtype_from_torch
-from builder.export.torch_program import program_inputs, symbolic_ranges
+from builder.export.torch_program import program_inputs, symbolic_range
 from builder.tensors import Dim, TensorSpec
 
 if TYPE_CHECKING:
@@ -221,13 +221,15 @@ def found_dims(
     expressions: dict[str, list[Any]] = {}
     symbols: dict[Any, str] = {}
     for fake, shape in zip(program_inputs(program).values(), shapes, strict=True):
-        for axis, (low, high) in symbolic_ranges(program, fake).items():
-            name = shape[axis]
+        for axis, size in enumerate(fake.shape):
+            if isinstance(size, int):
+                continue
+            name, expression = shape[axis], size.node.expr
             assert isinstance(name, str)
+            low, high = symbolic_range(program, expression)
             before_low, before_high = ranges.get(name, (low, high))
             highs = [bound for bound in (high, before_high) if bound is not None]
             ranges[name] = (max(low, before_low), min(highs, default=None))
-            expression = fake.shape[axis].node.expr
             expressions.setdefault(name, []).append(expression)
             if expression.is_Symbol:
                 symbols.setdefault(expression, name)
@@ -239,8 +241,10 @@ def found_dims(
                 continue
             told = expression.xreplace({symbol: _free(symbol, own) for symbol in expression.free_symbols})
             relation = _relation(name, told)
-            _refuse_contradiction(name, told, relation, request, where)
-            found |= {left: text for left, text in relation.items() if left not in request.dim_relations}
+            if not _is_stated(name, told, relation, request, where):
+                found |= {
+                    left: text for left, text in relation.items() if _may_follow(left, text, found, request)
+                }
     return Dims(ranges, found)
 
 
@@ -280,17 +284,29 @@ def _solved(equation: Any, symbol: Any) -> Any:
     return solutions[0] if len(solutions) == 1 else equation
 
 
-def _refuse_contradiction(
-    name: str, told: Any, relation: Mapping[str, str], request: ExportRequest, where: Where | None
-) -> None:
-    """Tried with numbers: what the spec states must make what torch found true, whatever the other sizes are.
+def _may_follow(name: str, text: str, found: Mapping[str, str], request: ExportRequest) -> bool:
+    """Whether it can be computed so: neither stated already nor in a circle."""
+    if name in request.dim_relations or name in found:
+        return False
+    try:
+        ranges_with_relations({}, {**found, **request.dim_relations, name: text})
+    except ValueError:
+        return False
+    return True
 
-    A dimension that the spec says nothing of may follow from others; that is no contradiction.
+
+def _is_stated(
+    name: str, told: Any, relation: Mapping[str, str], request: ExportRequest, where: Where | None
+) -> bool:
+    """Whether it follows from what the spec states; ExportError dim_relation where the two contradict each other.
+
+    Tried with numbers: what the spec states must make what torch found true, whatever the other sizes are. A dimension
+    that the spec says nothing of may follow from others; that is no contradiction.
     """
     stated = request.dim_relations
     names = {name, *map(str, told.free_symbols)}
     if not names & stated.keys() or not {name, *relation} & {*stated, *request.dynamic_dims}:
-        return
+        return False
     names |= {other for text in stated.values() for other in relation_from_text(text).names}
     rng = random.Random(0)
     for _ in range(8):
@@ -303,5 +319,6 @@ def _refuse_contradiction(
                 code="dim_relation",
                 where=where,
                 seen=f"torch.export found {name} = {told}",
-                fix="state what it found",
+                fix="dynamic_dims: {" + ", ".join(f"{left}: {text}" for left, text in relation.items()) + "}",
             )
+    return True

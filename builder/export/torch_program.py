@@ -130,19 +130,20 @@ def program_inputs(program: ExportedProgram) -> dict[str, Any]:
     return {str(name): nodes[name].meta["val"] for name in wanted if name in nodes}
 
 
-def symbolic_ranges(program: ExportedProgram, fake: Any) -> dict[int, tuple[int, int | None]]:
-    """Axis → (smallest, largest) size of each dynamic axis; torch's lower bound of 2 counts as 1.
+def symbolic_range(program: ExportedProgram, expression: Any) -> tuple[int, int | None]:
+    """(smallest, largest) size of a dynamic dimension; torch's lower bound of 2 counts as 0.
 
-    torch.export never considers sizes 0 and 1 (they specialise), so a lower bound of 2 says nothing about 1.
+    torch.export never considers sizes 0 and 1 (they specialise), so a lower bound of 2 says nothing about them. That of an
+    expression follows from its symbols'.
     """
-    found: dict[int, tuple[int, int | None]] = {}
-    for axis, size in enumerate(fake.shape):
-        if isinstance(size, int):
-            continue
-        bounds = program.range_constraints.get(size.node.expr)
-        lower, upper = (1, None) if bounds is None else (_whole(bounds.lower), _whole(bounds.upper))
-        found[axis] = (1 if lower is None or lower <= 2 else lower, upper)
-    return found
+    lowest = {}
+    for symbol in expression.free_symbols:
+        bounds = program.range_constraints.get(symbol)
+        lower = None if bounds is None else _whole(bounds.lower)
+        lowest[symbol] = 0 if lower is None or lower <= 2 else lower
+    bounds = program.range_constraints.get(expression)
+    low = _whole(expression.subs(lowest))
+    return max(0, low or 0), None if bounds is None else _whole(bounds.upper)
 
 
 def _whole(bound: Any) -> int | None:

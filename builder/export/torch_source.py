@@ -285,7 +285,7 @@ def _flat(loaded: Loaded) -> torch.nn.Module:
     example = loaded.example
     chosen = [index for index, name in enumerate(loaded.output_names) if name is not None]
 
-    class Flat(torch.nn.Module):
+    class Flat(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.module = example.module

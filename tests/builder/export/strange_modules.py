@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class Of(nn.Module):
+class Of(nn.Module):  # type: ignore[misc]
     """forward is the function given; its arguments are called as the function's."""
 
     def __init__(self, function: Any, **parts: Any) -> None:
@@ -44,8 +43,7 @@ def group_norm() -> Any:
 
 def lstm_batch_first() -> Any:
     def forward(self: Any, x: Any) -> Any:
-        y, (h, c) = self.rnn(x)
-        return y
+        return self.rnn(x)[0]
 
     return of(
         forward, torch.randn(2, 5, 4), rnn=nn.LSTM(4, 6, batch_first=True, num_layers=2, bidirectional=True)
@@ -194,7 +192,7 @@ def while_true_python() -> Any:
 
 
 def tied() -> Any:
-    class Tied(nn.Module):
+    class Tied(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.words = nn.Embedding(10, 4)
@@ -230,7 +228,7 @@ def returns_a_parameter() -> Any:
 
 
 def keyword_only() -> Any:
-    class Net(nn.Module):
+    class Net(nn.Module):  # type: ignore[misc]
         def forward(self, x: Any, *, scale: Any, shift: Any = None) -> Any:
             return x * scale if shift is None else x * scale + shift
 
@@ -238,7 +236,7 @@ def keyword_only() -> Any:
 
 
 def optional_none_between() -> Any:
-    class Net(nn.Module):
+    class Net(nn.Module):  # type: ignore[misc]
         def forward(self, x: Any, mask: Any = None, y: Any = None) -> Any:
             return x + y if mask is None else x + y * mask
 
@@ -349,7 +347,7 @@ def double() -> Any:
 
 
 def custom_function() -> Any:
-    class Twice(torch.autograd.Function):
+    class Twice(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:
             ctx.save_for_backward(x)

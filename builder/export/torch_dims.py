@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +235,10 @@ def found_dims(
             if expression.is_Symbol:
                 symbols.setdefault(expression, name)
     own = {symbol: _symbol(name) for symbol, name in symbols.items()}
+    for symbol, expression in _assumed(program):
+        known = all(s in symbols or str(s).startswith("any_") for s in expression.free_symbols)
+        if symbol in symbols and known:
+            expressions.setdefault(symbols[symbol], []).append(expression)
     found: dict[str, str] = {}
     for name, each in expressions.items():
         for expression in dict.fromkeys(each):
@@ -248,6 +253,27 @@ def found_dims(
     return Dims(ranges, found)
 
 
+def _assumed(program: Any) -> Iterator[tuple[Any, Any]]:
+    """(symbol, what it equals) of the equations that torch.export assumed on its way: `m == n//2`, `n == 4*(n//4)`."""
+    import sympy
+
+    fakes = [fake for fake in program_inputs(program).values() if hasattr(fake, "fake_mode")]
+    guards = getattr(fakes[0].fake_mode.shape_env, "guards", ()) if fakes else ()
+    for guard in guards:
+        if not isinstance(guard.expr, sympy.Eq):
+            continue
+        for one, other in ((guard.expr.lhs, guard.expr.rhs), (guard.expr.rhs, guard.expr.lhs)):
+            for factor in (1, *(one.free_symbols & other.free_symbols)):  # n*batch == 4*batch*(n//4)
+                left, right = one / factor, other / factor
+                whole = re.fullmatch(r"(\d+)\*\(*(\w+)\)*//(\d+)\)*", str(right).replace(" ", ""))
+                if not left.is_Symbol:
+                    continue
+                if left not in right.free_symbols:
+                    yield left, right
+                elif whole and whole.group(1) == whole.group(3) and whole.group(2) == str(left):
+                    yield left, int(whole.group(1)) * _symbol(f"any_{left}")
+
+
 def _symbol(name: str) -> Any:
     import sympy
 
@@ -256,7 +282,8 @@ def _symbol(name: str) -> Any:
 
 def _free(symbol: Any, own: Mapping[Any, Any]) -> Any:
     """A size that no input has by itself, as in 32*k, is called any_."""
-    return own.get(symbol) or _symbol(f"any_{symbol}")
+    name = str(symbol)
+    return own.get(symbol) or _symbol(name if name.startswith("any_") else f"any_{name}")
 
 
 def _relation(name: str, told: Any) -> dict[str, str]:
@@ -278,10 +305,12 @@ def _relation(name: str, told: Any) -> dict[str, str]:
 
 
 def _solved(equation: Any, symbol: Any) -> Any:
+    """The symbol by the others; the equation itself, which has the symbol in it, where it is not a sum."""
     import sympy
 
-    solutions = sympy.solve(equation, symbol)
-    return solutions[0] if len(solutions) == 1 else equation
+    factor = equation.coeff(symbol)
+    solved = -(equation - factor * symbol) / factor if factor else equation
+    return sympy.expand(solved)
 
 
 def _may_follow(name: str, text: str, found: Mapping[str, str], request: ExportRequest) -> bool:

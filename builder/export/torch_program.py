@@ -155,19 +155,46 @@ def _whole(bound: Any) -> int | None:
 
 
 def check_ranges(
-    wanted: Mapping[str, tuple[int, int]], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
+    wanted: Mapping[str, tuple[int, int]],
+    accepted: Mapping[str, tuple[int, int | None]],
+    where: Where | None,
+    *,
+    smallest: bool = False,
 ) -> None:
-    """ExportError dim_range when the model takes less than the spec promises."""
-    for name, (smallest, largest) in wanted.items():
-        low, high = accepted.get(name, (1, None))
-        if smallest < low or (high is not None and largest > high):
+    """ExportError dim_range when the model takes less than the spec promises.
+
+    smallest: the lower end counts, too. By itself it says little: torch thinks of every size as 2 or more, and of what is
+    halved as 4; the smallest stated size is run, and tells.
+    """
+    for name, (lowest, largest) in wanted.items():
+        low, high = accepted.get(name, (0, None))
+        if (smallest and lowest < low) or (high is not None and largest > high):
             raise ExportError(
                 f"the model does not take every size of {name} that the spec promises",
                 code="dim_range",
                 where=where,
-                seen=f"{name}: {smallest} to {largest}",
+                seen=f"{name}: {lowest} to {largest}",
                 valid=[f"{low} to {high}" if high is not None else f"{low} and more"],
                 fix="max_batch_size"
                 if name == "batch"
                 else f"dynamic_dims: {{{name}: …}} within the model's range",
+            )
+
+
+def refuse_unstated_bounds(
+    wanted: Mapping[str, tuple[int, int]], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
+) -> None:
+    """ExportError dim_range for a dimension that the model takes up to a size only, and the spec says nothing of.
+
+    Beyond that size the module goes another way, and the export does not: nobody would be told.
+    """
+    for name, (low, high) in accepted.items():
+        if high is not None and name not in wanted:
+            raise ExportError(
+                f"what torch.export captured holds for {name} up to {high} only, and the spec states no range",
+                code="dim_range",
+                where=where,
+                seen=f"{name}: any size",
+                valid=[f"{low} to {high}"],
+                fix=f"dynamic_dims: {{{name}: {{min: {max(low, 1)}, max: {high}}}}}",
             )

@@ -23,7 +23,13 @@ from builder.export.torch_example import (
     example_from_returned,
     names_by_path,
 )
-from builder.export.torch_program import check_opset, check_ranges, kept_state, write_onnx
+from builder.export.torch_program import (
+    check_opset,
+    check_ranges,
+    kept_state,
+    refuse_unstated_bounds,
+    write_onnx,
+)
 from builder.export.torch_trace import write_traced
 from builder.export.verify import Stated, Verified, stated_samples, verify
 from builder.tensors import Dim
@@ -91,7 +97,10 @@ def export_callable(request: ExportRequest, out_dir: File) -> tuple[Exported, St
     asked = EXPORTERS if request.exporter is None else (request.exporter,)
     try:
         exported = _exported(asked[0], loaded, request, out_dir)
-        return exported, stated, verify(request, exported, stated, out_dir)
+        verified = verify(request, exported, stated, out_dir)
+        if not verified[0].passed:
+            check_ranges(wanted_ranges(request), exported.dim_ranges, loaded.where, smallest=True)
+        return exported, stated, verified
     except ExportError as error:
         if error.code not in _ANOTHER_MAY or len(asked) == 1:
             raise
@@ -275,6 +284,7 @@ def _by_dynamo(
         )
     dims = found_dims(program, loaded.shapes, request, loaded.where)
     check_ranges(wanted_ranges(request), dims.ranges, loaded.where)
+    refuse_unstated_bounds({**wanted_ranges(request), **dims.relations}, dims.ranges, loaded.where)
     return dims, write_onnx(program, request, out_dir, loaded.names, loaded.chosen_names, loaded.shapes)
 
 

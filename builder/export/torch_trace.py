@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.disk import replacing
-from builder.errors import ExportError
+from builder.errors import ExportError, Where
 from builder.export.example_run import Watched
 from builder.export.onnx_graph import Graph
 from builder.export.onnx_source import clear
@@ -94,7 +94,7 @@ def write_traced(
             except Exception as error:
                 what = f"torch's TorchScript exporter cannot translate the model to opset {request.opset}"
                 raise not_exportable(error, what, "onnx_conversion", input_names) from error
-        _refuse_lost(told, watched)
+        _refuse_lost(told, watched, request)
         model: Any = onnx_ir.load(str(temporary))
         found = [value.name for value in model.graph.inputs]
         if found != places:
@@ -109,16 +109,23 @@ def write_traced(
     return target, *written_graph(target, request, out_dir)
 
 
-def _refuse_lost(told: Sequence[warnings.WarningMessage], watched: Watched | None) -> None:
+def _refuse_lost(
+    told: Sequence[warnings.WarningMessage], watched: Watched | None, request: ExportRequest
+) -> None:
+    """What the tracer could not follow. A size that torch's own code looks at is harmless; one that other code looks at
+    may decide which way it goes, and is accepted only where the spec asks for this exporter."""
     import torch
 
+    own = Path(torch.__file__).parent
     for warning in told:
         text = str(warning.message)
         if not issubclass(warning.category, torch.jit.TracerWarning):
             continue
-        if any(words in text for words in _LOST) or watched is None:
+        decides = not Path(warning.filename).is_relative_to(own) and request.exporter is None
+        if any(words in text for words in _LOST) or watched is None or decides:
             raise ExportError(
                 f"the TorchScript exporter cannot follow a value: {text.partition('. ')[0]}",
                 code="not_traceable",
+                where=Where(Path(warning.filename), warning.lineno),
                 fix=advice(".numpy()" if "NumPy" in text else DATA_DEPENDENT),
             )

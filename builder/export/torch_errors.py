@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ _ADVICE: Sequence[tuple[str, str]] = (
         "stay in torch from input to output; NumPy cannot be exported",
     ),
     (
-        r"does not require grad|autograd\.grad|requires_grad",
+        r"does not require grad|autograd\.grad|requires_grad|requires grad",
         "forward takes a gradient; return what it is taken of, or write the derivative out",
     ),
     (
@@ -110,7 +111,7 @@ def not_exportable(
     chain = _chain(error)
     text = "\n".join(str(item) for item in reversed(chain))
     operator = re.search(
-        r"\b(?:OpOverload\(op='|torch\.ops\.)?((?:aten|prims|torchvision|quantized)[.:]+[\w.]+)", text
+        r"OpOverload\(op='([\w.]+)'|\b((?:aten|prims|torchvision|quantized)[.:]+[\w.]+)", text
     )
     place = next((p for p in (users_place(item) for item in reversed(chain)) if p is not None), None)
     if guards is not None and guards.fixed and "specialized" in text:
@@ -133,8 +134,14 @@ def not_exportable(
     )
 
 
-def _line_of(place: Where | None) -> str:
-    """The user's own words."""
+def _functions(chain: Sequence[BaseException]) -> str:
+    """The functions that the exceptions came through: what was called is told by torch's own names."""
+    frames = (frame for item in chain for frame, _ in traceback.walk_tb(item.__traceback__))
+    return " ".join(dict.fromkeys(frame.f_code.co_name for frame in frames))
+
+
+def line_of(place: Where | None) -> str:
+    """The user's own words, for advice."""
     if place is None or place.line is None:
         return ""
     try:
@@ -197,7 +204,7 @@ def both_refused(first: ExportError, second: ExportError, names: Iterable[str]) 
         where=first.where,
         seen=first.seen,
         valid=first.valid,
-        fix=first.fix,
+        fix=second.fix if first.fix == _OTHERWISE else first.fix,
         details=[
             *first.details,
             f"{one} refused; {other} was tried, too:",

@@ -97,6 +97,9 @@ def kept_state(program: ExportedProgram) -> list[str]:
 
     What a call writes and no answer depends on (a counter of calls) is no state of the served model.
     """
+    if not any(_writes(node) for node in program.graph.nodes):
+        return []
+    program = program.run_decompositions({})  # what is written in place becomes an output of its own
     signature = program.graph_signature
     written = {
         *signature.buffers_to_mutate.values(),
@@ -113,6 +116,11 @@ def kept_state(program: ExportedProgram) -> list[str]:
                 known.add(node)
                 reached.append(node)
     return sorted(sources[node.name] for node in known if sources.get(node.name) in written)
+
+
+def _writes(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def program_bytes(program: ExportedProgram) -> int:

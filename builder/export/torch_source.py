@@ -225,11 +225,12 @@ def _exported(exporter: Exporter, loaded: Loaded, request: ExportRequest, out_di
     flat = _flat(loaded)
     tensors = [tensor.clone() for tensor in loaded.tensors.values()]
     with evaluating(loaded.example.module):
+        notes: list[str] = []
         if exporter == "dynamo":
             dims, (model_path, files, graph) = _by_dynamo(flat, tensors, loaded, request, out_dir)
         else:
             dims = Dims({}, {})
-            model_path, files, graph = write_traced(
+            notes, (model_path, files, graph) = write_traced(
                 flat,
                 tensors,
                 watched_run(loaded.example, loaded.tensors),
@@ -259,7 +260,8 @@ def _exported(exporter: Exporter, loaded: Loaded, request: ExportRequest, out_di
         exporter=exporter,
         notes=(
             *loaded.notes,
-            *(f"found by torch.export: {n} = {text}" for n, text in dims.relations.items()),
+            *notes,
+            *(f"torch.export found {n} = {text}" for n, text in dims.relations.items()),
         ),
     )
 
@@ -323,6 +325,9 @@ def _captured(
             what = "torch.export cannot capture the model"
             raised = not_exportable(error, what, "not_exportable", loaded.names, guards)
             raised.where = raised.where or loaded.where
+            rnn = any(isinstance(part, torch.nn.RNNBase) for part in flat.modules())
+            if rnn and "specialized" in raised.message:
+                raised.fix = "torch.export unrolls an RNN over the example's length: exporter: torchscript, or leave it out"
             raise raised from error
 
 

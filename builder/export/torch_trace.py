@@ -17,7 +17,7 @@ from builder.export.example_run import Watched
 from builder.export.onnx_graph import Graph
 from builder.export.onnx_source import clear
 from builder.export.request import ExportRequest
-from builder.export.torch_errors import DATA_DEPENDENT, advice, not_exportable
+from builder.export.torch_errors import DATA_DEPENDENT, advice, line_of, not_exportable
 from builder.export.torch_ir import finish
 from builder.export.torch_program import written_graph
 from builder.tensors import Dim
@@ -42,7 +42,7 @@ def refuse_reads(watched: Watched | None) -> None:
             f"forward looks at the value of a tensor, and what follows is {DATA_DEPENDENT}: one run cannot show it all",
             code="data_dependent",
             where=where,
-            fix=advice(DATA_DEPENDENT),
+            fix=advice(f"{line_of(where)} {DATA_DEPENDENT}"),
         )
 
 
@@ -55,9 +55,11 @@ def write_traced(
     input_names: Sequence[str],
     output_names: Sequence[str],
     shapes: Sequence[Sequence[Dim]],
-) -> tuple[Path, tuple[str, ...], Graph]:
-    """As torch_program.write_onnx. ExportError: data_dependent, not_traceable, onnx_conversion, too_large, unused_input,
-    opset_changed, read_graph's."""
+) -> tuple[list[str], tuple[Path, tuple[str, ...], Graph]]:
+    """→ (notes, as torch_program.write_onnx).
+
+    ExportError: data_dependent, not_traceable, onnx_conversion, too_large, unused_input, opset_changed, read_graph's.
+    """
     import onnx_ir
     import torch
 
@@ -94,7 +96,7 @@ def write_traced(
             except Exception as error:
                 what = f"torch's TorchScript exporter cannot translate the model to opset {request.opset}"
                 raise not_exportable(error, what, "onnx_conversion", input_names) from error
-        _refuse_lost(told, watched, request)
+        notes = _followed(told, watched, request)
         model: Any = onnx_ir.load(str(temporary))
         found = [value.name for value in model.graph.inputs]
         if found != places:
@@ -106,26 +108,36 @@ def write_traced(
             )
         finish(model, input_names, output_names)
         onnx_ir.save(model, str(temporary))
-    return target, *written_graph(target, request, out_dir)
+    return notes, (target, *written_graph(target, request, out_dir))
 
 
-def _refuse_lost(
+def _followed(
     told: Sequence[warnings.WarningMessage], watched: Watched | None, request: ExportRequest
-) -> None:
-    """What the tracer could not follow. A size that torch's own code looks at is harmless; one that other code looks at
-    may decide which way it goes, and is accepted only where the spec asks for this exporter."""
+) -> list[str]:
+    """Notes of what the tracer could not follow, or the ExportError.
+
+    A size that torch's own code looks at is harmless; one that other code looks at may decide which way it goes, and is
+    accepted only where the spec asks for this exporter.
+    """
     import torch
 
     own = Path(torch.__file__).parent
+    notes: dict[str, None] = {}
     for warning in told:
         text = str(warning.message)
         if not issubclass(warning.category, torch.jit.TracerWarning):
             continue
-        decides = not Path(warning.filename).is_relative_to(own) and request.exporter is None
-        if any(words in text for words in _LOST) or watched is None or decides:
+        where = Where(Path(warning.filename), warning.lineno)
+        decides = not where.path.is_relative_to(own)
+        if any(words in text for words in _LOST) or watched is None or (decides and request.exporter is None):
             raise ExportError(
                 f"the TorchScript exporter cannot follow a value: {text.partition('. ')[0]}",
                 code="not_traceable",
-                where=Where(Path(warning.filename), warning.lineno),
+                where=where,
                 fix=advice(".numpy()" if "NumPy" in text else DATA_DEPENDENT),
             )
+        if decides:
+            notes[f"TorchScript tracing keeps what Python made of a size in the example's run: {where}"] = (
+                None
+            )
+    return list(notes)

@@ -175,7 +175,7 @@ def scan() -> Any:
     def forward(self: Any, x: Any) -> Any:
         from torch._higher_order_ops.scan import scan as scanned
 
-        _, y = scanned(lambda c, v: (c + v, (c + v) * 1.0), torch.zeros_like(x[:, 0]), x, dim=1)
+        _, y = scanned(lambda c, v: (c + v, (c + v) * 1.0), torch.zeros(x.shape[0], 4), x, dim=1)
         return y
 
     return of(forward, torch.randn(2, 5, 4))
@@ -287,17 +287,54 @@ def nested_dicts() -> Any:
     return of(forward, torch.randn(2, 4))
 
 
+class Layer:
+    """Of a cache of keys and values, as transformers has them."""
+
+    def __init__(self, keys: Any, values: Any) -> None:
+        self.keys, self.values = keys, values
+
+
 class Cache:
-    """A cache of keys and values that no pytree knows, as transformers' DynamicCache."""
+    """A class of its own that torch knows nothing of; forward changes it in place."""
 
-    def __init__(self, layers: Any = ()) -> None:
-        self.key_cache = [k for k, _ in layers]
-        self.value_cache = [v for _, v in layers]
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = list(layers)
 
-    def update(self, key: Any, value: Any, layer: int) -> tuple[Any, Any]:
-        self.key_cache[layer] = torch.cat([self.key_cache[layer], key], -2)
-        self.value_cache[layer] = torch.cat([self.value_cache[layer], value], -2)
-        return self.key_cache[layer], self.value_cache[layer]
+    def update(self, key: Any, value: Any, layer: int) -> Any:
+        kept = self.layers[layer]
+        kept.keys, kept.values = torch.cat([kept.keys, key], 1), torch.cat([kept.values, value], 1)
+        return kept.keys
+
+
+class OldCache:
+    """The same before layers were objects."""
+
+    def __init__(self, keys: list[Any], values: list[Any]) -> None:
+        self.key_cache, self.value_cache = keys, values
+
+    def update(self, key: Any, value: Any, layer: int) -> Any:
+        self.key_cache[layer] = torch.cat([self.key_cache[layer], key], 1)
+        self.value_cache[layer] = torch.cat([self.value_cache[layer], value], 1)
+        return self.key_cache[layer]
+
+
+class Decoder(nn.Module):  # type: ignore[misc]
+    """x [batch, new, 4], a mask over all [batch, total] and a cache of past steps → logits and the cache."""
+
+    def forward(self, x: Any, mask: Any, cache: Any, use_cache: bool = True) -> Any:
+        kept = cache.update(x * 2, x * 3, 0)
+        logits = (kept * mask[:, :, None]).sum(1) + x.sum(1)
+        return Answer(logits, past_key_values=cache if use_cache else None)
+
+
+def cache() -> Any:
+    past = Cache(Layer(torch.randn(2, 3, 4), torch.randn(2, 3, 4)))
+    return Decoder(), {"x": torch.randn(2, 2, 4), "mask": torch.ones(2, 5), "cache": past, "use_cache": True}
+
+
+def old_cache() -> Any:
+    past = OldCache([torch.randn(2, 3, 4)], [torch.randn(2, 3, 4)])
+    return Decoder(), (torch.randn(2, 2, 4), torch.ones(2, 5), past)
 
 
 def input_names_collide() -> Any:
@@ -531,7 +568,8 @@ def quantised() -> Any:
 
 
 def other_device() -> Any:
-    return of(lambda self, x: x + self.table, torch.randn(2, 4)), None
+    net, example = of(lambda self, x: x + self.table.to("meta"), torch.randn(2, 4), table=torch.zeros(4))
+    return net, example
 
 
 def on_meta() -> Any:
@@ -564,3 +602,182 @@ def inverse() -> Any:
 
 def roll_by_value() -> Any:
     return of(lambda self, x: x[: int(x[0, 0].abs()) + 1], torch.randn(2, 4))
+
+
+# ---- stranger still ---------------------------------------------------------------------------------------------
+
+
+def one_tensor_thrice() -> Any:
+    x = torch.randn(2, 5, 4)
+    return of(lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v), x, x, x)
+
+
+def multihead() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return self.attention(x, x, x)
+
+    return of(forward, torch.randn(2, 5, 8), attention=nn.MultiheadAttention(8, 2, batch_first=True))
+
+
+def compiled() -> Any:
+    return torch.compile(nn.Linear(4, 3)), torch.randn(2, 4)
+
+
+def data_parallel() -> Any:
+    return nn.DataParallel(nn.Linear(4, 3)), torch.randn(2, 4)
+
+
+def energy_and_forces() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            energy = (self.net(x) ** 2).sum()
+            return torch.autograd.grad(energy, x)[0]
+
+    return of(forward, torch.randn(2, 4), net=nn.Linear(4, 3))
+
+
+def remembers_its_inputs() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        self.seen.append(x)
+        return x * 2
+
+    net, example = of(forward, torch.randn(2, 4))
+    net.seen = []
+    return net, example
+
+
+def prints() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        print("shape", x.shape)
+        return x * 2
+
+    return of(forward, torch.randn(2, 4))
+
+
+def numpy_noise() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        import random
+
+        return x * random.random()
+
+    return of(forward, torch.randn(2, 4))
+
+
+def vmapped() -> Any:
+    return of(lambda self, x: torch.vmap(lambda row: row.softmax(0) * 2)(x), torch.randn(2, 4))
+
+
+def positions() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return x + torch.arange(x.shape[1], dtype=x.dtype)[None, :, None]
+
+    return of(forward, torch.randn(2, 5, 4))
+
+
+def rotary_cached() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        if self.table is None or self.table.shape[0] < x.shape[1]:
+            self.table = torch.arange(x.shape[1] * 2).float()
+        return x * self.table[: x.shape[1]][None, :, None]
+
+    return of(forward, torch.randn(2, 5, 4), table=None)
+
+
+def slow_average() -> Any:
+    """A state so slow that two runs look alike."""
+
+    def forward(self: Any, x: Any) -> Any:
+        self.mean.mul_(0.99999).add_(x.mean(0), alpha=0.00001)
+        return x - self.mean
+
+    return of(forward, torch.randn(2, 4), mean=torch.zeros(4))
+
+
+def counts_calls_only() -> Any:
+    """A state that no answer depends on."""
+
+    def forward(self: Any, x: Any) -> Any:
+        self.calls += 1
+        return x * 2
+
+    return of(forward, torch.randn(2, 4), calls=torch.zeros((), dtype=torch.int64))
+
+
+def scratch_buffer() -> Any:
+    """A buffer that is written whole before it is read."""
+
+    def forward(self: Any, x: Any) -> Any:
+        self.scratch.copy_(x.sum(0))
+        return x + self.scratch
+
+    return of(forward, torch.randn(2, 4), scratch=torch.zeros(4))
+
+
+def custom_operator() -> Any:
+    name = "tritonsmith_tests::doubled"
+    if not hasattr(torch.ops.tritonsmith_tests, "doubled"):
+        made = torch.library.custom_op(name, lambda x: x * 2, mutates_args=(), schema="(Tensor x) -> Tensor")
+        made.register_fake(lambda x: torch.empty_like(x))
+    return of(lambda self, x: torch.ops.tritonsmith_tests.doubled(x), torch.randn(2, 4))
+
+
+def scalar_output() -> Any:
+    return of(lambda self, x: {"y": x * 2, "loss": x.sum()}, torch.randn(2, 4))
+
+
+def strange_keys() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return {"": x * 2, "a\nb": x * 3, 7: x * 4, "a b": x * 5, "å": x * 6}
+
+    return of(forward, torch.randn(2, 4))
+
+
+def keys_that_meet() -> Any:
+    return of(lambda self, x: {"a.b": x * 2, "a": {"b": x * 3}, "x": {"": x * 4}}, torch.randn(2, 4))
+
+
+def returns_structseq() -> Any:
+    return of(lambda self, x: x.max(1), torch.randn(2, 4))
+
+
+def size_decides() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return x * 2.0 if x.shape[1] > 6 else x - 1.0
+
+    return of(forward, torch.randn(2, 5, 4))
+
+
+def bidirectional_over_time() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return self.rnn(x)[0]
+
+    return of(forward, torch.randn(2, 5, 4), rnn=nn.LSTM(4, 3, batch_first=True, bidirectional=True))
+
+
+def down_and_up() -> Any:
+    net = nn.Sequential(nn.Conv2d(1, 2, 4, stride=4), nn.ConvTranspose2d(2, 1, 4, stride=4))
+    return of(lambda self, x: x + self.net(x), torch.randn(2, 1, 32, 32), net=net)
+
+
+def added() -> Any:
+    return of(lambda self, a, b: a + b, torch.randn(2, 5), torch.randn(2, 5))
+
+
+def halved() -> Any:
+    return of(lambda self, a, b: F.avg_pool1d(a, 2) + b, torch.randn(2, 1, 9), torch.randn(2, 1, 4))
+
+
+def two_heads() -> Any:
+    """One of them has no form in ONNX."""
+
+    def forward(self: Any, x: Any) -> Any:
+        return {"scores": self.head(x).mean(1), "spectrum": torch.linalg.svd(x)[1], "kind": "cat"}
+
+    return of(forward, torch.randn(2, 3, 3), head=nn.Linear(3, 5))
+
+
+def two_towers() -> Any:
+    """An output whose weights are far larger than the other's."""
+    net = {"small": nn.Linear(4, 2), "large": nn.Linear(4, 500)}
+    return of(lambda self, x: {"a": self.small(x), "b": self.large(x)}, torch.randn(2, 4), **net)

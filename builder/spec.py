@@ -17,7 +17,7 @@ from builder.errors import SpecError, Where, nearest, shortened
 from builder.model_directory import fault_of_place, fault_of_places
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
 from builder.untrusted import fault_of_model_name, fault_of_text
-from builder.variant_spec import AccuracySpec, DimRelation, DynamicDim, Frozen, Variant
+from builder.variant_spec import UNION_TAGS, AccuracySpec, Frozen, StatedDim, Variant
 from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
 SourceKind = Literal["torch", "exported_program", "onnx", "directory", "python", "steps"]
@@ -125,7 +125,7 @@ class ModelSpec(Frozen):
         description="of a torch source: torch.onnx.export with dynamo=True or False; default: dynamo, and torchscript where "
         "that refuses and what it writes answers like the module",
     )
-    dynamic_dims: dict[str, DynamicDim | DimRelation] = Field(
+    dynamic_dims: dict[str, StatedDim] = Field(
         {},
         description="each named dynamic dimension: its range, or what it follows from, as `past + new` or `2*n`",
     )
@@ -512,7 +512,8 @@ def _real_keys(loc: Sequence[str | int], source: YamlSource, at: KeyPath) -> Ite
     for position, key in enumerate(loc):
         if position == len(loc) - 1 and key in ("int", "str", "constrained-int", "constrained-str"):
             return
-        yield key
+        if key not in UNION_TAGS:
+            yield key
 
 
 def _valid_keys(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictInt,
+    Tag,
     model_validator,
 )
 
@@ -65,8 +67,14 @@ def _relation(value: str) -> str:
     return value
 
 
-DimRelation = Annotated[str, AfterValidator(_relation)]
-"""What a dynamic dimension follows from: `past + new`, `2*n`."""
+UNION_TAGS = ("(range)", "(relation)")
+"""What pydantic puts into an error's place where a value may have either form; no key of the file."""
+
+StatedDim = Annotated[
+    Annotated[DynamicDim, Tag(UNION_TAGS[0])] | Annotated[str, AfterValidator(_relation), Tag(UNION_TAGS[1])],
+    Discriminator(lambda value: UNION_TAGS[isinstance(value, str)]),
+]
+"""The range of a dynamic dimension, or what it follows from: `past + new`, `2*n`."""
 
 
 class MetricSpec(Frozen):

@@ -90,7 +90,9 @@ def derive_profiles(
     Raises SpecError: range_missing, profile_unknown_input, profile_unknown_dim, profile_order, profile_rank,
     profile_static_dim, profile_beyond_range, profile_inconsistent, profile_batch, profile_coverage.
     """
-    check = _Check(tuple(inputs), max_batch_size, dict(dynamic_dims), model, where, dict(relations or {}))
+    relations = dict(relations or {})
+    dynamic_dims = {name: sizes for name, sizes in dynamic_dims.items() if name not in relations}
+    check = _Check(tuple(inputs), max_batch_size, dynamic_dims, model, where, relations)
     if not any(_is_dynamic(dim) for tensor in inputs for dim in tensor.shape):
         check.refuse_names(stated)
         return ()

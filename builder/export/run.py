@@ -8,6 +8,9 @@ from builder.child import ChildTask, run_child
 from builder.errors import ExportError
 from builder.export.request import ExportRequest, ExportResult, result_from_dict
 
+_TOLD_AT_LENGTH = ("not_exportable", "onnx_conversion")
+"""Refusals of torch's exporters, whose own reports fill pages."""
+
 
 def run_export(
     request: ExportRequest, out_dir: Path, log_path: Path, timeout_s: float | None = None
@@ -20,4 +23,9 @@ def run_export(
     (disk_full). On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
     task = ChildTask("builder.export.worker", f"the export of {request.model}", "export", ExportError)
-    return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
+    try:
+        return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
+    except ExportError as error:
+        if error.code in _TOLD_AT_LENGTH:
+            error.details = (*error.details, f"all that torch said: {log_path}")
+        raise

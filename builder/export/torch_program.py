@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,14 +190,14 @@ def check_ranges(
 
 
 def refuse_unstated_bounds(
-    wanted: Mapping[str, tuple[int, int]], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
+    stated: Collection[str], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
 ) -> None:
     """ExportError dim_range for a dimension that the model takes up to a size only, and the spec says nothing of.
 
     Beyond that size the module goes another way, and the export does not: nobody would be told.
     """
     for name, (low, high) in accepted.items():
-        if high is not None and name not in wanted:
+        if high is not None and name not in stated:
             raise ExportError(
                 f"what torch.export captured holds for {name} up to {high} only, and the spec states no range",
                 code="dim_range",

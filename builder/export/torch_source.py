@@ -286,7 +286,7 @@ def _by_dynamo(
         )
     dims = found_dims(program, loaded.shapes, request, loaded.where)
     check_ranges(wanted_ranges(request), dims.ranges, loaded.where)
-    refuse_unstated_bounds({**wanted_ranges(request), **dims.relations}, dims.ranges, loaded.where)
+    refuse_unstated_bounds({*wanted_ranges(request), *dims.relations}, dims.ranges, loaded.where)
     return dims, write_onnx(program, request, out_dir, loaded.names, loaded.chosen_names, loaded.shapes)
 
 

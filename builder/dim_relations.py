@@ -93,6 +93,19 @@ def _ordered(relations: Mapping[str, str]) -> list[str]:
     return order
 
 
+def with_found(stated: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    """The relations that are stated, and those that were found, as far as nothing follows from itself then."""
+    together = dict(stated)
+    for name, text in found.items():
+        if name not in together:
+            try:
+                _ordered({**together, name: text})
+            except ValueError:
+                continue
+            together[name] = text
+    return together
+
+
 def sizes_with_relations(
     sizes: Mapping[str, int], relations: Mapping[str, str], dims: Collection[str]
 ) -> dict[str, int]:

@@ -16,7 +16,7 @@ from builder.compile import (
     options_from_dict,
 )
 from builder.compile.profiles import Sizes, uncovered
-from builder.dim_relations import relation_from_text
+from builder.dim_relations import relation_from_text, with_found
 from builder.errors import SpecError, Where
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches
 from builder.spec import ModelSpec, RepositorySpec
@@ -78,7 +78,7 @@ def engine_profiles(
 def _relations(spec: ModelSpec, record: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Dims that follow from others, as stated or as the export found; not those of 32*k, where k is no dim and has no
     range."""
-    every = {**record.get("relations", {}), **spec.dim_relations}
+    every = with_found(spec.dim_relations, record.get("relations", {}))
     known = {*spec.dynamic_dims, *(dim for tensor in inputs for dim in tensor.dynamic_names)}
     return {name: text for name, text in every.items() if known.issuperset(relation_from_text(text).names)}
 

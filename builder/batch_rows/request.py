@@ -46,9 +46,12 @@ class RowsRequest:
     more_rounds: int = 256
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form, part of what a report is known by."""
+        known = asdict(self)
+        if not self.dim_relations:
+            del known["dim_relations"]
         return {
-            **asdict(self),
+            **known,
             "sizes": list(self.sizes),
             "outputs": list(self.outputs),
             "dynamic_dims": {name: list(sizes) for name, sizes in self.dynamic_dims.items()},

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.dim_relations import with_found
 from builder.errors import ExportError, Where
 from builder.export.batching import with_batch_dimension
 from builder.export.callables import one_line
@@ -82,7 +83,7 @@ def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
         example=example,
         dim_ranges=dims.ranges,
         dependencies=(path,),
-        relations={**dims.relations, **request.dim_relations},
+        relations=with_found(request.dim_relations, dims.relations),
         exporter="dynamo",
         notes=tuple(notes),
     )

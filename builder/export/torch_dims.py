@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.dim_relations import ranges_with_relations, relation_from_text, sizes_with_relations
+from builder.dim_relations import relation_from_text, sizes_with_relations, with_found
 from builder.errors import ExportError, Where, nearest
 from builder.export.batching import BATCH, with_batch_dimension
 from builder.export.request import ExportRequest
@@ -247,10 +247,8 @@ def found_dims(
             told = expression.xreplace({symbol: _free(symbol, own) for symbol in expression.free_symbols})
             relation = _relation(name, told)
             if not _is_stated(name, told, relation, request, where):
-                found |= {
-                    left: text for left, text in relation.items() if _may_follow(left, text, found, request)
-                }
-    return Dims(ranges, found)
+                found = with_found({**request.dim_relations, **found}, relation)
+    return Dims(ranges, {name: text for name, text in found.items() if name not in request.dim_relations})
 
 
 def _assumed(program: Any) -> Iterator[tuple[Any, Any]]:
@@ -311,17 +309,6 @@ def _solved(equation: Any, symbol: Any) -> Any:
     factor = equation.coeff(symbol)
     solved = -(equation - factor * symbol) / factor if factor else equation
     return sympy.expand(solved)
-
-
-def _may_follow(name: str, text: str, found: Mapping[str, str], request: ExportRequest) -> bool:
-    """Whether it can be computed so: neither stated already nor in a circle."""
-    if name in request.dim_relations or name in found:
-        return False
-    try:
-        ranges_with_relations({}, {**found, **request.dim_relations, name: text})
-    except ValueError:
-        return False
-    return True
 
 
 def _is_stated(

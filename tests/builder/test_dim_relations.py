@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.dim_relations import ranges_with_relations, relation_from_text, sizes_with_relations
+from builder.dim_relations import (
+    ranges_with_relations,
+    relation_from_text,
+    sizes_with_relations,
+    with_found,
+)
 
 SIZES = {"n": 7, "m": 4, "past": 0, "new": 1}
 
@@ -65,6 +70,11 @@ def test_ranges_follow_in_whatever_order_they_are_stated() -> None:
 def test_a_circle_is_refused(relations: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="follows from itself"):
         ranges_with_relations({}, relations)
+
+
+def test_what_was_found_is_left_out_where_it_would_follow_from_itself() -> None:
+    found = {"b": "a + 1", "c": "2*b", "a": "c"}
+    assert with_found({"a": "b - 1"}, found) == {"a": "b - 1", "c": "2*b"}
 
 
 @given(st.integers(1, 500), st.integers(2, 64), st.integers(0, 9))

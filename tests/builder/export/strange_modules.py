@@ -748,6 +748,13 @@ def size_decides() -> Any:
     return of(forward, torch.randn(2, 5, 4))
 
 
+def size_decides_below() -> Any:
+    def forward(self: Any, x: Any) -> Any:
+        return x * 2.0 if x.shape[1] < 8 else x - 1.0
+
+    return of(forward, torch.randn(2, 16, 4))
+
+
 def bidirectional_over_time() -> Any:
     def forward(self: Any, x: Any) -> Any:
         return self.rnn(x)[0]

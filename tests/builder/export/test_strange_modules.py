@@ -218,6 +218,10 @@ NIGHTLY = (
     exact("halved", "half", inputs={"a": ("batch", 1, "n"), "b": ("batch", 1, "m")}, found={"m": "(n//2)"}),
     exact("size_decides", "within the branch of the example", inputs=TIME, ranges={"time": (1, 5, 6)}),
     refused("size_decides", "beyond it", "dim_range", "0 to 6", inputs=TIME, ranges={"time": (1, 5, 40)}),
+    refused(
+        "size_decides_below", "below the branch of the example", "dim_range", "8 to 40", inputs=TIME,
+        ranges={"time": (1, 16, 40)},
+    ),
     refused("lstm_states", "states have the layer first", "fixed_batch", "output_1.0"),
     refused("running_mean", "a running mean", "stateful", "mean"),
     refused("scalar_output", "a loss beside the answer", "no_batch_dimension", "loss"),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from builder.cache import Artifact, Cache
 from builder.cache_record import TAKEN
+from builder.console import note
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
 from builder.errors import BuildError, SpecError, TritonsmithError, Where
@@ -215,6 +216,8 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
             result = run_export(request, directory, log)
         except BuildError as error:
             raise _at_source(error, spec, repository) from None
+        for line in result.notes:
+            note(f"{spec.name}: {line}")
         root = repository.root
         files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
         dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
@@ -265,6 +268,7 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
     if samples is not None and ":" not in samples:
         samples = str(repository.root / samples)
     largest = spec.max_batch_size or 0
+    listed = stated_tensors(spec, "output")
     return ExportRequest(
         model=spec.name,
         kind=spec.source.kind,
@@ -275,9 +279,10 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
         max_batch_size=largest,
         inputs=_stated(spec, "input", largest > 0),
         outputs=_stated(spec, "output", largest > 0),
-        dynamic_dims={
-            n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()
-        },
+        output_names=tuple(names) if None not in (names := [t["name"] for t in listed]) else (),
+        dynamic_dims=spec.dim_ranges,
+        dim_relations=spec.dim_relations,
+        exporter=spec.exporter,
         samples=samples,
         sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
         seed=0,
@@ -324,4 +329,7 @@ def _record(
         "samples": result.samples_path,
         "tools": dict(tools),
         "seconds": round(result.seconds, 3),
+        "relations": dict(result.relations),
+        "exporter": result.exporter,
+        "notes": list(result.notes),
     }

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.config import with_config
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
+from builder.dim_relations import relation_from_text
 from builder.rows_report import RowsJson
 from builder.tensors import dtype_from_config
 from builder.untrusted import STRICT, Dependency, Distance, RelativePath, Sha256, first_fault
@@ -94,10 +95,18 @@ class _TakenOver(_Made):
     directories: list[RelativePath]
 
 
+def _relation(text: str) -> str:
+    relation_from_text(text)
+    return text
+
+
 @with_config(_MORE)
 class _Exported(_Made):
     opset: _Count
     ir_version: _Count
+    relations: NotRequired[dict[_DimName, Annotated[str, AfterValidator(_relation)]]]
+    exporter: NotRequired[str | None]
+    notes: NotRequired[list[str]]
 
 
 @with_config(_MORE)
@@ -126,7 +135,7 @@ class _Converted(_Exported, _Layers):
     metric: list[_Metric]
     findings: list[str]
     converted: list[str]
-    notes: list[str]
+    notes: list[str]  # type: ignore[misc]
 
 
 @with_config(_MORE)

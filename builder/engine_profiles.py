@@ -16,6 +16,7 @@ from builder.compile import (
     options_from_dict,
 )
 from builder.compile.profiles import Sizes, uncovered
+from builder.dim_relations import relation_from_text, with_found
 from builder.errors import SpecError, Where
 from builder.model_config import DEFAULT_MAX_BATCH_SIZE, batches
 from builder.spec import ModelSpec, RepositorySpec
@@ -45,11 +46,13 @@ def engine_profiles(
             fix="dynamic_batching: {preferred_batch_size: [4, 8]}",
         )
     max_batch_size = _max_batch_size(spec, (*inputs, *outputs))
-    ranges = {n: _sizes(d) for n, d in spec.dynamic_dims.items()}
+    relations = _relations(spec, record, inputs)
+    ranges = {n: sizes for n, sizes in spec.dim_ranges.items() if n not in relations}
     profiles = derive_profiles(
         inputs,
         max_batch_size=max_batch_size,
         dynamic_dims=ranges,
+        relations=relations,
         preferred_batch_sizes=preferred,
         stated=[_stated(profile) for profile in variant.optimization_profiles],
         profile_per_preferred=variant.profile_per_preferred_batch_size,
@@ -70,6 +73,14 @@ def engine_profiles(
                 fix="leave out its profile, so that it runs all",
             )
     return profiles
+
+
+def _relations(spec: ModelSpec, record: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Dims that follow from others, as stated or as the export found; not those of 32*k, where k is no dim and has no
+    range."""
+    every = with_found(spec.dim_relations, record.get("relations", {}))
+    known = {*spec.dynamic_dims, *(dim for tensor in inputs for dim in tensor.dynamic_names)}
+    return {name: text for name, text in every.items() if known.issuperset(relation_from_text(text).names)}
 
 
 def _max_batch_size(spec: ModelSpec, tensors: Sequence[TensorSpec]) -> int:

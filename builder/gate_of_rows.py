@@ -11,6 +11,7 @@ from builder.artifacts import files_to_serve, is_exported, log_path, place_error
 from builder.batch_rows import RowsReport, RowsRequest, report_from_dict, run_rows, sizes_to_run
 from builder.cache import Artifact, Cache
 from builder.digest import digest_of_value
+from builder.dim_relations import with_found
 from builder.errors import GateError, TritonsmithError
 from builder.lint.model import read_model
 from builder.lint.rows import RAGGED, is_ragged, row_requests
@@ -82,14 +83,14 @@ def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
     if largest == 0:
         return ()
     batching = spec.config.as_proto_json().get("dynamic_batching") or {}
-    ranges = {n: (d.min, d.opt if d.opt is not None else d.max, d.max) for n, d in spec.dynamic_dims.items()}
     return (
         RowsRequest(
             spec.name,
             str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
             sizes_to_run(largest, batching.get("preferred_batch_size", ())),
             _served_outputs(spec),
-            dynamic_dims=ranges,
+            dynamic_dims=spec.dim_ranges,
+            dim_relations=with_found(spec.dim_relations, record.get("relations", {})),
             exported=True,
             samples=None if record["samples"] is None else str(artifact.directory / record["samples"]),
         ),

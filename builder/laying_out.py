@@ -150,6 +150,7 @@ def _entry(
         variants=locked_variants(spec, made.variants),
         served=None if chosen is None else chosen.name,
         rows=None if made.rows is None else made.rows.as_dict(),
+        exporter=made.base.record.get("exporter"),
     )
 
 

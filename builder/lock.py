@@ -84,6 +84,7 @@ class LockedModel:
     variants:     name → what identified it and its accuracy.
     served:       the variant that is laid out; None without variants.
     rows:         what is known of its rows in a batch (builder.batch_rows); None where none batch.
+    exporter:     which of torch's exporters wrote the model; None where torch had no part in it.
     """
 
     __pydantic_config__ = STRICT
@@ -98,6 +99,7 @@ class LockedModel:
     variants: Mapping[str, LockedVariant] = field(default_factory=dict)
     served: str | None = None
     rows: RowsJson | None = None
+    exporter: str | None = None
 
     @property
     def keys(self) -> Iterator[str]:

@@ -34,7 +34,7 @@ from builder.untrusted import read_bounded
 from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
-EXPORT_REVISION = 2
+EXPORT_REVISION = 3
 CONVERT_REVISION = 2
 
 
@@ -51,17 +51,23 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
         "files": list(spec.source.files),
         "opset": spec.opset if spec.source.row.opset == "asked" else None,
         "max_batch_size": spec.max_batch_size,
-        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+        "dynamic_dims": _dims(spec),
         "samples": spec.accuracy.samples,
         **_jsonable(stated),
     }
     if spec.source.steps is not None:
         parameters["steps"] = [step.model_dump() for step in spec.source.steps]
+    if spec.exporter is not None:
+        parameters["exporter"] = spec.exporter
     # What is not stated is left out, so that an option that comes to be changes no key of before.
     for name, value in spec.source.options.items():
         if name in spec.source.model_fields_set and value not in ((), None):
             parameters[name] = list(value) if isinstance(value, tuple) else value
     return parameters
+
+
+def _dims(spec: ModelSpec) -> dict[str, Any]:
+    return {k: v if isinstance(v, str) else v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
 
 
 def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +303,7 @@ def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         **spec.variants[name].engine_settings(),
         "max_batch_size": spec.max_batch_size,
         "preferred_batch_size": batching.get("preferred_batch_size", []),
-        "dynamic_dims": {k: v.model_dump() for k, v in sorted(spec.dynamic_dims.items())},
+        "dynamic_dims": _dims(spec),
     }
 
 

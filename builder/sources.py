@@ -35,7 +35,8 @@ class SourceRow:
     reference:     what stands there: a file, a directory, a callable, a directory or the name of a model elsewhere,
                    or an ensemble's steps.
     example:       a value, for messages.
-    export:        (ExportRequest, out_dir) → Exported, run in a process of its own.
+    export:        (ExportRequest, out_dir) → Exported, run in a process of its own; or (Exported, Stated, Verified)
+                   of builder.export.verify, when it held itself what it wrote against the source.
     place:         (ModelSpec, spec's directory, into) → (files, empty directories, further dependencies); the source
                    is taken over as it is. Exactly one of `export` and `place`.
     check:         (ModelSpec, RepositorySpec) → None, or SpecError before anything is built.

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictInt, ValidationError, create_model, model_validator
 
+from builder.dim_relations import Sizes, ranges_with_relations, relation_from_text
 from builder.errors import SpecError, Where, nearest, shortened
 from builder.model_directory import fault_of_place, fault_of_places
 from builder.sources import SourceRow, source_rows
 from builder.triton_schema import TritonMessage, model_config_fields, model_config_type
 from builder.untrusted import fault_of_model_name, fault_of_text
-from builder.variant_spec import AccuracySpec, DynamicDim, Frozen, Variant
+from builder.variant_spec import UNION_TAGS, AccuracySpec, Frozen, StatedDim, Variant
 from builder.yaml_source import KeyPath, YamlSource, read_yaml
 
 # Triton's scheduling_choice: the one that a model states replaces another in `defaults:`.
@@ -136,7 +137,15 @@ class ModelSpec(Frozen):
     name: str
     source: Source
     opset: StrictInt = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
-    dynamic_dims: dict[str, DynamicDim] = Field({}, description="range of each named dynamic dimension")
+    exporter: Literal["dynamo", "torchscript"] | None = Field(
+        None,
+        description="of a torch source: torch.onnx.export with dynamo=True or False; default: dynamo, and torchscript where "
+        "that refuses and what it writes answers like the module",
+    )
+    dynamic_dims: dict[str, StatedDim] = Field(
+        {},
+        description="each named dynamic dimension: its range, or what it follows from, as `past + new` or `2*n`",
+    )
     accuracy: AccuracySpec = AccuracySpec()
     variants: dict[str, Variant] = Field(
         {}, description="ways to run the model; all are built, one is served"
@@ -187,6 +196,21 @@ class ModelSpec(Frozen):
         if self.serve is None:
             return tuple(self.variants)[:1]
         return (self.serve,) if isinstance(self.serve, str) else self.serve
+
+    @property
+    def dim_relations(self) -> dict[str, str]:
+        """Name → what it follows from, of the dimensions that do."""
+        return {name: dim for name, dim in self.dynamic_dims.items() if isinstance(dim, str)}
+
+    @property
+    def dim_ranges(self) -> dict[str, Sizes]:
+        """Name → (min, opt, max), of the dimensions that follow from others, too."""
+        stated = {
+            name: (dim.min, dim.opt if dim.opt is not None else dim.max, dim.max)
+            for name, dim in self.dynamic_dims.items()
+            if not isinstance(dim, str)
+        }
+        return ranges_with_relations(stated, self.dim_relations)[0]
 
     @property
     def max_batch_size(self) -> int | None:
@@ -441,15 +465,46 @@ def _chain(names: Sequence[str]) -> str:
 
 
 def _refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+    """A dim that no input has, and no other dim follows from; one that follows from what is no dim, or in a circle."""
     named = {d for t in stated_tensors(spec, "input") for d in t["dims"] or () if isinstance(d, str)}
-    for dim in spec.dynamic_dims:
-        if dim not in named:
+    used = {n for text in spec.dim_relations.values() for n in relation_from_text(text).names}
+    for dim, stated in spec.dynamic_dims.items():
+        where = source.where((*at, "dynamic_dims", dim))
+        unknown = [
+            n
+            for n in (relation_from_text(stated).names if isinstance(stated, str) else ())
+            if n not in named and n not in spec.dynamic_dims
+        ]
+        if unknown:
+            raise SpecError(
+                f"dynamic_dims: {dim}: {stated} names {unknown[0]!r}, which no input has",
+                code="unknown_dim",
+                where=where,
+                valid=sorted(named),
+                fix=f"give it a range: dynamic_dims: {{{unknown[0]}: {{min: 1, max: …}}}}",
+            )
+        if dim not in named and not (dim in used and not isinstance(stated, str)):
             raise SpecError(
                 f"dynamic_dims names {dim!r}, which no input has",
                 code="unknown_dim",
-                where=source.where((*at, "dynamic_dims", dim)),
+                where=where,
                 valid=sorted(named) or ("(no input states a named dim)",),
                 fix=f"input: [{{name: …, dims: [{dim}]}}]",
+            )
+    try:
+        ranges = spec.dim_ranges
+    except ValueError as error:
+        raise SpecError(
+            f"{spec.name}: a dimension {error}",
+            code="wrong_value",
+            where=source.where((*at, "dynamic_dims")),
+        ) from None
+    for dim, sizes in ranges.items():
+        if sizes[0] < 0:
+            raise SpecError(
+                f"dynamic_dims: {dim}: {spec.dynamic_dims[dim]} would be {sizes[0]} at the smallest sizes",
+                code="wrong_value",
+                where=source.where((*at, "dynamic_dims", dim)),
             )
 
 
@@ -499,7 +554,8 @@ def _real_keys(loc: Sequence[str | int], source: YamlSource, at: KeyPath) -> Ite
     for position, key in enumerate(loc):
         if position == len(loc) - 1 and key in ("int", "str", "constrained-int", "constrained-str"):
             return
-        yield key
+        if key not in UNION_TAGS:
+            yield key
 
 
 def _valid_keys(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[str, ...]:

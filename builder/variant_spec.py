@@ -10,11 +10,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictInt,
+    Tag,
     model_validator,
 )
+
+from builder.dim_relations import relation_from_text
 
 
 class Frozen(BaseModel):
@@ -56,6 +60,21 @@ class DynamicDim(Frozen):
                 f"min <= opt <= max does not hold: min {self.min}, opt {self.opt}, max {self.max}"
             )
         return self
+
+
+def _relation(value: str) -> str:
+    relation_from_text(value)
+    return value
+
+
+UNION_TAGS = ("(range)", "(relation)")
+"""What pydantic puts into an error's place where a value may have either form; no key of the file."""
+
+StatedDim = Annotated[
+    Annotated[DynamicDim, Tag(UNION_TAGS[0])] | Annotated[str, AfterValidator(_relation), Tag(UNION_TAGS[1])],
+    Discriminator(lambda value: UNION_TAGS[isinstance(value, str)]),
+]
+"""The range of a dynamic dimension, or what it follows from: `past + new`, `2*n`."""
 
 
 class MetricSpec(Frozen):

@@ -171,6 +171,16 @@ def row_sums() -> Any:
     )
 
 
+def past_and_new() -> Any:
+    """past [batch, past], new [batch, new], mask [batch, total] → y = [past, new] · mask, which needs total = past + new."""
+    nodes = [
+        helper.make_node("Concat", ["past", "new"], ["every"], axis=1),
+        helper.make_node("Mul", ["every", "mask"], ["y"]),
+    ]
+    inputs = [tensor("past", ["n", "past"]), tensor("new", ["n", "new"]), tensor("mask", ["n", "total"])]
+    return model(nodes, inputs, [tensor("y", ["n", "total"])])
+
+
 def save(proto: Any, path: Path) -> Path:
     """Write the model as one file; parent directories are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ class RowsRequest:
     path:         the .onnx file; its external data is found beside it. Neither is written to.
     sizes:        batch sizes, ascending, from sizes_to_run.
     outputs:      the outputs that are served; empty means all.
-    dynamic_dims: name → (min, opt, max), for inputs that have to be made up.
+    dynamic_dims: name → (min, opt, max), for inputs that have to be made up; dim_relations: name → what it follows from.
     samples:      `samples.npz` of an export, the "module:callable" or .npz that the spec states, or None.
     exported:     it is ours, looked at before; a stranger's external data is held against its directory first.
     search_path:  the spec's directory, for a "module:callable".
@@ -36,6 +36,7 @@ class RowsRequest:
     sizes: tuple[int, ...]
     outputs: tuple[str, ...] = ()
     dynamic_dims: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    dim_relations: Mapping[str, str] = field(default_factory=dict)
     samples: str | None = None
     search_path: str = "."
     exported: bool = False
@@ -45,9 +46,12 @@ class RowsRequest:
     more_rounds: int = 256
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form, part of what a report is known by."""
+        known = asdict(self)
+        if not self.dim_relations:
+            del known["dim_relations"]
         return {
-            **asdict(self),
+            **known,
             "sizes": list(self.sizes),
             "outputs": list(self.outputs),
             "dynamic_dims": {name: list(sizes) for name, sizes in self.dynamic_dims.items()},

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.dim_relations import ranges_with_relations
 from builder.errors import SpecError, Where, nearest
 from builder.tensors import Dim, TensorSpec
 
@@ -71,6 +72,7 @@ def derive_profiles(
     *,
     max_batch_size: int,
     dynamic_dims: Mapping[str, Sizes],
+    relations: Mapping[str, str] | None = None,
     preferred_batch_sizes: Sequence[int] = (),
     stated: Sequence[StatedProfile] = (),
     profile_per_preferred: bool = False,
@@ -81,13 +83,16 @@ def derive_profiles(
 
     inputs: whole shapes, batch dimension first when max_batch_size > 0.
     dynamic_dims: name → (min, opt, max), what the model was made for; no profile may go beyond.
+    relations: name → what it follows from (builder.dim_relations); TensorRT looks whether a profile keeps to it.
     Without `stated`: one profile over all sizes, tuned for the largest preferred batch size (max_batch_size
     without one); with profile_per_preferred, one such profile for each preferred batch size: all take every
     batch size, and Triton runs a batch on the one whose opt shape is nearest.
     Raises SpecError: range_missing, profile_unknown_input, profile_unknown_dim, profile_order, profile_rank,
     profile_static_dim, profile_beyond_range, profile_inconsistent, profile_batch, profile_coverage.
     """
-    check = _Check(tuple(inputs), max_batch_size, dict(dynamic_dims), model, where)
+    relations = dict(relations or {})
+    dynamic_dims = {name: sizes for name, sizes in dynamic_dims.items() if name not in relations}
+    check = _Check(tuple(inputs), max_batch_size, dynamic_dims, model, where, relations)
     if not any(_is_dynamic(dim) for tensor in inputs for dim in tensor.shape):
         check.refuse_names(stated)
         return ()
@@ -166,6 +171,7 @@ class _Check:
     ranges: Mapping[str, Sizes]
     model: str
     where: Where | None
+    relations: Mapping[str, str]
 
     def error(
         self,
@@ -216,7 +222,7 @@ class _Check:
             return (dim, dim, dim)
         if axis == 0 and self.max_batch_size > 0:
             return given.batch or (1, self.max_batch_size, self.max_batch_size)
-        sizes = given.dims.get(str(dim)) or self.ranges.get(str(dim))
+        sizes = given.dims.get(str(dim)) or self._range(str(dim), given)
         if sizes is None:
             name = repr(dim) if isinstance(dim, str) else f"without a name (dim {axis})"
             raise self.error(
@@ -230,6 +236,20 @@ class _Check:
                 ),
             )
         return sizes
+
+    def _range(self, dim: str, given: StatedProfile) -> Sizes | None:
+        """As stated for the model, or as it follows from other dims of this profile; None where neither is known."""
+        known = {
+            **self.ranges,
+            **given.dims,
+            **(
+                {"batch": given.batch or (1, self.max_batch_size, self.max_batch_size)}
+                if self.max_batch_size
+                else {}
+            ),
+        }
+        relations = {name: text for name, text in self.relations.items() if name not in given.dims}
+        return ranges_with_relations(known, relations)[0].get(dim)
 
     def _stated(self, number: int, tensor: TensorSpec, shape: ShapeRange) -> ShapeRange:
         for key, sizes in (("min", shape.min), ("opt", shape.opt), ("max", shape.max)):
@@ -298,6 +318,16 @@ class _Check:
                         seen=sizes,
                         valid=(expected,),
                     )
+        for dim, text in self.relations.items():
+            known = {name: sizes for name, (_, sizes) in seen.items() if name != dim}
+            follows = ranges_with_relations(known, {dim: text})[0].get(dim)
+            if dim in seen and follows is not None and follows != seen[dim][1]:
+                raise self.error(
+                    f"optimization profile {number}: dim {dim!r} is {text}, and has other sizes",
+                    "profile_inconsistent",
+                    seen=seen[dim][1],
+                    valid=(follows,),
+                )
 
 
 def _is_dynamic(dim: Dim) -> bool:

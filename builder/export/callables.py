@@ -9,7 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from builder.errors import ExportError, Where, nearest
@@ -83,6 +83,17 @@ def users_place(error: BaseException) -> Where | None:
         if path.is_file() and _is_users(path.resolve()):
             found = Where(path, line)
     return found
+
+
+def users_place_now() -> Where | None:
+    """The innermost such frame of the code that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_file() and _is_users(path.resolve()):
+            return Where(path, frame.f_lineno)
+        frame = frame.f_back
+    return None
 
 
 def _is_users(path: Path) -> bool:

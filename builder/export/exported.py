@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ class Exported:
     dependencies: files known to belong to the source.
     rows:         (how many, NumPy's Generator) → inputs of that many rows, drawn from what the source is made for;
                   in place of an example.
+    relations:    name of a dynamic dimension → what it follows from; builder.dim_relations.
+    exporter:     which of torch's exporters wrote the file; None for a source that torch has no part in.
+    notes:        what people should know of the export, a line each.
     """
 
     model_path: Path
@@ -44,3 +47,6 @@ class Exported:
     dim_ranges: Mapping[str, tuple[int, int | None]]
     dependencies: tuple[Path, ...] = ()
     rows: Callable[[int, np.random.Generator], dict[str, Array]] | None = None
+    relations: Mapping[str, str] = field(default_factory=dict)
+    exporter: str | None = None
+    notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from builder.dim_relations import sizes_with_relations
 from builder.errors import ExportError
 from builder.export.callables import one_line
 
@@ -27,24 +28,38 @@ def refuse_sizes_beyond_the_model(
     """
     import numpy as np
 
-    inputs = {}
     sizes: dict[str, int] = {}
     for spec in exported.inputs:
-        shape = list(sample[spec.name].shape)
         for axis, dim in enumerate(spec.shape):
-            if axis == 0 and request.max_batch_size > 0:
-                shape[axis] = 1
-            elif isinstance(dim, str) and dim in request.dynamic_dims:
-                sizes[dim] = shape[axis] = request.dynamic_dims[dim][2]
-        inputs[spec.name] = np.resize(sample[spec.name], shape)
-    if not sizes:
+            if isinstance(dim, str):
+                is_batch = axis == 0 and request.max_batch_size > 0
+                largest = request.dynamic_dims.get(dim, (0, 0, sample[spec.name].shape[axis]))[2]
+                sizes[dim] = 1 if is_batch else largest
+    if not sizes.keys() & request.dynamic_dims.keys():
         return
+    free = {name: limits[2] for name, limits in request.dynamic_dims.items()}
+    relations = {**exported.relations, **request.dim_relations}
+    sizes = sizes_with_relations({**free, **sizes}, relations, sizes)
+    inputs = {
+        spec.name: np.resize(
+            sample[spec.name],
+            [
+                1
+                if axis == 0 and request.max_batch_size > 0
+                else sizes[dim]
+                if isinstance(dim, str)
+                else sample[spec.name].shape[axis]
+                for axis, dim in enumerate(spec.shape)
+            ],
+        )
+        for spec in exported.inputs
+    }
     try:
         run(inputs)
     except Exception as error:
         raise ExportError(
             f"the model fails at the largest sizes that dynamic_dims states: {one_line(error)}",
             code="range_beyond_model",
-            seen=", ".join(f"{dim} {size}" for dim, size in sizes.items()),
+            seen=", ".join(f"{dim} {size}" for dim, size in sizes.items() if dim in request.dynamic_dims),
             fix="lower max in dynamic_dims to what the model was made for",
         ) from error

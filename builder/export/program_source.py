@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.dim_relations import with_found
 from builder.errors import ExportError, Where
 from builder.export.batching import with_batch_dimension
 from builder.export.callables import one_line
@@ -14,15 +15,16 @@ from builder.export.exported import Exported
 from builder.export.onnx_source import named_by
 from builder.export.program_archive import check_archive
 from builder.export.request import ExportRequest
-from builder.export.torch_example import dtype_from_torch, flat_outputs
+from builder.export.structure import leaves_of
+from builder.export.torch_dims import found_dims, wanted_ranges
+from builder.export.torch_example import dtype_from_torch
 from builder.export.torch_program import (
     check_opset,
     check_ranges,
+    kept_state,
     program_inputs,
-    symbolic_ranges,
     write_onnx,
 )
-from builder.export.torch_source import wanted_ranges
 from builder.tensors import Dim, TensorSpec
 
 if TYPE_CHECKING:
@@ -54,16 +56,21 @@ def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
         named_by(request.inputs, found, where, "input"), request.max_batch_size, where, _FIX
     )
     shapes: list[tuple[Dim, ...]] = [tensor.shape for tensor in inputs]
-    dim_ranges = {
-        str(shape[axis]): limits
-        for fake, shape in zip(fakes.values(), shapes, strict=True)
-        for axis, limits in symbolic_ranges(program, fake).items()
-    }
-    check_ranges(wanted_ranges(request), dim_ranges, where)
+    dims = found_dims(program, shapes, request, where)
+    check_ranges(wanted_ranges(request), dims.ranges, where)
+    state = kept_state(program)
+    if state:
+        raise ExportError(
+            f"the program writes {', '.join(state)} and answers by it: it keeps state, which an exported model has not",
+            code="stateful",
+            where=where,
+            seen=", ".join(state),
+            fix="capture a module that takes the state as an input and returns the new one as an output",
+        )
     names = [tensor.name for tensor in inputs]
     module = program.module()
     example = _example(program, inputs, request)
-    output_names = _output_names(request, module, program, example, names)
+    output_names, notes = _output_names(request, module, program, example, names)
     model_path, files, graph = write_onnx(program, request, out_dir, names, output_names, shapes)
     return Exported(
         model_path=model_path,
@@ -74,8 +81,11 @@ def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
         ir_version=graph.ir_version,
         reference=_runner(program, module, names, output_names),
         example=example,
-        dim_ranges=dim_ranges,
+        dim_ranges=dims.ranges,
         dependencies=(path,),
+        relations=with_found(request.dim_relations, dims.relations),
+        exporter="dynamo",
+        notes=tuple(notes),
     )
 
 
@@ -142,24 +152,30 @@ def _output_names(
     program: ExportedProgram,
     example: Mapping[str, Array],
     inputs: list[str],
-) -> list[str]:
+) -> tuple[list[str | None], list[str]]:
     import torch
 
     from builder.export.torch_source import names_of_outputs
 
     args, kwargs = _arguments(program, [torch.from_numpy(array) for array in example.values()])
     with torch.no_grad():
-        leaves = list(flat_outputs(module(*args, **kwargs)))
+        leaves = list(leaves_of(module(*args, **kwargs)))
     return names_of_outputs(request, leaves, inputs, "the program")
 
 
-def _runner(program: ExportedProgram, module: Any, names: list[str], output_names: list[str]) -> Runner:
+def _runner(
+    program: ExportedProgram, module: Any, names: list[str], output_names: list[str | None]
+) -> Runner:
     import torch
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         args, kwargs = _arguments(program, [torch.from_numpy(inputs[name].copy()) for name in names])
         with torch.no_grad():
-            leaves = [leaf for _, leaf in flat_outputs(module(*args, **kwargs))]
-        return {name: leaf.cpu().numpy() for name, leaf in zip(output_names, leaves, strict=True)}
+            leaves = [leaf for _, leaf in leaves_of(module(*args, **kwargs))]
+        return {
+            name: leaf.cpu().numpy()
+            for name, leaf in zip(output_names, leaves, strict=True)
+            if name is not None
+        }
 
     return run

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from builder.accuracy import AccuracyReport, Bounds, report_from_dict
 from builder.tensors import TensorSpec, tensor_from_dict
+
+Exporter = Literal["dynamo", "torchscript"]
+"""torch.onnx.export(dynamo=True), which captures with torch.export, and dynamo=False, which runs once and notes what ran."""
+EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
 
 OPSETS = range(18, 23)
 """ONNX opsets a torch source may be exported to.
@@ -31,7 +35,10 @@ class ExportRequest:
     search_path:  the spec's directory; first on sys.path, and working directory, of the child process.
     opset:        asked of a source that is translated; an onnx source keeps its own.
     inputs, outputs: what the spec states, full shapes; empty means infer. A stated input may leave none out.
-    dynamic_dims: name → (min, opt, max).
+    output_names: all that the spec lists, those without a shape, too; empty means infer.
+    dynamic_dims: name → (min, opt, max), of those that follow from others, too.
+    dim_relations: name → what it follows from (builder.dim_relations), as the spec states it.
+    exporter:     of a torch source; None: dynamo, and torchscript where that refuses.
     samples:      "module:callable" (→ list of {input name: ndarray}) or an .npz path; None draws inputs.
     sample_batch_sizes: batch sizes the samples must contain when max_batch_size > 0.
     bounds:       judge the accuracy by these; a measure that is not stated is not judged. Nothing stated:
@@ -53,6 +60,9 @@ class ExportRequest:
     bounds: Bounds = field(default_factory=Bounds)
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
     options: Mapping[str, Any] = field(default_factory=dict)
+    output_names: tuple[str, ...] = ()
+    dim_relations: Mapping[str, str] = field(default_factory=dict)
+    exporter: Exporter | None = None
 
     def as_dict(self) -> dict[str, object]:
         """JSON form."""
@@ -72,6 +82,9 @@ class ExportRequest:
             "bounds": asdict(self.bounds),
             "external_above_bytes": self.external_above_bytes,
             "options": dict(self.options),
+            "output_names": list(self.output_names),
+            "dim_relations": dict(self.dim_relations),
+            "exporter": self.exporter,
         }
 
 
@@ -93,6 +106,9 @@ def request_from_dict(data: Mapping[str, Any]) -> ExportRequest:
         bounds=Bounds(**data["bounds"]),
         external_above_bytes=int(data["external_above_bytes"]),
         options=dict(data["options"]),
+        output_names=tuple(data["output_names"]),
+        dim_relations=dict(data["dim_relations"]),
+        exporter=data["exporter"],
     )
 
 
@@ -107,6 +123,7 @@ class ExportResult:
     samples_path: `samples.npz` below out_dir, inputs with the source's own answers; None when note in
                   accuracy says that no inputs could be made.
     tools:        versions that took part, `torch` only when it did.
+    relations, exporter, notes: as of Exported.
     """
 
     files: tuple[str, ...]
@@ -119,6 +136,9 @@ class ExportResult:
     samples_path: str | None
     seconds: float
     tools: Mapping[str, str]
+    relations: Mapping[str, str] = field(default_factory=dict)
+    exporter: str | None = None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """JSON form."""
@@ -133,6 +153,9 @@ class ExportResult:
             "samples_path": self.samples_path,
             "seconds": self.seconds,
             "tools": dict(self.tools),
+            "relations": dict(self.relations),
+            "exporter": self.exporter,
+            "notes": list(self.notes),
         }
 
 
@@ -149,4 +172,7 @@ def result_from_dict(data: Mapping[str, Any]) -> ExportResult:
         samples_path=data["samples_path"],
         seconds=float(data["seconds"]),
         tools=dict(data["tools"]),
+        relations=dict(data["relations"]),
+        exporter=data["exporter"],
+        notes=tuple(data["notes"]),
     )

@@ -138,6 +138,7 @@ def _as_export(request: RowsRequest, size: int) -> ExportRequest:
         request.search_path,
         max_batch_size=size,
         dynamic_dims=request.dynamic_dims,
+        dim_relations=request.dim_relations,
         samples=request.samples,
         sample_batch_sizes=(size,),
         seed=request.seed,

@@ -7,6 +7,10 @@ from pathlib import Path
 from builder.child import WITH_ONNX, WITH_TORCH, ChildTask, run_child
 from builder.errors import ExportError
 from builder.export.request import ExportRequest, ExportResult, result_from_dict
+from builder.sources import source_rows
+
+_TOLD_AT_LENGTH = ("not_exportable", "onnx_conversion")
+"""Refusals of torch's exporters, whose own reports fill pages."""
 
 
 def run_export(
@@ -19,8 +23,13 @@ def run_export(
     child was killed: export_killed, export_timeout, export_crashed), ToolError (torch_missing), BuildError
     (disk_full). On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
-    imports = WITH_ONNX if request.kind == "onnx" else WITH_TORCH
+    imports = WITH_TORCH if "torch" in source_rows()[request.kind].imports else WITH_ONNX
     task = ChildTask(
         "builder.export.worker", f"the export of {request.model}", "export", ExportError, imports=imports
     )
-    return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
+    try:
+        return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
+    except ExportError as error:
+        if error.code in _TOLD_AT_LENGTH:
+            error.details = (*error.details, f"all that torch said: {log_path}")
+        raise

@@ -1,20 +1,24 @@
-"""What a source's callable returned → a module in eval mode and its example inputs, one name a tensor."""
+"""What a source's callable returned → a module and its example inputs, one name a tensor; and what it gave, named by path."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import ExportError, nearest
+from builder.export.structure import Path, leaves_of, replaced
 from builder.tensors import Dtype, dtype_from_numpy
+from builder.untrusted import fault_of_text
 
 if TYPE_CHECKING:
     import torch
 
 _SHAPE_OF_RETURN = (
-    "(module, example): example a tensor, a tuple of tensors, or a dict of forward's argument → tensor"
+    "(module, example): example a tensor, a tuple of forward's arguments, or a dict of forward's argument → value; "
+    "tensors may stand in lists, dicts, dataclasses and caches"
 )
 
 
@@ -22,31 +26,54 @@ _SHAPE_OF_RETURN = (
 class Example:
     """A module with inputs that it accepts.
 
-    names:  one for each tensor, in the order in which torch.export lists user inputs.
+    names:   one for each tensor, in the order in which they stand in the arguments.
     tensors: by name.
-    positional: how many of them are passed by position; the others are keyword arguments.
+    args, kwargs: of forward, with everything that is no tensor; the tensors in them are only places.
+    fixed:   `use_cache=False`: what is no tensor, and becomes part of the model.
     """
 
     module: torch.nn.Module
     names: tuple[str, ...]
     tensors: Mapping[str, torch.Tensor]
-    positional: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    fixed: tuple[str, ...] = ()
 
-    def call_arguments(self, tensors: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Values by name → (args, kwargs) of the module's forward."""
-        values = [tensors[name] for name in self.names]
-        return tuple(values[: self.positional]), dict(
-            zip(self.names[self.positional :], values[self.positional :], strict=True)
+    def arguments(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Tensors in the order of names → (args, kwargs) of the module's forward."""
+        import torch
+
+        given = iter(tensors)
+        args, kwargs = replaced(
+            (self.args, dict(self.kwargs)),
+            lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf,
         )
+        return tuple(args), dict(kwargs)
 
-    def by_parameter(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by name, nested as forward's signature nests them: torch.export's dynamic_shapes."""
-        args, kwargs = self.call_arguments(values)
-        return dict(inspect.signature(self.module.forward).bind(*args, **kwargs).arguments)
+    def leaves(self, tensors: Sequence[Any]) -> list[tuple[Path, Any]]:
+        """What forward gives for the tensors, leaf by leaf."""
+        args, kwargs = self.arguments(tensors)
+        return list(leaves_of(self.module(*args, **kwargs)))
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Without gradients and in evaluation mode, which is given back as it was, module by module."""
+    import torch
+
+    modes = [(part, part.training) for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def example_from_returned(returned: Any, reference: str) -> Example:
-    """Checks the pair and names its tensors; ExportError source_returned, example_inputs, script_module."""
+    """Checks the pair and names its tensors; ExportError source_returned, example_inputs, script_module, no_weights."""
     import torch
 
     if not (isinstance(returned, (tuple, list)) and len(returned) == 2):
@@ -61,30 +88,74 @@ def example_from_returned(returned: Any, reference: str) -> Example:
         )
     if not isinstance(module, torch.nn.Module):
         raise _wrong_return(reference, returned)
-    module = module.eval().cpu()
+    module = _on_the_cpu(getattr(module, "_orig_mod", module), reference)  # torch.compile wraps it
     if isinstance(example, torch.Tensor):
         example = (example,)
     if isinstance(example, (Mapping, tuple, list)) and len(example) == 0:
         raise ExportError(
             f"source {reference} returned no example inputs", code="example_inputs", valid=[_SHAPE_OF_RETURN]
         )
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example, Mapping):
-        names, values, positional = *_named(module, example, reference), 0
+        named = kwargs = _named(module, example)
     elif isinstance(example, (tuple, list)):
-        names, values = _positional(module, example, reference)
-        positional = len(names)
+        args = tuple(example)
+        named = _positional(module, example)
     else:
         raise _wrong_return(reference, returned)
-    for name, value in zip(names, values, strict=True):
-        if not isinstance(value, torch.Tensor):
+    return _example(module, named, args, kwargs)
+
+
+def _on_the_cpu(module: torch.nn.Module, reference: str) -> torch.nn.Module:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
             raise ExportError(
-                f"example input {name} is not a tensor",
-                code="example_inputs",
-                seen=type(value).__name__,
-                fix="bind other arguments inside the module, so that forward takes tensors only",
+                f"source {reference} returned a module without weights: {name} is on the meta device",
+                code="no_weights",
+                seen=name,
+                fix="load the weights before it is returned; not under torch.device('meta')",
             )
-    tensors = {name: value.detach().cpu() for name, value in zip(names, values, strict=True)}
-    return Example(module, tuple(names), tensors, positional)
+    return module.cpu()
+
+
+def _example(
+    module: torch.nn.Module, named: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Example:
+    """named: forward's argument → value, in the order in which args and kwargs hold them."""
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    fixed = []
+    for argument, value in named.items():
+        for path, leaf in leaves_of(value):
+            name = ".".join(str(part) for part in (argument, *path))
+            if isinstance(leaf, (bool, str)):
+                fixed.append(f"{name}={leaf!r}")
+            elif not isinstance(leaf, torch.Tensor):
+                raise ExportError(
+                    f"example input {name} is not a tensor",
+                    code="example_inputs",
+                    seen=type(leaf).__name__,
+                    fix=f"give it as torch.tensor({leaf!r:.40}), or bind it inside the module, where it stays as it is",
+                )
+            elif leaf.layout is not torch.strided or leaf.is_quantized:
+                raise ExportError(
+                    f"example input {name} is a sparse or quantised tensor, which ONNX has no form of",
+                    code="unsupported_tensor",
+                    seen=f"{leaf.layout}, {leaf.dtype}",
+                    fix="take an ordinary tensor, and make the other one inside forward",
+                )
+            else:
+                tensors[_distinct(name, tensors)] = leaf.detach().cpu()
+    if not tensors:
+        raise ExportError(
+            "there is no tensor among the example inputs",
+            code="example_inputs",
+            seen=", ".join(fixed) or "None",
+            valid=[_SHAPE_OF_RETURN],
+        )
+    return Example(module, tuple(tensors), tensors, args, dict(kwargs), tuple(fixed))
 
 
 def _wrong_return(reference: str, returned: Any) -> ExportError:
@@ -99,7 +170,7 @@ def _wrong_return(reference: str, returned: Any) -> ExportError:
     )
 
 
-def _named(module: Any, example: Mapping[str, Any], reference: str) -> tuple[list[str], list[Any]]:
+def _named(module: Any, example: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments in the order of forward's signature; None stands for "not given"."""
     parameters = inspect.signature(module.forward).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -116,29 +187,28 @@ def _named(module: Any, example: Mapping[str, Any], reference: str) -> tuple[lis
     ordered = [name for name in parameters if name in given] + [
         name for name in given if name not in parameters
     ]
-    return ordered, [given[name] for name in ordered]
+    return {name: given[name] for name in ordered}
 
 
-def _positional(module: Any, example: Sequence[Any], reference: str) -> tuple[list[str], list[Any]]:
-    values = list(example)
-    while values and values[-1] is None:
-        values.pop()
+def _positional(module: Any, example: Sequence[Any]) -> dict[str, Any]:
+    """What forward calls the values; those of *args are numbered."""
     try:
-        bound = inspect.signature(module.forward).bind(*values)
+        bound = inspect.signature(module.forward).bind(*example)
     except TypeError as error:
         raise ExportError(
-            f"{type(module).__name__}.forward does not take the {len(values)} example inputs",
+            f"{type(module).__name__}.forward does not take the {len(example)} example inputs",
             code="example_inputs",
             seen=str(error),
             valid=list(inspect.signature(module.forward).parameters),
+            fix="give arguments that forward takes by keyword only as a dict: {argument: tensor}",
         ) from error
-    names: list[str] = []
+    named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         if bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            names += [f"{name}_{index}" for index in range(len(value))]
+            named |= {f"{name}_{index}": item for index, item in enumerate(value)}
         else:
-            names.append(name)
-    return names, values
+            named[name] = value
+    return named
 
 
 def dtype_from_torch(name: str, tensor: torch.Tensor) -> Dtype:
@@ -151,15 +221,37 @@ def dtype_from_torch(name: str, tensor: torch.Tensor) -> Dtype:
             f"{name} has a dtype that cannot cross to NumPy and Triton",
             code="unsupported_tensor",
             seen=text,
-            fix="take and return float32 (or float16) and cast inside the module",
+            fix="take and return torch.view_as_real of it, whose last dimension is (real, imaginary)"
+            if tensor.is_complex()
+            else "take and return float32 (or float16) and cast inside the module",
         ) from None
 
 
-def flat_outputs(value: Any) -> Iterator[tuple[str | None, Any]]:
-    """Every leaf of forward's return value in torch's pytree order, with its dict key where it has one."""
-    from torch.utils import _pytree
+def names_by_path(paths: Sequence[Path], taken: Sequence[str]) -> list[str]:
+    """Paths in what forward returns → a name each, all different from one another and from those taken.
 
-    leaves, _ = _pytree.tree_flatten_with_path(value)
-    for path, leaf in leaves:
-        keys = [str(part.key) for part in path if isinstance(part, _pytree.MappingKey)]
-        yield (keys[-1] if keys else None), leaf
+    `output` for what stands alone, `output_1` in a tuple, `logits`, `hidden_states.0`, `past_key_values.0.key`. An ONNX
+    file has one tensor of a name: an output called like an input gets `_out` behind it.
+    """
+    names: list[str] = []
+    alone = len(paths) == 1 and not any(isinstance(part, str) for part in paths[0])
+    for position, path in enumerate(paths):
+        first, *rest = path or ("",)
+        head = first if isinstance(first, str) else f"output_{first}"
+        name = ".".join([head, *map(str, rest)])
+        if alone:
+            name = "output"
+        elif not name.strip() or fault_of_text(name) or len(name) > _LONGEST_NAME:
+            name = f"output_{position}"
+        names.append(_distinct(f"{name}_out" if name in taken else name, (*taken, *names)))
+    return names
+
+
+_LONGEST_NAME = 200
+
+
+def _distinct(name: str, taken: Collection[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}_{number}", number + 1
+    return found

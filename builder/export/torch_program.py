@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.disk import replacing
 from builder.errors import ExportError, Where
-from builder.export.callables import users_place
 from builder.export.onnx_graph import Graph, read_graph
 from builder.export.onnx_source import MODEL_FILE, clear
 from builder.export.request import OPSETS, ExportRequest
+from builder.export.torch_errors import not_exportable
+from builder.export.torch_ir import finish
 from builder.tensors import Dim
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ def write_onnx(
     request: ExportRequest,
     out_dir: Path,
     input_names: Sequence[str],
-    output_names: Sequence[str],
+    output_names: Sequence[str | None],
     shapes: Sequence[Sequence[Dim]],
 ) -> tuple[Path, tuple[str, ...], Graph]:
     """Translates and checks → (the model file, files for a version directory, its graph).
 
+    output_names: None for one that is left out.
     shapes: one for each input; a string names that dimension in the ONNX file, and every output dimension
     that torch found to be equal to it. Weights above request.external_above_bytes go beside the model in a
     directory, the way Triton's onnxruntime backend takes them. ExportError: onnx_conversion, opset_changed,
@@ -55,19 +56,16 @@ def write_onnx(
             (),
             dynamo=True,
             verbose=False,
-            input_names=list(input_names),
-            output_names=list(output_names),
             opset_version=request.opset,
             dynamic_shapes=named,
         )
     except OSError:
         raise
     except Exception as error:
-        raise not_exportable(
-            error, "torch's ONNX exporter cannot translate the model", "onnx_conversion"
-        ) from error
+        what = f"torch's ONNX exporter cannot translate the model to opset {request.opset}"
+        raise not_exportable(error, what, "onnx_conversion", input_names) from error
     assert onnx_program is not None
-    _forget_origins(onnx_program.model)
+    finish(onnx_program.model, input_names, output_names)
     target = clear(out_dir)
     if program_bytes(program) <= request.external_above_bytes:
         with replacing(target) as temporary:
@@ -77,6 +75,11 @@ def write_onnx(
         target.mkdir()
         model_path = target / MODEL_FILE
         onnx_program.save(str(model_path), external_data=True)
+    return model_path, *written_graph(model_path, request, out_dir)
+
+
+def written_graph(model_path: Path, request: ExportRequest, out_dir: Path) -> tuple[tuple[str, ...], Graph]:
+    """What torch wrote, read back → (files for a version directory, its graph); ExportError opset_changed, read_graph's."""
     graph = read_graph(model_path)
     if graph.opset != request.opset:
         raise ExportError(
@@ -86,24 +89,38 @@ def write_onnx(
             fix=f"opset: {graph.opset}; some operator of this model has no form in opset {request.opset}",
         )
     relative = model_path.relative_to(out_dir)
-    return model_path, (str(relative), *(str(relative.parent / f) for f in graph.external_files)), graph
+    return (str(relative), *(str(relative.parent / f) for f in graph.external_files)), graph
 
 
-def _forget_origins(model: Any) -> None:
-    """Removes what torch notes about where each node came from.
+def kept_state(program: ExportedProgram) -> list[str]:
+    """Buffers and parameters that a call writes, and whose value before it decides what it answers.
 
-    The notes hold stack traces with this machine's paths: they would travel to production, and the same
-    source would give other bytes in another directory.
+    What a call writes and no answer depends on (a counter of calls) is no state of the served model.
     """
-    model.metadata_props.clear()
-    for graph in (model.graph, *model.functions.values()):
-        graph.metadata_props.clear()
-        for node in graph.all_nodes():
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
+    if not any(_writes(node) for node in program.graph.nodes):
+        return []
+    program = program.run_decompositions({})  # what is written in place becomes an output of its own
+    signature = program.graph_signature
+    written = {
+        *signature.buffers_to_mutate.values(),
+        *getattr(signature, "parameters_to_mutate", {}).values(),
+    }
+    sources = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
+    answers = set(signature.user_outputs)
+    (end,) = (node for node in program.graph.nodes if node.op == "output")
+    reached = [node for node in end.all_input_nodes if node.name in answers]
+    known = set(reached)
+    while reached:
+        for node in reached.pop().all_input_nodes:
+            if node not in known:
+                known.add(node)
+                reached.append(node)
+    return sorted(sources[node.name] for node in known if sources.get(node.name) in written)
+
+
+def _writes(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def program_bytes(program: ExportedProgram) -> int:
@@ -121,19 +138,20 @@ def program_inputs(program: ExportedProgram) -> dict[str, Any]:
     return {str(name): nodes[name].meta["val"] for name in wanted if name in nodes}
 
 
-def symbolic_ranges(program: ExportedProgram, fake: Any) -> dict[int, tuple[int, int | None]]:
-    """Axis → (smallest, largest) size of each dynamic axis; torch's lower bound of 2 counts as 1.
+def symbolic_range(program: ExportedProgram, expression: Any) -> tuple[int, int | None]:
+    """(smallest, largest) size of a dynamic dimension; torch's lower bound of 2 counts as 0.
 
-    torch.export never considers sizes 0 and 1 (they specialise), so a lower bound of 2 says nothing about 1.
+    torch.export never considers sizes 0 and 1 (they specialise), so a lower bound of 2 says nothing about them. That of an
+    expression follows from its symbols'.
     """
-    found: dict[int, tuple[int, int | None]] = {}
-    for axis, size in enumerate(fake.shape):
-        if isinstance(size, int):
-            continue
-        bounds = program.range_constraints.get(size.node.expr)
-        lower, upper = (1, None) if bounds is None else (_whole(bounds.lower), _whole(bounds.upper))
-        found[axis] = (1 if lower is None or lower <= 2 else lower, upper)
-    return found
+    lowest = {}
+    for symbol in expression.free_symbols:
+        bounds = program.range_constraints.get(symbol)
+        lower = None if bounds is None else _whole(bounds.lower)
+        lowest[symbol] = 0 if lower is None or lower <= 2 else lower
+    bounds = program.range_constraints.get(expression)
+    low = _whole(expression.subs(lowest))
+    return max(0, low or 0), None if bounds is None else _whole(bounds.upper)
 
 
 def _whole(bound: Any) -> int | None:
@@ -145,17 +163,25 @@ def _whole(bound: Any) -> int | None:
 
 
 def check_ranges(
-    wanted: Mapping[str, tuple[int, int]], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
+    wanted: Mapping[str, tuple[int, int]],
+    accepted: Mapping[str, tuple[int, int | None]],
+    where: Where | None,
+    *,
+    smallest: bool = False,
 ) -> None:
-    """ExportError dim_range when the model takes less than the spec promises."""
-    for name, (smallest, largest) in wanted.items():
-        low, high = accepted.get(name, (1, None))
-        if smallest < low or (high is not None and largest > high):
+    """ExportError dim_range when the model takes less than the spec promises.
+
+    smallest: the lower end counts, too. By itself it says little: torch thinks of every size as 2 or more, and of what is
+    halved as 4; the smallest stated size is run, and tells.
+    """
+    for name, (lowest, largest) in wanted.items():
+        low, high = accepted.get(name, (0, None))
+        if (smallest and lowest < low) or (high is not None and largest > high):
             raise ExportError(
                 f"the model does not take every size of {name} that the spec promises",
                 code="dim_range",
                 where=where,
-                seen=f"{name}: {smallest} to {largest}",
+                seen=f"{name}: {lowest} to {largest}",
                 valid=[f"{low} to {high}" if high is not None else f"{low} and more"],
                 fix="max_batch_size"
                 if name == "batch"
@@ -163,65 +189,20 @@ def check_ranges(
             )
 
 
-_NOISE = (
-    "Failed to export the model",
-    "Failed to convert the exported program",
-    "## ",
-    "⬆️",
-    "- ",
-    "  -",
-    "Refer to",
-    "This is step",
-    "Please",
-    "##",
-)
+def refuse_unstated_bounds(
+    stated: Collection[str], accepted: Mapping[str, tuple[int, int | None]], where: Where | None
+) -> None:
+    """ExportError dim_range for a dimension that the model takes up to a size only, and the spec says nothing of.
 
-
-def not_exportable(error: BaseException, what: str, code: str) -> ExportError:
-    """torch's reason in one or two lines, the operator it names, and the user's line it happened in."""
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    text = "\n".join(str(item) for item in reversed(chain))
-    operator = re.search(
-        r"\b(?:OpOverload\(op='|torch\.ops\.)?((?:aten|prims|torchvision|quantized)[.:]+[\w.]+)", text
-    )
-    place = next((p for p in (users_place(item) for item in reversed(chain)) if p is not None), None)
-    return ExportError(
-        f"{what}: {_reason(chain)}",
-        code=code,
-        where=place or _place_in_text(text),
-        seen=operator.group(1) if operator else None,
-        fix=_fix(code, text),
-    )
-
-
-def _fix(code: str, text: str) -> str:
-    if code == "onnx_conversion":
-        return "put other operators in that one's place; ONNX, or torch's exporter, has no form of it"
-    if "specialized it to be a constant" in text or "0/1 specialized" in text:
-        return "let forward take any size of that dimension; for the first one, max_batch_size: 0 also does"
-    return "rewrite that part of forward in tensor operations: torch.where for a branch on values, no NumPy"
-
-
-def _reason(chain: Sequence[BaseException]) -> str:
-    for item in reversed(chain):
-        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(item).splitlines()]
-        head = next((line for line in lines if line and not line.startswith(_NOISE)), None)
-        if head is None:
-            continue
-        if "Constraints violated" in head or "conflicts between user-specified" in head:
-            details = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-            if details:
-                head = details[0]
-        return f"{type(item).__name__}: {head.partition(' If you')[0][:400]}"
-    return type(chain[0]).__name__
-
-
-def _place_in_text(text: str) -> Where | None:
-    """torch quotes the user's frame as `File "…", line N`; the last one outside torch is the innermost."""
-    found = None
-    for file, line in re.findall(r'File "?([^":\n]+\.py)"?[:,](?: line )?(\d+)', text):
-        if "site-packages" not in file and Path(file).is_file():
-            found = Where(Path(file), int(line))
-    return found
+    Beyond that size the module goes another way, and the export does not: nobody would be told.
+    """
+    for name, (low, high) in accepted.items():
+        if high is not None and name not in stated:
+            raise ExportError(
+                f"what torch.export captured holds for {name} up to {high} only, and the spec states no range",
+                code="dim_range",
+                where=where,
+                seen=f"{name}: any size",
+                valid=[f"{low} to {high}"],
+                fix=f"dynamic_dims: {{{name}: {{min: {max(low, 1)}, max: {high}}}}}",
+            )

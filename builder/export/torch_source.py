@@ -1,26 +1,38 @@
-"""`module:callable` → (module, example inputs) → torch.export, dynamic dimensions by name → model.onnx."""
+"""`module:callable` → (module, example inputs) → model.onnx by one of torch's exporters, held against the module."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import ExportError, Where, nearest
-from builder.export.batching import BATCH, with_batch_dimension
-from builder.export.callables import call_reference, run_users_code
+from builder.errors import ExportError, Where, nearest, shortened
+from builder.export.batching import with_batch_dimension
+from builder.export.callables import call_reference
+from builder.export.example_run import Leaves, run_example, watched_run
 from builder.export.exported import Exported
-from builder.export.request import ExportRequest
-from builder.export.torch_example import Example, dtype_from_torch, example_from_returned, flat_outputs
+from builder.export.onnx_graph import Graph
+from builder.export.request import EXPORTERS, Exporter, ExportRequest
+from builder.export.torch_dims import Dims, dim_hint, found_dims, grown, input_shapes, wanted_ranges
+from builder.export.torch_errors import both_refused, not_exportable, watching_guards
+from builder.export.torch_example import (
+    Example,
+    dtype_from_torch,
+    evaluating,
+    example_from_returned,
+    names_by_path,
+)
 from builder.export.torch_program import (
     check_opset,
     check_ranges,
-    not_exportable,
-    program_inputs,
-    symbolic_ranges,
+    kept_state,
+    refuse_unstated_bounds,
     write_onnx,
 )
-from builder.tensors import Dim, TensorSpec
+from builder.export.torch_trace import write_traced
+from builder.export.verify import Stated, Verified, stated_samples, verify
+from builder.tensors import Dim
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +40,98 @@ if TYPE_CHECKING:
     from builder.export.exported import Runner
     from builder.samples import Array
 
+EXPORTER_NAMES: Mapping[Exporter, str] = {"dynamo": "torch.export", "torchscript": "TorchScript tracing"}
 
-def export_callable(request: ExportRequest, out_dir: Path) -> Exported:
-    """Exports what the callable returns.
+# Refusals that another exporter may not have: of the module, or of the file that came of it.
+_ANOTHER_MAY = frozenset(
+    (
+        "not_exportable",
+        "onnx_conversion",
+        "opset_changed",
+        "invalid_onnx",
+        "onnxruntime_rejects",
+        "candidate_failed",
+        "tensor_readback",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A source that was loaded and ran on its example.
+
+    names, shapes: of the inputs in the ONNX file. tensors: the example, as it is exported with.
+    output_names: one for each leaf of what forward returns, None for one that is left out.
+    """
+
+    example: Example
+    names: list[str]
+    shapes: list[tuple[Dim, ...]]
+    tensors: Mapping[str, torch.Tensor]
+    output_names: list[str | None]
+    file: File | None
+    notes: tuple[str, ...]
+
+    @property
+    def where(self) -> Where | None:
+        """The callable's module."""
+        return Where(self.file) if self.file else None
+
+    @property
+    def chosen_names(self) -> list[str]:
+        """Of the outputs that are exported."""
+        return [name for name in self.output_names if name is not None]
+
+
+def export_callable(request: ExportRequest, out_dir: File) -> tuple[Exported, Stated, Verified]:
+    """Exports what the callable returns, and holds it against the module.
 
     The first dimension is `batch` when max_batch_size > 0; further dynamic dimensions are those that the
     spec's input shapes name. Files the callable reads through Python's open() become dependencies; weights
     should be read that way (safetensors.torch.load(path.read_bytes()), torch.load(path, weights_only=True)).
+    Where torch.export refuses the module, TorchScript tracing is tried, and kept only if what it wrote answers like
+    the module at several sizes. ExportError of the first exporter, with the second's words in its details.
     """
+    loaded = load(request)
+    stated = stated_samples(request)
+    asked = EXPORTERS if request.exporter is None else (request.exporter,)
+    try:
+        exported = _exported(asked[0], loaded, request, out_dir)
+        verified = verify(request, exported, stated, out_dir)
+        if not verified[0].passed:
+            check_ranges(wanted_ranges(request), exported.dim_ranges, loaded.where, smallest=True)
+        return exported, stated, verified
+    except ExportError as error:
+        if error.code not in _ANOTHER_MAY or len(asked) == 1:
+            raise
+        refused = error
+    try:
+        return _kept(_exported(asked[1], loaded, request, out_dir), refused, request, stated, out_dir)
+    except ExportError as error:
+        raise both_refused(refused, error, EXPORTER_NAMES.values()) from refused
+
+
+def _kept(
+    exported: Exported, refused: ExportError, request: ExportRequest, stated: Stated, out_dir: File
+) -> tuple[Exported, Stated, Verified]:
+    """What the second exporter wrote, if it answers like the module; on more sizes than the spec's, since it saw one."""
+    largest = request.max_batch_size
+    sizes = {*request.sample_batch_sizes, *(size for size in (1, 2, 3, 5) if size <= largest)}
+    verified = verify(replace(request, sample_batch_sizes=tuple(sorted(sizes))), exported, stated, out_dir)
+    failures = verified[0].failures
+    if failures:
+        raise ExportError(
+            f"what it wrote answers otherwise than the module: {failures[0].output}, {failures[0].sample}",
+            code="accuracy",
+            seen=", ".join(failures[0].violations),
+        )
+    why = shortened(refused.message, 200)
+    note = f"exported by {EXPORTER_NAMES['torchscript']}, and held against the module: {why}"
+    return replace(exported, notes=(*exported.notes, note)), stated, verified
+
+
+def load(request: ExportRequest) -> Loaded:
+    """Imports, calls, and runs forward twice on the example; names every tensor."""
     import numpy as np
     import torch
 
@@ -43,207 +139,64 @@ def export_callable(request: ExportRequest, out_dir: Path) -> Exported:
     torch.manual_seed(request.seed)
     np.random.seed(request.seed)
     returned, file = call_reference(request.reference, "source")
-    return export_returned(request, out_dir, returned, file)
+    return _loaded(request, returned, file)
 
 
-def export_returned(request: ExportRequest, out_dir: Path, returned: Any, file: Path | None) -> Exported:
-    """As export_callable, of (module, example inputs) that are there already; file: what they came from."""
+def export_returned(request: ExportRequest, out_dir: File, returned: Any, file: File | None) -> Exported:
+    """Exports (module, example inputs) that are there already, by torch.export; file: what they came from."""
     check_opset(request.opset)
+    return _exported("dynamo", _loaded(request, returned, file), request, out_dir)
+
+
+def _loaded(request: ExportRequest, returned: Any, file: File | None) -> Loaded:
     where = Where(file) if file else None
     example = example_from_returned(returned, request.reference)
     names, shapes = input_shapes(request, example, where)
     tensors = grown(example.tensors, dict(zip(example.names, shapes, strict=True)), request, where)
-    output_names = _output_names(request, example, tensors, names)
-    program = _captured(request, example, tensors, shapes, where)
-    dim_ranges = _dim_ranges(program, shapes)
-    check_ranges(wanted_ranges(request), dim_ranges, where)
-    model_path, files, graph = write_onnx(program, request, out_dir, names, output_names, shapes)
-    fix = "return that output with the batch as its first dimension"
-    return Exported(
-        model_path=model_path,
-        files=files,
-        inputs=graph.inputs,
-        outputs=with_batch_dimension(graph.outputs, request.max_batch_size, where, fix),
-        opset=graph.opset,
-        ir_version=graph.ir_version,
-        reference=torch_runner(example, names, output_names),
-        example={new: tensors[old].numpy() for new, old in zip(names, example.names, strict=True)},
-        dim_ranges=dim_ranges,
-        dependencies=(file,) if file else (),
-    )
-
-
-def input_shapes(
-    request: ExportRequest, example: Example, where: Where | None
-) -> tuple[list[str], list[tuple[Dim, ...]]]:
-    """Example inputs and stated tensors → (ONNX name, shape with dynamic dimensions named) of each input.
-
-    Stated inputs are matched by name; when none of their names is the module's, by position, which renames.
-    """
-    stated = _stated_for(request.inputs, example.names, where, "input")
-    names, shapes = [], []
-    for original in example.names:
-        tensor = example.tensors[original]
-        spec = stated.get(original)
-        name = spec.name if spec else original
-        dtype = dtype_from_torch(name, tensor)
-        if spec and (spec.dtype != dtype or len(spec.shape) != tensor.dim()):
-            raise _disagrees(spec, f"{dtype.config} {list(tensor.shape)}", where)
-        shape = list(spec.shape) if spec else list(tensor.shape)
-        if request.max_batch_size > 0:
-            if not shape:
-                with_batch_dimension(
-                    [TensorSpec(name, dtype, ())], request.max_batch_size, where, "give it a batch dimension"
-                )
-            if not spec or shape[0] == -1:
-                shape[0] = BATCH
-        for axis, dim in enumerate(shape):
-            if dim == -1:
-                shape[axis] = f"{name}_dim{axis}"
-            elif isinstance(dim, int) and dim != tensor.shape[axis]:
-                assert spec is not None
-                raise _disagrees(spec, f"{dtype.config} {list(tensor.shape)}", where)
-        names.append(name)
-        shapes.append(tuple(shape))
-    used = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
-    for name in request.dynamic_dims.keys() - used - {BATCH}:
-        close = nearest(name, used)
-        raise ExportError(
-            f"dynamic_dims names {name}, but no input's shape does",
-            code="unknown_dim",
-            where=where,
-            seen=name,
-            valid=[close] if close else sorted(used),
-            fix=f"state the inputs in the spec, with {name} in its place in their dims",
+    leaves = run_example(example, tensors, request.seed)
+    who = f"{type(example.module).__name__}.forward"
+    output_names, notes = names_of_outputs(request, leaves, names, who)
+    if example.fixed:
+        notes.append(f"part of the model, no inputs: {', '.join(example.fixed)}")
+    if any(part.training for part in example.module.modules()):
+        notes.append(
+            f"{type(example.module).__name__} was in training mode: it is exported in evaluation mode, as after .eval()"
         )
-    return names, shapes
-
-
-def _stated_for(
-    stated: Sequence[TensorSpec], names: Sequence[str], where: Where | None, role: str
-) -> dict[str, TensorSpec]:
-    unknown = [tensor.name for tensor in stated if tensor.name not in names]
-    if not unknown:
-        return {tensor.name: tensor for tensor in stated}
-    if len(unknown) == len(stated) == len(names):
-        return dict(zip(names, stated, strict=True))
-    close = nearest(unknown[0], names)
-    raise ExportError(
-        f"the source has no {role} {unknown[0]}",
-        code="stated_tensor",
-        where=where,
-        seen=unknown[0],
-        valid=[close] if close else names,
-        fix=f"state every {role} to rename them by position, or use the source's names",
-    )
-
-
-def _disagrees(spec: TensorSpec, found: str, where: Where | None) -> ExportError:
-    return ExportError(
-        f"{spec.name} is stated otherwise than the source's example has it",
-        code="stated_tensor",
-        where=where,
-        seen=f"{spec.dtype.config} {list(spec.shape)}",
-        valid=[found],
-        fix="write a dynamic dimension as -1 or a name, and a fixed one with the example's size",
-    )
-
-
-def grown(
-    tensors: Mapping[str, torch.Tensor],
-    shapes: Mapping[str, tuple[Dim, ...]],
-    request: ExportRequest,
-    where: Where | None,
-) -> dict[str, torch.Tensor]:
-    """The example, dynamic dimensions of size 1 repeated to 2, since torch.export specialises on 0 and 1.
-
-    ExportError example_inputs when one name has two sizes, or a size outside the spec's range.
-    """
-    sizes: dict[str, int] = {}
-    for name, shape in shapes.items():
-        for axis, dim in enumerate(shape):
-            if isinstance(dim, str):
-                size = tensors[name].shape[axis]
-                if sizes.setdefault(dim, size) != size:
-                    raise ExportError(
-                        f"example inputs disagree on the size of {dim}",
-                        code="example_inputs",
-                        where=where,
-                        seen=f"{sizes[dim]} and {size} ({name})",
-                    )
-    wanted = wanted_ranges(request)
-    for dim, size in sizes.items():
-        low, high = wanted.get(dim, (1, size))
-        if dim in request.dynamic_dims and not low <= size <= high:
-            raise ExportError(
-                f"the example's size of {dim} is outside the range the spec promises",
-                code="example_inputs",
-                where=where,
-                seen=size,
-                valid=[f"{low} to {high}"],
-            )
-    out = {}
-    for name, shape in shapes.items():
-        tensor = tensors[name]
-        for axis, dim in enumerate(shape):
-            if isinstance(dim, str) and sizes[dim] == 1 and request.dynamic_dims.get(dim, (1, 2, 2))[2] > 1:
-                tensor = tensor.repeat_interleave(2, dim=axis)
-        out[name] = tensor
-    return out
-
-
-def wanted_ranges(request: ExportRequest) -> dict[str, tuple[int, int]]:
-    """Name → (smallest, largest) size that the spec promises to take."""
-    wanted = {name: (low, high) for name, (low, _, high) in request.dynamic_dims.items()}
-    if request.max_batch_size > 0:
-        wanted.setdefault(BATCH, (1, request.max_batch_size))
-    return wanted
-
-
-def _output_names(
-    request: ExportRequest, example: Example, tensors: Mapping[str, torch.Tensor], input_names: Sequence[str]
-) -> list[str]:
-    """Runs forward once: stated names, else dict keys, else `output` or `output_0`, ….
-
-    ExportError: forward_failed at the user's line, forward_returned for anything but tensors.
-    """
-    import torch
-
-    args, kwargs = example.call_arguments(tensors)
-    with torch.no_grad():
-        value = run_users_code(
-            lambda: example.module(*args, **kwargs),
-            lambda error: ExportError(
-                f"{type(example.module).__name__}.forward raised {error}",
-                code="forward_failed",
-                seen=", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in tensors.items()),
-                fix="forward must accept the example at any size of its dynamic dimensions",
-            ),
-        )
-    return names_of_outputs(
-        request, list(flat_outputs(value)), input_names, f"{type(example.module).__name__}.forward"
-    )
+    return Loaded(example, names, shapes, tensors, output_names, file, tuple(notes))
 
 
 def names_of_outputs(
-    request: ExportRequest, leaves: Sequence[tuple[str | None, Any]], input_names: Sequence[str], who: str
-) -> list[str]:
-    """Leaves of a return value → ONNX names; ExportError forward_returned, stated_tensor, tensor_names."""
+    request: ExportRequest, leaves: Leaves, input_names: Sequence[str], who: str
+) -> tuple[list[str | None], list[str]]:
+    """Leaves of a return value → (the ONNX name of each, None for those the spec does not list; notes).
+
+    Names the spec lists are matched with those by path; when none is known, by position, which renames. ExportError
+    forward_returned, stated_tensor, tensor_names.
+    """
     import torch
 
-    for key, leaf in leaves:
-        if not isinstance(leaf, torch.Tensor):
+    paths = [path for path, _ in leaves]
+    inferred = names_by_path(paths, input_names)
+    listed = list(request.output_names) or [tensor.name for tensor in request.outputs]
+    names = _listed(listed, inferred, [isinstance(leaf, torch.Tensor) for _, leaf in leaves])
+    for name, (path, leaf) in zip(names, leaves, strict=True):
+        if name is not None and not isinstance(leaf, torch.Tensor):
+            told = ".".join(map(str, path)) or "output"
             raise ExportError(
                 f"{who} returned something else than tensors",
                 code="forward_returned",
-                seen=f"{key or 'output'}: {type(leaf).__name__}",
-                valid=["a tensor, a tuple of tensors, a dict of name → tensor"],
+                seen=f"{told}: {type(leaf).__name__}",
+                valid=["a tensor; tuples, dicts and dataclasses of tensors; None is left out"],
+                fix=f"return a tensor there, or list in output: what is to be served, without {told}",
             )
-        dtype_from_torch(key or "output", leaf)
-    inferred = [key or ("output" if len(leaves) == 1 else f"output_{i}") for i, (key, _) in enumerate(leaves)]
-    stated = _stated_for(request.outputs, inferred, None, "output")
-    names = [stated[name].name if name in stated else name for name in inferred]
-    repeated = [name for i, name in enumerate(names) if name in names[:i] or name in input_names]
+        if name is not None:
+            dtype_from_torch(name, leaf)
+    if not any(names):
+        raise ExportError(
+            f"{who} returned no tensor", code="forward_returned", seen="nothing, or None", valid=["tensors"]
+        )
+    chosen = [name for name in names if name is not None]
+    repeated = [name for i, name in enumerate(chosen) if name in chosen[:i] or name in input_names]
     if repeated:
         raise ExportError(
             f"two tensors of the model would be called {repeated[0]}",
@@ -251,72 +204,155 @@ def names_of_outputs(
             seen=repeated[0],
             fix="state the outputs in the spec under other names, in order",
         )
-    return names
+    notes = [
+        f"output {'.'.join(map(str, path))} is called {name}, since an input has its name"
+        for path, name in zip(paths, names, strict=True)
+        if name is not None and name not in listed and ".".join(map(str, path)) in input_names
+    ]
+    return names, notes
+
+
+def _listed(listed: Sequence[str], inferred: Sequence[str], is_tensor: Sequence[bool]) -> list[str | None]:
+    if not listed:
+        return list(inferred)
+    unknown = [name for name in listed if name not in inferred]
+    if not unknown:
+        return [name if name in listed else None for name in inferred]
+    if len(unknown) == len(listed) == sum(is_tensor):
+        given = iter(listed)
+        return [next(given) if tensor else None for tensor in is_tensor]
+    close = nearest(unknown[0], inferred)
+    raise ExportError(
+        f"the source has no output {unknown[0]}",
+        code="stated_tensor",
+        seen=unknown[0],
+        valid=[close] if close else inferred,
+        fix="state every output to rename them by position, or use the source's names",
+    )
+
+
+def _exported(exporter: Exporter, loaded: Loaded, request: ExportRequest, out_dir: File) -> Exported:
+    flat = _flat(loaded)
+    tensors = [tensor.clone() for tensor in loaded.tensors.values()]
+    with evaluating(loaded.example.module):
+        notes: list[str] = []
+        if exporter == "dynamo":
+            dims, (model_path, files, graph) = _by_dynamo(flat, tensors, loaded, request, out_dir)
+        else:
+            dims = Dims({}, {})
+            notes, (model_path, files, graph) = write_traced(
+                flat,
+                tensors,
+                watched_run(loaded.example, loaded.tensors),
+                request,
+                out_dir,
+                loaded.names,
+                loaded.chosen_names,
+                loaded.shapes,
+            )
+    example = loaded.example
+    fix = "return that output with the batch as its first dimension"
+    relations = {**dims.relations, **request.dim_relations}
+    return Exported(
+        model_path=model_path,
+        files=files,
+        inputs=graph.inputs,
+        outputs=with_batch_dimension(graph.outputs, request.max_batch_size, loaded.where, fix),
+        opset=graph.opset,
+        ir_version=graph.ir_version,
+        reference=torch_runner(example, loaded.names, loaded.output_names),
+        example={
+            new: loaded.tensors[old].numpy() for new, old in zip(loaded.names, example.names, strict=True)
+        },
+        dim_ranges=dims.ranges,
+        dependencies=(loaded.file,) if loaded.file else (),
+        relations=relations,
+        exporter=exporter,
+        notes=(
+            *loaded.notes,
+            *notes,
+            *(f"torch.export found {n} = {text}" for n, text in dims.relations.items()),
+        ),
+    )
+
+
+def _by_dynamo(
+    flat: torch.nn.Module,
+    tensors: Sequence[torch.Tensor],
+    loaded: Loaded,
+    request: ExportRequest,
+    out_dir: File,
+) -> tuple[Dims, tuple[File, tuple[str, ...], Graph]]:
+    program = _captured(flat, tensors, loaded, request)
+    state = kept_state(program)
+    if state:
+        names = ", ".join(name.removeprefix("module.") for name in state)
+        raise ExportError(
+            f"forward writes {names} and answers by it: it keeps state from call to call, which an exported model has not",
+            code="stateful",
+            where=loaded.where,
+            seen=names,
+            fix="take the state as an input and return the new one as an output; Triton's sequence_batching keeps it",
+        )
+    dims = found_dims(program, loaded.shapes, request, loaded.where)
+    check_ranges(wanted_ranges(request), dims.ranges, loaded.where)
+    refuse_unstated_bounds({*wanted_ranges(request), *dims.relations}, dims.ranges, loaded.where)
+    return dims, write_onnx(program, request, out_dir, loaded.names, loaded.chosen_names, loaded.shapes)
+
+
+def _flat(loaded: Loaded) -> torch.nn.Module:
+    """The module with tensors for arguments and the chosen tensors for an answer, whatever it takes and returns itself."""
+    import torch
+
+    example = loaded.example
+    chosen = [index for index, name in enumerate(loaded.output_names) if name is not None]
+
+    class Flat(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = example.module
+
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            leaves = example.leaves(tensors)
+            return tuple(leaves[index][1] for index in chosen)
+
+    made = Flat()
+    made.training = False
+    return made
 
 
 def _captured(
-    request: ExportRequest,
-    example: Example,
-    tensors: Mapping[str, torch.Tensor],
-    shapes: Sequence[tuple[Dim, ...]],
-    where: Where | None,
+    flat: torch.nn.Module, tensors: Sequence[torch.Tensor], loaded: Loaded, request: ExportRequest
 ) -> Any:
     """torch.export with Dim.DYNAMIC, which finds relations such as "a multiple of 32"."""
     import torch
 
-    args, kwargs = example.call_arguments(tensors)
-    dims = {
-        name: {
-            axis: _dim_hint(dim, request) if isinstance(dim, str) else None for axis, dim in enumerate(shape)
-        }
-        for name, shape in zip(example.names, shapes, strict=True)
-    }
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                example.module, args, kwargs, dynamic_shapes=example.by_parameter(dims), strict=False
-            )
-    except Exception as error:
-        raised = not_exportable(error, "torch.export cannot capture the model", "not_exportable")
-        raised.where = raised.where or where
-        raise raised from error
+    hints = tuple({axis: dim_hint(dim, request) for axis, dim in enumerate(shape)} for shape in loaded.shapes)
+    with watching_guards() as guards:
+        try:
+            return torch.export.export(flat, tuple(tensors), dynamic_shapes={"tensors": hints}, strict=False)
+        except Exception as error:
+            what = "torch.export cannot capture the model"
+            raised = not_exportable(error, what, "not_exportable", loaded.names, guards)
+            raised.where = raised.where or loaded.where
+            rnn = any(isinstance(part, torch.nn.RNNBase) for part in flat.modules())
+            if rnn and "specialized" in raised.message:
+                raised.fix = "torch.export unrolls an RNN over the example's length: exporter: torchscript, or leave it out"
+            raise raised from error
 
 
-def _dim_hint(dim: str, request: ExportRequest) -> Any:
-    from torch.export import Dim
-
-    if dim not in request.dynamic_dims:
-        return Dim.DYNAMIC
-    low, _, high = request.dynamic_dims[dim]
-    if low == high:
-        return None
-    return Dim.DYNAMIC(min=low, max=high)
-
-
-def _dim_ranges(program: Any, shapes: Sequence[tuple[Dim, ...]]) -> dict[str, tuple[int, int | None]]:
-    found: dict[str, tuple[int, int | None]] = {}
-    for fake, shape in zip(program_inputs(program).values(), shapes, strict=True):
-        for axis, (low, high) in symbolic_ranges(program, fake).items():
-            name = shape[axis]
-            assert isinstance(name, str)
-            before_low, before_high = found.get(name, (low, high))
-            highs = [bound for bound in (high, before_high) if bound is not None]
-            found[name] = (max(low, before_low), min(highs, default=None))
-    return found
-
-
-def torch_runner(example: Example, input_names: Sequence[str], output_names: Sequence[str]) -> Runner:
+def torch_runner(example: Example, input_names: Sequence[str], output_names: Sequence[str | None]) -> Runner:
     """The module itself as the reference: NumPy in and out under the ONNX file's names."""
     import torch
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        tensors = {
-            old: torch.from_numpy(inputs[new].copy())
-            for new, old in zip(input_names, example.names, strict=True)
+        tensors = [torch.from_numpy(inputs[name].copy()) for name in input_names]
+        with evaluating(example.module):
+            leaves = example.leaves(tensors)
+        return {
+            name: leaf.cpu().numpy()
+            for name, (_, leaf) in zip(output_names, leaves, strict=True)
+            if name is not None
         }
-        args, kwargs = example.call_arguments(tensors)
-        with torch.no_grad():
-            leaves = [leaf for _, leaf in flat_outputs(example.module(*args, **kwargs))]
-        return {name: leaf.cpu().numpy() for name, leaf in zip(output_names, leaves, strict=True)}
 
     return run

@@ -10,11 +10,13 @@ from builder.disk import replacing
 from builder.errors import ExportError, Where
 from builder.export.batching import BATCH, with_batch_dimension
 from builder.export.callables import one_line
+from builder.export.example_run import Leaves
 from builder.export.exported import Exported
 from builder.export.onnx_graph import read_graph
 from builder.export.onnx_source import clear
 from builder.export.request import ExportRequest
-from builder.export.torch_example import flat_outputs
+from builder.export.structure import leaves_of
+from builder.export.torch_ir import finish
 from builder.export.torch_program import check_opset
 from builder.export.torch_source import names_of_outputs
 from builder.tensors import TensorSpec
@@ -32,6 +34,7 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
 
     ExportError: corrupt_script, inputs_not_stated, opset_unsupported, script_failed, onnx_conversion, fixed_batch.
     """
+    import onnx_ir
     import torch
 
     check_opset(request.opset)
@@ -59,9 +62,9 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
     inputs = _inputs(request, module, where)
     example = {tensor.name: _example(tensor, request) for tensor in inputs}
 
-    def answers(values: Mapping[str, Any]) -> list[tuple[str | None, Any]]:
+    def answers(values: Mapping[str, Any]) -> Leaves:
         with torch.no_grad():
-            return list(flat_outputs(module(*(torch.from_numpy(values[t.name].copy()) for t in inputs))))
+            return list(leaves_of(module(*(torch.from_numpy(values[t.name].copy()) for t in inputs))))
 
     try:
         leaves = answers(example)
@@ -74,10 +77,13 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
             seen=", ".join(f"{name}: {list(array.shape)}" for name, array in example.items()),
             fix="state input in the order, dtypes and dims that forward takes",
         ) from error
-    names = names_of_outputs(request, leaves, [t.name for t in inputs], "the script")
+    names, notes = names_of_outputs(request, leaves, [t.name for t in inputs], "the script")
+    places = [f"tritonsmith_output_{index}" for index in range(len(names))]
     target = clear(out_dir)
-    dynamic = {t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in inputs}
-    dynamic |= zip(names, output_axes, strict=True)
+    dynamic: dict[str, dict[int, str]] = {
+        t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in inputs
+    }
+    dynamic |= zip(places, output_axes, strict=True)
     try:
         with replacing(target) as temporary:
             torch.onnx.export(
@@ -88,9 +94,12 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
                 verbose=False,
                 opset_version=request.opset,
                 input_names=list(example),
-                output_names=names,
+                output_names=places,
                 dynamic_axes={name: axes for name, axes in dynamic.items() if axes},
             )
+            model: Any = onnx_ir.load(str(temporary))
+            finish(model, list(example), names)
+            onnx_ir.save(model, str(temporary))
     except Exception as error:
         if isinstance(error, OSError):
             raise
@@ -109,11 +118,15 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
         opset=graph.opset,
         ir_version=graph.ir_version,
         reference=lambda values: {
-            name: leaf.cpu().numpy() for name, (_, leaf) in zip(names, answers(values), strict=True)
+            name: leaf.cpu().numpy()
+            for name, (_, leaf) in zip(names, answers(values), strict=True)
+            if name is not None
         },
         example=example,
         dim_ranges={},
         dependencies=(path,),
+        exporter="torchscript",
+        notes=tuple(notes),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.accuracy import AccuracyReport, Deviation, compare, report_from_deviations
 from builder.console import note
+from builder.dim_relations import relation_from_text, sizes_with_relations
 from builder.disk import adopt, delete
 from builder.errors import ExportError, nearest
 from builder.export.callables import call_reference, one_line, users_place
@@ -90,9 +91,11 @@ def _array(value: Any) -> Array:
     return bytes_as_object(np.asarray(value))
 
 
-def verify(
-    request: ExportRequest, exported: Exported, stated: Stated, out_dir: Path
-) -> tuple[AccuracyReport, tuple[TensorSpec, ...], str | None]:
+Verified = tuple[AccuracyReport, tuple[TensorSpec, ...], str | None]
+"""(the report, outputs, samples.npz's name)"""
+
+
+def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: Path) -> Verified:
     """Runs the samples through the source and through ONNX Runtime, with and without its optimisations.
 
     → (the report, outputs with sizes that the runs showed to be fixed left as they are, samples.npz's name).
@@ -207,8 +210,8 @@ def _drawn(
 ) -> list[dict[str, Array]]:
     """Inputs drawn like the example, one request for each batch size, the other dynamic dimensions varied.
 
-    A dimension with a range takes its opt, min and max in turn; one without takes the example's size and
-    half of it. `sizes` overrides.
+    A dimension with a range takes its opt, min and max in turn, no two of them at the same time; one without takes the
+    example's size and half of it; one that follows from others, what follows. `sizes` overrides.
     """
     import numpy as np
 
@@ -216,22 +219,52 @@ def _drawn(
     batches: Sequence[int | None] = (
         _affordable(request, example) if request.max_batch_size > 0 else (None, None, None)
     )
-    drawn = []
-    for turn, batch in enumerate(batches):
-        known: dict[str, int] = dict(sizes)
-        values = {}
-        for spec in exported.inputs:
-            shape = []
-            for axis, dim in enumerate(spec.shape):
-                size = example[spec.name].shape[axis]
-                if axis == 0 and batch is not None:
-                    size = batch
-                elif isinstance(dim, str):
-                    size = known.setdefault(dim, _varied(dim, size, turn, request, exported))
-                shape.append(size)
-            values[spec.name] = values_like(example[spec.name], shape, rng)
-        drawn.append(values)
-    return drawn
+    return [
+        {
+            spec.name: values_like(example[spec.name], shape, rng)
+            for spec, shape in zip(
+                exported.inputs, _shapes(request, exported, example, sizes, turn, batch), strict=True
+            )
+        }
+        for turn, batch in enumerate(batches)
+    ]
+
+
+def _shapes(
+    request: ExportRequest,
+    exported: Exported,
+    example: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    turn: int,
+    batch: int | None,
+) -> list[list[int]]:
+    """One shape an input."""
+
+    relations = {**exported.relations, **request.dim_relations}
+    known = dict(sizes)
+    named = 0
+    for spec in exported.inputs:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str) and batch is not None and axis == 0:
+                known[dim] = batch
+            elif isinstance(dim, str) and dim not in known:
+                turned = turn + (named if dim not in relations else 0)
+                known[dim] = _varied(dim, example[spec.name].shape[axis], turned, request, exported)
+                named += dim not in relations
+    free = {n for text in relations.values() for n in relation_from_text(text).names} - known.keys()
+    known |= {n: request.dynamic_dims[n][(1, 0, 2)[turn % 3]] for n in free if n in request.dynamic_dims}
+    known = sizes_with_relations(known, relations, known)
+    return [
+        [
+            batch
+            if batch is not None and axis == 0
+            else known[dim]
+            if isinstance(dim, str)
+            else example[spec.name].shape[axis]
+            for axis, dim in enumerate(spec.shape)
+        ]
+        for spec in exported.inputs
+    ]
 
 
 def _drawn_rows(

@@ -24,7 +24,8 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
-    from builder.export import verify
+    from builder.export.exported import Exported
+    from builder.export.verify import stated_samples, verify
     from builder.export.watch import watch_files
 
     started = time.monotonic()
@@ -34,9 +35,11 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
     export = function_of(row.export)
     enter_search_path(Path(request.search_path))
     with watch_files(ignore=(out_dir,)) as opened:
-        exported = export(request, out_dir)
-        stated = verify.stated_samples(request)
-    accuracy, outputs, samples_path = verify.verify(request, exported, stated, out_dir)
+        made = export(request, out_dir)
+        if isinstance(made, Exported):
+            stated = stated_samples(request)
+            made = made, stated, verify(request, made, stated, out_dir)
+    exported, stated, (accuracy, outputs, samples_path) = made
     return ExportResult(
         files=exported.files,
         inputs=exported.inputs,
@@ -50,6 +53,9 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
         samples_path=samples_path,
         seconds=time.monotonic() - started,
         tools=tools,
+        relations=exported.relations,
+        exporter=exported.exporter,
+        notes=exported.notes,
     )
 
 

@@ -112,7 +112,7 @@ def _plan(work: Path, options: CompileOptions) -> Path:
     from builder.errors import ToolError
 
     try:
-        gpu = require_tensorrt()
+        gpu = require_tensorrt()[0]
         import_tensorrt()
     except ToolError as error:
         raise MissingError(f"{error.message}; wheel tensorrt") from None

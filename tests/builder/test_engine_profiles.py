@@ -250,3 +250,22 @@ def test_tf32_joins_the_accelerators_that_are_stated(tmp_path: Path) -> None:
     assert (first.name, dict(second.parameters)) == ("tensorrt", {"prefer_nhwc": "1", "use_tf32": "1"})
     with pytest.raises(SpecError, match="use_tf32 is stated as '0'"):
         config_of(stated(tmp_path, "precision: tf32", more.replace("STATED", ", use_tf32: '0'")))
+
+
+@pytest.mark.parametrize("found_by", ["the spec", "the export"])
+def test_a_dim_that_follows_from_others_follows_in_the_profile(tmp_path: Path, found_by: str) -> None:
+    total = TensorSpec("mask", INT64, ("batch", "total"))
+    record: dict[str, Any] = {"inputs": [IDS.as_dict(), total.as_dict()], "outputs": [OUT.as_dict()]}
+    dims = "{sequence: {min: 1, opt: 32, max: 256}, total: {max: 999}}"
+    if found_by == "the spec":
+        dims = "{sequence: {min: 1, opt: 32, max: 256}, total: sequence + 1}"
+    else:
+        record["relations"] = {"total": "sequence + 1", "batch": "4*any_s1"}
+    path = tmp_path / "models.yaml"
+    text = BASE.replace("VARIANT", "backend: tensorrt").replace("MORE", "dynamic_batching: {}")
+    text = text.replace("mask, dims: [sequence]", "mask, dims: [total]")
+    path.write_text(text.replace("{sequence: {min: 1, opt: 32, max: 256}}", dims))
+    repository = load_spec(path)
+    (only,) = (p.as_dict() for p in engine_profiles(repository.models[0], "v", record, repository))
+    assert only["ids"] == {"min": [1, 1], "opt": [16, 32], "max": [16, 256]}
+    assert only["mask"] == {"min": [1, 2], "opt": [16, 33], "max": [16, 257]}

@@ -54,6 +54,23 @@ def test_a_good_spec_keeps_what_it_says(tmp_path: Path) -> None:
     assert str(spec.where("minilm", "dynamic_batching")).endswith("models.yaml:9")
 
 
+def test_a_dim_that_follows_from_others_has_the_range_that_follows(tmp_path: Path) -> None:
+    dims = "{past: {min: 0, opt: 32, max: 127}, new: {max: 1}, sequence: past + new, wide: {max: 9}}"
+    text = GOOD.replace("{sequence: {max: 128}}", dims).replace(
+        "[sequence]}", "[sequence]}\n      - {name: p, dims: [past, new, wide]}"
+    )
+    model = load_spec(spec_file(tmp_path, text)).models[0]
+    assert model.dim_relations == {"sequence": "past + new"}
+    assert model.dim_ranges == {
+        "past": (0, 32, 127),
+        "new": (1, 1, 1),
+        "wide": (1, 9, 9),
+        "sequence": (1, 33, 128),
+    }
+    schema = jsonschema.Draft202012Validator(json_schema())
+    schema.validate(yaml.safe_load(text))
+
+
 def test_a_models_scheduling_choice_replaces_the_defaults(tmp_path: Path) -> None:
     text = (
         "defaults: {dynamic_batching: {max_queue_delay_microseconds: 9, preserve_ordering: true}}\n"
@@ -95,6 +112,11 @@ BAD: list[tuple[str, str, str, str, int | None, str]] = [
     ("names that differ in case", "  detector:", "  MiniLM:", "duplicate_name", 12, "case"),
     ("a range for a dim nobody has", "dynamic_dims: {sequence", "dynamic_dims: {sequense", "unknown_dim", 8, "sequence"),
     ("a range upside down", "{max: 128}", "{min: 200, max: 128}", "wrong_value", 8, "min <= opt <= max"),
+    ("a dim of a dim nobody has", "{sequence: {max: 128}}", "{sequence: past + 1}", "unknown_dim", 8, "'past'"),
+    ("a dim that is no sum", "{sequence: {max: 128}}", "{sequence: past ** 2}", "wrong_value", 8, "past + new"),
+    ("a dim of itself", "{sequence: {max: 128}}", "{sequence: sequence + 1}", "wrong_value", 8, "follows from itself"),
+    ("a dim below nothing", "{sequence: {max: 128}}", "{k: {max: 9}, sequence: k - 2}", "wrong_value", 8, "-1"),
+    ("an exporter that there is not", "    max_batch_size: 0", "    exporter: onnx", "wrong_value", 14, "torchscript"),
     ("two schedulers", "    parameters:", "    sequence_batching: {}\n    parameters:", "wrong_value", 4, "exclude"),
     ("bad YAML", "[{kind", "[}kind", "yaml_syntax", None, "YAML"),
     ("a merge key", "    source: {onnx: detector.onnx}", "    <<: {max_batch_size: 1}", "yaml_merge", 13, "defaults"),

@@ -87,6 +87,14 @@ def test_inputs_that_cannot_be_made_up_are_said_and_samples_verify(tmp_path: Pat
     assert report(logarithm, tmp_path, samples=str(tmp_path / "s.npz")).verdict == "independent"
 
 
+def test_made_up_inputs_keep_to_what_dims_follow_from(tmp_path: Path) -> None:
+    proto = onnx_models.past_and_new()
+    ranges = {"past": (1, 7, 9), "new": (1, 2, 3), "total": (5, 8, 20)}
+    assert report(proto, tmp_path, dynamic_dims=ranges).verdict == "unverified"
+    related = report(proto, tmp_path, dynamic_dims=ranges, dim_relations={"total": "past + new"})
+    assert related.verdict == "independent"
+
+
 def test_a_model_whose_rows_all_answer_alike_is_not_called_verified(tmp_path: Path) -> None:
     constant = model([node("Mul", ["x", "zero"], ["y"])], [X], [Y], {"zero": np.float32(0)})
     found = report(constant, tmp_path)

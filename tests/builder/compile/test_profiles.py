@@ -20,6 +20,7 @@ from builder.tensors import TensorSpec, dtype_from_config
 FP32 = dtype_from_config("TYPE_FP32")
 IDS = TensorSpec("ids", FP32, ("batch", "seq"))
 MASK = TensorSpec("mask", FP32, ("batch", "seq"))
+TOTAL = TensorSpec("total", FP32, ("batch", "total"))
 FRAMES = TensorSpec("frames", FP32, ("batch", 1024))
 BARE = TensorSpec("bare", FP32, (-1, -1))
 FIXED = TensorSpec("fixed", FP32, (1, 3))
@@ -69,6 +70,12 @@ def shape(low: Any, best: Any, high: Any) -> dict[str, list[int]]:
         # Without batching the first dim is like any other; a fixed input needs no shape.
         ((FIXED, IDS), {"max_batch_size": 0, "dynamic_dims": {**SEQ, "batch": (2, 2, 2)}},
          [{"ids": shape((2, 1), (2, 32), (2, 256))}]),
+        # A dim that follows from others follows in every profile, whatever range it has by itself.
+        ((IDS, TOTAL),
+         {"dynamic_dims": {**SEQ, "total": (1, 9, 999)}, "relations": {"total": "2*seq + 1"},
+          "stated": [StatedProfile(), StatedProfile(dims={"seq": (4, 8, 16)})]},
+         [{"ids": shape((1, 1), (16, 32), (16, 256)), "total": shape((1, 3), (16, 65), (16, 513))},
+          {"ids": shape((1, 4), (16, 8), (16, 16)), "total": shape((1, 9), (16, 17), (16, 33))}]),
         # Nothing dynamic, no profile.
         ((FIXED,), {"max_batch_size": 0}, []),
     ],
@@ -107,6 +114,8 @@ def whole(low: Any, best: Any, high: Any, name: str = "ids") -> StatedProfile:
         ("profile_rank", (IDS,), {"stated": [whole((1,), (8,), (16,))]}),
         ("profile_static_dim", (FRAMES,),
          {"stated": [whole((1, 512), (8, 1024), (16, 1024), name="frames")]}),
+        ("profile_inconsistent", (IDS, TOTAL),
+         {"relations": {"total": "2*seq"}, "stated": [StatedProfile(dims={"total": (1, 2, 3)})]}),
         ("profile_inconsistent", (IDS, MASK), {"stated": [whole((1, 1), (16, 64), (16, 256))]}),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from builder.accuracy import AccuracyReport
@@ -92,6 +93,35 @@ def test_stated_names_name_its_dimensions(saved: Path, tmp_path: Path) -> None:
     assert exported.inputs[0] == stated[0]
     assert exported.outputs[0].shape == ("batch", "length", 3)
     assert report.passed
+
+
+def test_outputs_that_are_not_listed_go_and_so_does_what_was_there_for_them(
+    saved: Path, tmp_path: Path
+) -> None:
+    exported, report = checked(request(saved, output_names=("pooled",)), tmp_path)
+    assert [t.name for t in exported.outputs] == ["pooled"]
+    assert report.passed
+    model = onnx.load(str(exported.model_path))
+    assert {node.op_type for node in model.graph.node} == {"ReduceMean"}
+    assert not [weight.name for weight in model.graph.initializer if "linear" in weight.name]
+
+
+def test_a_program_that_keeps_state_is_refused(tmp_path: Path) -> None:
+    class Counting(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            self.seen += 1
+            return x * self.seen
+
+    path = tmp_path / "counting.pt2"
+    torch.export.save(
+        torch.export.export(Counting(), (torch.randn(2, 4),), dynamic_shapes={"x": {0: DYNAMIC}}), path
+    )
+    (tmp_path / "out").mkdir()
+    assert code(request(path), tmp_path / "out") == "stateful"
 
 
 def test_a_promise_beyond_its_range_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def test_a_torch_source_comes_back_whole(exported: tuple[ExportResult, Path], pr
     assert result.inputs == (TensorSpec("input", FP32, ("batch", 4)),)
     assert result.outputs == (TensorSpec("output", FP32, ("batch", 3)),)
     assert result.accuracy.passed
+    assert result.exporter == "dynamo"
+    assert result.notes == (
+        "Layer was in training mode: it is exported in evaluation mode, as after .eval()",
+    )
     assert {"torch", "onnx", "onnxruntime", "python"} <= set(result.tools)
     assert sorted(path.name for path in (out / "made" / "here").iterdir()) == ["model.onnx", "samples.npz"]
     samples = load_samples(out / "made" / "here" / "samples.npz").samples
@@ -123,6 +127,9 @@ def test_a_request_survives_json() -> None:
         "/x",
         inputs=(TensorSpec("x", FP32, ("n", -1, 3)),),
         dynamic_dims={"n": (1, 2, 3)},
+        dim_relations={"m": "2*n"},
+        output_names=("y",),
+        exporter="torchscript",
     )
     assert request_from_dict(json.loads(json.dumps(request.as_dict()))) == request
 

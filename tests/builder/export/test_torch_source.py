@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from builder.accuracy import AccuracyReport
 from builder.errors import ExportError
 from builder.export.exported import Exported
 from builder.export.request import ExportRequest
+from builder.export.structure import leaves_of
 from builder.export.torch_program import write_onnx
-from builder.export.torch_source import export_callable
-from builder.export.verify import Stated, stated_samples, verify
+from builder.export.torch_source import export_callable, load, names_of_outputs
+from builder.export.verify import Stated, stated_samples
 from builder.samples import load_samples
 from builder.tensors import TensorSpec, dtype_from_config
 from tests.builder.export.conftest import Sources
@@ -46,8 +48,7 @@ def request(sources: Sources, reference: str = "net:load", **changes: Any) -> Ex
 
 
 def checked(asked: ExportRequest, sources: Sources) -> tuple[Exported, AccuracyReport]:
-    exported = export_callable(asked, sources.out)
-    report, _, _ = verify(asked, exported, stated_samples(asked), sources.out)
+    exported, _, (report, _, _) = export_callable(asked, sources.out)
     return exported, report
 
 
@@ -91,7 +92,7 @@ def test_samples_are_not_the_example_and_depend_on_the_seed_alone(sources: Sourc
 @pytest.mark.parametrize("opset", [18, 19, 21, 22])
 def test_the_opset_asked_for_is_the_opset_in_the_file(sources: Sources, opset: int) -> None:
     sources.write("net.py", LINEAR)
-    exported = export_callable(request(sources, opset=opset), sources.out)
+    exported, _ = checked(request(sources, opset=opset), sources)
     assert exported.opset == opset
     model = onnx.load(str(exported.model_path))
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
@@ -220,8 +221,8 @@ def test_several_outputs_are_numbered_and_variadic_inputs_too(sources: Sources) 
     assert [t.name for t in exported.inputs] == ["parts_0", "parts_1"]
     assert [(t.name, t.dtype.config) for t in exported.outputs] == [
         ("output_0", "TYPE_FP32"),
-        ("output_1", "TYPE_BOOL"),
-        ("output_2", "TYPE_INT64"),
+        ("output_1.0", "TYPE_BOOL"),
+        ("output_1.1", "TYPE_INT64"),
     ]
     assert report.passed
 
@@ -254,7 +255,7 @@ def test_an_export_that_answers_otherwise_fails_its_report_without_raising(sourc
 
             def forward(self, x):
                 Net.calls += 1
-                return x * 1.0 if Net.calls <= 2 else x * 1.01
+                return x * 1.0 if Net.calls <= 3 else x * 1.01
 
         def load():
             return Net(), torch.randn(2, 4)
@@ -360,7 +361,7 @@ def test_a_callable_that_raises_points_at_its_innermost_line(sources: Sources) -
         pytest.param(
             "return torch.nn.Linear(4, 3), ([1.0],)",
             "example_inputs",
-            "input is not a tensor",
+            "input.0 is not a tensor",
             id="a list for a tensor",
         ),
         pytest.param(
@@ -459,8 +460,125 @@ def test_outputs_that_are_no_tensors_are_refused(sources: Sources) -> None:
     assert error.seen == "n: int"
 
 
-def test_an_output_named_like_an_input_is_refused(sources: Sources) -> None:
-    assert failing(sources, forward("return {'x': x * 2}")).code == "tensor_names"
+def test_an_output_that_is_not_listed_is_not_exported_at_all(sources: Sources) -> None:
+    """It has no form in ONNX, the next is no tensor, and the last has most of the weights."""
+    sources.write(
+        "net.py",
+        """
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head, self.large = torch.nn.Linear(3, 5), torch.nn.Linear(3, 500)
+
+            def forward(self, x):
+                return {"y": self.head(x), "s": torch.linalg.svd(x)[1], "kind": "cat", "large": self.large(x)}
+
+        def load():
+            return Net(), torch.randn(2, 3, 3)
+        """,
+    )
+    exported, report = checked(request(sources, output_names=("y",)), sources)
+    assert report.passed
+    assert [tensor.name for tensor in exported.outputs] == ["y"]
+    model = onnx.load(str(exported.model_path))
+    assert sum(len(weight.raw_data) for weight in model.graph.initializer) == 4 * (3 * 5 + 5)
+    assert {node.op_type for node in model.graph.node} == {"MatMul", "Add"}
+
+
+X = torch.zeros(2, 4)
+NESTED = {"a": X, "b": (X, [X, None]), "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("returned", "listed", "names"),
+    [
+        pytest.param(X, [], ["output"], id="one tensor"),
+        pytest.param((X,), [], ["output"], id="a tuple of one"),
+        pytest.param((X, [X]), [], ["output_0", "output_1.0"], id="a list in a tuple"),
+        pytest.param(
+            {"x": X, "x_out": X}, [], ["x_out", "x_out_2"], id="an input's name, and what it would become"
+        ),
+        pytest.param(
+            NESTED, ["b.1.0"], [None, None, "b.1.0", None], id="one of many, beside what is no tensor"
+        ),
+        pytest.param(NESTED, ["p", "q", "r"], ["p", "q", "r", None], id="renamed by position, tensors only"),
+        pytest.param({"\u202e": X, " ": X}, [], ["output_0", "output_1"], id="names that do not show"),
+        pytest.param({"k" * 300: X, "y": X}, [], ["output_0", "y"], id="a name of no use"),
+    ],
+)
+def test_names_of_outputs(
+    sources: Sources, returned: Any, listed: list[str], names: list[str | None]
+) -> None:
+    asked = request(sources, output_names=tuple(listed))
+    assert names_of_outputs(asked, list(leaves_of(returned)), ["x"], "forward")[0] == names
+
+
+@pytest.mark.parametrize(
+    ("returned", "listed", "code", "words"),
+    [
+        pytest.param(NESTED, ["a", "c"], "stated_tensor", "c", id="an output that there is not"),
+        pytest.param(NESTED, ["n"], "forward_returned", "n: int", id="a number that is listed"),
+        pytest.param({"a": X}, ["x"], "tensor_names", "x", id="renamed to an input's name"),
+        pytest.param((), [], "forward_returned", "no tensor", id="nothing"),
+    ],
+)
+def test_names_of_outputs_that_are_refused(
+    sources: Sources, returned: Any, listed: list[str], code: str, words: str
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        names_of_outputs(
+            request(sources, output_names=tuple(listed)), list(leaves_of(returned)), ["x"], "forward"
+        )
+    assert caught.value.code == code
+    assert words in str(caught.value)
+
+
+def test_a_module_is_run_in_evaluation_mode_without_gradients_and_given_back_as_it_was(
+    sources: Sources,
+) -> None:
+    sources.write(
+        "net.py",
+        """
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.drop, self.norm = torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4).eval()
+                self.w = torch.nn.Parameter(torch.ones(4))
+
+            def forward(self, x):
+                seen.append((self.training, self.drop.training, self.norm.training, torch.is_grad_enabled()))
+                return self.drop(self.norm(x)) * self.w
+
+        net, seen = Net(), []
+
+        def load():
+            return net, torch.randn(2, 4, requires_grad=True)
+        """,
+    )
+    loaded = load(request(sources))
+    net = sys.modules["net"]
+    assert set(net.seen) == {(False, False, False, False)}
+    assert (net.net.training, net.net.drop.training, net.net.norm.training) == (True, True, False)
+    assert net.net.w.requires_grad
+    assert loaded.notes == ("Net was in training mode: it is exported in evaluation mode, as after .eval()",)
+
+
+def test_what_is_no_tensor_becomes_part_of_the_model_and_is_told(sources: Sources) -> None:
+    sources.write(
+        "net.py",
+        """
+        class Net(torch.nn.Module):
+            def forward(self, x, mask=None, *, double=False, mode="a", bias):
+                assert mask is None and mode == "b"
+                return x * 2 + bias if double else x
+
+        def load():
+            return Net().eval(), {"x": torch.randn(2, 4), "mask": None, "double": True, "mode": "b", "bias": torch.ones(2, 1)}
+        """,
+    )
+    loaded = load(request(sources))
+    assert loaded.names == ["x", "bias"]
+    assert loaded.notes == ("part of the model, no inputs: double=True, mode='b'",)
 
 
 def test_nan_in_the_sources_own_answer_raises(sources: Sources) -> None:

@@ -33,7 +33,7 @@ from builder.untrusted import read_bounded
 from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
-EXPORT_REVISION = 2
+EXPORT_REVISION = 3
 CONVERT_REVISION = 2
 # Sources that no tool changes.
 _TAKEN_OVER = ("onnx", "directory", "python", "steps")
@@ -58,9 +58,17 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
     }
     if spec.source.steps is not None:
         parameters["steps"] = [step.model_dump() for step in spec.source.steps]
+    if level := graph_level(spec):
+        parameters["graph_level"] = level
     if spec.source.requirements:
         parameters["requirements"] = list(spec.source.requirements)
     return parameters
+
+
+def graph_level(spec: ModelSpec) -> int:
+    """Triton's optimization.graph.level of the model; 0 where nothing is stated."""
+    optimization = spec.config.as_proto_json().get("optimization") or {}
+    return int((optimization.get("graph") or {}).get("level") or 0)
 
 
 def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:

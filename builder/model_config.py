@@ -140,7 +140,7 @@ def _tensor(tensor: TensorSpec, batched: bool) -> dict[str, Any]:
         return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": list(shape)}
     # Triton has no rank-0 dims. A scalar beside a batch is dims [1] with an empty reshape; without one, that is refused,
     # and the backend makes a scalar of [1] by itself (AutoCompleteIO in onnxruntime_backend's src/onnxruntime.cc).
-    reshape = {"reshape": {"shape": []}} if batched else {}
+    reshape: dict[str, Any] = {"reshape": {"shape": []}} if batched else {}
     return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": [1], **reshape}
 
 

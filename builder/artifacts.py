@@ -17,7 +17,7 @@ from builder.errors import BuildError, SpecError, TritonsmithError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint.files import exists, is_dir, is_file
 from builder.model_directory import read_model_directory, source_roots
-from builder.observe import export_parameters, export_tools, portable_name
+from builder.observe import export_parameters, export_tools, graph_level, portable_name
 from builder.package_files import PACKAGE_PREFIX, resolve_package_file
 from builder.plan import action_key, request_digest
 from builder.python_source import place_python_source, source_files
@@ -286,6 +286,7 @@ def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest
         samples=samples,
         sample_batch_sizes=tuple(sorted({1, min(3, largest), largest})) if largest > 0 else (),
         seed=0,
+        graph_level=graph_level(spec),
     )
 
 

@@ -70,7 +70,8 @@ def lay_out_model(
     files = _served(context, spec, artifact, chosen)
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))
     if context.options.lint:
-        lint_gate(staged, context.repository, called_models(context.spec.models, spec), context.target)
+        called = called_models(context.spec.models, spec)
+        lint_gate(staged, context.repository, called, context.target, context.spec.where(spec.name, "source"))
     entry = _entry(context, spec, made, chosen, staged)
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
@@ -247,7 +248,11 @@ def _step_configs(context: Context, spec: ModelSpec) -> dict[str, Any]:
 
 
 def lint_gate(
-    directory: Path, repository: Path, steps: Sequence[str] = (), target: Target | None = None
+    directory: Path,
+    repository: Path,
+    steps: Sequence[str] = (),
+    target: Target | None = None,
+    where: Where | None = None,
 ) -> None:
     """GateError when the staged model has a finding of severity error.
 
@@ -270,5 +275,6 @@ def lint_gate(
             f"{directory.name}: Triton would not load this model: "
             + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
             code="lint",
+            where=where,
             fix=f"tritonsmith check --explain {errors[0].rule}",
         )

@@ -238,8 +238,10 @@ def _tensor(tensor: TensorSpec, batched: bool) -> dict[str, Any]:
     shape = tensor.wire_shape[1:] if batched else tensor.wire_shape
     if shape:
         return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": list(shape)}
-    # Triton has no rank-0 dims: a scalar is dims [1] with an empty reshape.
-    return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": [1], "reshape": {"shape": []}}
+    # Triton has no rank-0 dims. A scalar beside a batch is dims [1] with an empty reshape; without one, that is refused,
+    # and the backend makes a scalar of [1] by itself (AutoCompleteIO in onnxruntime_backend's src/onnxruntime.cc).
+    reshape: dict[str, Any] = {"reshape": {"shape": []}} if batched else {}
+    return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": [1], **reshape}
 
 
 def _checked_tensor(
@@ -260,9 +262,19 @@ def _checked_tensor(
     if "reshape" not in given and "dims" in given:
         merged.pop("reshape", None)
     model_dims = list(actual.wire_shape[1:] if batched else actual.wire_shape)
+    # An input's open dimension may be stated as a size; an output's dims are compared exactly when it is loaded.
+    narrows = kind == "input"
     fits = len(meant) == len(model_dims) and all(
-        m in (a, -1) or a == -1 for m, a in zip(meant, model_dims, strict=True)
+        m == a or (narrows and a == -1) for m, a in zip(meant, model_dims, strict=True)
     )
+    fits = fits or (not model_dims and not batched and all(m == 1 for m in meant))
+    if kind == "input" and merged.get("optional"):
+        raise SpecError(
+            f"{model}: input {actual.name!r} is stated as optional, but the model needs it",
+            code="input_not_optional",
+            where=at,
+            fix="leave `optional` out; an initializer that is a graph input too is one that may be left out",
+        )
     if "dims" in given and not fits:
         raise SpecError(
             f"{model}: {kind} {actual.name!r} is stated with dims {list(given['dims'])}",

@@ -63,11 +63,19 @@ def export_parameters(spec: ModelSpec) -> dict[str, Any]:
     for name, value in spec.source.options.items():
         if name in spec.source.model_fields_set and value not in ((), None):
             parameters[name] = list(value) if isinstance(value, tuple) else value
+    if level := graph_level(spec):
+        parameters["graph_level"] = level
     return parameters
 
 
 def _dims(spec: ModelSpec) -> dict[str, Any]:
     return {k: v if isinstance(v, str) else v.model_dump() for k, v in sorted(spec.dynamic_dims.items())}
+
+
+def graph_level(spec: ModelSpec) -> int:
+    """Triton's optimization.graph.level of the model; 0 where nothing is stated."""
+    optimization = spec.config.as_proto_json().get("optimization") or {}
+    return int((optimization.get("graph") or {}).get("level") or 0)
 
 
 def _jsonable(stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,14 @@ def _tensor(value: Any, path: Path) -> TensorSpec:
             fix="run onnx.shape_inference.infer_shapes on the model, or export it with shapes",
         )
     dims = tuple(_dim(dim) for dim in tensor.shape.dim)
+    if 0 in dims:
+        raise ExportError(
+            f"{value.name} has a dimension of size 0, which Triton does not accept",
+            code="unsupported_tensor",
+            where=Where(path),
+            seen=list(dims),
+            fix="export the model with a dynamic dimension there, or without the tensor",
+        )
     return TensorSpec(value.name, _dtype(value.name, tensor.elem_type, path), dims)
 
 
@@ -254,20 +262,57 @@ def onnxruntime_runner(path: Path, *, optimised: bool) -> Runner:
 
     optimised False is ORT_DISABLE_ALL: the graph as written.
     """
+    return runner_of_session(open_session(path, optimised=optimised))
+
+
+def open_session(path: Path, *, optimised: bool, level: int = 0) -> Any:
+    """An onnxruntime.InferenceSession on the CPU; ExportError onnxruntime_rejects.
+
+    level: Triton's optimization.graph.level, as its onnxruntime backend reads it: 0 is all, -1 basic, 1 extended, 2 none.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    of_triton = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
+    options.graph_optimization_level = of_triton.get(
+        level if optimised else 2, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime cannot load the model: {onnxruntime_reason(error)}",
             code="onnxruntime_rejects",
             where=Where(path),
         ) from error
+
+
+def outputs_of_session(outputs: Sequence[TensorSpec], session: Any) -> tuple[TensorSpec, ...]:
+    """Outputs as the file or the spec has them → the same with the sizes that ONNX Runtime infers.
+
+    Triton's onnxruntime backend compares an output's dims with these, and exactly: neither an open dimension that
+    ONNX Runtime knows nor a size that it does not know loads (CompareDimsSupported, compare_exact, in
+    onnxruntime_backend's src/onnxruntime_utils.cc). A rank that differs is left to the check of what comes out.
+    """
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    return tuple(
+        replace(t, shape=tuple(map(_of_session, t.shape, shapes[t.name])))
+        if len(shapes.get(t.name, ())) == len(t.shape)
+        else t
+        for t in outputs
+    )
+
+
+def _of_session(ours: Dim, session: Any) -> Dim:
+    if isinstance(session, int) and session >= 0:
+        return session
+    return ours if isinstance(ours, str) else -1
+
+
+def runner_of_session(session: Any) -> Runner:
+    """A function that runs it: {input: array} → {output: array}."""
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> dict[str, Array]:

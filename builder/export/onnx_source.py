@@ -74,6 +74,8 @@ def named_by(
 
 
 def _merged(stated: TensorSpec, found: TensorSpec, where: Where, role: str) -> TensorSpec:
+    if not found.shape and stated.dtype == found.dtype and all(dim == 1 for dim in stated.shape):
+        return found  # a scalar is dims [1] to Triton
     fits = stated.dtype == found.dtype and len(stated.shape) == len(found.shape)
     dims: list[Dim] = []
     for ours, theirs in zip(stated.shape, found.shape, strict=False):

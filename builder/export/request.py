@@ -41,6 +41,7 @@ class ExportRequest:
     exporter:     of a torch source; None: dynamo, and torchscript where that refuses.
     samples:      "module:callable" (→ list of {input name: ndarray}) or an .npz path; None draws inputs.
     sample_batch_sizes: batch sizes the samples must contain when max_batch_size > 0.
+    graph_level:  Triton's optimization.graph.level: what ONNX Runtime infers of the outputs depends on it.
     bounds:       judge the accuracy by these; a measure that is not stated is not judged. Nothing stated:
                   builder.accuracy.default_bounds.
     """
@@ -57,6 +58,7 @@ class ExportRequest:
     samples: str | None = None
     sample_batch_sizes: tuple[int, ...] = (1, 3)
     seed: int = 0
+    graph_level: int = 0
     bounds: Bounds = field(default_factory=Bounds)
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class ExportRequest:
             "samples": self.samples,
             "sample_batch_sizes": list(self.sample_batch_sizes),
             "seed": self.seed,
+            "graph_level": self.graph_level,
             "bounds": asdict(self.bounds),
             "external_above_bytes": self.external_above_bytes,
             "options": dict(self.options),
@@ -103,6 +106,7 @@ def request_from_dict(data: Mapping[str, Any]) -> ExportRequest:
         samples=data["samples"],
         sample_batch_sizes=tuple(data["sample_batch_sizes"]),
         seed=int(data["seed"]),
+        graph_level=int(data["graph_level"]),
         bounds=Bounds(**data["bounds"]),
         external_above_bytes=int(data["external_above_bytes"]),
         options=dict(data["options"]),

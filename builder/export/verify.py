@@ -15,7 +15,7 @@ from builder.errors import ExportError, nearest
 from builder.export.callables import call_reference, one_line, users_place
 from builder.export.exported import Exported
 from builder.export.largest import refuse_sizes_beyond_the_model
-from builder.export.onnx_graph import onnxruntime_runner
+from builder.export.onnx_graph import open_session, outputs_of_session, runner_of_session
 from builder.export.request import ExportRequest
 from builder.samples import (
     Sample,
@@ -98,12 +98,18 @@ Verified = tuple[AccuracyReport, tuple[TensorSpec, ...], str | None]
 def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: Path) -> Verified:
     """Runs the samples through the source and through ONNX Runtime, with and without its optimisations.
 
-    → (the report, outputs with sizes that the runs showed to be fixed left as they are, samples.npz's name).
+    → (the report, outputs with the sizes that ONNX Runtime infers, samples.npz's name).
     An ONNX source without stated samples whose inputs cannot be guessed gives a report of no samples and
     a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, not_batched, onnxruntime_rejects,
     candidate_failed, tensor_readback, range_beyond_model.
     """
-    candidates = [(name, onnxruntime_runner(exported.model_path, optimised=on)) for name, on in RUNTIMES]
+    sessions = [
+        open_session(exported.model_path, optimised=on, level=request.graph_level) for _, on in RUNTIMES
+    ]
+    candidates = [(name, runner_of_session(s)) for (name, _), s in zip(RUNTIMES, sessions, strict=True)]
+    # RUNTIMES begins with the optimised one, which is what is served: constant folding lets it infer more.
+    exported = replace(exported, outputs=outputs_of_session(exported.outputs, sessions[0]))
+    _refuse_sizes_of_0(exported)
     delete(adopt(out_dir) / SAMPLES_FILE)
     if stated.samples is not None:
         inputs = _fitting(stated.samples, request, exported, stated.origin)
@@ -135,6 +141,17 @@ def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: 
     refuse_sizes_beyond_the_model(candidates[-1][1], samples[0].inputs, request, exported)
     save_samples(SampleSet(samples, stated.origin), out_dir / SAMPLES_FILE)
     return report_from_deviations(deviations, len(samples)), exported.outputs, SAMPLES_FILE
+
+
+def _refuse_sizes_of_0(exported: Exported) -> None:
+    for spec in exported.outputs:
+        if 0 in spec.shape:
+            raise ExportError(
+                f"output {spec.name} has a dimension of size 0, which Triton does not accept",
+                code="unsupported_tensor",
+                seen=list(spec.shape),
+                fix="leave the output out when you export the model",
+            )
 
 
 def _read_back(specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> None:

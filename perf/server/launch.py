@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from builder.disk import clear_away, private_directory
@@ -19,6 +20,7 @@ from perf.server.ports import HOST, Ports, choose_ports, is_port_lost
 from perf.server.process import GuardedProcess
 from perf.server.requirements import requirements_of
 from perf.server.server import Server, last_words, server_ended
+from perf.server.shell_words import linked_repositories
 from perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
@@ -80,6 +82,8 @@ def _start(spec: ServerSpec, stack: ExitStack) -> Server:
         stack.callback(process.stop)
     else:
         plan = _local_plan(spec, work_dir)
+        if plan.backends is not None:
+            spec = replace(spec, repositories=linked_repositories(spec.repositories, work_dir))
         prefix = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}_"
         process = GuardedProcess(
             local_command(spec, ports, plan, prefix),

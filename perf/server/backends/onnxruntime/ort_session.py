@@ -19,12 +19,17 @@ GRAPH_LEVELS = {
 def model_path(model_dir, version, filename):
     """The ONNX file of a version; a directory of that name holds model.onnx beside its external data."""
     path = Path(model_dir, str(version), filename or "model.onnx")
-    return path / "model.onnx" if path.is_dir() else path
+    return path / "model.onnx" if os.path.isdir(as_bytes(path)) else path  # noqa: PTH112
+
+
+def as_bytes(path):
+    """A path for Python's own calls: a stub's Python encodes file names as ASCII, whatever the locale."""
+    return str(path).encode()
 
 
 def session_from_config(config, path, kind="CPU", device_id=0):
     """Load `path`; raises RuntimeError when the file is absent or the config asks for what cannot be had."""
-    if not path.exists():
+    if not os.path.exists(as_bytes(path)):  # noqa: PTH110
         raise RuntimeError(f"unable to find '{path}' for model instance '{config['name']}'")
     parameters = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
     options = _session_options(config, parameters)

@@ -56,7 +56,9 @@ def _initial(row, lead, model_dir):
     shape = lead + tuple(max(int(d), 1) for d in row.get("dims", []))
     for initial in row.get("initial_state", []):
         if initial.get("data_file"):
-            data = np.fromfile(Path(model_dir, "initial_state", initial["data_file"]), dtype=dtype)
+            file = Path(model_dir, "initial_state", initial["data_file"])
+            with open(str(file).encode(), "rb") as opened:  # noqa: PTH123
+                data = np.fromfile(opened, dtype=dtype)
             return data[: int(np.prod(shape))].reshape(shape)
     empty = "" if dtype is np.object_ else 0
     return np.full(shape, empty, dtype=dtype)

@@ -12,7 +12,7 @@ from builder.cache import Artifact, Cache
 from builder.cache_record import TAKEN
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
-from builder.errors import BuildError, SpecError, TritonsmithError, Where
+from builder.errors import BuildError, SpecError, TritonsmithError, UnexpectedError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint.files import exists, is_dir, is_file
 from builder.model_directory import read_model_directory, source_roots
@@ -23,6 +23,8 @@ from builder.python_source import check_python_source, place_python_source, sour
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.tensors import TensorSpec, dtype_from_config
 from builder.toolchain import this_toolchain
+
+_Error = TypeVar("_Error", bound=TritonsmithError)
 
 # Where an artifact keeps files that were taken over, apart from the cache's own record: a model's directory.
 
@@ -201,10 +203,12 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
     with cache.workspace() as directory:
         try:
             result = run_export(request, directory, log)
-        except BuildError as error:
+        except (BuildError, UnexpectedError) as error:
             raise _at_source(error, spec, repository) from None
         root = repository.root
-        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
+        # What is gone after an export was a temporary file of the source's own, unless the spec names it.
+        named = [*spec.source.files, *([] if spec.source.kind == "torch" else [spec.source.reference])]
+        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in named)})
         dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
         parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
         identity = request_digest(parameters, tools)
@@ -222,11 +226,8 @@ def log_path(cache: Cache, repository: RepositorySpec, what: str) -> Path:
     return path
 
 
-def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
+def _at_source(error: _Error, spec: ModelSpec, repository: RepositorySpec) -> _Error:
     return place_error(error, spec.name, repository.where(spec.name, "source", spec.source.kind))
-
-
-_Error = TypeVar("_Error", bound=TritonsmithError)
 
 
 def place_error(error: _Error, subject: str, line: Where) -> _Error:
@@ -244,6 +245,7 @@ def place_error(error: _Error, subject: str, line: Where) -> _Error:
         valid=error.valid,
         fix=error.fix,
         details=error.details,
+        traceback=error.traceback,
     )
 
 

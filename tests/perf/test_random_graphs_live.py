@@ -9,13 +9,15 @@ import pytest
 from tests.bench import graphs
 
 pytestmark = pytest.mark.server
+# Three that were once served in batches and mixed, and others of all types.
+SEEDS = (1_000_134, 1_000_193, 1_000_203, *range(3_000_000, 3_000_009))
 
 
 def test_a_few_random_graphs_answer_each_row_rightly(tmp_path: Path) -> None:
-    tally = graphs.run_piece(range(3_000_000, 3_000_014), tmp_path, asked=16)
+    tally = graphs.run_piece(SEEDS, tmp_path, asked=16)
     assert tally.wrong == [] and tally.faults == []
     # All kinds of outcomes are among them, or nothing was tested.
-    assert tally.refused["rows_mixed"] and tally.unbatched and tally.served >= 8
+    assert tally.refused["rows_mixed"] >= 2 and tally.unbatched >= 1 and tally.served >= 8
     assert tally.answers == tally.requests == 16 * tally.served and tally.merged > tally.requests // 4
 
 

@@ -8,7 +8,6 @@ _LINUX_MODULES = ("fcntl", "resource", "uvloop")
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 try:  # a Ctrl-C may come before anything can be done about it
-    import errno
     import io
     import itertools
     import os
@@ -24,17 +23,10 @@ try:  # a Ctrl-C may come before anything can be done about it
     from builder.commands.help import Group
     from builder.console import emit_json, emit_text, note
     from builder.errors import ToolError, TritonsmithError
+    from builder.failure import DISK_FIXES
     from perf import cli as perf_cli
 except KeyboardInterrupt:
     sys.exit(_INTERRUPTED)
-
-
-_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
-_DISK_FIXES = {
-    **dict.fromkeys(_ROOM, "free space or permissions"),
-    **dict.fromkeys(_IN_THE_WAY, "move away the file or link that lies where a directory should be"),
-}
 
 
 class _Passed(BaseException):
@@ -146,7 +138,7 @@ def _run(arguments: list[str]) -> int:
         )
         return ToolError.exit_code
     except OSError as error:
-        fix = _DISK_FIXES.get(error.errno or 0)
+        fix = DISK_FIXES.get(error.errno or 0)
         if fix is None:
             raise
         note(

@@ -13,7 +13,7 @@ from builder.cache_record import TAKEN
 from builder.console import note
 from builder.digest import digest_of_value
 from builder.ensemble import check_steps
-from builder.errors import BuildError, SpecError, TritonsmithError, Where
+from builder.errors import BuildError, SpecError, TritonsmithError, UnexpectedError, Where
 from builder.export import ExportRequest, ExportResult, run_export
 from builder.lint.files import exists, is_dir, is_file
 from builder.model_directory import read_model_directory, source_roots
@@ -25,6 +25,8 @@ from builder.sources import function_of
 from builder.spec import ModelSpec, RepositorySpec, stated_tensors
 from builder.tensors import TensorSpec, dtype_from_config
 from builder.toolchain import this_toolchain
+
+_Error = TypeVar("_Error", bound=TritonsmithError)
 
 # Where an artifact keeps files that were taken over, apart from the cache's own record: a model's directory.
 
@@ -214,12 +216,14 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
     with cache.workspace() as directory:
         try:
             result = run_export(request, directory, log)
-        except BuildError as error:
+        except (BuildError, UnexpectedError) as error:
             raise _at_source(error, spec, repository) from None
         for line in result.notes:
             note(f"{spec.name}: {line}")
         root = repository.root
-        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in spec.source.files)})
+        # What is gone after an export was a temporary file of the source's own, unless the spec names it.
+        named = [*spec.source.files, *([] if spec.source.kind == "torch" else [spec.source.reference])]
+        files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in named)})
         dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
         parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())
         identity = request_digest(parameters, tools)
@@ -237,11 +241,8 @@ def log_path(cache: Cache, repository: RepositorySpec, what: str) -> Path:
     return path
 
 
-def _at_source(error: BuildError, spec: ModelSpec, repository: RepositorySpec) -> BuildError:
+def _at_source(error: _Error, spec: ModelSpec, repository: RepositorySpec) -> _Error:
     return place_error(error, spec.name, repository.where(spec.name, "source", spec.source.kind))
-
-
-_Error = TypeVar("_Error", bound=TritonsmithError)
 
 
 def place_error(error: _Error, subject: str, line: Where) -> _Error:
@@ -259,6 +260,7 @@ def place_error(error: _Error, subject: str, line: Where) -> _Error:
         valid=error.valid,
         fix=error.fix,
         details=error.details,
+        traceback=error.traceback,
     )
 
 

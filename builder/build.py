@@ -13,8 +13,9 @@ from typing import Any
 
 from builder.console import note
 from builder.context import BuildOptions, Context, context_of, plan_build, reference_samples_path
-from builder.errors import GateError, TritonsmithError, Where
+from builder.errors import GateError, Where
 from builder.execution import Executor, LocalExecutor, Tell, Watch
+from builder.failure import failure_of, is_full
 from builder.laying_out import failed, lay_out_model, variant_outcomes
 from builder.lock import Lock, LockedModel, lock_path, write_lock
 from builder.making import Made
@@ -42,8 +43,9 @@ _LOCK_EVERY_S = 1.0
 def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     """Brings the repository up to date with its spec.
 
-    A model that fails is reported and left as it was; the others are built. A build that finds nothing
-    stale writes nothing. GateError `locked` when options.locked and the spec or a source differs from the lock.
+    A model that fails, whatever it raises, is reported and left as it was; the others are built. Only what no model
+    could be laid out after ends it: a full disk under the repository, Ctrl-C. A build that finds nothing stale
+    writes nothing. GateError `locked` when options.locked and the spec or a source differs from the lock.
     """
     context = context_of(options)
     plan = context.plan()
@@ -52,8 +54,7 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     if not plan.stale:
         context.cache.settle()
         context.cache.stats.save()
-        outcomes = tuple(_unchanged(context, spec) for spec in _asked(context))
-        return BuildResult(context.repository, plan, outcomes)
+        return BuildResult(context.repository, plan, _told(context, _unobserved(context)))
     if options.artifacts_only:
         return _make_artifacts(context, plan, tell)
     with exclusive(context.repository) as staging:
@@ -81,14 +82,16 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
 def _make_artifacts(context: Context, plan: BuildPlan, tell: Tell | None) -> BuildResult:
     """Everything stale into the cache; the repository and the lock stay as they are."""
     watch = Watch(len(context.observed), tell or (lambda progress: None))
-    outcomes: dict[str, ModelOutcome] = {}
+    outcomes = _unobserved(context)
     stale = {action.model for action in plan.stale}
     with _executor(context, watch, len(stale)) as executor:
         waiting = {
             executor.submit(spec, context.observed[spec.name]): spec
-            for spec in _asked(context)
+            for spec in context.spec.models
             if spec.name in stale
         }
+        if context.failures and context.options.fail_fast:
+            executor.stop()
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -98,8 +101,7 @@ def _make_artifacts(context: Context, plan: BuildPlan, tell: Tell | None) -> Bui
                 if outcomes[spec.name].error is not None and context.options.fail_fast:
                     executor.stop()
     context.cache.stats.save()
-    told = tuple(outcomes.get(spec.name) or _unchanged(context, spec) for spec in _asked(context))
-    return BuildResult(context.repository, plan, told)
+    return BuildResult(context.repository, plan, _told(context, outcomes))
 
 
 def _of_artifacts(context: Context, spec: ModelSpec, future: Future[Made]) -> ModelOutcome:
@@ -107,15 +109,30 @@ def _of_artifacts(context: Context, spec: ModelSpec, future: Future[Made]) -> Mo
         made = future.result()
     except CancelledError:
         return _not_built(context, spec)
-    except TritonsmithError as error:
+    except Exception as error:
         return _failed_or_stopped(context, spec, error)
     told = variant_outcomes(spec, made.variants, None)
     rows: Mapping[str, Any] = {} if made.rows is None else made.rows.as_dict()
     return ModelOutcome(spec.name, "cached", 1, made.base.directory, made.seconds, {}, None, told, rows)
 
 
-def _asked(context: Context) -> list[ModelSpec]:
-    return [spec for spec in context.spec.models if spec.name in context.observed]
+def _unobserved(context: Context) -> dict[str, ModelOutcome]:
+    """The outcomes of models that failed before anything was made of them."""
+    return {
+        spec.name: failed(context, spec, context.failures[spec.name], 0.0)
+        for spec in context.spec.models
+        if spec.name in context.failures
+    }
+
+
+def _told(context: Context, outcomes: Mapping[str, ModelOutcome]) -> tuple[ModelOutcome, ...]:
+    """Of every model that was asked for, in the spec's order; those without an outcome were left alone."""
+    asked = context.observed.keys() | context.failures.keys()
+    return tuple(
+        outcomes.get(spec.name) or _unchanged(context, spec)
+        for spec in context.spec.models
+        if spec.name in asked
+    )
 
 
 def _refuse_unlocked(context: Context, plan: BuildPlan) -> None:
@@ -161,11 +178,13 @@ class _Run:
     _outcomes: dict[str, ModelOutcome] = field(default_factory=dict)
     _locked: dict[str, LockedModel] = field(default_factory=dict)
     _lock_written_s: float = 0.0
+    _ended: bool = False
 
     def build(self) -> None:
         """Settles every model that was asked for; the lock tells of those that are, even when this is broken off."""
         in_spec = {m.name for m in self.context.spec.models}
         self._locked.update({n: m for n, m in self.context.lock.models.items() if n in in_spec})
+        self._outcomes.update(_unobserved(self.context))
         try:
             self._settle_all()
         except BaseException:
@@ -179,6 +198,9 @@ class _Run:
         stale = [spec for spec in left if not self._is_up_to_date(spec)]
         with _executor(context, self.watch, len(stale)) as executor:
             futures = {spec.name: executor.submit(spec, context.observed[spec.name]) for spec in stale}
+            if context.failures and context.options.fail_fast:
+                self._ended = True
+                executor.stop()
             while left:
                 settled = [spec for spec in left if self._may_settle(spec, left, futures)]
                 running = [future for future in futures.values() if not future.done()]
@@ -203,23 +225,28 @@ class _Run:
         return not steps or steps.isdisjoint(other.name for other in left)
 
     def _settle(self, spec: ModelSpec, futures: dict[str, Future[Made]], executor: Executor) -> None:
-        future = futures.get(spec.name)
-        if future is None and self._steps_changed(spec):
-            future = futures[spec.name] = executor.submit(spec, self.context.observed[spec.name])
-        self._outcomes[spec.name] = outcome = (
-            _unchanged(self.context, spec) if future is None else self._lay_out(spec, future)
-        )
+        self._outcomes[spec.name] = outcome = self._outcome(spec, futures.get(spec.name), executor)
         self.watch.settled()
         if outcome.error is not None and self.context.options.fail_fast:
+            self._ended = True
             executor.stop()
 
-    def _lay_out(self, spec: ModelSpec, future: Future[Made]) -> ModelOutcome:
+    def _outcome(self, spec: ModelSpec, future: Future[Made] | None, executor: Executor) -> ModelOutcome:
+        made: Made | None = None
         try:
+            if future is None:
+                if not self._steps_changed(spec):
+                    return _unchanged(self.context, spec)
+                if self._ended:
+                    return _not_built(self.context, spec)
+                future = executor.submit(spec, self.context.observed[spec.name])
             made = future.result()
             outcome, entry = lay_out_model(self.context, self.plan, spec, made, self.staging)
         except CancelledError:
             return _not_built(self.context, spec)
-        except TritonsmithError as error:
+        except Exception as error:
+            if made is not None and is_full(error):
+                raise  # the repository's own disk: no other model could be laid out either
             return _failed_or_stopped(self.context, spec, error)
         if entry is not None and not self.context.options.locked:
             self._locked[spec.name] = entry
@@ -248,7 +275,7 @@ class _Run:
 
     def outcomes(self) -> tuple[ModelOutcome, ...]:
         """In the spec's order."""
-        return tuple(self._outcomes[spec.name] for spec in _asked(self.context))
+        return _told(self.context, self._outcomes)
 
 
 def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:
@@ -261,8 +288,9 @@ def _not_built(context: Context, spec: ModelSpec) -> ModelOutcome:
     return ModelOutcome(spec.name, "not built", 1, context.repository / spec.name, 0.0, {})
 
 
-def _failed_or_stopped(context: Context, spec: ModelSpec, error: TritonsmithError) -> ModelOutcome:
+def _failed_or_stopped(context: Context, spec: ModelSpec, error: Exception) -> ModelOutcome:
     """What was stopped because another model failed is not built; it has no failure of its own."""
-    if error.code.endswith("_cancelled"):
+    failure = failure_of(error, spec.name)
+    if failure.code.endswith("_cancelled"):
         return _not_built(context, spec)
-    return failed(context, spec, error, 0.0)
+    return failed(context, spec, failure, 0.0)

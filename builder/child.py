@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import builder.errors as errors
 from builder.budget import Grant
-from builder.errors import BuildError, TritonsmithError, Where
+from builder.errors import BuildError, TritonsmithError, UnexpectedError, Where
 from builder.run_policy import current_policy
 
 _GRACE_S = 2.0
@@ -93,7 +93,7 @@ def run_child(
 
     Everything the worker prints goes to log_path. Raises the TritonsmithError the worker raised, or
     task.error when the child was killed, crashed, took longer than timeout_s, or `stop`, asked a few times a second,
-    said so; RuntimeError for a bug in it.
+    said so; UnexpectedError for a bug in it.
     It waits for its turn and obeys the time limit and the stop of builder.run_policy.
     On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
@@ -234,7 +234,14 @@ def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Pa
         return result
     if "error" in answer:
         raise _error_from_dict(answer["error"])
-    raise RuntimeError(f"{task.what} failed unexpectedly (log: {log_path})\n{answer['bug']}")
+    trace = str(answer["bug"])
+    raise UnexpectedError(
+        f"{task.what} failed unexpectedly: {trace.strip().splitlines()[-1]}",
+        code="unexpected",
+        where=Where(log_path),
+        fix="a bug of tritonsmith or of what it calls: report it with the traceback at the end",
+        traceback=trace,
+    )
 
 
 def _error_from_dict(data: Mapping[str, Any]) -> TritonsmithError:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.artifacts import check_source
 from builder.cache import Cache
-from builder.errors import UsageError, Where, nearest
+from builder.errors import TritonsmithError, UsageError, Where, nearest
 from builder.lint.target import Target
 from builder.lock import Lock, lock_path, read_lock
 from builder.machine import Machine, this_machine
@@ -61,7 +61,8 @@ class BuildOptions:
 class Context:
     """All that a build looks at before it changes anything.
 
-    observed:     only the models asked for.
+    observed:     only the models asked for, but for those in `failures`.
+    failures:     why a model could not be observed; what is there of it stays as it is.
     not_as_built: models that left the spec and whose directories are not what the lock says.
     """
 
@@ -73,14 +74,21 @@ class Context:
     observed: Mapping[str, Observation]
     target: Target | None
     not_as_built: frozenset[str] = frozenset()
+    failures: Mapping[str, TritonsmithError] = field(default_factory=dict)
+
+    def seen(self, model: str) -> Observation:
+        """What is known of the model; raises the error that it could not be observed for."""
+        if model in self.failures:
+            raise self.failures[model]
+        return self.observed[model]
 
     def plan(self) -> BuildPlan:
         """What a build would do now. Models that left the spec are removed by a build of all."""
-        kept = (
-            {n: m for n, m in self.lock.models.items() if n in self.observed}
-            if self.options.models
-            else self.lock.models
-        )
+        kept = {
+            name: model
+            for name, model in self.lock.models.items()
+            if name in self.observed or not (self.options.models or name in self.failures)
+        }
         return make_plan(self.observed, Lock(kept), self.not_as_built)
 
 
@@ -104,12 +112,12 @@ def repository_of(options: BuildOptions) -> Path:
     return beside
 
 
-def plan_build(options: BuildOptions) -> tuple[RepositorySpec, BuildPlan]:
+def plan_build(options: BuildOptions) -> tuple[Context, BuildPlan]:
     """What a build would do now; reads only."""
     context = context_of(options)
     plan = context.plan()
     context.cache.stats.save()
-    return context.spec, plan
+    return context, plan
 
 
 def context_of(options: BuildOptions, machine: Machine | None = None) -> Context:
@@ -130,7 +138,9 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
     target = check_planned(spec, options.target, machine)
     lock = read_lock(lock_path(spec.path))
     prefetch(spec, cache, this_toolchain(), asked, machine)
-    observed = observe(spec, lock, cache, this_toolchain(), repository, options.templates, asked, machine)
+    observed, failures = observe(
+        spec, lock, cache, this_toolchain(), repository, options.templates, asked, machine
+    )
     in_spec = {model.name for model in spec.models}
     not_as_built = frozenset(
         name
@@ -139,7 +149,7 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
         and os.path.lexists(repository / name)
         and not is_what_was_built(repository / name, locked.files, cache.stats)
     )
-    return Context(spec, options, cache, repository, lock, observed, target, not_as_built)
+    return Context(spec, options, cache, repository, lock, observed, target, not_as_built, failures)
 
 
 def _asked(spec: RepositorySpec, models: tuple[str, ...]) -> set[str]:

@@ -9,9 +9,10 @@
     ├── TrialError         1    a load test or a trial of a sweep failed
     ├── ToolError          3    a tool, server, GPU or system library is missing or unusable
     │   └── ServerError    3    a tritonserver could not be started, died, or does not answer
-    └── GateError          4    a gate said no: stale, lint errors, accuracy, SLO, regression
+    ├── GateError          4    a gate said no: stale, lint errors, accuracy, SLO, regression
+    └── UnexpectedError    1    a bug that one model met, with its traceback; the other models go on
 
-Anything that is not a TritonsmithError is a bug and is shown with its traceback.
+Anything else that is not a TritonsmithError is a bug and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class TritonsmithError(Exception):
     valid:   the values that would have been accepted.
     fix:     the command or change that mends it.
     details: lines of evidence (a small table), shown below the message.
+    traceback: of a bug, shown after everything else; empty for what is expected.
     """
 
     exit_code: ClassVar[int] = 1
@@ -58,6 +60,7 @@ class TritonsmithError(Exception):
         valid: Iterable[object] = (),
         fix: str | None = None,
         details: Iterable[str] = (),
+        traceback: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -67,6 +70,7 @@ class TritonsmithError(Exception):
         self.valid = tuple(valid)
         self.fix = fix
         self.details = tuple(details)
+        self.traceback = traceback
 
     def __str__(self) -> str:
         # What others wrote may have lines of its own: none of them begins where ours do.
@@ -81,8 +85,9 @@ class TritonsmithError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An error travels between processes and machines whole.
-        others = {name: getattr(self, name) for name in ("code", "where", "seen", "valid", "fix", "details")}
+        # An error travels between processes and machines whole; of what others gave it, the text.
+        others = {n: getattr(self, n) for n in ("code", "where", "fix", "details", "traceback")}
+        others |= {"seen": None if self.seen is None else str(self.seen), "valid": [*map(str, self.valid)]}
         return _error_of, (type(self), self.message, others)
 
     def as_dict(self) -> dict[str, object]:
@@ -96,6 +101,7 @@ class TritonsmithError(Exception):
             "fix": self.fix,
             "details": list(self.details),
             "exit_code": self.exit_code,
+            **({"traceback": self.traceback} if self.traceback else {}),
         }
 
 
@@ -153,6 +159,12 @@ class GateError(TritonsmithError):
     """A gate said no."""
 
     exit_code = 4
+
+
+class UnexpectedError(TritonsmithError):
+    """A bug that one model met; `traceback` has it whole."""
+
+    exit_code = 1
 
 
 _MAX_SEEN = 1000

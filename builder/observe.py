@@ -11,7 +11,8 @@ from builder.cache import Cache
 from builder.convert.request import TOOLS_BESIDE_ONNX
 from builder.digest import digest_of_value, total_digest
 from builder.engine_targets import engine_targets
-from builder.errors import ConfigError, SpecError
+from builder.errors import ConfigError, SpecError, TritonsmithError
+from builder.failure import failure_of
 from builder.lock import Lock, LockedModel
 from builder.machine import Machine
 from builder.model_config import TEMPLATE, model_config_from_text
@@ -177,23 +178,22 @@ def observe(
     templates: Path | None,
     names: Collection[str],
     machine: Machine,
-) -> dict[str, Observation]:
-    """One Observation a model named, in the spec's order."""
+) -> tuple[dict[str, Observation], dict[str, TritonsmithError]]:
+    """(one Observation a model named, in the spec's order, why the others could not be observed)"""
     targets = engine_targets(repository_spec, machine)
-    return {
-        spec.name: _observe_model(
-            repository_spec,
-            spec,
-            lock.models.get(spec.name),
-            cache,
-            toolchain,
-            repository,
-            templates,
-            targets,
-        )
-        for spec in repository_spec.models
-        if spec.name in names
-    }
+    observed: dict[str, Observation] = {}
+    failures: dict[str, TritonsmithError] = {}
+    for spec in repository_spec.models:
+        if spec.name not in names:
+            continue
+        locked = lock.models.get(spec.name)
+        try:
+            observed[spec.name] = _observe_model(
+                repository_spec, spec, locked, cache, toolchain, repository, templates, targets
+            )
+        except Exception as error:
+            failures[spec.name] = failure_of(error, spec.name)
+    return observed, failures
 
 
 def _observe_model(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from builder.errors import SpecError
+from builder.errors import SpecError, TritonsmithError
 from builder.markdown import cell
 from builder.plan import Action, BuildPlan, EngineTarget, State
 from builder.releases import tensorrt_requirement
@@ -39,9 +39,10 @@ def markdown_of_plan(plan: BuildPlan) -> str:
     return "\n".join(lines)
 
 
-def json_of_plan(plan: BuildPlan) -> dict[str, Any]:
-    """The whole plan as one JSON object."""
-    return {"stale": bool(plan.stale), "actions": [a.as_dict() for a in plan.actions]}
+def json_of_plan(plan: BuildPlan, failures: Sequence[TritonsmithError] = ()) -> dict[str, Any]:
+    """The whole plan as one JSON object; failures: of models that nothing can be said of."""
+    told = {"errors": [error.as_dict() for error in failures]} if failures else {}
+    return {"stale": bool(plan.stale), "actions": [a.as_dict() for a in plan.actions], **told}
 
 
 def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:

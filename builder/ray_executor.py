@@ -14,8 +14,9 @@ from builder import __version__
 from builder.cache import Artifact, Cache
 from builder.cache_record import Kind
 from builder.context import BuildOptions, context_of
-from builder.errors import BuildError, ToolError, UsageError
+from builder.errors import BuildError, ToolError, TritonsmithError, UsageError
 from builder.execution import Watch
+from builder.failure import failure_of
 from builder.making import Made, make_model
 from builder.outcome import ELSEWHERE
 from builder.plan import EngineTarget, Observation
@@ -138,14 +139,14 @@ class RayExecutor:
             if done:
                 break
         try:
-            answer: Made | Exception = ray.get(task)
+            answer: Made | TritonsmithError = ray.get(task)
         except ray.exceptions.RayError as error:
             raise BuildError(
                 f"{spec.name}: the cluster lost it: {str(error).splitlines()[0][:300]}",
                 code="ray_lost",
                 fix="`ray status` and the nodes' logs tell more; build again",
             ) from None
-        if isinstance(answer, Exception):
+        if isinstance(answer, TritonsmithError):
             raise answer
         return answer
 
@@ -176,7 +177,7 @@ def _connected(address: str | None, repository: RepositorySpec) -> Any:
     return ray
 
 
-def _make_on_node(job: _Job) -> Made | Exception:
+def _make_on_node(job: _Job) -> Made | TritonsmithError:
     """Runs on the node: the model's artifacts into the shared cache, by the node's own toolchain and GPU."""
     try:
         if job.version != __version__:
@@ -192,9 +193,11 @@ def _make_on_node(job: _Job) -> Made | Exception:
         context = context_of(replace(job.options, spec=job.spec, cache=cache))
         spec = next(m for m in context.spec.models if m.name == job.model)
         with run_under(RunPolicy(timeout_s=job.options.timeout_s)):
-            return make_model(spec, context.observed[spec.name], context.spec, cache)
-    except Exception as error:  # as a value: Ray would wrap it
-        return error
+            return make_model(spec, context.seen(spec.name), context.spec, cache)
+    except (
+        Exception
+    ) as error:  # as a value, whose text travels: Ray would wrap it, and lose one that cannot be pickled
+        return failure_of(error, job.model)
 
 
 def _node_cache(job: _Job) -> Path:

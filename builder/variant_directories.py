@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from builder.cache import Artifact
 from builder.cache_record import Kind
 from builder.context import BuildOptions, Context, context_of
 from builder.engines import BuiltEngine
-from builder.errors import BuildError
+from builder.errors import BuildError, TritonsmithError
+from builder.failure import failure_of
 from builder.laying_out import config_text
 from builder.lock import LockedModel
 from builder.observe import is_plain
@@ -19,24 +19,28 @@ from builder.spec import ModelSpec
 from builder.variants import BuiltVariant, served_files
 
 
-def lay_out_variants(options: BuildOptions, directory: Path) -> dict[str, Mapping[str, Path]]:
-    """Writes DIRECTORY/MODEL__VARIANT for each variant that the last build made → {model: {variant: path}}.
+def lay_out_variants(
+    options: BuildOptions, directory: Path
+) -> tuple[tuple[Path, ...], tuple[TritonsmithError, ...]]:
+    """Writes DIRECTORY/MODEL__VARIANT for each variant that the last build made → (their paths, what became of others).
 
-    They are models of their own to a server: it may serve them side by side. BuildError when a variant's artifact
-    is no longer in the cache.
+    They are models of their own to a server: it may serve them side by side. BuildError `variant_gone` is among the
+    errors when a variant's artifact is no longer in the cache.
     """
     context = context_of(options)
-    made: dict[str, Mapping[str, Path]] = {}
+    made: list[Path] = []
+    failures: list[TritonsmithError] = []
     with exclusive(directory.absolute()) as staging:
         for spec in context.spec.models:
             locked = context.lock.models.get(spec.name)
-            if spec.variants and locked is not None:
-                made[spec.name] = {
-                    name: _lay_out(context, spec, locked, name, staging, directory.absolute())
-                    for name in spec.variants
-                    if name in locked.variants
-                }
-    return made
+            if locked is None:
+                continue
+            for name in (n for n in spec.variants if n in locked.variants):
+                try:
+                    made.append(_lay_out(context, spec, locked, name, staging, directory.absolute()))
+                except Exception as error:  # noqa: PERF203 - one variant's alone
+                    failures.append(failure_of(error, f"{spec.name}/{name}"))
+    return tuple(made), tuple(failures)
 
 
 def _lay_out(

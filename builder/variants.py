@@ -17,6 +17,7 @@ from builder.engine_profiles import engine_options, engine_profiles
 from builder.engine_targets import plan_names
 from builder.engines import BuiltEngine, engine_artifacts
 from builder.errors import TritonsmithError, Where
+from builder.failure import failure_of
 from builder.gate_request import GateRequest, GateResult, Metric
 from builder.judgement import Judgement, judgement_of, refusal
 from builder.lock import LockedVariant, finite
@@ -82,8 +83,9 @@ def _built(
         if spec.variants[name].backend == "tensorrt":
             engines = engine_artifacts(spec, name, artifact, repository, cache)
             action = "from cache" if all(engine.was_cached for engine in engines) else "made"
-    except TritonsmithError as error:
-        placed = place_error(error, f"{spec.name}/{name}", _where(spec, name, repository))
+    except Exception as error:
+        subject = f"{spec.name}/{name}"
+        placed = place_error(failure_of(error, subject), subject, _where(spec, name, repository))
         return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
 

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 _MORE_SHARE = 0.2
 """Of the time that the batch sizes took, for more rows than they ask for."""
 
+_LEAST_ROUNDS = 16
+"""Of more rows, as far as they take no longer than _LEAST_S; processor time, so that a busy machine sees as much."""
+
+_LEAST_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -93,7 +98,7 @@ def judge_rows(
 def _judged(
     model: Model, rows: Sequence[Row], request: RowsRequest, rng: np.random.Generator, ran: list[int]
 ) -> RowsReport:
-    started = time.monotonic()
+    started = time.process_time()
     alone = answers_alone(model.run, rows)
     model = replace(model, outputs=model.outputs or tuple(alone[0]))
     memory = memory_growth(request.largest_run_bytes, rows[0], alone[0])
@@ -101,15 +106,17 @@ def _judged(
     found = differences(model.run, rows, alone, request.sizes, model.outputs, rng, memory.fits, ran)
     refusal = _refusal(model, rows, alone, found, accepted)
     if refusal is None and max(ran) > 1:
-        refusal = _among_more_rows(model, rows, request, rng, accepted, time.monotonic() - started)
+        refusal = _among_more_rows(model, rows, request, rng, accepted, time.process_time() - started)
     if refusal is not None and refusal.is_of_optimisation:
         as_written = replace(model, run=model.load(model.copied()), is_optimised=False)
         report = judge_rows(as_written, rows, request, rng)
         return report if report.refused else RowsReport("random", tuple(ran), refusal.note)
     if refusal is not None:
         return RowsReport(refusal.verdict, tuple(ran), refusal.note, refusal.op)
-    if all(_is_constant(alone, output) for output in model.outputs):
-        why = "all rows have the same answer, so that none could be told from another; state accuracy.samples"
+    constant = [output for output in model.outputs if _is_constant(alone, output)]
+    if constant:
+        of = "" if len(constant) == len(model.outputs) else f" in output {', '.join(constant)}"
+        why = f"all rows have the same answer{of}, so that none could be told from another; state accuracy.samples"
         return RowsReport("unverified", tuple(ran), why)
     notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
     if max(ran) < max(request.sizes):
@@ -131,12 +138,13 @@ def _among_more_rows(
     A step after what mixes, such as a class or a quantised value, hides it in most rows. Drawn rows may lie outside what
     the model is meant for, where it may answer alone otherwise; a neighbour must not change them all the same.
     """
-    until = time.monotonic() + max(request.more_s, _MORE_SHARE * round_s)
-    for _ in range(request.more_rounds):
-        started = time.monotonic()
-        if started + round_s > until:
+    begun, enough_s = time.process_time(), max(request.more_s, _MORE_SHARE * round_s)
+    for number in range(request.more_rounds):
+        started = time.process_time()
+        if started - begun + round_s > (enough_s if number >= _LEAST_ROUNDS else max(enough_s, _LEAST_S)):
             break
-        drawn = [drawn_like(rows, rng) for _ in range(POOL)]
+        # Whole numbers were guessed near 0: further ones reach other rows of a table, and other sides of a condition.
+        drawn = [drawn_like(rows, rng, wider=number % 2 == 1) for _ in range(POOL)]
         try:
             alone = answers_alone(model.run, drawn)
             every = differences(model.run, drawn, alone, (2, 3), model.outputs, rng, lambda size, _: size, [])
@@ -146,7 +154,7 @@ def _among_more_rows(
         refusal = _refusal(model, drawn, alone, found, accepted)
         if refusal is not None:
             return refusal
-        round_s = time.monotonic() - started
+        round_s = time.process_time() - started
     return None
 
 

@@ -60,9 +60,25 @@ def with_drawn(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
     return list(known.values())
 
 
-def drawn_like(rows: Sequence[Row], rng: np.random.Generator) -> Row:
-    """A new row whose values resemble those of the rows."""
-    return {name: _drawn([row[name] for row in rows], rng) for name in rows[0]}
+_WIDER = 8
+"""Whole numbers that are drawn above those of the rows; a model that does not take them says so."""
+
+
+def drawn_like(rows: Sequence[Row], rng: np.random.Generator, *, wider: bool = False) -> Row:
+    """A new row whose values resemble those of the rows; wider: whole numbers may be somewhat larger."""
+    draw = _drawn_wider if wider else _drawn
+    return {name: draw([row[name] for row in rows], rng) for name in rows[0]}
+
+
+def _drawn_wider(values: Sequence[Array], rng: np.random.Generator) -> Array:
+    import numpy as np
+
+    kind = values[0].dtype
+    if kind.kind not in "iu":
+        return _drawn(values, rng)
+    low, high = min(int(v.min(initial=0)) for v in values), max(int(v.max(initial=0)) for v in values)
+    most = min(high + _WIDER, int(np.iinfo(kind).max))
+    return rng.integers(low, most, values[0].shape, dtype=kind, endpoint=True)
 
 
 def _drawn(values: Sequence[Array], rng: np.random.Generator) -> Array:

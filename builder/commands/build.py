@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from builder.commands.build_view import build_view
+from builder.commands.failures import end_with
 from builder.commands.options import (
     DEFAULT_SPEC,
     Format,
@@ -109,14 +110,11 @@ def build(
     if variants is not None and not artifacts_only:
         from builder.variant_directories import lay_out_variants
 
-        for of_model in lay_out_variants(options, variants).values():
-            for path in of_model.values():
-                note(f"variant: {path}")
-    for error in result.errors:
-        note(f"error[{error.code}]: {error}")
-    if result.errors:
-        worse = [e for e in result.errors if e.exit_code != 4]
-        raise typer.Exit((worse or result.errors)[0].exit_code)
+        laid_out, failures = lay_out_variants(options, variants)
+        for path in laid_out:
+            note(f"variant: {path}")
+        end_with((*result.errors, *failures))
+    end_with(result.errors)
 
 
 def _known_executor(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from builder.lint.check import LintOptions
+    from builder.lint.check import LintOptions, Report
     from builder.lint.target import Target
 
 
@@ -72,6 +72,7 @@ def check(
               tritonsmith check model_repository/ --deep
               tritonsmith check --explain BATCH004
     """
+    from builder.commands.failures import end_with
     from builder.console import emit_document, emit_text, note
     from builder.errors import UsageError
 
@@ -80,16 +81,17 @@ def check(
         return
     if not paths:
         raise UsageError("no path to check", code="no_path", fix="tritonsmith check model_repository/")
-    text, errors, models = checked(
+    text, found = checked(
         paths, options_from_flags(target, gpus, server_args, select, ignore, deep), format.value
     )
     if format is CheckFormat.text:
         emit_text(text, escaped=True)
     else:
         emit_document(text, escaped=format is CheckFormat.github)
-    if not models:
+    if not found.models:
         note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
-    if errors:
+    end_with(found.failures)
+    if any(finding.severity == "error" for finding in found.findings):
         raise typer.Exit(4)
 
 
@@ -105,18 +107,19 @@ def explained(rule_id: str) -> str:
     return explanation(rule)
 
 
-def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, int, int]:
-    """(what to print, number of findings that are errors, number of models judged)."""
+def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, Report]:
+    """(what to print, what was found)"""
     from builder.lint.check import report
-    from builder.lint.render import FORMATS, text
+    from builder.lint.render import FORMATS, json_text, text
 
     found = report(paths, options)
-    errors = sum(finding.severity == "error" for finding in found.findings)
     if format_ == "text":
         from builder.console import has_colour
 
-        return text(found.findings, found.models, has_colour(sys.stdout)), errors, found.models
-    return FORMATS[format_](found.findings, found.models), errors, found.models
+        return text(found.findings, found.models, has_colour(sys.stdout)), found
+    if format_ == "json":
+        return json_text(found.findings, found.models, found.failures), found
+    return FORMATS[format_](found.findings, found.models), found
 
 
 def options_from_flags(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.commands.failures import end_with
 from builder.console import emit_document, emit_json, emit_text, note
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) ->
         note(f"note: {lost}")
     if output == STDOUT:
         emit_document(text.rstrip("\n"))
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, text)
-    if as_json:
-        emit_json(_as_json(imported, output))
-        return
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text)
+        emit_json(_as_json(imported, output)) if as_json else _tell_written(imported, output)
+    end_with(imported.failures)
+
+
+def _tell_written(imported: Imported, output: Path) -> None:
     emit_text(f"{output}: {len(imported.models)} {'model' if len(imported.models) == 1 else 'models'}")
     spec = "" if output.name == "models.yaml" and output.parent == Path() else f" --spec {output}"
     note(f"next: tritonsmith plan{spec}, then tritonsmith build{spec}")
@@ -74,4 +77,5 @@ def _as_json(imported: Imported, output: Path) -> dict[str, Any]:
         "notes": [
             {"message": n.message, "where": None if n.where is None else str(n.where)} for n in imported.notes
         ],
+        **({"errors": [e.as_dict() for e in imported.failures]} if imported.failures else {}),
     }

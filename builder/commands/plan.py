@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from builder.commands.failures import end_with
 from builder.commands.options import (
     DEFAULT_SPEC,
     ModelsArgument,
@@ -62,14 +63,16 @@ def plan(
         target=target,
         models=tuple(models or ()),
     )
-    _, result = plan_build(options)
+    context, result = plan_build(options)
+    failures = tuple(context.failures.values())
     if format is PlanFormat.json:
-        emit_json(json_of_plan(result))
+        emit_json(json_of_plan(result, failures))
     elif format is PlanFormat.github_matrix:
         emit_document(matrix_text_of(result))
     elif format is PlanFormat.markdown:
         emit_document(markdown_of_plan(result))
     else:
         emit_text(text_of_plan(result, width_of(sys.stdout)))
+    end_with(failures)
     if exit_code and result.stale:
         raise typer.Exit(4)

@@ -13,6 +13,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from builder.errors import ExportError, Where, nearest
+from builder.failure import one_line as one_line
 
 
 def call_reference(reference: str, what: str) -> tuple[Any, Path | None]:
@@ -58,19 +59,13 @@ def run_users_code(function: Callable[[], Any], describe: Callable[[str], Export
     """Calls `function`; anything it raises becomes describe("Type: message") at the user's innermost line."""
     try:
         return function()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a process of its own: SystemExit and the like end the source, not us
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         traceback.print_exc()
         wrapped = describe(one_line(error))
         wrapped.where = users_place(error)
         raise wrapped from error
-
-
-def one_line(error: BaseException) -> str:
-    """`ValueError: the message's first line`."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def users_place(error: BaseException) -> Where | None:
@@ -107,7 +102,7 @@ def _is_users(path: Path) -> bool:
 def _import(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a process of its own: SystemExit and the like end the source, not us
         traceback.print_exc()
         if isinstance(error, ModuleNotFoundError) and _is_itself(error.name, name):
             raise _module_not_found(name, error.name or name, what) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from builder.batch_rows import RowsReport, RowsRequest, sizes_to_run
-from builder.errors import ConfigError, SpecError, UsageError, Where
+from builder.errors import ConfigError, SpecError, TritonsmithError, UsageError, Where
+from builder.failure import failure_of
 from builder.importing.from_repository import imported_model, relative, without_batching
 from builder.importing.imported import Imported, ImportedModel, Note
 from builder.importing.pretrained import is_pretrained, pretrained_models
@@ -26,16 +28,25 @@ def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
     """Every model found; file names in the spec are relative to `root`, the directory that it will lie in.
 
     A path is an .onnx file, a directory with .onnx files or a Hugging Face model, a model repository, a model directory, or its
-    config.pbtxt. UsageError for anything else, ConfigError for a config.pbtxt that Triton would not read.
+    config.pbtxt. UsageError for anything else. A model that cannot be read, a config.pbtxt that Triton would not
+    read among them, is a failure beside the others, and raised where there are none.
     """
     models: list[ImportedModel] = []
     notes: list[Note] = []
+    failures: list[TritonsmithError] = []
     for path in paths:
-        for model, more in _models_at(path, root):
+        for subject, find in _models_at(path, root):
+            try:
+                found, more = find()
+            except Exception as error:
+                failures.append(failure_of(error, subject))
+                continue
             notes += more
-            if model is not None:
+            for model in found:
                 models.append(_named_apart(model, models, notes))
     if not models:
+        for failure in failures:
+            raise failure
         raise UsageError(
             f"no model is in {', '.join(map(str, paths))}",
             code="no_models",
@@ -48,15 +59,17 @@ def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
                 "URLs",
             ),
         )
-    return Imported(tuple(models), tuple(notes))
+    return Imported(tuple(models), tuple(notes), tuple(failures))
 
 
-Found = Iterator[tuple[ImportedModel | None, list[Note]]]
+_Found = tuple[Sequence[ImportedModel], list[Note]]
+_Finds = Iterator[tuple[str, Callable[[], _Found]]]
+"""(name for messages, what finds its models)"""
 
 
-def _models_at(path: Path, root: Path) -> Found:
+def _models_at(path: Path, root: Path) -> _Finds:
     if path.is_file() and path.name != CONFIG:
-        yield _onnx_file(path, root)
+        yield str(path), partial(_onnx_file, path, root)
     elif path.is_file() and any(is_version_name(p.name) for p in path.parent.iterdir() if p.is_dir()):
         yield from _repository_at(path.parent, root)
     elif path.is_file():
@@ -69,16 +82,15 @@ def _models_at(path: Path, root: Path) -> Found:
     elif not path.is_dir():
         raise UsageError(f"there is no {path}", code="no_such_path", where=Where(path))
     elif not (path / CONFIG).exists() and is_pretrained(path):
-        for model in pretrained_models(path, root):
-            yield model, []
+        yield str(path), lambda: (tuple(pretrained_models(path, root)), [])
     elif not (path / CONFIG).exists() and (files := sorted(path.glob("*.onnx"))):
         for file in files:
-            yield _onnx_file(file, root)
+            yield str(file), partial(_onnx_file, file, root)
     else:
         yield from _repository_at(path, root)
 
 
-def _onnx_file(path: Path, root: Path) -> tuple[ImportedModel, list[Note]]:
+def _onnx_file(path: Path, root: Path) -> _Found:
     try:
         onnx = read_onnx(path)
     except OnnxProblem as problem:
@@ -91,12 +103,12 @@ def _onnx_file(path: Path, root: Path) -> tuple[ImportedModel, list[Note]]:
     name = _name_of_file(path)
     model = ImportedModel(name, {"onnx": relative(path, root)}, {}, {}, (surface(onnx),))
     if not can_batch(onnx):
-        return model, []
+        return (model,), []
     report = rows_of_file(RowsRequest(name, str(path.absolute()), sizes_to_run(DEFAULT_MAX_BATCH_SIZE)))
     if report.refused:
         remarks = (*model.remarks, f"not batched: {report.note}")
-        return replace(model, fields={"max_batch_size": 0}, remarks=remarks), []
-    return model, _unverified([report], path)
+        return (replace(model, fields={"max_batch_size": 0}, remarks=remarks),), []
+    return (model,), _unverified([report], path)
 
 
 def _name_of_file(path: Path) -> str:
@@ -122,29 +134,28 @@ def _tensor(tensor: OnnxTensor) -> str:
     return f"{tensor.name} {dtype} [{dims}]"
 
 
-def _repository_at(path: Path, root: Path) -> Found:
+def _repository_at(path: Path, root: Path) -> _Finds:
     (repository,) = read_paths([path])
     judged = repository.judged
     for name, model in repository.models.items():
-        if judged is not None and name not in judged:
-            continue
-        if model.parsed is None and not model.versions:
-            yield (
-                None,
-                [Note("no model: it has neither a config.pbtxt nor a version directory", Where(model.path))],
-            )
-            continue
-        reason = fault_of_model_name(model.name) or _fault_of_content(model, root)
-        if reason is not None:
-            yield None, [Note(f"{model.name!r} is not in the spec: it {reason}", Where(model.path))]
-            continue
-        imported, notes = imported_model(_readable(model), root), list(_losses(model))
-        reports = list(rows_by_running(model).values())
-        refused = next((report for report in reports if report.refused), None)
-        if refused is not None:
-            yield without_batching(imported, model, refused), notes
-        else:
-            yield imported, [*notes, *_unverified(reports, model.path)]
+        if judged is None or name in judged:
+            yield name, partial(_model_of_repository, model, root)
+
+
+def _model_of_repository(model: Model, root: Path) -> _Found:
+    if model.parsed is None and not model.versions:
+        return (), [
+            Note("no model: it has neither a config.pbtxt nor a version directory", Where(model.path))
+        ]
+    reason = fault_of_model_name(model.name) or _fault_of_content(model, root)
+    if reason is not None:
+        return (), [Note(f"{model.name!r} is not in the spec: it {reason}", Where(model.path))]
+    imported, notes = imported_model(_readable(model), root), list(_losses(model))
+    reports = list(rows_by_running(model).values())
+    refused = next((report for report in reports if report.refused), None)
+    if refused is not None:
+        return (without_batching(imported, model, refused),), notes
+    return (imported,), [*notes, *_unverified(reports, model.path)]
 
 
 def _unverified(reports: Sequence[RowsReport], path: Path) -> list[Note]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import Where
+from builder.errors import TritonsmithError, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class ImportedModel:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """All models, in the order they are written, and the notes."""
+    """All models, in the order they are written, and the notes; failures: of models that are not in it for them."""
 
     models: tuple[ImportedModel, ...]
     notes: tuple[Note, ...] = ()
+    failures: tuple[TritonsmithError, ...] = ()

@@ -61,7 +61,7 @@ def without_refused(imported: Imported) -> Imported:
             notes.append(Note(f"{model.name!r} is not in the spec: {error.message}"))
     if not kept:
         raise UsageError("no model can be stated in a spec", code="no_models", details=map(str, notes))
-    return Imported(tuple(kept.values()), tuple(notes))
+    return Imported(tuple(kept.values()), tuple(notes), imported.failures)
 
 
 def _shared(models: Sequence[ImportedModel]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import UsageError, Where, nearest
+from builder.errors import TritonsmithError, UsageError, Where, nearest
+from builder.failure import failure_of
 from builder.lint.model import (
     CONFIG,
     Model,
@@ -73,17 +75,22 @@ def check(paths: Sequence[Path], options: LintOptions | None = None) -> list[Fin
     """Judge every model under the paths.
 
     A path is a model repository, a model directory or a config.pbtxt. Findings come sorted by place and rule.
-    UsageError when a path does not exist or a rule id is unknown. Never raises for what is in the files.
+    UsageError when a path does not exist or a rule id is unknown. Never raises for what is in the files, but for
+    a bug: what could not be judged is not let through.
     """
-    return report(paths, options).findings
+    found = report(paths, options)
+    for failure in found.failures:
+        raise failure
+    return found.findings
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found, and how many models it judged."""
+    """What a check found, and how many models it judged; failures: of rules that ended before they could judge one."""
 
     findings: list[Finding]
     models: int
+    failures: tuple[TritonsmithError, ...] = ()
 
 
 def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
@@ -97,6 +104,7 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
     repositories = read_paths(paths, next(iter(target.flag("model-config-name")), None))
     auto_complete = not target.is_on("disable-auto-complete-config")
     findings: list[Finding] = []
+    failures: list[TritonsmithError] = []
     models = 0
     for repository in repositories:
         judged = [
@@ -106,13 +114,25 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
         ]
         rows = None
         if options.deep and any(rule.needs == "deep" for rule in rules):
-            rows = {model.path: rows_by_running(model, auto_complete) for model in judged}
+            rows = {}
+            for model in judged:
+                with _own_failure(f"{model.name}, run", failures):
+                    rows[model.path] = rows_by_running(model, auto_complete)
         context = Context(repository, tuple(repositories), target, auto_complete, rows)
         models += len(judged)
         for model in judged:
-            findings += _judge(model, context, rules)
+            findings += _judge(model, context, rules, failures)
     findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
-    return Report(findings, models)
+    return Report(findings, models, tuple(failures))
+
+
+@contextmanager
+def _own_failure(what: str, failures: list[TritonsmithError]) -> Iterator[None]:
+    """What goes wrong with one model or rule is noted, and the others are judged."""
+    try:
+        yield
+    except Exception as error:
+        failures.append(failure_of(error, what))
 
 
 def read_paths(paths: Sequence[Path], config_name: str | None = None) -> list[Repository]:
@@ -181,14 +201,19 @@ def unknown_rule(name: str) -> UsageError:
     )
 
 
-def _judge(model: Model, context: Context, rules: Iterable[Rule]) -> Iterator[Finding]:
+def _judge(
+    model: Model, context: Context, rules: Iterable[Rule], failures: list[TritonsmithError]
+) -> Iterator[Finding]:
     suppressed = _suppressions(model)
     for rule in rules:
         if model.config is None and rule.needs != "":
             continue
         if model.loose and rule.needs == "files":
             continue
-        for hit in rule.judge(model, context):
+        hits: list[Hit] = []
+        with _own_failure(f"{model.name}, {rule.id}", failures):
+            hits += rule.judge(model, context)
+        for hit in hits:
             finding = _finding(rule, hit, model)
             muted = suppressed.get(None, set()) | suppressed.get(finding.line, set())
             if finding.path != model.config_path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from builder.errors import TritonsmithError
 from builder.lint.check import Finding
 from builder.lint.rule import STAGE_TEXT, Rule
 from builder.lint.table import RULES
@@ -178,9 +179,10 @@ def _property(words: str) -> str:
     return _data(words).replace(":", "%3A").replace(",", "%2C")
 
 
-def json_text(findings: Sequence[Finding], models: int) -> str:
-    """`as_dict` as text."""
-    return json.dumps(as_dict(findings, models), indent=2)
+def json_text(findings: Sequence[Finding], models: int, failures: Sequence[TritonsmithError] = ()) -> str:
+    """`as_dict` as text; failures: of rules that could not judge a model."""
+    told = {"failures": [failure.as_dict() for failure in failures]} if failures else {}
+    return json.dumps(as_dict(findings, models) | told, indent=2)
 
 
 FORMATS: dict[str, Callable[[Sequence[Finding], int], str]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.batch_rows import RowsReport, RowsRequest, run_rows, sizes_to_run
-from builder.errors import TritonsmithError
+from builder.errors import BuildError
 from builder.lint.autofill import can_batch
 from builder.lint.model import Model, model_file
 
@@ -33,7 +33,7 @@ def rows_of_file(request: RowsRequest) -> RowsReport:
     with tempfile.TemporaryDirectory(prefix="tritonsmith-rows-") as scratch:
         try:
             return run_rows(request, Path(scratch) / "scratch", Path(scratch) / "log", TIMEOUT_S)
-        except TritonsmithError as error:
+        except BuildError as error:
             return RowsReport("unverified", (), error.message)
 
 

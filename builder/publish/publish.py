@@ -149,6 +149,8 @@ def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
     context = context_of(replace(options.build, models=options.models))
     chosen = set(options.models or (m.name for m in context.spec.models))
     specs = [m for m in in_build_order(context.spec.models) if m.name in chosen]
+    for failure in context.failures.values():
+        raise failure
     stale_gate(context, set(context.observed))
     locked = context.lock.models
     candidates = {s.name: candidate_of(context.repository, s.name, locked[s.name]) for s in specs}

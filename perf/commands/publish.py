@@ -73,6 +73,7 @@ def publish(
     Examples: tritonsmith publish /srv/models
               tritonsmith publish s3://models/prod minilm --reload http://127.0.0.1:8000
     """
+    from builder.commands.failures import end_with
     from builder.console import emit_json, emit_text, note, progress, width_of
     from builder.publish import PublishOptions, open_destination
     from builder.publish import publish as run_publish
@@ -89,11 +90,7 @@ def publish(
     for publication in result.models:
         for text in publication.notes:
             note(f"note: {publication.model}: {text}")
-    for error in result.errors:
-        note(f"error[{error.code}]: {error}")
-    if result.errors:
-        worse = [e for e in result.errors if e.exit_code != 4]
-        raise typer.Exit((worse or result.errors)[0].exit_code)
+    end_with(result.errors)
 
 
 def text_of_publish(result: PublishResult, width: int | None = None) -> str:

@@ -16,7 +16,11 @@ def load_prepared(path: Path) -> Any:
     """Reads the model whole; Constant nodes become initializers, nameless nodes get names."""
     import onnx
 
-    model = onnx.load(str(path))
+    return named(onnx.load(str(path)))
+
+
+def named(model: Any) -> Any:
+    """Constant nodes become initializers, nameless nodes get names."""
     graph = model.graph
     kept, taken = [], {node.name for node in graph.node}
     for node in graph.node:

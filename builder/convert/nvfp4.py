@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from builder.convert.graph import at_opset, in_order
+from builder.convert.graph import at_opset, in_order, names_read
 from builder.intermediates import run_intermediates
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def nvfp4(
             node.input[0] = known[activation, -1]
     if scales:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    read = {name for node in (*graph.node, *added) for name in node.input}
+    read = {name for node in (*graph.node, *added) for name in names_read(node)}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)

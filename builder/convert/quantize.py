@@ -49,7 +49,7 @@ class _Reader:
 
 def quantizable_nodes(model: Any, op_types: Iterable[str]) -> list[str]:
     """Nodes of these types that have a constant weight; products of two activations lose more than they win."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {t.name for t in model.graph.initializer if t.data_type == 1}  # FLOAT
     return [
         node.name
         for node in model.graph.node

@@ -22,7 +22,7 @@ from builder.convert.coverage import (
     weight_sizes,
 )
 from builder.convert.options import Nvfp4Options, options_for
-from builder.convert.prepare import prepared
+from builder.convert.prepare import outputs_taken_off_inputs, prepared, put_back, split_shared_constants
 from builder.convert.request import (
     NEEDS_CALIBRATION,
     PRECISIONS,
@@ -198,6 +198,7 @@ def _judged_whole(
         name: f'excluded by "{pattern}"'
         for name, pattern in graphs.excluded_nodes(model, request.exclude).items()
     }
+    inputs_given_back = outputs_taken_off_inputs(model.graph)
     if request.precision in ("fp16", "bf16"):
         done = _half(request, model, excluded, calibration, held_out)
     elif request.precision == "int4":
@@ -208,6 +209,7 @@ def _judged_whole(
         assert calibration is not None
         done = _quantized(request, model, excluded, options, calibration)
     made, kept, claimed, notes = done
+    put_back(made.graph, inputs_given_back)
     really = (
         really_quantized(made, before, claimed)
         if request.precision not in ("fp16", "bf16")
@@ -326,6 +328,8 @@ def _quantized(
     notes: tuple[str, ...] = ()
     if not chosen:
         return model, _kept(kept, types), (), ()
+    # What is not quantized reads the weight itself, not what its rounding gives back.
+    split_shared_constants(model, set(types) - set(chosen))
     if options.smooth_quant is not None:
         count = smoothed(model, request.source_onnx, calibration.samples, chosen, options.smooth_quant)
         notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)

@@ -128,7 +128,7 @@ def coverage(
     return Coverage(
         nodes=count,
         of_nodes=count + sum(stayed.values()),
-        weight_bytes=sum(size for name, size in sizes.items() if name not in left),
+        weight_bytes=sum(size for name, size in sizes.items() if not {name, f"{name}_fp32"} & set(left)),
         of_weight_bytes=sum(sizes.values()),
         kept=dict(stayed.most_common()),
     )

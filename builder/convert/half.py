@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.convert.graph import ONNX_DOMAINS, at_opset, in_order, names_read, opset_of
-from builder.convert.prepare import has_body, outer_names, rename_outer
+from builder.convert.prepare import has_body, outer_names, rename_outer, split_shared_constants
 from builder.errors import BuildError
 from builder.intermediates import element_types
 
@@ -37,8 +37,7 @@ def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[
     reasons |= _without_form(model, "float16", "fp16")
     reasons |= {node.name: "its body stays in fp32" for node in model.graph.node if has_body(node)}
     reasons |= {name: reason for name, reason in keep.items() if name in floats}
-    _split_shared_constants(model, reasons)
-    outputs = _taken_off_inputs(model.graph)
+    split_shared_constants(model, reasons)
     types = element_types(model)
     typed = _typed(model)
     converted = convert_float_to_float16(
@@ -47,27 +46,9 @@ def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[
         disable_shape_infer=True,
         node_block_list=sorted(reasons),
     )
-    _put_back(converted.graph, outputs)
     _widen_for_bodies(converted, types, keep_io)
     _tidy(converted)
     return converted, reasons
-
-
-def _taken_off_inputs(graph: Any) -> list[tuple[int, Any]]:
-    """Removes outputs that are inputs (the converter would give them two producers) → place and value of each."""
-    inputs = {value.name for value in graph.input}
-    found = [(i, type(v).FromString(v.SerializeToString())) for i, v in enumerate(graph.output)]
-    found = [(i, value) for i, value in found if value.name in inputs]
-    for index, _ in reversed(found):
-        del graph.output[index]
-    return found
-
-
-def _put_back(graph: Any, outputs: list[tuple[int, Any]]) -> None:
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    for index, value in outputs:
-        value.type.tensor_type.elem_type = types[value.name]
-        graph.output.insert(index, value)
 
 
 def _widen_for_bodies(model: Any, types: Mapping[str, int], keep_io: bool) -> None:
@@ -90,24 +71,6 @@ def _widen_for_bodies(model: Any, types: Mapping[str, int], keep_io: bool) -> No
                 )
             )
         cast |= wanted
-
-
-def _split_shared_constants(model: Any, kept: Mapping[str, str]) -> None:
-    """Gives nodes that stay in fp32 copies of the constants they share with converted ones, so that these lose no digits."""
-    import onnx
-
-    floats = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-    outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
-    copied: dict[str, str] = {}
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if node.name in kept and name in floats and name in outside:
-                if name not in copied:
-                    copied[name] = f"{name}_fp32"
-                    copy = model.graph.initializer.add()
-                    copy.CopyFrom(floats[name])
-                    copy.name = copied[name]
-                node.input[index] = copied[name]
 
 
 def bf16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[Any, dict[str, str]]:

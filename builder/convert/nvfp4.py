@@ -33,8 +33,10 @@ def unsuitable_nodes(model: Any, nodes: Iterable[str]) -> dict[str, str]:
         if node.name not in chosen:
             continue
         shape = shapes[node.input[1]]
-        if len(shape) != 2 or _attribute(node, "transA"):
-            found[node.name] = f"{node.op_type} with a weight of {len(shape)} dimensions, or transA"
+        if len(shape) != 2:
+            found[node.name] = f"its weight has {len(shape)} dimensions, not 2"
+        elif _attribute(node, "transA"):
+            found[node.name] = "its activation is transposed (transA)"
         elif shape[_summed_axis(node)] % BLOCK:
             found[node.name] = f"its summed dimension is {shape[_summed_axis(node)]}, no multiple of {BLOCK}"
     return found

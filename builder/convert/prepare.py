@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 from builder.convert.graph import ONNX_DOMAINS, names_read
@@ -68,6 +68,42 @@ def rename_outer(node: Any, new: dict[str, str]) -> None:
         for inner in body.node:
             inner.input[:] = [new.get(name, name) for name in inner.input]
             rename_outer(inner, new)
+
+
+def split_shared_constants(model: Any, kept: Container[str]) -> None:
+    """Gives nodes that stay in fp32 copies of the constants they share with converted ones, so that these lose no digits."""
+    import onnx
+
+    floats = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
+    copied: dict[str, str] = {}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if node.name in kept and name in floats and name in outside:
+                if name not in copied:
+                    copied[name] = f"{name}_fp32"
+                    copy = model.graph.initializer.add()
+                    copy.CopyFrom(floats[name])
+                    copy.name = copied[name]
+                node.input[index] = copied[name]
+
+
+def outputs_taken_off_inputs(graph: Any) -> list[tuple[int, Any]]:
+    """Removes outputs that are inputs (converters would give them two producers) → place and value of each."""
+    inputs = {value.name for value in graph.input}
+    found = [(i, type(v).FromString(v.SerializeToString())) for i, v in enumerate(graph.output)]
+    found = [(i, value) for i, value in found if value.name in inputs]
+    for index, _ in reversed(found):
+        del graph.output[index]
+    return found
+
+
+def put_back(graph: Any, outputs: list[tuple[int, Any]]) -> None:
+    """The inverse of outputs_taken_off_inputs, after a conversion."""
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    for index, value in outputs:
+        value.type.tensor_type.elem_type = types[value.name]
+        graph.output.insert(index, value)
 
 
 def _inlined(model: Any) -> Any:

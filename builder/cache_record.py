@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.config import with_config
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from builder.rows_report import RowsJson
 from builder.tensors import dtype_from_config
@@ -122,11 +122,21 @@ class _Metric(TypedDict):
 
 
 @with_config(_MORE)
+class _Coverage(TypedDict):
+    nodes: _Count
+    of_nodes: _Count
+    weight_bytes: _Count
+    of_weight_bytes: _Count
+    kept: dict[str, _Count]
+
+
+@with_config(_MORE)
 class _Converted(_Exported, _Layers):
     metric: list[_Metric]
     findings: list[str]
     converted: list[str]
     notes: list[str]
+    coverage: NotRequired[_Coverage | None]
 
 
 @with_config(_MORE)

@@ -150,6 +150,7 @@ def _converted(
     source = Path(request.source_onnx)
     model = graphs.load_prepared(source)
     has_functions = bool(model.functions)
+    written = [(node.name, node.op_type) for node in model.graph.node]
     weights_alone = request.precision not in ("fp16", "bf16")
     model, prepared_notes = prepared(model, fold=weights_alone)
     if has_functions:
@@ -167,8 +168,9 @@ def _converted(
                 held_out,
                 prepared_notes,
                 source,
+                written,
             )
-    return _judged_whole(request, model, options, calibration, held_out, prepared_notes, source)
+    return _judged_whole(request, model, options, calibration, held_out, prepared_notes, source, written)
 
 
 def _judged_whole(
@@ -179,6 +181,7 @@ def _judged_whole(
     held_out: SampleSet,
     prepared_notes: tuple[str, ...],
     source: Path,
+    written: Sequence[tuple[str, str]],
 ) -> tuple[_Converted, Coverage]:
     """The conversion, with what it claims held against the graph that came out."""
     import onnx
@@ -196,7 +199,7 @@ def _judged_whole(
         )
     excluded = {
         name: f'excluded by "{pattern}"'
-        for name, pattern in graphs.excluded_nodes(model, request.exclude).items()
+        for name, pattern in graphs.excluded_nodes([*written, *types.items()], request.exclude).items()
     }
     inputs_given_back = outputs_taken_off_inputs(model.graph)
     if request.precision in ("fp16", "bf16"):
@@ -227,7 +230,12 @@ def _judged_whole(
             where=Where(source),
             seen=_reasons(kept),
         )
-    covered = coverage(sizes, made, really, [(k.op_type, k.reason) for k in kept])
+    weights = (
+        sizes
+        if request.precision in ("fp16", "bf16")
+        else {node.input[1] for node in before.graph.node if node.name in really}
+    )
+    covered = coverage(sizes, made, really, [(k.op_type, k.reason) for k in kept], weights)
     return (made, kept, really, (*prepared_notes, *notes)), covered
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -119,16 +119,24 @@ def really_half(model: Any, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def coverage(
-    sizes: Mapping[str, int], made: Any, converted: Iterable[str], kept: Iterable[tuple[str, str]]
+    sizes: Mapping[str, int],
+    made: Any,
+    converted: Iterable[str],
+    kept: Iterable[tuple[str, str]],
+    weights: Container[str],
 ) -> Coverage:
-    """sizes: weight_sizes of the source. kept: (op type, reason) of each node that stayed."""
+    """sizes: weight_sizes of the source. kept: (op type, reason) of each node that stayed. weights: what could have gone."""
     left = weight_sizes(made)
     stayed = Counter(f"{op_type}: {reason}" for op_type, reason in kept)
     count = len(tuple(converted))
     return Coverage(
         nodes=count,
         of_nodes=count + sum(stayed.values()),
-        weight_bytes=sum(size for name, size in sizes.items() if not {name, f"{name}_fp32"} & set(left)),
+        weight_bytes=sum(
+            size
+            for name, size in sizes.items()
+            if name in weights and name not in left and f"{name}_fp32" not in left
+        ),
         of_weight_bytes=sum(sizes.values()),
         kept=dict(stayed.most_common()),
     )

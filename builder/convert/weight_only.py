@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from builder.convert.graph import at_opset
@@ -56,7 +56,11 @@ def _names_in_bodies(graph: Any) -> list[str]:
 
 def _once(graph: Any) -> None:
     """The quantizer writes a weight that several products share once for each of them."""
-    for field, key in ((graph.node, lambda n: n.output[0]), (graph.initializer, lambda t: t.name)):
+    named: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+        (graph.node, lambda node: str(node.output[0])),
+        (graph.initializer, lambda tensor: str(tensor.name)),
+    )
+    for field, key in named:
         first: dict[str, Any] = {}
         for item in field:
             first.setdefault(key(item), item)

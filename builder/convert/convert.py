@@ -295,6 +295,12 @@ def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], opti
     types = {node.name: node.op_type for node in model.graph.node}
     candidates = quantizable_nodes(model, ("MatMul",))
     kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    kept |= {
+        node.name: f"its weight has {ranks[node.input[1]]} dimensions, not 2"
+        for node in model.graph.node
+        if node.name in candidates and ranks[node.input[1]] != 2
+    }
     kept |= not_quantizable(model, ("MatMul",), "int4")
     chosen = [name for name in candidates if name not in kept]
     if not chosen:

@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[str, str, str, str, str, str]] = {
         "1/1 8192/8192",
         "1/1 8192/8192",
         "1/1 8192/8192",
-        "the converter leaves it as it is (MatMul product)",
+        "its weight has 3 dimensions, not 2 (MatMul product)",
         "its weight has 3 dimensions, not 2 (MatMul product)",
     ),
     "Gemm transB": (

@@ -8,6 +8,7 @@ from builder.text_layout import named_lines, shortened, wrapped
 
 # More models that were up to date than this are counted instead of listed.
 _LISTED = 20
+_KINDS_SHOWN = 4
 
 
 def text_of_build(result: BuildResult, width: int | None = None) -> str:
@@ -61,7 +62,7 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, room: int, width: int |
     longest = max((len(v.variant) for v in outcome.variants), default=0)
     for variant in outcome.variants:
         lines.append(_variant_line(variant, room, longest, outcome.action))
-        for finding in variant.judged.findings:
+        for finding in (*_stayed(variant), *variant.judged.findings):
             lines += wrapped(f"{' ' * (room + 6)}{finding}", width).split("\n")
     return lines
 
@@ -93,10 +94,28 @@ def _variant_line(variant: VariantOutcome, room: int, longest: int, model_action
         f"{' ' * room}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
+        _coverage(variant),
         "" if variant.judged.passed else "refused",
         "" if variant.error is None else variant.error.code,
     ]
     return "  ".join(p for p in parts if p).rstrip()
+
+
+def _coverage(variant: VariantOutcome) -> str:
+    """`3 of 4 ops, 75 % of weights`; empty where the precision changes nothing of the graph."""
+    told = variant.coverage
+    if not told:
+        return ""
+    share = 100 * told["weight_bytes"] // max(1, told["of_weight_bytes"])  # 99.9 % is not all
+    return f"{told['nodes']} of {told['of_nodes']} ops, {share} % of weights"
+
+
+def _stayed(variant: VariantOutcome) -> list[str]:
+    """What is not in the precision, by kind and reason, the most frequent first."""
+    kept = list(variant.coverage.get("kept", {}).items())
+    more = sum(count for _, count in kept[_KINDS_SHOWN:])
+    lines = [f"not converted: {count} × {kind}" for kind, count in kept[:_KINDS_SHOWN]]
+    return [*lines, f"not converted: {more} more, for other reasons (--format json)"] if more else lines
 
 
 def as_json(result: BuildResult) -> dict[str, object]:
@@ -119,6 +138,7 @@ def as_json(result: BuildResult) -> dict[str, object]:
                         "action": v.action,
                         "served": v.served,
                         "accuracy": dict(v.accuracy),
+                        "coverage": dict(v.coverage),
                         "judged": v.judged.as_dict(),
                         "error": None if v.error is None else v.error.as_dict(),
                     }

@@ -131,11 +131,21 @@ class _Metric(TypedDict):
 
 
 @with_config(_MORE)
+class _Coverage(TypedDict):
+    nodes: _Count
+    of_nodes: _Count
+    weight_bytes: _Count
+    of_weight_bytes: _Count
+    kept: dict[str, _Count]
+
+
+@with_config(_MORE)
 class _Converted(_Exported, _Layers):
     metric: list[_Metric]
     findings: list[str]
     converted: list[str]
     notes: list[str]  # type: ignore[misc]
+    coverage: NotRequired[_Coverage | None]
 
 
 @with_config(_MORE)

@@ -123,6 +123,7 @@ def variant_outcomes(
             kept[v.name]["accuracy"] if v.name in kept else {},
             v.error,
             v.judgement,
+            kept[v.name].get("coverage", {}) if v.name in kept else {},
         )
         for v in variants
     )

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
@@ -59,6 +59,17 @@ class LockedEngine(TypedDict):
 
 
 @with_config(STRICT)
+class LockedCoverage(TypedDict):
+    """How much of a model is in its precision (builder.convert.coverage)."""
+
+    nodes: Annotated[int, Field(ge=0, lt=2**63)]
+    of_nodes: Annotated[int, Field(ge=0, lt=2**63)]
+    weight_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    of_weight_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    kept: Mapping[str, int]
+
+
+@with_config(STRICT)
 class LockedVariant(TypedDict):
     """What identified a variant. engines: compute capability (`9.0`; empty: not known) → engine."""
 
@@ -68,6 +79,7 @@ class LockedVariant(TypedDict):
     dependencies: Dependencies
     accuracy: Accuracy
     engines: NotRequired[Mapping[str, LockedEngine]]
+    coverage: NotRequired[LockedCoverage]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from builder.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 3
-CONVERT_REVISION = 2
+CONVERT_REVISION = 3
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:

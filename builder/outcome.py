@@ -19,7 +19,11 @@ ELSEWHERE = ("gpu_missing", "gpu_other")
 
 @dataclass(frozen=True, slots=True)
 class VariantOutcome:
-    """What became of one variant; accuracy: its worst deviation from the fp32 source; judged: what the gate says of it."""
+    """What became of one variant.
+
+    accuracy: its worst deviation from the fp32 source; judged: what the gate says of it; coverage: how much of it is
+    in its precision (builder.convert.coverage), empty for fp32 and tf32.
+    """
 
     variant: str
     action: str
@@ -27,6 +31,7 @@ class VariantOutcome:
     accuracy: Mapping[str, Any]
     error: TritonsmithError | None = None
     judged: Judgement = field(default_factory=Judgement)
+    coverage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,7 @@ def _converted(
         "served_files": list(result.files),
         "kept_fp32": [{"name": k.name, "op_type": k.op_type, "reason": k.reason} for k in result.kept_fp32],
         "notes": list(result.notes),
+        "coverage": None if result.coverage is None else result.coverage.as_dict(),
         "calibration": {"digest": result.calibration_digest, "rows": result.calibration_rows},
         "seconds": round(result.seconds, 3),
     }
@@ -291,6 +292,8 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
             if worst is None
             else {"relative_l2": finite(worst.relative_l2), "cosine": finite(worst.cosine)},
         }
+        if record.get("coverage") and not plain:
+            kept[variant.name]["coverage"] = record["coverage"]
         if variant.engines:
             kept[variant.name]["engines"] = {
                 str(engine.target.compute_capability or ""): {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from builder.calibration import Calibration, load_calibration
 from builder.convert import graph as graphs
+from builder.convert.coverage import (
+    Coverage,
+    coverage,
+    not_quantizable,
+    really_half,
+    really_quantized,
+    weight_sizes,
+)
 from builder.convert.options import Nvfp4Options, options_for
+from builder.convert.prepare import outputs_taken_off_inputs, prepared, put_back, split_shared_constants
 from builder.convert.request import (
     NEEDS_CALIBRATION,
     PRECISIONS,
@@ -51,11 +61,12 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
     calibration = _calibration(request, options, outside, held_out)
     kept: tuple[KeptNode, ...] = ()
     converted, notes = _NONE, _NONE
+    covered: Coverage | None = None
     if request.precision in ("fp32", "tf32"):
         # TF32 is how a GPU multiplies fp32: the graph is the same, and its runtime is told.
         files = _copied(source, outside, out_dir)
     else:
-        model, kept, converted, notes = _converted(request, options, calibration, held_out)
+        (model, kept, converted, notes), covered = _converted(request, options, calibration, held_out)
         files = graphs.save(model, out_dir, request.external_above_bytes)
     path = out_dir / next(name for name in files if name.endswith(".onnx"))
     result = _checked(path, outside, request)
@@ -75,6 +86,7 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
         tools=_tools(request.precision),
         tensorrt_only=not _runs_in_onnxruntime(path),
         notes=notes,
+        coverage=covered,
     )
 
 
@@ -134,20 +146,62 @@ _Converted = tuple[Any, tuple[KeptNode, ...], tuple[str, ...], tuple[str, ...]]
 
 def _converted(
     request: ConvertRequest, options: Any, calibration: Calibration | None, held_out: SampleSet
-) -> _Converted:
+) -> tuple[_Converted, Coverage]:
+    source = Path(request.source_onnx)
+    model = graphs.load_prepared(source)
+    has_functions = bool(model.functions)
+    written = [(node.name, node.op_type) for node in model.graph.node]
+    weights_alone = request.precision not in ("fp16", "bf16")
+    model, prepared_notes = prepared(model, fold=weights_alone)
+    if has_functions:
+        graphs.named(model)
+        with tempfile.TemporaryDirectory(prefix="tritonsmith-") as directory:
+            # Calibration and ranges look at inner tensors, which functions hide.
+            graphs.save(model, Path(directory), request.external_above_bytes)
+            inner = next(Path(directory).rglob("model.onnx"))
+            inner = inner / "model.onnx" if inner.is_dir() else inner
+            return _judged_whole(
+                replace(request, source_onnx=str(inner)),
+                model,
+                options,
+                calibration,
+                held_out,
+                prepared_notes,
+                source,
+                written,
+            )
+    return _judged_whole(request, model, options, calibration, held_out, prepared_notes, source, written)
+
+
+def _judged_whole(
+    request: ConvertRequest,
+    model: Any,
+    options: Any,
+    calibration: Calibration | None,
+    held_out: SampleSet,
+    prepared_notes: tuple[str, ...],
+    source: Path,
+    written: Sequence[tuple[str, str]],
+) -> tuple[_Converted, Coverage]:
+    """The conversion, with what it claims held against the graph that came out."""
     import onnx
 
-    model = graphs.load_prepared(Path(request.source_onnx))
-    if not any(t.data_type == onnx.TensorProto.FLOAT for t in model.graph.initializer):
+    sizes, before = weight_sizes(model), onnx.ModelProto()
+    before.graph.node.extend(model.graph.node)
+    types = {node.name: node.op_type for node in model.graph.node}
+    if not sizes:
+        stored = sorted({onnx.TensorProto.DataType.Name(t.data_type) for t in model.graph.initializer})
         raise BuildError(
             f"{request.model} has no fp32 weights, so there is nothing to bring to {request.precision}",
             code="nothing_to_convert",
-            where=Where(Path(request.source_onnx)),
+            where=Where(source),
+            seen=f"constants of type {', '.join(stored)}" if stored else "no constants",
         )
     excluded = {
         name: f'excluded by "{pattern}"'
-        for name, pattern in graphs.excluded_nodes(model, request.exclude).items()
+        for name, pattern in graphs.excluded_nodes([*written, *types.items()], request.exclude).items()
     }
+    inputs_given_back = outputs_taken_off_inputs(model.graph)
     if request.precision in ("fp16", "bf16"):
         done = _half(request, model, excluded, calibration, held_out)
     elif request.precision == "int4":
@@ -157,18 +211,44 @@ def _converted(
     else:
         assert calibration is not None
         done = _quantized(request, model, excluded, options, calibration)
-    if not done[2]:
+    made, kept, claimed, notes = done
+    put_back(made.graph, inputs_given_back)
+    really = (
+        really_quantized(made, before, claimed)
+        if request.precision not in ("fp16", "bf16")
+        else really_half(made, claimed)
+    )
+    named = {node.name for node in kept}
+    unchanged = [name for name in claimed if name not in really and name not in named]
+    if request.precision not in ("fp16", "bf16"):
+        # Of half precision, such nodes have nothing to do with floats: shapes, indices.
+        kept += tuple(KeptNode(n, types[n], "the converter leaves it as it is") for n in unchanged)
+    if not really:
         raise BuildError(
             f"no node of {request.model} can be brought to {request.precision}",
             code="nothing_to_convert",
-            where=Where(Path(request.source_onnx)),
-            seen=_reasons(done[1]),
+            where=Where(source),
+            seen=_reasons(kept),
         )
-    return done
+    weights = (
+        sizes
+        if request.precision in ("fp16", "bf16")
+        else {node.input[1] for node in before.graph.node if node.name in really}
+    )
+    covered = coverage(sizes, made, really, [(k.op_type, k.reason) for k in kept], weights)
+    return (made, kept, really, (*prepared_notes, *notes)), covered
 
 
 def _reasons(kept: Sequence[KeptNode]) -> str:
-    return "; ".join(sorted({node.reason for node in kept})[:4]) or "no node of a kind it applies to"
+    """Each reason with the nodes it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for node in kept:
+        by_reason.setdefault(node.reason, []).append(f"{node.op_type} {node.name}")
+    told = [
+        f"{reason} ({', '.join(nodes[:3])}{f' and {len(nodes) - 3} more' if len(nodes) > 3 else ''})"
+        for reason, nodes in list(by_reason.items())[:4]
+    ]
+    return "; ".join(told) or "no node of a kind it applies to"
 
 
 def _half(
@@ -179,7 +259,7 @@ def _half(
     held_out: SampleSet,
 ) -> _Converted:
     from builder.convert.half import bf16_from_fp32, fp16_from_fp32
-    from builder.convert.overflow import overflowing_nodes
+    from builder.convert.overflow import overflowing_nodes, unfit_constants
 
     types = {node.name: node.op_type for node in model.graph.node}
     notes: tuple[str, ...] = ()
@@ -187,6 +267,7 @@ def _half(
     opset = graphs.opset_of(model)
     if request.precision == "fp16":
         samples = _range_samples(calibration, held_out)
+        keep |= unfit_constants(model)
         if samples:
             keep |= overflowing_nodes(model, request.source_onnx, samples)
         else:
@@ -214,11 +295,13 @@ def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], opti
     types = {node.name: node.op_type for node in model.graph.node}
     candidates = quantizable_nodes(model, ("MatMul",))
     kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     kept |= {
-        node.name: f"int4 takes MatMul alone, not {node.op_type}"
+        node.name: f"its weight has {ranks[node.input[1]]} dimensions, not 2"
         for node in model.graph.node
-        if node.op_type in ("Conv", "Gemm")
+        if node.name in candidates and ranks[node.input[1]] != 2
     }
+    kept |= not_quantizable(model, ("MatMul",), "int4")
     chosen = [name for name in candidates if name not in kept]
     if not chosen:
         return model, _kept(kept, types), (), ()
@@ -235,7 +318,7 @@ def _nvfp4(
     candidates = quantizable_nodes(model, ("Gemm", "MatMul"))
     kept = {name: reason for name, reason in excluded.items() if name in candidates}
     kept |= unsuitable_nodes(model, [name for name in candidates if name not in kept])
-    kept |= {n: "nvfp4 takes Gemm and MatMul, not Conv" for n, op_type in types.items() if op_type == "Conv"}
+    kept |= not_quantizable(model, ("Gemm", "MatMul"), "nvfp4")
     chosen = [name for name in candidates if name not in kept]
     if not chosen:
         return model, _kept(kept, types), (), ()
@@ -254,10 +337,13 @@ def _quantized(
     types = {node.name: node.op_type for node in model.graph.node}
     candidates = quantizable_nodes(model, options.op_types)
     kept = {name: reason for name, reason in excluded.items() if name in candidates}
+    kept |= not_quantizable(model, options.op_types, request.precision)
     chosen = [name for name in candidates if name not in kept]
     notes: tuple[str, ...] = ()
     if not chosen:
         return model, _kept(kept, types), (), ()
+    # What is not quantized reads the weight itself, not what its rounding gives back.
+    split_shared_constants(model, set(types) - set(chosen))
     if options.smooth_quant is not None:
         count = smoothed(model, request.source_onnx, calibration.samples, chosen, options.smooth_quant)
         notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)

@@ -16,7 +16,11 @@ def load_prepared(path: Path) -> Any:
     """Reads the model whole; Constant nodes become initializers, nameless nodes get names."""
     import onnx
 
-    model = onnx.load(str(path))
+    return named(onnx.load(str(path)))
+
+
+def named(model: Any) -> Any:
+    """Constant nodes become initializers, nameless nodes get names."""
     graph = model.graph
     kept, taken = [], {node.name for node in graph.node}
     for node in graph.node:
@@ -82,21 +86,21 @@ def at_opset(model: Any, smallest: int) -> Any:
         ) from error
 
 
-def excluded_nodes(model: Any, patterns: Sequence[str]) -> dict[str, str]:
-    """Node name → the first pattern that matches its name or op type.
+def excluded_nodes(nodes: Sequence[tuple[str, str]], patterns: Sequence[str]) -> dict[str, str]:
+    """Node name → the first pattern that matches its name or op type. nodes: (name, op type) of each.
 
     SpecError exclude_matches_nothing for a pattern without effect, which is most often a typing mistake.
     """
     found: dict[str, str] = {}
     used: set[str] = set()
-    for node in model.graph.node:
+    for name, op_type in nodes:
         for pattern in patterns:
-            if fnmatchcase(node.name, pattern) or fnmatchcase(node.op_type, pattern):
-                found.setdefault(node.name, pattern)
+            if fnmatchcase(name, pattern) or fnmatchcase(op_type, pattern):
+                found.setdefault(name, pattern)
                 used.add(pattern)
     for pattern in patterns:
         if pattern not in used:
-            known = sorted({n.op_type for n in model.graph.node} | {n.name for n in model.graph.node})
+            known = sorted({part for node in nodes for part in node})
             close = nearest(pattern, known)
             raise SpecError(
                 f"exclude {pattern!r} matches no node",

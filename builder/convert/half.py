@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.convert.graph import ONNX_DOMAINS, at_opset, in_order, names_read, opset_of
+from builder.convert.prepare import has_body, outer_names, rename_outer, split_shared_constants
 from builder.errors import BuildError
 from builder.intermediates import element_types
 
@@ -33,8 +34,11 @@ def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[
         for node in model.graph.node
         if node.op_type in DEFAULT_OP_BLOCK_LIST and node.name in floats
     }
+    reasons |= _without_form(model, "float16", "fp16")
+    reasons |= {node.name: "its body stays in fp32" for node in model.graph.node if has_body(node)}
     reasons |= {name: reason for name, reason in keep.items() if name in floats}
-    _split_shared_constants(model, reasons)
+    split_shared_constants(model, reasons)
+    types = element_types(model)
     typed = _typed(model)
     converted = convert_float_to_float16(
         typed,
@@ -42,26 +46,31 @@ def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[
         disable_shape_infer=True,
         node_block_list=sorted(reasons),
     )
+    _widen_for_bodies(converted, types, keep_io)
     _tidy(converted)
     return converted, reasons
 
 
-def _split_shared_constants(model: Any, kept: Mapping[str, str]) -> None:
-    """Gives nodes that stay in fp32 copies of the constants they share with converted ones, so that these lose no digits."""
+def _widen_for_bodies(model: Any, types: Mapping[str, int], keep_io: bool) -> None:
+    """Bodies stay, and the converter does not look into them: what they take from outside is cast back for them."""
     import onnx
 
-    floats = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-    outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
-    copied: dict[str, str] = {}
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if node.name in kept and name in floats and name in outside:
-                if name not in copied:
-                    copied[name] = f"{name}_fp32"
-                    copy = model.graph.initializer.add()
-                    copy.CopyFrom(floats[name])
-                    copy.name = copied[name]
-                node.input[index] = copied[name]
+    graph = model.graph
+    outside = {value.name for value in (*graph.input, *graph.output)} if keep_io else set()
+    outside |= {tensor.name for tensor in graph.initializer}
+    cast: set[str] = set()
+    for node in list(graph.node):
+        wanted = {n for n in outer_names(node) - outside if types.get(n) == onnx.TensorProto.FLOAT}
+        rename_outer(node, {name: f"{name}_body" for name in wanted})
+        for name in sorted(wanted - cast):
+            # Named as the converter names its own, which _tidy shortens.
+            node_name = f"{name}_body_cast_to_fp32_node"
+            graph.node.append(
+                onnx.helper.make_node(
+                    "Cast", [name], [f"{name}_body"], name=node_name, to=onnx.TensorProto.FLOAT
+                )
+            )
+        cast |= wanted
 
 
 def bf16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[Any, dict[str, str]]:
@@ -86,34 +95,49 @@ def bf16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[
     return converted, kept
 
 
-def _without_bf16(model: Any) -> dict[str, str]:
-    """Node name → reason, of nodes with floats that have to stay in fp32."""
+def _without_form(model: Any, kind: str, precision: str) -> dict[str, str]:
+    """Node name → reason, of nodes with floats that have to stay in fp32. kind: ONNX's word for the type."""
     floats, types, opset = _nodes_with_floats(model), element_types(model), opset_of(model)
     return {
-        node.name: f"{node.op_type} has no bf16 form at opset {opset}"
+        node.name: f"{node.op_type} has no {precision} form at opset {opset}"
         for node in model.graph.node
-        if node.name in floats and not _takes_bf16(node, opset, types)
+        if node.name in floats and not _takes(node, opset, types, kind)
     }
 
 
-def _takes_bf16(node: Any, opset: int, types: Mapping[str, int]) -> bool:
-    """Every fp32 input whose type the operator leaves open may be bf16, and so may its output."""
+def _without_bf16(model: Any) -> dict[str, str]:
+    return _without_form(model, "bfloat16", "bf16")
+
+
+_FIXED_FLOAT_INPUTS = {"Resize": ("scales",)}
+"""The converter leaves these in fp32 and the node in half."""
+
+
+def _takes(node: Any, opset: int, types: Mapping[str, int], kind: str) -> bool:
+    """Every fp32 input and output of the node may be of the kind."""
     import onnx
 
     if node.domain not in ONNX_DOMAINS:
-        return False
+        return kind == "float16"  # ONNX Runtime's own operators have no schema here; most take fp16
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         return False
+    if schema.name == "Cast":
+        return True
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    last = len(schema.inputs) - 1  # a variadic input stands last
-    formal = [schema.inputs[min(i, last)].type_str for i in range(len(node.input))] if last >= 0 else []
-    read = [
-        t for t, name in zip(formal, node.input, strict=True) if types.get(name) == onnx.TensorProto.FLOAT
+    formal = [
+        (given, names[min(i, len(names) - 1)])  # a variadic one stands last
+        for given_names, names in ((node.input, schema.inputs), (node.output, schema.outputs))
+        for i, given in enumerate(given_names)
+        if len(names)
     ]
-    written = [o.type_str for o in schema.outputs[:1] if types.get(node.output[0]) == onnx.TensorProto.FLOAT]
-    return all("tensor(bfloat16)" in allowed[t] for t in (*read, *written) if t in allowed)
+    return all(
+        f"tensor({kind})" in allowed.get(one.type_str, (one.type_str,))
+        for given, one in formal
+        if types.get(given) == onnx.TensorProto.FLOAT
+        and one.name not in _FIXED_FLOAT_INPUTS.get(node.op_type, ())
+    )
 
 
 def _nodes_with_floats(model: Any) -> set[str]:
@@ -169,6 +193,7 @@ def _tidy(model: Any) -> None:
         for index, name in enumerate(node.input):
             if name in shortcut:
                 node.input[index] = shortcut[name]
+        rename_outer(node, shortcut)
     read = {name for node in graph.node for name in names_read(node)} | outputs
     seen: set[str] = set()
     kept = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from builder.convert.graph import at_opset, in_order
+from builder.convert.graph import at_opset, in_order, names_read
 from builder.intermediates import run_intermediates
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def unsuitable_nodes(model: Any, nodes: Iterable[str]) -> dict[str, str]:
         if node.name not in chosen:
             continue
         shape = shapes[node.input[1]]
-        if len(shape) != 2 or _attribute(node, "transA"):
-            found[node.name] = f"{node.op_type} with a weight of {len(shape)} dimensions, or transA"
+        if len(shape) != 2:
+            found[node.name] = f"its weight has {len(shape)} dimensions, not 2"
+        elif _attribute(node, "transA"):
+            found[node.name] = "its activation is transposed (transA)"
         elif shape[_summed_axis(node)] % BLOCK:
             found[node.name] = f"its summed dimension is {shape[_summed_axis(node)]}, no multiple of {BLOCK}"
     return found
@@ -70,7 +72,7 @@ def nvfp4(
             node.input[0] = known[activation, -1]
     if scales:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    read = {name for node in (*graph.node, *added) for name in node.input}
+    read = {name for node in (*graph.node, *added) for name in names_read(node)}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.convert.graph import at_opset
+from builder.convert.graph import at_opset, in_order
 from builder.convert.options import Int8Options
 from builder.errors import BuildError
 
@@ -49,7 +49,7 @@ class _Reader:
 
 def quantizable_nodes(model: Any, op_types: Iterable[str]) -> list[str]:
     """Nodes of these types that have a constant weight; products of two activations lose more than they win."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {t.name for t in model.graph.initializer if t.data_type == 1}  # FLOAT
     return [
         node.name
         for node in model.graph.node
@@ -136,6 +136,8 @@ def _quantized(
     import onnx
     from onnxruntime.quantization import QuantFormat, quantize_static
 
+    _beta_into_bias(model.graph)
+
     with tempfile.TemporaryDirectory(prefix="tritonsmith-") as name, _only_errors():
         source, target = Path(name) / "source.onnx", Path(name) / "target.onnx"
         large = model.ByteSize() > 2**30
@@ -172,7 +174,24 @@ def _quantized(
                 code="quantization_failed",
                 fix="the log has its traceback; another method, or excluding the node it names, may pass",
             ) from error
-        return onnx.load(str(target))
+        made = onnx.load(str(target))
+        in_order(made.graph)  # the quantizer's own order does not see what bodies read
+        return made
+
+
+def _beta_into_bias(graph: Any) -> None:
+    """Multiplies constant biases of Gemm by its beta, which the quantizer sets to 1 even where biases stay fp32."""
+    import numpy as np
+    import onnx
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        beta = next((a for a in node.attribute if node.op_type == "Gemm" and a.name == "beta"), None)
+        if beta is None or beta.f == 1.0 or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        values = onnx.numpy_helper.to_array(constants[node.input[2]]) * np.float32(beta.f)
+        node.input[2], beta.f = f"{node.input[2]}_of_{node.name}", 1.0
+        graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[2]))
 
 
 class _only_errors:

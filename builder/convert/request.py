@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from builder.calibration import CalibrationSpec, calibration_spec_from_dict
+from builder.convert.coverage import Coverage
 from builder.export.request import EXTERNAL_ABOVE_BYTES
 from builder.tensors import TensorSpec, tensor_from_dict
 
@@ -98,6 +99,7 @@ class ConvertResult:
     dependencies: files the calibration was read from.
     tensorrt_only: ONNX Runtime's CPU provider has no kernels for it at any optimisation level.
     notes:      what a reader of a report should know (ranges unchecked, opset raised).
+    coverage:   how much of the model is in the precision; None for fp32 and tf32, which change nothing.
     """
 
     precision: Precision
@@ -115,6 +117,7 @@ class ConvertResult:
     tools: Mapping[str, str]
     tensorrt_only: bool
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
 
     @property
     def onnx_file(self) -> str:
@@ -133,6 +136,7 @@ class ConvertResult:
             "tools": dict(self.tools),
             "converted": list(self.converted),
             "notes": list(self.notes),
+            "coverage": None if self.coverage is None else self.coverage.as_dict(),
         }
 
 
@@ -160,4 +164,5 @@ def convert_result_from_dict(data: Mapping[str, Any]) -> ConvertResult:
         tools=dict(data["tools"]),
         converted=tuple(data["converted"]),
         notes=tuple(data["notes"]),
+        coverage=None if data["coverage"] is None else Coverage(**data["coverage"]),
     )

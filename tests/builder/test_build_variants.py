@@ -77,6 +77,23 @@ def test_all_are_made_the_gate_falls_back_and_nothing_is_made_twice(project: Pat
     ).read_bytes()
 
 
+def test_a_variant_that_is_converted_in_part_says_how_much(project: Path, tritonsmith: Run) -> None:
+    part = SPEC.replace("{precision: fp16}", "{precision: fp16, exclude: [Tanh]}").replace(
+        "[strict, fp16]", "fp16"
+    )
+    (project / "models.yaml").write_text(part)
+    result = tritonsmith("build")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 2 ops, 100 % of weights" in result.stdout
+    assert 'not converted: 1 × Tanh: excluded by "Tanh"' in result.stdout
+    (project / "models.yaml").write_text(part + "    instance_group: [{count: 2}]\n")
+    told = built(tritonsmith("build", "--format", "json"))["fp16"]["coverage"]
+    counted = {"nodes": 1, "of_nodes": 2, "weight_bytes": 512, "of_weight_bytes": 512}
+    assert told == {**counted, "kept": {'Tanh: excluded by "Tanh"': 1}}
+    lock = json.loads((project / "models.lock.json").read_text())
+    assert lock["models"]["m"]["variants"]["fp16"]["coverage"] == told
+
+
 def test_every_variant_can_be_laid_out_as_a_model_of_its_own(project: Path, tritonsmith: Run) -> None:
     result = tritonsmith("build", "--variants", "variants")
     assert result.returncode == 0, result.stderr

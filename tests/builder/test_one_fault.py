@@ -18,6 +18,7 @@ from builder.lint.rule import Context, Hit, rule
 from builder.lint.table import RULES
 from builder.lint.target import Target
 from builder.lock import Lock
+from builder.machine import this_machine
 from builder.observe import observe
 from builder.toolchain import this_toolchain
 from tests import onnx_models
@@ -138,7 +139,14 @@ def test_a_model_that_cannot_be_observed_is_a_failure_and_is_not_removed(
     # The kernel takes no such name, and pathlib says so with a ValueError; a lock that is read is refused for it.
     locked["refused"] = replace(locked["refused"], dependencies={"\0": ""})
     observed, failures = observe(
-        context.spec, Lock(locked), cache, this_toolchain(), context.repository, None, {"other", "refused"}
+        context.spec,
+        Lock(locked),
+        cache,
+        this_toolchain(),
+        context.repository,
+        None,
+        {"other", "refused"},
+        this_machine(),
     )
     assert list(observed) == ["other"] and list(failures) == ["refused"]
     assert isinstance(failures["refused"], UnexpectedError) and "null byte" in failures["refused"].message

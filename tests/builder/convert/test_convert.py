@@ -83,7 +83,10 @@ def test_bf16_is_for_tensorrt_and_raises_the_opset_only_where_it_must(tmp_path: 
     assert (result.opset, result.tensorrt_only) == (17, True)
     raised, _ = made(tmp_path, conv(), "bf16", CONV_SHAPE)
     assert raised.opset == 22
-    assert raised.notes == ("opset raised from 12 to 22 for bf16",)
+    assert raised.notes == (
+        "0 nodes and 1 constants removed that no output depends on",
+        "opset raised from 12 to 22 for bf16",
+    )
     assert [(k.op_type, k.reason) for k in raised.kept_fp32] == [
         ("Resize", "Resize has no bf16 form at opset 22")
     ]
@@ -144,7 +147,7 @@ def test_everything_excluded_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
         made(tmp_path, mlp(), "int8", exclude=("MatMul",))
     assert caught.value.code == "nothing_to_convert"
-    assert caught.value.seen == 'excluded by "MatMul"'
+    assert caught.value.seen == 'excluded by "MatMul" (MatMul up, MatMul down)'
 
 
 def test_weights_shrink_and_biases_stay_fp32(tmp_path: Path) -> None:

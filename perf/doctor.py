@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -211,7 +212,22 @@ def _driver(machine: Machine) -> Finding:
 
 def _docker(machine: Machine) -> Finding:
     found = shutil.which("docker", path=machine.environ.get("PATH"))
-    return found is not None, found or "not in PATH", "install Docker, for --launch docker:IMAGE"
+    if found is None:
+        return False, "not in PATH", "install Docker, for --launch docker:IMAGE"
+    ask = [found, "version", "--format", "{{.Server.Version}}"]
+    try:
+        told = subprocess.run(
+            ask, capture_output=True, text=True, timeout=_DOCKER_S, env=dict(machine.environ), check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"{found}: no answer in {_DOCKER_S:g} s", "docker info"
+    if told.returncode:
+        said = told.stderr.strip().rpartition("\n")[2][:100]
+        return False, f"{found}, but no engine: {said}", "start it, for --launch docker:IMAGE: docker info"
+    return True, f"engine {told.stdout.strip()}, {found}", ""
+
+
+_DOCKER_S = 3.0
 
 
 _CREDENTIALS = {

@@ -109,3 +109,21 @@ def test_a_port_that_is_taken_is_seen() -> None:
         port = held.getsockname()[1]
         assert not is_free(port)
     assert is_free(port)
+
+
+@pytest.mark.parametrize(
+    ("program", "seen", "state"),
+    [
+        ("echo 27.5.1", "engine 27.5.1", "ok"),
+        ("echo Cannot connect to the daemon >&2; exit 1", "no engine: Cannot connect", "optional"),
+    ],
+    ids=["engine", "client alone"],
+)
+def test_a_docker_client_without_an_engine_is_not_docker(
+    tmp_path: Path, program: str, seen: str, state: str
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\n{program}\n")
+    docker.chmod(0o755)
+    found = look("Docker", machine(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert (found.state, seen in found.seen) == (state, True)

@@ -126,7 +126,7 @@ def _server(machine: Machine) -> Finding:
             f"tritonserver {environment.TRITON} is not made yet",
             "the first serve makes it; tritonsmith server install",
         )
-    return True, f"tritonserver {environment.TRITON}, {found.root}", ""
+    return True, f"tritonserver {environment.TRITON}; where it lies: tritonsmith server status", ""
 
 
 def _onnxruntime(machine: Machine) -> Finding:

@@ -96,6 +96,7 @@ STEPS: list[tuple[str, str, int]] = [
     ("versions published", "MODEL ", 0),
     ("cache ls", "entries", 0),
     ("server status", "tritonserver 2.", 0),
+    ("doctor", "all that the basic work needs is here", 0),
     ("diff published model_repository", "compared", 0),
     ("cache verify", "all whole", 0),
     ("cache gc --max-size 1KiB --dry-run", "would be removed", 0),

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from builder.disk import write_atomically
 from builder.errors import ServerError, ToolError
 from perf.gpu_check.step import MissingError, Outcome, UnexpectedError
 
@@ -43,9 +44,7 @@ def main(call: str, argument: str, device: str, work: str, answer: str) -> None:
         return found
 
     text = json.dumps(asdict(outcome_of(run)), default=str)
-    written = Path(f"{answer}.part")
-    written.write_text(text)
-    written.rename(answer)
+    write_atomically(Path(answer), text)
 
 
 if __name__ == "__main__":

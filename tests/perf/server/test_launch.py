@@ -144,9 +144,9 @@ def test_what_refused_an_ensemble_is_told_with_the_one_rule_behind_it(tmp_path: 
     (tmp_path / "empty" / "config.pbtxt").write_text('backend: "onnxruntime"\n')
     ensemble(tmp_path, "fine", "four")
     ensemble(tmp_path, "dims", "four", "five")
-    ensemble(tmp_path, "of a refused one", "four", "bad")
-    ensemble(tmp_path, "of an ensemble", "of a refused one")
-    ensemble(tmp_path, "of nothing", "nowhere")
+    ensemble(tmp_path, "of_a_refused_one", "four", "bad")
+    ensemble(tmp_path, "of_an_ensemble", "of_a_refused_one")
+    ensemble(tmp_path, "of_nothing", "nowhere")
     ensemble(tmp_path, "circle", "circle")
     ensemble(tmp_path, "unmapped", "four", reads="z")
     with launch(ServerSpec(repositories=(tmp_path,))) as server:
@@ -155,9 +155,9 @@ def test_what_refused_an_ensemble_is_told_with_the_one_rule_behind_it(tmp_path: 
     assert {name for name, (state, *_) in told.items() if state == "READY"} == {"four", "five", "fine"}
     expected = {
         "dims": ("inconsistent shape: [-1,4] is inferred from model four while [-1,5]", ["ENS021"]),
-        "of a refused one": ("configuration expects datatype TYPE_INT32", ["IO014"]),
-        "of an ensemble": ("depends on 'of a refused one' which is not valid", ["IO014"]),
-        "of nothing": ("models that are not available or ambiguous: nowhere", ["ENS014"]),
+        "of_a_refused_one": ("configuration expects datatype TYPE_INT32", ["IO014"]),
+        "of_an_ensemble": ("depends on 'of_a_refused_one' which is not valid", ["IO014"]),
+        "of_nothing": ("models that are not available or ambiguous: nowhere", ["ENS014"]),
         "circle": ("circular dependency", ["ENS024"]),
         # Its input `x` is left without a tensor, too (ENS017), which is not what Triton tells of.
         "unmapped": ("is mapping to non-existing input z in model four", ["ENS016"]),

@@ -26,6 +26,7 @@ class Exported:
     model_path:   the .onnx file itself.
     files:        relative paths for a version directory, as in ExportResult.
     reference:    runs the source model.
+    is_copy:      the file is the source's own, and `reference` is ONNX Runtime without optimisations on it.
     example:      the source's example inputs by name; None for a source that has none (ONNX).
     dim_ranges:   name → (smallest, largest) size the source accepts; largest None means no bound known.
     dependencies: files known to belong to the source.
@@ -46,6 +47,7 @@ class Exported:
     example: Arrays | None
     dim_ranges: Mapping[str, tuple[int, int | None]]
     dependencies: tuple[Path, ...] = ()
+    is_copy: bool = False
     rows: Callable[[int, np.random.Generator], dict[str, Array]] | None = None
     relations: Mapping[str, str] = field(default_factory=dict)
     exporter: str | None = None

@@ -44,6 +44,7 @@ def take_over(request: ExportRequest, out_dir: Path) -> Exported:
         opset=graph.opset,
         ir_version=graph.ir_version,
         reference=reference,
+        is_copy=True,
         example=None,
         dim_ranges={},
         dependencies=(path, *(path.parent / location for location in graph.external_files)),

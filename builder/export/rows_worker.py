@@ -125,7 +125,7 @@ def _made_up(request: RowsRequest, run: Runner) -> list[dict[str, Array]] | str:
         )
         guessed = guessed_inputs(_as_export(request, size), exported)
         if not isinstance(guessed, str):
-            return guessed
+            return [inputs for inputs, _ in guessed]
         reasons.append(guessed)
     return reasons[0]
 

@@ -103,14 +103,17 @@ def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: 
     a note. ExportError: samples_mismatch, reference_failed, reference_not_finite, not_batched, onnxruntime_rejects,
     candidate_failed, tensor_readback, range_beyond_model.
     """
+    # A copy without optimisations is the reference itself: running it once more says nothing and takes as long.
+    runtimes = RUNTIMES[:1] if exported.is_copy else RUNTIMES
     sessions = [
-        open_session(exported.model_path, optimised=on, level=request.graph_level) for _, on in RUNTIMES
+        open_session(exported.model_path, optimised=on, level=request.graph_level) for _, on in runtimes
     ]
-    candidates = [(name, runner_of_session(s)) for (name, _), s in zip(RUNTIMES, sessions, strict=True)]
+    candidates = [(name, runner_of_session(s)) for (name, _), s in zip(runtimes, sessions, strict=True)]
     # RUNTIMES begins with the optimised one, which is what is served: constant folding lets it infer more.
     exported = replace(exported, outputs=outputs_of_session(exported.outputs, sessions[0]))
     _refuse_sizes_of_0(exported)
     delete(adopt(out_dir) / SAMPLES_FILE)
+    answers: Sequence[dict[str, Array] | None] = ()
     if stated.samples is not None:
         inputs = _fitting(stated.samples, request, exported, stated.origin)
     elif exported.rows is not None:
@@ -121,8 +124,11 @@ def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: 
         guessed = guessed_inputs(request, exported)
         if isinstance(guessed, str):
             return AccuracyReport((), 0, guessed), exported.outputs, None
-        inputs = guessed
-    samples = tuple(_answered(values, exported, request) for values in inputs)
+        inputs, answers = [g[0] for g in guessed], [g[1] for g in guessed]
+    samples = tuple(
+        _answered(values, exported, request, outputs)
+        for values, outputs in zip(inputs, answers or (None,) * len(inputs), strict=True)
+    )
     deviations: list[Deviation] = []
     for runtime, run in candidates:
         for sample in samples:
@@ -310,8 +316,10 @@ def _varied(dim: str, size: int, turn: int, request: ExportRequest, exported: Ex
     return size if turn % 2 == 0 else max(lowest, (size + 1) // 2)
 
 
-def guessed_inputs(request: ExportRequest, exported: Exported) -> list[dict[str, Array]] | str:
-    """Inputs for a model nobody gave an example of; the reason when the source takes none of them."""
+def guessed_inputs(
+    request: ExportRequest, exported: Exported
+) -> list[tuple[dict[str, Array], dict[str, Array]]] | str:
+    """(inputs, the source's answers) for a model nobody gave an example of; the reason when it takes none of them."""
     import numpy as np
 
     reason = ""
@@ -330,7 +338,7 @@ def guessed_inputs(request: ExportRequest, exported: Exported) -> list[dict[str,
         if any(np.isnan(a).any() for answer in answers for a in answer.values() if a.dtype.kind == "f"):
             reason = "made-up inputs give NaN; state accuracy.samples"
             continue
-        return inputs
+        return list(zip(inputs, answers, strict=True))
     return reason
 
 
@@ -355,13 +363,15 @@ def _blank(spec: TensorSpec, size: int) -> Array:
     return values
 
 
-def _answered(values: dict[str, Array], exported: Exported, request: ExportRequest) -> Sample:
-    """A sample with the source's own answers."""
+def _answered(
+    values: dict[str, Array], exported: Exported, request: ExportRequest, known: dict[str, Array] | None
+) -> Sample:
+    """A sample with the source's own answers; `known` where it gave them before."""
     import numpy as np
 
     label = ", ".join(f"{name} {list(array.shape)}" for name, array in values.items())
     try:
-        outputs = exported.reference(values)
+        outputs = exported.reference(values) if known is None else known
     except Exception as error:
         raise ExportError(
             f"the source itself fails on a sample: {one_line(error)}",

@@ -12,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from builder.untrusted import STRICT
 
-ROWS_REVISION = 2
+ROWS_REVISION = 3
 """Raised when the check sees more than before: what was verified by an earlier one is verified again."""
 
 Verdict = Literal["independent", "mixed", "cannot_run", "random", "unverified"]

@@ -28,6 +28,7 @@ from builder.batch_rows.first_op import (
     first_that_mixes,
     first_that_reaches,
 )
+from builder.batch_rows.reads_across import operators_of_file
 from builder.batch_rows.request import LARGEST_RUN_ROWS, RowsRequest
 from builder.batch_rows.rows import POOL, Row, batch_of, drawn_like
 from builder.rows_report import RowsReport, Verdict
@@ -118,6 +119,14 @@ def _judged(
         of = "" if len(constant) == len(model.outputs) else f" in output {', '.join(constant)}"
         why = f"all rows have the same answer{of}, so that none could be told from another; state accuracy.samples"
         return RowsReport("unverified", tuple(ran), why)
+    across = operators_of_file(Path(request.path), request.outputs)
+    if across and max(ran) > 1:
+        more = f" and {len(across) - 1} more" if len(across) > 1 else ""
+        why = (
+            f"no row differed in any run, but {across[0]}{more} reads the other rows of the batch, and other values "
+            "may show it; max_batch_size: 0 is safe"
+        )
+        return RowsReport("unverified", tuple(ran), why, across[0])
     notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
     if max(ran) < max(request.sizes):
         limit = f"{request.largest_run_bytes / 2**30:.2g} GiB or {LARGEST_RUN_ROWS} rows"

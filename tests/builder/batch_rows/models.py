@@ -380,5 +380,5 @@ KINDS: dict[str, Kind] = {
     "bf16_inside": Kind(lambda: halves(TensorProto.BFLOAT16)),
     "fp16": Kind(fp16_io),
     "strings": Kind(strings),
-    "cut_to_the_longest": Kind(cut_to_the_longest),
+    "cut_to_the_longest": Kind(cut_to_the_longest, "unverified", "ReduceMax", "reads the other rows"),
 }

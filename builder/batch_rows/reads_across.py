@@ -1,7 +1,8 @@
 """An ONNX graph whose inputs batch → the operators that read other rows of the batch, whatever the values are.
 
 What runs show, they show of the values that were run; a mean over the batch that is rounded away in all of them is seen
-here. The batch is followed by name through ONNX's shape inference; where that loses it, nothing is said.
+here. The batch is followed by name through ONNX's shape inference; where that loses it (behind a Loop, say), an open
+first axis is taken for it, as Triton takes it.
 """
 
 from __future__ import annotations
@@ -134,16 +135,13 @@ class _Look:
     def _judge(self, node: _Node) -> None:
         proto = node.proto
         shape = self.shapes.get(proto.input[0])
-        if proto.domain not in ("", "ai.onnx") or proto.input[0] not in self.data or not shape:
+        if proto.domain not in ("", "ai.onnx") or proto.input[0] not in self.data or shape == []:
             return
         if proto.op_type in ("MatMul", "Gemm"):
             reads = self._contracts(node)
-        elif proto.op_type in _READS:
-            axes = _READS[proto.op_type](node)
-            along = range(len(shape)) if axes is None else (a % len(shape) for a in axes)
-            reads = any(shape[axis] == _ROWS for axis in along)
         else:
-            reads = False
+            axes = _READS[proto.op_type](node) if proto.op_type in _READS else set()
+            reads = any(_is_along(axis, axes, shape) for axis in _batch_axes(shape))
         if reads:
             self.found.append(f"{proto.name or proto.output[0]} ({proto.op_type})")
 
@@ -155,6 +153,19 @@ class _Look:
         return bool(one and one[max(first, -len(one))] == _ROWS) or bool(
             other and node.proto.input[1] in self.data and other[max(second, -len(other))] == _ROWS
         )
+
+
+def _batch_axes(shape: list[Any] | None) -> list[int]:
+    if shape is not None and _ROWS in shape:
+        return [axis for axis, dim in enumerate(shape) if dim == _ROWS]
+    is_open = shape is None or not isinstance(shape[0], int) or shape[0] == 0
+    return [0] if is_open else []
+
+
+def _is_along(axis: int, axes: set[int] | None, shape: list[Any] | None) -> bool:
+    if axes is None or axis in axes:
+        return True
+    return shape is not None and axis - len(shape) in axes
 
 
 def operators_across_rows(model: onnx.ModelProto, outputs: Collection[str] = ()) -> list[str]:

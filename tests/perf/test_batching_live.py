@@ -77,7 +77,8 @@ def executions(triton: LiveTriton, name: str) -> Iterator[tuple[int, int]]:
 def test_verified_models_answer_strangers_rightly(name: str, triton: LiveTriton, tmp_path: Path) -> None:
     path = onnx_models.save(KINDS[name].make(), tmp_path / "verified.onnx")
     assert (
-        report_of(RowsRequest(name, str(path), (1, 2, 3, 8)), tmp_path / "scratch").verdict == KINDS[name].verdict
+        report_of(RowsRequest(name, str(path), (1, 2, 3, 8)), tmp_path / "scratch").verdict
+        == KINDS[name].verdict
     )
     wrong, batches = wrong_answers(triton, name, tmp_path)
     assert wrong == 0 and batches > 0

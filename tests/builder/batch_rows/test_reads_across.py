@@ -15,7 +15,7 @@ AXIS_1 = numpy_helper.from_array(np.array([1], np.int64), "axis_1")
 W = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
 
 GRAPHS: dict[str, tuple[list[onnx.NodeProto], list[str]]] = {
-    "a mean over the batch": ([N("ReduceSum", ["x", "axis_0"], ["y"], name="sum")], ["sum (ReduceSum)"]),
+    "a sum over the batch": ([N("ReduceSum", ["x", "axis_0"], ["y"], name="sum")], ["sum (ReduceSum)"]),
     "a sum of each row": ([N("ReduceSum", ["x", "axis_1"], ["y"])], []),
     "a sum over all": ([N("ReduceSum", ["x"], ["y"], name="all")], ["all (ReduceSum)"]),
     "softmax of each row": ([N("Softmax", ["x"], ["y"])], []),
@@ -77,3 +77,26 @@ def test_what_is_not_served_may_read_what_it_will() -> None:
     both.graph.output.append(helper.make_tensor_value_info("all", TensorProto.FLOAT, None))
     assert operators_across_rows(onnx.ModelProto.FromString(both.SerializeToString()), ("y",)) == []
     assert operators_across_rows(both) == ["sum (ReduceSum)"]
+
+
+def test_behind_a_loop_an_open_first_axis_is_taken_for_the_batch() -> None:
+    """Shape inference knows nothing of what a loop carries."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [N("Identity", ["go"], ["on"]), N("Relu", ["v"], ["w"])],
+        "b",
+        [
+            value("i", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("v", TensorProto.FLOAT, None),
+        ],
+        [value("on", TensorProto.BOOL, []), value("w", TensorProto.FLOAT, None)],
+    )
+    two = numpy_helper.from_array(np.array(2, np.int64), "two")
+
+    def after(*nodes: onnx.NodeProto) -> list[str]:
+        loop = [N("Constant", [], ["n"], value=two), N("Loop", ["n", "", "x"], ["r"], body=body)]
+        return operators_across_rows(model_of([*loop, *nodes]))
+
+    assert after(N("ReduceMax", ["r"], ["y"], name="m")) == ["m (ReduceMax)"]
+    assert after(N("Softmax", ["r"], ["y"], name="m")) == []

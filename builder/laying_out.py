@@ -65,7 +65,7 @@ def lay_out_model(
         for message in passed_over:
             note(f"warning: {message}; {chosen.name} is served instead")
     artifact = made.base if chosen is None or chosen.artifact is None else chosen.artifact
-    refused = made.rows is not None and made.rows.refused and is_inferred(spec)
+    refused = made.rows is not None and made.rows.in_doubt and is_inferred(spec)
     text = config_text(context, unbatched(spec) if refused else spec, artifact, chosen)
     files = _served(context, spec, artifact, chosen)
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))

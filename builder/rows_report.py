@@ -21,7 +21,7 @@ independent: every row that was run was answered in its batch as it is alone.
 mixed:       a row's answer depends on its batch, or the answer has another number of rows than the request.
 cannot_run:  ONNX Runtime fails at a batch size that the model would be served with.
 random:      two runs of one batch differ, so that nothing can be compared.
-unverified:  no inputs could be made.
+unverified:  no inputs could be made, or the graph reads other rows though no answer showed it.
 """
 
 
@@ -32,7 +32,8 @@ class RowsReport:
     sizes: batch sizes that were run, ascending; the largest is below max_batch_size where memory bounds it.
     note:  one sentence: what is wrong, what could not be verified, or what a reader should know all the same;
            empty when there is nothing to say.
-    op:    the first operator of the graph that mixes rows, when one could be found.
+    op:    the first operator of the graph that mixes rows, when one could be found; of an unverified model, the first
+           that reads other rows, though no answer showed it.
     """
 
     verdict: Verdict
@@ -44,6 +45,11 @@ class RowsReport:
     def refused(self) -> bool:
         """Whether batching the model would give wrong answers or none."""
         return self.verdict in ("mixed", "cannot_run")
+
+    @property
+    def in_doubt(self) -> bool:
+        """Refused, or by its graph able to be: nobody who is free to choose a batch size would choose one above 0."""
+        return self.refused or (self.verdict == "unverified" and bool(self.op))
 
     def as_dict(self) -> RowsJson:
         """JSON form; fields that say nothing are left out."""

@@ -124,7 +124,7 @@ def _judged(
         more = f" and {len(across) - 1} more" if len(across) > 1 else ""
         why = (
             f"no row differed in any run, but {across[0]}{more} reads the other rows of the batch, and other values "
-            "may show it; max_batch_size: 0 is safe"
+            "may show it; a max_batch_size that is left out becomes 0, and one that is stated stays"
         )
         return RowsReport("unverified", tuple(ran), why, across[0])
     notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())

@@ -143,7 +143,7 @@ class _Look:
             axes = _READS[proto.op_type](node) if proto.op_type in _READS else set()
             reads = any(_is_along(axis, axes, shape) for axis in _batch_axes(shape))
         if reads:
-            self.found.append(f"{proto.name or proto.output[0]} ({proto.op_type})")
+            self.found.append(f"{proto.op_type} {(proto.name or proto.output[0])!r}")
 
     def _contracts(self, node: _Node) -> bool:
         """Whether a product sums over the batch."""
@@ -169,7 +169,7 @@ def _is_along(axis: int, axes: set[int] | None, shape: list[Any] | None) -> bool
 
 
 def operators_across_rows(model: onnx.ModelProto, outputs: Collection[str] = ()) -> list[str]:
-    """`NAME (OPERATOR)` of each that has a part in these outputs, or in all, in the graph's order.
+    """`OPERATOR 'NAME'` of each that has a part in these outputs, or in all, in the graph's order.
 
     The model is changed: its batch gets a name of ours.
     """

@@ -105,7 +105,7 @@ def _onnx_file(path: Path, root: Path) -> _Found:
     if not can_batch(onnx):
         return (model,), []
     report = rows_of_file(RowsRequest(name, str(path.absolute()), sizes_to_run(DEFAULT_MAX_BATCH_SIZE)))
-    if report.refused:
+    if report.in_doubt:
         remarks = (*model.remarks, f"not batched: {report.note}")
         return (replace(model, fields={"max_batch_size": 0}, remarks=remarks),), []
     return (model,), _unverified([report], path)
@@ -152,7 +152,7 @@ def _model_of_repository(model: Model, root: Path) -> _Found:
         return (), [Note(f"{model.name!r} is not in the spec: it {reason}", Where(model.path))]
     imported, notes = imported_model(_readable(model), root), list(_losses(model))
     reports = list(rows_by_running(model).values())
-    refused = next((report for report in reports if report.refused), None)
+    refused = next((report for report in reports if report.in_doubt), None)
     if refused is not None:
         return (without_batching(imported, model, refused),), notes
     return (imported,), [*notes, *_unverified(reports, model.path)]

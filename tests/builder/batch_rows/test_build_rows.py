@@ -32,7 +32,7 @@ def lock_of(directory: Path) -> Any:
 def test_build_refuses_what_is_stated_and_unbatches_what_is_inferred(
     tmp_path: Path, tritonsmith: Run
 ) -> None:
-    put(tmp_path, "mean", "layers", "fixed_reshape")
+    put(tmp_path, "mean", "layers", "fixed_reshape", "cut_to_the_longest")
     onnx.save(model([node("Log", ["x"], ["y"])], [X], [Y]), str(tmp_path / "log.onnx"))
     (tmp_path / "models.yaml").write_text(
         "models:\n"
@@ -42,6 +42,8 @@ def test_build_refuses_what_is_stated_and_unbatches_what_is_inferred(
         "  good:\n    source: {onnx: layers.onnx}\n    max_batch_size: 8\n"
         "    dynamic_batching: {preferred_batch_size: [5]}\n"
         "  unknown:\n    source: {onnx: log.onnx}\n    max_batch_size: 8\n"
+        "  doubted:\n    source: {onnx: cut_to_the_longest.onnx}\n    max_batch_size: 8\n"
+        "  doubted_left_out:\n    source: {onnx: cut_to_the_longest.onnx}\n"
     )
     built = tritonsmith("build", "--format", "json")
     assert built.returncode == 4, built.stderr
@@ -61,6 +63,11 @@ def test_build_refuses_what_is_stated_and_unbatches_what_is_inferred(
     assert lock["good"]["rows"] == {"verdict": "independent", "sizes": [1, 2, 3, 5, 8]}
     assert lock["unknown"]["rows"]["verdict"] == "unverified"
     assert "accuracy.samples" in lock["unknown"]["rows"]["note"]
+    # No answer differed, yet the graph reads other rows: said where it is stated, not chosen where it is left out.
+    for name, batched in (("doubted", True), ("doubted_left_out", False)):
+        assert "ReduceMax" in lock[name]["rows"]["op"] and lock[name]["rows"]["verdict"] == "unverified"
+        config = (tmp_path / "model_repository" / name / "config.pbtxt").read_text()
+        assert ("max_batch_size" in config) == batched
 
     (tmp_path / "model_repository" / "left_out" / "config.pbtxt").unlink()
     (tmp_path / "model_repository" / "unknown" / "config.pbtxt").unlink()

@@ -68,7 +68,7 @@ def test_mixing_by_ten_thousandths_is_found_and_by_a_rounding_is_not(tmp_path: P
         return report(model(nodes, [X], [Y], constants), tmp_path)
 
     assert weak(1e-4).verdict == "mixed"
-    assert (weak(1e-9).verdict, weak(1e-9).op) == ("unverified", "bad (ReduceMean)")
+    assert (weak(1e-9).verdict, weak(1e-9).op) == ("unverified", "ReduceMean 'bad'")
 
 
 def test_an_output_that_is_not_served_may_mix(tmp_path: Path) -> None:

@@ -109,10 +109,14 @@ class _Look:
     found: list[str] = field(default_factory=list)
 
     def at(self, graph: Any) -> None:
+        import numpy as np
         import onnx
 
         for tensor in graph.initializer:
-            if tensor.data_type == onnx.TensorProto.INT64 and not tensor.external_data:
+            if (
+                tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+                and not tensor.external_data
+            ):
                 self.constants[tensor.name] = onnx.numpy_helper.to_array(tensor)
         for proto in graph.node:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
@@ -120,6 +124,8 @@ class _Look:
                 value = onnx.numpy_helper.to_array(attributes["value"])
                 if value.dtype.kind == "i":
                     self.constants[proto.output[0]] = value
+            elif proto.op_type == "Constant" and "value_ints" in attributes:
+                self.constants[proto.output[0]] = np.array(attributes["value_ints"])
             bodies = [a for a in attributes.values() if isinstance(a, onnx.GraphProto)]
             of_data = any(name in self.data for name in proto.input)
             if of_data:

@@ -12,6 +12,7 @@ from builder.batch_rows.reads_across import operators_across_rows
 N = helper.make_node
 AXIS_0 = numpy_helper.from_array(np.array([0], np.int64), "axis_0")
 AXIS_1 = numpy_helper.from_array(np.array([1], np.int64), "axis_1")
+SMALL = numpy_helper.from_array(np.array(0, np.int32), "small")
 W = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
 
 GRAPHS: dict[str, tuple[list[onnx.NodeProto], list[str]]] = {
@@ -25,6 +26,11 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], list[str]]] = {
         ["Softmax 's'"],
     ),
     "a running sum along the batch": ([N("CumSum", ["x", "axis_0"], ["y"], name="c")], ["CumSum 'c'"]),
+    "axes that a node states": (
+        [N("Constant", [], ["a"], value_ints=[0]), N("ReduceSum", ["x", "a"], ["y"], name="s")],
+        ["ReduceSum 's'"],
+    ),
+    "a running sum by a small integer": ([N("CumSum", ["x", "small"], ["y"], name="c")], ["CumSum 'c'"]),
     "a product with weights": ([N("MatMul", ["x", "w"], ["y"])], []),
     "rows times rows": (
         [N("Transpose", ["x"], ["t"], perm=[1, 0]), N("MatMul", ["t", "x"], ["y"], name="gram")],
@@ -48,7 +54,7 @@ def model_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [AXIS_0, AXIS_1, W],
+        [AXIS_0, AXIS_1, SMALL, W],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

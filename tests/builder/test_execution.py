@@ -26,6 +26,7 @@ from tests import onnx_models
 from tests.conftest import Run
 
 SLEEPER = "import time\n\ndef load():\n    time.sleep(600)\n"
+SLOW = "import time, torch\n\ndef load():\n    time.sleep(1)\n    return torch.nn.Linear(3, 3), torch.zeros(1, 3)\n"
 BROKEN = "def load():\n    raise RuntimeError('no weights here')\n"
 
 
@@ -358,11 +359,11 @@ def test_each_model_is_laid_out_as_soon_as_it_is_made(tmp_path: Path, cache_dire
 
 
 def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> None:
-    project(tmp_path, a=SLEEPER, b="onnx")
+    project(tmp_path, a=SLOW, b="onnx")
     shown, terminal = os.openpty()
     try:
         build = subprocess.Popen(
-            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "1", "--timeout", "4"],
+            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "1"],
             cwd=tmp_path,
             env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory), "TERM": "xterm"},
             stdout=subprocess.DEVNULL,
@@ -375,5 +376,5 @@ def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> No
     finally:
         os.close(terminal)
         os.close(shown)
-    assert build.returncode == 1
+    assert build.returncode == 0
     assert "export of a" in text.decode() and "1/2" in text.decode()

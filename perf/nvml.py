@@ -69,6 +69,12 @@ def open_nvml() -> Any:
     return pynvml
 
 
+def driver_version(nvml: Any) -> str:
+    """`580.159.03`"""
+    told = nvml.nvmlSystemGetDriverVersion()
+    return told.decode() if isinstance(told, bytes) else str(told)
+
+
 def handles_of(nvml: Any, shown: Sequence[tuple[int, str, str]]) -> dict[str, Any]:
     """`0 NVIDIA L4` → NVML's handle, of each GPU that CUDA shows; nvml: the module `pynvml`. Its NVMLError for a GPU that it
     does not know. A part of a GPU (MIG) has a UUID of its own."""

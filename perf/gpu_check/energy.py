@@ -10,7 +10,7 @@ from typing import Any
 
 from perf.gpu_check import models
 from perf.gpu_check.nvidia import energy_of
-from perf.gpu_check.serving import MODEL, nvml_or_missing
+from perf.gpu_check.serving import MODEL, gpu_reading, told
 from perf.gpu_check.step import MissingError, Outcome, UnexpectedError
 from perf.prometheus import samples_of
 from perf.server import control
@@ -23,7 +23,14 @@ _METRICS_MS = 100
 
 def energy(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
     """A server that has nothing to do tells the GPU's counter while this process keeps the GPU busy."""
-    nvml = nvml_or_missing()
+    reading = gpu_reading()
+
+    def joules() -> float:
+        return told(reading().energy_j, "energy")
+
+    def watts() -> float:
+        return told(reading().power_w, "power")
+
     name, multiply = _multiplication()
     onnx = models.perceptron(work / "perceptron.onnx")
     repository = models.repository(work / "repository", MODEL, onnx, "KIND_CPU")
@@ -35,12 +42,12 @@ def energy(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
     with launch(spec) as server:
         multiply()
         counted = triton_j(control.metrics_text(server.metrics_url))
-        begin_s, begin_j, power, products = time.monotonic(), nvml.energy_j, [nvml.power_w], 0
+        begin_s, begin_j, power, products = time.monotonic(), joules(), [watts()], 0
         while time.monotonic() - begin_s < _LOAD_S:
             multiply()
             products += 1
-            power.append(nvml.power_w)
-        seconds, end_j = time.monotonic() - begin_s, nvml.energy_j
+            power.append(watts())
+        seconds, end_j = time.monotonic() - begin_s, joules()
         time.sleep(2 * _METRICS_MS / 1e3)
         after = triton_j(control.metrics_text(server.metrics_url))
     both = None if counted is None or after is None else (counted, after)

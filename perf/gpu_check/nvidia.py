@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from perf import nvml
 
 QUERY = (
     "index",
@@ -76,39 +77,10 @@ def smi_gpus() -> tuple[SmiGpu, ...]:
 def driver_version() -> str | None:
     """`580.159.03`: NVML's, else nvidia-smi's; None without either."""
     try:
-        nvml = Nvml()
+        return nvml.driver_version(nvml.open_nvml())
     except Exception:  # no pynvml, no driver, no GPU: NVML's error classes are made when it is imported
         found = smi_gpus()
         return found[0].driver if found else None
-    return nvml.driver
-
-
-class Nvml:
-    """NVML of one GPU; the constructor raises what pynvml raises (ImportError, NVMLError)."""
-
-    def __init__(self, index: int = 0) -> None:
-        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-        self._nvml: Any = pynvml
-        pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        self.driver: str = driver.decode() if isinstance(driver, bytes) else str(driver)
-
-    @property
-    def used_bytes(self) -> int:
-        """Memory in use on the GPU, by all processes."""
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
-
-    @property
-    def energy_j(self) -> float:
-        """Joules since the driver was loaded."""
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-
-    @property
-    def power_w(self) -> float:
-        """Watts now."""
-        return float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from perf import nvml
 from perf.gpu_check import models
-from perf.gpu_check.nvidia import Nvml
 from perf.gpu_check.step import MissingError, UnexpectedError
 from perf.gpu_check.versions import version_of
+from perf.resource_use import GpuReading
 from perf.server import control
 from perf.server.launch import Server, ServerSpec, launch
 
@@ -83,18 +85,29 @@ def _settled(used_bytes: Callable[[], int], enough: int) -> int:
 
 def gpu_memory() -> Callable[[], int]:
     """NVML's memory in use; MissingError without NVML."""
-    nvml = nvml_or_missing()
-    return lambda: nvml.used_bytes
+    reading = gpu_reading()
+    return lambda: int(told(reading().memory_bytes, "memory"))
 
 
-def nvml_or_missing() -> Nvml:
-    """NVML of GPU 0; MissingError says what is missing."""
+def gpu_reading() -> Callable[[], GpuReading]:
+    """NVML's readings of the first GPU that CUDA shows; MissingError says what is missing."""
     try:
-        return Nvml()
+        library = nvml.open_nvml()
+        handles = nvml.handles_of(library, nvml.gpus_of_process(os.getpid())[:1])
     except ImportError:
         raise MissingError("pynvml is not installed; wheel nvidia-ml-py") from None
     except Exception as error:  # pynvml.NVMLError, a class that is known only when it is imported
         raise MissingError(f"NVML: {error}") from None
+    if not handles:
+        raise MissingError("CUDA shows no GPU to this process")
+    return lambda: next(iter(nvml.read(library, handles).values()))
+
+
+def told(value: float | None, what: str) -> float:
+    """What NVML told; MissingError for what this GPU does not tell."""
+    if value is None:
+        raise MissingError(f"NVML tells no {what} of this GPU")
+    return value
 
 
 def require_onnxruntime_gpu() -> None:

@@ -7,7 +7,7 @@ that one run; so values that Python looked at are refused here, and sizes are he
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,12 @@ def write_traced(
     request: ExportRequest,
     out_dir: Path,
     input_names: Sequence[str],
-    output_names: Sequence[str],
+    output_names: Sequence[str | None],
     shapes: Sequence[Sequence[Dim]],
+    output_axes: Sequence[Mapping[int, str]] = (),
 ) -> tuple[list[str], tuple[Path, tuple[str, ...], Graph]]:
-    """→ (notes, as torch_program.write_onnx).
+    """→ (notes, as torch_program.write_onnx). output_axes: dynamic ones of each output, where torch does not find them
+    itself: of a script.
 
     ExportError: data_dependent, not_traceable, onnx_conversion, too_large, unused_input, opset_changed, read_graph's.
     """
@@ -76,6 +78,8 @@ def write_traced(
         place: {axis: dim for axis, dim in enumerate(shape) if isinstance(dim, str)}
         for place, shape in zip(places, shapes, strict=True)
     }
+    ends = [f"tritonsmith_output_{index}" for index in range(len(output_axes))]
+    axes |= {end: dict(dims) for end, dims in zip(ends, output_axes, strict=True)}
     target = clear(out_dir)
     with replacing(target) as temporary:
         with warnings.catch_warnings(record=True) as told:
@@ -87,6 +91,7 @@ def write_traced(
                     str(temporary),
                     dynamo=False,
                     input_names=places,
+                    output_names=ends or None,
                     dynamic_axes={place: dims for place, dims in axes.items() if dims},
                     opset_version=request.opset,
                     external_data=False,

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.disk import replacing
 from builder.errors import ExportError, Where
 from builder.export.batching import BATCH, with_batch_dimension
 from builder.export.callables import one_line
 from builder.export.example_run import Leaves
 from builder.export.exported import Exported
-from builder.export.onnx_graph import read_graph
-from builder.export.onnx_source import clear
 from builder.export.request import ExportRequest
 from builder.export.structure import leaves_of
-from builder.export.torch_ir import finish
 from builder.export.torch_program import check_opset
 from builder.export.torch_source import names_of_outputs
+from builder.export.torch_trace import write_traced
 from builder.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -34,7 +31,6 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
 
     ExportError: corrupt_script, inputs_not_stated, opset_unsupported, script_failed, onnx_conversion, fixed_batch.
     """
-    import onnx_ir
     import torch
 
     check_opset(request.opset)
@@ -78,41 +74,20 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
             fix="state input in the order, dtypes and dims that forward takes",
         ) from error
     names, notes = names_of_outputs(request, leaves, [t.name for t in inputs], "the script")
-    places = [f"tritonsmith_output_{index}" for index in range(len(names))]
-    target = clear(out_dir)
-    dynamic: dict[str, dict[int, str]] = {
-        t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in inputs
-    }
-    dynamic |= zip(places, output_axes, strict=True)
+    tensors = [torch.from_numpy(array) for array in example.values()]
+    shapes = [tensor.shape for tensor in inputs]
     try:
-        with replacing(target) as temporary:
-            torch.onnx.export(
-                module,
-                tuple(torch.from_numpy(array) for array in example.values()),
-                str(temporary),
-                dynamo=False,
-                verbose=False,
-                opset_version=request.opset,
-                input_names=list(example),
-                output_names=places,
-                dynamic_axes={name: axes for name, axes in dynamic.items() if axes},
-            )
-            model: Any = onnx_ir.load(str(temporary))
-            finish(model, list(example), names)
-            onnx_ir.save(model, str(temporary))
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        raise ExportError(
-            f"torch's TorchScript exporter cannot translate it: {_last_line(error)}",
-            code="onnx_conversion",
-            where=where,
-            fix="export the nn.Module that it was made from: source: {torch: module:callable}",
-        ) from error
-    graph = read_graph(target)
+        more, (target, files, graph) = write_traced(
+            module, tensors, None, request, out_dir, list(example), names, shapes, output_axes
+        )
+    except ExportError as error:
+        error.where = error.where or where
+        if error.code == "onnx_conversion":
+            error.fix = "export the nn.Module that it was made from: source: {torch: module:callable}"
+        raise
     return Exported(
         model_path=target,
-        files=(target.name,),
+        files=files,
         inputs=with_batch_dimension(graph.inputs, request.max_batch_size, where, _FIX),
         outputs=with_batch_dimension(graph.outputs, request.max_batch_size, where, _FIX),
         opset=graph.opset,
@@ -126,7 +101,7 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
         dim_ranges={},
         dependencies=(path,),
         exporter="torchscript",
-        notes=tuple(notes),
+        notes=(*notes, *more),
     )
 
 

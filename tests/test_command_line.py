@@ -42,8 +42,8 @@ def test_every_command_explains_itself(tritonsmith: Run, command: str) -> None:
 
 def test_help_loads_no_framework() -> None:
     code = (
-        "import sys, tritonsmith; from typer.testing import CliRunner; "
-        "assert CliRunner().invoke(tritonsmith.app, ['--help']).exit_code == 0; "
+        "import sys; from tritonsmith import command_line; from typer.testing import CliRunner; "
+        "assert CliRunner().invoke(command_line.app, ['--help']).exit_code == 0; "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'tritonclient', 'pydantic', 'jinja2', 'google.protobuf', 'uvloop'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -92,7 +92,7 @@ def test_version(tritonsmith: Run) -> None:
 def ends(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """The command line run on a command of the test's own that ends so."""
     (tmp_path / "ends.py").write_text(
-        f"import tritonsmith\n@tritonsmith.app.command()\ndef ends():\n    {body}\ntritonsmith.main()\n"
+        f"from tritonsmith import command_line\n@command_line.app.command()\ndef ends():\n    {body}\ncommand_line.main()\n"
     )
     return subprocess.run(
         [sys.executable, "-m", "ends", "ends"],

@@ -151,7 +151,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 def test_the_commands_table_names_every_command() -> None:
     from typer.main import get_command
 
-    import tritonsmith
+    from tritonsmith import command_line
 
     listed = set(re.findall(r"^\| `tritonsmith (\w+)`", README, re.MULTILINE))
-    assert listed == set(get_command(tritonsmith.app).commands)  # type: ignore[attr-defined]
+    assert listed == set(get_command(command_line.app).commands)  # type: ignore[attr-defined]

@@ -18,11 +18,11 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-import tritonsmith
 from tests import onnx_models
 from tests.conftest import ROOT
 from tests.terminal import CTRL_C, Shown, Terminal
 from tests.test_readme import README
+from tritonsmith import command_line
 
 LONG = "a_model_with_a_name_that_is_rather_long_for_a_table_v2"
 SPEC = """\
@@ -264,7 +264,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_build(built: Ground, tmp_path:
 )
 def test_help_fits_and_shortens_no_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    shown = CliRunner().invoke(tritonsmith.app, [*name.split(), "--help"])
+    shown = CliRunner().invoke(command_line.app, [*name.split(), "--help"])
     assert shown.exit_code == 0 and shown.stdout.startswith("Usage: ")
     assert all(len(line) <= 80 for line in shown.stdout.splitlines()), shown.stdout
     if name == "plan":

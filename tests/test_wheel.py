@@ -25,20 +25,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
-        "builder/templates/config.pbtxt.j2",
-        "builder/templates/report.html.j2",
-        "builder/releases.csv",
-        "perf/demo/models.yaml",
-        "perf/demo/minilm.py",
-        "perf/demo/requirements.txt",
-        "perf/server/requirements.txt",
-        "perf/server/backends/onnxruntime/model.py",
-        "tritonsmith.py",
-        "builder/py.typed",
+        "tritonsmith/templates/config.pbtxt.j2",
+        "tritonsmith/templates/report.html.j2",
+        "tritonsmith/builder/base/releases.csv",
+        "tritonsmith/demo/models.yaml",
+        "tritonsmith/demo/minilm.py",
+        "tritonsmith/demo/requirements.txt",
+        "tritonsmith/perf/server/environment/requirements.txt",
+        "tritonsmith/perf/server/backends/onnxruntime/model.py",
+        "tritonsmith/__init__.py",
+        "tritonsmith/py.typed",
     ):
         assert needed in names
     tops = {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")}
-    assert tops == {"builder", "perf", "tritonsmith.py"}
+    assert tops == {"tritonsmith"}
     assert not [n for n in names if "__pycache__" in n or n.endswith(".onnx")]
 
 
@@ -69,7 +69,7 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("-c", "import builder; print(builder.__file__)").startswith(str(target)), (
+    assert run("-c", "import tritonsmith; print(tritonsmith.__file__)").startswith(str(target)), (
         "the wheel's code runs"
     )
     assert "Usage" in run("-m", "tritonsmith", "--help")

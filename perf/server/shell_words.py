@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from builder.errors import ToolError, UsageError, Where
-from builder.lint.model import Model, read_repository
+from tritonsmith.builder.base.errors import ToolError, UsageError, Where
+from tritonsmith.builder.lint.read.model import Model, read_repository
 
 # Triton's Python backend starts a stub by `bash -c` and puts paths and names into that line without quotes
 # (python_backend, src/stub_launcher.cc). What bash reads as itself in the middle of a word: these, and all that is not

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-
-from perf.stats.intervals import Estimate, Interval, student_t
+from tritonsmith.perf.stats.intervals import Estimate, Interval, student_t
 
 
 def welch_change(

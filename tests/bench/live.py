@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.server.launch import ServerSpec, launch
+
 from tests.bench.ground import answer_of
 
 _PAUSE_S = 0.02

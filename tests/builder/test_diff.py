@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.lint.diff import diff
 
-from builder.diff import diff
-from builder.errors import TritonsmithError
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.conftest import Run
 

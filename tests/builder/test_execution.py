@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.base.errors import GateError, Where
+from tritonsmith.builder.base.processes.budget import Budget, Grant, free_memory_bytes
+from tritonsmith.builder.base.processes.run_policy import PeakMemory, RunPolicy
+from tritonsmith.builder.repository.repository import exclusive
 
-from builder.budget import Budget, Grant, free_memory_bytes
-from builder.errors import GateError, Where
-from builder.repository import exclusive
-from builder.run_policy import PeakMemory, RunPolicy
 from tests import onnx_models
 from tests.conftest import Run
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.environment import environment
+from tritonsmith.perf.server.launch import Server, ServerSpec, launch
 
-from perf.server import control, environment
-from perf.server.launch import Server, ServerSpec, launch
 from tests.onnx_models import add_model
 
 

@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 import tritonclient.http as httpclient
 import yaml
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
-from perf.server.launch import ServerSpec, launch
 from tests.conftest import Run
 from tests.odd_models import ODD, QUICK, REFUSED
 

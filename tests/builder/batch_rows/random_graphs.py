@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
+from tritonsmith.builder.base.tensors import DTYPES
 
-from builder.tensors import DTYPES
 from tests.builder.batch_rows.models import model
 from tests.onnx_models import tensor
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 
-from builder.samples import Sample, SampleSet, save_samples
 from tests.onnx_models import save, tensor
 
 Array = np.ndarray[Any, Any]

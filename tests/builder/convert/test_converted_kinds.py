@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.convert import ConvertRequest, ConvertResult
+from tritonsmith.builder.actions.convert.convert import convert
+from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.base.errors import BuildError
 
-from builder.calibration import CalibrationSpec
-from builder.convert import ConvertRequest, ConvertResult
-from builder.convert.convert import convert
-from builder.convert.emulate import EMULATIONS
-from builder.errors import BuildError
-from builder.export.onnx_graph import onnxruntime_runner
 from tests.builder.convert.kinds import KINDS, graph_model, made
 from tests.builder.convert.models import save_rows
 

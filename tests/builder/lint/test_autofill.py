@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.read.model import read_model
 
-from builder.lint import check
-from builder.lint.model import read_model
 from tests.builder.lint.fixtures import onnx_bytes
 
 FLOAT = ("FLOAT", ("batch", 4))

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.target import Target, server_args_from_list
+from tritonsmith.builder.plan.targets import serving_target
+from tritonsmith.builder.spec.spec import Target as StatedTarget
 
-from builder.lint import LintOptions, check
-from builder.lint.target import Target, server_args_from_list
-from builder.spec import Target as StatedTarget
-from builder.targets import serving_target
 from tests.builder.lint.fixtures import Tree, engine_tree, tree
 
 KINDS = (

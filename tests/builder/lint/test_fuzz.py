@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.lint import check
 
-from builder.lint import check
 from tests.builder.lint.fixtures import fixtures, onnx_bytes
 
 SEED = 20260821

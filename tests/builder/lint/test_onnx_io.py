@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, model_from_bytes, read_onnx
 
-from builder.lint.onnx_io import OnnxProblem, model_from_bytes, read_onnx
 from tests.builder.lint.fixtures import onnx_bytes
 
 onnx = pytest.importorskip("onnx")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.rule import Rule
+from tritonsmith.builder.lint.table import RULES
 
-from builder.lint import check
-from builder.lint.check import Finding
-from builder.lint.rule import Rule
-from builder.lint.table import RULES
 from tests.builder.lint.fixtures import Tree, fixtures
 
 

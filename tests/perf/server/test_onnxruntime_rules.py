@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import perf.server
+import tritonsmith.perf.server
 
-BACKEND = Path(perf.server.__file__).with_name("backends") / "onnxruntime"
+BACKEND = Path(tritonsmith.perf.server.__file__).with_name("backends") / "onnxruntime"
 
 
 def load(name: str) -> ModuleType:

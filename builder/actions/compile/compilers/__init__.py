@@ -1,0 +1,1 @@
+"""ONNX + optimization profiles → an engine, one file a compiler; and what they share."""

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, tensors, versions of this machine; files, texts, processes."""

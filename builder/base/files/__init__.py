@@ -1,0 +1,1 @@
+"""Files and bytes of this machine and of others → values, with care for what a stranger may have written."""

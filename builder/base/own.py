@@ -1,0 +1,22 @@
+"""Nothing → where this package lies: its own directories, and what an interpreter needs to import it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tritonsmith
+
+PACKAGE = Path(tritonsmith.__file__).resolve().parent
+"""In a checkout `builder`, `perf`, `templates` and `demo` are links in it; in a wheel they are directories."""
+
+IMPORT_ROOT = PACKAGE.parent
+"""The directory on an import path in which `tritonsmith` is found."""
+
+_CODE = tuple((PACKAGE / name).resolve() for name in ("builder", "perf"))
+
+
+def is_own(path: Path) -> bool:
+    """Whether a resolved path is this package's own code."""
+    return (path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "demo")) or any(
+        path.is_relative_to(place) for place in _CODE
+    )

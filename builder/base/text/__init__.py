@@ -1,0 +1,1 @@
+"""Values → what people see, on a terminal or in a page."""

@@ -1,0 +1,1 @@
+"""Action key → Artifact: here, and in a store that machines share."""

@@ -1,0 +1,1 @@
+"""(a model of the spec, its tensors) → Triton's ModelConfig → config.pbtxt."""

@@ -1,0 +1,1 @@
+"""Model directories and lock as they lie on disk: written by rename, read with care."""

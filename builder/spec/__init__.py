@@ -1,0 +1,1 @@
+"""models.yaml → RepositorySpec of ModelSpec, checked and frozen."""

@@ -1,0 +1,1 @@
+"""A sweep's winner → models.yaml, with the evidence beside it."""

@@ -1,0 +1,1 @@
+"""`tritonsmith load`: flags → one load test, what came out said."""

@@ -1,0 +1,1 @@
+"""What live servers serve, changed: publish, rollback, versions."""

@@ -1,0 +1,1 @@
+"""`tritonsmith sweep`: flags or a sweep.yaml → a run directory with a report."""

@@ -1,0 +1,1 @@
+"""This machine → what of the work it can do, what it lacks, and the command that mends each."""

@@ -1,0 +1,1 @@
+"""Every request one row; the load that it was sent under."""

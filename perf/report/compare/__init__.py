@@ -1,0 +1,1 @@
+"""Two runs → what changed between them, and whether a gate holds; pure."""

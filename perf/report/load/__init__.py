@@ -1,0 +1,1 @@
+"""One load test's records → its report."""

@@ -1,0 +1,1 @@
+"""Numbers → small inline SVG charts; pure."""

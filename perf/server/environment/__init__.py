@@ -1,0 +1,1 @@
+"""The embedded server's own Python environment, made once and proven."""

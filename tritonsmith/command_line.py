@@ -1,0 +1,170 @@
+"""The command line: the builder's commands and the perf harness's under one name."""
+
+from __future__ import annotations
+
+import sys
+
+_LINUX_MODULES = ("fcntl", "resource", "uvloop")
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
+
+try:  # a Ctrl-C may come before anything can be done about it
+    import io
+    import itertools
+    import os
+    import select
+    import signal
+    from types import FrameType
+    from typing import Any
+
+    import typer
+
+    from tritonsmith import __version__
+    from tritonsmith.builder.base.errors import ToolError, TritonsmithError
+    from tritonsmith.builder.base.processes.failure import DISK_FIXES
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note
+    from tritonsmith.builder.commands import cli as builder_cli
+    from tritonsmith.builder.commands.help import Group
+    from tritonsmith.perf.commands import cli as perf_cli
+except KeyboardInterrupt:
+    sys.exit(_INTERRUPTED)
+
+
+class _Passed(BaseException):
+    """Carries an error past Typer, which would answer it in its own way: silently, and with other exit codes."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Commands(Group):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, OSError) as error:
+            raise _Passed(error) from error
+
+
+app = typer.Typer(
+    name="tritonsmith",
+    cls=_Commands,
+    help="From one spec file to a verified, tuned, live Triton model repository.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit_text(f"tritonsmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """From one spec file to a verified, tuned, live Triton model repository."""
+
+
+builder_cli.register(app)
+perf_cli.register(app)
+
+
+# The base of usage errors is click's own class up to Typer 0.2x, and a copy inside Typer since.
+_CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+class _Sigterm:
+    """SIGTERM is a Ctrl-C with words and an exit code of its own: what was measured is kept, every `finally` runs."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # whoever handles Ctrl-C just now handles this
+
+
+def main() -> None:
+    """Runs the command line; expected errors become one message and an exit code, anything else a traceback."""
+    sigterm = _Sigterm()
+    signal.signal(signal.SIGTERM, sigterm)
+    code = _run(sys.argv[1:])
+    if code == _INTERRUPTED:
+        note(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")
+        code = _TERMINATED if sigterm.came else code
+        # Python keeps a mark when a Ctrl-C leaves code that was compiled from a string (a dataclass being made,
+        # say), caught or not, and would end `python -m tritonsmith` by SIGINT for it; other such code clears it.
+        exec("")  # noqa: S102
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = _call(arguments)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except TritonsmithError as error:
+        return _report(error, arguments)
+    except _CommandLineError as error:
+        told = io.StringIO()
+        error.show(told)
+        note(told.getvalue().rstrip("\n"))
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error, but nothing more can be written. Any
+        # other pipe or socket that broke is one.
+        if not _reader_is_gone(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        if error.name not in _LINUX_MODULES:
+            raise
+        note(
+            f"error[platform_unsupported]: this command needs Linux; there is no module {error.name} here\n"
+            f"  seen:  {sys.platform}\n"
+            "  valid: Linux; not tried: macOS but for the embedded server, Windows for `check` alone\n"
+            "  fix:   run it in a Linux container, or in WSL 2"
+        )
+        return ToolError.exit_code
+    except OSError as error:
+        fix = DISK_FIXES.get(error.errno or 0)
+        if fix is None:
+            raise
+        note(
+            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   {fix}, then run the same command again"
+        )
+        return 1
+
+
+def _call(arguments: list[str]) -> object:
+    try:
+        return app(args=arguments, standalone_mode=False)
+    except _Passed as passed:
+        if isinstance(passed.error, KeyboardInterrupt):
+            # What another library was just making cannot be torn down properly, and would say so.
+            sys.unraisablehook = lambda unraisable: None
+        raise passed.error from None
+
+
+def _reader_is_gone(descriptor: int) -> bool:
+    looked = select.poll()
+    looked.register(descriptor, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in looked.poll(0))
+
+
+def _report(error: TritonsmithError, arguments: list[str]) -> int:
+    if "--format=json" in arguments or any(p == ("--format", "json") for p in itertools.pairwise(arguments)):
+        emit_json({"error": error.as_dict()})
+    note(f"error[{error.code}]: {error}")
+    return error.exit_code

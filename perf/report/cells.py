@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from tritonsmith.perf.stats import Estimate, Summary, arm_level, fit_rounds
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.sweep.run_record import RunResult
 from tritonsmith.perf.usage.counters import ServerCounters
 

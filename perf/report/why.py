@@ -13,7 +13,7 @@ from typing import Any
 from tritonsmith.perf.report.cells import Cell, ServerTime
 from tritonsmith.perf.report.numbers import milliseconds, percent
 from tritonsmith.perf.sweep.plan import config_path
-from tritonsmith.perf.sweep.run.trial import instance_count
+from tritonsmith.perf.sweep.trial import instance_count
 from tritonsmith.perf.sweep.run_record import RunResult
 
 MOST_REASONS = 2

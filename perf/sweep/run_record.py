@@ -21,7 +21,7 @@ from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values
 from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide, verdict_from_dict
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
-from tritonsmith.perf.sweep.run.trial import TrialResult, trial_result_from_dict
+from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
 
 FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"

@@ -14,7 +14,7 @@ from tritonsmith.perf.sweep.judge.strategy import GridRace
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, plan_arms, trials_of_round
 from tritonsmith.perf.sweep.run.arm_server import Stage
-from tritonsmith.perf.sweep.run.trial import TrialResult, measure
+from tritonsmith.perf.sweep.trial import TrialResult, measure
 from tritonsmith.perf.sweep.run_record import values_of, verdict_of
 from tritonsmith.perf.wire.payload import InferPayload
 

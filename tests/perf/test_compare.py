@@ -17,7 +17,7 @@ from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
 from tritonsmith.perf.report.compare.text import headline, markdown_of, text_of
 from tritonsmith.perf.stats import Estimate, Interval, mean_estimate
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.sweep.run_record import RunResult, write_json
 
 from tests.conftest import Run

@@ -25,7 +25,7 @@ from tritonsmith.perf.sweep.plan import (
 )
 from tritonsmith.perf.sweep.plan.fingerprint import Content
 from tritonsmith.perf.sweep.run.resume import Earlier, reusable
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.usage.consumption import energy_from_metrics
 
 from tests.perf.test_sweep import BETTER, COUNT, CURRENT, DELAY, arms, facts, measured, spec

@@ -19,7 +19,7 @@ from tritonsmith.perf.report import html_of, load_run, numbers, report_json, tex
 from tritonsmith.perf.report.svg.elements import linear_axis, log_axis
 from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
-from tritonsmith.perf.sweep.run.trial import TrialResult, failed
+from tritonsmith.perf.sweep.trial import TrialResult, failed
 from tritonsmith.perf.sweep.run_record import (
     JOURNAL,
     RESULT,

@@ -22,7 +22,7 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
-from tritonsmith.perf.sweep.run.trial import apply_config
+from tritonsmith.perf.sweep.trial import apply_config
 from tritonsmith.perf.sweep.run_record import JOURNAL, RECORDS, RESULT
 
 from tests.onnx_models import add_model, affine

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tritonsmith.perf.sweep.plan import SweepSpec
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 
 MILLION = 1_000_000
 

@@ -14,7 +14,7 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.run import scratch
-from tritonsmith.perf.sweep.run.trial import Subject, apply_config, instance_count
+from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
 from tritonsmith.perf.usage.consumption import energy_j
 
 

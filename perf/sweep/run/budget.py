@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tritonsmith.perf.sweep.judge.confirmation import CONFIRMING_ROUNDS
 from tritonsmith.perf.sweep.judge.verdict import SETTLING_ROUNDS
 from tritonsmith.perf.sweep.plan import END_S, SweepSpec, trial_cost_s
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 
 FINALS_SHARE = 0.2
 

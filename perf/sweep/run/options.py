@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server
-from tritonsmith.perf.sweep.run.trial import TrialResult
+from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.wire.payload import InferPayload
 
 

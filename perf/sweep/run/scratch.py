@@ -16,7 +16,7 @@ from pathlib import Path
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
 from tritonsmith.perf.sweep.plan import Arm, Placement
-from tritonsmith.perf.sweep.run.trial import instance_count
+from tritonsmith.perf.sweep.trial import instance_count
 
 # An instance of a Python-based backend is a process with its own copy of the weights.
 INSTANCE_BYTES = 90 << 20

@@ -61,7 +61,7 @@ def _name(node: ast.expr) -> str | None:
 
 def used_names() -> set[tuple[str, str]]:
     used: set[tuple[str, str]] = set()
-    for path in (*COMPILE.glob("*.py"), *BACKEND.glob("*.py")):
+    for path in (*COMPILE.rglob("*.py"), *BACKEND.glob("*.py")):
         tree = ast.parse(path.read_text())
         for scope in [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]:
             names = _Names()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
 from tritonsmith.builder.base.tensors import dtype_from_kserve
 
 OPSET = 17

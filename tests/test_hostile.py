@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests import onnx_models
+from tests.bench import hostile, mutations
+from tests.conftest import ROOT, Run
 from tritonsmith.builder.base.errors import BuildError, UsageError
 from tritonsmith.builder.base.files.npz import read_npz
 from tritonsmith.builder.base.files.object_store import open_store
@@ -25,10 +29,6 @@ from tritonsmith.builder.repository.lock import Lock, write_lock
 from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.records.record import load_records, save_records
 from tritonsmith.perf.sweep.run_record import load_run
-
-from tests import onnx_models
-from tests.bench import hostile, mutations
-from tests.conftest import ROOT, Run
 
 _CASES = 1_000
 _NOBODY = 65534
@@ -247,9 +247,8 @@ class TestLinksOfACheckout:
         assert not lock.is_symlink() and victim.read_text() == "here"
 
     def test_evidence_that_leads_elsewhere_is_not_written(self, checkout: Path) -> None:
-        from tritonsmith.perf.commands.apply.winner import application
-
         from tests.perf.test_report import run_result
+        from tritonsmith.perf.commands.apply.winner import application
 
         run = run_result()
         run = replace(run, spec=run.spec.model_copy(update={"model": "m"}))

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import text_format
+
+from tests.conftest import ROOT
+from tests.perf.hostile_server import NASTY
+from tests.perf.test_compare import records
+from tests.perf.test_report import ENVIRONMENT, SPEC, Page, run_result
 from tritonsmith.builder.base.errors import TrialError, Where
 from tritonsmith.builder.base.text import console
 from tritonsmith.builder.base.text.markdown import cell
@@ -32,11 +37,6 @@ from tritonsmith.perf.report.winner_pbtxt import winner_pbtxt
 from tritonsmith.perf.stats import summarise
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run_record import RunResult, verdict_of
-
-from tests.conftest import ROOT
-from tests.perf.hostile_server import NASTY
-from tests.perf.test_compare import records
-from tests.perf.test_report import ENVIRONMENT, SPEC, Page, run_result
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # As soon as one of these is markup, the page's title says so.

@@ -14,6 +14,10 @@ from pathlib import Path
 import onnx
 import psutil
 import pytest
+
+from tests import onnx_models
+from tests.conftest import ROOT
+from tests.perf.fake_server import fake_server
 from tritonsmith.builder.base.errors import ServerError, UsageError
 from tritonsmith.builder.base.files.object_store import check_store_url
 from tritonsmith.builder.base.text.shown import without_secrets
@@ -24,10 +28,6 @@ from tritonsmith.perf.server.process.process import GuardedProcess
 from tritonsmith.perf.server.spec import kind_from_text
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
-
-from tests import onnx_models
-from tests.conftest import ROOT
-from tests.perf.fake_server import fake_server
 
 SECRET = "hunter2-a1b2c3"
 # Longer than one argument may be (128 KiB), as no single variable may: three of them.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
 from tritonsmith.builder.base.text.quantities import bytes_from_text

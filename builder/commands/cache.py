@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from tritonsmith.builder.base.errors import ToolError, UsageError
 from tritonsmith.builder.base.text.console import emit_json, emit_text, progress, width_of
 from tritonsmith.builder.base.text.quantities import (

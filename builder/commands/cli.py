@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+
 from tritonsmith.builder.commands.build import build
 from tritonsmith.builder.commands.cache import app as cache
 from tritonsmith.builder.commands.check import check

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from tritonsmith.builder.base.text.console import emit_json, emit_text
 from tritonsmith.builder.commands.options import Format, FormatOption
 

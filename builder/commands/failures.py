@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import typer
+
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.console import note
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tritonsmith.builder.base.text.text_layout import cells, wrapped
 from typer.core import TyperCommand, TyperGroup
+
+from tritonsmith.builder.base.text.text_layout import cells, wrapped
 
 _NAME_COLUMNS = 26
 

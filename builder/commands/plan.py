@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Annotated
 
 import typer
+
 from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, width_of
 from tritonsmith.builder.commands.failures import end_with
 from tritonsmith.builder.commands.options import (

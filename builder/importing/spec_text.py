@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from tritonsmith.builder.base.errors import SpecError, UsageError
 from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
 from tritonsmith.builder.spec.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+
 from tritonsmith.builder.commands.help import Command
 from tritonsmith.perf.commands.apply.command import apply
 from tritonsmith.perf.commands.compare import compare

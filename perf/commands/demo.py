@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note
 from tritonsmith.builder.commands.options import Format, FormatOption
 

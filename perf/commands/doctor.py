@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from tritonsmith.builder.commands.init import STDOUT, refuse_existing, root_of, write_spec
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption
 

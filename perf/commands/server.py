@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from tritonsmith.builder.base.text.console import emit_json, emit_text
 from tritonsmith.builder.commands.help import Command, Group
 from tritonsmith.builder.commands.options import Format, FormatOption

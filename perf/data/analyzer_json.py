@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import UsageError, Where, nearest
 from tritonsmith.builder.base.tensors import TensorSpec, fits

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.tensors import TensorSpec, fits

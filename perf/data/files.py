@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.builder.actions.accuracy.samples import Sample, load_samples
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.tensors import TensorSpec

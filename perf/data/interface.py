@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy.typing as npt
+
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve, fits

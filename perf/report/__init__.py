@@ -70,6 +70,7 @@ def write_report(run: RunResult, directory: Path, templates: Path | None = None)
 def html_of(run: RunResult, templates: Path | None = None) -> str:
     """One self-contained page: styles and charts inline, no script, nothing from the network."""
     from markupsafe import Markup
+
     from tritonsmith.perf.report.view import view_of
 
     view = view_of(run)
@@ -93,6 +94,7 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
     ConfigError names the template's line.
     """
     from jinja2 import TemplateError
+
     from tritonsmith.builder.base.errors import ConfigError
     from tritonsmith.builder.base.text.markdown import cell, fenced
     from tritonsmith.builder.base.text.shown import visible

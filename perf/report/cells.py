@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.stats import Estimate, Summary, arm_level, fit_rounds
-from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.usage.counters import ServerCounters
 
 Metric = Callable[[Summary], float | None]

@@ -13,8 +13,8 @@ from typing import Any
 from tritonsmith.perf.report.cells import Cell, ServerTime
 from tritonsmith.perf.report.numbers import milliseconds, percent
 from tritonsmith.perf.sweep.plan import config_path
-from tritonsmith.perf.sweep.trial import instance_count
 from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.perf.sweep.trial import instance_count
 
 MOST_REASONS = 2
 

@@ -11,6 +11,7 @@ def winner_pbtxt(run: RunResult) -> str | None:
     if run.verdict.outcome != "winner":
         return None
     from google.protobuf import json_format, text_format
+
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     arm = next(arm for arm in run.arms if arm.id == run.verdict.arm_id)

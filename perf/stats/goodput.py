@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats.intervals import Estimate, estimate_from_dict
 

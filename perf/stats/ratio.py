@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, student_t
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats.intervals import Estimate, Floats, Integers, estimate_from_dict, mean_estimate
 

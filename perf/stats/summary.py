@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats.goodput import Goodput, goodput_from_dict, within_limits
 from tritonsmith.perf.stats.intervals import (

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.stats.intervals import Estimate, Floats, batch_means, requests_for_quantile
 
 LEAST_ANSWERS = 100

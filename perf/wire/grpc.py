@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.wire.grpc_connection import GrpcConnection

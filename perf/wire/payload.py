@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.files.http_ask import json_from
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_kserve

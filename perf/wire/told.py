@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
 from tritonsmith.builder.base.errors import ServerError
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 64)]
@@ -151,6 +152,7 @@ def statistics_from(value: Any, where: str) -> list[dict[str, Any]]:
 def config_from(value: Any, where: str) -> dict[str, Any]:
     """The answer to `GET /v2/models/M/config`: every field that tritonclient's ModelConfig knows has its type."""
     from google.protobuf import json_format
+
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     message = model_config_pb2().ModelConfig()

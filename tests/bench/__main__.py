@@ -14,11 +14,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from tritonsmith.builder.base.text.console import emit_text, note
-
 from tests.bench import clients, peers, stall
 from tests.bench.clients import Case
 from tests.bench.tiny_server import CACHED, LARGE, MODEL, tiny_server, write_models
+from tritonsmith.builder.base.text.console import emit_text, note
 
 Row = tuple[str, str, str]
 """(number, what is wanted of it, what was measured)"""

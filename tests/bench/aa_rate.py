@@ -13,11 +13,10 @@ import os
 import time
 from collections import Counter
 
-from tritonsmith.builder.base.text.console import emit_text
-from tritonsmith.perf.sweep.plan import SweepSpec
-
 from tests.bench.live_arms import live_arms, measure_sweep
 from tests.bench.tiny_server import MODEL, payload_for
+from tritonsmith.builder.base.text.console import emit_text
+from tritonsmith.perf.sweep.plan import SweepSpec
 
 
 def main() -> None:

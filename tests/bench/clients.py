@@ -16,14 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.bench.peers import Measured, missing, run_grpcio, run_ours, run_perf_analyzer, run_wrk
+from tests.bench.tiny_server import CACHED, LARGE, MODEL, payload_for, tiny_server, write_models
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.console import emit_text, note
 from tritonsmith.perf.load.load_test import ServedAt
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
-
-from tests.bench.peers import Measured, missing, run_grpcio, run_ours, run_perf_analyzer, run_wrk
-from tests.bench.tiny_server import CACHED, LARGE, MODEL, payload_for, tiny_server, write_models
 
 Side = Callable[[int, float], Measured]
 HEAD = (

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+
+from tests.bench.wide_graphs import Wide, request, wide_graph
 from tritonsmith.builder.base.tensors import DTYPES
 from tritonsmith.builder.base.text.console import emit_text, note
 from tritonsmith.builder.build.build import BuildOptions, build
 from tritonsmith.builder.build.results import BuildResult, ModelOutcome
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
-
-from tests.bench.wide_graphs import Wide, request, wide_graph
 
 THREADS = 8
 _WIRE = {np.dtype(d.numpy): d.kserve for d in DTYPES if d.numpy is not None}

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import external_data_helper, helper
+
+from tests import onnx_models
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.build.build import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache
-
-from tests import onnx_models
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ("first", "second", "third")

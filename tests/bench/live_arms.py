@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.tiny_server import write_model
 from tritonsmith.perf.server.launch import ServerSpec, launch
 from tritonsmith.perf.sweep.judge.confirmation import SETTLING_LOOKS, final_trials, is_worth_settling
 from tritonsmith.perf.sweep.judge.search import Stop
@@ -14,11 +15,9 @@ from tritonsmith.perf.sweep.judge.strategy import GridRace
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, plan_arms, trials_of_round
 from tritonsmith.perf.sweep.run.arm_server import Stage
-from tritonsmith.perf.sweep.trial import TrialResult, measure
 from tritonsmith.perf.sweep.run_record import values_of, verdict_of
+from tritonsmith.perf.sweep.trial import TrialResult, measure
 from tritonsmith.perf.wire.payload import InferPayload
-
-from tests.bench.tiny_server import write_model
 
 Payloads = Callable[[Arm, Trial], Sequence[InferPayload]]
 

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from tests.bench.live_arms import live_arms, measure_sweep
 from tritonsmith.builder.base.text.console import emit_text
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-
-from tests.bench.live_arms import live_arms, measure_sweep
 
 MODEL = "planted"
 A_MS, B_MS = 8.0, 1.0

@@ -16,10 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.tiny_server import MODEL, write_model
 from tritonsmith.builder.base.text.console import emit_text
 from tritonsmith.perf.sweep.run_record import load_run
-
-from tests.bench.tiny_server import MODEL, write_model
 
 
 def main() -> None:

@@ -202,6 +202,7 @@ def _told(judged: GateResult, made: ConvertResult) -> list[str]:
 def _latency(source: Path, candidate: Path, held_out: Path, rounds: int) -> str:
     """Median over rounds of variant ÷ fp32, run in turn; in brackets where the true median lies at 95 %."""
     import onnxruntime as ort
+
     from tritonsmith.builder.actions.accuracy.samples import load_samples
 
     feeds = load_samples(held_out).samples[0].inputs

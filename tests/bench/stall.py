@@ -15,13 +15,12 @@ import signal
 import threading
 import time
 
+from tests.bench.tiny_server import MODEL, payload_for, tiny_server
 from tritonsmith.builder.base.text.console import emit_text
 from tritonsmith.perf.load.runs.generator import generate
 from tritonsmith.perf.records.schedule import Open
 from tritonsmith.perf.stats import summarise
 from tritonsmith.perf.wire.http import HttpTarget
-
-from tests.bench.tiny_server import MODEL, payload_for, tiny_server
 
 STALL_S = 1.0
 

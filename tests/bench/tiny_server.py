@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.perf.load.load_test import ServedAt
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.builder.base.processes.child_worker import serve
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.triton_proto import is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*

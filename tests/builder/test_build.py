@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tritonsmith.builder.base.triton_proto import model_config_pb2
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.base.triton_proto import model_config_pb2
 
 SPEC = "models:\n  m:\n    source: {onnx: m.onnx}\n    max_batch_size: 4\n"
 

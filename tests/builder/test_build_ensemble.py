@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 STEP = """\
 import triton_python_backend_utils as pb
@@ -147,6 +147,7 @@ def test_a_file_that_is_no_python_model_is_refused(project: Path, tritonsmith: R
 def test_the_ensemble_answers_live(project: Path, tritonsmith: Run) -> None:
     import numpy as np
     import tritonclient.http as http
+
     from tritonsmith.perf.server.launch import ServerSpec, launch
 
     assert tritonsmith("build").returncode == 0

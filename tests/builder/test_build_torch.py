@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+
 from tritonsmith.builder.build.build import BuildOptions, build
 from tritonsmith.builder.cache.cache import Cache
 

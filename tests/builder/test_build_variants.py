@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
-from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 SPEC = """\
 models:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.conftest import ROOT, Run
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
 from tritonsmith.builder.base.files.object_store import ObjectStore, StoredObject, open_store
@@ -33,8 +35,6 @@ from tritonsmith.builder.cache.shared import SharedCache
 from tritonsmith.builder.cache.sweep import Limits, choose, sweep_local, sweep_store
 from tritonsmith.builder.cache.verify import verify_local, verify_store
 from tritonsmith.builder.repository.lock import Lock, LockedModel, write_lock
-
-from tests.conftest import ROOT, Run
 
 DAY_S = 86400.0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec, load_calibration
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.builder.proto_messages import messages, model_config_descriptor, random_message, set_field, values
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.untrusted import fault_of_text
 from tritonsmith.builder.importing.fields import fields_from_message
@@ -21,8 +23,6 @@ from tritonsmith.builder.model_config.model_config import (
     text_from_model_config,
 )
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests.builder.proto_messages import messages, model_config_descriptor, random_message, set_field, values
 
 FIELDS = [f for f in model_config_descriptor().fields if f.name != "name"]
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

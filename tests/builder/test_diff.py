@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tritonsmith.builder.base.errors import TritonsmithError
-from tritonsmith.builder.lint.diff import diff
 
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.conftest import Run
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.lint.diff import diff
 
 BASE = """\
 name: "m"

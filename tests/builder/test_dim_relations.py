@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.dim_relations import (
     ranges_with_relations,
     relation_from_text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.files.disk import (
     NotOursError,
     adopt,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.build.model.engines import BuiltEngine

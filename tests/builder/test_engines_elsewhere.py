@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import onnx_models
+from tests.conftest import Run
 from tritonsmith.builder.actions.compile import CompileRequest
 from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
 from tritonsmith.builder.base.cuda import Gpu
@@ -25,9 +28,6 @@ from tritonsmith.builder.plan.engine_targets import can_compile
 from tritonsmith.builder.plan.observe import engine_key
 from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests import onnx_models
-from tests.conftest import Run
 
 TENSORRT = "10.16.0.72"
 SPEC = """\

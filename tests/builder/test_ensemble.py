@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.model_config.ensemble import check_steps, ensemble_config
 from tritonsmith.builder.model_config.model_config import model_config_from_text

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+
+from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, compare, variant_bounds
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.accuracy.gate import EMULATED, judge_variant
@@ -18,8 +20,6 @@ from tritonsmith.builder.actions.accuracy.request import GateRequest, Metric, ga
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.convert import ConvertRequest, run_gate
 from tritonsmith.builder.actions.convert.convert import convert
-
-from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
 
 SHAPE = (8, 16)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.builder.publish.projects import Project
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.build.build import build
 from tritonsmith.builder.build.context import BuildOptions
@@ -19,8 +21,6 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.entry import RECORD
 from tritonsmith.builder.cache.record import checked_record
 from tritonsmith.builder.cache.shared import SharedCache
-
-from tests.builder.publish.projects import Project
 
 Damage = Callable[[Path], None]
 """Does it to an entry's directory, in a local or a shared cache."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tritonsmith.builder.base.errors import SpecError, TritonsmithError
 from tritonsmith.builder.build.context import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.builder.foreign_repository import write_foreign_repository
+from tests.conftest import Run
+from tests.onnx_models import add_model, affine, save, with_controls
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.importing.files import imported_paths
 from tritonsmith.builder.importing.imported import ImportedModel
@@ -15,10 +19,6 @@ from tritonsmith.builder.importing.live import imported_configs
 from tritonsmith.builder.importing.spec_text import text_of_spec, without_refused
 from tritonsmith.builder.lint import check
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests.builder.foreign_repository import write_foreign_repository
-from tests.conftest import Run
-from tests.onnx_models import add_model, affine, save, with_controls
 
 
 def spec_of(root: Path, *paths: Path) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests import onnx_models
+from tests.conftest import ROOT
 from tritonsmith.builder.build.build import build
 from tritonsmith.builder.build.context import BuildOptions
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.repository.lock import lock_path, read_lock
-
-from tests import onnx_models
-from tests.conftest import ROOT
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import ConfigError, SpecError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 from tritonsmith.builder.base.triton_proto import model_config_pb2

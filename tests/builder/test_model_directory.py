@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.builder.foreign_repository import write_foreign_repository
+from tests.conftest import Run
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.build.build import BuildOptions, build, plan_build
 from tritonsmith.builder.cache.cache import Cache
@@ -16,9 +19,6 @@ from tritonsmith.builder.lint import check
 from tritonsmith.builder.lint.diff import diff
 from tritonsmith.builder.spec.model_directory import read_model_directory
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests.builder.foreign_repository import write_foreign_repository
-from tests.conftest import Run
 
 
 def options(tmp_path: Path, spec: str) -> BuildOptions:

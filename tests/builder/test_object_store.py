@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.errors import BuildError, ToolError, UsageError
 from tritonsmith.builder.base.files.object_store import ObjectStore, open_store
 

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests import onnx_models
+from tests.conftest import Run
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError
 from tritonsmith.builder.base.machine import this_machine
 from tritonsmith.builder.base.processes.failure import failure_of
@@ -20,9 +23,6 @@ from tritonsmith.builder.lint.table import RULES
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.plan.observe import observe
 from tritonsmith.builder.repository.lock import Lock
-
-from tests import onnx_models
-from tests.conftest import Run
 
 # What a stranger's code may do to the process that runs it. They are samples' callables, so that torch need not start.
 FAULTS = """

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.build.context import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.package_files import resolve_package_file
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.actions.convert.request import PRECISIONS
 from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
 from tritonsmith.builder.plan.observe import converted_tools, export_tools, variant_request

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.files.digest import StatCache
 from tritonsmith.builder.repository.repository import (

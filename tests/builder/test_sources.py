@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import onnx_models
 from tritonsmith.builder.actions.export.sources.transformers import task_of
 from tritonsmith.builder.actions.export.tools import import_tools
 from tritonsmith.builder.base.errors import ExportError, SpecError, ToolError, Where
@@ -13,8 +15,6 @@ from tritonsmith.builder.base.sources import source_rows
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 from tritonsmith.builder.model_config.model_config import model_config_from_spec
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests import onnx_models
 
 OUTSIDE = """
 from tritonsmith.builder.base.sources import SourceOption, SourceRow

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.spec.spec import json_schema, load_spec

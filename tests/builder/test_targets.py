@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.actions.compile import CompileOptions
 from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError
 from tritonsmith.builder.base.releases import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.text.text_layout import cells, shortened, table, wrapped
 

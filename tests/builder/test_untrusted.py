@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+
 from tritonsmith.builder.base.files.untrusted import (
     Distance,
     fault_of_model_name,

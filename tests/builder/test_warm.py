@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.processes.child import ChildTask, run_child
 from tritonsmith.builder.base.processes.run_policy import RunPolicy, run_under

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.spec.yaml_source import read_yaml, yaml_from_text
 

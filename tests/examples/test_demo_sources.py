@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export import ExportRequest, ExportResult, run_export
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner

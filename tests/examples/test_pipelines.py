@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.conftest import ROOT
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import TrialError
 from tritonsmith.perf.demo.live_check import Protocol, ask, open_client
 from tritonsmith.perf.demo.pipeline_check import PIPELINES, check_pipelines
 from tritonsmith.perf.server.launch import ServerSpec, launch
-
-from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.demo, pytest.mark.server, pytest.mark.slow]
 

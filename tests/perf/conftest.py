@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.onnx_models import add_model
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
-
-from tests.onnx_models import add_model
 
 
 @dataclass(frozen=True, slots=True)

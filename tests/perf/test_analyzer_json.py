@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.data import (
     DataOptions,

@@ -12,6 +12,10 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from tests import onnx_models
+from tests.conftest import Run
+from tests.perf.test_report import run_result
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.commands.apply.winner import Application, application, chosen_arm, write
@@ -24,10 +28,6 @@ from tritonsmith.perf.commands.apply.yaml_edit import (
 )
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult, verdict_of, write_json
-
-from tests import onnx_models
-from tests.conftest import Run
-from tests.perf.test_report import run_result
 
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
 SPEC = """\

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.conftest import Run
+from tests.perf.test_report import run_result, summary
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords, save_records
@@ -17,11 +20,8 @@ from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
 from tritonsmith.perf.report.compare.text import headline, markdown_of, text_of
 from tritonsmith.perf.stats import Estimate, Interval, mean_estimate
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
-from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.sweep.run_record import RunResult, write_json
-
-from tests.conftest import Run
-from tests.perf.test_report import run_result, summary
+from tritonsmith.perf.sweep.trial import TrialResult
 
 
 def records(

@@ -8,10 +8,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from tritonsmith.builder.base.text.text_layout import cells
-from tritonsmith.perf.doctor.machine import ROWS, Check, Finding, Machine, Row, checks, is_free, text_of
 
 from tests.conftest import Run
+from tritonsmith.builder.base.text.text_layout import cells
+from tritonsmith.perf.doctor.machine import ROWS, Check, Finding, Machine, Row, checks, is_free, text_of
 
 
 def machine(tmp_path: Path, **environ: str) -> Machine:

@@ -10,13 +10,13 @@ import time
 from typing import Any
 
 import pytest
+
+from tests.conftest import ROOT
+from tests.perf.hostile_server import BROKEN, MISCOUNTED, MISTOLD, Script, always, answer, hostile_server
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
 from tritonsmith.builder.base.files.http_ask import ask, json_from
 from tritonsmith.perf.usage.prometheus import samples_of
 from tritonsmith.perf.wire import told
-
-from tests.conftest import ROOT
-from tests.perf.hostile_server import BROKEN, MISCOUNTED, MISTOLD, Script, always, answer, hostile_server
 
 MOST_MIB, MOST_S = 100, 12
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.builder.foreign_repository import write_foreign_repository
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.build.build import BuildOptions, build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.importing.files import imported_paths
 from tritonsmith.builder.importing.spec_text import text_of_spec
 from tritonsmith.perf.commands.init import imported_url
 from tritonsmith.perf.server import control
-
-from tests.builder.foreign_repository import write_foreign_repository
-from tests.perf.conftest import LiveTriton
 
 NAMES = ("labelled", "tenfold", "pipeline")
 

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
+
+from tests.perf.fake_server import fake_server
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.base.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
 from tritonsmith.perf.commands.load.flags import (
@@ -32,9 +35,6 @@ from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.stats import summary_from_dict
 from tritonsmith.perf.usage.counters import counters_between, counters_from_dict, failures_from_metrics
-from typer.testing import CliRunner
-
-from tests.perf.fake_server import fake_server
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)

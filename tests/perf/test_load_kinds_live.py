@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+
+from tests import onnx_models
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.base.errors import ToolError, TrialError, UsageError
 from tritonsmith.perf.data import DataOptions
@@ -25,9 +28,6 @@ from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.schedule import Closed, Open
 from tritonsmith.perf.server import control
 from tritonsmith.perf.wire.payload import request_parameters
-
-from tests import onnx_models
-from tests.perf.conftest import LiveTriton
 
 pytestmark = pytest.mark.server
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")

@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
+
+from tests.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server, write_model
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.base.errors import ServerError
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.load.load_test import LoadTest, ServedAt, run_load_test
 from tritonsmith.perf.records.schedule import Closed, Load, Open
 from tritonsmith.perf.server.launch import ServerSpec, launch
-
-from tests.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server, write_model
 
 pytestmark = pytest.mark.server
 

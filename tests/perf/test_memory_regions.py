@@ -9,6 +9,9 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
+
+from tests.perf.fake_grpc import grpc_server
+from tests.perf.fake_server import fake_server
 from tritonsmith.builder.base.errors import ToolError, TrialError
 from tritonsmith.perf.load.memory_regions import (
     CudaRegion,
@@ -23,9 +26,6 @@ from tritonsmith.perf.wire.grpc_api import GrpcApi
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 from tritonsmith.perf.wire.rest import RestApi
-
-from tests.perf.fake_grpc import grpc_server
-from tests.perf.fake_server import fake_server
 
 HANDLE = bytes(range(64))
 

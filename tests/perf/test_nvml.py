@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from tritonsmith.perf.usage import nvml
 from tritonsmith.perf.usage.consumption import energy_j
 

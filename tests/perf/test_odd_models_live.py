@@ -12,10 +12,10 @@ import onnxruntime as ort
 import pytest
 import tritonclient.http as httpclient
 import yaml
-from tritonsmith.perf.server.launch import ServerSpec, launch
 
 from tests.conftest import Run
 from tests.odd_models import ODD, QUICK, REFUSED
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 pytestmark = pytest.mark.server
 

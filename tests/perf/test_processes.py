@@ -12,6 +12,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+
+from tests.conftest import ROOT
+from tests.perf.fake_server import FakeServer, fake_server
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, generate
 from tritonsmith.perf.load.runs.plan import Plan
@@ -19,9 +22,6 @@ from tritonsmith.perf.load.runs.processes import shares
 from tritonsmith.perf.records.schedule import Closed, Load, Open
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-
-from tests.conftest import ROOT
-from tests.perf.fake_server import FakeServer, fake_server
 
 OPTIONS = ClientOptions(processes=2)
 PAYLOADS = [

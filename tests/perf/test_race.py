@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.perf.test_sweep import BETTER, COUNT, CURRENT, DELAY, arms, facts, measured, spec
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, misses
 from tritonsmith.perf.sweep.judge.propose import OptunaProposer, RandomProposer, proposer_of
@@ -27,8 +29,6 @@ from tritonsmith.perf.sweep.plan.fingerprint import Content
 from tritonsmith.perf.sweep.run.resume import Earlier, reusable
 from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.usage.consumption import energy_from_metrics
-
-from tests.perf.test_sweep import BETTER, COUNT, CURRENT, DELAY, arms, facts, measured, spec
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.records.record import (
     RecordHeader,

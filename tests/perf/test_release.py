@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.publish import Switched
 from tritonsmith.perf.commands.release.live import LiveRelease

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords
 from tritonsmith.perf.report import html_of, load_run, numbers, report_json, text_of, write_report
 from tritonsmith.perf.report.svg.elements import linear_axis, log_axis
 from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
-from tritonsmith.perf.sweep.trial import TrialResult, failed
 from tritonsmith.perf.sweep.run_record import (
     JOURNAL,
     RESULT,
@@ -30,6 +30,7 @@ from tritonsmith.perf.sweep.run_record import (
     verdict_of,
     write_json,
 )
+from tritonsmith.perf.sweep.trial import TrialResult, failed
 from tritonsmith.perf.usage.counters import ServerCounters
 
 SPEC = SweepSpec(model="minilm", space={"instance_group.count": [1, 2]}, concurrency=(1, 8), rounds=3)

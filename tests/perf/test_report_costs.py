@@ -7,13 +7,13 @@ import io
 from dataclasses import replace
 
 import pytest
+
+from tests.perf.test_report import Page, run_result
 from tritonsmith.perf.report import csv_of, html_of, markdown_of, numbers
 from tritonsmith.perf.report.cells import cells_of
 from tritonsmith.perf.report.costs import measured_costs
 from tritonsmith.perf.stats import Interval, Ratio
 from tritonsmith.perf.sweep.run_record import RunResult
-
-from tests.perf.test_report import Page, run_result
 
 
 def costly(memory: bool = True, energy: bool = True, price: float | None = 1.8) -> RunResult:

@@ -10,6 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Run
+from tests.perf.test_compare import records
+from tests.perf.test_report import Page, run_result
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.markdown import cell, fenced
 from tritonsmith.perf.records.record import RequestRecords, save_records
@@ -20,10 +24,6 @@ from tritonsmith.perf.report.svg.elements import log_axis
 from tritonsmith.perf.stats import summarise
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RESULT, verdict_of, write_json
-
-from tests.conftest import Run
-from tests.perf.test_compare import records
-from tests.perf.test_report import Page, run_result
 
 EVIL = "<script>alert(1)</script>|`&\"'\n# x"
 

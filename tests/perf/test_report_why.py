@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.perf.test_report import run_result
 from tritonsmith.perf.report.cells import ServerTime, cells_of
 from tritonsmith.perf.report.svg.pareto import pareto_front
 from tritonsmith.perf.report.why import (
@@ -25,8 +27,6 @@ from tritonsmith.perf.report.why import (
     why_winner,
 )
 from tritonsmith.perf.sweep.run_record import RunResult, verdict_of
-
-from tests.perf.test_report import run_result
 
 MS = 1e6
 

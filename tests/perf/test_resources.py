@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.perf.conftest import LiveTriton
+from tests.perf.fake_server import fake_server
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.load.result import result_from_records
 from tritonsmith.perf.load.text import result_as_dict, text_of_result
@@ -28,9 +31,6 @@ from tritonsmith.perf.usage.resource_use import (
     resource_use_from_dict,
 )
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
-
-from tests.perf.conftest import LiveTriton
-from tests.perf.fake_server import fake_server
 
 METRICS = """# HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
 nv_gpu_utilization{gpu_uuid="GPU-a"} 0.500000

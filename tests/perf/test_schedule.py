@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.records.schedule import (
     NS_PER_S,

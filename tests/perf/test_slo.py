@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from tritonsmith.perf.load.slo import Probe, find_rate
 
 LIMIT_MS = 20.0

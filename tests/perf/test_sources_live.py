@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+
+from tests import onnx_models
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.build.build import BuildOptions, build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import ServerSpec, launch
-
-from tests import onnx_models
-from tests.perf.conftest import LiveTriton
 
 Arrays = Mapping[str, Any]
 IRIS_CLASSES = np.array(["setosa", "versicolor", "virginica"])
@@ -170,6 +170,7 @@ TEXTS = ("the cat eats", "a dog sleeps and the cat sleeps", "cats")
 @pytest.mark.nightly  # the server's environment gets a layer with tokenizers
 def test_texts_to_embeddings_as_transformers_gives_them_alone(tmp_path: Path) -> None:
     import torch
+
     from tritonsmith.builder.importing.files import imported_paths
     from tritonsmith.builder.importing.spec_text import text_of_spec
 

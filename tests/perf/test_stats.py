@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords
 from tritonsmith.perf.stats import (
     Verdict,

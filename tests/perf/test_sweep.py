@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.sweep.judge.search import Round, Stop, next_round
 from tritonsmith.perf.sweep.judge.verdict import CellFacts, decide, verdict_from_dict

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.onnx_models import add_model, affine
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.data import DataOptions
@@ -21,9 +24,6 @@ from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
 from tritonsmith.perf.sweep.run.resume import earlier_run
 from tritonsmith.perf.sweep.run_record import JOURNAL, load_run
-
-from tests.onnx_models import add_model, affine
-from tests.perf.conftest import LiveTriton
 
 pytestmark = pytest.mark.server
 

@@ -15,6 +15,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+
+from tests.onnx_models import add_model, affine
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.report import load_run, write_report
@@ -22,11 +25,8 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
-from tritonsmith.perf.sweep.trial import apply_config
 from tritonsmith.perf.sweep.run_record import JOURNAL, RECORDS, RESULT
-
-from tests.onnx_models import add_model, affine
-from tests.perf.conftest import LiveTriton
+from tritonsmith.perf.sweep.trial import apply_config
 
 pytestmark = pytest.mark.server
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords
 from tritonsmith.perf.stats import summarise
 

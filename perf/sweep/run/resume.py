@@ -11,8 +11,8 @@ from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.records.typed import MALFORMED, typed
 from tritonsmith.perf.sweep.plan import Placement, Trial
 from tritonsmith.perf.sweep.plan.fingerprint import Content
-from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
 from tritonsmith.perf.sweep.run_record import JOURNAL, KEPT, events_of, journal_lines
+from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
 
 
 @dataclass(frozen=True, slots=True)

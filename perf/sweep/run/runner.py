@@ -26,8 +26,8 @@ from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_for_space
 from tritonsmith.perf.sweep.run.resume import reusable
 from tritonsmith.perf.sweep.run.state import Ledger
-from tritonsmith.perf.sweep.trial import TrialResult, failed, measure
 from tritonsmith.perf.sweep.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
+from tritonsmith.perf.sweep.trial import TrialResult, failed, measure
 
 # A server that neither answers nor ends for so long counts as dead.
 PATIENCE_S = 10.0

@@ -12,8 +12,8 @@ from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
 from tritonsmith.perf.sweep.run.options import SweepOptions
 from tritonsmith.perf.sweep.run.preparation import Preparation
 from tritonsmith.perf.sweep.run.resume import sentence
-from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, arm_as_dict, verdict_of
+from tritonsmith.perf.sweep.trial import TrialResult
 
 
 @dataclass(slots=True)

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
+from tests import onnx_models
+from tests.builder.batch_rows.models import KINDS, X, Y, model, node
+from tests.onnx_models import tensor
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
 from tritonsmith.builder.actions.batch_rows.compare import is_rounding, is_same, is_within_bounds
@@ -15,10 +19,6 @@ from tritonsmith.builder.actions.batch_rows.run import run_rows
 from tritonsmith.builder.actions.batch_rows.worker import report_of
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.cache.record import checked_record
-
-from tests import onnx_models
-from tests.builder.batch_rows.models import KINDS, X, Y, model, node
-from tests.onnx_models import tensor
 
 
 def report(

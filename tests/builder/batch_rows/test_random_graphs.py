@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
-from tritonsmith.builder.actions.batch_rows import RowsRequest
-from tritonsmith.builder.actions.batch_rows.worker import report_of
 
 from tests.bench.wide_graphs import wide_graph
 from tests.builder.batch_rows.random_graphs import MIXING, WIDTH, random_graph
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.actions.batch_rows import RowsRequest
+from tritonsmith.builder.actions.batch_rows.worker import report_of
 
 PAIRINGS = 200
 

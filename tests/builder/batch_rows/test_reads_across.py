@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from tritonsmith.builder.actions.batch_rows.reads_across import operators_across_rows
 
 N = helper.make_node

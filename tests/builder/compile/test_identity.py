@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.actions.compile import (
     CompileOptions,
     CompileRequest,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.actions.compile.compilers.tensorrt import engine_rows
 
 Format = Enum("Format", "LINEAR CHW32")

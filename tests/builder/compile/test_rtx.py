@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+
+from tests import onnx_models
 from tritonsmith.builder.actions.compile import (
     CompileOptions,
     CompileRequest,
@@ -29,8 +31,6 @@ from tritonsmith.builder.base.errors import BuildError, SpecError, ToolError, Tr
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.lint.read.engine import read_engine
-
-from tests import onnx_models
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
 # RTX takes timing caches and does nothing with them; TensorRT's own code path is the same.

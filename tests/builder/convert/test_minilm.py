@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult
 from tritonsmith.builder.actions.convert import ConvertRequest, run_convert, run_gate

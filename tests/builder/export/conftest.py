@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest
 

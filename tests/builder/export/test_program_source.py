@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
+
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest

@@ -18,6 +18,7 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
+
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export import (
     ExportRequest,

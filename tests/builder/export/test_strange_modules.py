@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.torch import export_callable

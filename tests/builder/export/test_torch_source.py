@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
+from tests.builder.export.conftest import Sources
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export.exported import Exported
@@ -19,8 +21,6 @@ from tritonsmith.builder.actions.export.torch.structure import leaves_of
 from tritonsmith.builder.actions.export.verify import Stated, stated_samples
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
-
-from tests.builder.export.conftest import Sources
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

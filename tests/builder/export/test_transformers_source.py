@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.base.errors import ExportError

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tritonsmith.builder.lint import LintOptions
 from tritonsmith.builder.lint.read.pbtxt import parse_config
 from tritonsmith.builder.lint.rule import Rule

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from tests.builder.lint.fixtures import MODEL_PY, Tree, model, onnx_bytes, tree, with_base
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.lint import LintOptions, check
 from tritonsmith.builder.lint.check import report
@@ -17,8 +19,6 @@ from tritonsmith.builder.lint.target import (
     server_args_from_list,
     target_from_text,
 )
-
-from tests.builder.lint.fixtures import MODEL_PY, Tree, model, onnx_bytes, tree, with_base
 
 
 def rules(paths: list[Path], options: LintOptions | None = None) -> list[str]:

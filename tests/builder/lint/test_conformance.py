@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from tests.builder.lint.fixtures import Tree, fixtures
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
 from tritonsmith.builder.lint import check
 from tritonsmith.builder.lint.table import RULES
@@ -20,8 +22,6 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import launch
 from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.spec import ServerSpec
-
-from tests.builder.lint.fixtures import Tree, fixtures
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.builder.lint.fixtures import Tree, engine_tree, tree
 from tritonsmith.builder.lint import LintOptions, check
 from tritonsmith.builder.lint.target import Target, server_args_from_list
 from tritonsmith.builder.plan.targets import serving_target
 from tritonsmith.builder.spec.spec import Target as StatedTarget
-
-from tests.builder.lint.fixtures import Tree, engine_tree, tree
 
 KINDS = (
     'cc_model_filenames [ { key: "9.0" value: "model_sm90.plan" }, { key: "8.9" value: "model_sm89.plan" } ]'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from tritonsmith.builder.lint.read.pbtxt import MAX_BYTES, parse_config
 
 TEXT = """\

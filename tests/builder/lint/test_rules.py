@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from tests.builder.lint.fixtures import Tree, fixtures
 from tritonsmith.builder.lint import check
 from tritonsmith.builder.lint.check import Finding
 from tritonsmith.builder.lint.rule import Rule
 from tritonsmith.builder.lint.table import RULES
-
-from tests.builder.lint.fixtures import Tree, fixtures
 
 
 def findings(tree: Tree, root: Path) -> list[Finding]:

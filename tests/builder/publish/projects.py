@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tests import onnx_models
 from tritonsmith.builder.build.build import build
 from tritonsmith.builder.build.context import BuildOptions
 from tritonsmith.builder.cache.cache import Cache
@@ -20,8 +21,6 @@ from tritonsmith.builder.publish import (
     publish,
     rollback,
 )
-
-from tests import onnx_models
 
 
 @dataclass(frozen=True)

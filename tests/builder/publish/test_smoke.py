@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests import onnx_models
+from tests.builder.publish.projects import Project
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
 from tritonsmith.builder.base.errors import GateError, SpecError
 from tritonsmith.builder.build.build import build
@@ -16,9 +19,6 @@ from tritonsmith.builder.publish.gates import accuracy_gate
 from tritonsmith.builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
 from tritonsmith.builder.repository.lock import LockedModel
 from tritonsmith.builder.spec.spec import load_spec
-
-from tests import onnx_models
-from tests.builder.publish.projects import Project
 
 PLAIN = """
 name: "m" backend: "onnxruntime" max_batch_size: 8

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.base.errors import GateError, UsageError
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.publish.destinations.versions import (

@@ -17,6 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http as httpclient
+
+from tests.conftest import ROOT
+from tests.mounts import can_mount
+from tests.perf.server.wheels import write_list, write_wheel
 from tritonsmith.builder.base.errors import ServerError, ToolError
 from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.perf.server.embedded import Embedded, PythonEnvironment
@@ -25,10 +29,6 @@ from tritonsmith.perf.server.environment.environment import PipOptions
 from tritonsmith.perf.server.environment.interpreter import Interpreter
 from tritonsmith.perf.server.environment.requirements import requirements_of
 from tritonsmith.perf.server.launch import ServerSpec, launch
-
-from tests.conftest import ROOT
-from tests.mounts import can_mount
-from tests.perf.server.wheels import write_list, write_wheel
 
 
 @dataclass

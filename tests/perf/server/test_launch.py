@@ -20,6 +20,9 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.http as httpclient
+
+from tests import onnx_models
+from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.base.errors import ServerError, ToolError, UsageError
 from tritonsmith.perf.commands.serve import state_of
 from tritonsmith.perf.server import control, embedded
@@ -30,9 +33,6 @@ from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, l
 from tritonsmith.perf.server.process.command import docker_command
 from tritonsmith.perf.server.process.ports import Ports, choose_ports, is_port_lost
 from tritonsmith.perf.server.server import refusals_from
-
-from tests import onnx_models
-from tests.perf.conftest import LiveTriton
 
 ONE_CPU = "instance_group { count: 1 kind: KIND_CPU }\n"
 SHM = Path("/dev/shm")

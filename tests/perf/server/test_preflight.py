@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.perf.server import embedded
 from tritonsmith.perf.server.environment import environment

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+
+from tests import onnx_models
 from tritonsmith.builder.base.errors import ToolError, UsageError
 from tritonsmith.perf.server.launch import ServerSpec, launch
 from tritonsmith.perf.server.shell_words import linked_repositories, read_otherwise
-
-from tests import onnx_models
 
 ONE_CPU = "max_batch_size: 4\ninstance_group { count: 1 kind: KIND_CPU %s}\n"
 

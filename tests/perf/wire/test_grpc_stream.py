@@ -7,6 +7,8 @@ import time
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
+
+from tests.perf.fake_grpc import grpc_server
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
 from tritonsmith.perf.records.schedule import Closed, Load, Open
@@ -14,8 +16,6 @@ from tritonsmith.perf.stats import summarise, summary_from_dict
 from tritonsmith.perf.wire.grpc import GrpcTarget, decode_stream
 from tritonsmith.perf.wire.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-
-from tests.perf.fake_grpc import grpc_server
 
 
 def payload(responses: int) -> InferPayload:

@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import uvloop
+
+from tests.perf.fake_server import FakeServer, fake_server
+from tests.perf.hostile_server import BROKEN, hostile_server
 from tritonsmith.builder.base.errors import ServerError, UsageError
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.wire.http import _HEADS, HttpTarget, http_reason, parse_head
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 from tritonsmith.perf.wire.rest import RestApi
-
-from tests.perf.fake_server import FakeServer, fake_server
-from tests.perf.hostile_server import BROKEN, hostile_server
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 Talked = TypeVar("Talked")

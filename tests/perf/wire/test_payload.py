@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.tensors import DTYPES
 from tritonsmith.perf.wire.payload import (

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
-SERVER_LIST := perf/server/requirements.txt
+SERVER_LIST := perf/server/environment/requirements.txt
 # Two processes for two cores. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -57,7 +57,7 @@ lowest:  ## the pure tests with the lowest versions that pyproject.toml promises
 # By the Python that has torch and CUDA's libraries: .venv's when it is made, else $(PYTHON), with wheels from WHEELS.
 CHECKED_BY := $(if $(WHEELS),$(PYTHON),$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)))
 gpu-check:  ## what of all this works on this machine's GPU: ten minutes at most, no network (WHEELS=DIR, ARGS=…)
-	$(CHECKED_BY) -m perf.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+	$(CHECKED_BY) -m tritonsmith.perf.doctor.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 # TensorRT itself is not there: its stubs lie apart, where no interpreter takes them for the module.
 $(STUBS): | $(STAMP)
@@ -75,7 +75,7 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time
-	$(BIN)/python -m perf.bench
+	$(BIN)/python -m tests.bench
 
 # nvidia-pytriton is there for the tritonserver in it: nothing that its Python code needs is installed.
 LOCK := uv pip compile - --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --quiet

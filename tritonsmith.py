@@ -18,13 +18,13 @@ try:  # a Ctrl-C may come before anything can be done about it
 
     import typer
 
-    from builder import __version__
-    from builder import cli as builder_cli
-    from builder.commands.help import Group
-    from builder.console import emit_json, emit_text, note
-    from builder.errors import ToolError, TritonsmithError
-    from builder.failure import DISK_FIXES
-    from perf import cli as perf_cli
+    from tritonsmith.builder import __version__
+    from tritonsmith.builder.base.errors import ToolError, TritonsmithError
+    from tritonsmith.builder.base.processes.failure import DISK_FIXES
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note
+    from tritonsmith.builder.commands import cli as builder_cli
+    from tritonsmith.builder.commands.help import Group
+    from tritonsmith.perf.commands import cli as perf_cli
 except KeyboardInterrupt:
     sys.exit(_INTERRUPTED)
 

@@ -35,7 +35,7 @@ def _missing_for_demo() -> str | None:
 
 
 def _missing_for_server() -> str | None:
-    from perf.server import environment
+    from tritonsmith.perf.server.environment import environment
 
     return None if environment.ready() else "no embedded tritonserver: tritonsmith server install"
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.publish import Destination
-from builder.publish.versions import PROVENANCE
+from tritonsmith.builder.publish import Destination
+from tritonsmith.builder.publish.destinations.versions import PROVENANCE
 
 _ROOT = Path(__file__).parent.parent
 
@@ -162,7 +162,7 @@ def check_destination(destination: Destination) -> dict[str, tuple[int, ...]]:
 
 def check_directory(path: Path) -> dict[str, tuple[int, ...]]:
     """check_destination of a directory, and that nothing lies in it that Triton would stumble over."""
-    from builder.publish.disk import DiskDestination
+    from tritonsmith.builder.publish.destinations.disk import DiskDestination
 
     if not path.is_dir():
         return {}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.tensors import dtype_from_kserve
+from tritonsmith.builder.base.tensors import dtype_from_kserve
 
 OPSET = 17
 IR_VERSION = 8

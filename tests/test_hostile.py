@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.build import BuildOptions, build, context_of
-from builder.cache import Cache
-from builder.errors import BuildError, UsageError
-from builder.lock import Lock, write_lock
-from builder.npz import read_npz
-from builder.object_store import open_store
-from builder.publish.provenance import spec_origin
-from builder.spec import load_spec
-from perf.record import load_records, save_records
-from perf.run_record import load_run
 from tests import onnx_models
 from tests.bench import hostile, mutations
 from tests.conftest import ROOT, Run
+from tritonsmith.builder.base.errors import BuildError, UsageError
+from tritonsmith.builder.base.files.npz import read_npz
+from tritonsmith.builder.base.files.object_store import open_store
+from tritonsmith.builder.build.build import BuildOptions, build, context_of
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.publish.provenance import spec_origin
+from tritonsmith.builder.repository.lock import Lock, write_lock
+from tritonsmith.builder.spec.spec import load_spec
+from tritonsmith.perf.records.record import load_records, save_records
+from tritonsmith.perf.sweep.run_record import load_run
 
 _CASES = 1_000
 _NOBODY = 65534
@@ -247,8 +247,8 @@ class TestLinksOfACheckout:
         assert not lock.is_symlink() and victim.read_text() == "here"
 
     def test_evidence_that_leads_elsewhere_is_not_written(self, checkout: Path) -> None:
-        from perf.apply import application
         from tests.perf.test_report import run_result
+        from tritonsmith.perf.commands.apply.winner import application
 
         run = run_result()
         run = replace(run, spec=run.spec.model_copy(update={"model": "m"}))

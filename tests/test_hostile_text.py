@@ -14,29 +14,29 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
-from builder import console
-from builder.errors import TrialError, Where
-from builder.lint.check import Finding
-from builder.lint.render import FORMATS
-from builder.lint.table import RULES
-from builder.markdown import cell
-from builder.plan import Action, BuildPlan, EngineTarget, StaleReason, State
-from builder.plan_text import markdown_of_plan, matrix_text_of
-from builder.shown import one_line, visible
-from builder.triton_proto import model_config_pb2
-from perf.apply import comment_of
-from perf.record import RequestRecords
-from perf.report import csv_of, html_of, markdown_of, text_of
-from perf.report.load_report import load_html_of, load_markdown_of
-from perf.report.winner_pbtxt import winner_pbtxt
-from perf.run_record import RunResult, verdict_of
-from perf.stats import summarise
-from perf.sweep import SweepSpec
-from perf.yaml_edit import with_comment_above
 from tests.conftest import ROOT
 from tests.perf.hostile_server import NASTY
 from tests.perf.test_compare import records
 from tests.perf.test_report import ENVIRONMENT, SPEC, Page, run_result
+from tritonsmith.builder.base.errors import TrialError, Where
+from tritonsmith.builder.base.text import console
+from tritonsmith.builder.base.text.markdown import cell
+from tritonsmith.builder.base.text.shown import one_line, visible
+from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.render import FORMATS
+from tritonsmith.builder.lint.table import RULES
+from tritonsmith.builder.plan.plan import Action, BuildPlan, EngineTarget, StaleReason, State
+from tritonsmith.builder.plan.text import markdown_of_plan, matrix_text_of
+from tritonsmith.perf.commands.apply.winner import comment_of
+from tritonsmith.perf.commands.apply.yaml_edit import with_comment_above
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.report import csv_of, html_of, markdown_of, text_of
+from tritonsmith.perf.report.load.report import load_html_of, load_markdown_of
+from tritonsmith.perf.report.winner_pbtxt import winner_pbtxt
+from tritonsmith.perf.stats import summarise
+from tritonsmith.perf.sweep.plan import SweepSpec
+from tritonsmith.perf.sweep.run_record import RunResult, verdict_of
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # As soon as one of these is markup, the page's title says so.
@@ -151,7 +151,7 @@ def test_the_terminal_and_ci_get_text(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_progress_shows_names_as_text() -> None:
-    from builder.progress import activities
+    from tritonsmith.builder.base.text.progress import activities
 
     progress = activities()
     progress.add_task("[red]x[/blue]\x1b[2J\n")

@@ -1,4 +1,4 @@
-"""Nothing but builder.disk renames, replaces or deletes: whatever is deleted was looked at in one place."""
+"""Nothing but builder.base.files.disk renames, replaces or deletes: whatever is deleted was looked at in one place."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # A script that runs alone beside a server, and what runs in Triton's own interpreter or measures us.
-EXEMPT = ("builder/disk.py", "perf/server/guard.py", "perf/server/backends/", "perf/bench/")
+EXEMPT = (
+    "builder/base/files/disk.py",
+    "perf/server/process/guard.py",
+    "perf/server/backends/",
+    "tests/bench/",
+)
 OF_PATHS = {"rename", "unlink", "rmdir"}
 OF_MODULES = {
     ("os", name)
     for name in ("rename", "renames", "replace", "remove", "removedirs", "unlink", "rmdir", "truncate")
 } | {("shutil", name) for name in ("rmtree", "move")}
 # Of the standard library's own things that are no paths.
-NO_PATH = {("perf/memory_regions.py", "memory.unlink")}
+NO_PATH = {("perf/load/memory_regions.py", "memory.unlink")}
 
 
 def calls_that_delete(source: str) -> Iterator[tuple[int, str]]:
@@ -60,7 +65,7 @@ def test_one_module_deletes() -> None:
         for line, what in calls_that_delete((ROOT / name).read_text(encoding="utf-8"))
         if (name, what) not in NO_PATH
     ]
-    assert not found, "use builder.disk:\n" + "\n".join(found)
+    assert not found, "use builder.base.files.disk:\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,19 @@ import onnx
 import psutil
 import pytest
 
-from builder.errors import ServerError, UsageError
-from builder.object_store import check_store_url
-from builder.publish.provenance import spec_origin
-from builder.shown import without_secrets
-from builder.spec import load_spec
-from perf.load_flags import headers_from_flags
-from perf.server.process import GuardedProcess
-from perf.server.spec import kind_from_text
-from perf.wire.grpc import GrpcTarget
-from perf.wire.http import HttpTarget
 from tests import onnx_models
 from tests.conftest import ROOT
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import ServerError, UsageError
+from tritonsmith.builder.base.files.object_store import check_store_url
+from tritonsmith.builder.base.text.shown import without_secrets
+from tritonsmith.builder.publish.provenance import spec_origin
+from tritonsmith.builder.spec.spec import load_spec
+from tritonsmith.perf.commands.load.flags import headers_from_flags
+from tritonsmith.perf.server.process.process import GuardedProcess
+from tritonsmith.perf.server.spec import kind_from_text
+from tritonsmith.perf.wire.grpc import GrpcTarget
+from tritonsmith.perf.wire.http import HttpTarget
 
 SECRET = "hunter2-a1b2c3"
 # Longer than one argument may be (128 KiB), as no single variable may: three of them.

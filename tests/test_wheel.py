@@ -27,11 +27,11 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
     for needed in (
         "builder/templates/config.pbtxt.j2",
         "builder/templates/report.html.j2",
-        "builder/releases.csv",
+        "builder/base/releases.csv",
         "perf/demo/models.yaml",
         "perf/demo/minilm.py",
         "perf/demo/requirements.txt",
-        "perf/server/requirements.txt",
+        "perf/server/environment/requirements.txt",
         "perf/server/backends/onnxruntime/model.py",
         "tritonsmith.py",
         "builder/py.typed",

@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from builder.commands.build_view import build_view
-from builder.commands.failures import end_with
-from builder.commands.options import (
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
+from tritonsmith.builder.base.text.quantities import bytes_from_text
+from tritonsmith.builder.build.view import build_view
+from tritonsmith.builder.commands.failures import end_with
+from tritonsmith.builder.commands.options import (
     DEFAULT_SPEC,
     Format,
     FormatOption,
@@ -23,9 +26,6 @@ from builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_json, emit_text, note, width_of
-from builder.errors import UsageError
-from builder.quantities import bytes_from_text
 
 
 def build(
@@ -81,8 +81,8 @@ def build(
     format: FormatOption = Format.text,
 ) -> None:
     """Build what is stale and lay the model repository out."""
-    from builder.build import build as run_build
-    from builder.build_text import as_json, text_of_build
+    from tritonsmith.builder.build.build import build as run_build
+    from tritonsmith.builder.build.text import as_json, text_of_build
 
     options = build_options(
         spec,
@@ -108,7 +108,7 @@ def build(
         text_of_build(result, width_of(sys.stdout))
     )
     if variants is not None and not artifacts_only:
-        from builder.variant_directories import lay_out_variants
+        from tritonsmith.builder.build.variant_directories import lay_out_variants
 
         laid_out, failures = lay_out_variants(options, variants)
         for path in laid_out:

@@ -9,25 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from builder.commands.help import Command, Group
-from builder.commands.options import (
+from tritonsmith.builder.base.errors import ToolError, UsageError
+from tritonsmith.builder.base.text.console import emit_json, emit_text, progress, width_of
+from tritonsmith.builder.base.text.quantities import (
+    bytes_from_text,
+    seconds_from_text,
+    text_of_bytes,
+    text_of_seconds,
+)
+from tritonsmith.builder.base.text.text_layout import table
+from tritonsmith.builder.commands.help import Command, Group
+from tritonsmith.builder.commands.options import (
     Format,
     FormatOption,
     RemoteCacheOption,
     RemoteCacheReadOnlyOption,
     shared_cache,
 )
-from builder.console import emit_json, emit_text, progress, width_of
-from builder.errors import ToolError, UsageError
-from builder.quantities import bytes_from_text, seconds_from_text, text_of_bytes, text_of_seconds
-from builder.text_layout import table
 
 if TYPE_CHECKING:
-    from builder.cache import Cache
-    from builder.cache_listing import Listed
-    from builder.cache_sweep import Swept
-    from builder.cache_verify import Verified
-    from builder.object_store import ObjectStore
+    from tritonsmith.builder.base.files.object_store import ObjectStore
+    from tritonsmith.builder.cache.cache import Cache
+    from tritonsmith.builder.cache.listing import Listed
+    from tritonsmith.builder.cache.sweep import Swept
+    from tritonsmith.builder.cache.verify import Verified
 
 app = typer.Typer(cls=Group, help="Look after the cache of artifacts.", no_args_is_help=True)
 
@@ -43,7 +48,7 @@ def ls(
     format: FormatOption = Format.text,
 ) -> None:
     """List the entries: what each is, its size, its age and its last use."""
-    from builder.cache_listing import list_local, list_store
+    from tritonsmith.builder.cache.listing import list_local, list_store
 
     entries = list_store(_store(remote_cache)) if remote else list_local(_local().root)
     emit_json([_as_dict(e) for e in entries]) if format is Format.json else emit_text(_table(entries))
@@ -69,7 +74,7 @@ def gc(
     format: FormatOption = Format.text,
 ) -> None:
     """Remove old entries and what killed builds left; what a running build uses stays."""
-    from builder.cache_sweep import Limits, sweep_local, sweep_store
+    from tritonsmith.builder.cache.sweep import Limits, sweep_local, sweep_store
 
     limits = Limits(
         None if max_size is None else bytes_from_text(max_size, "--max-size"),
@@ -98,7 +103,7 @@ def verify(
     format: FormatOption = Format.text,
 ) -> None:
     """Read every byte of every entry; remove those that are corrupt, and exit with 1 when there were any."""
-    from builder.cache_verify import verify_local, verify_store
+    from tritonsmith.builder.cache.verify import verify_local, verify_store
 
     with progress("looking") as tell:
         if remote:
@@ -115,7 +120,7 @@ def verify(
 
 
 def _local() -> Cache:
-    from builder.cache import Cache, default_cache_directory
+    from tritonsmith.builder.cache.cache import Cache, default_cache_directory
 
     return Cache(default_cache_directory())
 
@@ -128,8 +133,8 @@ def _store(url: str | None) -> ObjectStore:
             code="cache_url",
             fix="--remote-cache s3://bucket/prefix, or TRITONSMITH_REMOTE_CACHE",
         )
-    from builder.cache_listing import is_shared_cache
-    from builder.object_store import open_store
+    from tritonsmith.builder.base.files.object_store import open_store
+    from tritonsmith.builder.cache.listing import is_shared_cache
 
     store = open_store(shared.url)
     if not is_shared_cache(store):
@@ -144,7 +149,7 @@ def _store(url: str | None) -> ObjectStore:
 
 def _keys_in(paths: list[Path]) -> frozenset[str]:
     """Every key that the lock files name: of exports, variants and engines."""
-    from builder.lock import read_lock
+    from tritonsmith.builder.repository.lock import read_lock
 
     keys: set[str] = set()
     for path in paths:

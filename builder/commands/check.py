@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from builder.lint.check import LintOptions, Report
-    from builder.lint.target import Target
+    from tritonsmith.builder.lint.check import LintOptions, Report
+    from tritonsmith.builder.lint.target import Target
 
 
 class CheckFormat(str, Enum):
@@ -72,9 +72,9 @@ def check(
               tritonsmith check model_repository/ --deep
               tritonsmith check --explain BATCH004
     """
-    from builder.commands.failures import end_with
-    from builder.console import emit_document, emit_text, note
-    from builder.errors import UsageError
+    from tritonsmith.builder.base.errors import UsageError
+    from tritonsmith.builder.base.text.console import emit_document, emit_text, note
+    from tritonsmith.builder.commands.failures import end_with
 
     if explain is not None:
         emit_text(explained(explain))
@@ -97,9 +97,9 @@ def check(
 
 def explained(rule_id: str) -> str:
     """The text of `check --explain`. UsageError names the nearest id."""
-    from builder.lint.check import unknown_rule
-    from builder.lint.render import explanation
-    from builder.lint.table import RULES
+    from tritonsmith.builder.lint.check import unknown_rule
+    from tritonsmith.builder.lint.render import explanation
+    from tritonsmith.builder.lint.table import RULES
 
     rule = RULES.get(rule_id.upper())
     if rule is None:
@@ -109,12 +109,12 @@ def explained(rule_id: str) -> str:
 
 def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, Report]:
     """(what to print, what was found)"""
-    from builder.lint.check import report
-    from builder.lint.render import FORMATS, json_text, text
+    from tritonsmith.builder.lint.check import report
+    from tritonsmith.builder.lint.render import FORMATS, json_text, text
 
     found = report(paths, options)
     if format_ == "text":
-        from builder.console import has_colour
+        from tritonsmith.builder.base.text.console import has_colour
 
         return text(found.findings, found.models, has_colour(sys.stdout)), found
     if format_ == "json":
@@ -133,9 +133,9 @@ def options_from_flags(
     """Flags → LintOptions. UsageError when a release or a quote is wrong."""
     from dataclasses import replace
 
-    from builder.errors import UsageError
-    from builder.lint.check import LintOptions
-    from builder.lint.target import Target, server_args_from_list, target_from_text
+    from tritonsmith.builder.base.errors import UsageError
+    from tritonsmith.builder.lint.check import LintOptions
+    from tritonsmith.builder.lint.target import Target, server_args_from_list, target_from_text
 
     meant: Target = target_from_text(target) if target is not None else Target()
     if gpus is not None:

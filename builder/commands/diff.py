@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from builder.commands.options import Format, FormatOption
-from builder.console import emit_json, emit_text
+from tritonsmith.builder.base.text.console import emit_json, emit_text
+from tritonsmith.builder.commands.options import Format, FormatOption
 
 if TYPE_CHECKING:
-    from builder.diff import Change, Difference
+    from tritonsmith.builder.lint.diff import Change, Difference
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -39,7 +39,7 @@ def diff(
 
     Example: tritonsmith diff /models model_repository --as-served
     """
-    from builder.diff import diff as run_diff
+    from tritonsmith.builder.lint.diff import diff as run_diff
 
     found = run_diff(left, right, as_served=as_served, files=files)
     emit_json(_as_json(found)) if format is Format.json else emit_text(_text(found))

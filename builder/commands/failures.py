@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import typer
 
-from builder.console import note
-from builder.errors import TritonsmithError
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.console import note
 
 
 def end_with(errors: Sequence[TritonsmithError]) -> None:

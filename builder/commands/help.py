@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from builder.text_layout import cells, wrapped
+from tritonsmith.builder.base.text.text_layout import cells, wrapped
 
 _NAME_COLUMNS = 26
 

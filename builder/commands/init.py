@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.commands.failures import end_with
-from builder.console import emit_document, emit_json, emit_text, note
+from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note
+from tritonsmith.builder.commands.failures import end_with
 
 if TYPE_CHECKING:
-    from builder.importing.imported import Imported
+    from tritonsmith.builder.importing.imported import Imported
 
 STDOUT = Path("-")
 
@@ -23,7 +23,7 @@ def root_of(output: Path) -> Path:
 
 def refuse_existing(output: Path, force: bool) -> None:
     """UsageError when the spec is there already."""
-    from builder.errors import UsageError, Where
+    from tritonsmith.builder.base.errors import UsageError, Where
 
     if output != STDOUT and os.path.lexists(output) and not force:
         raise UsageError(
@@ -36,8 +36,8 @@ def refuse_existing(output: Path, force: bool) -> None:
 
 def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) -> None:
     """Writes the spec and tells what became of each model; SpecError when it would not be valid."""
-    from builder.disk import write_atomically
-    from builder.importing.spec_text import text_of_spec, without_refused
+    from tritonsmith.builder.base.files.disk import write_atomically
+    from tritonsmith.builder.importing.spec_text import text_of_spec, without_refused
 
     imported = without_refused(imported)
     heading = [f"Written by tritonsmith init from {origins}; it is yours to edit."]

@@ -11,8 +11,8 @@ import typer
 from typing_extensions import Unpack
 
 if TYPE_CHECKING:
-    from builder.context import BuildOptions
-    from builder.shared_cache import SharedCache
+    from tritonsmith.builder.build.context import BuildOptions
+    from tritonsmith.builder.cache.shared import SharedCache
 
 
 class OtherOptions(TypedDict, total=False):
@@ -98,8 +98,8 @@ def build_options(
 
     UsageError or ToolError when the remote cache's address is none, or its package is not installed.
     """
-    from builder.cache import Cache, default_cache_directory
-    from builder.context import BuildOptions
+    from tritonsmith.builder.build.context import BuildOptions
+    from tritonsmith.builder.cache.cache import Cache, default_cache_directory
 
     shared = shared_cache(remote_cache, remote_cache_read_only)
     return BuildOptions(spec, repository, Cache(default_cache_directory(), shared), templates, **others)
@@ -110,7 +110,7 @@ def shared_cache(url: str | None, read_only: bool) -> SharedCache | None:
     url = os.environ.get(REMOTE_CACHE) if url is None else url
     if not url:
         return None
-    from builder.shared_cache import SharedCache
+    from tritonsmith.builder.cache.shared import SharedCache
 
     read_only = read_only or os.environ.get(REMOTE_CACHE_READ_ONLY, "").lower() in ("1", "true", "yes", "on")
     return SharedCache(url, writable=not read_only)

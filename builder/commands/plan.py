@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from builder.commands.failures import end_with
-from builder.commands.options import (
+from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, width_of
+from tritonsmith.builder.commands.failures import end_with
+from tritonsmith.builder.commands.options import (
     DEFAULT_SPEC,
     ModelsArgument,
     RemoteCacheOption,
@@ -20,7 +21,6 @@ from builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from builder.console import emit_document, emit_json, emit_text, width_of
 
 
 class PlanFormat(str, Enum):
@@ -51,8 +51,8 @@ def plan(
     ] = PlanFormat.text,
 ) -> None:
     """Show what a build would do now, and why; nothing is changed."""
-    from builder.context import plan_build
-    from builder.plan_text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan
+    from tritonsmith.builder.build.context import plan_build
+    from tritonsmith.builder.plan.text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan
 
     options = build_options(
         spec,

@@ -9,7 +9,7 @@ def schema() -> None:
     With the YAML language server: tritonsmith schema > models.schema.json, and
     `# yaml-language-server: $schema=models.schema.json` as the first line of models.yaml.
     """
-    from builder.console import emit_json
-    from builder.spec import json_schema
+    from tritonsmith.builder.base.text.console import emit_json
+    from tritonsmith.builder.spec.spec import json_schema
 
     emit_json(json_schema())

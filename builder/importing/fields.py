@@ -6,7 +6,7 @@ import math
 import struct
 from typing import Any
 
-from builder.triton_proto import is_repeated
+from tritonsmith.builder.base.triton_proto import is_repeated
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_FLOAT
 _FLOAT = 6

@@ -7,21 +7,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from builder.batch_rows import RowsReport, RowsRequest, sizes_to_run
-from builder.errors import ConfigError, SpecError, TritonsmithError, UsageError, Where
-from builder.failure import failure_of
-from builder.importing.from_repository import imported_model, relative, without_batching
-from builder.importing.imported import Imported, ImportedModel, Note
-from builder.importing.pretrained import is_pretrained, pretrained_models
-from builder.lint.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
-from builder.lint.check import read_paths
-from builder.lint.model import CONFIG, Model, is_version_name
-from builder.lint.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
-from builder.lint.rows import rows_by_running, rows_of_file
-from builder.model_directory import read_model_directory, source_roots
-from builder.spec import folded_name
-from builder.tensors import dtype_from_onnx
-from builder.untrusted import fault_of_model_name
+from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, sizes_to_run
+from tritonsmith.builder.base.errors import ConfigError, SpecError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.base.files.untrusted import fault_of_model_name
+from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.tensors import dtype_from_onnx
+from tritonsmith.builder.importing.from_repository import imported_model, relative, without_batching
+from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
+from tritonsmith.builder.importing.pretrained import is_pretrained, pretrained_models
+from tritonsmith.builder.lint.check import read_paths
+from tritonsmith.builder.lint.read.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
+from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name
+from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
+from tritonsmith.builder.lint.rows import rows_by_running, rows_of_file
+from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
+from tritonsmith.builder.spec.spec import folded_name
 
 
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:

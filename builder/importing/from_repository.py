@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.batch_rows import RowsReport
-from builder.errors import TritonsmithError
-from builder.importing.fields import fields_from_message
-from builder.importing.imported import ImportedModel
-from builder.lint.model import Model
-from builder.lint.onnx_io import OnnxModel, OnnxTensor
-from builder.model_config import model_config_from_spec
-from builder.model_directory import read_model_directory
-from builder.spec import ModelSpec, source_type
-from builder.tensors import TensorSpec, dtype_from_onnx
-from builder.triton_schema import model_config_type
+from tritonsmith.builder.actions.batch_rows import RowsReport
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_onnx
+from tritonsmith.builder.importing.fields import fields_from_message
+from tritonsmith.builder.importing.imported import ImportedModel
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxTensor
+from tritonsmith.builder.model_config.model_config import model_config_from_spec
+from tritonsmith.builder.spec.model_directory import read_model_directory
+from tritonsmith.builder.spec.spec import ModelSpec, source_type
+from tritonsmith.builder.spec.triton_schema import model_config_type
 
 _FILE = "1/model.onnx"
 

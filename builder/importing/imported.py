@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import TritonsmithError, Where
+from tritonsmith.builder.base.errors import TritonsmithError, Where
 
 
 @dataclass(frozen=True, slots=True)

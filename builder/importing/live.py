@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from builder.errors import ServerError
-from builder.importing.fields import fields_from_message
-from builder.importing.imported import Imported, ImportedModel, Note
-from builder.served import without_server_defaults
-from builder.triton_proto import model_config_pb2
+from tritonsmith.builder.base.errors import ServerError
+from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.importing.fields import fields_from_message
+from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
+from tritonsmith.builder.lint.read.server_defaults import without_server_defaults
 
 TODO = "TODO"
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builder.errors import UsageError, Where
-from builder.export.transformers_source import OUTPUTS, task_of
-from builder.importing.from_repository import relative
-from builder.importing.imported import ImportedModel
-from builder.untrusted import fault_of_model_name, read_bounded
+from tritonsmith.builder.actions.export.sources.transformers import OUTPUTS, task_of
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.untrusted import fault_of_model_name, read_bounded
+from tritonsmith.builder.importing.from_repository import relative
+from tritonsmith.builder.importing.imported import ImportedModel
 
-PROGRAM = "package:builder/steps/tokenizer.py"
+PROGRAM = "package:builder/importing/steps/tokenizer.py"
 _MAX_TOKENS = 512
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from builder.errors import SpecError, UsageError
-from builder.importing.imported import Imported, ImportedModel, Note
-from builder.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec
+from tritonsmith.builder.base.errors import SpecError, UsageError
+from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
+from tritonsmith.builder.spec.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec
 
 _WIDTH = 100
 # These say what one model is; two models that have them alike have so by chance.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from builder.lint.check import Finding, LintOptions, check
+from tritonsmith.builder.lint.check import Finding, LintOptions, check
 
 __all__ = ["Finding", "LintOptions", "check"]

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import TritonsmithError, UsageError, Where, nearest
-from builder.failure import failure_of
-from builder.lint.model import (
+from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
+from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.lint.read.model import (
     CONFIG,
     Model,
     Repository,
@@ -20,10 +20,10 @@ from builder.lint.model import (
     read_loose,
     read_repository,
 )
-from builder.lint.rows import rows_by_running
-from builder.lint.rule import Context, Hit, Rule, Severity, Stage
-from builder.lint.table import RULES
-from builder.lint.target import Target, target_from_text
+from tritonsmith.builder.lint.rows import rows_by_running
+from tritonsmith.builder.lint.rule import Context, Hit, Rule, Severity, Stage
+from tritonsmith.builder.lint.table import RULES
+from tritonsmith.builder.lint.target import Target, target_from_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
-"""The rule table → docs/rules.md; `python -m builder.lint.docs` writes it."""
+"""The rule table → docs/rules.md; `python -m tritonsmith.builder.lint.docs` writes it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from builder.disk import write_atomically
-from builder.lint.render import NEEDS
-from builder.lint.rule import STAGE_TEXT, Rule
-from builder.lint.table import RULES
+from tritonsmith.builder.base.files.disk import write_atomically
+from tritonsmith.builder.lint.render import NEEDS
+from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
+from tritonsmith.builder.lint.table import RULES
 
 FAMILIES: dict[str, str] = {
     "REPO": "Layout of the repository",
@@ -29,7 +29,7 @@ FAMILIES: dict[str, str] = {
 _HEAD = """\
 # Rules of `tritonsmith check`
 
-Generated from the rule table by `python -m builder.lint.docs`; do not edit.
+Generated from the rule table by `python -m tritonsmith.builder.lint.docs`; do not edit.
 
 **error**: the model does not load or does not serve. **warning**: it loads and misbehaves, or a setting is ignored
 without a word. The stage says when the server notices:

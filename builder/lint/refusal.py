@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from builder.lint.check import Finding
-from builder.lint.table import RULES
+from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.table import RULES
 
 # What stands for itself in a sentence: quoted names, numbers, TYPE_FP32, max_batch_size.
 _PARTICULAR = re.compile(r"'([^']+)'|(\b[A-Z][A-Z0-9_]{3,}\b|\b\w+_\w+\b|\d+)")

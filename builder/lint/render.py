@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from builder.errors import TritonsmithError
-from builder.lint.check import Finding
-from builder.lint.rule import STAGE_TEXT, Rule
-from builder.lint.table import RULES
-from builder.shown import one_line, visible
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.shown import one_line, visible
+from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
+from tritonsmith.builder.lint.table import RULES
 
 _BOLD, _DIM, _RED, _YELLOW, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[0m"
 

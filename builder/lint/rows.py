@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.batch_rows import RowsReport, RowsRequest, run_rows, sizes_to_run
-from builder.errors import BuildError
-from builder.lint.autofill import can_batch
-from builder.lint.model import Model, model_file
+from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, run_rows, sizes_to_run
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.lint.read.autofill import can_batch
+from tritonsmith.builder.lint.read.model import Model, model_file
 
 RAGGED = RowsReport("unverified", (), "its inputs are ragged: a batch is no stack of rows")
 TIMEOUT_S = 300.0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from builder.batch_rows import RowsReport
-    from builder.lint.model import Model, Repository
-    from builder.lint.target import Target
+    from tritonsmith.builder.actions.batch_rows import RowsReport
+    from tritonsmith.builder.lint.read.model import Model, Repository
+    from tritonsmith.builder.lint.target import Target
 
 Severity = Literal["error", "warning"]
 Stage = Literal["poll", "load", "silent"]

@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from builder.lint.rule import Rule
-from builder.lint.rules import (
-    backend,
-    batch,
-    batch_rows,
-    cache,
-    ensemble,
-    ensemble_models,
-    instance,
-    io,
-    metrics,
-    model_file,
-    onnx,
-    optimization,
-    repo,
-    sequence,
-    sequence_state,
-    tensorrt,
-    warmup,
-)
+from tritonsmith.builder.lint.rule import Rule
+from tritonsmith.builder.lint.rules import backend, cache, instance, io, metrics, optimization, warmup
+from tritonsmith.builder.lint.rules.batching import batch, batch_rows, sequence, sequence_state
+from tritonsmith.builder.lint.rules.ensembles import ensemble, ensemble_models
+from tritonsmith.builder.lint.rules.files import model_file, onnx, repo, tensorrt
 
 FAMILIES: tuple[ModuleType, ...] = (
     repo,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from builder.errors import UsageError, nearest
-from builder.releases import IMAGES, NVIDIA_BACKENDS, releases
+from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.releases import IMAGES, NVIDIA_BACKENDS, releases
 
 __all__ = [
     "IMAGES",

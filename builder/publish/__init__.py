@@ -1,11 +1,11 @@
 """A built repository → numbered, immutable versions where servers read them, on disk or in an object store."""
 
-from builder.publish.address import open_destination
-from builder.publish.destination import Destination
-from builder.publish.listing import VersionRow, list_versions, text_of_versions
-from builder.publish.publish import ModelPublication, PublishOptions, PublishResult, publish
-from builder.publish.release import Expected, Release, Switched
-from builder.publish.rollback import Rollback, rollback
+from tritonsmith.builder.publish.destinations.address import open_destination
+from tritonsmith.builder.publish.destinations.destination import Destination
+from tritonsmith.builder.publish.listing import VersionRow, list_versions, text_of_versions
+from tritonsmith.builder.publish.publish import ModelPublication, PublishOptions, PublishResult, publish
+from tritonsmith.builder.publish.release import Expected, Release, Switched
+from tritonsmith.builder.publish.rollback import Rollback, rollback
 
 __all__ = [
     "Destination",

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import BuildError, GateError, Where
-from builder.lock import LockedModel
-from builder.model_config import model_config_from_text
-from builder.model_directory import CONFIG
-from builder.publish.provenance import content_digest
-from builder.publish.versions import Policy, policy_of, source_version, version_number
+from tritonsmith.builder.base.errors import BuildError, GateError, Where
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.publish.destinations.versions import (
+    Policy,
+    policy_of,
+    source_version,
+    version_number,
+)
+from tritonsmith.builder.publish.provenance import content_digest
+from tritonsmith.builder.repository.lock import LockedModel
+from tritonsmith.builder.spec.model_directory import CONFIG
 
 
 @dataclass(frozen=True, slots=True)

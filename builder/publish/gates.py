@@ -6,21 +6,21 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from builder.accuracy import Bounds, Deviation
-from builder.context import Context
-from builder.errors import GateError
-from builder.gate_of_export import judge_export
-from builder.judgement import judgement_of, refusal
-from builder.lint import LintOptions, check
-from builder.lint.target import Target
-from builder.lock import Accuracy, LockedModel
-from builder.model_directory import CONFIG
-from builder.observe import is_plain
-from builder.plan import State
-from builder.publish.candidate import Candidate
-from builder.publish.versions import manifest
-from builder.spec import ModelSpec
-from builder.untrusted import fault_of_model_name
+from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation
+from tritonsmith.builder.actions.accuracy.judgement import judgement_of, refusal
+from tritonsmith.builder.base.errors import GateError
+from tritonsmith.builder.base.files.untrusted import fault_of_model_name
+from tritonsmith.builder.build.context import Context
+from tritonsmith.builder.build.model.gate_of_export import judge_export
+from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.plan.observe import is_plain
+from tritonsmith.builder.plan.plan import State
+from tritonsmith.builder.publish.candidate import Candidate
+from tritonsmith.builder.publish.destinations.versions import manifest
+from tritonsmith.builder.repository.lock import Accuracy, LockedModel
+from tritonsmith.builder.spec.model_directory import CONFIG
+from tritonsmith.builder.spec.spec import ModelSpec
 
 _NAMED = 10
 

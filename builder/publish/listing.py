@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from builder.publish.destination import Destination
-from builder.publish.rollback import known_state
-from builder.publish.versions import ModelState
-from builder.text_layout import table
+from tritonsmith.builder.base.text.text_layout import table
+from tritonsmith.builder.publish.destinations.destination import Destination
+from tritonsmith.builder.publish.destinations.versions import ModelState
+from tritonsmith.builder.publish.rollback import known_state
 
 
 @dataclass(frozen=True, slots=True)

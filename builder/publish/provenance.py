@@ -10,14 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder import __version__
-from builder.digest import digest_of_bytes, digest_of_file, digest_of_value
-from builder.lock import LockedModel
-from builder.publish.destination import Content
-from builder.publish.state import FORMAT
-from builder.publish.versions import Policy
-from builder.spec import RepositorySpec
-from builder.untrusted import json_value, read_bounded
+from tritonsmith.builder import __version__
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
+from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
+from tritonsmith.builder.publish.destinations.destination import Content
+from tritonsmith.builder.publish.destinations.state import FORMAT
+from tritonsmith.builder.publish.destinations.versions import Policy
+from tritonsmith.builder.repository.lock import LockedModel
+from tritonsmith.builder.spec.spec import RepositorySpec
 
 _EVIDENCE = "evidence"
 

@@ -10,26 +10,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builder.console import note
-from builder.context import BuildOptions, Context, context_of, reference_samples_path
-from builder.errors import BuildError, GateError, TritonsmithError
-from builder.model_config import model_config_from_text
-from builder.order import in_build_order, step_models
-from builder.publish.candidate import Candidate, candidate_of, changed_meanwhile, check_copied, stamps_of
-from builder.publish.destination import Content, Destination, Switch
-from builder.publish.gates import accuracy_gate, lint_gate, stale_gate, standing_gate
-from builder.publish.provenance import (
-    SpecOrigin,
-    file_records,
-    record_bytes,
-    record_of,
-    spec_origin,
-    sweep_evidence,
+from tritonsmith.builder.actions.accuracy.samples import SampleSet
+from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError
+from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.build.context import BuildOptions, Context, context_of, reference_samples_path
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.plan.order import in_build_order, step_models
+from tritonsmith.builder.publish.candidate import (
+    Candidate,
+    candidate_of,
+    changed_meanwhile,
+    check_copied,
+    stamps_of,
 )
-from builder.publish.release import Release, Switched
-from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
-from builder.publish.undo import expected_of, follow_or_undo
-from builder.publish.versions import (
+from tritonsmith.builder.publish.destinations.destination import Content, Destination, Switch
+from tritonsmith.builder.publish.destinations.versions import (
     ROOT,
     SMOKE,
     STATED_CONFIG,
@@ -38,8 +33,19 @@ from builder.publish.versions import (
     surplus,
     versions_to_serve,
 )
-from builder.samples import SampleSet
-from builder.spec import ModelSpec
+from tritonsmith.builder.publish.gates import accuracy_gate, lint_gate, stale_gate, standing_gate
+from tritonsmith.builder.publish.provenance import (
+    SpecOrigin,
+    file_records,
+    record_bytes,
+    record_of,
+    spec_origin,
+    sweep_evidence,
+)
+from tritonsmith.builder.publish.release import Release, Switched
+from tritonsmith.builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
+from tritonsmith.builder.publish.undo import expected_of, follow_or_undo
+from tritonsmith.builder.spec.spec import ModelSpec
 
 _COMPARED_BYTES = 16 << 20
 # States of models are read side by side: of a store, each takes some round trips.

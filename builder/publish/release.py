@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from builder.samples import SampleSet
+from tritonsmith.builder.actions.accuracy.samples import SampleSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Switched:
 
 
 class Release(Protocol):
-    """Makes live servers serve what a destination says; perf.release has the one that speaks to Triton."""
+    """Makes live servers serve what a destination says; perf.commands.release.live has the one that speaks to Triton."""
 
     def check(self) -> None:
         """Raises when a server does not answer, before anything is changed."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from builder.errors import BuildError, UsageError, nearest
-from builder.publish.destination import Destination, Switch
-from builder.publish.release import Release, Switched
-from builder.publish.undo import expected_of, follow_or_undo
-from builder.publish.versions import (
+from tritonsmith.builder.base.errors import BuildError, UsageError, nearest
+from tritonsmith.builder.base.files.untrusted import fault_of_model_name
+from tritonsmith.builder.publish.destinations.destination import Destination, Switch
+from tritonsmith.builder.publish.destinations.versions import (
     STATED_CONFIG,
     ModelState,
     Policy,
@@ -17,7 +16,8 @@ from builder.publish.versions import (
     rollback_target,
     versions_to_serve,
 )
-from builder.untrusted import fault_of_model_name
+from tritonsmith.builder.publish.release import Release, Switched
+from tritonsmith.builder.publish.undo import expected_of, follow_or_undo
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.accuracy import PRECISION_BOUNDS, Bounds, variant_bounds
-from builder.artifacts import source_path
-from builder.errors import SpecError
-from builder.samples import Sample, SampleSet, load_samples, save_samples
-from builder.spec import ModelSpec, RepositorySpec
-from builder.tensors import DTYPES, dtype_from_config, fits
+from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, Bounds, variant_bounds
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.tensors import DTYPES, dtype_from_config, fits
+from tritonsmith.builder.build.model.artifacts import source_path
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 if TYPE_CHECKING:
-    from builder.samples import Array
+    from tritonsmith.builder.actions.accuracy.samples import Array
 
 _SAMPLES = 3
 _LIMIT_BYTES = 8 << 20
@@ -110,7 +110,7 @@ def _fitted(samples: SampleSet, config: Any) -> tuple[SampleSet | None, str]:
 
 
 def smoke_bytes(samples: SampleSet, scratch: Path) -> bytes:
-    """The samples as the .npz that `builder.samples.load_samples` reads."""
+    """The samples as the .npz that `builder.actions.accuracy.samples.load_samples` reads."""
     path = scratch / "smoke.npz"
     save_samples(samples, path)
     return path.read_bytes()

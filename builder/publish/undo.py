@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from builder.errors import BuildError, GateError, TritonsmithError
-from builder.publish.destination import Destination, Switch
-from builder.publish.release import Expected, Release, Switched
-from builder.publish.versions import FAILED, SMOKE, ModelState
-from builder.samples import load_samples
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError
+from tritonsmith.builder.publish.destinations.destination import Destination, Switch
+from tritonsmith.builder.publish.destinations.versions import FAILED, SMOKE, ModelState
+from tritonsmith.builder.publish.release import Expected, Release, Switched
 
 _SMOKE_BYTES = 64 << 20
 """A publish records 8 MiB at most."""

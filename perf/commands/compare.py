@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from perf.compare import Comparison
+    from tritonsmith.perf.report.compare.compare import Comparison
 
 
 class CompareFormat(str, Enum):
@@ -51,9 +51,9 @@ def compare(
     Examples: tritonsmith compare before.npz after.npz --gate 'p99<=5%' --gate 'throughput>=-3%'
               tritonsmith compare sweep-main sweep-branch --format md
     """
-    from builder.console import emit_document, emit_json, emit_text, note, width_of
-    from perf.compare_text import as_dict, markdown_of, text_of
-    from perf.gate import gate_from_text, judge, says_no
+    from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
+    from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
+    from tritonsmith.perf.report.compare.text import as_dict, markdown_of, text_of
 
     gates = [gate_from_text(text) for text in gate or ()]
     comparison = _compared(a, b, arm)
@@ -76,10 +76,10 @@ def compare(
 
 
 def _compared(a: Path, b: Path, arm: str) -> Comparison:
-    from builder.errors import UsageError, Where
-    from perf.compare import compare_records, compare_runs
-    from perf.record import load_records
-    from perf.run_record import load_run
+    from tritonsmith.builder.base.errors import UsageError, Where
+    from tritonsmith.perf.records.record import load_records
+    from tritonsmith.perf.report.compare.compare import compare_records, compare_runs
+    from tritonsmith.perf.sweep.run_record import load_run
 
     for path in (a, b):
         if not path.exists():

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from builder.commands.options import Format, FormatOption
-from builder.console import emit_json, emit_text, is_drawable, note
+from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note
+from tritonsmith.builder.commands.options import Format, FormatOption
 
 if TYPE_CHECKING:
-    from perf.demo_run import DemoResult
+    from tritonsmith.perf.demo.run import DemoResult
 
 
 def demo(
@@ -34,9 +34,16 @@ def demo(
     format: FormatOption = Format.text,
 ) -> None:
     """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
-    from builder.commands.options import build_options
-    from builder.progress import bars, drawn
-    from perf.demo_run import STEPS, DemoOptions, check_installed, default_sweep, packaged_demo, run_demo
+    from tritonsmith.builder.base.text.progress import bars, drawn
+    from tritonsmith.builder.commands.options import build_options
+    from tritonsmith.perf.demo.run import (
+        STEPS,
+        DemoOptions,
+        check_installed,
+        default_sweep,
+        packaged_demo,
+        run_demo,
+    )
 
     if spec is None:
         check_installed(packaged_demo())
@@ -89,7 +96,7 @@ def text_of_demo(result: DemoResult, seconds: float) -> str:
 
 def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
     """The whole result as one JSON object."""
-    from builder.build_text import as_json as build_json
+    from tritonsmith.builder.build.text import as_json as build_json
 
     return {
         "build": build_json(result.built),

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
 
 
 class Device(str, Enum):
@@ -49,14 +49,14 @@ def doctor(
               make gpu-check WHEELS=wheels
     """
     if gpu:
-        from perf.gpu_check.run import run_gpu_check
+        from tritonsmith.perf.doctor.gpu_check.run import run_gpu_check
 
         raise typer.Exit(run_gpu_check(device.value, step or (), output, budget, format is Format.json))
     import os
     import sys
 
-    from builder.console import emit_json, emit_text, width_of
-    from perf.doctor import Machine, checks, text_of
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, width_of
+    from tritonsmith.perf.doctor.machine import Machine, checks, text_of
 
     found = checks(Machine(os.environ, spec))
     missing = [check.name for check in found if check.state == "missing"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from builder.commands.init import STDOUT, refuse_existing, root_of, write_spec
-from builder.commands.options import DEFAULT_SPEC, Format, FormatOption
+from tritonsmith.builder.commands.init import STDOUT, refuse_existing, root_of, write_spec
+from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption
 
 if TYPE_CHECKING:
-    from builder.importing.imported import Imported
+    from tritonsmith.builder.importing.imported import Imported
 
 
 def init(
@@ -49,11 +49,11 @@ def init(
 
 
 def _imported(origins: list[str], root: Path) -> Imported:
-    from builder.errors import UsageError
+    from tritonsmith.builder.base.errors import UsageError
 
     urls = [origin for origin in origins if "://" in origin]
     if not urls:
-        from builder.importing.files import imported_paths
+        from tritonsmith.builder.importing.files import imported_paths
 
         return imported_paths([Path(origin) for origin in origins], root)
     if len(origins) > 1:
@@ -68,11 +68,11 @@ def _imported(origins: list[str], root: Path) -> Imported:
 
 def imported_url(url: str) -> Imported:
     """Every model that a live Triton serves; a note for each that it knows of but does not serve."""
-    from builder.errors import UsageError
-    from builder.importing.imported import Note
-    from builder.importing.live import imported_configs
-    from perf.server import control
-    from perf.server.spec import address_from_url
+    from tritonsmith.builder.base.errors import UsageError
+    from tritonsmith.builder.importing.imported import Note
+    from tritonsmith.builder.importing.live import imported_configs
+    from tritonsmith.perf.server import control
+    from tritonsmith.perf.server.spec import address_from_url
 
     host, port = address_from_url(url)
     address = f"{host}:{port}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from perf.report import ReportFiles
+    from tritonsmith.perf.report import ReportFiles
 
 
 class ReportFormat(str, Enum):
@@ -58,11 +58,11 @@ def report(
     Examples: tritonsmith report sweep-minilm
               tritonsmith report load.npz --format html > load.html
     """
-    from builder.templates import check_user_directory
+    from tritonsmith.builder.model_config.templates import check_user_directory
 
     check_user_directory(templates)
     if mlflow:
-        from perf.report.mlflow_export import mlflow_module
+        from tritonsmith.perf.report.mlflow_export import mlflow_module
 
         mlflow_module()  # before anything is written
     if run.is_file() or run.suffix == ".npz":
@@ -72,8 +72,16 @@ def report(
 
 
 def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, format_: str) -> None:
-    from builder.console import note, width_of
-    from perf.report import csv_of, html_of, load_run, markdown_of, report_json, text_of, write_report
+    from tritonsmith.builder.base.text.console import note, width_of
+    from tritonsmith.perf.report import (
+        csv_of,
+        html_of,
+        load_run,
+        markdown_of,
+        report_json,
+        text_of,
+        write_report,
+    )
 
     result = load_run(run)
     files = write_report(result, output, templates)
@@ -89,7 +97,7 @@ def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, f
         _emit(makers[format_](), format_)
     note(f"report: {files.html}")
     if mlflow:
-        from perf.report.mlflow_export import export_sweep
+        from tritonsmith.perf.report.mlflow_export import export_sweep
 
         note(f"MLflow run: {export_sweep(result, files)}")
 
@@ -99,12 +107,17 @@ def _report_records(
 ) -> None:
     import tempfile
 
-    from builder.console import note
-    from perf.load_result import result_from_records
-    from perf.load_text import result_as_dict, text_of_result
-    from perf.record import load_records
-    from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of, write_load_report
-    from perf.schedule import load_from_dict, load_label
+    from tritonsmith.builder.base.text.console import note
+    from tritonsmith.perf.load.result import result_from_records
+    from tritonsmith.perf.load.text import result_as_dict, text_of_result
+    from tritonsmith.perf.records.record import load_records
+    from tritonsmith.perf.records.schedule import load_from_dict, load_label
+    from tritonsmith.perf.report.load.report import (
+        load_csv_of,
+        load_html_of,
+        load_markdown_of,
+        write_load_report,
+    )
 
     records = load_records(path)
     result = result_from_records(records)
@@ -126,8 +139,8 @@ def _report_records(
     if files is not None:
         note(f"report: {files.html}")
     if mlflow:
-        from perf.report.load_view import rows_of
-        from perf.report.mlflow_export import export_load
+        from tritonsmith.perf.report.load.view import rows_of
+        from tritonsmith.perf.report.mlflow_export import export_load
 
         with tempfile.TemporaryDirectory(prefix="tritonsmith-report-") as directory:
             files = files or write_load_report(
@@ -139,13 +152,13 @@ def _report_records(
 
 
 def _emit(text: str, format_: str) -> None:
-    from builder.console import emit_document, emit_text
+    from tritonsmith.builder.base.text.console import emit_document, emit_text
 
     emit = emit_text if format_ == "text" else emit_document
     emit(text.rstrip("\n"))
 
 
 def _emit_json(data: dict[str, object], files: ReportFiles | None) -> None:
-    from builder.console import emit_json
+    from tritonsmith.builder.base.text.console import emit_json
 
     emit_json(data if files is None else data | {"files": files.names()})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from perf.server.launch import Server
+    from tritonsmith.perf.server.launch import Server
 
 
 class ServeFormat(str, Enum):
@@ -81,9 +81,9 @@ def serve(
               tritonsmith serve model_repository/ --model-control poll --http-port 0
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
-    from builder.console import emit_json, emit_text, note, width_of
-    from perf.server.launch import ServerSpec, kind_from_text, launch
-    from perf.server.server import server_ended
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
+    from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
+    from tritonsmith.perf.server.server import server_ended
 
     given = list(extra_args or ())
     if str(repository).startswith("-"):  # `serve -- --log-verbose=1`
@@ -137,7 +137,7 @@ def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any
 
     A refused model also has the ids of the lint rules that explain the refusal: they name the line and the fix.
     """
-    from perf.server.control import IndexRow, repository_index
+    from tritonsmith.perf.server.control import IndexRow, repository_index
 
     refusals = server.refusals()
     rows = repository_index(server.http_url)
@@ -167,7 +167,7 @@ def state_of(server: Server, repositories: Sequence[Path] = ()) -> dict[str, Any
 
 def text_from_state(state: dict[str, Any], width: int | None = None) -> str:
     """The same for people: a table, then the addresses. width: of the terminal; None where there is none."""
-    from builder.text_layout import table
+    from tritonsmith.builder.base.text.text_layout import table
 
     header = ("MODEL", "VERSION", "STATE", "REASON")
     rows = [header]
@@ -191,8 +191,8 @@ _STEP_REFUSED = re.compile(r"ensemble '.+?' depends on '(.+?)' which ")
 
 def rules_behind(model: str, refusals: Mapping[str, str], repositories: Sequence[Path]) -> list[str]:
     """Ids of the rules that explain why a model of these repositories was refused, or the step that it depends on."""
-    from builder.lint import LintOptions, check
-    from builder.lint.refusal import explaining_rules
+    from tritonsmith.builder.lint import LintOptions, check
+    from tritonsmith.builder.lint.refusal import explaining_rules
 
     others = {name: reason for name, reason in refusals.items() if name != model}
     step = _STEP_REFUSED.match(refusals[model])

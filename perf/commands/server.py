@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from builder.commands.help import Command, Group
-from builder.commands.options import Format, FormatOption
-from builder.console import emit_json, emit_text
+from tritonsmith.builder.base.text.console import emit_json, emit_text
+from tritonsmith.builder.commands.help import Command, Group
+from tritonsmith.builder.commands.options import Format, FormatOption
 
 app = typer.Typer(
     cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
@@ -38,7 +38,8 @@ def install(
               pip download --no-deps --require-hashes -d wheels -r "$(tritonsmith server status --list)"
               tritonsmith server install --no-index --find-links wheels
     """
-    from perf.server import environment, preflight
+    from tritonsmith.perf.server import preflight
+    from tritonsmith.perf.server.environment import environment
 
     preflight.check(preflight.observe())
     made = environment.ensure(environment.PipOptions(tuple(find_links or ()), no_index))
@@ -53,7 +54,7 @@ def status(
     format: FormatOption = Format.text,
 ) -> None:
     """Whether the environment is there, and where."""
-    from perf.server import environment
+    from tritonsmith.perf.server.environment import environment
 
     if list:
         emit_text(str(environment.LOCKED))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from perf.data.interface import ModelInterface, interface_from_metadata
-from perf.data.options import DataOptions
-from perf.data.pool import (
+from tritonsmith.perf.data.distribution import Span
+from tritonsmith.perf.data.interface import ModelInterface, interface_from_metadata
+from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.data.pool import (
     POOL_LIMIT_BYTES,
     Pool,
     payload_from_sample,
     payloads_from_options,
     pool_from_options,
 )
-from perf.distribution import Span
 
 __all__ = [
     "POOL_LIMIT_BYTES",

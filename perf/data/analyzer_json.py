@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import UsageError, Where, nearest
-from builder.samples import Sample
-from builder.tensors import TensorSpec, fits
-from perf.data.files import array_of_one_row, in_shape, known_shape
-from perf.data.interface import Array, ModelInterface
-from perf.data.options import DataOptions
+from tritonsmith.builder.actions.accuracy.samples import Sample
+from tritonsmith.builder.base.errors import UsageError, Where, nearest
+from tritonsmith.builder.base.tensors import TensorSpec, fits
+from tritonsmith.perf.data.files import array_of_one_row, in_shape, known_shape
+from tritonsmith.perf.data.interface import Array, ModelInterface
+from tritonsmith.perf.data.options import DataOptions
 
 _FIELDS = ("content", "b64", "shape")
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import UsageError
-from builder.samples import Sample
-from builder.tensors import TensorSpec, fits
-from perf.data.interface import Array, ModelInterface
-from perf.data.options import DataOptions
-from perf.distribution import Distribution, Span
+from tritonsmith.builder.actions.accuracy.samples import Sample
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.tensors import TensorSpec, fits
+from tritonsmith.perf.data.distribution import Distribution, Span
+from tritonsmith.perf.data.interface import Array, ModelInterface
+from tritonsmith.perf.data.options import DataOptions
 
 POOL_LIMIT_BYTES = 256 << 20
 _BYTES_LENGTH = 16

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from builder.errors import UsageError, Where
-from builder.samples import Sample, load_samples
-from builder.tensors import TensorSpec
-from perf.data.interface import Array, ModelInterface
-from perf.data.options import DataOptions
-from perf.distribution import Span
-from perf.wire.payload import array_from_raw
+from tritonsmith.builder.actions.accuracy.samples import Sample, load_samples
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.tensors import TensorSpec
+from tritonsmith.perf.data.distribution import Span
+from tritonsmith.perf.data.interface import Array, ModelInterface
+from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.wire.payload import array_from_raw
 
 
 def read_samples(model: ModelInterface, options: DataOptions, path: Path) -> list[Sample]:

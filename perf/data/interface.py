@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from builder.errors import UsageError, nearest
-from builder.samples import Sample
-from builder.tensors import TensorSpec, dtype_from_kserve, fits
+from tritonsmith.builder.actions.accuracy.samples import Sample
+from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve, fits
 
 Array = npt.NDArray[Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perf.distribution import Distribution, Span
+from tritonsmith.perf.data.distribution import Distribution, Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from builder.errors import UsageError, Where
-from builder.samples import Sample
-from perf.data.analyzer_json import streams_from_json
-from perf.data.drawn import POOL_LIMIT_BYTES, drawn_samples
-from perf.data.files import read_samples, rebatched
-from perf.data.interface import (
+from tritonsmith.builder.actions.accuracy.samples import Sample
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.data.analyzer_json import streams_from_json
+from tritonsmith.perf.data.drawn import POOL_LIMIT_BYTES, drawn_samples
+from tritonsmith.perf.data.files import read_samples, rebatched
+from tritonsmith.perf.data.interface import (
     Array,
     ModelInterface,
     check_batch,
@@ -22,8 +22,8 @@ from perf.data.interface import (
     check_rows,
     check_sample,
 )
-from perf.data.options import DataOptions
-from perf.wire.payload import InferPayload, Parameter, tensor_from_array
+from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.wire.payload import InferPayload, Parameter, tensor_from_array
 
 __all__ = ["POOL_LIMIT_BYTES", "Pool", "payload_from_sample", "payloads_from_options", "pool_from_options"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.disk import delete_written, write_atomically
-from builder.errors import Where
-from builder.text_layout import table
-from perf.run_record import RunResult, load_run, write_json
+from tritonsmith.builder.base.errors import Where
+from tritonsmith.builder.base.files.disk import delete_written, write_atomically
+from tritonsmith.builder.base.text.text_layout import table
+from tritonsmith.perf.sweep.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
 CONFIG = "config.pbtxt"
@@ -51,7 +51,7 @@ class ReportFiles:
 def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
     """The files, each whole or not at all. templates: a directory that may override report.*.j2."""
     directory.mkdir(parents=True, exist_ok=True)
-    from perf.report.winner_pbtxt import winner_pbtxt
+    from tritonsmith.perf.report.winner_pbtxt import winner_pbtxt
 
     config, path = winner_pbtxt(run), directory / CONFIG
     html, md, json, csv_ = (directory / f"report.{ending}" for ending in ("html", "md", "json", "csv"))
@@ -71,7 +71,7 @@ def html_of(run: RunResult, templates: Path | None = None) -> str:
     """One self-contained page: styles and charts inline, no script, nothing from the network."""
     from markupsafe import Markup
 
-    from perf.report.view import view_of
+    from tritonsmith.perf.report.view import view_of
 
     view = view_of(run)
     # Charts escape their own texts; everything else is escaped by Jinja.
@@ -83,7 +83,7 @@ def html_of(run: RunResult, templates: Path | None = None) -> str:
 
 def markdown_of(run: RunResult, templates: Path | None = None) -> str:
     """A summary for a pull request's comment: verdict, a small table, details folded away."""
-    from perf.report.view import view_of
+    from tritonsmith.perf.report.view import view_of
 
     return render(MARKDOWN_TEMPLATE, view_of(run), templates)
 
@@ -95,10 +95,10 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
     """
     from jinja2 import TemplateError
 
-    from builder.errors import ConfigError
-    from builder.markdown import cell, fenced
-    from builder.shown import visible
-    from builder.templates import environment, template_path
+    from tritonsmith.builder.base.errors import ConfigError
+    from tritonsmith.builder.base.text.markdown import cell, fenced
+    from tritonsmith.builder.base.text.shown import visible
+    from tritonsmith.builder.model_config.templates import environment, template_path
 
     html = name.endswith(".html.j2")
     jinja = environment(templates, autoescape=html)
@@ -116,9 +116,9 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
 
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
-    from perf.report.cells import cells_of
-    from perf.report.view import all_settings, csv_rows
-    from perf.report.why import what_next, why_winner
+    from tritonsmith.perf.report.cells import cells_of
+    from tritonsmith.perf.report.view import all_settings, csv_rows
+    from tritonsmith.perf.report.why import what_next, why_winner
 
     cells = cells_of(run)
     return {
@@ -142,10 +142,10 @@ def report_json(run: RunResult) -> dict[str, Any]:
 
 def text_of(run: RunResult, width: int | None = None) -> str:
     """The verdict and a small table. width: of the terminal; None where there is none."""
-    from perf.report.cells import cells_of
-    from perf.report.text_table import text_table
-    from perf.report.view import alarms
-    from perf.report.why import what_next, why_winner
+    from tritonsmith.perf.report.cells import cells_of
+    from tritonsmith.perf.report.text_table import text_table
+    from tritonsmith.perf.report.view import alarms
+    from tritonsmith.perf.report.why import what_next, why_winner
 
     rows = text_table(run)
     marks = max(len(row[0]) for row in rows)
@@ -160,8 +160,8 @@ def text_of(run: RunResult, width: int | None = None) -> str:
 
 def csv_of(run: RunResult) -> str:
     """A header and one row an arm and load point."""
-    from builder.shown import visible
-    from perf.report.view import CSV_COLUMNS, csv_rows
+    from tritonsmith.builder.base.text.shown import visible
+    from tritonsmith.perf.report.view import CSV_COLUMNS, csv_rows
 
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from perf.counters import ServerCounters
-from perf.run_record import RunResult
-from perf.stats import Estimate, Summary, arm_level, fit_rounds
-from perf.trial import TrialResult
+from tritonsmith.perf.stats import Estimate, Summary, arm_level, fit_rounds
+from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.perf.sweep.trial import TrialResult
+from tritonsmith.perf.usage.counters import ServerCounters
 
 Metric = Callable[[Summary], float | None]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from perf.report import numbers, svg, svg_rows
-from perf.report.cells import Cell
-from perf.report.pareto import front_of
-from perf.run_record import RunResult
-from perf.stats import Estimate
-from perf.sweep import Arm
+from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.cells import Cell
+from tritonsmith.perf.report.svg import elements as svg
+from tritonsmith.perf.report.svg import rows as svg_rows
+from tritonsmith.perf.report.svg.pareto import front_of
+from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RunResult
 
 Cells = Mapping[tuple[str, int], Cell]
 MOST_ARMS = 7

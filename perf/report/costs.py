@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perf.report import charts, numbers, svg, svg_rows
-from perf.report.cells import Cell, dollars_per_million
-from perf.run_record import RunResult
+from tritonsmith.perf.report import charts, numbers
+from tritonsmith.perf.report.cells import Cell, dollars_per_million
+from tritonsmith.perf.report.svg import elements as svg
+from tritonsmith.perf.report.svg import rows as svg_rows
+from tritonsmith.perf.sweep.run_record import RunResult
 
 WORTH_A_CHART = 1.03
 """The largest value over the least: bars that are alike say nothing."""

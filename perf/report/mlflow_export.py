@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from builder.errors import ToolError
-from perf.report import ReportFiles
-from perf.report.view import all_settings, csv_rows
-from perf.run_record import RunResult
+from tritonsmith.builder.base.errors import ToolError
+from tritonsmith.perf.report import ReportFiles
+from tritonsmith.perf.report.view import all_settings, csv_rows
+from tritonsmith.perf.sweep.run_record import RunResult
 
 _LONGEST_PARAM = 500
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perf.stats import Estimate, Ratio, times_end
+from tritonsmith.perf.stats import Estimate, Ratio, times_end
 
 
 def rate(value: float | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perf.report import numbers
-from perf.report.cells import cells_of
-from perf.report.view import state_of, why_no_cell
-from perf.run_record import RunResult
-from perf.sweep import Arm
+from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.cells import cells_of
+from tritonsmith.perf.report.view import state_of, why_no_cell
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RunResult
 
 
 def _first_arms(run: RunResult, most: int) -> Sequence[Arm]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from perf import config_path
-from perf.report import charts, numbers
-from perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
-from perf.report.costs import COSTS, cost_chart, measured_costs
-from perf.report.pareto import front_of
-from perf.report.why import what_next, why_winner
-from perf.run_record import RunResult, final_rounds
-from perf.stats import Estimate
-from perf.sweep import Arm
+from tritonsmith.perf.report import charts, numbers
+from tritonsmith.perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
+from tritonsmith.perf.report.costs import COSTS, cost_chart, measured_costs
+from tritonsmith.perf.report.svg.pareto import front_of
+from tritonsmith.perf.report.why import what_next, why_winner
+from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.plan import Arm, config_path
+from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
 HEADLINE = {
     "winner": "Winner",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perf import config_path
-from perf.report.cells import Cell, ServerTime
-from perf.report.numbers import milliseconds, percent
-from perf.run_record import RunResult
-from perf.trial import instance_count
+from tritonsmith.perf.report.cells import Cell, ServerTime
+from tritonsmith.perf.report.numbers import milliseconds, percent
+from tritonsmith.perf.sweep.plan import config_path
+from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.perf.sweep.trial import instance_count
 
 MOST_REASONS = 2
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from builder.shown import one_line
-from perf.run_record import RunResult
+from tritonsmith.builder.base.text.shown import one_line
+from tritonsmith.perf.sweep.run_record import RunResult
 
 
 def winner_pbtxt(run: RunResult) -> str | None:
@@ -12,7 +12,7 @@ def winner_pbtxt(run: RunResult) -> str | None:
         return None
     from google.protobuf import json_format, text_format
 
-    from builder.triton_proto import model_config_pb2
+    from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     arm = next(arm for arm in run.arms if arm.id == run.verdict.arm_id)
     message = model_config_pb2().ModelConfig()

@@ -19,9 +19,9 @@ from pathlib import PurePath
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from builder.errors import ServerError, TrialError
-from builder.http_ask import ask, json_from, reason_of
-from perf.wire import told
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.builder.base.files.http_ask import ask, json_from, reason_of
+from tritonsmith.perf.wire import told
 
 TIMEOUT_S = 60.0
 # A load answers when the model is ready: big engines take minutes.

@@ -11,17 +11,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from builder.disk import clear_away, private_directory
-from builder.errors import ServerError, ToolError
-from perf.server import control, embedded, environment, preflight
-from perf.server.canary import Canary
-from perf.server.command import LocalPlan, default_max_batch_size, docker_command, local_command
-from perf.server.ports import HOST, Ports, choose_ports, is_port_lost
-from perf.server.process import GuardedProcess
-from perf.server.requirements import requirements_of
-from perf.server.server import Server, last_words, server_ended
-from perf.server.shell_words import linked_repositories
-from perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
+from tritonsmith.builder.base.errors import ServerError, ToolError
+from tritonsmith.builder.base.files.disk import clear_away, private_directory
+from tritonsmith.perf.server import control, embedded, preflight
+from tritonsmith.perf.server.environment import environment
+from tritonsmith.perf.server.environment.canary import Canary
+from tritonsmith.perf.server.environment.requirements import requirements_of
+from tritonsmith.perf.server.process.command import (
+    LocalPlan,
+    default_max_batch_size,
+    docker_command,
+    local_command,
+)
+from tritonsmith.perf.server.process.ports import HOST, Ports, choose_ports, is_port_lost
+from tritonsmith.perf.server.process.process import GuardedProcess
+from tritonsmith.perf.server.server import Server, last_words, server_ended
+from tritonsmith.perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
+from tritonsmith.perf.server.stubs.shell_words import linked_repositories
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
 

@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from builder.errors import ToolError
-from perf.server.embedded import Embedded
+from tritonsmith.builder.base.errors import ToolError
+from tritonsmith.perf.server.embedded import Embedded
 
 # nvidia-pytriton 0.7.0 is tagged manylinux_2_35.
 MIN_GLIBC = (2, 35)

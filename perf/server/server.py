@@ -8,10 +8,10 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from builder.errors import ServerError
-from perf.server import control
-from perf.server.ports import Ports
-from perf.server.process import GuardedProcess
+from tritonsmith.builder.base.errors import ServerError
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.process.ports import Ports
+from tritonsmith.perf.server.process.process import GuardedProcess
 
 
 class Server:

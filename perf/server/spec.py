@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from builder.errors import UsageError
-from builder.shown import refuse_secrets
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.text.shown import refuse_secrets
 
 Kind = Literal["embedded", "binary", "docker", "attached"]
 ModelControl = Literal["none", "explicit", "poll"]

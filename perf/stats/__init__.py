@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perf.stats.intervals import Estimate, Interval, mean_estimate, quantile_estimates
-from perf.stats.ratio import (
+from tritonsmith.perf.stats.intervals import Estimate, Interval, mean_estimate, quantile_estimates
+from tritonsmith.perf.stats.ratio import (
     Ratio,
     RoundTable,
     arm_level,
@@ -13,10 +13,10 @@ from perf.stats.ratio import (
     ratio_interval,
     times_end,
 )
-from perf.stats.streaming import StreamSummary
-from perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
-from perf.stats.validity import Validity, Verdict
-from perf.stats.warmup import Warmup, find_warmup
+from tritonsmith.perf.stats.streaming import StreamSummary
+from tritonsmith.perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
+from tritonsmith.perf.stats.validity import Validity, Verdict
+from tritonsmith.perf.stats.warmup import Warmup, find_warmup
 
 __all__ = [
     "QUANTILES",

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from perf.stats.intervals import Estimate, Interval, student_t
+from tritonsmith.perf.stats.intervals import Estimate, Interval, student_t
 
 
 def welch_change(

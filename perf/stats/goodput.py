@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perf.record import RequestRecords
-from perf.stats.intervals import Estimate, estimate_from_dict
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.stats.intervals import Estimate, estimate_from_dict
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perf.stats.intervals import Estimate, Floats, Interval, student_t
+from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, student_t
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from perf.record import RequestRecords
-from perf.stats.intervals import Estimate, Floats, Integers, estimate_from_dict, mean_estimate
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.stats.intervals import Estimate, Floats, Integers, estimate_from_dict, mean_estimate
 
 Quantiles = Callable[[Floats, float], dict[str, Estimate]]
 

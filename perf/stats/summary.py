@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from perf.record import RequestRecords
-from perf.stats.goodput import Goodput, goodput_from_dict, within_limits
-from perf.stats.intervals import (
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.stats.goodput import Goodput, goodput_from_dict, within_limits
+from tritonsmith.perf.stats.intervals import (
     Estimate,
     Floats,
     Integers,
@@ -19,10 +19,10 @@ from perf.stats.intervals import (
     mean_estimate,
     quantile_estimates,
 )
-from perf.stats.steps import StepSummary, step_summary_from_dict, summarise_steps
-from perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
-from perf.stats.validity import Evidence, Validity, judge, validity_from_dict
-from perf.stats.warmup import Warmup, find_warmup
+from tritonsmith.perf.stats.steps import StepSummary, step_summary_from_dict, summarise_steps
+from tritonsmith.perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
+from tritonsmith.perf.stats.validity import Evidence, Validity, judge, validity_from_dict
+from tritonsmith.perf.stats.warmup import Warmup, find_warmup
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 TIME_BINS = 32

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from perf.stats.intervals import Estimate, Floats, batch_means, requests_for_quantile
+from tritonsmith.perf.stats.intervals import Estimate, Floats, batch_means, requests_for_quantile
 
 LEAST_ANSWERS = 100
 MOST_HALF_WIDTH = 0.10

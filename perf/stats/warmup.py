@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perf.stats.intervals import Floats
+from tritonsmith.perf.stats.intervals import Floats
 
 BATCH = 5
 LEAST_DIFFERENCE = 0.05

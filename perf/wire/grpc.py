@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from builder.errors import UsageError
-from builder.shown import refuse_secrets
-from perf.wire.grpc_connection import GrpcConnection
-from perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
-from perf.wire.target import HEADER_FIX, Closed, Done
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.text.shown import refuse_secrets
+from tritonsmith.perf.wire.grpc_connection import GrpcConnection
+from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
+from tritonsmith.perf.wire.target import HEADER_FIX, Closed, Done
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from builder.errors import ServerError, TrialError
-from builder.http_ask import ANSWER_LIMIT_BYTES
-from perf.wire import told
-from perf.wire.grpc import GrpcTarget
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES
+from tritonsmith.perf.wire import told
+from tritonsmith.perf.wire.grpc import GrpcTarget
 
 _TIMEOUT_S = 10.0
 

@@ -15,10 +15,10 @@ from time import monotonic_ns
 from typing import cast
 from urllib.parse import unquote
 
-from perf.wire import http2
-from perf.wire.grpc_stream import ResponseParser
-from perf.wire.http2 import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
-from perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
+from tritonsmith.perf.wire import http2
+from tritonsmith.perf.wire.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.http2 import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
+from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
 _RECEIVE_FRAME_BYTES = 1 << 17
 _CONNECTION_WINDOW_BYTES = 1 << 26

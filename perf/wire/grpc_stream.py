@@ -6,7 +6,7 @@ Triton's grpc_service.proto, whose field 1 is the error text and comes first whe
 
 from __future__ import annotations
 
-from perf.wire.target import Responses
+from tritonsmith.perf.wire.target import Responses
 
 _PREFIX_BYTES = 5
 _ERROR_TAG = 0x0A  # field 1, length-delimited

@@ -16,10 +16,10 @@ from time import monotonic_ns
 from typing import cast
 from urllib.parse import urlsplit
 
-from builder.errors import UsageError
-from builder.shown import refuse_secrets
-from perf.wire.payload import Answer, InferPayload, decode_http, http_request
-from perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.text.shown import refuse_secrets
+from tritonsmith.perf.wire.payload import Answer, InferPayload, decode_http, http_request
+from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done
 
 _HEAD_LIMIT_BYTES = 65536
 _HEADS_LIMIT = 256

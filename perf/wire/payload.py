@@ -17,9 +17,9 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from builder.errors import UsageError
-from builder.http_ask import json_from
-from builder.tensors import DTYPES, dtype_from_kserve
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.http_ask import json_from
+from tritonsmith.builder.base.tensors import DTYPES, dtype_from_kserve
 
 Array = npt.NDArray[Any]
 Parameter = bool | int | float | str

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
-from builder.errors import ServerError, TrialError
-from builder.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
-from perf.wire import told
-from perf.wire.http import HttpTarget
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
+from tritonsmith.perf.wire import told
+from tritonsmith.perf.wire.http import HttpTarget
 
 _TIMEOUT_S = 10.0
 
@@ -33,7 +33,7 @@ def exchange(
     timeout_s: float = _TIMEOUT_S,
     limit_bytes: int = ANSWER_LIMIT_BYTES,
 ) -> Reply:
-    """`builder.http_ask.ask` with the target's headers and trust; OSError as there."""
+    """`builder.base.files.http_ask.ask` with the target's headers and trust; OSError as there."""
     secure = target.base_url.startswith("https:")
     return ask(
         target.base_url,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from perf.wire.payload import InferPayload, request_parameters
-from perf.wire.target import Target
+from tritonsmith.perf.wire.payload import InferPayload, request_parameters
+from tritonsmith.perf.wire.target import Target
 
 LOWEST_ID, HIGHEST_ID = 1_000_000_000, 2_147_483_647
 # Two ids without a common digit and without a common byte of their varints.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from perf.wire.payload import Answer, InferPayload
+from tritonsmith.perf.wire.payload import Answer, InferPayload
 
 KEPT_LIMIT_BYTES = 256 << 20
 """Of an answer that is kept to be compared."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from builder.errors import ServerError
+from tritonsmith.builder.base.errors import ServerError
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 64)]
 _Dim = Annotated[int, Field(ge=-1, lt=1 << 63)]
@@ -129,7 +129,7 @@ def index_from(value: Any, where: str) -> tuple[IndexRow, ...]:
 
 def model_metadata_from(value: Any, where: str) -> dict[str, Any]:
     """The answer to `GET /v2/models/M`; a datatype that the protocol lacks is an error, too."""
-    from builder.tensors import DTYPES
+    from tritonsmith.builder.base.tensors import DTYPES
 
     told = _told(ModelMetadata, value, where)
     known = [row.kserve for row in DTYPES]
@@ -153,7 +153,7 @@ def config_from(value: Any, where: str) -> dict[str, Any]:
     """The answer to `GET /v2/models/M/config`: every field that tritonclient's ModelConfig knows has its type."""
     from google.protobuf import json_format
 
-    from builder.triton_proto import model_config_pb2
+    from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     message = model_config_pb2().ModelConfig()
     try:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.build import BuildOptions, build
-from builder.cache import Cache
 from tests.bench.ground import Ground, Row, actions_in, half_written, last_line, references
 from tests.bench.kills import Tell, problems_of_next_publish
 from tests.faults import check_directory
+from tritonsmith.builder.build.build import BuildOptions, build
+from tritonsmith.builder.cache.cache import Cache
 
 Damage = Callable[[bytes], bytes | None]
 _NOT_DATA = ("running", "logs", "tmp")

@@ -26,13 +26,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from builder.build import BuildOptions, build
-from builder.cache import Cache
-from builder.console import emit_text, note
-from builder.outcome import BuildResult, ModelOutcome
-from builder.tensors import DTYPES
-from perf.server.launch import Server, ServerSpec, launch
 from tests.bench.wide_graphs import Wide, request, wide_graph
+from tritonsmith.builder.base.tensors import DTYPES
+from tritonsmith.builder.base.text.console import emit_text, note
+from tritonsmith.builder.build.build import BuildOptions, build
+from tritonsmith.builder.build.results import BuildResult, ModelOutcome
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.perf.server.launch import Server, ServerSpec, launch
 
 THREADS = 8
 _WIRE = {np.dtype(d.numpy): d.kserve for d in DTYPES if d.numpy is not None}

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 from onnx import external_data_helper, helper
 
-from builder.build import BuildOptions, plan_build
-from builder.cache import Cache
-from builder.digest import digest_of_file
 from tests import onnx_models
+from tritonsmith.builder.base.files.digest import digest_of_file
+from tritonsmith.builder.build.build import BuildOptions, plan_build
+from tritonsmith.builder.cache.cache import Cache
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ("first", "second", "third")

@@ -3,7 +3,7 @@
     python -m tests.bench.hostile [--times 10000] [--seed 1] [--processes 2] [--only NUMBER] [--kind WORDS]
 
 A case is one mutated file (or what stands in its place) and the commands that read it, in this process. It ends
-well when they succeed, warn or refuse with an error of builder.errors; a traceback, more than a second, a change
+well when they succeed, warn or refuse with an error of builder.base.errors; a traceback, more than a second, a change
 outside of what the commands own, or a repository that is not what the sources say is a failure, and exits with 1.
 Everything happens below one temporary directory, and all that a mutation names lies below it.
 """
@@ -37,12 +37,12 @@ from unittest import mock
 import typer
 
 import tritonsmith
-from builder.console import emit_text, note
-from builder.errors import TritonsmithError
 from tests.bench import hostile_ground as ground
 from tests.bench import mutations
 from tests.bench.mutations import Aims, Mutate
 from tests.bench.snapshot import Snapshot
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.console import emit_text, note
 
 LIMIT_S = 1.0
 # A case that takes longer is broken off; one that only took longer than the limit is tried again, for the machine may be busy.

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from builder.publish import open_destination
-from builder.publish.rollback import known_state
-from builder.publish.undo import expected_of
 from tests import onnx_models
 from tests.bench.mutations import Aims, Random
+from tritonsmith.builder.publish import open_destination
+from tritonsmith.builder.publish.rollback import known_state
+from tritonsmith.builder.publish.undo import expected_of
 
 _DEPTH = 16
 # More than `_DEPTH` chains of the longest `..` could be joined by no command.
@@ -153,10 +153,10 @@ def engine(project: Path, run: Run) -> None:
 
 
 def _swept(project: Path) -> None:
-    from perf.record import save_records
-    from perf.run_record import Journal, arm_as_dict, write_json
     from tests.perf.test_compare import records
     from tests.perf.test_report import run_result
+    from tritonsmith.perf.records.record import save_records
+    from tritonsmith.perf.sweep.run_record import Journal, arm_as_dict, write_json
 
     _write(project, 2.0)
     result = run_result()
@@ -240,8 +240,8 @@ def expected_answers(project: Path) -> None:
 
 def resume(project: Path) -> None:
     """Reads what `sweep --resume` would reuse."""
-    from perf.content import Content
-    from perf.resume import earlier_run, sentence
+    from tritonsmith.perf.sweep.plan.fingerprint import Content
+    from tritonsmith.perf.sweep.run.resume import earlier_run, sentence
 
     sentence(earlier_run(project / "run"), Content({}), 0)
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perf.server.launch import ServerSpec, launch
 from tests.bench.ground import answer_of
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 _PAUSE_S = 0.02
 # A machine that stands still is no failed request; its answer comes late.

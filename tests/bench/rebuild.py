@@ -23,15 +23,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.artifacts import make_artifact
-from builder.cache import Cache
-from builder.console import emit_text, note
-from builder.observe import export_parameters, export_tools, portable_name
-from builder.plan import action_key, request_digest
-from builder.spec import load_spec
-from builder.toolchain import this_toolchain
 from tests import onnx_models
 from tests.bench.ground import Ground, actions_in, last_line
+from tritonsmith.builder.base.text.console import emit_text, note
+from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.build.model.artifacts import make_artifact
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.plan.observe import export_parameters, export_tools, portable_name
+from tritonsmith.builder.plan.plan import action_key, request_digest
+from tritonsmith.builder.spec.spec import load_spec
 
 Row = tuple[str, str, str]
 """(what, what is wanted, what was measured)"""

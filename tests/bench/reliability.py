@@ -19,11 +19,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from builder import console
-from builder.console import emit_document, emit_json, is_drawable, note, progress
 from tests.bench import damage, kills, stores
 from tests.bench.ground import ROOT, Row
 from tests.bench.kills import Tell, fresh
+from tritonsmith.builder.base.text import console
+from tritonsmith.builder.base.text.console import emit_document, emit_json, is_drawable, note, progress
 
 _LINE_EVERY_S = 60.0
 

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from builder.build import BuildOptions
-from builder.cache import Cache
-from builder.errors import TritonsmithError
-from builder.publish import PublishOptions, open_destination, publish
 from tests.bench.ground import MODELS, Ground, Row, last_line, references
 from tests.bench.kills import Tell, problems_of_next_publish, two_projects
 from tests.failing_proxy import FailingProxy, failing_proxy
 from tests.faults import check_destination
 from tests.s3_server import CREDENTIALS, make_bucket, s3_server
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.build.build import BuildOptions
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.publish import PublishOptions, open_destination, publish
 
 _HOW: tuple[Literal["503", "drop"], ...] = ("503", "drop")
 _WORDS = {"503": "503 from", "drop": "a dropped connection at"}

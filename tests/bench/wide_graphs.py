@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from builder.tensors import DTYPES
 from tests.builder.batch_rows.models import model
 from tests.builder.batch_rows.random_graphs import (
     MIXING,
@@ -22,6 +21,7 @@ from tests.builder.batch_rows.random_graphs import (
     _reduce,
 )
 from tests.onnx_models import tensor
+from tritonsmith.builder.base.tensors import DTYPES
 
 _NUMPY = {d.kserve: d.numpy for d in DTYPES if d.numpy is not None}
 _ONNX = {d.kserve: d.onnx for d in DTYPES}

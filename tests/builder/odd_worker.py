@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.child_worker import serve
+from tritonsmith.builder.base.processes.child_worker import serve
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from builder.triton_proto import is_repeated, model_config_pb2
+from tritonsmith.builder.base.triton_proto import is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
 _INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)

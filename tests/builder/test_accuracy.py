@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.accuracy import (
+from tritonsmith.builder.actions.accuracy.accuracy import (
     AccuracyReport,
     Bounds,
     Deviation,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.triton_proto import model_config_pb2
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.base.triton_proto import model_config_pb2
 
 SPEC = "models:\n  m:\n    source: {onnx: m.onnx}\n    max_batch_size: 4\n"
 
@@ -93,7 +93,7 @@ def test_a_model_without_a_batch_dimension(project: Path, tritonsmith: Run) -> N
     onnx_models.save(onnx_models.affine((2, 3)), project / "m.onnx")
     (project / "models.yaml").write_text(SPEC.replace("    max_batch_size: 4\n", ""))
     assert tritonsmith("build").returncode == 0
-    from builder.model_config import model_config_from_text
+    from tritonsmith.builder.model_config.model_config import model_config_from_text
 
     config = model_config_from_text((project / "model_repository" / "m" / "config.pbtxt").read_text())
     assert isinstance(config, model_config_pb2().ModelConfig)

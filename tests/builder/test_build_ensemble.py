@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.model_config import model_config_from_text
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 STEP = """\
 import triton_python_backend_utils as pb
@@ -148,7 +148,7 @@ def test_the_ensemble_answers_live(project: Path, tritonsmith: Run) -> None:
     import numpy as np
     import tritonclient.http as http
 
-    from perf.server.launch import ServerSpec, launch
+    from tritonsmith.perf.server.launch import ServerSpec, launch
 
     assert tritonsmith("build").returncode == 0
     with launch(ServerSpec(repositories=(project / "model_repository",))) as server:

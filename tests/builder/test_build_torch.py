@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from builder.build import BuildOptions, build
-from builder.cache import Cache
+from tritonsmith.builder.build.build import BuildOptions, build
+from tritonsmith.builder.cache.cache import Cache
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from builder.model_config import model_config_from_text
-from builder.samples import Sample, SampleSet, save_samples
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 SPEC = """\
 models:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache
-from builder.digest import StatCache, digest_of_file, digest_of_value
-from builder.errors import SpecError
-from builder.lock import Lock, LockedModel, read_lock, text_of_lock, write_lock
 from tests import onnx_models
 from tests.conftest import ROOT, Run
 from tests.mounts import can_mount
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.repository.lock import Lock, LockedModel, read_lock, text_of_lock, write_lock
 
 KEY = digest_of_value("a key")
 

@@ -16,20 +16,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cache import Cache
-from builder.cache_entry import entry_from_text, text_of_entry
-from builder.cache_listing import Listed, list_local, list_store
-from builder.cache_session import running_sessions
-from builder.cache_sweep import Limits, choose, sweep_local, sweep_store
-from builder.cache_verify import verify_local, verify_store
-from builder.digest import digest_of_bytes, digest_of_value
-from builder.errors import UsageError
-from builder.lock import Lock, LockedModel, write_lock
-from builder.object_store import ObjectStore, StoredObject, open_store
-from builder.quantities import bytes_from_text, seconds_from_text, text_of_bytes, text_of_seconds
-from builder.remembered import record_name
-from builder.shared_cache import SharedCache
 from tests.conftest import ROOT, Run
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
+from tritonsmith.builder.base.files.object_store import ObjectStore, StoredObject, open_store
+from tritonsmith.builder.base.text.quantities import (
+    bytes_from_text,
+    seconds_from_text,
+    text_of_bytes,
+    text_of_seconds,
+)
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.cache.entry import entry_from_text, text_of_entry
+from tritonsmith.builder.cache.listing import Listed, list_local, list_store
+from tritonsmith.builder.cache.request_records import record_name
+from tritonsmith.builder.cache.session import running_sessions
+from tritonsmith.builder.cache.shared import SharedCache
+from tritonsmith.builder.cache.sweep import Limits, choose, sweep_local, sweep_store
+from tritonsmith.builder.cache.verify import verify_local, verify_store
+from tritonsmith.builder.repository.lock import Lock, LockedModel, write_lock
 
 DAY_S = 86400.0
 
@@ -119,7 +124,7 @@ def test_an_entry_taken_as_it_is_removed_is_put_back(cache: Cache) -> None:
 LEFT = """\
 import os, sys
 from pathlib import Path
-from builder.cache import Cache
+from tritonsmith.builder.cache.cache import Cache
 workspace = Cache(Path(sys.argv[1])).workspace()
 (workspace.__enter__() / "half").write_bytes(b"x" * 5000)
 print("ready", flush=True)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.calibration import CalibrationSpec, load_calibration
-from builder.errors import BuildError
-from builder.tensors import TensorSpec, dtype_from_kserve
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec, load_calibration
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 
 Array = np.ndarray[Any, Any]
 IDS = TensorSpec("ids", dtype_from_kserve("INT64"), ("batch", "sequence"))

@@ -11,14 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import SpecError
-from builder.importing.fields import fields_from_message
-from builder.importing.imported import ImportedModel
-from builder.importing.spec_text import text_of_spec
-from builder.model_config import model_config_from_spec, model_config_from_text, text_from_model_config
-from builder.spec import load_spec
-from builder.untrusted import fault_of_text
 from tests.builder.proto_messages import messages, model_config_descriptor, random_message, set_field, values
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.files.untrusted import fault_of_text
+from tritonsmith.builder.importing.fields import fields_from_message
+from tritonsmith.builder.importing.imported import ImportedModel
+from tritonsmith.builder.importing.spec_text import text_of_spec
+from tritonsmith.builder.model_config.model_config import (
+    model_config_from_spec,
+    model_config_from_text,
+    text_from_model_config,
+)
+from tritonsmith.builder.spec.spec import load_spec
 
 FIELDS = [f for f in model_config_descriptor().fields if f.name != "name"]
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.diff import diff
-from builder.errors import TritonsmithError
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.conftest import Run
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.lint.diff import diff
 
 BASE = """\
 name: "m"

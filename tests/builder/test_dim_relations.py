@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.dim_relations import (
+from tritonsmith.builder.base.dim_relations import (
     ranges_with_relations,
     relation_from_text,
     sizes_with_relations,

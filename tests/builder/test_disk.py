@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.disk import (
+from tritonsmith.builder.base.files.disk import (
     NotOursError,
     adopt,
     delete,

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from builder.cache import Artifact, Cache
-from builder.compile import CompileRequest
-from builder.compile.cuda import Gpu
-from builder.compile.sidecar import sidecar, write_sidecar
-from builder.context import BuildOptions, Context, context_of
-from builder.engine_profiles import engine_options, engine_profiles
-from builder.engine_targets import can_compile
-from builder.engines import engine_artifacts
-from builder.errors import ToolError
-from builder.machine import Machine
-from builder.making import make_model
-from builder.model_config import model_config_from_text
-from builder.observe import engine_key
-from builder.plan import EngineTarget
-from builder.spec import load_spec
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.compile import CompileRequest
+from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
+from tritonsmith.builder.base.cuda import Gpu
+from tritonsmith.builder.base.errors import ToolError
+from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.build.context import BuildOptions, Context, context_of
+from tritonsmith.builder.build.model.engines import engine_artifacts
+from tritonsmith.builder.build.model.make import make_model
+from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
+from tritonsmith.builder.plan.engine_targets import can_compile
+from tritonsmith.builder.plan.observe import engine_key
+from tritonsmith.builder.plan.plan import EngineTarget
+from tritonsmith.builder.spec.spec import load_spec
 
 TENSORRT = "10.16.0.72"
 SPEC = """\

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from builder.ensemble import check_steps, ensemble_config
-from builder.errors import SpecError
-from builder.model_config import model_config_from_text
-from builder.spec import RepositorySpec, load_spec
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.model_config.ensemble import check_steps, ensemble_config
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 
 CONFIGS = {
     "tokenizer": 'name: "tokenizer" max_batch_size: 16 input { name: "TEXT" data_type: TYPE_STRING dims: 1 } '

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.budget import Budget, Grant, free_memory_bytes
-from builder.errors import GateError, Where
-from builder.repository import exclusive
-from builder.run_policy import PeakMemory, RunPolicy
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.base.errors import GateError, Where
+from tritonsmith.builder.base.processes.budget import Budget, Grant, free_memory_bytes
+from tritonsmith.builder.base.processes.run_policy import PeakMemory, RunPolicy
+from tritonsmith.builder.repository.repository import exclusive
 
 SLEEPER = "import time\n\ndef load():\n    time.sleep(600)\n"
 SLOW = "import time, torch\n\ndef load():\n    time.sleep(1)\n    return torch.nn.Linear(3, 3), torch.zeros(1, 3)\n"

@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from builder.accuracy import Bounds, compare, variant_bounds
-from builder.calibration import CalibrationSpec
-from builder.convert import ConvertRequest, run_gate
-from builder.convert.convert import convert
-from builder.gate import EMULATED, judge_variant
-from builder.gate_request import GateRequest, Metric, gate_result_from_dict
-from builder.layers import LayerLoss, layer_losses, suggested_exclude
-from builder.samples import Sample, SampleSet, save_samples
 from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
+from tritonsmith.builder.actions.accuracy.accuracy import Bounds, compare, variant_bounds
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.accuracy.gate import EMULATED, judge_variant
+from tritonsmith.builder.actions.accuracy.layers import LayerLoss, layer_losses, suggested_exclude
+from tritonsmith.builder.actions.accuracy.request import GateRequest, Metric, gate_result_from_dict
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.actions.convert import ConvertRequest, run_gate
+from tritonsmith.builder.actions.convert.convert import convert
 
 SHAPE = (8, 16)
 
@@ -195,7 +195,7 @@ def test_bounds_by_precision() -> None:
 
 
 def test_the_emulation_keeps_names(tmp_path: Path) -> None:
-    from builder.convert.emulate import emulated_bf16
+    from tritonsmith.builder.actions.convert.precisions.emulate import emulated_bf16
 
     asked = request(tmp_path, mlp(), "bf16")
     names = {name for node in onnx.load(asked.candidate).graph.node for name in node.output}

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from builder.build import build
-from builder.cache import Cache
-from builder.cache_entry import RECORD
-from builder.cache_record import checked_record
-from builder.context import BuildOptions
-from builder.errors import BuildError
-from builder.shared_cache import SharedCache
 from tests.builder.publish.projects import Project
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.build.context import BuildOptions
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.cache.entry import RECORD
+from tritonsmith.builder.cache.record import checked_record
+from tritonsmith.builder.cache.shared import SharedCache
 
 Damage = Callable[[Path], None]
 """Does it to an entry's directory, in a local or a shared cache."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from builder.errors import SpecError
-from builder.lock import Lock, LockedModel, finite, read_lock, write_lock
 from tests.builder.publish.projects import Project
 from tritonsmith import _run
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.repository.lock import Lock, LockedModel, finite, read_lock, write_lock
 
 KEY, OTHER = "a" * 64, "b" * 64
 

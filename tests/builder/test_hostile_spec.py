@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.cache import Cache
-from builder.context import BuildOptions, plan_build
-from builder.errors import SpecError, TritonsmithError
-from builder.spec import load_spec
+from tritonsmith.builder.base.errors import SpecError, TritonsmithError
+from tritonsmith.builder.build.context import BuildOptions, plan_build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.spec.spec import load_spec
 
 SEED = 20
 TENSORS = "input: [{name: x, data_type: TYPE_FP32, dims: [n]}], output: [{name: y, data_type: TYPE_FP32, dims: [1]}]"

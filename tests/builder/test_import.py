@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.errors import TritonsmithError
-from builder.importing.files import imported_paths
-from builder.importing.imported import ImportedModel
-from builder.importing.live import imported_configs
-from builder.importing.spec_text import text_of_spec, without_refused
-from builder.lint import check
-from builder.spec import load_spec
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.conftest import Run
 from tests.onnx_models import add_model, affine, save, with_controls
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.importing.files import imported_paths
+from tritonsmith.builder.importing.imported import ImportedModel
+from tritonsmith.builder.importing.live import imported_configs
+from tritonsmith.builder.importing.spec_text import text_of_spec, without_refused
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.spec.spec import load_spec
 
 
 def spec_of(root: Path, *paths: Path) -> dict[str, Any]:
@@ -165,7 +165,7 @@ BAD = [
 def test_bad_origins_are_one_clear_error(
     tmp_path: Path, path: str, exit_code: int, code: str, word: str
 ) -> None:
-    from perf.commands.init import init
+    from tritonsmith.perf.commands.init import init
 
     (tmp_path / "text.onnx").write_text("text")
     (tmp_path / "empty").mkdir()

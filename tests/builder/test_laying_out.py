@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import build
-from builder.cache import Cache
-from builder.context import BuildOptions
-from builder.lock import lock_path, read_lock
 from tests import onnx_models
 from tests.conftest import ROOT
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.build.context import BuildOptions
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.repository.lock import lock_path, read_lock
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_a_flipped_bit_that_no_stat_shows_is_not_laid_out_and_healed_by_the_next
 _KILLED = """
 import os, sys
 from pathlib import Path
-from builder.build import build
-from builder.cache import Cache
-from builder.context import BuildOptions
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.build.context import BuildOptions
 spec = Path(sys.argv[1])
 build(BuildOptions(spec, cache=Cache(spec.parent / "cache")), lambda told: os._exit(9) if told.done == 3 else None)
 """

@@ -10,16 +10,16 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import ConfigError, SpecError
-from builder.model_config import (
+from tritonsmith.builder.base.errors import ConfigError, SpecError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
+from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.model_config.model_config import (
     model_config_from_spec,
     model_config_from_text,
     quoted,
     text_from_model_config,
 )
-from builder.spec import RepositorySpec, load_spec
-from builder.tensors import TensorSpec, dtype_from_kserve
-from builder.triton_proto import model_config_pb2
+from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 
 IDS = TensorSpec("ids", dtype_from_kserve("INT64"), ("batch", "sequence"))
 EMBEDDING = TensorSpec("embedding", dtype_from_kserve("FP32"), ("batch", 384))

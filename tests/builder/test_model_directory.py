@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.build import BuildOptions, build, plan_build
-from builder.cache import Cache
-from builder.diff import diff
-from builder.errors import SpecError
-from builder.importing.files import imported_paths
-from builder.lint import check
-from builder.model_directory import read_model_directory
-from builder.spec import load_spec
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.conftest import Run
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.build.build import BuildOptions, build, plan_build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.importing.files import imported_paths
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.diff import diff
+from tritonsmith.builder.spec.model_directory import read_model_directory
+from tritonsmith.builder.spec.spec import load_spec
 
 
 def options(tmp_path: Path, spec: str) -> BuildOptions:
@@ -190,7 +190,7 @@ def test_links_that_multiply_and_deep_directories_end(
         (tmp_path / "m" / f"d{level}").mkdir(parents=True)
         for link in "ab":
             (tmp_path / "m" / f"d{level}" / link).symlink_to(f"../d{level + 1}")
-    monkeypatch.setattr("builder.model_directory.MAX_ENTRIES", 2000)
+    monkeypatch.setattr("tritonsmith.builder.spec.model_directory.MAX_ENTRIES", 2000)
     with pytest.raises(OSError, match="more than 2000 files"):
         read_model_directory(tmp_path / "m")
     deep = tmp_path / "deep"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import BuildError, ToolError, UsageError
-from builder.object_store import ObjectStore, open_store
+from tritonsmith.builder.base.errors import BuildError, ToolError, UsageError
+from tritonsmith.builder.base.files.object_store import ObjectStore, open_store
 
 
 @pytest.fixture(params=["s3", "file", "memory"])

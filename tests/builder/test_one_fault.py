@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache
-from builder.context import BuildOptions, context_of
-from builder.errors import BuildError, UnexpectedError
-from builder.failure import failure_of
-from builder.lint.check import LintOptions, _judge, report
-from builder.lint.model import read_repository
-from builder.lint.rule import Context, Hit, rule
-from builder.lint.table import RULES
-from builder.lint.target import Target
-from builder.lock import Lock
-from builder.machine import this_machine
-from builder.observe import observe
-from builder.toolchain import this_toolchain
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.base.errors import BuildError, UnexpectedError
+from tritonsmith.builder.base.machine import this_machine
+from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.build.context import BuildOptions, context_of
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.lint.check import LintOptions, _judge, report
+from tritonsmith.builder.lint.read.model import read_repository
+from tritonsmith.builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.lint.table import RULES
+from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.plan.observe import observe
+from tritonsmith.builder.repository.lock import Lock
 
 # What a stranger's code may do to the process that runs it. They are samples' callables, so that torch need not start.
 FAULTS = """

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache
-from builder.context import BuildOptions, plan_build
-from builder.errors import SpecError
-from builder.importing.files import imported_paths
-from builder.lint import LintOptions, check
-from builder.order import called_models, in_build_order, with_steps
-from builder.spec import RepositorySpec, load_spec
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.build.context import BuildOptions, plan_build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.importing.files import imported_paths
+from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.plan.order import called_models, in_build_order, with_steps
+from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 
 LONG = 1500
 CHAIN = {f"e{i}": [f"e{i - 1}" if i else "base"] for i in range(LONG)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import SpecError
-from builder.package_files import resolve_package_file
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.files.package_files import resolve_package_file
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.convert.request import PRECISIONS
-from builder.lock import Lock, LockedModel
-from builder.observe import converted_tools, export_tools, variant_request
-from builder.plan import Observation, StaleReason, State, make_plan, request_digest
-from builder.spec import load_spec
-from builder.toolchain import VERSION_PACKAGES, Toolchain
+from tritonsmith.builder.actions.convert.request import PRECISIONS
+from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
+from tritonsmith.builder.plan.observe import converted_tools, export_tools, variant_request
+from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan, request_digest
+from tritonsmith.builder.repository.lock import Lock, LockedModel
+from tritonsmith.builder.spec.spec import load_spec
 
 LOCKED = LockedModel(
     parameters={"opset": 20},

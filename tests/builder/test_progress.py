@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 import pytest
 from rich.progress import Progress, TextColumn
 
-from builder.console import note, progress
-from builder.progress import bars, drawn
 from tests.terminal import plain
+from tritonsmith.builder.base.text.console import note, progress
+from tritonsmith.builder.base.text.progress import bars, drawn
 
 
 @contextmanager

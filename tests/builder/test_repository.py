@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.digest import StatCache
-from builder.errors import BuildError
-from builder.repository import (
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.files.digest import StatCache
+from tritonsmith.builder.repository.repository import (
     can_exchange,
     exclusive,
     model_files,

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import BuildError
-from builder.samples import (
+from tritonsmith.builder.actions.accuracy.samples import (
     Sample,
     SampleSet,
     batches_from_samples,
@@ -22,6 +21,7 @@ from builder.samples import (
     save_samples,
     values_like,
 )
+from tritonsmith.builder.base.errors import BuildError
 
 Array = np.ndarray[Any, Any]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Artifact, Cache
-from builder.digest import digest_of_bytes, digest_of_value
-from builder.errors import ToolError, UsageError
-from builder.object_store import open_store
-from builder.shared_cache import SharedCache
 from tests import onnx_models
 from tests.conftest import ROOT, Run
 from tests.failing_proxy import failing_proxy
 from tests.mounts import can_mount
+from tritonsmith.builder.base.errors import ToolError, UsageError
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
+from tritonsmith.builder.base.files.object_store import open_store
+from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.shared import SharedCache
 
 KEY = digest_of_value("a key")
 REQUEST = digest_of_value("a request")

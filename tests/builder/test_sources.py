@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from builder.errors import ExportError, SpecError, ToolError, Where
-from builder.export.tools import import_tools
-from builder.export.transformers_source import task_of
-from builder.model_config import model_config_from_spec
-from builder.sources import source_rows
-from builder.spec import load_spec
-from builder.tensors import TensorSpec, dtype_from_kserve
 from tests import onnx_models
+from tritonsmith.builder.actions.export.sources.transformers import task_of
+from tritonsmith.builder.actions.export.tools import import_tools
+from tritonsmith.builder.base.errors import ExportError, SpecError, ToolError, Where
+from tritonsmith.builder.base.sources import source_rows
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
+from tritonsmith.builder.model_config.model_config import model_config_from_spec
+from tritonsmith.builder.spec.spec import load_spec
 
 OUTSIDE = """
-from builder.sources import SourceOption, SourceRow
+from tritonsmith.builder.base.sources import SourceOption, SourceRow
 
 ROW = SourceRow(
     "doubled", "an .onnx file, under other words", export="outside:export",
@@ -26,7 +26,7 @@ ROW = SourceRow(
 
 
 def export(request, out_dir):
-    from builder.export.onnx_source import take_over
+    from tritonsmith.builder.actions.export.sources.onnx import take_over
 
     assert request.options == {"how": "thoroughly"}, request.options
     return take_over(request, out_dir)

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import SpecError
-from builder.spec import json_schema, load_spec
-from builder.untrusted import fault_of_model_name
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.files.untrusted import fault_of_model_name
+from tritonsmith.builder.spec.spec import json_schema, load_spec
 
 GOOD = """\
 target: {triton: "25.10", gpus: [h100]}

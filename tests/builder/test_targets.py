@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from builder.compile import CompileOptions
-from builder.errors import GateError, ServerError, SpecError, UsageError
-from builder.releases import (
+from tritonsmith.builder.actions.compile import CompileOptions
+from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError
+from tritonsmith.builder.base.releases import (
     parser_opsets,
     release_from_image,
     release_from_triton_version,
@@ -21,14 +21,14 @@ from builder.releases import (
     tensorrt_of,
     tensorrt_requirement,
 )
-from builder.spec import Target
-from builder.targets import (
+from tritonsmith.builder.plan.targets import (
     PlannedModel,
     check_target,
     compute_capability_of,
     serving_target,
     target_from_reference,
 )
+from tritonsmith.builder.spec.spec import Target
 
 
 def stated(**fields: Any) -> Any:

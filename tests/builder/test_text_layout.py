@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import SpecError
-from builder.text_layout import cells, shortened, table, wrapped
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.text.text_layout import cells, shortened, table, wrapped
 
 ERROR = SpecError(
     "unknown key 'max_queue_delay' in models.another_model_with_a_rather_long_name.dynamic_batching",

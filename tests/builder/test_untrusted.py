@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from builder.untrusted import (
+from tritonsmith.builder.base.files.untrusted import (
     Distance,
     fault_of_model_name,
     fault_of_relative_path,

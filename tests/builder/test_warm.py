@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from builder.child import ChildTask, run_child
-from builder.errors import BuildError
-from builder.run_policy import RunPolicy, run_under
-from builder.warm import WarmWorkers
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.processes.child import ChildTask, run_child
+from tritonsmith.builder.base.processes.run_policy import RunPolicy, run_under
+from tritonsmith.builder.base.processes.warm import WarmWorkers
 
 
 @pytest.fixture(name="workers")

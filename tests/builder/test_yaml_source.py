@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import SpecError
-from builder.yaml_source import read_yaml, yaml_from_text
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.spec.yaml_source import read_yaml, yaml_from_text
 
 DEEP = 100_000
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.export import ExportRequest, ExportResult, run_export
-from builder.export.onnx_graph import onnxruntime_runner
-from builder.samples import load_samples
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export import ExportRequest, ExportResult, run_export
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 torch = pytest.importorskip("torch")
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import TrialError
-from builder.samples import Sample
-from perf.live_check import Protocol, ask, open_client
-from perf.pipeline_check import PIPELINES, check_pipelines
-from perf.server.launch import ServerSpec, launch
 from tests.conftest import ROOT
+from tritonsmith.builder.actions.accuracy.samples import Sample
+from tritonsmith.builder.base.errors import TrialError
+from tritonsmith.perf.demo.live_check import Protocol, ask, open_client
+from tritonsmith.perf.demo.pipeline_check import PIPELINES, check_pipelines
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 pytestmark = [pytest.mark.demo, pytest.mark.server, pytest.mark.slow]
 
@@ -99,7 +99,7 @@ def test_every_pipeline_answers_as_plain_python_does(live: Live) -> None:
 
 def test_a_repository_with_pipelines_is_clean(live: Live) -> None:
     """But for what is known of models with dynamic dims: only requests of one shape share a batch."""
-    from builder.lint import LintOptions, check
+    from tritonsmith.builder.lint import LintOptions, check
 
     findings = check([live.repository], LintOptions())
     assert {(f.rule, f.severity) for f in findings} == {("IO022", "warning")}

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from builder.calibration import CalibrationSpec
-from builder.compile import CompileRequest, derive_profiles, run_compile
-from builder.convert import ConvertRequest, run_convert
-from builder.errors import BuildError
-from builder.lint.onnx_io import read_onnx
-from builder.tensors import TensorSpec, dtype_from_onnx
 from tests.conftest import ROOT
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.compile import CompileRequest, derive_profiles, run_compile
+from tritonsmith.builder.actions.convert import ConvertRequest, run_convert
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_onnx
+from tritonsmith.builder.lint.read.onnx_io import read_onnx
 
 # Three minutes; tests/builder/convert/test_minilm.py and test_build_variants.py hold the same gates in `make test`.
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.demo, pytest.mark.timeout(600)]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from perf.server import control, environment
-from perf.server.launch import Server, ServerSpec, launch
 from tests.onnx_models import add_model
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.environment import environment
+from tritonsmith.perf.server.launch import Server, ServerSpec, launch
 
 
 @dataclass(frozen=True, slots=True)

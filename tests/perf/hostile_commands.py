@@ -21,13 +21,6 @@ from pathlib import Path
 import numpy as np
 
 import tritonsmith
-from builder.accuracy import Bounds
-from builder.errors import TritonsmithError
-from builder.publish import Expected, Switched
-from builder.samples import Sample, SampleSet
-from builder.targets import target_from_reference
-from perf.release import LiveRelease
-from perf.wire.http import HttpTarget
 from tests.perf.hostile_server import (
     BROKEN,
     FRAMES,
@@ -38,6 +31,13 @@ from tests.perf.hostile_server import (
     hostile_server,
     telling,
 )
+from tritonsmith.builder.actions.accuracy.accuracy import Bounds
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.plan.targets import target_from_reference
+from tritonsmith.builder.publish import Expected, Switched
+from tritonsmith.perf.commands.release.live import LiveRelease
+from tritonsmith.perf.wire.http import HttpTarget
 
 _SHORT = ("--duration", "50ms", "--warmup", "0s", "--timeout", "150ms", "-c", "2")
 _ONE = np.ones((1, 4), np.float32)

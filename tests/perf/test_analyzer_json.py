@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import UsageError
-from perf.data import DataOptions, ModelInterface, Pool, interface_from_metadata, pool_from_options
-from perf.distribution import Normal, Span
-from perf.wire.payload import array_from_raw
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.data import (
+    DataOptions,
+    ModelInterface,
+    Pool,
+    interface_from_metadata,
+    pool_from_options,
+)
+from tritonsmith.perf.data.distribution import Normal, Span
+from tritonsmith.perf.wire.payload import array_from_raw
 
 
 def interface(

@@ -13,15 +13,21 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import TritonsmithError
-from builder.spec import load_spec
-from perf.apply import Application, application, chosen_arm, write
-from perf.run_record import RunResult, verdict_of, write_json
-from perf.sweep import Arm
-from perf.yaml_edit import REMOVE, inline, plain_with_value, with_comment_above, with_value
 from tests import onnx_models
 from tests.conftest import Run
 from tests.perf.test_report import run_result
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.spec.spec import load_spec
+from tritonsmith.perf.commands.apply.winner import Application, application, chosen_arm, write
+from tritonsmith.perf.commands.apply.yaml_edit import (
+    REMOVE,
+    inline,
+    plain_with_value,
+    with_comment_above,
+    with_value,
+)
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RunResult, verdict_of, write_json
 
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
 SPEC = """\

@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from builder.batch_rows import RowsRequest
-from builder.export.rows_worker import report_of
 from tests import onnx_models
 from tests.builder.batch_rows.models import KINDS
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.actions.batch_rows import RowsRequest
+from tritonsmith.builder.actions.batch_rows.worker import report_of
 
 pytestmark = pytest.mark.server
 VERIFIED = ("layers", "convolution", "lstm", "embedding", "cut_to_the_longest")

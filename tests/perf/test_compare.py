@@ -10,23 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import TritonsmithError
-from builder.markdown import cell
-from perf.compare import (
-    Change,
-    Comparison,
-    compare_records,
-    compare_runs,
-)
-from perf.compare_text import headline, markdown_of, text_of
-from perf.gate import gate_from_text, judge, says_no
-from perf.record import RecordHeader, RequestRecords, save_records
-from perf.run_record import RunResult, write_json
-from perf.stats import Estimate, Interval, mean_estimate
-from perf.stats.change import mover_change, share_change, welch_change
-from perf.trial import TrialResult
 from tests.conftest import Run
 from tests.perf.test_report import run_result, summary
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.markdown import cell
+from tritonsmith.perf.records.record import RecordHeader, RequestRecords, save_records
+from tritonsmith.perf.report.compare.compare import Change, Comparison, compare_records, compare_runs
+from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
+from tritonsmith.perf.report.compare.text import headline, markdown_of, text_of
+from tritonsmith.perf.stats import Estimate, Interval, mean_estimate
+from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
+from tritonsmith.perf.sweep.run_record import RunResult, write_json
+from tritonsmith.perf.sweep.trial import TrialResult
 
 
 def records(

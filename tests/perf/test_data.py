@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import TritonsmithError, UsageError
-from builder.samples import Sample, SampleSet, save_samples
-from perf.data import (
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.base.errors import TritonsmithError, UsageError
+from tritonsmith.perf.data import (
     DataOptions,
     ModelInterface,
     Span,
@@ -16,7 +16,7 @@ from perf.data import (
     payload_from_sample,
     payloads_from_options,
 )
-from perf.wire.payload import InferPayload, array_from_raw
+from tritonsmith.perf.wire.payload import InferPayload, array_from_raw
 
 
 def interface(max_batch_size: int = 8, **inputs: tuple[str, list[int]]) -> ModelInterface:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.text_layout import cells
-from perf.doctor import ROWS, Check, Finding, Machine, Row, checks, is_free, text_of
 from tests.conftest import Run
+from tritonsmith.builder.base.text.text_layout import cells
+from tritonsmith.perf.doctor.machine import ROWS, Check, Finding, Machine, Row, checks, is_free, text_of
 
 
 def machine(tmp_path: Path, **environ: str) -> Machine:
@@ -93,7 +93,7 @@ def test_a_shared_cache_that_is_no_address_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_the_driver_is_held_against_the_target(tmp_path: Path, target: str, state: str, words: str) -> None:
-    from perf.gpu_check.nvidia import driver_version
+    from tritonsmith.perf.doctor.gpu_check.steps.nvidia import driver_version
 
     if driver_version() is not None:
         pytest.skip("this machine has a driver")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perf.finals import SETTLING_LOOKS, final_trials, is_worth_settling
-from perf.sweep import Trial
-from perf.verdict import Verdict, decide
 from tests.perf.test_sweep import ALIKE, BETTER, arms, facts, spec
+from tritonsmith.perf.sweep.judge.confirmation import SETTLING_LOOKS, final_trials, is_worth_settling
+from tritonsmith.perf.sweep.judge.verdict import Verdict, decide
+from tritonsmith.perf.sweep.plan import Trial
 
 Truth = dict[str, dict[int, float]]
 

@@ -11,15 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from builder.errors import ServerError, UsageError
-from perf.answers import Validation
-from perf.generator import ClientOptions, Progress, generate
-from perf.record import RequestRecords
-from perf.schedule import Closed, Load, Open, Replay
-from perf.stats import summarise
-from perf.wire.http import HttpTarget
-from perf.wire.payload import InferPayload, tensor_from_array
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import ServerError, UsageError
+from tritonsmith.perf.load.answers import Validation
+from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, generate
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.schedule import Closed, Load, Open, Replay
+from tritonsmith.perf.stats import summarise
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 
 def payloads(count: int = 4) -> list[InferPayload]:

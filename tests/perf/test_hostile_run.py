@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import BuildError, UsageError
-from builder.samples import load_samples
-from perf.record import load_records
-from perf.resume import earlier_run
-from perf.run_record import JOURNAL, RESULT, load_run, write_json
 from tests.perf.test_report import run_result
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.base.errors import BuildError, UsageError
+from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.sweep.run.resume import earlier_run
+from tritonsmith.perf.sweep.run_record import JOURNAL, RESULT, load_run, write_json
 
 
 def _set(*path: str | int, to: object) -> Callable[[Any], None]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from builder.errors import ServerError, TritonsmithError
-from builder.http_ask import ask, json_from
-from perf.prometheus import samples_of
-from perf.wire import told
 from tests.conftest import ROOT
 from tests.perf.hostile_server import BROKEN, MISCOUNTED, MISTOLD, Script, always, answer, hostile_server
+from tritonsmith.builder.base.errors import ServerError, TritonsmithError
+from tritonsmith.builder.base.files.http_ask import ask, json_from
+from tritonsmith.perf.usage.prometheus import samples_of
+from tritonsmith.perf.wire import told
 
 MOST_MIB, MOST_S = 100, 12
 
@@ -146,8 +146,8 @@ def test_one_module_asks_over_http() -> None:
         r"^\s*(?:import|from) (?:http\.client|urllib\.request|requests|urllib3|aiohttp)\b", re.MULTILINE
     )
     own = {
-        "builder/http_ask.py",
-        "perf/server/canary.py",
+        "builder/base/files/http_ask.py",
+        "perf/server/environment/canary.py",
     }  # the canary asks a server that it has just started
     found = {
         str(path.relative_to(ROOT))

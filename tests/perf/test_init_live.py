@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.build import BuildOptions, build
-from builder.cache import Cache
-from builder.importing.files import imported_paths
-from builder.importing.spec_text import text_of_spec
-from perf.commands.init import imported_url
-from perf.server import control
 from tests.builder.foreign_repository import write_foreign_repository
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.build.build import BuildOptions, build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.importing.files import imported_paths
+from tritonsmith.builder.importing.spec_text import text_of_spec
+from tritonsmith.perf.commands.init import imported_url
+from tritonsmith.perf.server import control
 
 NAMES = ("labelled", "tenfold", "pipeline")
 

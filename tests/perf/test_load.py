@@ -16,20 +16,25 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from builder.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
-from builder.samples import Sample, SampleSet, save_samples
-from perf.commands.load import load as load_command
-from perf.counters import counters_between, counters_from_dict, failures_from_metrics
-from perf.data import DataOptions
-from perf.distribution import Normal, Span
-from perf.load import LoadTest, run_load_test
-from perf.load_flags import headers_from_flags, ranges_from_flags, seconds_from_text, shapes_from_flags
-from perf.load_result import result_from_records
-from perf.load_text import text_of_result
-from perf.record import load_records
-from perf.schedule import Closed
-from perf.stats import summary_from_dict
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.base.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
+from tritonsmith.perf.commands.load.flags import (
+    headers_from_flags,
+    ranges_from_flags,
+    seconds_from_text,
+    shapes_from_flags,
+)
+from tritonsmith.perf.commands.load.load import load as load_command
+from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.data.distribution import Normal, Span
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
+from tritonsmith.perf.load.result import result_from_records
+from tritonsmith.perf.load.text import text_of_result
+from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.records.schedule import Closed
+from tritonsmith.perf.stats import summary_from_dict
+from tritonsmith.perf.usage.counters import counters_between, counters_from_dict, failures_from_metrics
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)

@@ -16,18 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from builder.errors import ToolError, TrialError, UsageError
-from builder.samples import Sample, SampleSet, save_samples
-from perf.data import DataOptions
-from perf.load import LoadTest, run_load_test, server_of
-from perf.load_result import LoadTestResult
-from perf.load_text import result_as_dict, text_of_result
-from perf.memory_regions import register_cuda
-from perf.schedule import Closed, Open
-from perf.server import control
-from perf.wire.payload import request_parameters
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.base.errors import ToolError, TrialError, UsageError
+from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_of
+from tritonsmith.perf.load.memory_regions import register_cuda
+from tritonsmith.perf.load.result import LoadTestResult
+from tritonsmith.perf.load.text import result_as_dict, text_of_result
+from tritonsmith.perf.records.schedule import Closed, Open
+from tritonsmith.perf.server import control
+from tritonsmith.perf.wire.payload import request_parameters
 
 pytestmark = pytest.mark.server
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")

@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from builder.errors import ServerError
-from builder.samples import Sample, SampleSet, save_samples
-from perf.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server, write_model
-from perf.data import DataOptions
-from perf.load import LoadTest, ServedAt, run_load_test
-from perf.schedule import Closed, Load, Open
-from perf.server.launch import ServerSpec, launch
+from tests.bench.tiny_server import COLUMNS, MODEL, ROWS, tiny_server, write_model
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.base.errors import ServerError
+from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.load.load_test import LoadTest, ServedAt, run_load_test
+from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 pytestmark = pytest.mark.server
 

@@ -10,16 +10,22 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 import pytest
 
-from builder.errors import ToolError, TrialError
-from perf.memory_regions import CudaRegion, SystemRegion, check_cuda, register_cuda, registered_region
-from perf.shared_memory import Output, SharedTarget
-from perf.wire.grpc import GrpcTarget
-from perf.wire.grpc_api import GrpcApi
-from perf.wire.http import HttpTarget
-from perf.wire.payload import InferPayload, tensor_from_array
-from perf.wire.rest import RestApi
 from tests.perf.fake_grpc import grpc_server
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import ToolError, TrialError
+from tritonsmith.perf.load.memory_regions import (
+    CudaRegion,
+    SystemRegion,
+    check_cuda,
+    register_cuda,
+    registered_region,
+)
+from tritonsmith.perf.load.shared_memory import Output, SharedTarget
+from tritonsmith.perf.wire.grpc import GrpcTarget
+from tritonsmith.perf.wire.grpc_api import GrpcApi
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
+from tritonsmith.perf.wire.rest import RestApi
 
 HANDLE = bytes(range(64))
 

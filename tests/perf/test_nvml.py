@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from perf import nvml
-from perf.server.consumption import energy_j
+from tritonsmith.perf.usage import nvml
+from tritonsmith.perf.usage.consumption import energy_j
 
 
 class Library:

@@ -13,9 +13,9 @@ import pytest
 import tritonclient.http as httpclient
 import yaml
 
-from perf.server.launch import ServerSpec, launch
 from tests.conftest import Run
 from tests.odd_models import ODD, QUICK, REFUSED
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 pytestmark = pytest.mark.server
 

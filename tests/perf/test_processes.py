@@ -13,15 +13,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from builder.errors import ServerError, TrialError
-from perf.generator import ClientOptions, Progress, generate
-from perf.processes import shares
-from perf.runs.plan import Plan
-from perf.schedule import Closed, Load, Open
-from perf.wire.http import HttpTarget
-from perf.wire.payload import InferPayload, tensor_from_array
 from tests.conftest import ROOT
 from tests.perf.fake_server import FakeServer, fake_server
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, generate
+from tritonsmith.perf.load.runs.plan import Plan
+from tritonsmith.perf.load.runs.processes import shares
+from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 OPTIONS = ClientOptions(processes=2)
 PAYLOADS = [
@@ -116,8 +116,8 @@ def test_a_process_that_dies_ends_the_load_with_one_error() -> None:
 
 KILLED = """
 import sys, time
-from perf.generator import generate
-from perf.wire.http import HttpTarget
+from tritonsmith.perf.load.runs.generator import generate
+from tritonsmith.perf.wire.http import HttpTarget
 from tests.perf.test_processes import OPTIONS, PAYLOADS, Closed
 generate(
     HttpTarget(sys.argv[1]), Closed(4), PAYLOADS, duration_s=30, options=OPTIONS,

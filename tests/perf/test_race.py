@@ -9,18 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import TritonsmithError
-from perf.constraints import CellFacts, misses
-from perf.content import Content
-from perf.propose import OptunaProposer, RandomProposer, proposer_of
-from perf.race import SearchRace
-from perf.resume import Earlier, reusable
-from perf.search import Round, Stop
-from perf.server.consumption import energy_from_metrics
-from perf.sweep import Arm, ArmPlanner, SweepSpec, Trial, plan_arms, spec_from_mapping, trials_of_round
-from perf.trial import TrialResult
-from perf.verdict import decide
 from tests.perf.test_sweep import BETTER, COUNT, CURRENT, DELAY, arms, facts, measured, spec
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.sweep.judge.constraints import CellFacts, misses
+from tritonsmith.perf.sweep.judge.propose import OptunaProposer, RandomProposer, proposer_of
+from tritonsmith.perf.sweep.judge.search import Round, Stop
+from tritonsmith.perf.sweep.judge.strategy import SearchRace
+from tritonsmith.perf.sweep.judge.verdict import decide
+from tritonsmith.perf.sweep.plan import (
+    Arm,
+    ArmPlanner,
+    SweepSpec,
+    Trial,
+    plan_arms,
+    spec_from_mapping,
+    trials_of_round,
+)
+from tritonsmith.perf.sweep.plan.fingerprint import Content
+from tritonsmith.perf.sweep.run.resume import Earlier, reusable
+from tritonsmith.perf.sweep.trial import TrialResult
+from tritonsmith.perf.usage.consumption import energy_from_metrics
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import UsageError
-from perf.record import RecordHeader, RequestRecords, load_records, merge, records_from_columns, save_records
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.records.record import (
+    RecordHeader,
+    RequestRecords,
+    load_records,
+    merge,
+    records_from_columns,
+    save_records,
+)
 
 HEADER = RecordHeader(
     model="m",

@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from builder.errors import ServerError, TrialError
-from builder.publish import Switched
-from perf.commands.release_options import release_from_flags
-from perf.release import LiveRelease
-from perf.wire.http import HttpTarget
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.builder.publish import Switched
+from tritonsmith.perf.commands.release.live import LiveRelease
+from tritonsmith.perf.commands.release.options import release_from_flags
+from tritonsmith.perf.wire.http import HttpTarget
 
 # Triton's own words, src/core/server.cc.
 NONE = "explicit model load / unload is not allowed"

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.errors import GateError
-from builder.publish import Switched, list_versions, rollback
-from perf.release import LiveRelease
-from perf.server import control
-from perf.server.launch import ServerSpec, launch
-from perf.wire.http import HttpTarget
 from tests import onnx_models
 from tests.builder.publish.projects import Project
 from tests.conftest import Run
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.base.errors import GateError
+from tritonsmith.builder.publish import Switched, list_versions, rollback
+from tritonsmith.perf.commands.release.live import LiveRelease
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.wire.http import HttpTarget
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

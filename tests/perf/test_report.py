@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import typer
 
-from builder.errors import TritonsmithError
-from perf.counters import ServerCounters
-from perf.record import RecordHeader, RequestRecords
-from perf.report import html_of, load_run, numbers, report_json, text_of, write_report
-from perf.report.svg import linear_axis, log_axis
-from perf.run_record import (
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.records.record import RecordHeader, RequestRecords
+from tritonsmith.perf.report import html_of, load_run, numbers, report_json, text_of, write_report
+from tritonsmith.perf.report.svg.elements import linear_axis, log_axis
+from tritonsmith.perf.stats import Summary, summarise
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
+from tritonsmith.perf.sweep.run_record import (
     JOURNAL,
     RESULT,
     Journal,
@@ -29,9 +30,8 @@ from perf.run_record import (
     verdict_of,
     write_json,
 )
-from perf.stats import Summary, summarise
-from perf.sweep import Arm, SweepSpec, Trial
-from perf.trial import TrialResult, failed
+from tritonsmith.perf.sweep.trial import TrialResult, failed
+from tritonsmith.perf.usage.counters import ServerCounters
 
 SPEC = SweepSpec(model="minilm", space={"instance_group.count": [1, 2]}, concurrency=(1, 8), rounds=3)
 ENVIRONMENT = {
@@ -312,7 +312,7 @@ def test_a_logarithmic_axis_holds_both_ends() -> None:
 def test_the_exit_code_says_how_it_ended_and_json_is_one_document(
     changes: dict[str, Any], code: int, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from perf.commands.sweep_output import emit_result
+    from tritonsmith.perf.commands.sweep.output import emit_result
 
     run = run_result()
     if changes.get("trials"):

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from perf.report import csv_of, html_of, markdown_of, numbers
-from perf.report.cells import cells_of
-from perf.report.costs import measured_costs
-from perf.run_record import RunResult
-from perf.stats import Interval, Ratio
 from tests.perf.test_report import Page, run_result
+from tritonsmith.perf.report import csv_of, html_of, markdown_of, numbers
+from tritonsmith.perf.report.cells import cells_of
+from tritonsmith.perf.report.costs import measured_costs
+from tritonsmith.perf.stats import Interval, Ratio
+from tritonsmith.perf.sweep.run_record import RunResult
 
 
 def costly(memory: bool = True, energy: bool = True, price: float | None = 1.8) -> RunResult:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import TritonsmithError
-from builder.markdown import cell, fenced
-from perf.record import RequestRecords, save_records
-from perf.report import html_of, markdown_of, report_json, text_of, write_report
-from perf.report.charts import row_labels
-from perf.report.load_report import load_csv_of, load_html_of, load_markdown_of
-from perf.report.svg import log_axis
-from perf.run_record import RESULT, verdict_of, write_json
-from perf.stats import summarise
-from perf.sweep import Arm
 from tests.conftest import Run
 from tests.perf.test_compare import records
 from tests.perf.test_report import Page, run_result
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.markdown import cell, fenced
+from tritonsmith.perf.records.record import RequestRecords, save_records
+from tritonsmith.perf.report import html_of, markdown_of, report_json, text_of, write_report
+from tritonsmith.perf.report.charts import row_labels
+from tritonsmith.perf.report.load.report import load_csv_of, load_html_of, load_markdown_of
+from tritonsmith.perf.report.svg.elements import log_axis
+from tritonsmith.perf.stats import summarise
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RESULT, verdict_of, write_json
 
 EVIL = "<script>alert(1)</script>|`&\"'\n# x"
 
@@ -163,7 +163,7 @@ def test_the_command_writes_each_format_and_files_where_they_are_asked_for(
 class TestMlflow:
     @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
     def test_without_it_there_is_one_clear_error(self) -> None:
-        from perf.report.mlflow_export import mlflow_module
+        from tritonsmith.perf.report.mlflow_export import mlflow_module
 
         with pytest.raises(TritonsmithError, match="mlflow is not installed") as error:
             mlflow_module()
@@ -173,7 +173,7 @@ class TestMlflow:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow-skinny")
-        from perf.report.mlflow_export import export_sweep
+        from tritonsmith.perf.report.mlflow_export import export_sweep
 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
         monkeypatch.setenv(
@@ -194,7 +194,7 @@ class TestWinnersConfig:
     def test_the_winners_config_is_one_that_triton_reads_with_the_evidence_above(
         self, tmp_path: Path
     ) -> None:
-        from builder.model_config import model_config_from_text
+        from tritonsmith.builder.model_config.model_config import model_config_from_text
 
         run = run_result()
         config = {

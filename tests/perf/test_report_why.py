@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perf.report.cells import ServerTime, cells_of
-from perf.report.pareto import pareto_front
-from perf.report.why import (
+from tests.perf.test_report import run_result
+from tritonsmith.perf.report.cells import ServerTime, cells_of
+from tritonsmith.perf.report.svg.pareto import pareto_front
+from tritonsmith.perf.report.why import (
     Evidence,
     Rule,
     Side,
@@ -25,8 +26,7 @@ from perf.report.why import (
     what_next,
     why_winner,
 )
-from perf.run_record import RunResult, verdict_of
-from tests.perf.test_report import run_result
+from tritonsmith.perf.sweep.run_record import RunResult, verdict_of
 
 MS = 1e6
 

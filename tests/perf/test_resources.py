@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from perf.load import LoadTest, run_load_test
-from perf.load_result import result_from_records
-from perf.load_text import result_as_dict, text_of_result
-from perf.record import load_records, save_records
-from perf.report.load_report import load_html_of
-from perf.resource_use import (
+from tests.perf.conftest import LiveTriton
+from tests.perf.fake_server import fake_server
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
+from tritonsmith.perf.load.result import result_from_records
+from tritonsmith.perf.load.text import result_as_dict, text_of_result
+from tritonsmith.perf.records.record import load_records, save_records
+from tritonsmith.perf.records.schedule import Closed
+from tritonsmith.perf.report.load.report import load_html_of
+from tritonsmith.perf.usage.resource_use import (
     GpuReading,
     GpuSample,
     TreeSample,
@@ -27,10 +30,7 @@ from perf.resource_use import (
     resource_use,
     resource_use_from_dict,
 )
-from perf.resources import sample_resources, server_pid_at
-from perf.schedule import Closed
-from tests.perf.conftest import LiveTriton
-from tests.perf.fake_server import fake_server
+from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 
 METRICS = """# HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
 nv_gpu_utilization{gpu_uuid="GPU-a"} 0.500000

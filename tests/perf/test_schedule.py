@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import UsageError
-from perf.schedule import (
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.records.schedule import (
     NS_PER_S,
     Closed,
     Load,

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import UsageError
-from perf.distribution import Normal, Span
-from perf.generator import ClientOptions, SequenceOptions, generate
-from perf.schedule import Closed, Open
-from perf.wire.grpc import GrpcTarget
-from perf.wire.http import HttpTarget
-from perf.wire.payload import InferPayload, request_parameters, tensor_from_array
-from perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
-from perf.wire.target import Target
 from tests.perf.fake_grpc import grpc_server
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.data.distribution import Normal, Span
+from tritonsmith.perf.load.runs.generator import ClientOptions, SequenceOptions, generate
+from tritonsmith.perf.records.schedule import Closed, Open
+from tritonsmith.perf.wire.grpc import GrpcTarget
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.payload import InferPayload, request_parameters, tensor_from_array
+from tritonsmith.perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
+from tritonsmith.perf.wire.target import Target
 
 PAYLOADS = [
     InferPayload("m", (tensor_from_array("x", np.full((1, 4), i, np.float32)),), parameters={"priority": 1})

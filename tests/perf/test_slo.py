@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from perf.slo import Probe, find_rate
+from tritonsmith.perf.load.slo import Probe, find_rate
 
 LIMIT_MS = 20.0
 CAPACITY_PER_S = 1000.0

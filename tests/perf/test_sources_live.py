@@ -11,14 +11,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from builder.build import BuildOptions, build
-from builder.cache import Cache
-from builder.lint.check import LintOptions, check
-from builder.model_config import model_config_from_text
-from perf.server import control
-from perf.server.launch import ServerSpec, launch
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.build.build import BuildOptions, build
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.lint.check import LintOptions, check
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 Arrays = Mapping[str, Any]
 IRIS_CLASSES = np.array(["setosa", "versicolor", "virginica"])
@@ -171,8 +171,8 @@ TEXTS = ("the cat eats", "a dog sleeps and the cat sleeps", "cats")
 def test_texts_to_embeddings_as_transformers_gives_them_alone(tmp_path: Path) -> None:
     import torch
 
-    from builder.importing.files import imported_paths
-    from builder.importing.spec_text import text_of_spec
+    from tritonsmith.builder.importing.files import imported_paths
+    from tritonsmith.builder.importing.spec_text import text_of_spec
 
     network = tiny_bert(tmp_path / "bert", "BertModel")
     text = text_of_spec(imported_paths([tmp_path / "bert"], tmp_path).models)

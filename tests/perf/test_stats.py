@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perf.record import RecordHeader, RequestRecords
-from perf.stats import (
+from tritonsmith.perf.records.record import RecordHeader, RequestRecords
+from tritonsmith.perf.stats import (
     Verdict,
     arm_level,
     arm_ratio,
@@ -26,8 +26,8 @@ from perf.stats import (
     summarise,
     summary_from_dict,
 )
-from perf.stats.goodput import within_limits
-from perf.stats.intervals import Floats, requests_for_quantile, student_t
+from tritonsmith.perf.stats.goodput import within_limits
+from tritonsmith.perf.stats.intervals import Floats, requests_for_quantile, student_t
 
 MS = 1_000_000
 S = 1_000_000_000

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import TritonsmithError
-from perf import config_path
-from perf.search import Round, Stop, next_round
-from perf.sweep import (
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.sweep.judge.search import Round, Stop, next_round
+from tritonsmith.perf.sweep.judge.verdict import CellFacts, decide, verdict_from_dict
+from tritonsmith.perf.sweep.plan import (
     Arm,
     SweepSpec,
     check_budget,
+    config_path,
     fitted_to_budget,
     plan_arms,
     round_cost_s,
@@ -28,7 +29,6 @@ from perf.sweep import (
     spec_from_yaml,
     trials_of_round,
 )
-from perf.verdict import CellFacts, decide, verdict_from_dict
 
 # As Triton 2.51 reports a loaded model, shortened.
 CURRENT: dict[str, Any] = {

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.errors import TritonsmithError
-from builder.samples import Sample, SampleSet, save_samples
-from perf.data import DataOptions
-from perf.resume import earlier_run
-from perf.run_record import JOURNAL, load_run
-from perf.server import control
-from perf.sweep import SweepSpec
-from perf.sweep_run import SweepOptions, SweepProgress, run_sweep
 from tests.onnx_models import add_model, affine
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.server import control
+from tritonsmith.perf.sweep.plan import SweepSpec
+from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
+from tritonsmith.perf.sweep.run.resume import earlier_run
+from tritonsmith.perf.sweep.run_record import JOURNAL, load_run
 
 pytestmark = pytest.mark.server
 

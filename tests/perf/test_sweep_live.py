@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from builder.errors import TrialError, TritonsmithError
-from perf.record import load_records
-from perf.report import load_run, write_report
-from perf.run_record import JOURNAL, RECORDS, RESULT
-from perf.server import control
-from perf.server.launch import Server, ServerSpec, launch
-from perf.sweep import Arm, SweepSpec
-from perf.sweep_run import SweepOptions, SweepProgress, run_sweep
-from perf.trial import apply_config
 from tests.onnx_models import add_model, affine
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.base.errors import TrialError, TritonsmithError
+from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.report import load_run, write_report
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import Server, ServerSpec, launch
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec
+from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
+from tritonsmith.perf.sweep.run_record import JOURNAL, RECORDS, RESULT
+from tritonsmith.perf.sweep.trial import apply_config
 
 pytestmark = pytest.mark.server
 

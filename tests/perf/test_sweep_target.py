@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import UsageError
-from perf.commands.init import imported_url
-from perf.load_flags import metrics_address_from_text
-from perf.server.launch import ServerSpec, kind_from_text, launch
-from perf.server.spec import address_from_url
-from perf.sweep import default_space
-from perf.sweep_target import SweepTarget, only_model, target_from_text
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.commands.init import imported_url
+from tritonsmith.perf.commands.load.flags import metrics_address_from_text
+from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
+from tritonsmith.perf.server.spec import address_from_url
+from tritonsmith.perf.sweep.plan import default_space
+from tritonsmith.perf.sweep.target import SweepTarget, only_model, target_from_text
 
 
 @pytest.fixture

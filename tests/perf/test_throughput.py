@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perf.record import RecordHeader, RequestRecords
-from perf.stats import summarise
+from tritonsmith.perf.records.record import RecordHeader, RequestRecords
+from tritonsmith.perf.stats import summarise
 
 MS, S = 1_000_000, 1_000_000_000
 

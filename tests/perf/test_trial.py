@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perf.run_record import facts_of, values_of
-from perf.sweep import Trial, spec_from_mapping
-from perf.trial import Subject, measure, trial_result_from_dict
-from perf.wire.payload import InferPayload, tensor_from_array
 from tests.perf.fake_server import FakeServer, fake_server
+from tritonsmith.perf.sweep.plan import Trial, spec_from_mapping
+from tritonsmith.perf.sweep.run_record import facts_of, values_of
+from tritonsmith.perf.sweep.trial import Subject, measure, trial_result_from_dict
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 REQUESTS = [InferPayload("m", (tensor_from_array("x", np.ones((1, 4), np.float32)),), batch_size=1)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.lint.model import Model
-from builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.rule import Context, Hit, rule
 
 _CORE = "core/src/model_config_utils.cc"
 _GUIDE = "server/docs/user_guide"

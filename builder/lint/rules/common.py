@@ -7,10 +7,10 @@ from math import prod
 from pathlib import PurePosixPath
 from typing import Any
 
-from builder.lint.model import Model
-from builder.lint.onnx_io import OnnxTensor
-from builder.tensors import DTYPES, Dtype, dtype_from_onnx
-from builder.triton_proto import model_config_pb2
+from tritonsmith.builder.base.tensors import DTYPES, Dtype, dtype_from_onnx
+from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.read.onnx_io import OnnxTensor
 
 _DTYPE = {d.config: d for d in DTYPES}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from builder.lint.files import is_file, size_bytes
-from builder.lint.model import Model, model_file
-from builder.lint.rule import Context, Hit, rule
-from builder.lint.rules.common import is_ensemble
+from tritonsmith.builder.lint.read.files import is_file, size_bytes
+from tritonsmith.builder.lint.read.model import Model, model_file
+from tritonsmith.builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.lint.rules.common import is_ensemble
 
 _CORE = "core/src/model_config_utils.cc"
 _RATE = "core/src/rate_limiter.cc"

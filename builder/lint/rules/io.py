@@ -8,10 +8,10 @@ from itertools import groupby
 from math import prod
 from typing import Any
 
-from builder.lint.model import Model
-from builder.lint.rule import Context, Hit, rule
-from builder.lint.rules.common import element_count, is_ensemble, tensors, type_name
-from builder.untrusted import read_bounded
+from tritonsmith.builder.base.files.untrusted import read_bounded
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.lint.rules.common import element_count, is_ensemble, tensors, type_name
 
 _CORE = "core/src/model_config_utils.cc"
 _GUIDE = "server/docs/user_guide"

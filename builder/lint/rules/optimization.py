@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from builder.errors import nearest
-from builder.lint.model import Model
-from builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.base.errors import nearest
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.rule import Context, Hit, rule
 
 _ORT = "onnxruntime_backend/src/onnxruntime.cc"
 _TRT = "tensorrt_backend/src"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from builder.lint.files import is_file, size_bytes
-from builder.lint.model import Model
-from builder.lint.rule import Context, Hit, rule
-from builder.lint.rules.common import bytes_of, escapes, same_dims, type_name
+from tritonsmith.builder.lint.read.files import is_file, size_bytes
+from tritonsmith.builder.lint.read.model import Model
+from tritonsmith.builder.lint.rule import Context, Hit, rule
+from tritonsmith.builder.lint.rules.common import bytes_of, escapes, same_dims, type_name
 
 _INSTANCE = "core/src/backend_model_instance.cc"
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from builder.tensors import DTYPES
 from tests.builder.batch_rows.models import model
 from tests.onnx_models import tensor
+from tritonsmith.builder.base.tensors import DTYPES
 
 WIDTH = 4
 NAMES = [d.kserve for d in DTYPES if d.numpy is not None]

@@ -11,12 +11,12 @@ import onnx
 import pytest
 import yaml
 
-from builder.lint import LintOptions, check
-from builder.lint.rows import rows_of_file
-from builder.lint.table import RULES
 from tests import onnx_models
 from tests.builder.batch_rows.models import KINDS, X, Y, model, node
 from tests.conftest import Run
+from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.rows import rows_of_file
+from tritonsmith.builder.lint.table import RULES
 
 
 def put(directory: Path, *names: str) -> None:
@@ -214,7 +214,7 @@ def test_init_writes_max_batch_size_0_where_rows_mix(tmp_path: Path, tritonsmith
 
 
 def test_a_file_that_cannot_be_read_is_not_verified(tmp_path: Path) -> None:
-    from builder.batch_rows import RowsRequest
+    from tritonsmith.builder.actions.batch_rows import RowsRequest
 
     (tmp_path / "m.onnx").write_bytes(b"nothing of the kind")
     report = rows_of_file(RowsRequest("m", str(tmp_path / "m.onnx"), (1, 2)))

@@ -8,17 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
-from builder.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
-from builder.batch_rows.compare import is_rounding, is_same, is_within_bounds
-from builder.batch_rows.rows import POOL, batch_of, rows_of
-from builder.batch_rows.run import run_rows
-from builder.cache_record import checked_record
-from builder.errors import BuildError
-from builder.export.rows_worker import report_of
-from builder.samples import Sample, SampleSet, save_samples
 from tests import onnx_models
 from tests.builder.batch_rows.models import KINDS, X, Y, model, node
 from tests.onnx_models import tensor
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
+from tritonsmith.builder.actions.batch_rows.compare import is_rounding, is_same, is_within_bounds
+from tritonsmith.builder.actions.batch_rows.rows import POOL, batch_of, rows_of
+from tritonsmith.builder.actions.batch_rows.run import run_rows
+from tritonsmith.builder.actions.batch_rows.worker import report_of
+from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.cache.record import checked_record
 
 
 def report(

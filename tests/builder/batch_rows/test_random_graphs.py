@@ -10,11 +10,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from builder.batch_rows import RowsRequest
-from builder.export.rows_worker import report_of
-from builder.samples import Sample, SampleSet, save_samples
 from tests.bench.wide_graphs import wide_graph
 from tests.builder.batch_rows.random_graphs import MIXING, WIDTH, random_graph
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
+from tritonsmith.builder.actions.batch_rows import RowsRequest
+from tritonsmith.builder.actions.batch_rows.worker import report_of
 
 PAIRINGS = 200
 

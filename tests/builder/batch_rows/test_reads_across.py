@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.batch_rows.reads_across import operators_across_rows
+from tritonsmith.builder.actions.batch_rows.reads_across import operators_across_rows
 
 N = helper.make_node
 AXIS_0 = numpy_helper.from_array(np.array([0], np.int64), "axis_0")

@@ -37,7 +37,7 @@ def main() -> None:
         stubs = Path(shutil.copytree(sys.argv[1], Path(directory, "stubs")))
         mend(stubs)
         result = subprocess.run(
-            [sys.executable, "-m", "mypy", "--cache-dir", str(Path(directory, "cache")), "builder/compile"],
+            [sys.executable, "-m", "mypy", "--cache-dir", str(Path(directory, "cache")), "builder/actions/compile"],
             cwd=ROOT, env={**os.environ, "MYPYPATH": str(stubs)}, capture_output=True, text=True,
         )  # fmt: skip
     ours = [line for line in result.stdout.splitlines() if line.startswith("builder/")]

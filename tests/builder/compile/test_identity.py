@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 
-from builder.compile import CompileOptions, CompileRequest, OptimizationProfile, ShapeRange
-from builder.compile.identity import AskedEngine, EngineHeader, differences, header_of, refuse_other
-from builder.compile.sidecar import sidecar
-from builder.errors import BuildError
+from tritonsmith.builder.actions.compile import (
+    CompileOptions,
+    CompileRequest,
+    OptimizationProfile,
+    ShapeRange,
+)
+from tritonsmith.builder.actions.compile.identity import (
+    AskedEngine,
+    EngineHeader,
+    differences,
+    header_of,
+    refuse_other,
+)
+from tritonsmith.builder.actions.compile.sidecar import sidecar
+from tritonsmith.builder.base.errors import BuildError
 
 PROFILE = OptimizationProfile({"x": ShapeRange((1, 3), (4, 3), (8, 3))})
 OPTIONS = CompileOptions(hardware_compatibility="same_compute_capability")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import builder.compile
-import perf.server
+import tritonsmith.builder.actions.compile
+import tritonsmith.perf.server
 
 HERE = Path(__file__).parent
 BINDINGS = json.loads((HERE / "bindings.json").read_text())["bindings"]
-COMPILE = Path(builder.compile.__file__).parent
+COMPILE = Path(builder.actions.compile.__file__).parent
 BACKEND = Path(perf.server.__file__).with_name("backends") / "tensorrt"
 MODULES = ("trt", "tensorrt")
 # TensorRT-RTX alone has these; network.py asks for them only when a compute capability is given.

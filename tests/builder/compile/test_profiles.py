@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from builder.compile import (
+from tritonsmith.builder.actions.compile import (
     OptimizationProfile,
     ShapeRange,
     StatedProfile,
     derive_profiles,
     instance_groups_with_profiles,
 )
-from builder.compile.profiles import profile_from_dict, uncovered
-from builder.errors import SpecError
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.compile.profiles import profile_from_dict, uncovered
+from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 FP32 = dtype_from_config("TYPE_FP32")
 IDS = TensorSpec("ids", FP32, ("batch", "seq"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.compile.tensorrt import engine_rows
+from tritonsmith.builder.actions.compile.compilers.tensorrt import engine_rows
 
 Format = Enum("Format", "LINEAR CHW32")
 Mode = Enum("Mode", "INPUT OUTPUT")

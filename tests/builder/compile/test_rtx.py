@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from builder.compile import (
+from tests import onnx_models
+from tritonsmith.builder.actions.compile import (
     CompileOptions,
     CompileRequest,
     OptimizationProfile,
@@ -23,14 +24,13 @@ from builder.compile import (
     request_from_dict,
     run_compile,
 )
-from builder.compile.identity import HEADER_BYTES, EngineHeader, header_of
-from builder.compile.network import set_options
-from builder.compile.worker import compile_request
-from builder.errors import BuildError, SpecError, ToolError, TritonsmithError
-from builder.lint.engine import read_engine
-from builder.tensors import TensorSpec, dtype_from_config
-from builder.toolchain import this_toolchain
-from tests import onnx_models
+from tritonsmith.builder.actions.compile.compilers.network import set_options
+from tritonsmith.builder.actions.compile.identity import HEADER_BYTES, EngineHeader, header_of
+from tritonsmith.builder.actions.compile.worker import compile_request
+from tritonsmith.builder.base.errors import BuildError, SpecError, ToolError, TritonsmithError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.lint.read.engine import read_engine
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
 # RTX takes timing caches and does nothing with them; TensorRT's own code path is the same.
@@ -259,7 +259,7 @@ def test_options_that_tensorrt_would_not_take_are_refused(options: dict[str, Any
 
 
 def test_without_a_gpu_tensorrt_is_refused_at_once(tmp_path: Path) -> None:
-    from builder.compile.cuda import gpus
+    from tritonsmith.builder.base.cuda import gpus
 
     if gpus()[0]:
         pytest.skip("there is a GPU")

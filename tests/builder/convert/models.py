@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from builder.samples import Sample, SampleSet, save_samples
 from tests.onnx_models import save, tensor
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 
 Array = np.ndarray[Any, Any]
 WIDTH = 16

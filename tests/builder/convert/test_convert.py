@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-import builder.variant_spec
-from builder.calibration import CalibrationSpec
-from builder.convert import (
+import tritonsmith.builder.spec.variant_spec
+from tests.builder.convert.models import conv, mlp, network, outlier_mlp, rows, save_model, save_rows
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.convert import (
     PRECISIONS,
     ConvertRequest,
     ConvertResult,
@@ -20,12 +21,11 @@ from builder.convert import (
     convert_result_from_dict,
     run_convert,
 )
-from builder.convert.convert import convert
-from builder.convert.emulate import EMULATIONS
-from builder.convert.nvfp4 import nvfp4_from_fp32
-from builder.errors import BuildError, SpecError
-from builder.export.onnx_graph import onnxruntime_runner
-from tests.builder.convert.models import conv, mlp, network, outlier_mlp, rows, save_model, save_rows
+from tritonsmith.builder.actions.convert.convert import convert
+from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
+from tritonsmith.builder.actions.convert.precisions.nvfp4 import nvfp4_from_fp32
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.base.errors import BuildError, SpecError
 
 MLP_SHAPE, CONV_SHAPE = (8, 16), (8, 3, 8, 8)
 
@@ -215,7 +215,7 @@ def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
     assert convert_result_from_dict(result.as_dict()) == result
     assert result.calibration_rows == 16
     assert result.dependencies == (str(tmp_path / "c.npz"),)
-    assert set(PRECISIONS) == set(get_args(builder.variant_spec.Precision))
+    assert set(PRECISIONS) == set(get_args(builder.spec.variant_spec.Precision))
 
 
 def test_the_child_tells_its_errors(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from builder.calibration import CalibrationSpec
-from builder.convert import ConvertRequest, ConvertResult
-from builder.convert.convert import convert
-from builder.convert.emulate import EMULATIONS
-from builder.errors import BuildError
-from builder.export.onnx_graph import onnxruntime_runner
 from tests.builder.convert.kinds import KINDS, graph_model, made
 from tests.builder.convert.models import save_rows
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.convert import ConvertRequest, ConvertResult
+from tritonsmith.builder.actions.convert.convert import convert
+from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.base.errors import BuildError
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int4", "nvfp4")
 MOST = {"fp16": 2e-3, "bf16": 1e-2, "int8": 4e-2, "fp8": 0.16, "int4": 0.2, "nvfp4": 0.3}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.calibration import CalibrationSpec
-from builder.convert import ConvertRequest, run_convert, run_gate
-from builder.export import ExportRequest, run_export
-from builder.gate_request import GateRequest, GateResult
-from builder.tensors import TensorSpec, dtype_from_kserve
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult
+from tritonsmith.builder.actions.convert import ConvertRequest, run_convert, run_gate
+from tritonsmith.builder.actions.export import ExportRequest, run_export
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 
 DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.export.exported import Exported
-from builder.export.request import ExportRequest
+from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.request import ExportRequest
 
 
 class Sources:

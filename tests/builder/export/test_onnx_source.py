@@ -12,14 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.accuracy import AccuracyReport
-from builder.errors import ExportError
-from builder.export.exported import Exported
-from builder.export.onnx_source import take_over
-from builder.export.request import ExportRequest
-from builder.export.verify import stated_samples, verify
-from builder.samples import load_samples
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.request import ExportRequest
+from tritonsmith.builder.actions.export.sources.onnx import take_over
+from tritonsmith.builder.actions.export.verify import stated_samples, verify
+from tritonsmith.builder.base.errors import ExportError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 FP32 = dtype_from_config("TYPE_FP32")
 

@@ -12,13 +12,13 @@ from typing import Any
 import onnx
 import pytest
 
-from builder.accuracy import AccuracyReport
-from builder.errors import ExportError
-from builder.export.exported import Exported
-from builder.export.program_source import export_saved_program
-from builder.export.request import ExportRequest
-from builder.export.verify import stated_samples, verify
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
+from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.request import ExportRequest
+from tritonsmith.builder.actions.export.sources.program import export_saved_program
+from tritonsmith.builder.actions.export.verify import stated_samples, verify
+from tritonsmith.builder.base.errors import ExportError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -19,10 +19,16 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from builder.errors import BuildError, ExportError, ToolError, TritonsmithError
-from builder.export import ExportRequest, ExportResult, request_from_dict, result_from_dict, run_export
-from builder.samples import load_samples
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export import (
+    ExportRequest,
+    ExportResult,
+    request_from_dict,
+    result_from_dict,
+    run_export,
+)
+from tritonsmith.builder.base.errors import BuildError, ExportError, ToolError, TritonsmithError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 ROOT = Path(__file__).resolve().parents[3]
 FP32 = dtype_from_config("TYPE_FP32")
@@ -249,7 +255,7 @@ def test_a_result_does_not_wait_for_what_the_source_left_running(tmp_path: Path)
 DRIVER = """
 import sys
 from pathlib import Path
-from builder.export import ExportRequest, run_export
+from tritonsmith.builder.actions.export import ExportRequest, run_export
 directory = Path(sys.argv[1])
 try:
     request = ExportRequest("m", "onnx", "m.onnx", str(directory), samples="data:samples")

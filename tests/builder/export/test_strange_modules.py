@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from builder.dim_relations import ranges_with_relations
-from builder.errors import ExportError
-from builder.export.request import ExportRequest
-from builder.export.torch_source import export_callable
-from builder.samples import load_samples
-from builder.tensors import TensorSpec, dtype_from_config
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export.request import ExportRequest
+from tritonsmith.builder.actions.export.sources.torch import export_callable
+from tritonsmith.builder.base.dim_relations import ranges_with_relations
+from tritonsmith.builder.base.errors import ExportError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -10,17 +10,17 @@ import numpy as np
 import onnx
 import pytest
 
-from builder.accuracy import AccuracyReport
-from builder.errors import ExportError
-from builder.export.exported import Exported
-from builder.export.request import ExportRequest
-from builder.export.structure import leaves_of
-from builder.export.torch_program import write_onnx
-from builder.export.torch_source import export_callable, load, names_of_outputs
-from builder.export.verify import Stated, stated_samples
-from builder.samples import load_samples
-from builder.tensors import TensorSpec, dtype_from_config
 from tests.builder.export.conftest import Sources
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
+from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.request import ExportRequest
+from tritonsmith.builder.actions.export.sources.torch import export_callable, load, names_of_outputs
+from tritonsmith.builder.actions.export.torch.program import write_onnx
+from tritonsmith.builder.actions.export.torch.structure import leaves_of
+from tritonsmith.builder.actions.export.verify import Stated, stated_samples
+from tritonsmith.builder.base.errors import ExportError
+from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

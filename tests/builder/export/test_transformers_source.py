@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.errors import ExportError
-from builder.export.onnx_graph import onnxruntime_runner
-from builder.export.request import ExportRequest
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.actions.export.request import ExportRequest
+from tritonsmith.builder.base.errors import ExportError
 
 
 def test_padding_changes_no_embedding_and_no_head_is_made_up(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="tritonsmith[transformers] is not installed")
-    from builder.export.transformers_source import export_pretrained
+    from tritonsmith.builder.actions.export.sources.transformers import export_pretrained
 
     config = transformers.BertConfig(
         vocab_size=20,

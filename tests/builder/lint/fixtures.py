@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from builder.lint import LintOptions
-from builder.lint.pbtxt import parse_config
-from builder.lint.rule import Rule
-from builder.lint.table import RULES
-from builder.lint.target import Target, server_args_from_list
+from tritonsmith.builder.lint import LintOptions
+from tritonsmith.builder.lint.read.pbtxt import parse_config
+from tritonsmith.builder.lint.rule import Rule
+from tritonsmith.builder.lint.table import RULES
+from tritonsmith.builder.lint.target import Target, server_args_from_list
 
 MODEL_PY = """\
 import numpy as np

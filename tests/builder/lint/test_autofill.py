@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.lint import check
-from builder.lint.model import read_model
 from tests.builder.lint.fixtures import onnx_bytes
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.read.model import read_model
 
 FLOAT = ("FLOAT", ("batch", 4))
 FIXED = ("FLOAT", (1, 4))

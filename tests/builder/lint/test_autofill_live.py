@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from builder.lint.model import read_model
-from builder.lint.rules.common import type_name
-from perf.server import control
-from perf.server.launch import launch
-from perf.server.server import Server
-from perf.server.spec import ServerSpec
 from tests.builder.lint.fixtures import onnx_bytes
+from tritonsmith.builder.lint.read.model import read_model
+from tritonsmith.builder.lint.rules.common import type_name
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import launch
+from tritonsmith.perf.server.server import Server
+from tritonsmith.perf.server.spec import ServerSpec
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -14,14 +14,14 @@ from typing import Literal
 
 import pytest
 
-from builder.errors import ServerError, TritonsmithError
-from builder.lint import check
-from builder.lint.table import RULES
-from perf.server import control
-from perf.server.launch import launch
-from perf.server.server import Server
-from perf.server.spec import ServerSpec
 from tests.builder.lint.fixtures import Tree, fixtures
+from tritonsmith.builder.base.errors import ServerError, TritonsmithError
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.table import RULES
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import launch
+from tritonsmith.perf.server.server import Server
+from tritonsmith.perf.server.spec import ServerSpec
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

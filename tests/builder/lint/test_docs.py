@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.lint.docs import FAMILIES, rules_md
-from builder.lint.table import RULES
+from tritonsmith.builder.lint.docs import FAMILIES, rules_md
+from tritonsmith.builder.lint.table import RULES
 
 PAGE = Path(__file__).parents[3] / "docs" / "rules.md"
 
 
 def test_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == rules_md(), "run `python -m builder.lint.docs`"
+    assert PAGE.read_text(encoding="utf-8") == rules_md(), "run `python -m tritonsmith.builder.lint.docs`"
 
 
 def test_every_rule_has_a_section_and_a_family() -> None:

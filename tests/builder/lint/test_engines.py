@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from builder.lint import LintOptions, check
-from builder.lint.target import Target, server_args_from_list
-from builder.spec import Target as StatedTarget
-from builder.targets import serving_target
 from tests.builder.lint.fixtures import Tree, engine_tree, tree
+from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.target import Target, server_args_from_list
+from tritonsmith.builder.plan.targets import serving_target
+from tritonsmith.builder.spec.spec import Target as StatedTarget
 
 KINDS = (
     'cc_model_filenames [ { key: "9.0" value: "model_sm90.plan" }, { key: "8.9" value: "model_sm89.plan" } ]'

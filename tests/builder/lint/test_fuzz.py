@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.lint import check
 from tests.builder.lint.fixtures import fixtures, onnx_bytes
+from tritonsmith.builder.lint import check
 
 SEED = 20260821
 TOKENS = ["{", "}", "[", "]", "<", ">", ":", ",", ";", '"', "'", "#", "\\", "-", "-1", "0", "1e400", "nan", "inf",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.lint.onnx_io import OnnxProblem, model_from_bytes, read_onnx
 from tests.builder.lint.fixtures import onnx_bytes
+from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, model_from_bytes, read_onnx
 
 onnx = pytest.importorskip("onnx")
 LIGHT = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data").rglob("model.onnx"))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from builder.lint.pbtxt import MAX_BYTES, parse_config
+from tritonsmith.builder.lint.read.pbtxt import MAX_BYTES, parse_config
 
 TEXT = """\
 # a comment

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.lint import Finding, check
-from builder.lint.render import FORMATS, explanation, text
-from builder.lint.table import RULES
 from tests.builder.lint.fixtures import tree
+from tritonsmith.builder.lint import Finding, check
+from tritonsmith.builder.lint.render import FORMATS, explanation, text
+from tritonsmith.builder.lint.table import RULES
 
 ODD = 'name: "a\\nb<&>\\"%,:\\001\\033"\nmax_batch_size: -1\ninstance_group { count: 0 }'
 

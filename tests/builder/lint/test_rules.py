@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.lint import check
-from builder.lint.check import Finding
-from builder.lint.rule import Rule
-from builder.lint.table import RULES
 from tests.builder.lint.fixtures import Tree, fixtures
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.rule import Rule
+from tritonsmith.builder.lint.table import RULES
 
 
 def findings(tree: Tree, root: Path) -> list[Finding]:

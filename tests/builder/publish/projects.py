@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from builder.build import build
-from builder.cache import Cache
-from builder.context import BuildOptions
-from builder.publish import (
+from tests import onnx_models
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.build.context import BuildOptions
+from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.publish import (
     Destination,
     PublishOptions,
     PublishResult,
@@ -20,7 +21,6 @@ from builder.publish import (
     publish,
     rollback,
 )
-from tests import onnx_models
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import TritonsmithError
 from tests.builder.publish.projects import Project, two_builds
 from tests.failing_proxy import failing_proxy
 from tests.faults import check_destination, check_directory, kill_publishes
+from tritonsmith.builder.base.errors import TritonsmithError
 
 _KILLS = 20
 

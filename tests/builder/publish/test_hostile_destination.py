@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from builder.publish.versions import FAILED, PROVENANCE, version_number
 from tests.builder.publish.projects import Project
 from tritonsmith import _run
+from tritonsmith.builder.publish.destinations.versions import FAILED, PROVENANCE, version_number
 
 Run = Callable[..., str]
 

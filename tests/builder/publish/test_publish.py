@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from builder.build import build
-from builder.errors import BuildError, GateError, TritonsmithError, UsageError
-from builder.lint import check
-from builder.publish import Switched, list_versions, open_destination, text_of_versions
-from builder.publish.versions import CLAIM, FAILED, PROVENANCE
 from tests import onnx_models
 from tests.builder.publish.projects import Project
+from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError, UsageError
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.lint import check
+from tritonsmith.builder.publish import Switched, list_versions, open_destination, text_of_versions
+from tritonsmith.builder.publish.destinations.versions import CLAIM, FAILED, PROVENANCE
 
 
 @pytest.fixture(params=["disk", "s3", "file"])
@@ -165,7 +165,7 @@ def _overwrite(project: Project, path: str, content: bytes) -> None:
         (Path(project.url) / path).unlink()  # not through the hard link
         (Path(project.url) / path).write_bytes(content)
         return
-    from builder.object_store import open_store
+    from tritonsmith.builder.base.files.object_store import open_store
 
     open_store(project.url).put(path, content)
 
@@ -173,7 +173,7 @@ def _overwrite(project: Project, path: str, content: bytes) -> None:
 def test_a_model_of_somebody_elses_is_left_alone(on_disk: Project) -> None:
     on_disk.write({"m": 2.0})
     on_disk.build()
-    from builder.object_store import open_store
+    from tritonsmith.builder.base.files.object_store import open_store
 
     url = on_disk.url if "://" in on_disk.url else f"file://{on_disk.url}"
     open_store(url).put("m/1/model.onnx", b"theirs")
@@ -231,8 +231,8 @@ def test_what_fails_live_is_taken_back(project: Project) -> None:
 
 
 def test_a_server_that_is_not_there_stops_the_publish_before_it_begins(on_disk: Project) -> None:
-    from perf.release import LiveRelease
-    from perf.wire.http import HttpTarget
+    from tritonsmith.perf.commands.release.live import LiveRelease
+    from tritonsmith.perf.wire.http import HttpTarget
 
     with pytest.raises(TritonsmithError, match="does not answer"):
         on_disk.publish_scales(m=2.0, release=LiveRelease([HttpTarget("http://127.0.0.1:9")]))
@@ -282,7 +282,7 @@ def test_a_first_upload_that_was_killed_is_taken_up(bucket: str, tmp_path: Path)
     project.write({"m": 2.0})
     project.build()
     destination = open_destination(bucket)
-    from builder.publish.versions import manifest
+    from tritonsmith.builder.publish.destinations.versions import manifest
 
     text = (tmp_path / "model_repository" / "m" / "config.pbtxt").read_text()
     destination.claim(destination.state("m"), manifest(text, [], "models.yaml"))

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.build import build
-from builder.context import context_of
-from builder.errors import GateError, SpecError
-from builder.lock import LockedModel
-from builder.model_config import model_config_from_text
-from builder.publish.gates import accuracy_gate
-from builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
-from builder.samples import Sample, SampleSet, load_samples, save_samples
-from builder.spec import load_spec
 from tests import onnx_models
 from tests.builder.publish.projects import Project
+from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
+from tritonsmith.builder.base.errors import GateError, SpecError
+from tritonsmith.builder.build.build import build
+from tritonsmith.builder.build.context import context_of
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.publish.gates import accuracy_gate
+from tritonsmith.builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
+from tritonsmith.builder.repository.lock import LockedModel
+from tritonsmith.builder.spec.spec import load_spec
 
 PLAIN = """
 name: "m" backend: "onnxruntime" max_batch_size: 8

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from builder.errors import GateError, UsageError
-from builder.model_config import model_config_from_text
-from builder.publish.versions import (
+from tritonsmith.builder.base.errors import GateError, UsageError
+from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.publish.destinations.versions import (
     CLAIM,
     FAILED,
     PROVENANCE,

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from builder.errors import ServerError, ToolError
-from perf.gpu_check import models, wheels
-from perf.gpu_check.copies import DTYPES, SIZES, HostMemory, round_trips
-from perf.gpu_check.engines import profile_lines, real_triton, rtx_refusal
-from perf.gpu_check.nvidia import energy_of, gpus_from_smi
-from perf.gpu_check.run import exit_code_of, text_of
-from perf.gpu_check.sessions import CPU, CUDA, mapped, nodes_by_provider, precision
-from perf.gpu_check.step import Line, MissingError, Outcome, Status, UnexpectedError
-from perf.gpu_check.worker import outcome_of
+from tritonsmith.builder.base.errors import ServerError, ToolError
+from tritonsmith.perf.doctor.gpu_check import wheels
+from tritonsmith.perf.doctor.gpu_check.run import exit_code_of, text_of
+from tritonsmith.perf.doctor.gpu_check.step import Line, MissingError, Outcome, Status, UnexpectedError
+from tritonsmith.perf.doctor.gpu_check.steps import models
+from tritonsmith.perf.doctor.gpu_check.steps.copies import DTYPES, SIZES, HostMemory, round_trips
+from tritonsmith.perf.doctor.gpu_check.steps.engines import profile_lines, real_triton, rtx_refusal
+from tritonsmith.perf.doctor.gpu_check.steps.nvidia import energy_of, gpus_from_smi
+from tritonsmith.perf.doctor.gpu_check.steps.sessions import CPU, CUDA, mapped, nodes_by_provider, precision
+from tritonsmith.perf.doctor.gpu_check.worker import outcome_of
 
 
 def test_nvidia_smi_is_read_with_units_and_what_it_does_not_tell() -> None:
@@ -158,7 +159,7 @@ def test_wheels_are_told_with_the_versions_of_the_constraints() -> None:
 def test_wheels_need_nothing_but_the_standard_library() -> None:
     import subprocess
 
-    code = "import sys; import perf.gpu_check.__main__; print([m for m in ('pydantic', 'numpy', 'typer') if m in sys.modules])"
+    code = "import sys; import tritonsmith.perf.doctor.gpu_check.__main__; print([m for m in ('pydantic', 'numpy', 'typer') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from perf.gpu_check.runner import cuda_libraries, environment, run_steps
-from perf.gpu_check.step import Line, Step
-from perf.gpu_check.table import STEPS
 from tests.conftest import ROOT, Run
+from tritonsmith.perf.doctor.gpu_check.runner import cuda_libraries, environment, run_steps
+from tritonsmith.perf.doctor.gpu_check.step import Line, Step
+from tritonsmith.perf.doctor.gpu_check.table import STEPS
 
 
 def ran(tmp_path: Path, *steps: Step, budget_s: float = 60.0) -> list[Line]:
@@ -23,11 +23,11 @@ def ran(tmp_path: Path, *steps: Step, budget_s: float = 60.0) -> list[Line]:
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of steps of its own beside perf.gpu_check's, for processes that end badly."""
+    """A module of steps of its own beside perf.doctor.gpu_check's, for processes that end badly."""
     package = tmp_path / "extra"
     package.mkdir()
     (package / "sitecustomize.py").write_text(
-        f"import perf.gpu_check\nperf.gpu_check.__path__.append({str(package)!r})\n"
+        f"import tritonsmith.perf.doctor.gpu_check\nperf.gpu_check.__path__.append({str(package)!r})\n"
     )
     (package / "scripted.py").write_text(
         "import os, time, subprocess\n"
@@ -95,12 +95,14 @@ def test_every_step_is_there_to_be_called_and_fits_its_name() -> None:
 
     for step in STEPS:
         module, _, function = step.call.partition(":")
-        assert callable(getattr(importlib.import_module(f"perf.gpu_check.{module}"), function))
+        assert callable(
+            getattr(importlib.import_module(f"tritonsmith.perf.doctor.gpu_check.{module}"), function)
+        )
     assert len({step.name for step in STEPS}) == len(STEPS)
 
 
 def no_gpu() -> bool:
-    from builder.compile.cuda import gpus
+    from tritonsmith.builder.base.cuda import gpus
 
     return not gpus()[0]
 
@@ -134,7 +136,7 @@ def test_the_bare_start_says_which_wheels_are_lacking(tmp_path: Path) -> None:
     (folder := tmp_path / "wheels").mkdir()
     # A Python that sees none of ours: -S leaves out site-packages, and so does the environment that it makes.
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "perf.gpu_check", "--wheels", str(folder)],
+        [sys.executable, "-S", "-m", "tritonsmith.perf.doctor.gpu_check", "--wheels", str(folder)],
         cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
@@ -145,7 +147,7 @@ def test_the_bare_start_says_which_wheels_are_lacking(tmp_path: Path) -> None:
 @pytest.mark.server
 @pytest.mark.timeout(300)
 def test_all_that_runs_on_a_cpu_passes(tritonsmith: Run, tmp_path: Path) -> None:
-    from perf.server import environment as server
+    from tritonsmith.perf.server.environment import environment as server
 
     done = tritonsmith(
         "doctor", "--gpu", "--device", "cpu", timeout=280, TRITONSMITH_SERVER_HOME=str(server.home())

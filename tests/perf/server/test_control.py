@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from builder.errors import ServerError, TrialError
-from perf.server import control
-from perf.server.command import default_max_batch_size
-from perf.server.launch import ServerSpec, launch
-from perf.server.ports import choose_ports
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.server.process.command import default_max_batch_size
+from tritonsmith.perf.server.process.ports import choose_ports
 
 ONE_CPU = "instance_group { count: 1 kind: KIND_CPU }\n"
 

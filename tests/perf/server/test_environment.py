@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 
-from builder.errors import ServerError, ToolError
-from builder.toolchain import this_toolchain
-from perf.server import environment, interpreter
-from perf.server.embedded import Embedded, PythonEnvironment
-from perf.server.environment import PipOptions
-from perf.server.interpreter import Interpreter
-from perf.server.launch import ServerSpec, launch
-from perf.server.requirements import requirements_of
 from tests.conftest import ROOT
 from tests.mounts import can_mount
 from tests.perf.server.wheels import write_list, write_wheel
+from tritonsmith.builder.base.errors import ServerError, ToolError
+from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.perf.server.embedded import Embedded, PythonEnvironment
+from tritonsmith.perf.server.environment import environment, interpreter
+from tritonsmith.perf.server.environment.environment import PipOptions
+from tritonsmith.perf.server.environment.interpreter import Interpreter
+from tritonsmith.perf.server.environment.requirements import requirements_of
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 
 @dataclass
@@ -136,8 +136,8 @@ def test_two_starts_at_once_make_one(making: Making, capfd: pytest.CaptureFixtur
 KILLED = """
 import sys, time
 from pathlib import Path
-from perf.server.environment import PipOptions, make
-from perf.server.interpreter import Interpreter
+from tritonsmith.perf.server.environment.environment import PipOptions, make
+from tritonsmith.perf.server.environment.interpreter import Interpreter
 
 target, listed, wheels = map(Path, sys.argv[1:4])
 def prove(parts, made):
@@ -411,7 +411,7 @@ def test_a_served_model_gets_its_requirement_and_the_servers_own_numpy(
 STARTS = """
 import sys
 from pathlib import Path
-from perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 with launch(ServerSpec(repositories=(Path(sys.argv[1]),), exit_timeout_s=0)):
     pass

@@ -21,17 +21,18 @@ import psutil
 import pytest
 import tritonclient.http as httpclient
 
-from builder.errors import ServerError, ToolError, UsageError
-from perf.commands.serve import state_of
-from perf.server import control, embedded, environment
-from perf.server.canary import Canary
-from perf.server.command import docker_command
-from perf.server.control import IndexRow
-from perf.server.launch import Server, ServerSpec, kind_from_text, launch
-from perf.server.ports import Ports, choose_ports, is_port_lost
-from perf.server.server import refusals_from
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.base.errors import ServerError, ToolError, UsageError
+from tritonsmith.perf.commands.serve import state_of
+from tritonsmith.perf.server import control, embedded
+from tritonsmith.perf.server.control import IndexRow
+from tritonsmith.perf.server.environment import environment
+from tritonsmith.perf.server.environment.canary import Canary
+from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, launch
+from tritonsmith.perf.server.process.command import docker_command
+from tritonsmith.perf.server.process.ports import Ports, choose_ports, is_port_lost
+from tritonsmith.perf.server.server import refusals_from
 
 ONE_CPU = "instance_group { count: 1 kind: KIND_CPU }\n"
 SHM = Path("/dev/shm")
@@ -221,7 +222,7 @@ def test_a_stop_lets_requests_in_flight_finish_and_the_response_cache_answers(tm
 PARENT = """
 import json, sys, time
 from pathlib import Path
-from perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 with launch(ServerSpec(repositories=(Path(sys.argv[1]),), exit_timeout_s=0)) as server:
     print(json.dumps({"pid": server.pid, "work_dir": str(server.log_path.parent)}), flush=True)

@@ -14,11 +14,11 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from builder.errors import TrialError
-from builder.tensors import DTYPES
-from perf.server import control
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
+from tritonsmith.builder.base.errors import TrialError
+from tritonsmith.builder.base.tensors import DTYPES
+from tritonsmith.perf.server import control
 
 pytestmark = pytest.mark.server
 

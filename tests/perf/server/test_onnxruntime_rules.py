@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import perf.server
+import tritonsmith.perf.server
 
 BACKEND = Path(perf.server.__file__).with_name("backends") / "onnxruntime"
 

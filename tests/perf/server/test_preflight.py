@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from builder.errors import ToolError
-from perf.server import embedded, environment
-from perf.server.preflight import MIN_SHM_BYTES, Observed, check, check_stub, observe, problems
+from tritonsmith.builder.base.errors import ToolError
+from tritonsmith.perf.server import embedded
+from tritonsmith.perf.server.environment import environment
+from tritonsmith.perf.server.preflight import MIN_SHM_BYTES, Observed, check, check_stub, observe, problems
 
 GOOD = Observed(
     system="Linux",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from builder.errors import ToolError, UsageError
-from perf.server.launch import ServerSpec, launch
-from perf.server.shell_words import linked_repositories, read_otherwise
 from tests import onnx_models
+from tritonsmith.builder.base.errors import ToolError, UsageError
+from tritonsmith.perf.server.launch import ServerSpec, launch
+from tritonsmith.perf.server.stubs.shell_words import linked_repositories, read_otherwise
 
 ONE_CPU = "max_batch_size: 4\ninstance_group { count: 1 kind: KIND_CPU %s}\n"
 

@@ -16,9 +16,9 @@ import tritonclient.http as httpclient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import perf.server
-from builder.errors import TrialError
-from perf.server import control
+import tritonsmith.perf.server
+from tritonsmith.builder.base.errors import TrialError
+from tritonsmith.perf.server import control
 
 if TYPE_CHECKING:
     from tests.perf.conftest import LiveTriton
@@ -260,10 +260,15 @@ def test_a_plan_is_built_and_its_engine_answers(tmp_path: Path, monkeypatch: pyt
     trt = pytest.importorskip(
         "tensorrt", reason="TensorRT is not installed: pip install 'tritonsmith[tensorrt]'"
     )
-    from builder.compile import CompileRequest, StatedProfile, derive_profiles, run_compile
-    from builder.lint.engine import read_engine
-    from builder.tensors import TensorSpec, dtype_from_config
     from tests import onnx_models
+    from tritonsmith.builder.actions.compile import (
+        CompileRequest,
+        StatedProfile,
+        derive_profiles,
+        run_compile,
+    )
+    from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
+    from tritonsmith.builder.lint.read.engine import read_engine
 
     onnx.save(onnx_models.affine(("batch", 4)), tmp_path / "model.onnx")
     profiles = derive_profiles(

@@ -14,16 +14,16 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import UsageError
-from perf.answers import Validation
-from perf.generator import ClientOptions, generate
-from perf.schedule import Closed, Load, Open
-from perf.wire.grpc import GrpcTarget, decode_message
-from perf.wire.http2 import header_block, indexed_block, indexing_block
-from perf.wire.payload import InferPayload, request_parameters, tensor_from_array
-from perf.wire.target import Responses
 from tests.perf.fake_grpc import Peer, Script, grpc_server, scripted_server
 from tests.perf.fake_server import fake_server
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.load.answers import Validation
+from tritonsmith.perf.load.runs.generator import ClientOptions, generate
+from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.wire.grpc import GrpcTarget, decode_message
+from tritonsmith.perf.wire.http2 import header_block, indexed_block, indexing_block
+from tritonsmith.perf.wire.payload import InferPayload, request_parameters, tensor_from_array
+from tritonsmith.perf.wire.target import Responses
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 PAYLOAD = InferPayload("m", (tensor_from_array("x", X),), request_id="r", expected={"y": 2 * X}, batch_size=2)

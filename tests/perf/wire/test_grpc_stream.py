@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from perf.answers import Validation
-from perf.generator import ClientOptions, generate
-from perf.schedule import Closed, Load, Open
-from perf.stats import summarise, summary_from_dict
-from perf.wire.grpc import GrpcTarget, decode_stream
-from perf.wire.grpc_stream import ResponseParser
-from perf.wire.payload import InferPayload, tensor_from_array
 from tests.perf.fake_grpc import grpc_server
+from tritonsmith.perf.load.answers import Validation
+from tritonsmith.perf.load.runs.generator import ClientOptions, generate
+from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.stats import summarise, summary_from_dict
+from tritonsmith.perf.wire.grpc import GrpcTarget, decode_stream
+from tritonsmith.perf.wire.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 
 def payload(responses: int) -> InferPayload:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import uvloop
 
-from builder.errors import ServerError, UsageError
-from perf.load import LoadTest, run_load_test
-from perf.schedule import Closed
-from perf.wire.http import _HEADS, HttpTarget, http_reason, parse_head
-from perf.wire.payload import InferPayload, tensor_from_array
-from perf.wire.rest import RestApi
 from tests.perf.fake_server import FakeServer, fake_server
 from tests.perf.hostile_server import BROKEN, hostile_server
+from tritonsmith.builder.base.errors import ServerError, UsageError
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
+from tritonsmith.perf.records.schedule import Closed
+from tritonsmith.perf.wire.http import _HEADS, HttpTarget, http_reason, parse_head
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
+from tritonsmith.perf.wire.rest import RestApi
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 Talked = TypeVar("Talked")
@@ -294,7 +294,7 @@ def test_what_is_asked_once_trusts_no_stranger_either(certificate: tuple[Path, P
 
 @pytest.mark.parametrize("chunked", [0, 7])
 def test_an_answer_that_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch, chunked: int) -> None:
-    monkeypatch.setattr("perf.wire.http.KEPT_LIMIT_BYTES", 100)
+    monkeypatch.setattr("tritonsmith.perf.wire.http.KEPT_LIMIT_BYTES", 100)
     _HEADS.clear()  # an answer that is whole in one read, behind a known head, is never large
     with fake_server(chunked=chunked) as server:
         seen, _ = exchange(HttpTarget(server.url))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from builder.errors import UsageError
-from builder.tensors import DTYPES
-from perf.wire.payload import (
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.tensors import DTYPES
+from tritonsmith.perf.wire.payload import (
     InferPayload,
     array_from_raw,
     decode_http,

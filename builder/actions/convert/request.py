@@ -1,0 +1,168 @@
+"""What a conversion is asked for and what it gives back, as values that travel between processes as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec, calibration_spec_from_dict
+from tritonsmith.builder.actions.convert.coverage import Coverage
+from tritonsmith.builder.actions.export.request import EXTERNAL_ABOVE_BYTES
+from tritonsmith.builder.base.tensors import TensorSpec, tensor_from_dict
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+NEEDS_CALIBRATION: frozenset[str] = frozenset({"int8", "fp8", "nvfp4"})
+"""Precisions whose activations get a fixed scale (nvfp4's unless only weights are asked for); fp16 uses calibration data
+only to look for overflow."""
+
+TOOLS_BESIDE_ONNX: Mapping[Precision, tuple[str, ...]] = {
+    "bf16": ("ml_dtypes",),
+    "fp8": ("ml_dtypes",),
+    "nvfp4": ("ml_dtypes",),
+    "int4": ("ml_dtypes", "onnx-ir"),
+}
+"""Distributions whose version decides a graph's bytes beside onnx's and onnxruntime's: ml_dtypes rounds to the types that
+NumPy lacks, and onnxruntime's weight-only quantizer is written on onnx-ir."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    """One fp32 ONNX model to bring to a precision.
+
+    model:       its name, for messages.
+    source_onnx: path of the fp32 model; external data lies beside it.
+    exclude:     nodes that stay as they are: globs over node names and op types.
+    keep_io:     fp16 and bf16: inputs and outputs stay fp32.
+    calibration: required for NEEDS_CALIBRATION; None otherwise allowed.
+    held_out:    samples.npz that judges the result: never calibrated on, but looked at for overflow.
+    options:     by precision, see builder.actions.convert.options.
+    """
+
+    model: str
+    source_onnx: str
+    precision: Precision
+    exclude: tuple[str, ...] = ()
+    keep_io: bool = True
+    calibration: CalibrationSpec | None = None
+    held_out: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    external_above_bytes: int = EXTERNAL_ABOVE_BYTES
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON form."""
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "exclude": list(self.exclude),
+            "calibration": None if self.calibration is None else self.calibration.as_dict(),
+            "options": dict(self.options),
+        }
+
+
+_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "external_above_bytes")
+
+
+def convert_request_from_dict(data: Mapping[str, Any]) -> ConvertRequest:
+    """The inverse of ConvertRequest.as_dict."""
+    calibration = data["calibration"]
+    return ConvertRequest(
+        **{name: data[name] for name in _PLAIN},
+        exclude=tuple(data["exclude"]),
+        calibration=None if calibration is None else calibration_spec_from_dict(calibration),
+        options=dict(data["options"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNode:
+    """A node that was not converted, and why.
+
+    reason: `excluded by "…"`, `overflows fp16: …`, `Resize stays in fp32`, `Conv has no bf16 form at opset 20`.
+    """
+
+    name: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What run_convert left in its output directory.
+
+    files:      paths below out_dir for a model version's directory, as in ExportResult.
+    inputs, outputs: full shapes; fp16 or bf16 only when keep_io was False.
+    kept_fp32:  nodes that could have been converted and were not, with the reason.
+    converted:  names of the source's nodes that compute in the asked precision.
+    calibration_digest, calibration_rows: None and 0 when none was read.
+    dependencies: files the calibration was read from.
+    tensorrt_only: ONNX Runtime's CPU provider has no kernels for it at any optimisation level.
+    notes:      what a reader of a report should know (ranges unchecked, opset raised).
+    coverage:   how much of the model is in the precision; None for fp32 and tf32, which change nothing.
+    """
+
+    precision: Precision
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    ir_version: int
+    kept_fp32: tuple[KeptNode, ...]
+    converted: tuple[str, ...]
+    calibration_digest: str | None
+    calibration_rows: int
+    dependencies: tuple[str, ...]
+    seconds: float
+    tools: Mapping[str, str]
+    tensorrt_only: bool
+    notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+
+    @property
+    def onnx_file(self) -> str:
+        """The .onnx file itself, below out_dir."""
+        return next(name for name in self.files if name.endswith(".onnx"))
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON form."""
+        return {
+            **{name: getattr(self, name) for name in _RESULT_PLAIN},
+            "files": list(self.files),
+            "inputs": [tensor.as_dict() for tensor in self.inputs],
+            "outputs": [tensor.as_dict() for tensor in self.outputs],
+            "kept_fp32": [asdict(node) for node in self.kept_fp32],
+            "dependencies": list(self.dependencies),
+            "tools": dict(self.tools),
+            "converted": list(self.converted),
+            "notes": list(self.notes),
+            "coverage": None if self.coverage is None else self.coverage.as_dict(),
+        }
+
+
+_RESULT_PLAIN = (
+    "precision",
+    "opset",
+    "ir_version",
+    "calibration_digest",
+    "calibration_rows",
+    "seconds",
+    "tensorrt_only",
+)
+
+
+def convert_result_from_dict(data: Mapping[str, Any]) -> ConvertResult:
+    """The inverse of ConvertResult.as_dict."""
+    return ConvertResult(
+        **{name: data[name] for name in _RESULT_PLAIN if name != "precision"},
+        precision=cast(Precision, data["precision"]),
+        files=tuple(data["files"]),
+        inputs=tuple(tensor_from_dict(item) for item in data["inputs"]),
+        outputs=tuple(tensor_from_dict(item) for item in data["outputs"]),
+        kept_fp32=tuple(KeptNode(**item) for item in data["kept_fp32"]),
+        dependencies=tuple(data["dependencies"]),
+        tools=dict(data["tools"]),
+        converted=tuple(data["converted"]),
+        notes=tuple(data["notes"]),
+        coverage=None if data["coverage"] is None else Coverage(**data["coverage"]),
+    )

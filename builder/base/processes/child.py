@@ -1,0 +1,287 @@
+"""(worker module, JSON request) → its JSON answer, by a child process that cannot outlive this one and logs to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import tritonsmith.builder.base.errors as errors
+from tritonsmith.builder.base.errors import BuildError, TritonsmithError, UnexpectedError, Where
+from tritonsmith.builder.base.processes.budget import Grant
+from tritonsmith.builder.base.processes.run_policy import current_policy
+
+_GRACE_S = 2.0
+_POLL_S = 0.2
+
+
+WITH_ONNX = (
+    "numpy",
+    "onnx",
+    "onnx.checker",
+    "onnx.shape_inference",
+    "onnxruntime",
+    "tritonsmith.builder.actions.export.worker",
+    "tritonsmith.builder.actions.export.sources.onnx",
+    "tritonsmith.builder.actions.export.verify",
+    "tritonsmith.builder.actions.batch_rows.worker",
+    "tritonsmith.builder.actions.convert.worker",
+)
+"""Imports of the workers that read and run ONNX models: one list, so that one process serves them all."""
+
+WITH_TORCH = (*WITH_ONNX, "torch", "onnxscript", "torch.onnx._internal.exporter._core")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTask:
+    """What a child is for, and how its failures are called.
+
+    module:      run as `python -m module`; it ends in child_worker.serve.
+    what:        subject of its error messages ("the export of minilm").
+    code_prefix: of the codes PREFIX_killed, PREFIX_crashed, PREFIX_timeout, PREFIX_cancelled ("export").
+    error:       class of those errors.
+    gpus:        numbers of the GPUs of which it computes on one; two actions do not share one.
+    imports:     modules that take long; a build forks such workers from a process that has them.
+    """
+
+    module: str
+    what: str
+    code_prefix: str
+    error: type[BuildError] = BuildError
+    gpus: tuple[int, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+class _Running(Protocol):
+    """What is asked of a worker, freshly started or forked."""
+
+    stdin: IO[bytes] | None
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill_group(self, with_signal: signal.Signals) -> None: ...
+
+
+class _Fresh(subprocess.Popen[bytes]):
+    """An interpreter of its own."""
+
+    def kill_group(self, with_signal: signal.Signals) -> None:
+        os.killpg(self.pid, with_signal)
+
+
+def run_child(
+    task: ChildTask,
+    request: Mapping[str, object],
+    out_dir: Path,
+    log_path: Path,
+    timeout_s: float | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Mapping[str, Any]:
+    """Runs the worker on one request; out_dir and log_path's directory are made when missing.
+
+    Everything the worker prints goes to log_path. Raises the TritonsmithError the worker raised, or
+    task.error when the child was killed, crashed, took longer than timeout_s, or `stop`, asked a few times a second,
+    said so; UnexpectedError for a bug in it.
+    It waits for its turn and obeys the time limit and the stop of builder.base.processes.run_policy.
+    On any exception, Ctrl-C included, the child's process group is gone before it leaves.
+    """
+    policy = current_policy()
+    with policy.turn(task.what, task.gpus) as grant:
+        if grant is None:
+            raise _cancelled(task)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        limit_s = timeout_s if timeout_s is not None else policy.timeout_s
+        text, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), grant)
+    if text:
+        answer = json.loads(text)
+        if policy.peaks is not None and "peak_bytes" in answer:
+            policy.peaks.learn(task.what, answer["peak_bytes"])
+        return _result_from_answer(answer, task, log_path)
+    raise _error_from_exit(status, task, log_path)
+
+
+def _any_of(one: Callable[[], bool] | None, other: Callable[[], bool]) -> Callable[[], bool]:
+    return other if one is None else lambda: one() or other()
+
+
+def _run(
+    task: ChildTask,
+    request: Mapping[str, object],
+    out_dir: Path,
+    log_path: Path,
+    timeout_s: float | None,
+    stop: Callable[[], bool],
+    grant: Grant,
+) -> tuple[bytes, int]:
+    """(the answer, the exit status)"""
+    receive, send = os.pipe()
+    with os.fdopen(receive, "rb", buffering=0) as answer, log_path.open("wb") as log:
+        try:
+            child = _start(task, send, log.fileno(), out_dir, grant)
+        finally:
+            os.close(send)
+        try:
+            text = _exchange(child, answer, request, timeout_s, task, log_path, stop)
+        finally:
+            _end(child)
+    assert child.returncode is not None
+    return text, child.returncode
+
+
+def _start(task: ChildTask, send: int, log: int, out_dir: Path, grant: Grant) -> _Running:
+    # The package's own directory comes first so that a source's `builder` cannot stand in for ours.
+    root = str(Path(errors.__file__).resolve().parent.parent)
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    # torch.load without weights_only must stay safe whatever the caller's shell says.
+    environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    if grant.cpus:
+        environment.setdefault("OMP_NUM_THREADS", str(grant.cpus))
+    if grant.gpu is not None:
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[grant.gpu] if visible else str(grant.gpu)
+    warm = current_policy().warm
+    if warm is not None and task.imports:
+        return warm.start(task.module, task.imports, send, [str(out_dir.resolve())], log, root, environment)
+    return _Fresh(
+        [sys.executable, "-m", task.module, str(send), str(out_dir.resolve())],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd=root,
+        env=environment,
+        pass_fds=[send],
+        start_new_session=True,
+    )
+
+
+def _exchange(
+    child: _Running,
+    answer: Any,
+    request: Mapping[str, object],
+    timeout_s: float | None,
+    task: ChildTask,
+    log_path: Path,
+    stop: Callable[[], bool],
+) -> bytes:
+    """Sends the request, reads the answer; standard input stays open, its end tells the child we are gone."""
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    chunks: list[bytes] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(answer, selectors.EVENT_READ)
+        while True:
+            if deadline is not None and time.monotonic() > deadline:
+                raise task.error(
+                    f"{task.what} took longer than {timeout_s:g} s and was stopped",
+                    code=f"{task.code_prefix}_timeout",
+                    where=Where(log_path),
+                    fix="allow more time (--timeout), or see the log for what it was doing",
+                )
+            if stop():
+                raise _cancelled(task)
+            if selector.select(_POLL_S):
+                chunk = answer.read(1 << 16)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+            elif child.poll() is not None and not selector.select(0):
+                # Something the source forked may still hold the pipe; the child itself has said all it will.
+                break
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_GRACE_S)
+    return b"".join(chunks)
+
+
+def _cancelled(task: ChildTask) -> BuildError:
+    return task.error(f"{task.what} was cancelled", code=f"{task.code_prefix}_cancelled")
+
+
+def _end(child: _Running) -> None:
+    """Ends the child's process group; whatever the source started ends with it."""
+    if child.stdin is not None:
+        with suppress(OSError):
+            child.stdin.close()
+    if child.poll() is None:
+        with suppress(ProcessLookupError):
+            child.kill_group(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
+    with suppress(ProcessLookupError, PermissionError):
+        child.kill_group(signal.SIGKILL)
+    child.wait()
+
+
+def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Path) -> Mapping[str, Any]:
+    if "result" in answer:
+        result: Mapping[str, Any] = answer["result"]
+        return result
+    if "error" in answer:
+        raise _error_from_dict(answer["error"])
+    trace = str(answer["bug"])
+    raise UnexpectedError(
+        f"{task.what} failed unexpectedly: {trace.strip().splitlines()[-1]}",
+        code="unexpected",
+        where=Where(log_path),
+        fix="a bug of tritonsmith or of what it calls: report it with the traceback at the end",
+        traceback=trace,
+    )
+
+
+def _error_from_dict(data: Mapping[str, Any]) -> TritonsmithError:
+    kind: type[TritonsmithError] = getattr(errors, data["class"])
+    where = None if data["path"] is None else Where(Path(data["path"]), data["line"])
+    return kind(
+        data["message"],
+        code=data["code"],
+        where=where,
+        seen=data["seen"],
+        valid=data["valid"],
+        fix=data["fix"],
+        details=data["details"],
+    )
+
+
+def _error_from_exit(returncode: int, task: ChildTask, log_path: Path) -> BuildError:
+    if returncode == -signal.SIGKILL:
+        return task.error(
+            f"{task.what} was killed by signal 9 (SIGKILL), usually for want of memory",
+            code=f"{task.code_prefix}_killed",
+            where=Where(log_path),
+            fix="free memory (`dmesg` shows the kernel's reason), or build on a larger machine",
+        )
+    if returncode < 0:
+        how = f"died of signal {-returncode} ({signal.Signals(-returncode).name})"
+    else:
+        how = f"left with exit status {returncode} without an answer"
+    return task.error(
+        f"{task.what} {how}",
+        code=f"{task.code_prefix}_crashed",
+        where=Where(log_path),
+        seen=_last_line(log_path),
+        fix="the log has all that it printed",
+    )
+
+
+def _last_line(path: Path) -> str | None:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -1,0 +1,120 @@
+"""The child's side of builder.base.processes.child: one JSON request on standard input → one JSON answer on a pipe."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.base.errors import BuildError, TritonsmithError, Where
+
+Handle = Callable[[Mapping[str, Any], Path], Mapping[str, object]]
+"""(request, out_dir) → result; a TritonsmithError travels to the parent, anything else is a bug."""
+
+
+def serve(handle: Handle, doing: str) -> None:
+    """Answers one request, then leaves by os._exit.
+
+    Program arguments: the answer pipe's descriptor, out_dir. `doing` is for a full disk's message ("exporting").
+    """
+    answer, out_dir = int(sys.argv[1]), Path(sys.argv[2])
+    os.set_inheritable(answer, False)
+    parent = os.dup(0)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)
+    request = json.loads(_read_line(parent))
+    threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
+    answered = _answer(handle, request, out_dir, doing)
+    # ru_maxrss counts KiB on Linux.
+    answered["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    message = json.dumps(answered).encode()
+    while message:
+        message = message[os.write(answer, message) :]
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)  # torch's teardown takes a second and changes nothing
+
+
+def enter_search_path(search_path: Path) -> None:
+    """Puts the user's directory first on sys.path and makes it the working directory.
+
+    `-m` put the package's own root first; the user's modules must see their own directory there instead.
+    """
+    if sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109
+        del sys.path[0]
+    sys.path.insert(0, str(search_path))
+    os.chdir(search_path)
+
+
+def _read_line(descriptor: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        chunk = os.read(descriptor, 1 << 16)
+        if not chunk:
+            os._exit(1)
+        line += chunk
+    return line
+
+
+def _leave_with_parent(descriptor: int) -> None:
+    """The parent holds the other end until it is done with us; end of file means that nobody waits."""
+    while os.read(descriptor, 1):
+        pass
+    if os.getpgrp() == os.getpid():  # ours alone: what the source started goes with us
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _answer(handle: Handle, request: Mapping[str, Any], out_dir: Path, doing: str) -> dict[str, object]:
+    try:
+        return {"result": handle(request, out_dir)}
+    except TritonsmithError as error:
+        _log_traceback()
+        return {"error": _error_as_dict(error)}
+    except OSError as error:
+        _log_traceback()
+        if error.errno == errno.ENOSPC:
+            return {"error": _error_as_dict(disk_full(error, out_dir, doing))}
+        return {"bug": traceback.format_exc()}
+    except BaseException:
+        _log_traceback()
+        return {"bug": traceback.format_exc()}
+
+
+def _log_traceback() -> None:
+    with suppress(OSError):  # the log may lie on the disk that is full
+        traceback.print_exc()
+
+
+def disk_full(error: OSError, out_dir: Path, doing: str) -> BuildError:
+    """An ENOSPC → the error people get."""
+    return BuildError(
+        f"disk full while {doing}",
+        code="disk_full",
+        where=Where(Path(str(error.filename)) if error.filename else out_dir),
+        fix="free space on that file system; nothing half-written is used",
+    )
+
+
+def _error_as_dict(error: TritonsmithError) -> dict[str, object]:
+    return {
+        "class": type(error).__name__,
+        "message": error.message,
+        "code": error.code,
+        "path": None if error.where is None else str(error.where.path),
+        "line": None if error.where is None else error.where.line,
+        "seen": None if error.seen is None else str(error.seen),
+        "valid": [str(value) for value in error.valid],
+        "fix": error.fix,
+        "details": list(error.details),
+    }

@@ -1,0 +1,96 @@
+"""What people see: results on stdout, progress and notes on stderr, colour and bars on a terminal only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from tritonsmith.builder.base.text.shown import visible, without_secrets
+from tritonsmith.builder.base.text.text_layout import wrapped
+
+Tell = Callable[[str, float, float | None], None]
+"""Told what goes on, how much of it is done, and of how much: None while that is not known."""
+
+
+def width_of(stream: IO[str]) -> int | None:
+    """Columns of the terminal that the stream writes to; None when it is none, and text stays as it is."""
+    if not stream.isatty():
+        return None
+    said = os.environ.get("COLUMNS", "")
+    return (
+        int(said) if said.isdecimal() and int(said) else os.get_terminal_size(stream.fileno()).columns or 80
+    )
+
+
+def is_drawable(stream: IO[str]) -> bool:
+    """Whether it leads to a terminal that knows more than letters: whose cursor moves, that has colours."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def has_colour(stream: IO[str]) -> bool:
+    """Whether colours may be written to it: it could show them, and the user did not say NO_COLOR."""
+    return is_drawable(stream) and not os.environ.get("NO_COLOR")
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr; a terminal that was closed meanwhile does not end what is noted about."""
+    try:
+        print(wrapped(_safe(text), width_of(sys.stderr)), file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
+def emit_json(value: Any) -> None:
+    """A result for machines, on stdout."""
+    print(without_secrets(json.dumps(value, indent=2, sort_keys=False, default=str)), flush=True)
+
+
+def emit_text(text: str, *, escaped: bool = False) -> None:
+    """A result for people, on stdout; on a terminal its lines are broken between words.
+
+    escaped: it holds colours of ours, so what it holds of others is safe already.
+    """
+    print(wrapped(text if escaped else _safe(text), width_of(sys.stdout)), flush=True)
+
+
+def emit_document(text: str, *, escaped: bool = False) -> None:
+    """A result that is copied or saved as it stands (a diff, YAML, Markdown), on stdout; escaped: as of emit_text."""
+    print(text if escaped else _safe(text), flush=True)
+
+
+# A line that begins so is an order to a CI's runner.
+_ORDER = re.compile(r"^([ \t]*:)(?=:)", re.MULTILINE)
+
+
+def _safe(text: str) -> str:
+    return _ORDER.sub("\\1\u200b", visible(without_secrets(text)))
+
+
+@contextmanager
+def progress(what: str, *, share: bool = False) -> Iterator[Tell]:
+    """A bar on stderr, drawn where that is a terminal; gives what is told how far it is.
+
+    share: what is done is a part of the total, not a number of things, and is shown in per cent.
+    """
+    if not is_drawable(sys.stderr):
+        yield lambda what, done, total: None
+        return
+    from tritonsmith.builder.base.text.progress import bars, drawn
+
+    display = bars()
+    display.add_task(what, total=None, share=share)
+    (task,) = display.tasks
+
+    def tell(what: str, done: float, total: float | None) -> None:
+        task.total = total  # update() takes None for no change
+        display.update(task.id, description=what, completed=done)
+
+    with drawn(display):
+        yield tell

@@ -1,0 +1,120 @@
+"""Tasks under way → lines on stderr's terminal, drawn over and over; what fails in that ends no command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import IO, Any, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.table import Column
+from rich.text import Text
+
+from tritonsmith.builder.base.text.shown import one_line
+
+_BAR_WIDTH = 14
+
+
+class _What(ProgressColumn):
+    """The description: never markup, and what gives way when the line would be too long."""
+
+    def render(self, task: Task) -> Text:
+        return Text(one_line(task.description), no_wrap=True, overflow="ellipsis")
+
+
+class _Bar(BarColumn):
+    """Moves to and fro while the total is not known; a task that has not begun has none."""
+
+    def __init__(self) -> None:
+        super().__init__(_BAR_WIDTH, table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Any:
+        return super().render(task) if task.started else Text()
+
+
+class _Done(ProgressColumn):
+    """`3/8`, or `37 %` of a task with share=True; nothing while the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None or not task.started:
+            return Text()
+        if task.fields.get("share"):
+            return Text(f"{task.percentage:.0f} %")
+        return Text(f"{task.completed:.0f}/{task.total:.0f}")
+
+
+class _Took(ProgressColumn):
+    """Time since the task began, h:mm:ss."""
+
+    def render(self, task: Task) -> Text:
+        elapsed_s = task.finished_time if task.finished else task.elapsed
+        return Text("" if elapsed_s is None else str(timedelta(seconds=int(elapsed_s))))
+
+
+def bars() -> Progress:
+    """Tasks of which is known, or will be, how much there is to do: what goes on, a bar, how far, for how long."""
+    return _progress(_Bar(), _Done(Column(no_wrap=True, justify="right")))
+
+
+def activities() -> Progress:
+    """Tasks of which is known that they run: what goes on, and for how long."""
+    return _progress()
+
+
+def _progress(*middle: ProgressColumn) -> Progress:
+    columns = (
+        SpinnerColumn(table_column=Column(no_wrap=True)),
+        _What(),
+        *middle,
+        _Took(Column(no_wrap=True)),
+    )
+    return Progress(*columns, disable=True)  # `drawn` draws it
+
+
+@contextmanager
+def drawn(*displays: Progress) -> Iterator[None]:
+    """Draws them on stderr, one below the other, as long as the block runs, and takes them away at its end."""
+
+    def picture() -> RenderableType:
+        with suppress(Exception):
+            return Group(*(display.make_tasks_table(display.tasks) for display in displays))
+        return Text()
+
+    console = Console(file=cast("IO[str]", _Forgiving(sys.stderr)), highlight=False, soft_wrap=True)
+    live = Live(
+        console=console,
+        get_renderable=picture,
+        transient=True,
+        refresh_per_second=8,
+        redirect_stdout=sys.stdout.isatty(),  # what is written to a pipe or a file belongs there
+    )
+    try:
+        with live:
+            yield
+    finally:
+        console.show_cursor()  # a Ctrl-C may have come while the drawing began or ended
+
+
+class _Forgiving:
+    """A stream whose failed writes are nobody's concern: the terminal may have been closed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """All of it, as far as anybody knows."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError):
+            self._stream.flush()

@@ -1,7 +1,0 @@
-"""(ONNX file, batch sizes) → whether each row of a batch is answered as it would be alone, and the op that mixes them."""
-
-from builder.batch_rows.request import RowsRequest
-from builder.batch_rows.run import run_rows
-from builder.rows_report import RowsReport, report_from_dict, sizes_to_run
-
-__all__ = ["RowsReport", "RowsRequest", "report_from_dict", "run_rows", "sizes_to_run"]

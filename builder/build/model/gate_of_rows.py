@@ -1,0 +1,158 @@
+"""(a model of the spec, its artifact, the cache) → its RowsReport, made once; or the GateError that refuses to batch it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.build.model.artifacts import (files_to_serve, is_exported, log_path, place_error)
+from tritonsmith.builder.actions.batch_rows import (RowsReport, RowsRequest, report_from_dict, run_rows, sizes_to_run)
+from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.base.dim_relations import with_found
+from tritonsmith.builder.base.errors import GateError, TritonsmithError
+from tritonsmith.builder.lint.read.model import read_model
+from tritonsmith.builder.lint.rows import RAGGED, is_ragged, row_requests
+from tritonsmith.builder.model_config.model_config import (DEFAULT_MAX_BATCH_SIZE, batches, model_config_as_stated)
+from tritonsmith.builder.plan.plan import action_key
+from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
+from tritonsmith.builder.base.tensors import tensor_from_dict
+from tritonsmith.builder.base.toolchain import this_toolchain
+
+_FIX = "max_batch_size: 0, or make the model treat its first dimension as a stack of strangers; see docs/batching.md"
+
+
+def rows_of(
+    spec: ModelSpec, artifact: Artifact, repository: RepositorySpec, cache: Cache
+) -> RowsReport | None:
+    """What is known of the model's rows, looked up or run in a process of its own; None when it batches nothing.
+
+    BuildError when that process dies.
+    """
+    if not spec.source.row.rows_checked:
+        return None
+    if is_ragged(model_config_as_stated(spec, repository)):
+        return RAGGED
+    requests = _of_export(spec, artifact) if is_exported(spec) else _of_directory(spec, artifact, repository)
+    reports = [_report(request, spec, artifact, repository, cache) for request in requests]
+    return _gravest(reports)
+
+
+def judge_rows(spec: ModelSpec, report: RowsReport | None, repository: RepositorySpec) -> None:
+    """GateError when the spec, or Triton for a directory that is taken over as it is, would batch what cannot be batched.
+
+    Where the batch size is ours to choose, max_batch_size becomes 0 instead (see `unbatched`).
+    """
+    if report is None or not report.refused or is_inferred(spec):
+        return
+    what = "rows of a batch depend on one another" if report.verdict == "mixed" else "a batch cannot be run"
+    fix = _FIX
+    if spec.max_batch_size is None:
+        what += " (max_batch_size is left out, and Triton would infer it)"
+        fix = "state max_batch_size: 0 with input and output, so that Triton infers nothing; see docs/batching.md"
+    error = GateError(
+        f"{what}: {report.note}",
+        code="rows_mixed" if report.verdict == "mixed" else "batch_size_fails",
+        where=repository.where(spec.name, "max_batch_size" if spec.max_batch_size is not None else "source"),
+        fix=fix,
+    )
+    raise place_error(error, spec.name, error.where or repository.where(spec.name))
+
+
+def is_inferred(spec: ModelSpec) -> bool:
+    """Whether the builder chooses the batch size."""
+    return spec.max_batch_size is None and is_exported(spec)
+
+
+def unbatched(spec: ModelSpec) -> ModelSpec:
+    """The model with max_batch_size 0, and no batcher that would have nothing to batch."""
+    config = spec.config.model_copy(update={"max_batch_size": 0, "dynamic_batching": None})
+    config.model_fields_set.discard("dynamic_batching")
+    return spec.model_copy(update={"config": config})
+
+
+def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
+    record = artifact.record
+    tensors = [tensor_from_dict(t) for t in (*record["inputs"], *record["outputs"])]
+    largest = spec.max_batch_size
+    if largest is None:
+        largest = DEFAULT_MAX_BATCH_SIZE if batches(tensors) else 0
+    if largest == 0:
+        return ()
+    batching = spec.config.as_proto_json().get("dynamic_batching") or {}
+    return (
+        RowsRequest(
+            spec.name,
+            str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
+            sizes_to_run(largest, batching.get("preferred_batch_size", ())),
+            _served_outputs(spec),
+            dynamic_dims=spec.dim_ranges,
+            dim_relations=with_found(spec.dim_relations, record.get("relations", {})),
+            exported=True,
+            samples=None if record["samples"] is None else str(artifact.directory / record["samples"]),
+        ),
+    )
+
+
+def _served_outputs(spec: ModelSpec) -> tuple[str, ...]:
+    """The outputs that the spec lists; empty for all, as when it leaves one's name to the model."""
+    names = [tensor["name"] for tensor in stated_tensors(spec, "output")]
+    return () if None in names else tuple(names)
+
+
+def _of_directory(spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> Iterable[RowsRequest]:
+    """One request a version, with the inputs that accuracy.samples states."""
+    files = files_to_serve(artifact)
+    if not files:
+        return ()
+    name, file = next(iter(files.items()))
+    root = file.parents[len(Path(name).parts) - 1]
+    model = read_model(root, stated=model_config_as_stated(spec, repository))
+    samples = spec.accuracy.samples
+    if samples is not None and ":" not in samples:
+        samples = str(repository.root / samples)
+    return [
+        replace(request, model=spec.name, samples=samples, search_path=str(repository.root))
+        for request in row_requests(model).values()
+    ]
+
+
+def _report(
+    request: RowsRequest, spec: ModelSpec, artifact: Artifact, repository: RepositorySpec, cache: Cache
+) -> RowsReport:
+    """From the cache, or run: decided by the artifact's content, the sizes and ONNX Runtime's version."""
+    asked: Mapping[str, Any] = {
+        **request.as_dict(),
+        "path": Path(request.path).relative_to(artifact.directory).as_posix(),
+        "samples": spec.accuracy.samples,
+        "search_path": None,
+    }
+    tools = this_toolchain().fingerprint("onnxruntime")
+    identity = {
+        "action": "rows",
+        "revision": ROWS_REVISION,
+        "of": artifact.key,
+        "asked": asked,
+        "tools": tools,
+    }
+    key = action_key(digest_of_value(identity), {})
+    known = cache.get(key, "rows")
+    if known is not None:
+        return report_from_dict(known.record["rows"])
+    with cache.workspace() as scratch, cache.workspace() as made:
+        try:
+            report = run_rows(request, scratch, log_path(cache, repository, f"{spec.name}.rows"))
+        except TritonsmithError as error:
+            raise place_error(error, spec.name, repository.where(spec.name, "source")) from None
+        cache.put(key, made, {"rows": report.as_dict()}, f"rows of {spec.name}")
+    return report
+
+
+_GRAVITY = ("mixed", "cannot_run", "random", "unverified", "independent")
+
+
+def _gravest(reports: Sequence[RowsReport]) -> RowsReport | None:
+    return min(reports, key=lambda report: _GRAVITY.index(report.verdict), default=None)

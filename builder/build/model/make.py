@@ -1,0 +1,55 @@
+"""(a model of the spec, its observation, the cache) → Made: its artifact and its variants' in the cache, nothing laid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tritonsmith.builder.build.model.artifacts import is_exported, make_artifact
+from tritonsmith.builder.actions.batch_rows import RowsReport
+from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.build.model.gate_of_export import judge_export
+from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
+from tritonsmith.builder.plan.plan import Observation
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.build.model.variants import BuiltVariant, build_variants
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What laying out needs of one model; action: from cache, exported or taken over; rows: None where none batch."""
+
+    model: str
+    base: Artifact
+    action: str
+    seconds: float
+    variants: tuple[BuiltVariant, ...] = ()
+    rows: RowsReport | None = None
+
+
+def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, cache: Cache) -> Made:
+    """Finds or makes every artifact of the model; each action runs in a process of its own.
+
+    GateError when the export does not answer like its source, or its rows not alone as in a batch; what an export or
+    a taken-over file raises.
+    A variant that fails keeps its error.
+    """
+    started = time.monotonic()
+    artifact = cache.get(seen.cached_key, "source") if seen.cached_key else None
+    action = "from cache"
+    if artifact is None:
+        artifact = make_artifact(spec, repository, cache)
+        action = "exported" if is_exported(spec) else "taken over"
+    judge_export(spec, artifact.record["accuracy"], repository)
+    rows = rows_of(spec, artifact, repository, cache)
+    judge_rows(spec, rows, repository)
+    variants = build_variants(spec, artifact, _graph_keys(seen, artifact), repository, cache)
+    return Made(spec.name, artifact, action, time.monotonic() - started, variants, rows)
+
+
+def _graph_keys(seen: Observation, base: Artifact) -> Mapping[str, str | None]:
+    """Keys of the variants' graphs that are known to fit this very export."""
+    if seen.cached_key != base.key:
+        return {}
+    return {name: variant.cached_key for name, variant in seen.variants.items()}

@@ -1,0 +1,77 @@
+"""What became of a build: one ModelOutcome a model, one VariantOutcome a variant, and the plan they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.actions.accuracy.judgement import Judgement
+from tritonsmith.builder.plan.plan import BuildPlan
+
+# Actions of a ModelOutcome that changed nothing in the repository.
+UNCHANGED = ("up-to-date", "unchanged", "failed", "not built", "cached")
+# A variant that only another machine can make.
+ELSEWHERE = ("gpu_missing", "gpu_other")
+
+
+@dataclass(frozen=True, slots=True)
+class VariantOutcome:
+    """What became of one variant.
+
+    accuracy: its worst deviation from the fp32 source; judged: what the gate says of it; coverage: how much of it is
+    in its precision (builder.actions.convert.coverage), empty for fp32 and tf32.
+    """
+
+    variant: str
+    action: str
+    served: bool
+    accuracy: Mapping[str, Any]
+    error: TritonsmithError | None = None
+    judged: Judgement = field(default_factory=Judgement)
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcome:
+    """What became of one model.
+
+    action:   up-to-date, exported, taken over, from cache, laid out, unchanged, failed, not built (another model's
+              failure or Ctrl-C came first), cached (its artifacts were made and nothing was to be laid out).
+    accuracy: worst deviation of the export from its source; empty when nothing was judged anew or before.
+    rows:     what is known of its rows in a batch, a RowsReport as JSON; empty where none batch.
+    """
+
+    model: str
+    action: str
+    version: int
+    directory: Path
+    seconds: float
+    accuracy: Mapping[str, Any]
+    error: TritonsmithError | None = None
+    variants: tuple[VariantOutcome, ...] = ()
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched."""
+
+    repository: Path
+    plan: BuildPlan
+    outcomes: tuple[ModelOutcome, ...] = ()
+
+    @property
+    def errors(self) -> tuple[TritonsmithError, ...]:
+        """The failures, in the spec's order. Where nothing was laid out, engines for other machines are none."""
+        failed = [(o, o.error) for o in self.outcomes]
+        failed += [(o, v.error) for o in self.outcomes for v in o.variants]
+        # A model that fails because its variant did has the same error.
+        told = {
+            str(error): error
+            for outcome, error in failed
+            if error is not None and not (outcome.action == "cached" and error.code in ELSEWHERE)
+        }
+        return tuple(told.values())

@@ -1,0 +1,72 @@
+"""(spec, target) → nothing, or the error of the first model that the target could not load; nothing is built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tritonsmith.builder.build.model.artifacts import source_path
+from tritonsmith.builder.plan.engine_profiles import engine_options
+from tritonsmith.builder.plan.engine_targets import engine_targets
+from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, read_onnx
+from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.plan.targets import (PlannedModel, ServingTarget, check_target, serving_target, target_from_reference)
+from tritonsmith.builder.spec.variant_spec import Variant
+
+# IR version that the exporter of torch writes.
+_EXPORT_IR_VERSION = 10
+
+
+def check_planned(spec: RepositorySpec, reference: str | None, machine: Machine) -> Target | None:
+    """Holds every model and variant against the spec's `target:`, or against `reference` instead.
+
+    reference: a release, an image or a live server's URL. machine: decides only where the spec names no TensorRT:
+    engines are compiled for the target, by whichever machine has its GPU. Returns the target, None when none is stated.
+    GateError names the model, what the target has and what would do.
+    """
+    if reference is not None:
+        target = ServingTarget(target_from_reference(reference))
+    elif spec.target.triton or spec.target.gpus or spec.target.tensorrt:
+        target = serving_target(spec.target, spec.source.where(("target",)))
+    else:
+        return None
+    check_target(target, [p for model in spec.models for p in _planned(model, spec, machine)])
+    return target.target
+
+
+def _planned(model: ModelSpec, spec: RepositorySpec, machine: Machine) -> Iterator[PlannedModel]:
+    opset, ir_version = _versions(model, spec)
+    tensorrt = engine_targets(spec, machine)[0].tensorrt
+    for name, variant in (model.variants or {"": Variant()}).items():
+        where = spec.where(model.name, "variants", name) if name else spec.where(model.name, "source")
+        yield PlannedModel(
+            model=f"{model.name}/{name}" if name else model.name,
+            backend=_backend(model, variant, bool(name)),
+            opset=opset,
+            ir_version=ir_version,
+            tensorrt=tensorrt,
+            precision=variant.precision,
+            options=engine_options(variant, where),
+            where=where,
+        )
+
+
+def _backend(model: ModelSpec, variant: Variant, stated: bool) -> str:
+    config = model.config.as_proto_json()
+    if config.get("backend"):
+        return str(config["backend"])
+    return variant.backend if stated else model.source.row.backend
+
+
+def _versions(model: ModelSpec, spec: RepositorySpec) -> tuple[int | None, int | None]:
+    """(opset, IR version) that the model's ONNX file has or will have."""
+    if model.source.row.opset == "asked":
+        return model.opset, _EXPORT_IR_VERSION
+    if model.source.row.opset is None:
+        return None, None
+    try:
+        graph = read_onnx(source_path(model.source.reference, spec.root))
+    except OnnxProblem:
+        return None, None  # the export says what is wrong with it
+    return graph.opset, graph.ir_version

@@ -1,0 +1,79 @@
+"""(a built spec, a directory) → one model directory a variant, for sweeps and for looking at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tritonsmith.builder.cache.cache import Artifact
+from tritonsmith.builder.cache.record import Kind
+from tritonsmith.builder.build.context import BuildOptions, Context, context_of
+from tritonsmith.builder.build.model.engines import BuiltEngine
+from tritonsmith.builder.base.errors import BuildError, TritonsmithError
+from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.build.layout import config_text
+from tritonsmith.builder.repository.lock import LockedModel
+from tritonsmith.builder.plan.observe import is_plain
+from tritonsmith.builder.plan.plan import EngineTarget
+from tritonsmith.builder.repository.repository import exclusive, publish_model, stage_model
+from tritonsmith.builder.spec.spec import ModelSpec
+from tritonsmith.builder.build.model.variants import BuiltVariant, served_files
+
+
+def lay_out_variants(
+    options: BuildOptions, directory: Path
+) -> tuple[tuple[Path, ...], tuple[TritonsmithError, ...]]:
+    """Writes DIRECTORY/MODEL__VARIANT for each variant that the last build made → (their paths, what became of others).
+
+    They are models of their own to a server: it may serve them side by side. BuildError `variant_gone` is among the
+    errors when a variant's artifact is no longer in the cache.
+    """
+    context = context_of(options)
+    made: list[Path] = []
+    failures: list[TritonsmithError] = []
+    with exclusive(directory.absolute()) as staging:
+        for spec in context.spec.models:
+            locked = context.lock.models.get(spec.name)
+            if locked is None:
+                continue
+            for name in (n for n in spec.variants if n in locked.variants):
+                try:
+                    made.append(_lay_out(context, spec, locked, name, staging, directory.absolute()))
+                except Exception as error:  # noqa: PERF203 - one variant's alone
+                    failures.append(failure_of(error, f"{spec.name}/{name}"))
+    return tuple(made), tuple(failures)
+
+
+def _lay_out(
+    context: Context, spec: ModelSpec, locked: LockedModel, name: str, staging: Path, directory: Path
+) -> Path:
+    entry = locked.variants[name]
+    artifact = _artifact(
+        context, spec, entry["key"], name, "source" if is_plain(spec.variants[name]) else "convert"
+    )
+    engines = tuple(
+        BuiltEngine(
+            EngineTarget(None, capability or None, engine["tools"]["tensorrt"]),
+            _artifact(context, spec, engine["key"], name, "compile"),
+            True,
+        )
+        for capability, engine in entry.get("engines", {}).items()
+    )
+    built = BuiltVariant(name, artifact, "from cache", engines=engines)
+    named = spec.model_copy(update={"name": f"{spec.name}__{name}"})
+    served = served_files(built)
+    served |= {place: context.spec.root / file for place, file in spec.model_files.items()}
+    text = config_text(context, named, artifact, built)
+    publish_model(stage_model(staging, named.name, text, served), directory)
+    return directory / named.name
+
+
+def _artifact(context: Context, spec: ModelSpec, key: str, name: str, kind: Kind) -> Artifact:
+    artifact = context.cache.get(key, kind)
+    if artifact is None:
+        raise BuildError(
+            f"{spec.name}/{name} is no longer in the cache",
+            code="variant_gone",
+            where=context.spec.where(spec.name, "variants", name),
+            fix="tritonsmith build",
+        )
+    return artifact

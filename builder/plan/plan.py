@@ -1,0 +1,406 @@
+"""(what the spec wants, what the lock says, what is there) → BuildPlan; pure; every stale action carries its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.repository.lock import Lock, LockedModel
+
+ActionKind = Literal[
+    "export", "calibrate", "convert", "compile", "accuracy", "render", "lay_out", "remove", "forget"
+]
+
+
+class State(str, Enum):
+    """Where an action stands."""
+
+    UP_TO_DATE = "up-to-date"
+    CACHED = "cached"
+    TO_RUN = "to run"
+
+
+class StaleReason(str, Enum):
+    """Why an action is not up to date; a stable word for scripts."""
+
+    NEW = "new"
+    SPEC_CHANGED = "spec_changed"
+    SOURCE_CHANGED = "source_changed"
+    TOOL_CHANGED = "tool_changed"
+    TARGET_CHANGED = "target_changed"
+    TEMPLATE_CHANGED = "template_changed"
+    ACCURACY_BOUND_CHANGED = "accuracy_bound_changed"
+    EXPORT_CHANGED = "export_changed"
+    GRAPH_CHANGED = "graph_changed"
+    STEP_CHANGED = "step_changed"
+    CALIBRATION_CHANGED = "calibration_changed"
+    ROWS_UNCHECKED = "rows_unchecked"
+    MISSING_ARTIFACT = "missing_artifact"
+    CORRUPT_ARTIFACT = "corrupt_artifact"
+    REMOVED_FROM_SPEC = "removed_from_spec"
+
+
+# Reasons that say that something was lost or never looked at, not that anything else is wanted.
+LOSSES = frozenset({StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED})
+# Reasons that only hand on what an earlier action of the model said.
+CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED})
+# Sources that are taken over as they are.
+_NOT_JUDGED = ("directory", "python", "steps")
+# Tools of an engine that the machine it is meant for decides about.
+TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTarget:
+    """What an engine is compiled for; None where neither the spec nor this machine says it.
+
+    gpu: the kind of GPU as the spec names it. compute_capability: `9.0`. tensorrt: version, all that is known of it.
+    platform: operating system and CPU of the servers.
+    """
+
+    gpu: str | None
+    compute_capability: str | None
+    tensorrt: str | None
+    platform: str | None = "linux_x86_64"
+
+    @property
+    def name(self) -> str:
+        """For people: `h100 (9.0), TensorRT 10.16`."""
+        gpu = " ".join(
+            filter(None, [self.gpu, f"({self.compute_capability})" if self.compute_capability else ""])
+        )
+        return f"{gpu or 'a GPU'}{f', TensorRT {self.tensorrt}' if self.tensorrt else ''}"
+
+    def as_dict(self) -> dict[str, str | None]:
+        """JSON form."""
+        return {
+            "gpu": self.gpu,
+            "compute_capability": self.compute_capability,
+            "tensorrt": self.tensorrt,
+            "platform": self.platform,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step for one model; detail tells the value that changed, old → new.
+
+    engine: of a compilation, what it is for.
+    """
+
+    model: str
+    kind: ActionKind
+    state: State
+    reason: StaleReason | None = None
+    detail: str = ""
+    variant: str | None = None
+    engine: EngineTarget | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "model": self.model,
+            **({} if self.variant is None else {"variant": self.variant}),
+            "action": self.kind,
+            "state": self.state.value,
+            "reason": None if self.reason is None else self.reason.value,
+            "detail": self.detail,
+            **({} if self.engine is None else {"engine": self.engine.as_dict()}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EngineObservation:
+    """What is known of one variant's engine before anything runs; the fields are those of Observation."""
+
+    target: EngineTarget
+    parameters: Mapping[str, Any]
+    tools: Mapping[str, str | None]
+    cached_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantObservation:
+    """What is known of one variant's graph before anything runs; the fields are those of Observation.
+
+    plain:      it is the export itself: nothing is converted.
+    calibrated: data decides about it.
+    engines:    what TensorRT compiles of it.
+    """
+
+    parameters: Mapping[str, Any]
+    tools: Mapping[str, str | None]
+    dependencies: Mapping[str, str | None]
+    cached_key: str | None
+    plain: bool = False
+    calibrated: bool = False
+    engines: tuple[EngineObservation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one model before anything runs.
+
+    parameters:   the export's parameters as the spec has them now.
+    tools:        versions of the tools that would run.
+    dependencies: current digests of the dependencies in the lock; None for a file that is gone.
+    cached_key:   key of a cached artifact that fits the parameters, tools and sources as they are now.
+    config:       current digests of what config.pbtxt is rendered from.
+    files:        digests of what lies in the model's directory now.
+    """
+
+    parameters: Mapping[str, Any]
+    tools: Mapping[str, str | None]
+    dependencies: Mapping[str, str | None]
+    cached_key: str | None
+    config: Mapping[str, str]
+    files: Mapping[str, str]
+    variants: Mapping[str, VariantObservation] = field(default_factory=dict)
+
+
+class BuildPlan:
+    """All actions, in the spec's order."""
+
+    def __init__(self, actions: Sequence[Action]) -> None:
+        self.actions = tuple(actions)
+        self._of_model: dict[str, list[Action]] = {}
+        for action in self.actions:
+            self._of_model.setdefault(action.model, []).append(action)
+        self._first = {(a.model, a.kind, a.variant): a for a in reversed(self.actions)}
+
+    @property
+    def stale(self) -> tuple[Action, ...]:
+        """Actions that are not up to date."""
+        return tuple(a for a in self.actions if a.state is not State.UP_TO_DATE)
+
+    def actions_of(self, model: str) -> tuple[Action, ...]:
+        """One model's actions, in the order they run."""
+        return tuple(self._of_model.get(model, ()))
+
+    def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
+        """One model's action."""
+        return self._first[model, kind, variant]
+
+
+def request_digest(parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:
+    """Identity of an export but for its sources' content."""
+    return digest_of_value({"action": "export", "parameters": parameters, "tools": tools})
+
+
+def action_key(request: str, dependencies: Mapping[str, str]) -> str:
+    """Identity of an export: request and sources' content."""
+    return digest_of_value({"request": request, "dependencies": dependencies})
+
+
+def make_plan(
+    observed: Mapping[str, Observation], lock: Lock, not_as_built: Collection[str] = ()
+) -> BuildPlan:
+    """The plan for every model observed, and for those in the lock that the spec no longer has.
+
+    not_as_built: of the latter, those whose directory is not what the lock says; the lock forgets them, and they stay.
+    """
+    actions: list[Action] = []
+    for model, seen in observed.items():
+        actions += _model(model, seen, lock.models.get(model))
+    for gone in sorted(lock.models.keys() - observed.keys()):
+        forget = gone in not_as_built
+        detail = "its directory is not what was built, and stays" if forget else ""
+        kind: ActionKind = "forget" if forget else "remove"
+        actions.append(Action(gone, kind, State.TO_RUN, StaleReason.REMOVED_FROM_SPEC, detail))
+    return BuildPlan(actions)
+
+
+def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Action]:
+    export = _action(model, "export", _stale_export(seen, locked), seen.cached_key)
+    made = [export]
+    for name, variant in seen.variants.items():
+        made += _variant(model, name, variant, locked, export)
+    accuracy = _accuracy(model, seen, locked, made)
+    render = _render(model, seen, locked, made)
+    return [*made, *accuracy, render, _lay_out(model, seen, locked, [*made, *accuracy, render])]
+
+
+_Stale = tuple[StaleReason, str]
+
+
+def _action(
+    model: str,
+    kind: ActionKind,
+    stale: _Stale | None,
+    cached: str | None,
+    variant: str | None = None,
+    engine: EngineTarget | None = None,
+) -> Action:
+    if stale is None:
+        return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine)
+    state = State.CACHED if cached else State.TO_RUN
+    return Action(model, kind, state, *stale, variant, engine)
+
+
+def _stale_export(seen: Observation, locked: LockedModel | None) -> _Stale | None:
+    if locked is None:
+        return StaleReason.NEW, ""
+    changed = _changed(
+        (StaleReason.SPEC_CHANGED, locked.parameters, seen.parameters),
+        (StaleReason.TOOL_CHANGED, locked.tools, seen.tools),
+        (StaleReason.SOURCE_CHANGED, locked.dependencies, seen.dependencies),
+    )
+    if changed is not None:
+        return changed
+    artifact = {k: v for k, v in locked.files.items() if k != "config.pbtxt"}
+    present = {k: v for k, v in seen.files.items() if k in artifact}
+    if present != artifact:
+        missing = sorted(artifact.keys() - present.keys())
+        reason = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
+        return reason, ", ".join(missing or sorted(k for k in artifact if present[k] != artifact[k]))
+    return None
+
+
+def _changed(*rows: tuple[StaleReason, Mapping[str, Any], Mapping[str, Any]]) -> _Stale | None:
+    """The first row (reason, before, now) whose values differ."""
+    for reason, before, now in rows:
+        if dict(before) != dict(now):
+            return reason, _changes(before, now)
+    return None
+
+
+def _variant(
+    model: str, name: str, seen: VariantObservation, locked: LockedModel | None, export: Action
+) -> list[Action]:
+    """A variant's calibration, conversion and compilations; the export itself is only ever named anew."""
+    was = None if locked is None else locked.variants.get(name)
+    if seen.plain:
+        return [] if was else [_action(model, "convert", (StaleReason.NEW, ""), seen.cached_key, name)]
+    stale = _stale_graph(seen, was, export)
+    # They run as one process; the conversion's identity holds the data's.
+    kinds: list[ActionKind] = ["calibrate", "convert"] if seen.calibrated else ["convert"]
+    actions = [_action(model, kind, stale, seen.cached_key, name) for kind in kinds]
+    graph = actions[-1]
+    for engine in seen.engines:
+        found = _stale_engine(engine, was, graph)
+        actions.append(_action(model, "compile", found, engine.cached_key, name, engine.target))
+    return actions
+
+
+def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export: Action) -> _Stale | None:
+    if was is None:
+        return StaleReason.NEW, ""
+    if export.state is State.TO_RUN:
+        return StaleReason.EXPORT_CHANGED, ""
+    return _changed(
+        (StaleReason.SPEC_CHANGED, was["parameters"], seen.parameters),
+        (StaleReason.TOOL_CHANGED, was["tools"], seen.tools),
+        (StaleReason.CALIBRATION_CHANGED, was["dependencies"], seen.dependencies),
+    )
+
+
+def _stale_engine(seen: EngineObservation, was: Mapping[str, Any] | None, graph: Action) -> _Stale | None:
+    before = None if was is None else was.get("engines", {}).get(seen.target.compute_capability or "")
+    if was is None or (before is None and not was.get("engines")):
+        return StaleReason.NEW, ""
+    if before is None:
+        known = ", ".join(sorted(was["engines"]))
+        return StaleReason.TARGET_CHANGED, f"compute_capability: {known} → {seen.target.compute_capability}"
+    if graph.state is State.TO_RUN:
+        return StaleReason.GRAPH_CHANGED, ""
+    return _changed(
+        (StaleReason.SPEC_CHANGED, before["parameters"], seen.parameters),
+        (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.tools)),
+        (StaleReason.TOOL_CHANGED, before["tools"], seen.tools),
+    )
+
+
+def _of_target(tools: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {name: tools.get(name) for name in TARGET_TOOLS}
+
+
+def _accuracy(
+    model: str, seen: Observation, locked: LockedModel | None, made: Sequence[Action]
+) -> list[Action]:
+    """The judgement of what was made; it is kept with the artifact, and another bound judges the same numbers again."""
+    if seen.parameters.get("kind") in _NOT_JUDGED:
+        return []
+    stale = _first_stale(made)
+    bounds = None if locked is None else _config_change("accuracy", seen, locked)
+    if stale is not None:
+        return [Action(model, "accuracy", stale.state, _cause(stale, locked))]
+    if bounds is not None:
+        return [Action(model, "accuracy", State.TO_RUN, StaleReason.ACCURACY_BOUND_CHANGED, bounds)]
+    return [Action(model, "accuracy", State.UP_TO_DATE)]
+
+
+_RENDERED_FROM: tuple[tuple[str, StaleReason], ...] = (
+    ("spec", StaleReason.SPEC_CHANGED),
+    ("template", StaleReason.TEMPLATE_CHANGED),
+    ("steps", StaleReason.STEP_CHANGED),
+    ("rows", StaleReason.ROWS_UNCHECKED),
+)
+
+
+def _render(model: str, seen: Observation, locked: LockedModel | None, made: Sequence[Action]) -> Action:
+    stale = _first_stale(made)
+    if locked is None or stale is not None:
+        assert stale is not None
+        return Action(model, "render", State.TO_RUN, _cause(stale, locked))
+    for key, reason in _RENDERED_FROM:
+        change = _config_change(key, seen, locked)
+        if change is not None:
+            return Action(model, "render", State.TO_RUN, reason, change)
+    before, now = locked.files.get("config.pbtxt"), seen.files.get("config.pbtxt")
+    if before != now:
+        loss = StaleReason.MISSING_ARTIFACT if now is None else StaleReason.CORRUPT_ARTIFACT
+        return Action(
+            model, "render", State.TO_RUN, loss, _changes({"config.pbtxt": before}, {"config.pbtxt": now})
+        )
+    return Action(model, "render", State.UP_TO_DATE)
+
+
+def _lay_out(model: str, seen: Observation, locked: LockedModel | None, before: Sequence[Action]) -> Action:
+    stale = _first_stale(before)
+    if stale is not None:
+        if stale.kind in ("accuracy", "render"):
+            return Action(model, "lay_out", State.TO_RUN, stale.reason, stale.detail)
+        return Action(model, "lay_out", State.TO_RUN, _cause(stale, locked))
+    assert locked is not None
+    added = _config_change("model_files", seen, locked)
+    if added is not None:
+        return Action(model, "lay_out", State.TO_RUN, StaleReason.SOURCE_CHANGED, added)
+    if dict(seen.files) != dict(locked.files):
+        missing = sorted(locked.files.keys() - seen.files.keys())
+        damage = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
+        return Action(model, "lay_out", State.TO_RUN, damage, _changes(locked.files, seen.files))
+    return Action(model, "lay_out", State.UP_TO_DATE)
+
+
+def _first_stale(actions: Sequence[Action]) -> Action | None:
+    return next((a for a in actions if a.state is not State.UP_TO_DATE), None)
+
+
+def _cause(stale: Action, locked: LockedModel | None) -> StaleReason:
+    """What an action says that is stale because an earlier one is."""
+    return (
+        StaleReason.NEW if locked is None and stale.reason is StaleReason.NEW else StaleReason.EXPORT_CHANGED
+    )
+
+
+def _config_change(key: str, seen: Observation, locked: LockedModel) -> str | None:
+    before, now = locked.config.get(key), seen.config.get(key)
+    return None if before == now else f"{key} {_short(before)} → {_short(now)}"
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """`key: old → new` for each key that differs."""
+    keys: Sequence[str] = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return "; ".join(f"{k}: {_short(old.get(k))} → {_short(new.get(k))}" for k in keys)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = str(value)
+    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,71 @@
+"""`tritonsmith apply`: the winner of a sweep → models.yaml, with the evidence beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+
+
+def apply(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="Run directory of `sweep`.", show_default=False)
+    ],
+    spec: SpecOption = DEFAULT_SPEC,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="Apply this arm (id or label) whatever the verdict.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the diff and write nothing.")] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Write the winner into models.yaml: Triton's own fields that were swept, `serve` for a variant, nothing else.
+
+    Comments and formatting stay as they are. A comment above each setting gives the ratio with its interval,
+    the server and the date; the whole evidence goes to evidence/MODEL.json beside the spec. A tie applies
+    nothing unless --arm says which. `tritonsmith plan` shows what follows from it, `tritonsmith build` does it.
+
+    Examples: tritonsmith apply sweep-minilm
+              tritonsmith apply sweep-minilm --arm arm03 --dry-run
+    """
+    from tritonsmith.builder.base.errors import SpecError, Where
+    from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note
+    from tritonsmith.perf.commands.apply.winner import application, chosen_arm, write
+    from tritonsmith.perf.sweep.run_record import load_run
+
+    result = load_run(run)
+    chosen = chosen_arm(result, arm)
+    if chosen is None:
+        if format is Format.json:
+            emit_json({"applied": False, "why": result.verdict.sentence, "diff": "", "files": []})
+        else:
+            emit_text(f"{result.verdict.sentence}\nNothing was applied; --arm ID applies one all the same.")
+        return
+    if not spec.is_file():
+        raise SpecError(
+            "there is no spec to write the settings into",
+            code="spec_missing",
+            where=Where(spec),
+            fix=f"tritonsmith init DIR writes one; without a spec, {run / 'config.pbtxt'} is the winner's config",
+        )
+    plan = application(result, chosen, spec)
+    changed = plan.after != plan.before
+    if changed and not dry_run:
+        write(plan)
+    if format is Format.json:
+        files = [str(plan.path), str(plan.evidence_path)] if changed and not dry_run else []
+        why = "" if files else "dry run" if changed else "the spec has these settings already"
+        emit_json(
+            {"applied": bool(files), "why": why, "diff": plan.diff, "files": files, "notes": plan.notes}
+        )
+    elif changed:
+        emit_document(plan.diff)
+    else:
+        emit_text(f"{spec} has {chosen.label} with this evidence already")
+    for text in plan.notes:
+        note(f"note: {text}")
+    if changed:
+        note("nothing was written (--dry-run)" if dry_run else f"written: {spec}, {plan.evidence_path}")

@@ -1,0 +1,142 @@
+"""(a target, a load test) → the test run, its record kept, what came out said; the exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tritonsmith.builder.base.errors import TritonsmithError
+    from tritonsmith.perf.load.load_test import LoadTest
+    from tritonsmith.perf.load.result import LoadTestResult
+    from tritonsmith.perf.load.runs.generator import Progress
+    from tritonsmith.perf.records.schedule import Load
+
+
+def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
+    """Serve what is to be served, test, say what came out; the exit code."""
+    from contextlib import ExitStack
+
+    from tritonsmith.builder.base.text.console import progress
+    from tritonsmith.perf.load.load_test import run_load_test, server_at
+
+    check_output(output)
+    first = "asking the server" if "://" in target else "starting the server"
+    with progress(first, share=True) as bar, ExitStack() as stack:
+        served = stack.enter_context(server_at(target))
+
+        def show(now: Progress) -> None:
+            failed = f", {now.failed:,} failed" if now.failed else ""
+            bar(f"{test.model or 'load'}  {now.requests:,} requests{failed}", now.done, 1.0)
+
+        result = run_load_test(served.http_url, served.known_to(test), show)
+        if "://" not in target:
+            bar("stopping the server", 0, None)
+    return tell(result, test.load, output, format_)
+
+
+def check_output(output: Path | None) -> None:
+    """UsageError, before the test, when its record could not be kept where it is to be."""
+    from tritonsmith.builder.base.errors import UsageError, Where
+
+    if output is None:
+        return
+    if output.is_dir():
+        raise UsageError(
+            "the record is one file, and this is a directory",
+            code="bad_output",
+            where=Where(output),
+            fix=f"-o {output / 'load.npz'}",
+        )
+    there = next(parent for parent in output.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
+
+
+def tell(
+    result: LoadTestResult,
+    load: Load,
+    output: Path | None,
+    format_: str,
+    *,
+    lead: str = "",
+    more: Mapping[str, Any] | None = None,
+    gate: TritonsmithError | None = None,
+) -> int:
+    """Keep the record and say the result, in one JSON document or as text; the exit code.
+
+    A record that cannot be written costs the exit code, never the numbers.
+    """
+    from tritonsmith.builder.base.errors import TrialError, Where
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note
+    from tritonsmith.perf.load.text import result_as_dict, text_of_result
+    from tritonsmith.perf.records.record import save_records
+
+    error = gate
+    if output is not None:
+        try:
+            save_records(result.records, output)
+        except OSError as refused:
+            error = TrialError(
+                f"the record could not be written: {refused.strerror}",
+                code="record_not_written",
+                where=Where(output),
+                fix="free space or permissions, or give another --output",
+            )
+    if format_ == "json":
+        said = {**result_as_dict(result), **(more or {})}
+        emit_json(said if error is None else said | {"error": error.as_dict()})
+    elif gate is not None:
+        emit_text(lead)
+    else:
+        emit_text(f"{lead}\n{text_of_result(result, load)}" if lead else text_of_result(result, load))
+    if error is not None:
+        note(f"error[{error.code}]: {error}")
+    if output is not None and (error is None or error is gate):
+        note(f"every request is in {output}")
+    if result.records.header.interrupted:
+        return 130
+    if error is not None:
+        return error.exit_code
+    # A server that closes every connection at once gets no request, and none has failed.
+    return 1 if result.records.failures() or not len(result.records) else 0
+
+
+def run_search(
+    target: str,
+    test: LoadTest,
+    limit_ms: float,
+    given: Sequence[object],
+    output: Path | None,
+    format_: str,
+) -> int:
+    """Find the highest rate that keeps the limit, say it and its test; the exit code."""
+    from tritonsmith.builder.base.errors import GateError, UsageError
+    from tritonsmith.builder.base.text.console import note
+    from tritonsmith.perf.load.load_test import server_at
+    from tritonsmith.perf.load.rate import find_load_rate
+    from tritonsmith.perf.records.schedule import Open
+
+    if any(value is not None for value in given):
+        raise UsageError(
+            "--slo-p99 finds the request rate itself",
+            code="two_loads",
+            fix="leave out --concurrency, --request-rate, --replay and --requests",
+        )
+    check_output(output)
+    with server_at(target) as served:
+        found, best = find_load_rate(
+            served.http_url,
+            served.known_to(test),
+            limit_ms,
+            lambda probe: note(f"{probe.rate_per_s:10,.1f}/s  {probe.outcome}: {probe.why}"),
+            note,
+        )
+    load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
+    is_missed = found.rate_per_s is None and not found.interrupted
+    missed = GateError(found.sentence.rstrip("."), code="slo_missed") if is_missed else None
+    more = {"slo": found.as_dict()}
+    code = tell(best, load, output, format_, lead=found.sentence, more=more, gate=missed)
+    return 130 if found.interrupted else code

@@ -1,0 +1,154 @@
+"""`tritonsmith publish`: the built repository → numbered versions where servers read them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from tritonsmith.builder.commands.options import (
+    DEFAULT_SPEC,
+    Format,
+    FormatOption,
+    RemoteCacheOption,
+    RemoteCacheReadOnlyOption,
+    RepositoryOption,
+    SpecOption,
+    TargetOption,
+    TemplatesOption,
+    build_options,
+)
+from tritonsmith.perf.commands.release.options import (
+    DESTINATION_VARIABLE,
+    CaFileOption,
+    HeaderOption,
+    ReloadOption,
+    ReloadTimeoutOption,
+    release_from_flags,
+)
+
+if TYPE_CHECKING:
+    from tritonsmith.builder.publish import ModelPublication, PublishResult
+
+
+def publish(
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEST",
+            envvar=DESTINATION_VARIABLE,
+            help="A directory, or s3://, gs:// or az:// and a prefix: the model repository that servers read.",
+            show_default=False,
+        ),
+    ],
+    models: Annotated[
+        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.", show_default=False),
+    ] = None,
+    spec: SpecOption = DEFAULT_SPEC,
+    repository: RepositoryOption = None,
+    templates: TemplatesOption = None,
+    target: TargetOption = None,
+    remote_cache: RemoteCacheOption = None,
+    remote_cache_read_only: RemoteCacheReadOnlyOption = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Versions of a model that stay, newest first; served ones always do.")
+    ] = 3,
+    reload: ReloadOption = None,
+    header: HeaderOption = None,
+    ca_file: CaFileOption = None,
+    reload_timeout: ReloadTimeoutOption = 600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Pass the gates, say what would be published, write nothing.")
+    ] = False,
+    format: FormatOption = Format.text,
+) -> None:
+    """Publish what was built as new, immutable versions; what is served there already is left alone.
+
+    The gates come first: nothing stale, accuracy within the present bounds, no lint errors. Each version becomes
+    visible as a whole. With --reload a live Triton loads it and is asked the build's own samples; when it fails,
+    the version before it is put back and serves again, and the exit code is 4.
+
+    Examples: tritonsmith publish /srv/models
+              tritonsmith publish s3://models/prod minilm --reload http://127.0.0.1:8000
+    """
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note, progress, width_of
+    from tritonsmith.builder.commands.failures import end_with
+    from tritonsmith.builder.publish import PublishOptions, open_destination
+    from tritonsmith.builder.publish import publish as run_publish
+
+    built = build_options(spec, repository, templates, remote_cache, remote_cache_read_only, target=target)
+    options = PublishOptions(built, tuple(models or ()), keep, dry_run)
+    release = release_from_flags(reload, header, ca_file, reload_timeout)
+    place = open_destination(destination)
+    with progress("gates") as tell:
+        result = run_publish(options, place, release, tell)
+    emit_json(as_json(result)) if format is Format.json else emit_text(
+        text_of_publish(result, width_of(sys.stdout))
+    )
+    for publication in result.models:
+        for text in publication.notes:
+            note(f"note: {publication.model}: {text}")
+    end_with(result.errors)
+
+
+def text_of_publish(result: PublishResult, width: int | None = None) -> str:
+    """One line a model and a closing line. width: of the terminal; None where there is none."""
+    from tritonsmith.builder.base.text.text_layout import named_lines
+
+    longest = max((len(m.model) for m in result.models), default=0)
+    lines = named_lines(lambda room: [_line(m, room) for m in result.models], longest, width)
+    would = any(m.action == "would publish" for m in result.models)
+    done = sum(m.action in ("published", "would publish") for m in result.models)
+    failed = sum(m.error is not None for m in result.models)
+    tail = f", {failed} failed" if failed else ""
+    verb = "would be published" if would else "published"
+    summary = (
+        f"{done} of {len(result.models)} models {verb}{tail}" if done or failed else "nothing to publish"
+    )
+    return "\n".join([*lines, f"{summary}: {result.destination}"])
+
+
+def _line(m: ModelPublication, room: int) -> str:
+    from tritonsmith.builder.base.text.text_layout import shortened
+
+    parts = [
+        shortened(m.model, room).ljust(room),
+        f"{m.action:<13}",
+        "" if m.version is None else f"version {m.version}",
+    ]
+    if m.action not in ("up to date", "would publish"):
+        parts.append(f"serves {_numbers(m.served)} (before: {_numbers(m.previous)})")
+    if m.removed:
+        parts.append(f"removed {_numbers(m.removed)}")
+    if m.seconds:
+        parts.append(f"{m.seconds:.1f} s")
+    return "  ".join(part for part in [*parts, m.live] if part).rstrip()
+
+
+def _numbers(versions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, versions)) or "none"
+
+
+def as_json(result: PublishResult) -> dict[str, Any]:
+    """The whole result as one JSON object."""
+    return {
+        "destination": result.destination,
+        "models": [
+            {
+                "model": m.model,
+                "action": m.action,
+                "version": m.version,
+                "served": list(m.served),
+                "previous": list(m.previous),
+                "removed": list(m.removed),
+                "bytes": m.bytes,
+                "seconds": round(m.seconds, 3),
+                "live": m.live,
+                "notes": list(m.notes),
+                "error": None if m.error is None else m.error.as_dict(),
+            }
+            for m in result.models
+        ],
+    }

@@ -1,0 +1,38 @@
+"""`tritonsmith versions`: what was published somewhere, which of it is served, and where it came from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from tritonsmith.builder.commands.options import Format, FormatOption
+from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE
+
+
+def versions(
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEST",
+            envvar=DESTINATION_VARIABLE,
+            help="A directory, or s3://, gs:// or az:// and a prefix.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        Optional[str],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
+        typer.Argument(metavar="MODEL", help="Only this one; default: all.", show_default=False),
+    ] = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """List published versions, newest first; --format json has each one's whole provenance."""
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, width_of
+    from tritonsmith.builder.publish import list_versions, open_destination, text_of_versions
+
+    rows = list_versions(open_destination(destination), model)
+    if format is Format.json:
+        emit_json({"destination": destination, "versions": [row.as_dict() for row in rows]})
+    else:
+        emit_text(text_of_versions(rows, destination, width_of(sys.stdout)))

@@ -1,0 +1,90 @@
+"""A sweep under way or ended → progress on stderr, the result on stdout, the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from tritonsmith.builder.base.errors import TritonsmithError
+    from tritonsmith.perf.report import ReportFiles
+    from tritonsmith.perf.sweep.run import SweepProgress
+    from tritonsmith.perf.sweep.run_record import RunResult
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
+    """A bar on a terminal, else a line for each round."""
+    from tritonsmith.builder.base.text.console import is_drawable, note, progress
+
+    if is_drawable(sys.stderr):
+        with progress("starting the server") as bar:
+            yield lambda step: bar(step.text, step.done, step.expected or None)
+        return
+    said = ""
+
+    def tell(step: SweepProgress) -> None:
+        nonlocal said
+        head = step.text.partition(", ")[0]
+        if head != said:
+            said = head
+            note(f"{head}: {step.done} of {step.expected} trials" if step.expected else head)
+
+    yield tell
+
+
+def error_of(result: RunResult) -> TritonsmithError | None:
+    """Why the exit code is not 0: not to be completed (1), nothing meets the constraints (4), every trial failed (1)."""
+    from tritonsmith.builder.base.errors import GateError, TrialError
+
+    if result.interrupted:
+        return None
+    if not result.complete:
+        return TrialError(f"the sweep did not come to its end: {result.stop_reason}", code="sweep_incomplete")
+    if result.verdict.outcome == "nothing_fits":
+        return GateError(
+            result.verdict.sentence.rstrip("."),
+            code="nothing_meets_constraints",
+            fix="loosen the constraint, or sweep other settings",
+        )
+    if not result.trials:
+        return TrialError(
+            "the budget was spent before a trial could begin",
+            code="budget_too_small",
+            fix="a larger --budget, or fewer settings and load points",
+        )
+    if not any(trial.summary for trial in result.trials):
+        return TrialError("every trial failed", code="all_trials_failed", seen=result.trials[-1].error)
+    return None
+
+
+def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None:
+    """The result on stdout, one document, and the way out: typer.Exit or the error that says the exit code."""
+    from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
+    from tritonsmith.perf.report import report_json, text_of
+
+    error = error_of(result)
+    if as_json:
+        emit_json(report_json(result) | {"files": files.names(), "error": error and error.as_dict()})
+    else:
+        emit_text(text_of(result, width_of(sys.stdout)))
+    note(f"report: {files.html}")
+    if files.config is not None:
+        note(
+            f"next: tritonsmith apply {files.html.parent} writes the winner into models.yaml; {files.config} has it whole"
+        )
+    if result.interrupted:
+        note("--resume goes on from here")
+        raise typer.Exit(130)
+    if error is None:
+        return
+    if not result.complete:
+        note("--resume goes on from here")
+    if as_json:  # the error is part of the document; raised, it would become a second one
+        note(f"error[{error.code}]: {error}")
+        raise typer.Exit(error.exit_code)
+    raise error

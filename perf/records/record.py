@@ -1,0 +1,274 @@
+"""Every request of a load test, one row each, in columns → one file, and back: the interchange format."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.disk import replacing
+from tritonsmith.builder.base.files.npz import read_npz
+from tritonsmith.builder.base.files.untrusted import json_value
+from tritonsmith.perf.records.schedule import load_from_dict
+from tritonsmith.perf.records.typed import MALFORMED, typed
+
+FORMAT = "tritonsmith.records/1"
+# No clock of a machine comes near these, and sums of them stay in an int64.
+_LAST_NS = 1 << 62
+_MOST_ROWS = 1 << 31
+OK = 0
+"""The status of a request that was answered without an error."""
+
+Int64 = npt.NDArray[np.int64]
+
+_COLUMNS: dict[str, type[np.generic]] = {
+    "scheduled_ns": np.int64,
+    "sent_ns": np.int64,
+    "first_byte_ns": np.int64,
+    "end_ns": np.int64,
+    "status": np.uint16,
+    "payload_index": np.int32,
+}
+
+_STREAMING: dict[str, type[np.generic]] = {
+    "responses": np.int64,
+    "last_response_ns": np.int64,
+    "longest_gap_ns": np.int64,
+}
+"""Columns of a streamed load test only; a file without them reads as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeader:
+    """What is true of all rows.
+
+    model, url, protocol: what was asked, where and how (`http`, `grpc`).
+    load:             the load as JSON (`{"kind": "closed", "concurrency": 8}`), see perf.records.schedule.
+    seed:             seed of arrivals and of the order of payloads.
+    reasons:          text of each status; `reasons[0]` is "ok".
+    batch_sizes:      inferences in one request, by payload index.
+    started_unix_ns:  wall clock at `start_ns`, for people; nothing is computed from it.
+    start_ns:         monotonic clock when the first request was due.
+    measure_start_ns: monotonic clock when the stated warm-up was over; rows before it are kept.
+    stop_ns:          monotonic clock when no more requests were sent.
+    client_cpu_s:     CPU time of the client's processes from start_ns to the last answer.
+    client_wall_s:    wall-clock time of the same stretch.
+    processes:        client processes that shared the load.
+    most_in_flight:   open loop: requests that all of them would have in flight at once; 0 when not known.
+    interrupted:      stopped by the user before its time.
+    checked:          answers compared with expected outputs.
+    goodput_limits_ns: what a request has to keep to count as good, see perf.stats.goodput; empty: none asked.
+    environment:      versions, host and whatever the caller adds.
+    observed:         what was seen of the server meanwhile, see perf.load.result; empty when nobody looked.
+    """
+
+    model: str
+    url: str
+    protocol: str
+    load: Mapping[str, Any]
+    seed: int = 0
+    reasons: tuple[str, ...] = ("ok",)
+    batch_sizes: tuple[int, ...] = (1,)
+    started_unix_ns: int = 0
+    start_ns: int = 0
+    measure_start_ns: int = 0
+    stop_ns: int = 0
+    client_cpu_s: float = 0.0
+    client_wall_s: float = 0.0
+    processes: int = 1
+    most_in_flight: int = 0
+    interrupted: bool = False
+    checked: int = 0
+    goodput_limits_ns: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    observed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestRecords:
+    """Columns of length n, rows in order of scheduled_ns; all times are CLOCK_MONOTONIC nanoseconds.
+
+    scheduled_ns:  int64, when the request was due. Open loop: the intended send time; closed loop: when
+                   the slot was free to send. Latency is end_ns - scheduled_ns.
+    sent_ns:       int64, when it was handed to the socket; 0 when it never was.
+                   sent_ns - scheduled_ns is the send lag.
+    first_byte_ns: int64, first byte of the answer; 0 when none came.
+    end_ns:        int64, last byte of the answer, or when the failure was known.
+    status:        uint16, 0 = ok, else an index into header.reasons.
+    payload_index: int32, which payload of the pool was sent.
+
+    Streamed requests have three more, None otherwise; first_byte_ns is then when the first response was whole:
+    responses:        int64, responses that came.
+    last_response_ns: int64, when the last of them was whole; 0 when none came.
+    longest_gap_ns:   int64, longest time between two; 0 with fewer than two.
+    """
+
+    header: RecordHeader
+    scheduled_ns: Int64
+    sent_ns: Int64
+    first_byte_ns: Int64
+    end_ns: Int64
+    status: npt.NDArray[np.uint16]
+    payload_index: npt.NDArray[np.int32]
+    responses: Int64 | None = None
+    last_response_ns: Int64 | None = None
+    longest_gap_ns: Int64 | None = None
+
+    def __post_init__(self) -> None:
+        columns = self.columns()
+        if len(columns) not in (len(_COLUMNS), len(_COLUMNS) + len(_STREAMING)):
+            raise ValueError(f"columns {', '.join(columns)}")
+        for name, column in columns.items():
+            dtype = (_COLUMNS | _STREAMING)[name]
+            if column.dtype != dtype or column.shape != self.scheduled_ns.shape or column.ndim != 1:
+                raise ValueError(f"column {name}: {column.dtype} {column.shape}")
+
+    def __len__(self) -> int:
+        return len(self.scheduled_ns)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RequestRecords):
+            return NotImplemented
+        ours, theirs = self.columns(), other.columns()
+        return (
+            self.header == other.header
+            and ours.keys() == theirs.keys()
+            and all(np.array_equal(column, theirs[name]) for name, column in ours.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that are there, by name."""
+        there = {name: getattr(self, name) for name in (*_COLUMNS, *_STREAMING)}
+        return {name: column for name, column in there.items() if column is not None}
+
+    @property
+    def latency_ns(self) -> Int64:
+        """int64 (n,): end_ns - scheduled_ns."""
+        return self.end_ns - self.scheduled_ns
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """bool (n,): answered without an error, and right where it was checked."""
+        return np.asarray(self.status == OK)
+
+    @property
+    def inferences(self) -> Int64:
+        """int64 (n,): inferences asked for by each request."""
+        return np.asarray(self.header.batch_sizes, np.int64)[self.payload_index]
+
+    def select(self, rows: npt.NDArray[Any] | slice) -> RequestRecords:
+        """The same header over some of the rows."""
+        return RequestRecords(self.header, **{name: column[rows] for name, column in self.columns().items()})
+
+    def measured(self) -> RequestRecords:
+        """The rows that were due after the stated warm-up."""
+        return self.select(self.scheduled_ns >= self.header.measure_start_ns)
+
+    def failures(self) -> dict[str, int]:
+        """Reason → number of rows, most frequent first; empty when nothing failed."""
+        counts = np.bincount(self.status, minlength=len(self.header.reasons))
+        found = {self.header.reasons[i]: int(counts[i]) for i in np.argsort(-counts) if i != OK}
+        return {reason: count for reason, count in found.items() if count}
+
+
+def records_from_columns(header: RecordHeader, columns: Mapping[str, Any]) -> RequestRecords:
+    """Any sequences of equal length → RequestRecords, rows sorted by scheduled_ns (stable)."""
+    arrays: dict[str, Any] = {name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()}
+    streamed = {name: dtype for name, dtype in _STREAMING.items() if columns.get(name) is not None}
+    arrays |= {name: np.asarray(columns[name], dtype) for name, dtype in streamed.items()}
+    order = np.argsort(arrays["scheduled_ns"], kind="stable")
+    return RequestRecords(header, **{name: array[order] for name, array in arrays.items()})
+
+
+def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
+    """Records of several client processes of one load test → one; they must share payloads and clock."""
+    first = parts[0].header
+    reasons: dict[str, int] = {"ok": OK}
+    statuses = []
+    for part in parts:
+        table = np.array([reasons.setdefault(r, len(reasons)) for r in part.header.reasons], np.uint16)
+        statuses.append(table[part.status])
+    header = replace(
+        first,
+        reasons=tuple(reasons),
+        start_ns=min(p.header.start_ns for p in parts),
+        measure_start_ns=max(p.header.measure_start_ns for p in parts),
+        stop_ns=max(p.header.stop_ns for p in parts),
+        client_cpu_s=sum(p.header.client_cpu_s for p in parts),
+        client_wall_s=max(p.header.client_wall_s for p in parts),
+        processes=sum(p.header.processes for p in parts),
+        most_in_flight=sum(p.header.most_in_flight for p in parts),
+        interrupted=any(p.header.interrupted for p in parts),
+        checked=sum(p.header.checked for p in parts),
+    )
+    columns = {name: np.concatenate([p.columns()[name] for p in parts]) for name in parts[0].columns()}
+    columns["status"] = np.concatenate(statuses)
+    return records_from_columns(header, columns)
+
+
+def save_records(records: RequestRecords, path: Path) -> None:
+    """Write one .npz: a member `header.json` and one .npy a column; complete or not at all."""
+    header = {"format": FORMAT, **asdict(records.header)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        archive.writestr("header.json", json.dumps(header, default=str))
+        for name, column in records.columns().items():
+            buffer = io.BytesIO()
+            np.save(buffer, column, allow_pickle=False)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+
+
+def load_records(path: Path) -> RequestRecords:
+    """The inverse of save_records; UsageError when the file is missing or is not a record file."""
+    try:
+        members = read_npz(path)
+        header = json_value(members["header.json"], infinite=True)
+        seen = header.pop("format", None)
+        if seen != FORMAT:
+            raise UsageError(
+                "not a record file of this version",
+                code="record_format",
+                where=Where(path),
+                seen=seen,
+                valid=[FORMAT],
+            )
+        known = {f.name for f in fields(RecordHeader)}
+        read = typed(RecordHeader(**{key: value for key, value in header.items() if key in known}))
+        typed(load_from_dict(read.load))
+        there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
+        return _checked(RequestRecords(read, **{name: members[name] for name in there}))
+    except FileNotFoundError as error:
+        raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error
+    except (OSError, *MALFORMED) as error:
+        raise UsageError(
+            "not a record file",
+            code="record_format",
+            where=Where(path),
+            seen=f"{type(error).__name__}: {error!s:.300}",
+            fix="pass a file written by `tritonsmith load --output FILE`",
+        ) from error
+
+
+def _checked(records: RequestRecords) -> RequestRecords:
+    """The records, whose every status has a reason and every payload a size; ValueError for others."""
+    header = records.header
+    if not all(0 < size <= _MOST_ROWS for size in header.batch_sizes):
+        raise ValueError("batch_sizes are not those of requests")
+    last = {"status": len(header.reasons) - 1, "payload_index": len(header.batch_sizes) - 1}
+    for name, column in records.columns().items():
+        if len(column) and (column.min() < 0 or column.max() > last.get(name, _LAST_NS)):
+            raise ValueError(f"column {name} goes from {column.min()} to {column.max()}")
+    return records

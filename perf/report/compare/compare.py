@@ -1,0 +1,365 @@
+"""Two sweep runs, or two load tests → what changed from A to B at each load point, with intervals; pure.
+
+Two runs are not paired: what the machine did in one is not what it did in the other. So the spread of each
+counts in full and the intervals are wider than inside a sweep, where arms share their rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
+from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
+from tritonsmith.perf.sweep.run_record import RunResult
+
+Finding = Literal["regression", "improvement", "no difference", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """better: +1 when more is better, -1 when less is. value: in ns, or inferences/s."""
+
+    name: str
+    better: int
+    value: Callable[[Summary], float | None]
+
+
+def _quantile(name: str) -> Metric:
+    return Metric(name, -1, lambda s: s.latency_ns[name].value)
+
+
+METRICS: Mapping[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric("throughput", +1, lambda s: s.throughput_per_s.value),
+        *(_quantile(name) for name in ("p50", "p90", "p95", "p99", "p99.9")),
+    )
+}
+FAILURES = "failures"
+SHOWN = ("throughput", "p50", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One metric of one load, from A to B.
+
+    a, b:    the values, in ns, inferences/s or, for failures, the share of requests.
+    change:  B / A - 1; for failures B - A, as shares. None when one of them has no value.
+    interval: of the change, at a level that holds for all load points of the comparison together.
+    resolution: A/A pairs inside the sweeps differed by this much at this metric and load; 0 without any.
+    why:     what is missing, when something is.
+    """
+
+    metric: str
+    a: float | None
+    b: float | None
+    change: float | None
+    interval: Interval | None
+    resolution: float = 0.0
+    why: str | None = None
+
+    @property
+    def finding(self) -> Finding:
+        """A difference is one when the interval excludes none by more than identical configs differed."""
+        if self.interval is None:
+            return "unknown"
+        low, high = 1 / (1 + self.resolution) - 1, self.resolution
+        if self.interval.low <= high and self.interval.high >= low:
+            return "no difference"
+        more_is_better = self.metric != FAILURES and METRICS[self.metric].better > 0
+        return "improvement" if (self.interval.low > high) == more_is_better else "regression"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; change and its ends are fractions, 0.05 is 5 %."""
+        return {
+            "metric": self.metric,
+            "a": self.a,
+            "b": self.b,
+            "change": self.change,
+            "low": None if self.interval is None else self.interval.low,
+            "high": None if self.interval is None else self.interval.high,
+            "level": None if self.interval is None else self.interval.level,
+            "resolution": self.resolution,
+            "finding": self.finding,
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """All metrics of one config under one load; `arm` is empty for load tests."""
+
+    arm: str
+    load: str
+    changes: tuple[Change, ...]
+
+    @property
+    def label(self) -> str:
+        """`concurrency 8`, `count 2, concurrency 8`."""
+        return f"{self.arm}, {self.load}" if self.arm else self.load
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """points: in order of arm and load. notes: what must be known to read it; weak measurements first."""
+
+    model: str
+    kind: Literal["sweeps", "load tests"]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def findings(self) -> list[tuple[Point, Change]]:
+        """Every regression, then every improvement."""
+        all_ = [(p, c) for p in self.points for c in p.changes]
+        return [pair for word in ("regression", "improvement") for pair in all_ if pair[1].finding == word]
+
+
+# Load tests.
+
+
+def compare_records(a: RequestRecords, b: RequestRecords, level: float = 0.95) -> Comparison:
+    """Two load tests under the same load; UsageError different_load, for any other comparison misleads."""
+    loads = [_load_of(r) for r in (a, b)]
+    if loads[0] != loads[1]:
+        raise UsageError(
+            "the two tests had different loads, so their numbers do not compare",
+            code="different_load",
+            seen=f"A: {loads[0]}; B: {loads[1]}",
+            fix="run the second with the load of the first",
+        )
+    of_a, of_b = summarise(a, level), summarise(b, level)
+    changes = [
+        _record_change("throughput", of_a.throughput_per_s, of_b.throughput_per_s),
+        *(_record_change(name, of_a.latency_ns[name], of_b.latency_ns[name]) for name in of_a.latency_ns),
+        _failures([of_a], [of_b], level),
+    ]
+    notes = [
+        *(
+            f"{name} is {s.validity.verdict.value}: {'; '.join(s.validity.reasons)}"
+            for name, s in _weak(of_a, of_b)
+        ),
+        *_model_note(a.header.model, b.header.model),
+        *_setting_notes(_record_settings(a), _record_settings(b)),
+        "A and B are one run each: the intervals hold the noise inside the runs, not what changed on the "
+        "machine between them. Repeat A to see how much that is.",
+    ]
+    return Comparison(b.header.model, "load tests", (Point("", loads[1], tuple(changes)),), tuple(notes))
+
+
+def _load_of(records: RequestRecords) -> str:
+    from tritonsmith.perf.records.schedule import load_from_dict, load_label
+
+    header = records.header
+    batch = "/".join(str(size) for size in sorted(set(header.batch_sizes)))
+    text = load_label(load_from_dict(header.load))
+    return text if batch == "1" else f"{text}, batch size {batch}"
+
+
+def _record_change(name: str, a: Estimate, b: Estimate) -> Change:
+    change, interval = mover_change(a, b)
+    why = f"A: {a.why}" if a.why else f"B: {b.why}" if b.why else None
+    return Change(name, a.value, b.value, change, interval, why=why if interval is None else None)
+
+
+def _weak(a: Summary, b: Summary) -> Iterator[tuple[str, Summary]]:
+    yield from ((name, s) for name, s in (("A", a), ("B", b)) if s.validity.verdict.value != "VALID")
+
+
+# Sweeps.
+
+
+def compare_runs(a: RunResult, b: RunResult, arm: str = "current", level: float = 0.95) -> Comparison:
+    """Two sweeps at their common load points.
+
+    arm: `current`, the current config of both, `all`, every config that both have, or one's label or id in A.
+    """
+    pairs = _arms(a, b, arm)
+    points = [p for p in a.spec.concurrency if p in b.spec.concurrency]
+    if not points or (a.spec.batch_size, a.spec.slo_p99_ms) != (b.spec.batch_size, b.spec.slo_p99_ms):
+        raise UsageError(
+            "the two sweeps have no load in common",
+            code="different_load",
+            seen="; ".join(
+                f"{n}: {', '.join(_load(r, p) for p in r.spec.concurrency)}, batch size {r.spec.batch_size}"
+                for n, r in (("A", a), ("B", b))
+            ),
+        )
+    level_each = level ** (1 / (len(points) * len(pairs)))
+    compared = tuple(
+        Point(
+            label,
+            _load(a, point),
+            _changes(a, b, ids_a, ids_b, point, level_each),
+        )
+        for label, ids_a, ids_b in pairs
+        for point in points
+    )
+    return Comparison(b.spec.model, "sweeps", compared, tuple(_run_notes(a, b, len(compared), points)))
+
+
+def _load(run: RunResult, point: int) -> str:
+    return run.spec.where_words(point).removeprefix("at ")
+
+
+Pair = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+def _arms(a: RunResult, b: RunResult, wanted: str) -> list[Pair]:
+    """(label, ids in A, ids in B) of the arms to compare; the A/A pair counts as one."""
+    baselines: list[Pair] = [
+        (
+            "current config",
+            tuple(x.id for x in a.arms if x.baseline),
+            tuple(x.id for x in b.arms if x.baseline),
+        )
+    ]
+    if wanted == "current":
+        return baselines
+    there = {arm.label: arm.id for arm in b.arms if not arm.baseline}
+    common: list[Pair] = [
+        (arm.label, (arm.id,), (there[arm.label],))
+        for arm in a.arms
+        if not arm.baseline and arm.label in there
+    ]
+    if wanted == "all":
+        return [*baselines, *common]
+    found = [pair for pair in common if wanted in (pair[0], *pair[1])]
+    if found:
+        return found
+    names = [name for pair in common for name in (pair[0], *pair[1])]
+    close = nearest(wanted, names)
+    raise UsageError(
+        "no such arm in both runs",
+        code="no_arm",
+        seen=wanted,
+        valid=["current", "all", *(pair[0] for pair in common)],
+        fix=f"--arm '{close}'" if close else None,
+    )
+
+
+def _changes(
+    a: RunResult, b: RunResult, ids_a: Sequence[str], ids_b: Sequence[str], point: int, level: float
+) -> tuple[Change, ...]:
+    changes = []
+    for metric in METRICS.values():
+        rounds_a, rounds_b = _rounds(a, ids_a, point, metric), _rounds(b, ids_b, point, metric)
+        if not rounds_a or not rounds_b:
+            name = "B" if rounds_a else "A"
+            means = [math.exp(float(np.log(r).mean())) if r else None for r in (rounds_a, rounds_b)]
+            changes.append(
+                Change(metric.name, means[0], means[1], None, None, why=f"{name} has no measurement")
+            )
+            continue
+        value_a, value_b = (math.exp(float(np.log(r).mean())) for r in (rounds_a, rounds_b))
+        change, interval = welch_change(rounds_a, rounds_b, level)
+        resolution = max(_resolution(run, point, metric) for run in (a, b))
+        why = None if interval else "an interval needs two rounds in each run"
+        changes.append(Change(metric.name, value_a, value_b, change, interval, resolution, why))
+    return (*changes, _failures(_summaries(a, ids_a, point), _summaries(b, ids_b, point), level))
+
+
+def _summaries(run: RunResult, ids: Sequence[str], point: int) -> list[Summary]:
+    return [
+        t.summary
+        for t in run.trials
+        if t.summary is not None
+        and not t.interrupted
+        and t.trial.arm_id in ids
+        and t.trial.concurrency == point
+    ]
+
+
+def _rounds(run: RunResult, ids: Sequence[str], point: int, metric: Metric) -> list[float]:
+    """One value a round: the geometric mean over the arms that are the same config."""
+    by_round: dict[int, list[float]] = {}
+    for trial in run.trials:
+        if trial.summary is None or trial.interrupted or trial.trial.concurrency != point:
+            continue
+        value = metric.value(trial.summary)
+        if trial.trial.arm_id in ids and value is not None and value > 0 and math.isfinite(value):
+            by_round.setdefault(trial.trial.round, []).append(value)
+    return [math.exp(float(np.log(values).mean())) for values in by_round.values()]
+
+
+def _resolution(run: RunResult, point: int, metric: Metric) -> float:
+    """By how much the A/A pair differed, as a factor minus 1."""
+    means = []
+    for arm in run.arms:
+        if arm.baseline:
+            rounds = _rounds(run, [arm.id], point, metric)
+            if rounds:
+                means.append(float(np.log(rounds).mean()))
+    return math.expm1(max(means) - min(means)) if len(means) > 1 else 0.0
+
+
+def _failures(a: Sequence[Summary], b: Sequence[Summary], level: float) -> Change:
+    counts = [(sum(sum(s.failures.values()) for s in side), sum(s.requests for s in side)) for side in (a, b)]
+    if not all(n for _, n in counts):
+        return Change(FAILURES, None, None, None, None, why="nothing was sent in one of them")
+    change, interval = share_change(counts[0], counts[1], level)
+    return Change(FAILURES, counts[0][0] / counts[0][1], counts[1][0] / counts[1][1], change, interval)
+
+
+# Notes.
+
+
+def _run_notes(a: RunResult, b: RunResult, comparisons: int, points: Sequence[int]) -> Iterator[str]:
+    for name, run in (("A", a), ("B", b)):
+        if not run.complete:
+            yield f"{name} did not come to its end: {run.stop_reason}"
+        weak = sum(
+            t.summary is not None
+            and t.summary.validity.verdict.value != "VALID"
+            and t.trial.concurrency in points
+            for t in run.trials
+        )
+        if weak:
+            yield f"{weak} of {len(run.trials)} trials of {name} are short of VALID; its report says why"
+        left = [p for p in run.spec.concurrency if p not in points]
+        if left:
+            yield f"only {name} has concurrency {', '.join(map(str, left))}: not compared"
+    yield from _model_note(a.spec.model, b.spec.model)
+    yield from _setting_notes(a.environment, b.environment)
+    yield (
+        "A and B were measured apart: no rounds are shared, so the spread of both counts in full and intervals "
+        "are wider than inside a sweep. What changed on the machine between them is part of the difference."
+    )
+    if comparisons > 1:
+        yield f"Intervals of one metric hold for all {comparisons} load points and configs together (Šidák)."
+
+
+def _model_note(a: str, b: str) -> Iterator[str]:
+    if a != b:
+        yield f"the models differ: {a} against {b}"
+
+
+_SETTINGS = (
+    "server",
+    "server_version",
+    "cpu",
+    "cores",
+    "cpus",
+    "platform",
+    "system",
+    "protocol",
+    "backend",
+    "tritonsmith",
+)
+
+
+def _record_settings(records: RequestRecords) -> dict[str, Any]:
+    return {**records.header.environment, "protocol": records.header.protocol}
+
+
+def _setting_notes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    for key in _SETTINGS:
+        if a.get(key) != b.get(key):
+            yield f"{key.replace('_', ' ')} differs: {a.get(key, '?')} in A, {b.get(key, '?')} in B"

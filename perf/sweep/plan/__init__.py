@@ -1,0 +1,75 @@
+"""SweepSpec + the model's current config → arms, rounds of trials and what they will cost; pure."""
+
+from __future__ import annotations
+
+from tritonsmith.perf.sweep.plan.arms import (
+    VARIANT,
+    Arm,
+    ArmPlanner,
+    Choice,
+    Plan,
+    axes_of,
+    check_space,
+    plan_arms,
+)
+from tritonsmith.perf.sweep.plan.cost import (
+    END_S,
+    LOAD_ARM_S,
+    PROBES_A_SEARCH,
+    TRIAL_OVERHEAD_S,
+    check_budget,
+    fitted_to_budget,
+    round_cost_s,
+    trial_cost_s,
+)
+from tritonsmith.perf.sweep.plan.default_space import check_has_settings, default_space
+from tritonsmith.perf.sweep.plan.setting import setting_from_text
+from tritonsmith.perf.sweep.plan.spec import (
+    CLIENT_BATCH,
+    DEFAULT_ROUNDS,
+    MOST_ARMS,
+    MOST_ROUNDS,
+    Objective,
+    Placement,
+    Search,
+    SweepSpec,
+    model_and_path,
+    spec_from_mapping,
+    spec_from_yaml,
+)
+from tritonsmith.perf.sweep.plan.trials import Trial, trials_of_round
+
+__all__ = [
+    "CLIENT_BATCH",
+    "DEFAULT_ROUNDS",
+    "END_S",
+    "LOAD_ARM_S",
+    "MOST_ARMS",
+    "MOST_ROUNDS",
+    "PROBES_A_SEARCH",
+    "TRIAL_OVERHEAD_S",
+    "VARIANT",
+    "Arm",
+    "ArmPlanner",
+    "Choice",
+    "Objective",
+    "Placement",
+    "Plan",
+    "Search",
+    "SweepSpec",
+    "Trial",
+    "axes_of",
+    "check_budget",
+    "check_has_settings",
+    "check_space",
+    "default_space",
+    "fitted_to_budget",
+    "model_and_path",
+    "plan_arms",
+    "round_cost_s",
+    "setting_from_text",
+    "spec_from_mapping",
+    "spec_from_yaml",
+    "trial_cost_s",
+    "trials_of_round",
+]

@@ -1,0 +1,94 @@
+"""What a sweep is measured on (files, server, requests, settings) → digests, and from them each trial's key.
+
+A trial of an earlier run is the same measurement only when all of this is the same; names and paths are no
+part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
+from tritonsmith.perf.wire.payload import InferPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What belongs to every trial → its digest or plain value; `parts` reads well in "… changed"."""
+
+    parts: Mapping[str, str]
+
+    def key(self, arm: Arm, trial: Trial) -> str:
+        """sha256 of all that the trial's numbers come from: parts, config, load point and round.
+
+        The A/A pair is one config under two ids, which both have to be measured.
+        """
+        variants = {name for name in self.parts if name.startswith(VARIANT_FILES)}
+        parts = {name: value for name, value in self.parts.items() if name not in variants}
+        return digest_of_value(
+            {
+                **parts,
+                "variant": self.parts.get(VARIANT_FILES + arm.variant, ""),
+                "config": digest_of_bytes(config_path.identity(arm.config)),
+                "twin": arm.id if arm.baseline else "",
+                "others": {n: digest_of_bytes(config_path.identity(c)) for n, c in arm.others.items()},
+                "batch_size": arm.batch_size,
+                "concurrency": trial.concurrency,
+                "round": trial.round,
+            }
+        )
+
+
+VARIANT_FILES = "the files of variant "
+
+
+def content_of(
+    spec: SweepSpec,
+    server: str,
+    directories: Mapping[str, Path],
+    payloads: Sequence[InferPayload],
+    machine: str = "",
+) -> Content:
+    """directories: "" for the model, the others by model name for those at work beside it."""
+    parts = {"the model's files": digest_of_tree(directories[""])}
+    parts |= {f"the files of {name}": digest_of_tree(path) for name, path in directories.items() if name}
+    parts |= {VARIANT_FILES + name: digest_of_tree(Path(path)) for name, path in spec.variants.items()}
+    settings = spec.model_dump(
+        mode="json",
+        include={"batch_size", "duration_s", "warmup_s", "slo_p99_ms", "max_wrong", "rtol", "atol"},
+    )
+    beside = {str(directories.get(name, name)): count for name, count in spec.beside.items()}
+    return Content(
+        {
+            **parts,
+            "the server": server,
+            "the machine": machine,
+            "the requests' data": digest_of_payloads(payloads),
+            "the measurement settings": digest_of_value({**settings, "beside": sorted(beside.values())}),
+        }
+    )
+
+
+def digest_of_tree(directory: Path) -> str:
+    """sha256 over relative paths and contents; config.pbtxt is left out, each arm has its own config."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "config.pbtxt")
+    return digest_of_value([[str(path.relative_to(directory)), digest_of_file(path)] for path in files])
+
+
+def digest_of_payloads(payloads: Sequence[InferPayload]) -> str:
+    """sha256 over every tensor of every request, expected outputs included."""
+    return digest_of_value(
+        [
+            [
+                [[t.name, t.datatype, list(t.shape), digest_of_bytes(t.data)] for t in payload.inputs],
+                sorted(
+                    [name, digest_of_bytes(repr(array.tolist()).encode())]
+                    for name, array in (payload.expected or {}).items()
+                ),
+            ]
+            for payload in payloads
+        ]
+    )

@@ -1,0 +1,228 @@
+"""Plain data, a sweep.yaml or flags → SweepSpec."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tritonsmith.builder.base.errors import SpecError, Where, nearest
+from tritonsmith.builder.spec.yaml_source import read_yaml
+from tritonsmith.perf.sweep.plan import config_path
+
+Placement = Literal["auto", "side_by_side", "in_place"]
+Objective = Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
+Search = Literal["auto", "grid", "optuna", "random"]
+CLIENT_BATCH = "client.batch_size"
+"""The one path of a space that is the client's, not the model config's."""
+MOST_ARMS = 200
+DEFAULT_ROUNDS = 4
+MOST_ROUNDS = 30
+
+
+class SweepSpec(BaseModel):
+    """What to sweep, from YAML or flags.
+
+    model:         name in the repository.
+    space:         path into Triton's model config → values; the arms are all combinations. The path
+                   client.batch_size is the batch size of the requests; `OTHER:path` is of another composing
+                   model of the ensemble load_model.
+    variants:      name → directory of another model with the same inputs and outputs; each is combined with
+                   the space as the model itself is.
+    load_model:    the model that gets the load, an ensemble over `model`; by default `model` itself.
+    beside:        other models of the server that are under load all the time → concurrency.
+    concurrency:   load points; every arm is measured at every one.
+    batch_size:    inferences in one request.
+    rounds:        how often each arm meets each load point; without it 4, or with a budget as many as fit.
+    duration_s, warmup_s: of each measurement.
+    budget_s:      wall-clock time for all of it, reloads included.
+    objective:     throughput (most inferences per second at one load point), p50, p90 or p99 (least, at
+                   `at`), cost (least per inference, from dollars_per_hour), energy (least per inference), rate
+                   (the highest request rate of an open loop that keeps slo_p99_ms; there are no load points).
+    at:            load point of a latency objective; default: the largest.
+    slo_p99_ms:    limit of the objective rate, which it stands for when no other is named.
+    dollars_per_hour: price of the server.
+    max_p99_ms:    an arm whose p99 is above at a load point does not count there.
+    max_failures:  share of failed requests above which an arm does not count.
+    max_wrong:     share of the checked answers that may be wrong, by rtol and atol of the data's outputs;
+                   without it none is checked.
+    max_memory_mib: of the server's process and the arm's instances (proportional set size), under load.
+    search:        grid measures all combinations; optuna and random propose some of them, `proposals` in
+                   all; auto is the grid as long as it has no more than 200.
+    proposals:     combinations that a search other than the grid measures.
+    seed:          of the order of trials and of the data.
+    placement:     side_by_side | in_place | auto, see perf.sweep.run.scratch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1)
+    space: dict[str, list[Any]] = Field(default_factory=dict)
+    variants: dict[str, str] = Field(default_factory=dict)
+    load_model: str | None = None
+    beside: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    concurrency: tuple[int, ...] = (1, 8, 32)
+    batch_size: int = Field(default=1, ge=1)
+    rounds: int | None = Field(default=None, ge=1, le=MOST_ROUNDS)
+    duration_s: float = Field(default=1.0, gt=0, le=3600)
+    warmup_s: float = Field(default=0.2, ge=0, le=3600)
+    budget_s: float | None = Field(default=None, gt=0)
+    objective: Objective = "throughput"
+    at: int | None = None
+    slo_p99_ms: float | None = Field(default=None, gt=0)
+    dollars_per_hour: float | None = Field(default=None, gt=0)
+    max_p99_ms: float | None = Field(default=None, gt=0)
+    max_failures: float = Field(default=0.01, ge=0, le=1)
+    max_wrong: float | None = Field(default=None, ge=0, le=1)
+    rtol: float = Field(default=1e-3, ge=0)
+    atol: float = Field(default=1e-5, ge=0)
+    max_memory_mib: float | None = Field(default=None, gt=0)
+    search: Search = "auto"
+    proposals: int = Field(default=24, ge=2, le=MOST_ARMS)
+    seed: int = 0
+    placement: Placement = "auto"
+
+    @field_validator("space")
+    @classmethod
+    def _space(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for path, values in space.items():
+            if not values:
+                raise ValueError(f"{path} has no values")
+        if any(not isinstance(size, int) or size < 1 for size in space.get(CLIENT_BATCH, ())):
+            raise ValueError(f"{CLIENT_BATCH} is a whole number of 1 or more")
+        return space
+
+    @field_validator("variants")
+    @classmethod
+    def _variants(cls, variants: dict[str, str]) -> dict[str, str]:
+        for name in variants:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or ".." in name:
+                raise ValueError(f"a variant's name is letters, digits, _, . and -, not {name!r}")
+        return variants
+
+    @field_validator("concurrency")
+    @classmethod
+    def _concurrency(cls, points: tuple[int, ...]) -> tuple[int, ...]:
+        if not points or min(points) < 1:
+            raise ValueError("needs at least one load point of 1 or more")
+        return tuple(sorted(set(points)))
+
+    @property
+    def objective_at(self) -> int:
+        """The load point of a latency objective."""
+        return self.at if self.at is not None else max(self.concurrency)
+
+    @property
+    def objective_points(self) -> tuple[int, ...]:
+        """The load points at which arms may be compared."""
+        return (self.objective_at,) if self.objective.startswith("p") else self.concurrency
+
+    def where_words(self, point: int) -> str:
+        """`at concurrency 8`, or for the objective rate the limit that is kept."""
+        return f"at concurrency {point}" if self.slo_p99_ms is None else f"at p99 ≤ {self.slo_p99_ms:g} ms"
+
+    @property
+    def target(self) -> str:
+        """The model that gets the load."""
+        return self.load_model or self.model
+
+    @property
+    def composing(self) -> tuple[str, ...]:
+        """Other composing models whose settings are in the space."""
+        models = (model_and_path(path)[0] for path in self.space)
+        return tuple(dict.fromkeys(model for model in models if model and model != self.model))
+
+    @property
+    def combinations(self) -> int:
+        """Points of the grid, the current config's among them."""
+        return math.prod(len(values) for values in self.space.values()) * (1 + len(self.variants))
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether all combinations are measured."""
+        return self.search == "grid" or (self.search == "auto" and self.combinations <= MOST_ARMS)
+
+
+def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> SweepSpec:
+    """Plain data → SweepSpec; SpecError names the key and the nearest valid one."""
+    if data.get("slo_p99_ms") is not None:
+        data = {"objective": "rate", **data, "concurrency": [1]}
+    try:
+        spec = SweepSpec.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            valid = list(SweepSpec.model_fields)
+            raise SpecError(
+                f"unknown key '{key}'", code="unknown_key", where=where, valid=valid, fix=nearest(key, valid)
+            ) from None
+        if first["type"] == "missing":
+            raise SpecError(f"'{key}' is missing", code="missing_key", where=where) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise SpecError(f"{key}: {message}", code="bad_value", where=where, seen=first.get("input")) from None
+    if spec.objective == "cost" and spec.dollars_per_hour is None:
+        raise SpecError(
+            "the objective cost needs the server's price",
+            code="missing_key",
+            where=where,
+            fix="--dollars-per-hour 2.50",
+        )
+    if (spec.objective == "rate") != (spec.slo_p99_ms is not None):
+        raise SpecError(
+            "the objective rate and slo_p99_ms belong together",
+            code="bad_value",
+            where=where,
+            seen=spec.objective,
+            fix="--slo-p99 20ms without --objective",
+        )
+    for path, values in spec.space.items():
+        if path == CLIENT_BATCH:
+            continue
+        model, path = model_and_path(path)
+        if model and spec.load_model is None:
+            raise SpecError(
+                f"{model}:{path} is of another model, which only counts under load on an ensemble of both",
+                code="bad_value",
+                where=where,
+                fix="--load-model ENSEMBLE",
+            )
+        config_path.check_path(path)
+        if "[" not in path:  # an element of a list has to be there, which only the model's config tells
+            for value in values:
+                config_path.with_values({}, {path: value})
+    if spec.at is not None and spec.at not in spec.concurrency:
+        raise SpecError(
+            "`at` is not one of the load points",
+            code="bad_value",
+            where=where,
+            seen=spec.at,
+            valid=spec.concurrency,
+        )
+    return spec
+
+
+def model_and_path(path: str) -> tuple[str, str]:
+    """`tokenizer:instance_group.count` → (tokenizer, instance_group.count); without a model the first is empty."""
+    model, colon, inner = path.partition(":")
+    return (model, inner) if colon else ("", path)
+
+
+def spec_from_yaml(path: Path) -> SweepSpec:
+    """A sweep.yaml → SweepSpec; SpecError names file and line where the YAML itself is wrong."""
+    try:
+        data = read_yaml(path).data
+    except SpecError as error:
+        if error.code in ("spec_missing", "spec_unreadable"):
+            message = f"cannot read it: {error.message}"
+            raise SpecError(message, code="no_spec", where=Where(path)) from None
+        raise SpecError(error.message, code="bad_yaml", where=error.where, seen=error.seen) from None
+    if not isinstance(data, dict):
+        raise SpecError("a sweep is a mapping of keys", code="bad_yaml", where=Where(path), seen=data)
+    if isinstance(data.get("variants"), dict):  # relative to the file that names them
+        data["variants"] = {name: str(path.parent / str(d)) for name, d in data["variants"].items()}
+    return spec_from_mapping(data, Where(path))

@@ -1,0 +1,274 @@
+"""The arms of a sweep on a live server: what is loaded under which name, and what a trial looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.base.errors import ToolError, TritonsmithError, UsageError
+from tritonsmith.perf.data import ModelInterface, interface_from_metadata
+from tritonsmith.perf.server import control
+from tritonsmith.perf.server.launch import Server
+from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
+from tritonsmith.perf.sweep.run import scratch
+from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
+from tritonsmith.perf.usage.consumption import energy_j
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the server says before anything is changed.
+
+    current, metadata: of the swept model. interface: of the model that gets the load. variants: name → config.
+    beside: model → interface. composing: of the others in the space, name → config.
+    """
+
+    current: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    interface: ModelInterface
+    variants: Mapping[str, Mapping[str, Any]]
+    beside: Mapping[str, ModelInterface]
+    composing: Mapping[str, Mapping[str, Any]]
+
+
+class Stage:
+    """One server and the models that a sweep loads on it.
+
+    source:  the model's directory, None when its files are elsewhere.
+    scratch: one of the server's repositories to write to, None when there is none.
+    """
+
+    placement: Placement = "in_place"
+
+    def __init__(self, spec: SweepSpec, server: Server, source: Path | None, scratch: Path | None) -> None:
+        self.spec = spec
+        self.server = server
+        self.source = source
+        self.scratch = scratch
+        self.applied: Arm | None = None  # in place: the arm that serves
+        self._loaded_before: set[str] = set()
+        self._ours: set[str] = set()
+        self._others: tuple[str, ...] = ()
+        self._tells_energy = False
+        self._changed = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Models at work that are not the swept one: its ensemble and what that is composed of, models beside."""
+        return self._others
+
+    @property
+    def url(self) -> str:
+        """HTTP host:port."""
+        return self.server.http_url
+
+    def name_of(self, arm: Arm) -> str:
+        """The model's name on the server that stands for the arm."""
+        if self.placement == "side_by_side":
+            return scratch.scratch_name(self.spec.model, arm)
+        return f"{self.spec.model}__{arm.variant}" if arm.variant else self.spec.model
+
+    def subject(self, arm: Arm) -> Subject:
+        """What a trial of this arm puts under load and looks at."""
+        name = self.name_of(arm)
+        target = self.spec.load_model or name
+        return Subject(
+            self.server, self.url, target, name, self._others, self.server.metrics_url, self._tells_energy
+        )
+
+    # Before the first arm.
+
+    def look(self) -> Found:
+        """Load what is involved as it is and read it; UsageError for what cannot be swept."""
+        spec, url = self.spec, self.url
+        involved = [
+            spec.model,
+            *spec.composing,
+            *([spec.load_model] if spec.load_model else []),
+            *spec.beside,
+        ]
+        self._loaded_before = {name for name in involved if control.is_model_ready(url, name)}
+        for name in involved:
+            control.load_model(url, name)
+        current = control.model_config(url, spec.model)
+        target = control.model_config(url, spec.target)
+        composing = [s["model_name"] for s in target.get("ensemble_scheduling", {}).get("step", [])]
+        for name in (spec.model, *spec.composing) if spec.load_model and composing else ():
+            if name not in composing:
+                raise UsageError(
+                    f"'{name}' is no composing model of the ensemble '{spec.load_model}'",
+                    code="not_composing",
+                    seen=name,
+                    valid=composing,
+                )
+        names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
+        self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
+        self._tells_energy = energy_j(self.server.metrics_url, self.server.pid) is not None
+        if spec.objective == "energy" and not self._tells_energy:
+            raise ToolError(
+                "the server tells no GPU energy, so there is no objective energy",
+                code="no_gpu_metrics",
+                seen=f"no nv_energy_consumption at {self.server.metrics_url or 'its metrics port'}/metrics, nor by NVML",
+                fix="--objective throughput, or a server with a GPU and GPU metrics",
+            )
+        if spec.max_memory_mib is not None and self.server.pid is None:
+            raise UsageError(
+                "the memory of a server elsewhere cannot be seen",
+                code="no_memory",
+                fix="sweep with --launch embedded or binary:PATH, or without --max-memory",
+            )
+        metadata = control.model_metadata(url, spec.model)
+        return Found(
+            current,
+            metadata,
+            interface_from_metadata(control.model_metadata(url, spec.target), target),
+            {name: self._look_at_variant(name, Path(path), metadata) for name, path in spec.variants.items()},
+            {
+                name: interface_from_metadata(
+                    control.model_metadata(url, name), control.model_config(url, name)
+                )
+                for name in spec.beside
+            },
+            {name: control.model_config(url, name) for name in spec.composing},
+        )
+
+    def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ."""
+        if self.scratch is None:
+            raise UsageError(
+                "variants need a server of this machine",
+                code="no_scratch",
+                fix="--launch embedded or binary:PATH",
+            )
+        if not directory.is_dir():
+            raise UsageError(f"variant {name} is no model directory", code="variant_missing", seen=directory)
+        model = f"{self.spec.model}__{name}"
+        scratch.make_scratch_model(directory, self.scratch, model)
+        self._ours.add(model)
+        config = _config_of(directory)
+        control.load_model(self.url, model, None if config is None else {**config, "name": model})
+        completed = control.model_config(self.url, model)
+        seen = control.model_metadata(self.url, model)
+        control.unload_model(self.url, model)
+        for side in ("inputs", "outputs"):
+            ours, theirs = _tensors(metadata, side), _tensors(seen, side)
+            if ours != theirs:
+                raise UsageError(
+                    f"variant {name} has other {side} than '{self.spec.model}'",
+                    code="variant_differs",
+                    seen="; ".join(theirs),
+                    valid=["; ".join(ours)],
+                )
+        return completed
+
+    # Arms.
+
+    def load(self, arms: Sequence[Arm]) -> dict[str, TritonsmithError]:
+        """Side by side: load them, two at a time; arm id → error of those refused. In place: nothing."""
+        if self.placement == "in_place":
+            return {}
+        assert self.scratch is not None and self.source is not None
+        self._changed = True
+        for arm in arms:
+            directory = Path(self.spec.variants[arm.variant]) if arm.variant else self.source
+            scratch.make_scratch_model(directory, self.scratch, self.name_of(arm))
+            self._ours.add(self.name_of(arm))
+        if self.spec.model not in self.spec.beside:
+            control.unload_model(self.url, self.spec.model)
+        with ThreadPoolExecutor(2) as pool:
+            errors = pool.map(self._load_one, arms)
+            return {arm.id: error for arm, error in zip(arms, errors, strict=True) if error is not None}
+
+    def _load_one(self, arm: Arm) -> TritonsmithError | None:
+        try:
+            apply_config(self.server, self.url, self.name_of(arm), arm)
+        except TritonsmithError as error:
+            return error
+        return None
+
+    def unload(self, arms: Iterable[Arm]) -> None:
+        """Side by side: give the memory of these arms back."""
+        if self.placement == "side_by_side":
+            self._unload(self.name_of(arm) for arm in arms)
+
+    def apply(self, arm: Arm) -> None:
+        """In place: make the arm the one that serves. Raises TrialError with Triton's reason."""
+        if self.placement != "in_place" or self.applied is arm:
+            return
+        before, self.applied = self.applied, None
+        self._changed = True
+        name = self.name_of(arm)
+        if before is not None and self.name_of(before) != name:
+            control.unload_model(self.url, self.name_of(before))
+        elif before is not None and (before.config, before.others) == (arm.config, arm.others):
+            self.applied = arm
+            return
+        if arm.variant:
+            assert self.scratch is not None
+            scratch.make_scratch_model(Path(self.spec.variants[arm.variant]), self.scratch, name)
+            self._ours.add(name)
+        if before is None or (self.name_of(before), before.config) != (name, arm.config):
+            apply_config(self.server, self.url, name, arm, before=instance_count(arm.config))
+        for other, config in arm.others.items():
+            if before is None or before.others.get(other) != config:
+                changed = Arm(arm.id, arm.label, arm.other_settings.get(other, {}), config)
+                apply_config(self.server, self.url, other, changed, before=instance_count(config))
+        if self.spec.load_model:
+            control.load_model(self.url, self.spec.load_model)
+        self.applied = arm
+
+    def restarted(self, server: Server) -> None:
+        """The server is a new one: nothing is loaded on it."""
+        self.server = server
+        self.applied = None
+        for name in self._others:
+            control.load_model(self.url, name)
+
+    def leave_as_found(self) -> None:
+        """Unload the scratch models and give the model its own config back."""
+        if not self.server.alive():
+            return
+        spec = self.spec
+        ours = (spec.model, *spec.composing)
+        involved = (*([spec.load_model] if spec.load_model else []), *ours, *spec.beside)
+        # An override stays until its model is unloaded, so a changed model is loaded afresh.
+        again = set(ours) if self._changed else set()
+        self._unload([*self._ours, *(n for n in involved if n in again or n not in self._loaded_before)])
+        for name in (*again, *([spec.load_model] if spec.load_model else [])):
+            if name in self._loaded_before:
+                control.load_model(self.url, name)
+
+    def _unload(self, names: Iterable[str]) -> None:
+        loaded = {row.name for row in control.repository_index(self.url) if row.state == "READY"}
+        with ThreadPoolExecutor(8) as pool:  # a stub takes a second or two to end
+            list(
+                pool.map(lambda name: control.unload_model(self.url, name), [n for n in names if n in loaded])
+            )
+
+
+def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:
+    """The interface with the largest max_batch_size of the arms: each request fits the arms it is meant for."""
+    most = max((int(arm.config.get("max_batch_size", 0)) for arm in arms), default=0)
+    return replace(interface, max_batch_size=max(interface.max_batch_size, most))
+
+
+def _config_of(directory: Path) -> dict[str, Any] | None:
+    """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
+    from google.protobuf import json_format
+
+    from tritonsmith.builder.base.errors import Where
+    from tritonsmith.builder.model_config.model_config import model_config_from_text
+
+    path = directory / "config.pbtxt"
+    if not path.is_file():
+        return None
+    message = model_config_from_text(path.read_text(), Where(path))
+    config: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return config
+
+
+def _tensors(metadata: Mapping[str, Any], side: str) -> list[str]:
+    return sorted(f"{t['name']} {t['datatype']} {[int(d) for d in t['shape']]}" for t in metadata[side])

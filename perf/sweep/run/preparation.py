@@ -1,0 +1,231 @@
+"""(SweepSpec, a server with the model as it is) → arms, placement, requests and what earlier runs left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.data import DataOptions, payloads_from_options
+from tritonsmith.perf.sweep.judge.propose import words_for
+from tritonsmith.perf.sweep.judge.strategy import GENERATION
+from tritonsmith.perf.sweep.plan import (
+    CLIENT_BATCH,
+    Arm,
+    ArmPlanner,
+    Placement,
+    SweepSpec,
+    check_budget,
+    check_has_settings,
+    default_space,
+    fitted_to_budget,
+    plan_arms,
+)
+from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
+from tritonsmith.perf.sweep.run import scratch
+from tritonsmith.perf.sweep.run.arm_server import Found, Stage, widest
+from tritonsmith.perf.sweep.run.beside import BesideLoad
+from tritonsmith.perf.sweep.run.options import SweepOptions
+from tritonsmith.perf.sweep.run.resume import Earlier, earlier_run
+from tritonsmith.perf.wire.payload import InferPayload
+
+Payloads = Mapping[int, Sequence[InferPayload]]
+"""Batch size → the requests of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """All that stands before the first trial.
+
+    spec:     with a space, also where none was asked for.
+    notes:    sentences for the report. earlier: the run that is resumed, empty without one.
+    content:  None when nothing is kept, or when the model's files cannot be read.
+    """
+
+    spec: SweepSpec
+    planner: ArmPlanner
+    arms: tuple[Arm, ...]
+    notes: tuple[str, ...]
+    placement: Placement
+    payloads: Payloads
+    beside: BesideLoad | None
+    content: Content | None
+    earlier: Earlier
+    environment: Mapping[str, Any]
+
+
+def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation:
+    """Nothing is written and no config changed until it stands; sets the stage's placement.
+
+    Raises what run_sweep raises of UsageError, and TritonsmithError for a model that Triton refuses as it is.
+    """
+    found = stage.look()
+    check_has_settings(found.current)
+    notes = []
+    if not spec.space and not spec.variants:
+        spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
+        notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
+    files = _digests(spec, stage)
+    plan = plan_arms(spec, found.current, found.variants, files, found.composing)
+    notes += plan.notes
+    # Of a search, what stands on the server at once.
+    expected = plan.arms if spec.is_grid else plan.arms * (1 + GENERATION // 2)
+    if not spec.is_grid:
+        notes.append(words_for(spec))
+    placement, why = _choose_placement(spec, expected, stage, options)
+    stage.placement = placement
+    asked_s, spec = spec.duration_s, fitted_to_budget(spec, len(expected), placement)
+    if spec.duration_s != asked_s:
+        notes.append(
+            f"Measurements last {spec.duration_s:g} s instead of {asked_s:g} s, so that the budget of "
+            f"{spec.budget_s:g} s has room for more rounds."
+        )
+    check_budget(spec, len(expected), placement)
+    payloads = _payloads(spec, found, plan.arms, options)
+    notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
+    content = _content(spec, stage, options, payloads) if options.output is not None else None
+    return Preparation(
+        spec=spec,
+        planner=ArmPlanner(spec, found.current, found.variants, files, found.composing),
+        arms=plan.arms,
+        notes=tuple(notes),
+        placement=placement,
+        payloads=payloads,
+        beside=_beside(spec, found),
+        content=content,
+        earlier=_earlier(options, content),
+        environment=_environment(spec, stage, options, found, placement, payloads),
+    )
+
+
+_PLACEMENT_WORDS: dict[Placement, str] = {
+    "side_by_side": "stood side by side",
+    "in_place": "were loaded in place, one after the other",
+    "auto": "",
+}
+
+
+def words_for_space(spec: SweepSpec) -> str:
+    """`instance_group.count=1,2 …`, as --set takes it."""
+    return " ".join(f"{path}={','.join(map(str, values))}" for path, values in spec.space.items())
+
+
+def _choose_placement(
+    spec: SweepSpec, expected: Sequence[Arm], stage: Stage, options: SweepOptions
+) -> tuple[Placement, str]:
+    if spec.load_model is not None:
+        if spec.placement == "side_by_side":
+            raise UsageError(
+                "the arms of a composing model cannot stand side by side: its ensemble names one model",
+                code="no_scratch",
+                fix="--placement in_place",
+            )
+        return "in_place", f"the ensemble {spec.load_model} names one model"
+    in_process = spec.max_memory_mib is not None and options.kind != "embedded"
+    if in_process and spec.placement == "auto":
+        return "in_place", "so that the server's memory is that of one arm"
+    return scratch.choose_placement(spec.placement, expected, stage.source, options.scratch)
+
+
+def _payloads(spec: SweepSpec, found: Found, arms: Sequence[Arm], options: SweepOptions) -> Payloads:
+    """A pool for each batch size of the arms."""
+    interface = widest(found.interface, arms)
+    sizes = {spec.batch_size, *spec.space.get(CLIENT_BATCH, ())}
+    payloads: Payloads
+    if options.payloads is not None:
+        payloads = {spec.batch_size: options.payloads}
+        if sizes != {spec.batch_size}:
+            raise UsageError(f"{CLIENT_BATCH} needs data that can be drawn", code="bad_setting")
+    else:
+        payloads = {
+            size: payloads_from_options(
+                found.interface if size == spec.batch_size else interface, _data_options(spec, options, size)
+            )
+            for size in sorted(sizes)
+        }
+    pool = [payload for some in payloads.values() for payload in some]
+    if spec.max_wrong is not None and all(payload.expected is None for payload in pool):
+        raise UsageError(
+            "answers cannot be checked: the data hold no outputs",
+            code="no_expected",
+            fix="--data SAMPLES.npz with the right outputs, as `tritonsmith build` keeps them",
+        )
+    return payloads
+
+
+def _data_options(spec: SweepSpec, options: SweepOptions, batch: int) -> DataOptions:
+    data = options.data
+    own = data.file is not None and batch == 1 and CLIENT_BATCH not in spec.space
+    return replace(data, batch_size=data.batch_size if own else batch, seed=spec.seed)
+
+
+def _beside(spec: SweepSpec, found: Found) -> BesideLoad | None:
+    if not spec.beside:
+        return None
+    pools = {
+        name: payloads_from_options(model, DataOptions(seed=spec.seed))
+        for name, model in found.beside.items()
+    }
+    return BesideLoad(pools, spec.beside)
+
+
+def _digests(spec: SweepSpec, stage: Stage) -> dict[str, str]:
+    if stage.source is None or not spec.variants:
+        return {}
+    of_variants = {name: digest_of_tree(Path(directory)) for name, directory in spec.variants.items()}
+    return {"": digest_of_tree(stage.source), **of_variants}
+
+
+def _content(spec: SweepSpec, stage: Stage, options: SweepOptions, payloads: Payloads) -> Content | None:
+    """None where the model's files cannot be read, which leaves nothing to know a trial again by."""
+    if stage.source is None:
+        return None
+    directories = {name: scratch.model_directory(options.repositories, name) for name in stage.others}
+    return content_of(
+        spec,
+        f"{options.kind} {stage.server.version}",
+        {"": stage.source, **directories},
+        [payload for some in payloads.values() for payload in some],
+        scratch.machine(),
+    )
+
+
+def _earlier(options: SweepOptions, content: Content | None) -> Earlier:
+    if not options.resume or options.output is None:
+        return Earlier()
+    if content is None:
+        raise UsageError(
+            "only a sweep that sees the model's files can be resumed: trials are known by content",
+            code="no_content",
+            seen=options.kind,
+            fix="begin anew without --resume",
+        )
+    return earlier_run(options.output)
+
+
+def _environment(
+    spec: SweepSpec,
+    stage: Stage,
+    options: SweepOptions,
+    found: Found,
+    placement: Placement,
+    payloads: Payloads,
+) -> dict[str, object]:
+    return scratch.environment(
+        {
+            "server": options.kind,
+            "server_version": stage.server.version,
+            "model": spec.model,
+            "model_version": ", ".join(str(v) for v in found.metadata.get("versions", [])),
+            "backend": found.current.get("backend") or found.current.get("platform"),
+            "placement": placement,
+            "payloads": len(payloads[spec.batch_size]),
+            "protocol": "http",
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": options.command,
+        }
+    )

@@ -1,0 +1,136 @@
+"""Arms of a sweep → models on the server: side by side under generated names, or in turn in place.
+
+Side by side, every arm is a scratch model of its own (`minilm__arm03`): a directory in a scratch repository
+whose version directories are links to the real model's, loaded through the load API with the arm's config.
+All arms stay loaded, so changing arms costs nothing and rounds interleave closely; idle instances cost memory
+and no CPU. In place, the model itself is reloaded with each arm's config: no memory beyond one arm, but
+seconds a change. Side by side is the default while the arms fit into the memory that is free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.processes.budget import free_memory_bytes
+from tritonsmith.perf.sweep.plan import Arm, Placement
+from tritonsmith.perf.sweep.trial import instance_count
+
+# An instance of a Python-based backend is a process with its own copy of the weights.
+INSTANCE_BYTES = 90 << 20
+WEIGHTS_FACTOR = 2.0
+MEMORY_SHARE = 0.6
+
+
+def model_directory(repositories: Sequence[Path], model: str) -> Path:
+    """The model's directory; UsageError with the nearest name when no repository has it."""
+    names: list[str] = []
+    for repository in repositories:
+        if not repository.is_dir():
+            raise UsageError(
+                "the model repository is not a directory",
+                code="repository_missing",
+                seen=repository,
+                fix="tritonsmith build makes one",
+            )
+        found = sorted(p.name for p in repository.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if model in found:
+            return repository / model
+        names += found
+    close = nearest(model, names)
+    raise UsageError(
+        f"the model repository has no model '{model}'",
+        code="unknown_model",
+        seen=model,
+        valid=names,
+        fix=f"--model {close}" if close else None,
+    )
+
+
+def scratch_name(model: str, arm: Arm) -> str:
+    """`minilm__arm03`."""
+    return f"{model}__{arm.id}"
+
+
+def make_scratch_model(source: Path, scratch: Path, name: str) -> None:
+    """A model directory of links to the source's; its config comes with the load call.
+
+    Triton refuses a model directory that is a link itself but follows links inside one.
+    """
+    target = scratch / name
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(source.iterdir()):
+        link = target / entry.name
+        if entry.name != "config.pbtxt" and not entry.name.startswith(".") and not link.exists():
+            link.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+
+
+def choose_placement(
+    wanted: Placement,
+    arms: Sequence[Arm],
+    source: Path | None,
+    scratch: Path | None,
+    free_bytes: int | None = None,
+) -> tuple[Placement, str]:
+    """(placement, why). `source`, `scratch`: the model's files and a repository of the server to write to."""
+    if source is None or scratch is None:
+        why = "the server has no scratch repository"
+        if wanted == "side_by_side":
+            raise UsageError("arms cannot stand side by side: " + why, code="no_scratch")
+        return "in_place", why
+    if wanted != "auto":
+        return wanted, "asked for"
+    needed = memory_needed_bytes(arms, source)
+    free = free_memory_bytes() if free_bytes is None else free_bytes
+    if needed > MEMORY_SHARE * free:
+        return "in_place", f"{len(arms)} arms need about {needed >> 20} MiB, {free >> 20} MiB are free"
+    return "side_by_side", f"{len(arms)} arms need about {needed >> 20} MiB of {free >> 20} MiB free"
+
+
+def memory_needed_bytes(arms: Sequence[Arm], source: Path) -> int:
+    """An upper guess: each instance is a process with the weights twice (file and prepacked)."""
+    weights = max((_tree_bytes(version) for version in source.iterdir() if version.is_dir()), default=0)
+    instances = sum(instance_count(arm.config) for arm in arms)
+    return int(instances * (INSTANCE_BYTES + WEIGHTS_FACTOR * weights))
+
+
+def _tree_bytes(directory: Path) -> int:
+    return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+
+
+def environment(extra: Mapping[str, object]) -> dict[str, object]:
+    """Where a run was measured: processor, cores, memory, system, Python and tritonsmith versions."""
+    import platform
+
+    import psutil
+
+    from tritonsmith.builder import __version__
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "tritonsmith": __version__,
+        **extra,
+    }
+
+
+def machine() -> str:
+    """Processor and cores: what numbers of another machine are told by."""
+    return f"{_cpu_model()}, {os.cpu_count()} cores"
+
+
+def _cpu_model() -> str:
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

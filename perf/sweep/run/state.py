@@ -1,0 +1,132 @@
+"""What happens in a sweep → its results and notes, each written to the journal as it comes, and the RunResult."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.records.record import RequestRecords, save_records
+from tritonsmith.perf.sweep.judge.verdict import Verdict
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
+from tritonsmith.perf.sweep.run.options import SweepOptions
+from tritonsmith.perf.sweep.run.preparation import Preparation
+from tritonsmith.perf.sweep.run.resume import sentence
+from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, arm_as_dict, verdict_of
+from tritonsmith.perf.sweep.trial import TrialResult
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The state of a sweep that lasts: arms in order of joining, trials in order of measurement.
+
+    arm_errors, dropped: arm id → why. stop_reason: why it ended, empty while it goes on.
+    """
+
+    spec: SweepSpec
+    options: SweepOptions
+    prepared: Preparation
+    journal: Journal
+    arms: tuple[Arm, ...]
+    results: list[TrialResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    arm_errors: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    reused: int = 0
+    stop_reason: str = ""
+    interrupted: bool = False
+
+    def open(self) -> None:
+        """The journal's first line: all that a run cut short needs to be reported and resumed."""
+        content = self.prepared.content
+        self.journal.write(
+            "start",
+            spec=self.spec.model_dump(mode="json"),
+            environment=self.prepared.environment,
+            arms=[arm_as_dict(arm) for arm in self.arms],
+            notes=self.prepared.notes,
+            content={} if content is None else dict(content.parts),
+        )
+
+    def note(self, text: str) -> None:
+        """A sentence for the report."""
+        self.notes.append(text)
+        self.journal.write("note", text=text)
+
+    def add(self, result: TrialResult) -> None:
+        """A trial that ended, well or not."""
+        self.results.append(result)
+        self.journal.write("trial", **result.as_dict())
+
+    def keep(self, trial: Trial, records: RequestRecords) -> None:
+        """The trial's requests."""
+        if self.options.output is not None:
+            save_records(records, self.options.output / RECORDS / f"{trial.number:04d}.npz")
+
+    def join(self, arms: tuple[Arm, ...]) -> None:
+        """Arms that the search has just thought of."""
+        self.arms = (*self.arms, *arms)
+        for arm in arms:
+            self.journal.write("arm", **arm_as_dict(arm))
+
+    def fail(self, arm_id: str, error: TritonsmithError) -> None:
+        """An arm that Triton refuses."""
+        self.arm_errors[arm_id] = error.message
+        self.journal.write("arm_failed", arm_id=arm_id, error=error.message)
+
+    def drop(self, dropped: Mapping[str, str]) -> None:
+        """Arms that the race leaves behind."""
+        for arm_id, why in dropped.items():
+            self.dropped[arm_id] = why
+            self.journal.write("arm_dropped", arm_id=arm_id, why=why)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.interrupted = True
+        self.stop_reason = "interrupted"
+
+    @property
+    def loadable(self) -> list[Arm]:
+        """Arms that neither failed nor were dropped."""
+        return [arm for arm in self.arms if arm.id not in self.arm_errors and arm.id not in self.dropped]
+
+    def verdict(self) -> Verdict:
+        """Over everything so far."""
+        return verdict_of(self.spec, self.arms, self.results)
+
+    def leader(self) -> Arm:
+        """The arm that the verdict is about."""
+        arm_id = self.verdict().arm_id
+        return next(arm for arm in self.arms if arm.id == arm_id)
+
+    def next_round(self) -> int:
+        """The number of a round that none was yet."""
+        return 1 + max((result.trial.round for result in self.results), default=-1)
+
+    def close(self, wall_s: float) -> RunResult:
+        """The result, and the journal's last line."""
+        if self.options.resume and self.prepared.content is not None:
+            self.note(sentence(self.prepared.earlier, self.prepared.content, self.reused))
+        result = RunResult(
+            spec=self.spec,
+            arms=self.arms,
+            environment=self.prepared.environment,
+            trials=tuple(self.results),
+            verdict=self.verdict(),
+            stop_reason=self.stop_reason,
+            complete=not self.interrupted and not self.stop_reason.startswith("the server is gone"),
+            arm_errors=self.arm_errors,
+            dropped=self.dropped,
+            notes=(*self.prepared.notes, *self.notes),
+            wall_s=wall_s,
+            interrupted=self.interrupted,
+            directory=self.options.output,
+        )
+        self.journal.write(
+            "end",
+            stop_reason=result.stop_reason,
+            complete=result.complete,
+            interrupted=result.interrupted,
+            wall_s=result.wall_s,
+        )
+        return result

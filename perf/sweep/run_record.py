@@ -1,0 +1,310 @@
+"""A sweep as it happens → lines of run.jsonl, and run.json at its end; either → RunResult."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.disk import delete_written, replacing, write_atomically
+from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
+from tritonsmith.perf.records.typed import MALFORMED, typed
+from tritonsmith.perf.stats.summary import QUANTILES
+from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.search import Values
+from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide, verdict_from_dict
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec
+from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
+
+FORMAT = "tritonsmith.run/1"
+JOURNAL = "run.jsonl"
+RESULT = "run.json"
+RECORDS = "records"
+WRONG = "wrong answer"
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A sweep, whole or as far as it came: all that a report needs.
+
+    environment:  where it was measured and what was served.
+    arm_errors:   arm id → why it could not be loaded, or was dropped from the race.
+    notes:        what people must know: combinations left out, servers that died.
+    stop_reason:  why it ended; complete is False when it was interrupted or died.
+    records_dir:  where the request records lie, None when they were not kept.
+    """
+
+    spec: SweepSpec
+    arms: tuple[Arm, ...]
+    environment: Mapping[str, Any]
+    trials: tuple[TrialResult, ...]
+    verdict: Verdict
+    stop_reason: str
+    complete: bool
+    arm_errors: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    wall_s: float = 0.0
+    interrupted: bool = False
+    directory: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is run_from_dict."""
+        return {
+            "format": FORMAT,
+            "verdict": self.verdict.as_dict(),
+            "stop_reason": self.stop_reason,
+            "complete": self.complete,
+            "interrupted": self.interrupted,
+            "wall_s": round(self.wall_s, 3),
+            "notes": list(self.notes),
+            "spec": self.spec.model_dump(mode="json"),
+            "environment": dict(self.environment),
+            "arms": [arm_as_dict(arm) for arm in self.arms],
+            "arm_errors": dict(self.arm_errors),
+            "dropped": dict(self.dropped),
+            "trials": [trial.as_dict() for trial in self.trials],
+        }
+
+
+def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
+    """The inverse of RunResult.as_dict."""
+    return RunResult(
+        spec=SweepSpec.model_validate(data["spec"]),
+        arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
+        environment=data["environment"],
+        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
+        verdict=verdict_from_dict(data["verdict"]),
+        stop_reason=data["stop_reason"],
+        complete=data["complete"],
+        arm_errors=data["arm_errors"],
+        dropped=data["dropped"],
+        notes=tuple(data["notes"]),
+        wall_s=data["wall_s"],
+        interrupted=data["interrupted"],
+        directory=directory,
+    )
+
+
+def arm_as_dict(arm: Arm) -> dict[str, Any]:
+    """JSON form of an arm, config included."""
+    return {
+        "id": arm.id,
+        "label": arm.label,
+        "baseline": arm.baseline,
+        "settings": dict(arm.settings),
+        "config": dict(arm.config),
+        "variant": arm.variant,
+        "batch_size": arm.batch_size,
+        "others": {name: dict(config) for name, config in arm.others.items()},
+        "other_settings": {name: dict(values) for name, values in arm.other_settings.items()},
+    }
+
+
+def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
+    return Arm(
+        data["id"],
+        data["label"],
+        data["settings"],
+        data["config"],
+        data["baseline"],
+        data.get("variant", ""),
+        data.get("batch_size"),
+        data.get("others", {}),
+        data.get("other_settings", {}),
+    )
+
+
+# From trials to what search and verdict look at.
+
+
+def values_of(spec: SweepSpec, trials: Sequence[TrialResult]) -> Values:
+    """(arm, concurrency, round) → the objective, larger is better."""
+    values: dict[tuple[str, int, int], float] = {}
+    for result in trials:
+        if result.summary is None or result.interrupted:
+            continue
+        value = OBJECTIVES[spec.objective].value(spec, result)
+        if value is not None and value > 0 and math.isfinite(value):
+            values[result.trial.arm_id, result.trial.concurrency, result.trial.round] = value
+    return values
+
+
+def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
+    """(arm, concurrency) → what the constraints look at, over all rounds."""
+    cells: dict[tuple[str, int], list[TrialResult]] = {}
+    for result in trials:
+        if result.summary is not None and not result.interrupted:
+            cells.setdefault((result.trial.arm_id, result.trial.concurrency), []).append(result)
+    facts = {}
+    for cell, results in cells.items():
+        summaries = [r.summary for r in results if r.summary is not None]
+        p99s = [s.latency_ns["p99"].value for s in summaries]
+        known = [p for p in p99s if p is not None]
+        requests = sum(s.requests for s in summaries)
+        answered = sum(s.answered for s in summaries)
+        checked = sum(s.checked for s in summaries)
+        wrong = sum(n for s in summaries for reason, n in s.failures.items() if reason.startswith(WRONG))
+        share = (requests - answered - wrong) / requests if requests else 1.0
+        memory = [r.memory_bytes for r in results if r.memory_bytes is not None]
+        facts[cell] = CellFacts(
+            p99_ms=float(np.median(known)) / 1e6 if known else None,
+            failure_share=share,
+            wrong_share=wrong / checked if checked else None,
+            memory_mib=max(memory) / 2**20 if memory else None,
+        )
+    return facts
+
+
+def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult]) -> Verdict:
+    """The verdict over everything measured."""
+    return decide(spec, arms, values_of(spec, trials), facts_of(trials), *final_rounds(trials))
+
+
+def final_rounds(trials: Sequence[TrialResult]) -> tuple[frozenset[int], frozenset[int]]:
+    """(rounds that were run to see a winner win again, rounds that were run to settle a lead)."""
+    confirming = frozenset(result.trial.round for result in trials if result.trial.confirms)
+    settling = frozenset(result.trial.round for result in trials if result.trial.settles)
+    return confirming, settling
+
+
+# The run directory.
+
+
+KEPT = "kept"
+
+
+class Journal:
+    """run.jsonl: one event a line, flushed as it is written, so that a crash loses at most the last line."""
+
+    def __init__(self, directory: Path | None, kept: Sequence[TrialResult] = ()) -> None:
+        """kept: trials of an earlier run in this directory that may still be reused; a crash loses none."""
+        self._file = None
+        if directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / JOURNAL
+        with replacing(path) as temporary:
+            self._file = temporary.open("w")
+            for result in kept:
+                self.write(KEPT, **result.as_dict())
+        delete_written(directory / RESULT)  # it would speak for the earlier run
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event."""
+        if self._file is not None:
+            self._file.write(json.dumps({"event": event, **fields}, default=str) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Nothing is written after this."""
+        if self._file is not None:
+            self._file.close()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Whole or not at all."""
+    write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
+
+
+def load_run(directory: Path) -> RunResult:
+    """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
+    try:
+        if (directory / RESULT).is_file():
+            data = json_value(read_bounded(directory / RESULT, _MOST_BYTES), infinite=True)
+            if data.get("format") != FORMAT:
+                raise UsageError(
+                    "this run was written by another version",
+                    code="run_format",
+                    where=Where(directory / RESULT),
+                    seen=data.get("format"),
+                    valid=[FORMAT],
+                )
+            return _checked(run_from_dict(data, directory))
+        if (directory / JOURNAL).is_file():
+            return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
+    except (OSError, *MALFORMED) as error:
+        raise UsageError(
+            f"the run cannot be read: {type(error).__name__}: {error!s:.300}",
+            code="run_damaged",
+            where=Where(directory),
+        ) from error
+    raise UsageError(
+        "there is no run here",
+        code="no_run",
+        where=Where(directory),
+        fix="give the --output directory of `tritonsmith sweep`",
+    )
+
+
+def journal_lines(path: Path) -> list[str]:
+    """The lines of a journal; ValueError or OSError when it cannot be read."""
+    return read_bounded(path, _MOST_BYTES).decode().splitlines()
+
+
+def _checked(run: RunResult) -> RunResult:
+    """The run with every value of its type and every trial of one of its arms; ValueError for any other."""
+    run = typed(run)
+    ids = Counter(arm.id for arm in run.arms)
+    twin = next((arm for arm, times in ids.items() if times > 1), None)
+    if twin is not None:
+        raise ValueError(f"two arms are {twin!r:.80}")
+    stray = next((t.trial for t in run.trials if t.trial.arm_id not in ids), None)
+    if stray is not None:
+        raise ValueError(f"trial {stray.number} is of no arm: {stray.arm_id!r:.80}")
+    for result in run.trials:
+        if result.summary is not None and not QUANTILES.keys() <= result.summary.latency_ns.keys():
+            raise ValueError(f"trial {result.trial.number} lacks one of {', '.join(QUANTILES)}")
+    return run
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json_value(line, infinite=True)
+    except ValueError:
+        return False
+    return True
+
+
+def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The events of a journal; a last line that a crash cut off is left out."""
+    whole = lines if not lines or _is_json(lines[-1]) else lines[:-1]
+    return [json_value(line, infinite=True) for line in whole]
+
+
+def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
+    """The events of a run → what it came to. A last line that a crash cut off is left out."""
+    events = [event for event in events_of(lines) if event["event"] != KEPT]
+    if not events or events[0]["event"] != "start":
+        raise ValueError("the journal does not begin with a start")
+    start = events[0]
+    spec = SweepSpec.model_validate(start["spec"])
+    joined = (event for event in events if event["event"] == "arm")
+    arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
+    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
+    end = next((e for e in events if e["event"] == "end"), None)
+    return RunResult(
+        spec=spec,
+        arms=arms,
+        environment=start["environment"],
+        trials=trials,
+        verdict=verdict_of(spec, arms, trials),
+        stop_reason=end["stop_reason"]
+        if end
+        else "the sweep ended without a word: killed, or the machine stopped",
+        complete=bool(end and end["complete"]),
+        arm_errors={e["arm_id"]: e["error"] for e in events if e["event"] == "arm_failed"},
+        dropped={e["arm_id"]: e["why"] for e in events if e["event"] == "arm_dropped"},
+        notes=(*start["notes"], *(e["text"] for e in events if e["event"] == "note")),
+        wall_s=end["wall_s"] if end else sum(t.took_s for t in trials),
+        interrupted=bool(end and end["interrupted"]),
+        directory=directory,
+    )

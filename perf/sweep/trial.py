@@ -1,0 +1,261 @@
+"""(Trial, a loaded arm) → TrialResult: warm up, measure, and difference the server's own counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tritonsmith.builder.base.errors import TrialError, TritonsmithError
+from tritonsmith.perf.load.answers import Validation
+from tritonsmith.perf.load.runs.generator import ClientOptions, generate
+from tritonsmith.perf.load.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
+from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.server import control
+from tritonsmith.perf.stats import Summary, summarise, summary_from_dict
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
+from tritonsmith.perf.usage.consumption import energy_j, server_memory_bytes
+from tritonsmith.perf.usage.counters import ServerCounters, counters_between, counters_from_dict
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.payload import InferPayload
+
+# A server that stands still must not cost a sweep more than this a trial.
+REQUEST_TIMEOUT_S = 10.0
+CHECK_EVERY = 20
+START_CONCURRENCY = 16
+START_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What one trial gave.
+
+    summary, server: None when the trial failed; then `error` says why. server is also None when the model
+    was reloaded under the trial.
+    took_s: wall clock, reload included.
+    others: counters of the other models at work: an ensemble's composing models, models under load beside.
+    memory_bytes: of the server's process and the arm's instances, after the load; None where not seen.
+    energy_j: of all GPUs during warm-up and measurement; None without GPU metrics.
+    slo:    of the objective rate, the search as perf.load.slo.SloResult.as_dict gives it; summary is then of the
+            highest rate that kept the limit.
+    key:    what it was measured on, see perf.sweep.plan.fingerprint; empty when that is not known.
+    """
+
+    trial: Trial
+    summary: Summary | None
+    server: ServerCounters | None
+    error: str | None
+    took_s: float
+    interrupted: bool = False
+    others: Mapping[str, ServerCounters] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    energy_j: float | None = None
+    slo: Mapping[str, Any] | None = None
+    key: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; the inverse is trial_result_from_dict."""
+        return {
+            "number": self.trial.number,
+            "round": self.trial.round,
+            "arm_id": self.trial.arm_id,
+            "concurrency": self.trial.concurrency,
+            "confirms": self.trial.confirms,
+            "settles": self.trial.settles,
+            "error": self.error,
+            "took_s": round(self.took_s, 4),
+            "interrupted": self.interrupted,
+            "summary": None if self.summary is None else self.summary.as_dict(),
+            "server": None if self.server is None else self.server.as_dict(),
+            "others": {name: counters.as_dict() for name, counters in self.others.items()},
+            "memory_bytes": self.memory_bytes,
+            "energy_j": self.energy_j,
+            "slo": None if self.slo is None else dict(self.slo),
+            "key": self.key,
+        }
+
+
+def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
+    """The inverse of TrialResult.as_dict."""
+    return TrialResult(
+        trial=Trial(
+            data["number"],
+            data["round"],
+            data["arm_id"],
+            data["concurrency"],
+            data.get("confirms", False),
+            data.get("settles", False),
+        ),
+        summary=None if data["summary"] is None else summary_from_dict(data["summary"]),
+        server=None if data["server"] is None else counters_from_dict(data["server"]),
+        error=data["error"],
+        took_s=data["took_s"],
+        interrupted=data["interrupted"],
+        others={name: counters_from_dict(c) for name, c in data.get("others", {}).items()},
+        memory_bytes=data.get("memory_bytes"),
+        energy_j=data.get("energy_j"),
+        slo=data.get("slo"),
+        key=data.get("key", ""),
+    )
+
+
+def apply_config(
+    server: control.HasPid, url: str, model: str, arm: Arm, *, before: int | None = None
+) -> None:
+    """Load `model` with the arm's config through the load API, and make sure that it is what serves.
+
+    before: stub processes of the model's earlier config; when given, wait until the surplus ones are gone,
+            which Triton lets run on for some seconds and which would share the CPU with the first trial.
+
+    A load that Triton refuses leaves the old config serving and the model ready, so readiness proves
+    nothing: the config is read back and compared. Raises TrialError with Triton's reason.
+    """
+    control.load_model(url, model, {**arm.config, "name": model})
+    seen = control.model_config(url, model)
+    wrong = config_path.differences(arm.config, seen, arm.settings)
+    if wrong:
+        raise TrialError(
+            f"Triton serves '{model}' with another config than was sent: {'; '.join(wrong)}",
+            code="config_not_applied",
+        )
+    if before is not None:
+        control.wait_instances(server, model, instance_count(seen))
+
+
+def instance_count(config: Mapping[str, Any]) -> int:
+    """Instances that a config as Triton reports it asks for, on a machine without GPUs or with one each."""
+    groups = config.get("instance_group", [])
+    return sum(int(g.get("count", 1)) * max(1, len(g.get("gpus", []))) for g in groups) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a trial puts under load and looks at.
+
+    target:  the model that gets the requests. model: the one whose counters are the trial's.
+    others:  models whose counters are kept too.
+    metrics_url: of the server. reads_energy: whether GPU energy is read, there or by NVML.
+    """
+
+    server: control.HasPid
+    http_url: str
+    target: str
+    model: str
+    others: tuple[str, ...] = ()
+    metrics_url: str = ""
+    reads_energy: bool = False
+
+    def energy_j(self) -> float | None:
+        """See perf.usage.consumption; None where it is not read."""
+        return energy_j(self.metrics_url, self.server.pid) if self.reads_energy else None
+
+
+def measure(
+    subject: Subject,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    on_records: Callable[[RequestRecords], None] | None = None,
+    known_per_s: float | None = None,
+) -> TrialResult:
+    """The result of one load on a loaded model; `took_s` and `key` are the caller's.
+
+    Counters, memory and energy are those of warm-up and measurement together. Answers are checked when the
+    payloads hold expected ones. known_per_s: of the objective rate, what an earlier round found.
+    Raises ServerError when the server does not answer.
+    """
+    url, watched = subject.http_url, (subject.model, *subject.others)
+    named = [replace(payload, model=subject.target) for payload in payloads]
+    before = {name: control.model_statistics(url, name) for name in watched}
+    energy_before = subject.energy_j()
+    found: SloResult | None = None
+    if spec.slo_p99_ms is None:
+        records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s)
+    else:
+        records, found = _search_rate(subject, trial, spec, named, known_per_s)
+    if on_records is not None:
+        on_records(records)
+    energy_after = subject.energy_j()
+    memory_bytes = server_memory_bytes(subject.server, subject.model)
+    counters = {name: counters_between(before[name], control.model_statistics(url, name)) for name in watched}
+    return TrialResult(
+        trial=trial,
+        summary=summarise(records),
+        server=counters[subject.model],
+        error=None,
+        took_s=0.0,
+        interrupted=records.header.interrupted,
+        others={name: c for name in subject.others if (c := counters[name]) is not None},
+        memory_bytes=memory_bytes,
+        slo=None if found is None else found.as_dict(),
+        energy_j=None if energy_before is None or energy_after is None else energy_after - energy_before,
+    )
+
+
+def _load(
+    subject: Subject,
+    load: Load,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    duration_s: float,
+) -> RequestRecords:
+    checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
+    return generate(
+        HttpTarget(subject.http_url),
+        load,
+        payloads,
+        warmup_s=spec.warmup_s,
+        duration_s=duration_s,
+        seed=spec.seed + trial.number,
+        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks),
+    )
+
+
+def _search_rate(
+    subject: Subject,
+    trial: Trial,
+    spec: SweepSpec,
+    payloads: Sequence[InferPayload],
+    known_per_s: float | None,
+) -> tuple[RequestRecords, SloResult | None]:
+    """The search of perf.load.slo with Poisson arrivals, begun at half of what a closed loop gets done.
+
+    Records whose header says `interrupted` when any of its loads was; no result when that was the closed loop.
+    """
+    limit_ms = spec.slo_p99_ms
+    assert limit_ms is not None
+    start_per_s = known_per_s
+    if start_per_s is None:
+        closed = _load(subject, Closed(START_CONCURRENCY), trial, spec, payloads, START_S)
+        if closed.header.interrupted:
+            return closed, None
+        start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
+    kept: dict[float, RequestRecords] = {}
+    interrupted = False
+    probes = 0
+
+    def probe(rate_per_s: float) -> Probe | None:
+        nonlocal interrupted, probes
+        if interrupted:
+            return None
+        probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
+        load = Open(rate_per_s, "poisson", spec.seed + 100 * trial.number + probes)
+        duration_s = probe_duration_s(rate_per_s, spec.duration_s)
+        kept[rate_per_s] = records = _load(subject, load, trial, spec, payloads, duration_s)
+        interrupted = records.header.interrupted
+        return None if interrupted else probe_from_summary(rate_per_s, summarise(records), limit_ms)
+
+    found = replace(find_rate(probe, limit_ms, start_per_s, known_per_s), interrupted=interrupted)
+    best = found.rate_per_s
+    records = kept[best] if best in kept else kept[min(kept)]
+    if interrupted:
+        records = next(reversed(kept.values()))
+    return records, found
+
+
+def failed(trial: Trial, error: TritonsmithError | str, took_s: float) -> TrialResult:
+    """A trial without numbers is a result too."""
+    text = error.message if isinstance(error, TritonsmithError) else error
+    return TrialResult(trial, None, None, text, took_s)

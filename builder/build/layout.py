@@ -265,7 +265,7 @@ def lint_gate(
     target: Target | None = None,
     where: Where | None = None,
 ) -> None:
-    """GateError when the staged model has a finding of severity error.
+    """GateError when the staged model has a finding of severity error; a name that clients encode is told of.
 
     steps: the models that an ensemble calls; they are looked up in the repository that it will join.
     """
@@ -277,11 +277,14 @@ def lint_gate(
     try:
         for link in links:
             link.symlink_to(repository / link.name, target_is_directory=True)
-        errors = [f for f in check([directory], LintOptions(target=target)) if f.severity == "error"]
+        findings = check([directory], LintOptions(target=target))
     finally:
         for link in links:
             delete(link)
-    if errors:
+    for f in (f for f in findings if f.rule == "REPO015"):
+        place = "" if where is None else f"{where}: "
+        note(f"warning: {place}{directory.name}: {f.message}; tritonsmith check --explain {f.rule}")
+    if errors := [f for f in findings if f.severity == "error"]:
         raise GateError(
             f"{directory.name}: Triton would not load this model: "
             + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tritonsmith.builder.base.errors import SpecError, UsageError
+from tritonsmith.builder.base.odd_names import encoded_in_paths, stub_words
 from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
 from tritonsmith.builder.spec.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec
 
@@ -57,11 +58,25 @@ def without_refused(imported: Imported) -> Imported:
                 raise SpecError(f"{twin.name!r} is the same name on some disks", code="duplicate_name")
             text_of_spec((model,))
             kept[folded_name(model.name)] = model
+            notes += _odd_names(model)
         except SpecError as error:
             notes.append(Note(f"{model.name!r} is not in the spec: {error.message}"))
     if not kept:
         raise UsageError("no model can be stated in a spec", code="no_models", details=map(str, notes))
     return Imported(tuple(kept.values()), tuple(notes), imported.failures)
+
+
+def _odd_names(model: ImportedModel) -> Iterator[Note]:
+    """What a server and its clients will make of the names that the spec takes over."""
+    if "python" in (model.fields.get("backend"), *model.source):
+        groups = [str(group.get("name", "")) for group in model.fields.get("instance_group", ())]
+        words = (model.name, str(model.fields.get("default_model_filename", "")), groups)
+        for what, _, _, bad in stub_words(*words):
+            yield Note(f"{model.name!r}: {what} has {bad!r} in it, and build will refuse it (rule BACK008)")
+    if (encoded := encoded_in_paths(model.name)) is not None:
+        yield Note(
+            f"{model.name!r} has {encoded!r} in it, and HTTP clients that encode it will not find the model (rule REPO015)"
+        )
 
 
 def _shared(models: Sequence[ImportedModel]) -> dict[str, Any]:

@@ -81,9 +81,11 @@ def serve(
               tritonsmith serve model_repository/ --model-control poll --http-port 0
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
+    from tritonsmith.builder.base.odd_names import encoded_in_paths
     from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
     from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
     from tritonsmith.perf.server.server import server_ended
+    from tritonsmith.perf.server.stubs.watch import watched
 
     given = list(extra_args or ())
     if str(repository).startswith("-"):  # `serve -- --log-verbose=1`
@@ -106,15 +108,21 @@ def serve(
     )
     try:
         with _sigterm_stops(), launch(spec) as server:
-            told = state_of(server, spec.repositories)
-            if format is ServeFormat.json:
-                emit_json(told)
-                sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
-            else:
-                emit_text(text_from_state(told, width_of(sys.stdout)))
-            note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")
-            while server.alive():
-                time.sleep(0.2 if not attached else 2.0)
+            with watched(server, spec.model_control, note):
+                told = state_of(server, spec.repositories)
+                if format is ServeFormat.json:
+                    emit_json(told)
+                    sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
+                else:
+                    emit_text(text_from_state(told, width_of(sys.stdout)))
+                for name in sorted({m["name"] for m in told["models"] if encoded_in_paths(m["name"])}):
+                    note(
+                        f"warning: model {name!r}: HTTP clients that percent-encode its name will not find it; "
+                        "tritonsmith check --explain REPO015"
+                    )
+                note("attached; Ctrl-C lets it go" if attached else "serving; Ctrl-C stops it")
+                while server.alive():
+                    time.sleep(0.2 if not attached else 2.0)
             raise server_ended(server, "while it served")
     except _Stop:
         note("stopped")

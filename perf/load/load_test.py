@@ -24,6 +24,7 @@ from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, Sequen
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.load.shared_memory import shared_target
 from tritonsmith.perf.records.schedule import Closed, Load
+from tritonsmith.perf.server.stubs.deaths import Stubs
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.http import HttpTarget
@@ -99,6 +100,9 @@ def run_load_test(
     counting = Counting(api, model.name, model.version, metrics_url)
     before: list[Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
+    stubs = None if pid is None else Stubs(pid)
+    if stubs is not None:
+        stubs.look()
     with ExitStack() as stack:
         if test.shared_memory != "none":
             shared = shared_target(
@@ -144,7 +148,8 @@ def run_load_test(
     if test.goodput_ms:
         limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
         records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
-    return result_of(records, server, why, sampled.use)
+    died = [] if stubs is None else [death.sentence for death in stubs.settled()]
+    return result_of(records, server, why, sampled.use, tuple(died))
 
 
 # What is asked → what is put together.

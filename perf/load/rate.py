@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from tritonsmith.builder.base.errors import TrialError
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.load.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
-from tritonsmith.perf.records.schedule import Closed, Open
+from tritonsmith.perf.records.schedule import Closed, Open, load_label
 
 _START = LoadTest(model="", load=Closed(16), duration_s=0.5, warmup_s=0.3)
 
@@ -25,11 +26,11 @@ def find_load_rate(
     It begins at half of what a closed loop at concurrency 16 gets done. The second part is the test at the
     rate that was found, or at the lowest one tried. Ctrl-C ends it with what is known.
     Where a request that is alone in the server takes longer than the limit already, lower rates are not tried:
-    their latency goes towards that one.
+    their latency goes towards that one. Raises what run_load_test does, and TrialError `stub_died`.
     """
     start = replace(test, load=_START.load, duration_s=_START.duration_s, requests=None)
-    alone = run_load_test(url, replace(start, load=Closed(1)))
-    first = alone if alone.records.header.interrupted else run_load_test(url, start)
+    alone = _tested(url, replace(start, load=Closed(1)))
+    first = alone if alone.records.header.interrupted else _tested(url, start)
     answered_per_s = first.summary.answered / max(first.summary.duration_s, 1e-9)
     begin_per_s = max(1.0, answered_per_s / 2)
     alone_ns = alone.summary.latency_ns["p50"].value
@@ -47,7 +48,7 @@ def find_load_rate(
         probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
         duration_s = probe_duration_s(rate_per_s, test.duration_s or 1.0)
         load = Open(rate_per_s, "poisson", test.data.seed + probes)
-        result = run_load_test(url, replace(test, load=load, duration_s=duration_s, requests=None))
+        result = _tested(url, replace(test, load=load, duration_s=duration_s, requests=None))
         interrupted = result.records.header.interrupted
         if interrupted:
             return None
@@ -62,3 +63,17 @@ def find_load_rate(
     if best is None:
         return found, tests[min(tests)] if tests else first
     return found, tests[best]
+
+
+def _tested(url: str, test: LoadTest) -> LoadTestResult:
+    """TrialError when a Python stub died meanwhile: that a rate is missed then says nothing about the rate."""
+    result = run_load_test(url, test)
+    if result.died:
+        failed = [f"{count:,} requests failed: {why}" for why, count in result.records.failures().items()]
+        raise TrialError(
+            f"{result.died[0]}, under {load_label(test.load)}",
+            code="stub_died",
+            seen="; ".join(failed) or None,
+            fix="look into the server's log",
+        )
+    return result

@@ -18,6 +18,7 @@ class LoadTestResult:
 
     server:    None when its counters could not be compared; `why_no_server` says why.
     resources: what the server used during the measurement; None when nobody looked.
+    died:      a sentence for each Python stub of the server that died meanwhile: the numbers are then of no model.
     """
 
     records: RequestRecords
@@ -25,6 +26,7 @@ class LoadTestResult:
     server: ServerCounters | None
     why_no_server: str = ""
     resources: ResourceUse | None = None
+    died: tuple[str, ...] = ()
 
 
 def result_of(
@@ -32,15 +34,17 @@ def result_of(
     server: ServerCounters | None,
     why_no_server: str,
     resources: ResourceUse | None,
+    died: tuple[str, ...] = (),
 ) -> LoadTestResult:
     """The result, whose records say all of it: a record file holds the server's side too."""
     observed = {
         "server": None if server is None else server.as_dict(),
         "why_no_server": why_no_server,
         "resources": None if resources is None else resources.as_dict(),
+        "stubs_died": list(died),
     }
     records = replace(records, header=replace(records.header, observed=observed))
-    return LoadTestResult(records, summarise(records), server, why_no_server, resources)
+    return LoadTestResult(records, summarise(records), server, why_no_server, resources, died)
 
 
 def result_from_records(records: RequestRecords) -> LoadTestResult:
@@ -55,6 +59,7 @@ def result_from_records(records: RequestRecords) -> LoadTestResult:
             None if server is None else typed(counters_from_dict(server)),
             str(why),
             None if resources is None else typed(resource_use_from_dict(resources)),
+            tuple(str(text) for text in seen.get("stubs_died", ())),
         )
     except MALFORMED as error:
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError, nearest
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.wire.api import ServerApi
+from tritonsmith.perf.wire.paths import ends_a_path
 
 Row = Mapping[str, Any]
 """Of the repository index: name, version, state, reason (Triton's model repository extension)."""
@@ -69,6 +70,17 @@ def _not_served(
             code="model_not_ready",
             seen="; ".join(_state(row) for row in of_model),
             fix="load it, or see the server's log for why it did not load",
+        )
+    if (
+        of_model
+        and refusal.seen is not None
+        and str(refusal.seen).startswith("HTTP")
+        and (bad := ends_a_path(model))
+    ):
+        return UsageError(
+            f"`{model}` cannot be asked over HTTP: Triton has no path to a name with {bad!r} in it",
+            code="no_http_path",
+            fix="give the server's gRPC address, grpc://HOST:8001, or rename the model",
         )
     if of_model or not rows:
         return refusal

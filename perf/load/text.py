@@ -23,6 +23,7 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
         "why_no_server": result.why_no_server or None,
         "server": None if result.server is None else result.server.as_dict(),
         "resources": None if result.resources is None else _resources_as_dict(result),
+        "stubs_died": list(result.died),
         "interrupted": header.interrupted,
         "environment": dict(header.environment),
     }
@@ -42,6 +43,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         where = f", {early:,} of them in the warm-up" if early else ""
         lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
         lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+    lines += [f"  STUB DIED   {sentence}" for sentence in result.died]
     if summary.warmup_requests:
         lines.append(
             f"  warm-up     {summary.warmup_requests:,} requests in {summary.warmup_s:.1f} s were still "

@@ -17,15 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import ask, json_from, reason_of
 from tritonsmith.perf.wire import told
+from tritonsmith.perf.wire.paths import ends_a_path, model_path, repository_path
 
 TIMEOUT_S = 60.0
 # A load answers when the model is ready: big engines take minutes.
 LOAD_TIMEOUT_S = 600.0
+# A parameter of a model's config that says when it was loaded anew.
+RELOADED = "tritonsmith_reloaded_ns"
 _POLL_S = 0.02
 _METRICS_LIMIT_BYTES = 16 << 20
 
@@ -65,24 +67,24 @@ def server_metadata(url: str) -> dict[str, Any]:
 
 def model_metadata(url: str, name: str, version: str = "") -> dict[str, Any]:
     """name, versions, platform, inputs and outputs (datatype, shape with the batch dimension as -1)."""
-    return told.model_metadata_from(_call(url, "GET", _model_path(name, version)), f"{url}: {name}")
+    return told.model_metadata_from(_call(url, "GET", model_path(name, version)), f"{url}: {name}")
 
 
 def model_config(url: str, name: str, version: str = "") -> dict[str, Any]:
     """The config the server uses, after auto-completion and overrides, as Triton's JSON."""
-    return told.config_from(_call(url, "GET", _model_path(name, version) + "/config"), f"{url}: {name}")
+    return told.config_from(_call(url, "GET", model_path(name, version) + "/config"), f"{url}: {name}")
 
 
 def model_statistics(url: str, name: str = "", version: str = "") -> list[dict[str, Any]]:
     """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a
     name."""
-    path = _model_path(name, version) + "/stats" if name else "/v2/models/stats"
+    path = model_path(name, version) + "/stats" if name else "/v2/models/stats"
     return told.statistics_from(_call(url, "GET", path), f"{url}: {name or 'statistics'}")
 
 
 def is_model_ready(url: str, name: str, version: str = "") -> bool:
     """Whether the model takes requests."""
-    status, _ = _request(url, "GET", _model_path(name, version) + "/ready")
+    status, _ = _request(url, "GET", model_path(name, version) + "/ready")
     return status == 200
 
 
@@ -114,21 +116,19 @@ def load_model(
     for path, content in (files or {}).items():
         parameters[f"file:{path}"] = base64.b64encode(content).decode()
     body = {"parameters": parameters} if parameters else {}
-    status, answer = _request(
-        url, "POST", f"/v2/repository/models/{quote(name, safe='')}/load", body, timeout_s
-    )
+    status, answer = _request(url, "POST", f"{repository_path(name)}/load", body, timeout_s)
     if status != 200:
         raise TrialError(
             f"Triton refused to load model '{name}': {_reason(answer)}",
             code="model_refused",
             seen=f"HTTP {status}",
-            fix=_fix_for_refusal(status, _reason(answer)),
+            fix=_fix_for_refusal(name, status, _reason(answer)),
         )
 
 
 def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
     """Unload a model; returns when it is really gone (Triton itself answers before that)."""
-    _call(url, "POST", f"/v2/repository/models/{quote(name, safe='')}/unload", {})
+    _call(url, "POST", f"{repository_path(name)}/unload", {})
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         # "UNLOADING" until the last instance has ended.
@@ -142,6 +142,18 @@ def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
         seen=", ".join(sorted(states)),
         fix="look for requests that are still running; an open sequence or stream holds a model",
     )
+
+
+def reload_model(url: str, name: str) -> None:
+    """Load a model anew with the config that it has; returns when the new instances serve.
+
+    What replaces instances that have died. A plain load changes nothing where Triton sees the same config, so a
+    parameter of no meaning makes it another; to unload it first would wait without end where an instance died with a
+    request (both seen with 2.51).
+    """
+    config = model_config(url, name)
+    mark = {RELOADED: {"string_value": str(time.time_ns())}}
+    load_model(url, name, {**config, "parameters": {**config.get("parameters", {}), **mark}})
 
 
 def metrics_text(metrics_url: str, timeout_s: float = TIMEOUT_S) -> str:
@@ -204,11 +216,6 @@ def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30
         time.sleep(0.05)
 
 
-def _model_path(name: str, version: str) -> str:
-    path = f"/v2/models/{quote(name, safe='')}"
-    return f"{path}/versions/{quote(version, safe='')}" if version else path
-
-
 def _call(url: str, method: str, path: str, body: object = None) -> Any:
     status, answer = _request(url, method, path, body)
     if status != 200:
@@ -241,7 +248,9 @@ def tidy(reason: str) -> str:
     return reason.strip().removeprefix("Internal: TritonModelException: ")
 
 
-def _fix_for_refusal(status: int, reason: str) -> str | None:
+def _fix_for_refusal(name: str, status: int, reason: str) -> str | None:
+    if (bad := ends_a_path(name)) is not None:
+        return f"rename it: Triton's HTTP API has no path to a name with {bad!r} in it"
     if status == 503 or "explicit model load / unload is not allowed" in reason:
         return "start the server with --model-control explicit"
     if "failed to poll from model repository" in reason:

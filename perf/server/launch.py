@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import ServerError, ToolError
@@ -26,8 +25,8 @@ from tritonsmith.perf.server.process.command import (
 from tritonsmith.perf.server.process.ports import HOST, Ports, choose_ports, is_port_lost
 from tritonsmith.perf.server.process.process import GuardedProcess
 from tritonsmith.perf.server.server import Server, last_words, server_ended
-from tritonsmith.perf.server.shell_words import linked_repositories
 from tritonsmith.perf.server.spec import ServerSpec, address_from_url, check_usage, kind_from_text
+from tritonsmith.perf.server.stubs.shell_words import lay_out_shell
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
 
@@ -88,8 +87,6 @@ def _start(spec: ServerSpec, stack: ExitStack) -> Server:
         stack.callback(process.stop)
     else:
         plan = _local_plan(spec, work_dir)
-        if plan.backends is not None:
-            spec = replace(spec, repositories=linked_repositories(spec.repositories, work_dir))
         prefix = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}_"
         process = GuardedProcess(
             local_command(spec, ports, plan, prefix),
@@ -137,11 +134,14 @@ def _local_plan(spec: ServerSpec, work_dir: Path) -> LocalPlan:
             return LocalPlan(
                 binary, dict(os.environ), None, root / "backends", caches if caches.is_dir() else None
             )
-    preflight.check(preflight.observe())
+    machine = preflight.observe()
+    preflight.check(machine)
+    shell = lay_out_shell(work_dir / "shell", machine.bash or "/bin/bash")
     server = environment.ensure()
     parts = embedded.locate(server)
     models = environment.layer(server, requirements_of(spec.repositories))
     env = embedded.variables(models, os.environ, work_dir / "lib")
+    env["PATH"] = os.pathsep.join([str(shell), env["PATH"]])
     backends = embedded.lay_out_backends(parts, work_dir / "backends")
     if (default := default_max_batch_size(spec.extra_args)) is not None:
         env[embedded.DEFAULT_MAX_BATCH_SIZE] = default

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.files.http_ask import json_from
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_kserve
+from tritonsmith.perf.wire.paths import model_path
 
 Array = npt.NDArray[Any]
 Parameter = bool | int | float | str
@@ -229,9 +229,7 @@ def http_request(
     ]
     text = json.dumps(header, separators=(",", ":")).encode()
     body = b"".join([text, *(tensor.data for tensor in payload.inputs)])
-    path = f"{path_prefix}/v2/models/{quote(payload.model, safe='')}"
-    if payload.version:
-        path += f"/versions/{quote(payload.version, safe='')}"
+    path = f"{path_prefix}{model_path(payload.model, payload.version)}".encode().decode("latin-1")
     lines = [
         f"POST {path}/infer HTTP/1.1",
         f"Host: {host}",

@@ -13,14 +13,9 @@ from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.paths import model_path
 
 _TIMEOUT_S = 10.0
-
-
-def model_path(model: str, version: str = "") -> str:
-    """`/v2/models/M[/versions/V]`, names quoted."""
-    path = f"/v2/models/{quote(model, safe='')}"
-    return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
 def exchange(

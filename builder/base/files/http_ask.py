@@ -63,7 +63,7 @@ def ask(
             connected = context.wrap_socket(plain, server_hostname=host) if context and secure else plain
             with connected:
                 bounded = _BoundedSocket(connected, deadline_s, limit_bytes + _HEAD_BYTES)
-                connection = http.client.HTTPConnection(host, port)
+                connection = _Connection(host, port)
                 connection.sock = bounded
                 sent = {**(fields or {}), "Connection": "close"}
                 connection.request(method, parts.path.rstrip("/") + path, body, sent)
@@ -126,6 +126,13 @@ def _reply(response: http.client.HTTPResponse, limit_bytes: int) -> Reply:
 
 def _too_large(limit_bytes: int) -> ConnectionError:
     return ConnectionError(f"its answer is larger than {limit_bytes >> 20} MiB")
+
+
+class _Connection(http.client.HTTPConnection):
+    """Paths in UTF-8, as Triton takes names; control characters and spaces are refused by http.client."""
+
+    def _encode_request(self, request: str) -> bytes:
+        return request.encode()
 
 
 class _BoundedSocket:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tritonsmith.builder.base.odd_names import stub_words
 from tritonsmith.builder.lint.read.autofill import PLATFORMS
 from tritonsmith.builder.lint.read.files import exists, is_file
 from tritonsmith.builder.lint.read.model import Model
@@ -193,6 +194,28 @@ def batch_strategy_absent(model: Model, context: Context) -> Iterator[Hit]:
         yield Hit(f"'{value}' leads out of the model's directory", field, value)
     elif not path.is_absolute() and not _strategy_exists(model, path):
         yield Hit(f"'{value}' is not in the model's directory", field, value)
+
+
+@rule(
+    "BACK008",
+    "error",
+    "load",
+    then="Triton starts a Python model's stub by `bash -c` without quoting the name: the shell runs what it reads as a "
+    "command, the stub does not start, and the load call may stay unanswered; `tritonsmith serve` quotes it",
+    fix="rename it: letters, digits and _-.@%+=:,# are safe",
+    source="python_backend/src/stub_launcher.cc, StubLauncher::Launch",
+    bad='backend: "python"\ninstance_group { name: "a (b)" kind: KIND_CPU }',
+    good='backend: "python"\ninstance_group { name: "a-b" kind: KIND_CPU }',
+)
+def name_is_a_command(model: Model, context: Context) -> Iterator[Hit]:
+    """A shell would read a name of a Python model as a command: its directory's, its file's or an instance group's."""
+    config = model.config
+    if config.backend != "python" and config.runtime != "model.py":
+        return
+    name = model.written.name if model.loose else model.name
+    groups = [group.name for group in config.instance_group]
+    for what, field, value, bad in stub_words(name, config.default_model_filename, groups):
+        yield Hit(f"{what} has {bad!r} in it", field, value)
 
 
 def _strategy_exists(model: Model, path: Path) -> bool:

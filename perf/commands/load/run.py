@@ -101,7 +101,7 @@ def tell(
     if error is not None:
         return error.exit_code
     # A server that closes every connection at once gets no request, and none has failed.
-    return 1 if result.records.failures() or not len(result.records) else 0
+    return 1 if result.records.failures() or result.died or not len(result.records) else 0
 
 
 def run_search(

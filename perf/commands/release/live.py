@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
@@ -17,8 +17,9 @@ from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.paths import model_path, repository_path
 from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import exchange, model_path
+from tritonsmith.perf.wire.rest import exchange
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -57,7 +58,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _call(target, "POST", f"{_repository_path(model)}/unload", {}, self.timeout_s)
+            _call(target, "POST", f"{repository_path(model)}/unload", {}, self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -74,7 +75,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _call(target, "POST", f"{_repository_path(model)}/load", {}, self.timeout_s)
+        reply = _call(target, "POST", f"{repository_path(model)}/load", {}, self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -198,10 +199,6 @@ def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
         raise ServerError(f"{target.url}: the index is no JSON: {error}", code="not_triton") from None
     rows = [r for r in told.index_from(found, f"{target.url}: index") if r.name == model]
     return {int(r.version): (r.state, r.reason) for r in rows if r.version.isdecimal()}
-
-
-def _repository_path(model: str) -> str:
-    return f"/v2/repository/models/{quote(model, safe='')}"
 
 
 def _call(

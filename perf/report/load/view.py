@@ -118,6 +118,7 @@ def _alarms(records: RequestRecords) -> list[str]:
         found.append(
             f"{total:,} of {len(records):,} requests failed; most often: {worst} ({failures[worst]:,})."
         )
+    found += [f"{text}: the numbers are not the model's." for text in result_from_records(records).died]
     if records.header.interrupted:
         found.append("Interrupted before its time; the numbers are of what was done.")
     return found

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import ToolError, TritonsmithError, UsageError
+from tritonsmith.builder.base.errors import ToolError, TrialError, TritonsmithError, UsageError
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
+from tritonsmith.perf.server.stubs.deaths import Death, Stubs
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
@@ -54,6 +55,8 @@ class Stage:
         self._others: tuple[str, ...] = ()
         self._tells_energy = False
         self._changed = False
+        self._stubs = _stubs_of(server)
+        self._dead: dict[str, Death] = {}
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -220,10 +223,34 @@ class Stage:
             control.load_model(self.url, self.spec.load_model)
         self.applied = arm
 
+    def check_stubs(self, arm: Arm) -> None:
+        """TrialError when a Python stub died of a model that the arm's trials need; that model is loaded again first.
+
+        To be called before a trial and after it: with what is left of its instances a model is another, and slower.
+        """
+        if self._stubs is None:
+            return
+        if died := self._stubs.settled():
+            names = [row.name for row in control.repository_index(self.url)]
+            self._dead |= {death.stub.model_of(names): death for death in died}
+        needed = [name for name in (self.name_of(arm), *self._others) if name in self._dead]
+        if not needed:
+            return
+        said = [f"model '{name}': {self._dead[name].sentence}" for name in needed]
+        for name in needed:
+            del self._dead[name]
+            try:
+                control.reload_model(self.url, name)
+            except TrialError as error:
+                said.append(error.message)
+        raise TrialError("; ".join(said), code="stub_died")
+
     def restarted(self, server: Server) -> None:
         """The server is a new one: nothing is loaded on it."""
         self.server = server
         self.applied = None
+        self._stubs = _stubs_of(server)
+        self._dead = {}
         for name in self._others:
             control.load_model(self.url, name)
 
@@ -247,6 +274,10 @@ class Stage:
             list(
                 pool.map(lambda name: control.unload_model(self.url, name), [n for n in names if n in loaded])
             )
+
+
+def _stubs_of(server: Server) -> Stubs | None:
+    return None if server.pid is None else Stubs(server.pid)
 
 
 def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:

@@ -209,6 +209,7 @@ class Course:
             if prepared.beside is not None:
                 prepared.beside.ensure(self.stage.url)
             self.stage.apply(arm)
+            self.stage.check_stubs(arm)
             result = measure(
                 self.stage.subject(arm),
                 trial,
@@ -217,6 +218,8 @@ class Course:
                 lambda records: ledger.keep(trial, records),
                 self._known_rate(arm),
             )
+            if not result.interrupted:
+                self.stage.check_stubs(arm)
         except ServerError as error:
             ledger.add(failed(trial, error, time.monotonic() - begun_s))
             self._server_died(error)

@@ -279,6 +279,7 @@ def _special() -> dict[str, Pair]:
             without(tree("", started_with("--disable-auto-complete-config")), "repository/m/config.pbtxt"),
             tree("", started_with("--disable-auto-complete-config")),
         ),
+        "REPO015": Pair(Tree(model("", "50%")), Tree(model("", "half"))),
         "BACK004": Pair(
             tree('backend: "onnxruntime"', target(release="25.06", image="trtllm-python-py3")),
             tree('backend: "onnxruntime"', target(release="25.06")),

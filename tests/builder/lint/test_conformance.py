@@ -35,6 +35,8 @@ NOT_JUDGED: dict[str, str] = {
     "REPO006": "the python backend leaves the load call unanswered",
     "REPO008": "the config stands alone: there is no directory to load",
     "REPO009": "needs two repositories",
+    "REPO015": "is about clients, and the oracle loads over HTTP itself",
+    "BACK008": "the python backend may leave the load call unanswered, and its shell runs what it reads",
     "BACK004": "is about an image, not about a model",
     "WARM008": "2.51 may end with a segmentation fault",
     "CACHE004": GPU,

@@ -103,6 +103,23 @@ def split(request: bytes) -> tuple[str, dict[str, str], dict[str, Any], bytes]:
     return first, fields, json.loads(body[:length]), body[length:]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("m-1_2.3~", b"m-1_2.3~"),
+        ("a+b=c:d,e@f", b"a+b=c:d,e@f"),
+        ("50%#", b"50%#"),
+        ("\u00e9", b"\xc3\xa9"),
+        ("a b?c/d\r\n", b"a%20b%3Fc%2Fd%0D%0A"),
+    ],
+)
+def test_a_name_is_sent_as_it_is_but_for_what_would_end_the_path(name: str, path: bytes) -> None:
+    """Triton decodes nothing."""
+    x = tensor_from_array("x", np.zeros((1, 1), np.float32))
+    first = http_request(InferPayload(name, (x,)), "h:1").partition(b"\r\n")[0]
+    assert first == b"POST /v2/models/" + path + b"/infer HTTP/1.1"
+
+
 def test_the_request_says_what_the_protocol_asks_for() -> None:
     x = tensor_from_array("x", np.arange(4, dtype=np.float32).reshape(1, 4))
     flag = tensor_from_array("flag", np.array([[True]]))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from tritonsmith.builder.base.odd_names import encoded_in_paths
 from tritonsmith.builder.lint.read.files import exists, is_file
 from tritonsmith.builder.lint.read.model import Model, is_version_name, model_file
 from tritonsmith.builder.lint.rule import Context, Hit, rule
@@ -349,3 +350,21 @@ def config_absent(model: Model, context: Context) -> Iterator[Hit]:
     """There is no config.pbtxt, and the server is told not to complete configs."""
     if model.parsed is None and not context.auto_complete:
         yield Hit(f"'{model.name}' has no config.pbtxt", file=model.path)
+
+
+@rule(
+    "REPO015",
+    "warning",
+    "silent",
+    then="Triton takes a name out of an HTTP path as it came and decodes nothing, so that clients which percent-encode "
+    "it, tritonclient's among them, ask for a model that is unknown; over gRPC it answers",
+    fix="use letters, digits, _, -, . and ~, or ask it over gRPC",
+    source="server/src/http_server.cc, HTTPAPIServer::Handle; seen live on 2.51.0",
+    bad="model_repository/50%/config.pbtxt",
+    good="model_repository/half/config.pbtxt",
+)
+def name_encoded_in_paths(model: Model, context: Context) -> Iterator[Hit]:
+    """A model's name holds what HTTP clients encode in a path."""
+    name = model.name if not model.loose else model.written.name
+    if (bad := encoded_in_paths(name)) is not None:
+        yield Hit(f"'{name}' has {bad!r} in it", "name", name)

@@ -87,6 +87,9 @@ def run_piece(seeds: Sequence[int], directory: Path, asked: int = 24) -> Tally:
     for outcome in result.outcomes:
         if outcome.error is not None:
             tally.refused[outcome.error.code] += 1
+            if outcome.error.code != "rows_mixed":
+                said = " ".join(str(outcome.error).split())[:300]
+                note(f"refused: {_told(outcome.model, graphs)}: {outcome.error.code}: {said}")
             if outcome.error.traceback:
                 tally.faults.append(f"{_told(outcome.model, graphs)}: {outcome.error}")
             continue

@@ -107,12 +107,23 @@ def _runner(path: str, names: Sequence[str]) -> Any:
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise BuildError(
-                f"ONNX Runtime cannot run the model with its inner tensors as outputs: {str(error)[:300]}",
-                code="intermediates",
-            ) from error
+            raise _cannot_run(error) from error
     wanted = {value.name for value in session.get_inputs()}
-    return lambda inputs: session.run(list(names), {k: v for k, v in inputs.items() if k in wanted})
+
+    def run(inputs: Mapping[str, Array]) -> Any:
+        try:
+            return session.run(list(names), {k: v for k, v in inputs.items() if k in wanted})
+        except Exception as error:  # ONNX Runtime's own have no base but this
+            raise _cannot_run(error) from error
+
+    return run
+
+
+def _cannot_run(error: Exception) -> BuildError:
+    return BuildError(
+        f"ONNX Runtime cannot run the model with its inner tensors as outputs: {str(error)[:300]}",
+        code="intermediates",
+    )
 
 
 @contextmanager

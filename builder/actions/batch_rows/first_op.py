@@ -72,6 +72,20 @@ class Graph:
                 values = {o: found.pop(o) for o in node.outputs if o in found}
                 yield node, {o: v for o, v in values.items() if all(isinstance(a, np.ndarray) for a in v)}
 
+    def shapes(self, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, list[tuple[int, ...]]]:
+        """Shapes of inner tensors, one a batch; none where ONNX Runtime cannot show them."""
+        import numpy as np
+
+        texts = [{name: _as_text(array) for name, array in batch.items()} for batch in batches]
+        found: dict[str, list[tuple[int, ...]]] = {}
+        try:
+            for _, name, value in run_intermediates(str(self.path), list(names), texts):
+                if isinstance(value, np.ndarray):  # sequences have none
+                    found.setdefault(name, []).append(value.shape)
+        except BuildError:
+            return {}
+        return found
+
     def rounding(self, name: str) -> float | None:
         """What a tensor of halves rounds away; None for one that does not round so."""
         import onnx

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, compare
+from tritonsmith.builder.actions.batch_rows.along import Shape
 from tritonsmith.builder.actions.batch_rows.check import (
     Answers,
     CannotRunError,
@@ -25,6 +26,7 @@ from tritonsmith.builder.actions.batch_rows.compare import (
     is_within_bounds,
     relative_l2,
 )
+from tritonsmith.builder.actions.batch_rows.conditioning import move_weights
 from tritonsmith.builder.actions.batch_rows.dynamic_scales import OP, hold_scales
 from tritonsmith.builder.actions.batch_rows.first_op import (
     Graph,
@@ -34,7 +36,11 @@ from tritonsmith.builder.actions.batch_rows.first_op import (
     first_that_mixes,
     first_that_reaches,
 )
-from tritonsmith.builder.actions.batch_rows.reads_across import operators_of_file
+from tritonsmith.builder.actions.batch_rows.reads_across import (
+    GraphNotReadError,
+    operators_of_file,
+    shape_from_runs,
+)
 from tritonsmith.builder.actions.batch_rows.report import RowsReport, Verdict
 from tritonsmith.builder.actions.batch_rows.request import LARGEST_RUN_ROWS, RowsRequest
 from tritonsmith.builder.actions.batch_rows.rows import POOL, Row, batch_of, drawn_like
@@ -52,6 +58,10 @@ _LEAST_ROUNDS = 16
 """Of more rows, as far as they take no longer than _LEAST_S; processor time, so that a busy machine sees as much."""
 
 _LEAST_S = 2.0
+
+_MOVED_WEIGHTS = 3
+_OF_ROUNDING = 10
+"""A batch of another size may move a row this many times as far as moved weights do: there all sums differ at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,14 @@ def _judged(
         of = "" if len(constant) == len(model.outputs) else f" in output {', '.join(constant)}"
         why = f"all rows have the same answer{of}, so that none could be told from another; state accuracy.samples"
         return RowsReport("unverified", tuple(ran), why)
-    across = operators_of_file(Path(request.path), request.outputs)
+    notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
+    try:
+        across = _read_across(model, rows, request)
+    except GraphNotReadError as error:
+        across = []
+        notes.append(
+            f"the runs alone say so: the graph could not be read for what reads other rows ({error})"
+        )
     if across and max(ran) > 1:
         more = f" and {len(across) - 1} more" if len(across) > 1 else ""
         why = (
@@ -133,11 +150,20 @@ def _judged(
             "may show it; a max_batch_size that is left out becomes 0, and one that is stated stays"
         )
         return RowsReport("unverified", tuple(ran), why, across[0])
-    notes = list({cause.op: cause.note for cause in accepted.values() if cause.note}.values())
     if max(ran) < max(request.sizes):
         limit = f"{request.largest_run_bytes / 2**30:.2g} GiB or {LARGEST_RUN_ROWS} rows"
         notes.append(f"run up to batch {max(ran)}, not {max(request.sizes)}, to stay below {limit}")
     return RowsReport("independent", tuple(ran), "; ".join(notes))
+
+
+def _read_across(model: Model, rows: Sequence[Row], request: RowsRequest) -> list[str]:
+    def measured(names: Sequence[str]) -> Mapping[str, Shape]:
+        batches = [batch_of(rows, order) for order in ((0, 1), (0, 1, 0))]
+        found = Graph(model.copied()).shapes(names, batches)
+        return {name: shape_from_runs(*shapes) for name, shapes in found.items()}
+
+    row = {name: array.shape[1:] for name, array in rows[0].items()}
+    return operators_of_file(Path(request.path), request.outputs, row, measured)
 
 
 def _among_more_rows(
@@ -320,7 +346,27 @@ def _of_another_size(
             "but no neighbour changes it",
             departure.node.name,
         )
+    if _is_ill_conditioned(model, alone, difference):
+        note = (
+            f"{departure.node.name} makes much of roundings: {difference.told}, but no neighbour changes it, and alone "
+            "it moves as far when the weights are rounded otherwise"
+        )
+        return _Cause(True, note, departure.node.name)
     return _Cause(False, op=departure.node.name)
+
+
+def _is_ill_conditioned(model: Model, alone: Mapping[str, Array], difference: Difference) -> bool:
+    """Whether weights that are moved by roundings move the row alone as far as the batch did."""
+    path = model.copied()
+    own = model.load(path)(alone)[difference.output]
+    if own.dtype.kind != "f":
+        return False
+    furthest = 0.0
+    for seed in range(_MOVED_WEIGHTS):
+        moved = path.with_name("moved.onnx")
+        move_weights(path, seed, moved)
+        furthest = max(furthest, relative_l2(model.load(moved)(alone)[difference.output], own))
+    return difference.distance <= _OF_ROUNDING * furthest < float("inf")
 
 
 def _with_others(

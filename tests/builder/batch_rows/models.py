@@ -29,7 +29,9 @@ def model(
 ) -> Any:
     initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()]
     graph = helper.make_graph(list(nodes), "graph", list(inputs), list(outputs), initializers)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [
+        helper.make_opsetid(domain, n) for domain, n in (("", opset), ("com.microsoft", 1), ("ai.onnx.ml", 3))
+    ]
     made = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(made)
     return made
@@ -346,7 +348,72 @@ def cut_to_the_longest() -> Any:
     return model(nodes, inputs, [tensor("y", ("b", 40))], constants)
 
 
+def ill_conditioned(by_batch_size: bool = False) -> Any:
+    """Normalises by a variance that is the difference of two large numbers; by_batch_size: and divides by the rows."""
+    nodes = [
+        node("Mul", ["x", "w"], ["m"]),
+        node("Add", ["m", "far"], ["h"]),
+        node("Mul", ["h", "h"], ["hh"]),
+        node("ReduceMean", ["hh", "time"], ["of_squares"], name="squares"),
+        node("ReduceMean", ["h", "time"], ["mean"], name="mean"),
+        node("Mul", ["mean", "mean"], ["squared"]),
+        node("Sub", ["of_squares", "squared"], ["variance"], name="variance"),
+        node("Abs", ["variance"], ["positive"]),
+        node("Sqrt", ["positive"], ["deviation"], name="deviation"),
+        node("Sub", ["h", "mean"], ["centred"]),
+        node("Div", ["centred", "deviation"], ["normal"]),
+        node("Shape", ["x"], ["s"], start=0, end=1),
+        node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+        node("Div", ["normal", "f" if by_batch_size else "one"], ["y"]),
+    ]
+    far = 100 * (1 + np.arange(8, dtype=np.float32) / 8)
+    constants = {"w": np.ones(8, np.float32), "far": far, "one": np.float32(1), "time": np.array([1])}
+    return model(nodes, [tensor("x", ("b", 512, 8))], [tensor("y", ("b", 512, 8))], constants)
+
+
+def of_three_trees() -> Any:
+    """The mean of three answers, laid one after another in front of the batch by Reshapes whose sizes ONNX cannot infer."""
+    nodes = [
+        node("Scaler", ["x"], [f"s{n}"], domain="ai.onnx.ml", scale=[float(n)], offset=[0.0])
+        for n in (1, 2, 3)
+    ]
+    nodes += [node("Reshape", [f"s{n}", "shape"], [f"r{n}"]) for n in (1, 2, 3)]
+    nodes += [
+        node("Concat", ["r1", "r2", "r3"], ["all"], axis=0),
+        node("ReduceMean", ["all", "first"], ["y"], keepdims=0),
+    ]
+    return model(nodes, [X], [Y], {"shape": np.array([1, -1, 6]), "first": np.array([0])})
+
+
+def recurrent_behind_loop() -> Any:
+    """An LSTM in a branch, batch in the middle as it should be, behind a Loop, whose shape ONNX does not infer."""
+    loop = helper.make_graph(
+        [node("Tanh", ["v"], ["w"]), node("Identity", ["go"], ["on"])],
+        "body",
+        [tensor("i", (), "INT64"), tensor("go", (), "BOOL"), tensor("v", ("b", 6))],
+        [tensor("on", (), "BOOL"), tensor("w", ("b", 6))],
+    )
+    of_row = [
+        node("Unsqueeze", ["l", "first"], ["u"]),
+        node("LSTM", ["u", "weights", "r"], ["", "h"], hidden_size=6),
+        node("Squeeze", ["h", "first"], ["o"]),
+    ]
+    branches = {
+        "then_branch": helper.make_graph(of_row, "then", [], [tensor("o", ("b", 6))]),
+        "else_branch": helper.make_graph(
+            [node("Identity", ["l"], ["e"])], "else", [], [tensor("e", ("b", 6))]
+        ),
+    }
+    nodes = [node("Loop", ["n", "", "x"], ["l"], body=loop), node("If", ["yes"], ["y"], **branches)]
+    constants = {"n": np.int64(2), "yes": np.array(True), "first": np.array([0])}
+    return model(nodes, [X], [Y], {**constants, "weights": weights(1, 24, 6), "r": weights(1, 24, 6)})
+
+
 KINDS: dict[str, Kind] = {
+    "recurrent_behind_loop": Kind(recurrent_behind_loop),
+    "of_three_trees": Kind(of_three_trees),
+    "ill_conditioned": Kind(ill_conditioned, note="makes much of roundings"),
+    "ill_conditioned_by_batch_size": Kind(lambda: ill_conditioned(True), "mixed"),
     "lstm_time_major": Kind(lambda: recurrent("LSTM", False), "mixed", "LSTM 'bad'"),
     "gru_time_major": Kind(lambda: recurrent("GRU", False), "mixed", "GRU 'bad'"),
     "batch_norm_training": Kind(batch_norm_training, "mixed", "BatchNormalization 'bad'"),

@@ -11,9 +11,11 @@ import pytest
 from tests import onnx_models
 from tests.builder.batch_rows.models import KINDS, X, Y, model, node
 from tests.onnx_models import tensor
+from tritonsmith.builder.actions.accuracy.intermediates import run_intermediates
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
 from tritonsmith.builder.actions.batch_rows.compare import is_rounding, is_same, is_within_bounds
+from tritonsmith.builder.actions.batch_rows.first_op import Graph
 from tritonsmith.builder.actions.batch_rows.rows import POOL, batch_of, rows_of
 from tritonsmith.builder.actions.batch_rows.run import run_rows
 from tritonsmith.builder.actions.batch_rows.worker import report_of
@@ -214,3 +216,19 @@ def test_an_output_of_one_string_a_row_is_compared(tmp_path: Path) -> None:
     save_samples(samples, tmp_path / "samples.npz")
     request = RowsRequest("m", str(path), (1, 2, 3), samples=str(tmp_path / "samples.npz"))
     assert report_of(request, tmp_path / "scratch").verdict == "independent"
+
+
+def test_inner_tensors_of_a_run_that_fails_are_an_error_of_ours(tmp_path: Path) -> None:
+    """ONNX Runtime's exceptions have no base but Exception."""
+    lookup = model(
+        [node("Gather", ["table", "x"], ["z"]), node("Relu", ["z"], ["y"])],
+        [tensor("x", ("b",), "INT64")],
+        [Y],
+        {"table": np.zeros((3, 6), np.float32)},
+    )
+    onnx.save(lookup, str(tmp_path / "m.onnx"))
+    beyond = {"x": np.array([7])}
+    with pytest.raises(BuildError) as raised:
+        list(run_intermediates(str(tmp_path / "m.onnx"), ["z"], [beyond]))
+    assert raised.value.code == "intermediates" and "7" in raised.value.message
+    assert Graph(tmp_path / "m.onnx").shapes(["z"], [beyond]) == {}

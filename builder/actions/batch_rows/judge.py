@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, compare
-from tritonsmith.builder.actions.batch_rows.along import Shape
 from tritonsmith.builder.actions.batch_rows.check import (
     Answers,
     CannotRunError,
@@ -27,8 +26,9 @@ from tritonsmith.builder.actions.batch_rows.compare import (
     relative_l2,
 )
 from tritonsmith.builder.actions.batch_rows.conditioning import move_weights
-from tritonsmith.builder.actions.batch_rows.dynamic_scales import OP, hold_scales
-from tritonsmith.builder.actions.batch_rows.first_op import (
+from tritonsmith.builder.actions.batch_rows.graph.along import Shape
+from tritonsmith.builder.actions.batch_rows.graph.dynamic_scales import OP, hold_scales
+from tritonsmith.builder.actions.batch_rows.graph.first_op import (
     Graph,
     Node,
     first_departure,
@@ -36,7 +36,7 @@ from tritonsmith.builder.actions.batch_rows.first_op import (
     first_that_mixes,
     first_that_reaches,
 )
-from tritonsmith.builder.actions.batch_rows.reads_across import (
+from tritonsmith.builder.actions.batch_rows.graph.reads_across import (
     GraphNotReadError,
     operators_of_file,
     shape_from_runs,

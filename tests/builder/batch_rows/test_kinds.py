@@ -15,7 +15,7 @@ from tritonsmith.builder.actions.accuracy.intermediates import run_intermediates
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
 from tritonsmith.builder.actions.batch_rows.compare import is_rounding, is_same, is_within_bounds
-from tritonsmith.builder.actions.batch_rows.first_op import Graph
+from tritonsmith.builder.actions.batch_rows.graph.first_op import Graph
 from tritonsmith.builder.actions.batch_rows.rows import POOL, batch_of, rows_of
 from tritonsmith.builder.actions.batch_rows.run import run_rows
 from tritonsmith.builder.actions.batch_rows.worker import report_of

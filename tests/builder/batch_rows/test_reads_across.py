@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from tritonsmith.builder.actions.batch_rows.reads_across import (
+from tritonsmith.builder.actions.batch_rows.graph.reads_across import (
     GraphNotReadError,
     operators_across_rows,
     operators_of_file,

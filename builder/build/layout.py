@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tritonsmith.builder.base.errors import BuildError, GateError, SpecError, Tr
 from tritonsmith.builder.build.model.gate_of_export import accuracy_summary
 from tritonsmith.builder.build.model.gate_of_rows import is_inferred, unbatched
 from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.repository.lock import LockedModel
 from tritonsmith.builder.build.model.make import Made
@@ -26,7 +29,7 @@ from tritonsmith.builder.plan.order import called_models
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.plan.plan import BuildPlan, State
 from tritonsmith.builder.repository.repository import (has_trace_of_build, model_files, note_placed, publish_model, refuse_foreign_model, stage_model, was_placed)
-from tritonsmith.builder.spec.spec import ModelSpec
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.build.model.variant_config import wire_variant
@@ -63,7 +66,8 @@ def lay_out_model(
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))
     if context.options.lint:
         called = called_models(context.spec.models, spec)
-        lint_gate(staged, context.repository, called, context.target, context.spec.where(spec.name, "source"))
+        place = partial(_place_of, context.spec, spec.name)
+        lint_gate(staged, context.repository, called, context.target, place, made.loaded)
     entry = _entry(context, spec, made, chosen, staged)
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
@@ -240,16 +244,29 @@ def _step_configs(context: Context, spec: ModelSpec) -> dict[str, Any]:
     return configs
 
 
+def _place_of(spec: RepositorySpec, model: str, field: str | None) -> Where:
+    """The line of the spec that states the field, `output[0].dims`, or the source's line where nothing does."""
+    source, keys = spec.where(model, "source"), _keys(field or "")
+    stated = keys and spec.where(model, keys[0]) != spec.where(model)
+    return spec.where(model, *keys) if stated else source
+
+
+def _keys(field: str) -> list[str | int]:
+    return [int(key) if key.isdecimal() else key for key in re.findall(r"\w+", field)]
+
+
 def lint_gate(
     directory: Path,
     repository: Path,
     steps: Sequence[str] = (),
     target: Target | None = None,
-    where: Where | None = None,
+    place: Callable[[str | None], Where | None] = lambda field: None,
+    loaded: Mapping[int, Loaded] | None = None,
 ) -> None:
     """GateError when the staged model has a finding of severity error.
 
     steps: the models that an ensemble calls; they are looked up in the repository that it will join.
+    place: a field of the config, or None → where the user wrote it. loaded: what sessions of its ONNX files showed.
     """
     links = [
         directory.parent / s
@@ -259,7 +276,8 @@ def lint_gate(
     try:
         for link in links:
             link.symlink_to(repository / link.name, target_is_directory=True)
-        errors = [f for f in check([directory], LintOptions(target=target)) if f.severity == "error"]
+        options = LintOptions(target=target, loaded={directory.name: loaded} if loaded else {})
+        errors = [f for f in check([directory], options) if f.severity == "error"]
     finally:
         for link in links:
             delete(link)
@@ -268,6 +286,6 @@ def lint_gate(
             f"{directory.name}: Triton would not load this model: "
             + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
             code="lint",
-            where=where,
-            fix=f"tritonsmith check --explain {errors[0].rule}",
+            where=place(errors[0].field),
+            fix=f"{errors[0].fix}; tritonsmith check --explain {errors[0].rule} tells more",
         )

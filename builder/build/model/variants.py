@@ -16,12 +16,13 @@ from tritonsmith.builder.actions.convert import ConvertRequest, run_convert, run
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
 from tritonsmith.builder.plan.engine_targets import plan_names
 from tritonsmith.builder.build.model.engines import BuiltEngine, engine_artifacts
-from tritonsmith.builder.base.errors import TritonsmithError, Where
+from tritonsmith.builder.base.errors import BuildError, TritonsmithError, Where
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, Metric
 from tritonsmith.builder.actions.accuracy.judgement import Judgement, judgement_of, refusal
 from tritonsmith.builder.repository.lock import LockedVariant, finite
-from tritonsmith.builder.plan.observe import (converted_parameters, converted_tools, engine_parameters, engine_tools, find_cached, is_plain, portable_name, variant_request)
+from tritonsmith.builder.model_config.model_config import model_config_as_stated, runs_on_cpus_alone
+from tritonsmith.builder.plan.observe import (converted_parameters, converted_tools, engine_parameters, engine_tools, find_cached, graph_level, is_plain, portable_name, variant_request)
 from tritonsmith.builder.plan.plan import action_key
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 from tritonsmith.builder.base.toolchain import this_toolchain
@@ -70,6 +71,7 @@ def _built(
             engine_options(spec.variants[name], _where(spec, name, repository))
             engine_profiles(spec, name, base.record, repository)
         artifact = artifact or _converted_artifact(spec, name, base, repository, cache)
+        _refuse_what_no_instance_loads(spec, name, artifact, repository)
         judgement = _explained(spec, name, base, artifact, repository, cache)
         if spec.variants[name].backend == "tensorrt":
             engines = engine_artifacts(spec, name, artifact, repository, cache)
@@ -79,6 +81,21 @@ def _built(
         placed = place_error(failure_of(error, subject), subject, _where(spec, name, repository))
         return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
+
+
+def _refuse_what_no_instance_loads(
+    spec: ModelSpec, name: str, artifact: Artifact, repository: RepositorySpec
+) -> None:
+    """BuildError for a graph that ONNX Runtime cannot load on a CPU where all instances are stated to be on CPUs."""
+    lacks = artifact.record.get("lacks", "")
+    if lacks and runs_on_cpus_alone(model_config_as_stated(spec, repository)):
+        precision = spec.variants[name].precision
+        raise BuildError(
+            f"{spec.name}/{name}: no CPU can serve {precision}, and its instances are KIND_CPU: {lacks}",
+            code="onnxruntime_rejects",
+            where=_where(spec, name, repository),
+            fix="instance_group: [{kind: KIND_GPU}], or another precision",
+        )
 
 
 def _explained(
@@ -202,6 +219,7 @@ def _converted(
         calibration=calibration,
         held_out=None if samples is None else str(base.directory / str(samples)),
         options=variant.conversion_options,
+        graph_level=graph_level(spec) if variant.backend == "onnxruntime" else None,
     )
     log = log_path(cache, repository, f"{spec.name}/{name}")
     result = run_convert(request, made, log)
@@ -223,6 +241,7 @@ def _converted(
         "served_files": list(result.files),
         "kept_fp32": [{"name": k.name, "op_type": k.op_type, "reason": k.reason} for k in result.kept_fp32],
         "notes": list(result.notes),
+        "lacks": result.lacks,
         "coverage": None if result.coverage is None else result.coverage.as_dict(),
         "calibration": {"digest": result.calibration_digest, "rows": result.calibration_rows},
         "seconds": round(result.seconds, 3),

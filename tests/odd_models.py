@@ -363,8 +363,7 @@ ODD: dict[str, Odd] = {
 
 
 REFUSED: dict[str, str] = {
-    "inferred_rank": "invalid_onnx",
-    "unknown_rank": "invalid_onnx",
+    "unknown_rank": "unsupported_tensor",
     "wrong_dim": "lint",
     "scalar_out_batched": "no_batch_dimension",
     "scalar_in_batched": "no_batch_dimension",
@@ -397,12 +396,14 @@ REFUSED: dict[str, str] = {
 QUICK = (
     "folded_dim",
     "inferred_dim",
+    "inferred_rank",
     "level_off",
     "narrow_out",
     "optional_stated",
     "other_names",
     "scalar_in",
     "scalar_out",
+    "unknown_rank",
     "zero_dim_in",
 )
 """What the quick run takes of them: the rows that were once built and then refused, or the other way round."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tritonsmith.builder.build.model.variants import (
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.cache.cache import Artifact
 from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.ensemble import ensemble_config
 from tritonsmith.builder.model_config.model_config import (
@@ -48,7 +51,7 @@ from tritonsmith.builder.repository.repository import (
     stage_model,
     was_placed,
 )
-from tritonsmith.builder.spec.spec import ModelSpec
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
 def lay_out_model(
@@ -81,7 +84,8 @@ def lay_out_model(
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))
     if context.options.lint:
         called = called_models(context.spec.models, spec)
-        lint_gate(staged, context.repository, called, context.target, context.spec.where(spec.name, "source"))
+        place = partial(_place_of, context.spec, spec.name)
+        lint_gate(staged, context.repository, called, context.target, place, made.loaded)
     entry = _entry(context, spec, made, chosen, staged)
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
@@ -258,16 +262,29 @@ def _step_configs(context: Context, spec: ModelSpec) -> dict[str, Any]:
     return configs
 
 
+def _place_of(spec: RepositorySpec, model: str, field: str | None) -> Where:
+    """The line of the spec that states the field, `output[0].dims`, or the source's line where nothing does."""
+    source, keys = spec.where(model, "source"), _keys(field or "")
+    stated = keys and spec.where(model, keys[0]) != spec.where(model)
+    return spec.where(model, *keys) if stated else source
+
+
+def _keys(field: str) -> list[str | int]:
+    return [int(key) if key.isdecimal() else key for key in re.findall(r"\w+", field)]
+
+
 def lint_gate(
     directory: Path,
     repository: Path,
     steps: Sequence[str] = (),
     target: Target | None = None,
-    where: Where | None = None,
+    place: Callable[[str | None], Where | None] = lambda field: None,
+    loaded: Mapping[int, Loaded] | None = None,
 ) -> None:
     """GateError when the staged model has a finding of severity error; a name that clients encode is told of.
 
     steps: the models that an ensemble calls; they are looked up in the repository that it will join.
+    place: a field of the config, or None → where the user wrote it. loaded: what sessions of its ONNX files showed.
     """
     links = [
         directory.parent / s
@@ -277,18 +294,19 @@ def lint_gate(
     try:
         for link in links:
             link.symlink_to(repository / link.name, target_is_directory=True)
-        findings = check([directory], LintOptions(target=target))
+        options = LintOptions(target=target, loaded={directory.name: loaded} if loaded else {})
+        findings = check([directory], options)
     finally:
         for link in links:
             delete(link)
     for f in (f for f in findings if f.rule == "REPO015"):
-        place = "" if where is None else f"{where}: "
-        note(f"warning: {place}{directory.name}: {f.message}; tritonsmith check --explain {f.rule}")
+        at = "" if (where := place(f.field)) is None else f"{where}: "
+        note(f"warning: {at}{directory.name}: {f.message}; tritonsmith check --explain {f.rule}")
     if errors := [f for f in findings if f.severity == "error"]:
         raise GateError(
             f"{directory.name}: Triton would not load this model: "
             + "; ".join(f"{f.rule} {f.message}" for f in errors[:5]),
             code="lint",
-            where=where,
-            fix=f"tritonsmith check --explain {errors[0].rule}",
+            where=place(errors[0].field),
+            fix=f"{errors[0].fix}; tritonsmith check --explain {errors[0].rule} tells more",
         )

@@ -153,6 +153,7 @@ class _Converted(_Exported, _Layers):
     converted: list[str]
     notes: list[str]  # type: ignore[misc]
     coverage: NotRequired[_Coverage | None]
+    lacks: NotRequired[str]
 
 
 @with_config(_MORE)

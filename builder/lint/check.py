@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
@@ -22,6 +22,7 @@ from tritonsmith.builder.lint.read.model import (
 )
 from tritonsmith.builder.lint.rows import rows_by_running
 from tritonsmith.builder.lint.rule import Context, Hit, Rule, Severity, Stage
+from tritonsmith.builder.lint.sessions import Loaded, as_loaded
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.builder.lint.target import Target, target_from_text
 
@@ -34,12 +35,14 @@ class LintOptions:
     select: rule ids or families (`BATCH`) to judge; empty means all.
     ignore: rule ids or families not to judge.
     deep:   run the ONNX files, too, each in a process of its own; nothing else of a repository is ever run.
+    loaded: model → version → what loading its ONNX file showed, where that is known.
     """
 
     target: Target | str | None = None
     select: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
     deep: bool = False
+    loaded: Mapping[str, Mapping[int, Loaded]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Finding:
     seen:        the value found, as text.
     consequence: what Triton does about it; stage: when it does.
     fix:         what to change.
+    field:       path of the config's field that it is about, such as `output[0].dims`.
     """
 
     rule: str
@@ -64,6 +68,7 @@ class Finding:
     stage: Stage
     consequence: str
     fix: str
+    field: str | None = None
 
     @property
     def where(self) -> Where:
@@ -103,6 +108,8 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
     rules = _chosen(options)
     repositories = read_paths(paths, next(iter(target.flag("model-config-name")), None))
     auto_complete = not target.is_on("disable-auto-complete-config")
+    if options.loaded:
+        repositories = [_as_loaded(repository, options.loaded) for repository in repositories]
     findings: list[Finding] = []
     failures: list[TritonsmithError] = []
     models = 0
@@ -124,6 +131,11 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
             findings += _judge(model, context, rules, failures)
     findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
     return Report(findings, models, tuple(failures))
+
+
+def _as_loaded(repository: Repository, loaded: Mapping[str, Mapping[int, Loaded]]) -> Repository:
+    models = {n: as_loaded(m, loaded[n]) if n in loaded else m for n, m in repository.models.items()}
+    return replace(repository, models=models)
 
 
 @contextmanager
@@ -241,6 +253,7 @@ def _finding(rule: Rule, hit: Hit, model: Model) -> Finding:
         stage=rule.stage,
         consequence=rule.then,
         fix=hit.fix or rule.fix,
+        field=hit.field,
     )
 
 

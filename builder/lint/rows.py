@@ -52,7 +52,8 @@ def row_requests(model: Model, auto_complete: bool = True) -> Mapping[int, RowsR
             model.name,
             str(model_file(model.config, version).absolute()),
             sizes,
-            tuple(output.name for output in model.written.output),
+            # A name that the graph does not have is IO013's.
+            tuple(o.name for o in model.written.output if surfaces[version.number].output(o.name)),
         )
         for version in model.selected
         if version.number in surfaces and can_batch(surfaces[version.number])

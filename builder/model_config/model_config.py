@@ -181,6 +181,12 @@ def model_config_as_stated(spec: ModelSpec, where: RepositorySpec | None = None)
     return _message(spec, config, where)
 
 
+def runs_on_cpus_alone(config: Any) -> bool:
+    """Whether every instance group of a ModelConfig is stated to be on CPUs."""
+    groups = config.instance_group
+    return bool(groups) and all(group.Kind.Name(group.kind) == "KIND_CPU" for group in groups)
+
+
 def _message(spec: ModelSpec, config: dict[str, Any], where: RepositorySpec | None) -> Any:
     from google.protobuf import json_format
 

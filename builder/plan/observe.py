@@ -40,7 +40,7 @@ from tritonsmith.builder.spec.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 3
-CONVERT_REVISION = 3
+CONVERT_REVISION = 4
 
 
 def export_parameters(spec: ModelSpec) -> dict[str, Any]:

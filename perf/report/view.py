@@ -128,10 +128,12 @@ def alarms(run: RunResult) -> list[str]:
         worst = max(failures, key=lambda r: failures[r])
         found.append(f"{total:,} of {requests:,} requests failed; most often: {worst} ({failures[worst]:,}).")
     labels = {arm.id: arm.label for arm in run.arms}
-    found += [f"{labels[arm]}: not measured, {error}." for arm, error in run.arm_errors.items()]
+    found += [f"{labels[arm]}: does not count, {_short(error)}." for arm, error in run.arm_errors.items()]
     lost = [t for t in run.trials if t.error is not None]
     if lost:
-        found.append(f"{len(lost)} trial{'s' if len(lost) > 1 else ''} failed; the first: {lost[0].error}.")
+        found.append(
+            f"{len(lost)} trial{'s' if len(lost) > 1 else ''} failed; the first: {_short(lost[0].error or '')}."
+        )
     return found
 
 
@@ -196,7 +198,12 @@ def state_of(run: RunResult, arm: Arm, point: int) -> str:
 
 def why_no_cell(run: RunResult, arm: Arm) -> str:
     """What a table says in place of numbers."""
-    return run.arm_errors.get(arm.id) or "not measured"
+    return _short(run.arm_errors.get(arm.id, "")) or "not measured"
+
+
+def _short(error: str) -> str:
+    """A server's reason without the traceback of its model, in one line."""
+    return " ".join(error.partition("\nAt:\n")[0].split()).rstrip(";. ")
 
 
 def _invalid(cell: Cell | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -253,6 +253,15 @@ def _search_rate(
     if interrupted:
         records = next(reversed(kept.values()))
     return records, found
+
+
+def why_unanswered(records: RequestRecords) -> Iterator[str]:
+    """Why no request of a trial, those of its warm-up included, was answered; nothing when one was, or none failed."""
+    if not records.ok.any():
+        yield from (
+            f"none of {len(records):,} requests was answered: {reason}"
+            for reason in list(records.failures())[:1]
+        )
 
 
 def failed(trial: Trial, error: TritonsmithError | str, took_s: float) -> TrialResult:

@@ -20,6 +20,7 @@ from tritonsmith.builder.actions.accuracy.request import GateRequest, Metric, ga
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.convert import ConvertRequest, run_gate
 from tritonsmith.builder.actions.convert.convert import convert
+from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
 
 SHAPE = (8, 16)
 
@@ -201,3 +202,18 @@ def test_the_emulation_keeps_names(tmp_path: Path) -> None:
     names = {name for node in onnx.load(asked.candidate).graph.node for name in node.output}
     emulated = emulated_bf16(onnx.load(asked.candidate))
     assert names <= {name for node in emulated.graph.node for name in node.output}
+
+
+def test_a_variant_is_judged_on_three_requests_where_its_export_drew_one(tmp_path: Path) -> None:
+    asked = request(tmp_path, mlp(), "fp16")
+    drawn = {"x": rows(SHAPE, 3)[0]["x"]}
+    one = SampleSet((Sample(drawn, {"y": run_as_written(asked.source, drawn)}, "x"),), "generated, seed 0")
+    for samples, judged in ((one, 3), (replace(one, origin="calib.npz"), 1)):
+        save_samples(samples, tmp_path / "few.npz")
+        result = judge_variant(replace(asked, samples=str(tmp_path / "few.npz")), tmp_path)
+        assert result.passed and result.accuracy.samples == judged
+        assert len({d.sample for d in result.accuracy.deviations}) == judged
+
+
+def run_as_written(path: str, inputs: dict[str, Array]) -> Array:
+    return onnxruntime_runner(Path(path), optimised=False)(inputs)["y"]

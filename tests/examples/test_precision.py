@@ -14,12 +14,19 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tritonsmith.builder.actions.accuracy.accuracy import variant_bounds
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.compile import CompileRequest, derive_profiles, run_compile
 from tritonsmith.builder.actions.convert import ConvertRequest, run_convert
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_onnx
+from tritonsmith.builder.build.build import BuildOptions, reference_samples_path
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.read.onnx_io import read_onnx
+from tritonsmith.builder.spec.spec import load_spec
+from tritonsmith.perf.demo.live_check import check_live
+from tritonsmith.perf.server.launch import ServerSpec, launch
 
 # Three minutes; tests/builder/convert/test_minilm.py and test_build_variants.py hold the same gates in `make test`.
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.demo, pytest.mark.timeout(600)]
@@ -75,6 +82,37 @@ def test_the_gate_refuses_and_falls_back(demo: Demo) -> None:
     assert minilm["int8"]["judged"]["layers"] and minilm["int8"]["judged"]["exclude"]
     assert "minilm/int8: not accurate enough" in demo.stderr and "smooth is served instead" in demo.stderr
     assert served["crepe"] == "int8"
+
+
+@pytest.mark.server
+def test_every_variant_is_served_and_answers_within_its_bounds(demo: Demo) -> None:
+    options = BuildOptions(demo.project / "precision.yaml", cache=Cache(demo.project.parent / "cache"))
+    precisions = {
+        m.name: {n: v.precision for n, v in m.variants.items()} for m in load_spec(options.spec).models
+    }
+    laid_out = {m: next(n for n, v in variants.items() if v["served"]) for m, variants in demo.models.items()}
+    # What the gate refuses is laid out among the variants, too, to be looked at.
+    passed = {
+        (m, n): f"{m}__{n}"
+        for m, variants in demo.models.items()
+        for n, variant in variants.items()
+        if variant["judged"]["passed"]
+    }
+    assert len(passed) > 5
+    for repository, models in (
+        ("model_repository", {(m, n): m for m, n in laid_out.items()}),
+        ("variants", passed),
+    ):
+        start = ServerSpec(repositories=(demo.project / repository,), exit_timeout_s=0)
+        with launch(start) as server:
+            assert server.refusals() == {}
+            for (model, variant), name in models.items():
+                path = reference_samples_path(options, model)
+                assert path is not None
+                urls = {"http_url": server.http_url, "grpc_url": server.grpc_url}
+                bounds = variant_bounds(precisions[model][variant], "float32")
+                checked = check_live(name, load_samples(path), **urls, clients=8, bounds=bounds)
+                assert checked.report.passed and checked.requests > 8, (name, checked.report.failures[:3])
 
 
 def test_every_variant_of_the_demo_is_lowered(demo: Demo, tmp_path: Path) -> None:

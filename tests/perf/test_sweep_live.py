@@ -137,6 +137,89 @@ def test_an_arm_that_triton_refuses_is_out_with_tritons_reason_and_the_others_ar
     assert run.complete
 
 
+MODES = """
+import json
+import os
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.mode = json.loads(args["model_config"])["parameters"]["mode"]["string_value"]
+        if self.mode == "refuse":
+            raise pb.TritonModelException("no such mode")
+        if self.mode == "die":
+            os._exit(7)
+
+    def execute(self, requests):
+        if self.mode == "die_late":
+            os._exit(8)
+        if self.mode == "fail":
+            return [pb.InferenceResponse(error=pb.TritonError("always fails")) for _ in requests]
+        inputs = [pb.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        return [pb.InferenceResponse([pb.Tensor("y", x)]) for x in inputs]
+"""
+
+
+def with_modes(directory: Path, mode: str) -> Path:
+    """A Python model that does what its parameter says."""
+    (directory / "1").mkdir(parents=True)
+    (directory / "1" / "model.py").write_text(MODES)
+    parameter = f'parameters {{ key: "mode" value {{ string_value: "{mode}" }} }}'
+    config = CONFIG.replace("onnxruntime", "python").replace("dynamic_batching {}", parameter)
+    (directory / "config.pbtxt").write_text(config)
+    return directory
+
+
+REASONS = {
+    "refuse": "no such mode",
+    "die": "is not healthy",
+    "die_late": "is not healthy",
+    "fail": "requests was answered: HTTP 500: always fails",
+}
+"""Mode → what its arm is told to have failed with."""
+
+
+@pytest.mark.timeout(120)
+def test_a_variant_that_fails_costs_itself_alone_and_is_never_ranked(tmp_path: Path) -> None:
+    modes = ("refuse", "fail", "fine")
+    fails_alone(tmp_path, variants={m: str(with_modes(tmp_path / "variants" / m, m)) for m in modes})
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_settings_that_fail_in_every_way_cost_their_arms_alone(tmp_path: Path) -> None:
+    fails_alone(tmp_path, space={"parameters.mode.string_value": [*REASONS, "fine"]})
+
+
+def fails_alone(tmp_path: Path, **varied: Any) -> None:
+    repository = tmp_path / "repository"
+    with_modes(repository / "modes", "ok")
+    swept = {
+        "model": "modes",
+        "concurrency": [2],
+        "rounds": 2,
+        "duration_s": 0.15,
+        "warmup_s": 0.05,
+        **varied,
+    }
+    start = ServerSpec(repositories=(repository,), model_control="explicit", exit_timeout_s=0)
+    with launch(start) as server:
+        # A server of ours, that need not be left as it was: Triton waits for the instances that died.
+        options = SweepOptions((repository,), repository, restart=lambda: server)
+        run = run_sweep(SweepSpec.model_validate(swept), server, options)
+    told = {arm.label.split()[-1]: run.arm_errors.get(arm.id) for arm in run.arms if not arm.baseline}
+    assert run.complete and len(told) > 2 and told["fine"] is None
+    assert {m: error for m, error in told.items() if error and REASONS[m] in error}.keys() == told.keys() - {
+        "fine"
+    }
+    ranked = {arm for arm, ratio in run.verdict.ratios.items() if ratio.value is not None}
+    assert {run.verdict.arm_id, *run.verdict.like_best, *ranked}.isdisjoint(run.arm_errors)
+    # Out after its first trial: no later round waits for it.
+    assert all(sum(t.trial.arm_id == arm for t in run.trials) <= 1 for arm in run.arm_errors)
+    measured = {t.trial.arm_id for t in run.trials if t.summary is not None and t.summary.answered}
+    assert measured == {arm.id for arm in run.arms} - run.arm_errors.keys()
+
+
 class Stubborn(BaseHTTPRequestHandler):
     """A server that says yes to every load and goes on serving one instance."""
 

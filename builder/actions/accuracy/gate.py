@@ -15,7 +15,13 @@ from tritonsmith.builder.actions.accuracy.accuracy import (
 )
 from tritonsmith.builder.actions.accuracy.layers import LayerLoss, layer_losses, suggested_exclude
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, MetricValue
-from tritonsmith.builder.actions.accuracy.samples import Sample, load_samples
+from tritonsmith.builder.actions.accuracy.samples import (
+    MADE_UP_SAMPLES,
+    Sample,
+    SampleSet,
+    load_samples,
+    values_like,
+)
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner, read_graph
 from tritonsmith.builder.actions.export.sources.callables import import_reference, run_users_code
 from tritonsmith.builder.base.errors import BuildError, ExportError, Where
@@ -79,7 +85,8 @@ def judge_variant(request: GateRequest, scratch: Path) -> GateResult:
 
 
 def _answered(request: GateRequest) -> list[Sample]:
-    samples = load_samples(Path(request.samples)).samples
+    loaded = load_samples(Path(request.samples))
+    samples = (*loaded.samples, *_more(loaded))
     if not samples:
         raise BuildError(
             f"{request.model}: there are no samples to judge {request.precision} on",
@@ -93,6 +100,20 @@ def _answered(request: GateRequest) -> list[Sample]:
     return [
         sample if sample.outputs else Sample(sample.inputs, reference(sample.inputs), sample.label or str(i))
         for i, sample in enumerate(samples)
+    ]
+
+
+def _more(loaded: SampleSet) -> list[Sample]:
+    """Further made-up inputs where an export was content with one: a precision loses more on one request than on another."""
+    import numpy as np
+
+    if not loaded.is_made_up or not loaded.samples:
+        return []
+    rng = np.random.default_rng(len(loaded.samples))
+    like = loaded.samples[0].inputs
+    return [
+        Sample({name: values_like(a, a.shape, rng) for name, a in like.items()}, {}, f"drawn {number}")
+        for number in range(len(loaded.samples), MADE_UP_SAMPLES)
     ]
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 FORMAT = "tritonsmith-samples-1"
 _HEADER = "__header__"
+
+MADE_UP = "generated"
+MADE_UP_SAMPLES = 3
+"""Requests that are drawn where nobody stated any, and the batch size does not set their number."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error)
 
 
@@ -53,6 +57,11 @@ class SampleSet:
 
     samples: tuple[Sample, ...]
     origin: str = ""
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether the inputs were drawn, since nobody stated any."""
+        return self.origin.startswith(MADE_UP)
 
 
 def save_samples(samples: SampleSet, path: Path) -> None:

@@ -62,7 +62,7 @@ def answers_alone(run: Run, rows: Sequence[Row]) -> list[Answers]:
 def differences(
     run: Run,
     rows: Sequence[Row],
-    alone: Sequence[Answers],
+    alone: Sequence[Answers] | None,
     sizes: Sequence[int],
     outputs: Sequence[str],
     rng: np.random.Generator,
@@ -71,10 +71,11 @@ def differences(
 ) -> Iterator[Difference]:
     """The worst difference of each output and kind, at each size in turn.
 
+    alone: the rows' own answers; None where neighbours alone are asked about.
     fits: (a size, the largest that was run) → the largest that memory allows; ran: takes the sizes as they were run.
     CannotRunError when the model fails at a size.
     """
-    for index, answers in enumerate(alone):
+    for index, answers in enumerate(alone or ()):
         yield from _lost_rows(answers, outputs, (index,))
     ran.append(1)
     for size in (s for s in sizes if s > 1):
@@ -94,8 +95,9 @@ def differences(
             for output in outputs:
                 found = [_beside(answers, changed, output, order, other, p) for p in sorted(kept)]
                 yield from _worst(found)
-        for output in outputs:
-            yield from _worst([_as_alone(answers, alone, output, order, p) for p in range(smaller)])
+        if alone is not None:
+            for output in outputs:
+                yield from _worst([_as_alone(answers, alone, output, order, p) for p in range(smaller)])
         if smaller < size:
             break
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,7 @@ def _judged(
     memory = memory_growth(request.largest_run_bytes, rows[0], alone[0])
     accepted: dict[tuple[str, str], _Cause] = {}
     found = differences(model.run, rows, alone, request.sizes, model.outputs, rng, memory.fits, ran)
-    refusal = _refusal(model, rows, alone, found, accepted)
+    refusal = _refusal(model, rows, lambda: alone, found, accepted)
     if refusal is None and max(ran) > 1:
         refusal = _among_more_rows(model, rows, request, rng, accepted, time.process_time() - started)
     if refusal is not None and refusal.is_of_optimisation:
@@ -186,13 +187,14 @@ def _among_more_rows(
             break
         # Whole numbers were guessed near 0: further ones reach other rows of a table, and other sides of a condition.
         drawn = [drawn_like(rows, rng, wider=number % 2 == 1) for _ in range(POOL)]
+        # Their own answers say nothing here, but for the operator that a difference comes from.
+        alone = cache(partial(answers_alone, model.run, drawn))
         try:
-            alone = answers_alone(model.run, drawn)
-            every = differences(model.run, drawn, alone, (2, 3), model.outputs, rng, lambda size, _: size, [])
+            every = differences(model.run, drawn, None, (2, 3), model.outputs, rng, lambda size, _: size, [])
             found = [difference for difference in every if difference.kind == "neighbours"]
+            refusal = _refusal(model, drawn, alone, found, accepted)
         except CannotRunError:
             continue
-        refusal = _refusal(model, drawn, alone, found, accepted)
         if refusal is not None:
             return refusal
         round_s = time.process_time() - started
@@ -202,7 +204,7 @@ def _among_more_rows(
 def _refusal(
     model: Model,
     rows: Sequence[Row],
-    alone: Sequence[Answers],
+    alone: Callable[[], Sequence[Answers]],
     found: Iterable[Difference],
     accepted: dict[tuple[str, str], _Cause],
 ) -> _Refusal | None:
@@ -215,7 +217,7 @@ def _refusal(
             continue
         if _differs_by_chance(model, rows, difference):
             return _of_chance(model, rows, difference)
-        cause = _cause(model, rows, alone, difference)
+        cause = _cause(model, rows, alone(), difference)
         if not cause.accepted:
             named = f"; the first operator that mixes rows is {cause.op}" if cause.op else ""
             return _Refusal("mixed", f"{difference.told}{named}", cause.op)

@@ -38,12 +38,19 @@ from tritonsmith.builder.actions.convert.request import (
     KeptNode,
     Precision,
 )
-from tritonsmith.builder.actions.export.onnx_graph import Graph, onnxruntime_runner, read_graph
+from tritonsmith.builder.actions.export.onnx_graph import (
+    Graph,
+    onnxruntime_runner,
+    open_session,
+    outputs_of_session,
+    read_graph,
+)
 from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, nearest
 from tritonsmith.builder.base.files.disk import adopt, delete
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
+    from tritonsmith.builder.base.tensors import TensorSpec
 
 _NONE: tuple[str, ...] = ()
 
@@ -75,11 +82,12 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
         files = graphs.save(model, out_dir, request.external_above_bytes)
     path = out_dir / next(name for name in files if name.endswith(".onnx"))
     result = _checked(path, outside, request)
+    outputs, lacks = _as_served(path, result.outputs, request)
     return ConvertResult(
         precision=request.precision,
         files=files,
         inputs=result.inputs,
-        outputs=result.outputs,
+        outputs=outputs,
         opset=result.opset,
         ir_version=result.ir_version,
         kept_fp32=kept,
@@ -92,6 +100,7 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
         tensorrt_only=not _runs_in_onnxruntime(path),
         notes=notes,
         coverage=covered,
+        lacks=lacks,
     )
 
 
@@ -391,6 +400,19 @@ def _checked(path: Path, source: Graph, request: ConvertRequest) -> Graph:
         inputs=tuple(replace(t, dtype=dtypes[t.name]) for t in source.inputs),
         outputs=tuple(replace(t, dtype=dtypes[t.name]) for t in source.outputs),
     )
+
+
+def _as_served(
+    path: Path, outputs: tuple[TensorSpec, ...], request: ConvertRequest
+) -> tuple[tuple[TensorSpec, ...], str]:
+    """(outputs with the sizes that ONNX Runtime's session of it infers, why there is no session)."""
+    if request.graph_level is None:
+        return outputs, ""
+    try:
+        session = open_session(path, optimised=True, level=request.graph_level)
+    except ExportError as error:
+        return outputs, error.message
+    return outputs_of_session(outputs, session), ""
 
 
 def _runs_in_onnxruntime(path: Path) -> bool:

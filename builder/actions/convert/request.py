@@ -39,6 +39,7 @@ class ConvertRequest:
     calibration: required for NEEDS_CALIBRATION; None otherwise allowed.
     held_out:    samples.npz that judges the result: never calibrated on, but looked at for overflow.
     options:     by precision, see builder.actions.convert.options.
+    graph_level: Triton's optimization.graph.level where ONNX Runtime serves the result, else None.
     """
 
     model: str
@@ -50,6 +51,7 @@ class ConvertRequest:
     held_out: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
+    graph_level: int | None = None
 
     def as_dict(self) -> dict[str, object]:
         """JSON form."""
@@ -61,7 +63,7 @@ class ConvertRequest:
         }
 
 
-_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "external_above_bytes")
+_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "external_above_bytes", "graph_level")
 
 
 def convert_request_from_dict(data: Mapping[str, Any]) -> ConvertRequest:
@@ -100,6 +102,7 @@ class ConvertResult:
     tensorrt_only: ONNX Runtime's CPU provider has no kernels for it at any optimisation level.
     notes:      what a reader of a report should know (ranges unchecked, opset raised).
     coverage:   how much of the model is in the precision; None for fp32 and tf32, which change nothing.
+    lacks:      why ONNX Runtime, which is to serve it, cannot load it on a CPU; empty when it can, or is not to.
     """
 
     precision: Precision
@@ -118,6 +121,7 @@ class ConvertResult:
     tensorrt_only: bool
     notes: tuple[str, ...] = ()
     coverage: Coverage | None = None
+    lacks: str = ""
 
     @property
     def onnx_file(self) -> str:
@@ -148,6 +152,7 @@ _RESULT_PLAIN = (
     "calibration_rows",
     "seconds",
     "tensorrt_only",
+    "lacks",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,8 +47,10 @@ def read_graph(path: Path, *, full_check: bool = True) -> Graph:
 
     model = _parse(path)
     external = _external_locations(model, path)
+    inferred = _with_inferred_shapes(model, path)
     if full_check:
-        _check(path, onnx)
+        # What the file does not say is checked as ONNX Runtime has it; the file stays as it is.
+        _check(model if inferred else str(path), path, onnx)
     initialised = {tensor.name for tensor in model.graph.initializer}
     # IR versions below 4 list initializers as inputs too.
     inputs = tuple(_tensor(value, path) for value in model.graph.input if value.name not in initialised)
@@ -99,14 +102,45 @@ def _parse(path: Path) -> Any:
     return model
 
 
-def _check(path: Path, onnx: Any) -> None:
-    """onnx.checker in full; where shape inference alone objects, the plain check decides."""
+def _with_inferred_shapes(model: Any, path: Path) -> bool:
+    """Gives outputs without a shape, in the parsed model, the one that ONNX Runtime infers; whether there were any.
+
+    Triton's onnxruntime backend reads an output's shape from the session, never from the file. Where ONNX Runtime infers no
+    rank it says rank 0, and the backend takes the output for a scalar: ExportError unsupported_tensor.
+    """
+    bare = [
+        value
+        for value in model.graph.output
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    ]
+    if not bare:
+        return False
+    shapes = {output.name: output.shape for output in open_session(path, optimised=True).get_outputs()}
+    for value in bare:
+        if not shapes.get(value.name):
+            raise ExportError(
+                f"output {value.name} has no rank, and ONNX Runtime infers none: Triton would take it for a scalar",
+                code="unsupported_tensor",
+                where=Where(path),
+                fix="export the model with the output's shape, dynamic dimensions as names",
+            )
+        for size in shapes[value.name]:
+            dim = value.type.tensor_type.shape.dim.add()
+            if isinstance(size, int) and size >= 0:
+                dim.dim_value = size
+            elif isinstance(size, str):
+                dim.dim_param = size
+    return True
+
+
+def _check(model: Any, path: Path, onnx: Any) -> None:
+    """onnx.checker in full, of a path or a parsed model; where shape inference alone objects, the plain check decides."""
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except onnx.shape_inference.InferenceError as error:
         note(f"full check of {path}: {error}")
         try:
-            onnx.checker.check_model(str(path))
+            onnx.checker.check_model(model)
         except onnx.checker.ValidationError as invalid:
             raise _invalid(path, invalid) from invalid
     except onnx.checker.ValidationError as error:
@@ -274,6 +308,8 @@ def open_session(path: Path, *, optimised: bool, level: int = 0) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # ONNX Runtime does not read it: by itself it takes every CPU, which an action shares with those beside it.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     levels = ort.GraphOptimizationLevel
     of_triton = {-1: levels.ORT_ENABLE_BASIC, 1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL}
     options.graph_optimization_level = of_triton.get(
@@ -287,6 +323,11 @@ def open_session(path: Path, *, optimised: bool, level: int = 0) -> Any:
             code="onnxruntime_rejects",
             where=Where(path),
         ) from error
+
+
+def lacks_kernels(error: ExportError) -> bool:
+    """Whether open_session failed for want of a kernel on the CPU: another provider may have it."""
+    return type(error.__cause__).__name__ == "NotImplemented"
 
 
 def outputs_of_session(outputs: Sequence[TensorSpec], session: Any) -> tuple[TensorSpec, ...]:

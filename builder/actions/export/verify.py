@@ -14,6 +14,8 @@ from tritonsmith.builder.actions.accuracy.accuracy import (
     report_from_deviations,
 )
 from tritonsmith.builder.actions.accuracy.samples import (
+    MADE_UP,
+    MADE_UP_SAMPLES,
     Sample,
     SampleSet,
     batches_from_samples,
@@ -43,6 +45,9 @@ SAMPLES_FILE = "samples.npz"
 LARGEST_SAMPLE_BYTES = 64 * 2**20
 """Inputs of one sample. What a network holds inside is often a hundred times as much, and three runtimes hold it."""
 
+ENOUGH_VALUES = 4096
+"""Of a made-up request, so that another one of the same sizes would show nothing more."""
+
 RUNTIMES = (("onnxruntime", True), ("onnxruntime, optimisations off", False))
 """Name and `optimised` of each run; ONNX Runtime's rewriting can hide or cause a difference."""
 
@@ -64,7 +69,7 @@ def stated_samples(request: ExportRequest) -> Stated:
     """Loads request.samples; BuildError and ExportError when it cannot, or is no list of dicts of arrays."""
     reference = request.samples
     if reference is None:
-        return Stated(None, f"generated, seed {request.seed}", ())
+        return Stated(None, f"{MADE_UP}, seed {request.seed}", ())
     if reference.endswith(".npz"):
         path = Path(request.search_path) / Path(reference).expanduser()
         loaded = load_samples(path)
@@ -245,7 +250,7 @@ def _drawn(
 
     rng = np.random.default_rng(request.seed + 1)
     batches: Sequence[int | None] = (
-        _affordable(request, example) if request.max_batch_size > 0 else (None, None, None)
+        _affordable(request, example) if request.max_batch_size > 0 else (None,) * _turns(exported, example)
     )
     return [
         {
@@ -256,6 +261,16 @@ def _drawn(
         }
         for turn, batch in enumerate(batches)
     ]
+
+
+def _turns(exported: Exported, example: Mapping[str, Array]) -> int:
+    """How many requests without a batch: three, where their sizes differ or their values are few.
+
+    A copy is held against itself, and what an optimisation changes, thousands of values show at once.
+    """
+    varied = any(isinstance(dim, str) for spec in exported.inputs for dim in spec.shape)
+    enough = sum(array.size for array in example.values()) >= ENOUGH_VALUES
+    return 1 if exported.is_copy and enough and not varied else MADE_UP_SAMPLES
 
 
 def _shapes(

@@ -35,6 +35,7 @@ WITH_ONNX = (
     "tritonsmith.builder.actions.export.sources.onnx",
     "tritonsmith.builder.actions.export.verify",
     "tritonsmith.builder.actions.batch_rows.worker",
+    "tritonsmith.builder.actions.export.session_worker",
     "tritonsmith.builder.actions.convert.worker",
 )
 """Imports of the workers that read and run ONNX models: one list, so that one process serves them all."""

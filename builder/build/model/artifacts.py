@@ -19,7 +19,9 @@ from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.cache.cache import Artifact, Cache
 from tritonsmith.builder.cache.record import TAKEN
 from tritonsmith.builder.lint.read.files import exists, is_dir, is_file
+from tritonsmith.builder.lint.read.model import Model, read_model
 from tritonsmith.builder.model_config.ensemble import check_steps
+from tritonsmith.builder.model_config.model_config import model_config_as_stated
 from tritonsmith.builder.plan.observe import export_parameters, export_tools, graph_level, portable_name
 from tritonsmith.builder.plan.plan import action_key, request_digest
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
@@ -49,6 +51,16 @@ def files_to_serve(artifact: Artifact) -> dict[str, Path]:
     if "directories" in artifact.record:
         return {name: artifact.directory / TAKEN / name for name in names}
     return {f"1/{name}": artifact.directory / name for name in names}
+
+
+def model_as_taken(spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> Model | None:
+    """A taken-over directory as Triton will have it, its config as the spec states it; None when it has no files."""
+    files = files_to_serve(artifact)
+    if not files:
+        return None
+    name, file = next(iter(files.items()))
+    root = file.parents[len(Path(name).parts) - 1]
+    return read_model(root, stated=model_config_as_stated(spec, repository))
 
 
 def check_source(spec: RepositorySpec, model: ModelSpec) -> None:

@@ -20,9 +20,14 @@ from tritonsmith.builder.base.errors import GateError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.toolchain import this_toolchain
-from tritonsmith.builder.build.model.artifacts import files_to_serve, is_exported, log_path, place_error
+from tritonsmith.builder.build.model.artifacts import (
+    files_to_serve,
+    is_exported,
+    log_path,
+    model_as_taken,
+    place_error,
+)
 from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.lint.read.model import read_model
 from tritonsmith.builder.lint.rows import RAGGED, is_ragged, row_requests
 from tritonsmith.builder.model_config.model_config import (
     DEFAULT_MAX_BATCH_SIZE,
@@ -115,12 +120,9 @@ def _served_outputs(spec: ModelSpec) -> tuple[str, ...]:
 
 def _of_directory(spec: ModelSpec, artifact: Artifact, repository: RepositorySpec) -> Iterable[RowsRequest]:
     """One request a version, with the inputs that accuracy.samples states."""
-    files = files_to_serve(artifact)
-    if not files:
+    model = model_as_taken(spec, artifact, repository)
+    if model is None:
         return ()
-    name, file = next(iter(files.items()))
-    root = file.parents[len(Path(name).parts) - 1]
-    model = read_model(root, stated=model_config_as_stated(spec, repository))
     samples = spec.accuracy.samples
     if samples is not None and ":" not in samples:
         samples = str(repository.root / samples)

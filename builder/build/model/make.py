@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tritonsmith.builder.actions.batch_rows import RowsReport
 from tritonsmith.builder.build.model.artifacts import is_exported, make_artifact
 from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
+from tritonsmith.builder.build.model.gate_of_session import load_taken
 from tritonsmith.builder.build.model.variants import BuiltVariant, build_variants
 from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.lint.sessions import Loaded
 from tritonsmith.builder.plan.plan import Observation
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What laying out needs of one model; action: from cache, exported or taken over; rows: None where none batch."""
+    """What laying out needs of one model; action: from cache, exported or taken over; rows: None where none batch.
+
+    loaded: version → what ONNX Runtime's session of a taken-over file showed.
+    """
 
     model: str
     base: Artifact
@@ -26,6 +31,7 @@ class Made:
     seconds: float
     variants: tuple[BuiltVariant, ...] = ()
     rows: RowsReport | None = None
+    loaded: Mapping[int, Loaded] = field(default_factory=dict)
 
 
 def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, cache: Cache) -> Made:
@@ -42,10 +48,11 @@ def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, c
         artifact = make_artifact(spec, repository, cache)
         action = "exported" if is_exported(spec) else "taken over"
     judge_export(spec, artifact.record["accuracy"], repository)
+    loaded = load_taken(spec, artifact, repository, cache)
     rows = rows_of(spec, artifact, repository, cache)
     judge_rows(spec, rows, repository)
     variants = build_variants(spec, artifact, _graph_keys(seen, artifact), repository, cache)
-    return Made(spec.name, artifact, action, time.monotonic() - started, variants, rows)
+    return Made(spec.name, artifact, action, time.monotonic() - started, variants, rows, loaded)
 
 
 def _graph_keys(seen: Observation, base: Artifact) -> Mapping[str, str | None]:

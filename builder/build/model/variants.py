@@ -13,12 +13,13 @@ from tritonsmith.builder.actions.accuracy.judgement import Judgement, judgement_
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, Metric
 from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN
 from tritonsmith.builder.actions.convert import ConvertRequest, run_convert, run_gate
-from tritonsmith.builder.base.errors import TritonsmithError, Where
+from tritonsmith.builder.base.errors import BuildError, TritonsmithError, Where
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.build.model.artifacts import files_to_serve, log_path, place_error
 from tritonsmith.builder.build.model.engines import BuiltEngine, engine_artifacts
 from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.model_config.model_config import model_config_as_stated, runs_on_cpus_alone
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
 from tritonsmith.builder.plan.engine_targets import plan_names
 from tritonsmith.builder.plan.observe import (
@@ -27,6 +28,7 @@ from tritonsmith.builder.plan.observe import (
     engine_parameters,
     engine_tools,
     find_cached,
+    graph_level,
     is_plain,
     portable_name,
     variant_request,
@@ -79,6 +81,7 @@ def _built(
             engine_options(spec.variants[name], _where(spec, name, repository))
             engine_profiles(spec, name, base.record, repository)
         artifact = artifact or _converted_artifact(spec, name, base, repository, cache)
+        _refuse_what_no_instance_loads(spec, name, artifact, repository)
         judgement = _explained(spec, name, base, artifact, repository, cache)
         if spec.variants[name].backend == "tensorrt":
             engines = engine_artifacts(spec, name, artifact, repository, cache)
@@ -88,6 +91,21 @@ def _built(
         placed = place_error(failure_of(error, subject), subject, _where(spec, name, repository))
         return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
+
+
+def _refuse_what_no_instance_loads(
+    spec: ModelSpec, name: str, artifact: Artifact, repository: RepositorySpec
+) -> None:
+    """BuildError for a graph that ONNX Runtime cannot load on a CPU where all instances are stated to be on CPUs."""
+    lacks = artifact.record.get("lacks", "")
+    if lacks and runs_on_cpus_alone(model_config_as_stated(spec, repository)):
+        precision = spec.variants[name].precision
+        raise BuildError(
+            f"{spec.name}/{name}: no CPU can serve {precision}, and its instances are KIND_CPU: {lacks}",
+            code="onnxruntime_rejects",
+            where=_where(spec, name, repository),
+            fix="instance_group: [{kind: KIND_GPU}], or another precision",
+        )
 
 
 def _explained(
@@ -211,6 +229,7 @@ def _converted(
         calibration=calibration,
         held_out=None if samples is None else str(base.directory / str(samples)),
         options=variant.conversion_options,
+        graph_level=graph_level(spec) if variant.backend == "onnxruntime" else None,
     )
     log = log_path(cache, repository, f"{spec.name}/{name}")
     result = run_convert(request, made, log)
@@ -232,6 +251,7 @@ def _converted(
         "served_files": list(result.files),
         "kept_fp32": [{"name": k.name, "op_type": k.op_type, "reason": k.reason} for k in result.kept_fp32],
         "notes": list(result.notes),
+        "lacks": result.lacks,
         "coverage": None if result.coverage is None else result.coverage.as_dict(),
         "calibration": {"digest": result.calibration_digest, "rows": result.calibration_rows},
         "seconds": round(result.seconds, 3),

@@ -55,6 +55,7 @@ class OnnxModel:
     opset:         version of the default operator set (`ai.onnx`), 0 when it imports none.
     opsets:        (domain, version) of each imported operator set, `` being the default one.
     external_data: locations of external tensors relative to the file's directory, without repeats.
+    of_session:    shapes are those of ONNX Runtime's session, which the server compares with, not the file's own.
     """
 
     ir_version: int
@@ -65,6 +66,7 @@ class OnnxModel:
     outputs: tuple[OnnxTensor, ...]
     external_data: tuple[str, ...]
     node_count: int
+    of_session: bool = False
 
     def input(self, name: str) -> OnnxTensor | None:
         """The required or overridable graph input of that name."""

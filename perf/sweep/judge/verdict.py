@@ -121,7 +121,7 @@ def decide(
         return _undecided("the current config could not be measured", point)
     chosen = _chosen(standing, values, confirming)
     outcome = standing.outcome(chosen)
-    notes = _notes(spec, standing, values, point)
+    notes = _notes(spec, standing, values, point, frozenset(a for a, at in facts if at == point))
     if outcome == "winner" and confirming and chosen is not None:
         outcome, told = _confirmed(standing, chosen, values, point, confirming)
         notes = (*notes, told)
@@ -239,12 +239,15 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     return Verdict("nothing_fits", arm_id, None, None, None, text)
 
 
-def _notes(spec: SweepSpec, standing: Standing, values: Values, point: int) -> tuple[str, ...]:
+def _notes(
+    spec: SweepSpec, standing: Standing, values: Values, point: int, measured: frozenset[str]
+) -> tuple[str, ...]:
+    """measured: arms that were put under load there; what became of the others is told elsewhere."""
     arms, resolution = standing.arms, standing.resolution
     notes = []
     if standing.fits.isdisjoint(standing.baselines):
         notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
-    out = [arms[i].label for i in standing.others if i not in standing.fits]
+    out = [arms[i].label for i in standing.others if i not in standing.fits and arms[i].id in measured]
     if out:
         notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Found:
 
     current, metadata: of the swept model. interface: of the model that gets the load. variants: name → config.
     beside: model → interface. composing: of the others in the space, name → config.
+    refused: variants that Triton does not load, with its reason; their configs are as they state them.
     """
 
     current: Mapping[str, Any]
@@ -33,6 +34,7 @@ class Found:
     variants: Mapping[str, Mapping[str, Any]]
     beside: Mapping[str, ModelInterface]
     composing: Mapping[str, Mapping[str, Any]]
+    refused: Mapping[str, TrialError] = field(default_factory=dict)
 
 
 class Stage:
@@ -124,11 +126,19 @@ class Stage:
                 fix="sweep with --launch embedded or binary:PATH, or without --max-memory",
             )
         metadata = control.model_metadata(url, spec.model)
+        variants: dict[str, Mapping[str, Any]] = {}
+        refused: dict[str, TrialError] = {}
+        for name, path in spec.variants.items():
+            try:
+                variants[name] = self._look_at_variant(name, Path(path), metadata)
+            except TrialError as error:  # noqa: PERF203
+                variants[name] = {**current, **(_config_of(Path(path)) or {})}
+                refused[name] = error
         return Found(
             current,
             metadata,
             interface_from_metadata(control.model_metadata(url, spec.target), target),
-            {name: self._look_at_variant(name, Path(path), metadata) for name, path in spec.variants.items()},
+            variants,
             {
                 name: interface_from_metadata(
                     control.model_metadata(url, name), control.model_config(url, name)
@@ -136,10 +146,12 @@ class Stage:
                 for name in spec.beside
             },
             {name: control.model_config(url, name) for name in spec.composing},
+            refused,
         )
 
     def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ."""
+        """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ, TrialError
+        when Triton does not load it."""
         if self.scratch is None:
             raise UsageError(
                 "variants need a server of this machine",

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.errors import TrialError, UsageError
 from tritonsmith.perf.data import DataOptions, payloads_from_options
 from tritonsmith.perf.sweep.judge.propose import words_for
 from tritonsmith.perf.sweep.judge.strategy import GENERATION
@@ -44,6 +44,7 @@ class Preparation:
     spec:     with a space, also where none was asked for.
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
     content:  None when nothing is kept, or when the model's files cannot be read.
+    refused:  variants that Triton does not load, with its reason.
     """
 
     spec: SweepSpec
@@ -56,6 +57,7 @@ class Preparation:
     content: Content | None
     earlier: Earlier
     environment: Mapping[str, Any]
+    refused: Mapping[str, TrialError]
 
 
 def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation:
@@ -99,6 +101,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
         content=content,
         earlier=_earlier(options, content),
         environment=_environment(spec, stage, options, found, placement, payloads),
+        refused=found.refused,
     )
 
 

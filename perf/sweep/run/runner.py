@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tritonsmith.builder.base.errors import ServerError, TrialError, TritonsmithError
+from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.sweep.judge.confirmation import (
@@ -27,7 +28,7 @@ from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_f
 from tritonsmith.perf.sweep.run.resume import reusable
 from tritonsmith.perf.sweep.run.state import Ledger
 from tritonsmith.perf.sweep.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
-from tritonsmith.perf.sweep.trial import TrialResult, failed, measure
+from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
 # A server that neither answers nor ends for so long counts as dead.
 PATIENCE_S = 10.0
@@ -100,6 +101,10 @@ class Course:
 
     def _load(self, arms: Sequence[Arm]) -> None:
         ledger = self.ledger
+        for arm in arms:
+            if arm.variant in self.prepared.refused and arm.id not in ledger.arm_errors:
+                ledger.fail(arm.id, self.prepared.refused[arm.variant])
+        arms = [arm for arm in arms if arm.id not in ledger.arm_errors]
         if self.prepared.placement != "in_place":
             self._say(f"loading {len(arms)} arms side by side")
         begun_s = time.monotonic()
@@ -205,6 +210,12 @@ class Course:
         where = self.spec.where_words(trial.concurrency).removeprefix("at ")
         self._say(f"round {trial.round + 1}, {where}: {arm.label}", expected)
         begun_s = time.monotonic()
+        unanswered: list[str] = []
+
+        def keep(records: RequestRecords) -> None:
+            ledger.keep(trial, records)
+            unanswered.extend(why_unanswered(records))
+
         try:
             if prepared.beside is not None:
                 prepared.beside.ensure(self.stage.url)
@@ -215,7 +226,7 @@ class Course:
                 trial,
                 self.spec,
                 prepared.payloads[arm.batch_size or self.spec.batch_size],
-                lambda records: ledger.keep(trial, records),
+                keep,
                 self._known_rate(arm),
             )
             if not result.interrupted:
@@ -232,6 +243,8 @@ class Course:
         ledger.add(replace(result, took_s=time.monotonic() - begun_s, key=key))
         if result.interrupted:
             ledger.interrupt()
+        elif unanswered and not arm.baseline:
+            ledger.fail(arm.id, TrialError(unanswered[0], code="arm_unanswered"))
 
     def _known_rate(self, arm: Arm) -> float | None:
         """Of the objective rate: what this arm's last search found."""

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.onnx_graph import open_session
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.onnx import take_over
 from tritonsmith.builder.actions.export.verify import stated_samples, verify
@@ -403,3 +404,25 @@ def test_a_range_beyond_the_models_position_table_is_refused(tmp_path: Path) -> 
     with pytest.raises(ExportError) as refused:
         taken(beyond, tmp_path / "beyond")
     assert (refused.value.code, refused.value.seen) == ("range_beyond_model", "seq 17")
+
+
+@pytest.mark.parametrize(
+    ("shape", "requests"),
+    [([1, 3], 3), ([2048, 3], 1), (["n", 3], 3)],
+    ids=["few values", "thousands", "an open size"],
+)
+def test_a_copy_is_run_on_as_many_requests_as_tell_something(
+    tmp_path: Path, shape: list[Any], requests: int
+) -> None:
+    _, report, samples = taken(request(save(tmp_path, scaled(shape))), tmp_path / "out")
+    assert samples is not None and report.samples == requests
+    assert len(load_samples(tmp_path / "out" / samples).samples) == requests
+
+
+def test_a_session_takes_the_threads_of_its_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, scaled(["n", 3]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = open_session(path, optimised=True).get_session_options()
+    assert options.intra_op_num_threads == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert open_session(path, optimised=True).get_session_options().intra_op_num_threads == 0

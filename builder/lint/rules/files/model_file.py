@@ -112,7 +112,8 @@ def shape_differs(model: Model, context: Context) -> Iterator[Hit]:
             continue
         if shape and size > 0 and shape[0] != -1:
             continue  # BATCH013 speaks of it
-        yield from _shape_hit(field, tensor, shape, size, number, is_output)
+        of_session = any(n == number and surface.of_session for n, surface in model.onnx_models)
+        yield from _shape_hit(field, tensor, shape, size, number, is_output, of_session)
     for field, tensor, info, number in _engine_pairs(model):
         shape = tuple(info.get("shape", ()))
         if shape and not info.get("is_shape_tensor") and not same_dims(full_dims(tensor, size), shape):
@@ -124,7 +125,13 @@ def shape_differs(model: Model, context: Context) -> Iterator[Hit]:
 
 
 def _shape_hit(
-    field: str, tensor: Any, shape: tuple[int, ...], size: int, number: int, is_output: bool
+    field: str,
+    tensor: Any,
+    shape: tuple[int, ...],
+    size: int,
+    number: int,
+    is_output: bool,
+    of_session: bool,
 ) -> Iterator[Hit]:
     if not shape:
         if any(dim != 1 for dim in model_dims(tensor)):
@@ -142,6 +149,9 @@ def _shape_hit(
         open_dims = [i for i, (want, have) in enumerate(zip(meant, shape, strict=True)) if want != have]
         if not (is_output and open_dims):
             return
+        if of_session:
+            yield _dims_hit(field, tensor, meant, shape, size, f"{number}, as ONNX Runtime loads it")
+            return
         yield Hit(
             f"'{tensor.name}' is {meant} by the config and {list(shape)} in version {number}: "
             "an output's dims must be equal, unless ONNX Runtime infers the open ones",
@@ -150,10 +160,16 @@ def _shape_hit(
             severity="warning",
         )
         return
-    yield Hit(
+    yield _dims_hit(field, tensor, meant, shape, size, str(number))
+
+
+def _dims_hit(
+    field: str, tensor: Any, meant: list[int], shape: tuple[int, ...], size: int, version: str
+) -> Hit:
+    return Hit(
         f"'{tensor.name}' is {meant} by the config"
         + (" (batch dimension in front)" if size > 0 else "")
-        + f" and {list(shape)} in version {number}",
+        + f" and {list(shape)} in version {version}",
         f"{field}.dims",
         list(tensor.dims),
         fix=f"write dims: {list(shape[1:] if size > 0 else shape)}",

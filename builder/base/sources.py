@@ -36,7 +36,7 @@ class SourceRow:
                    or an ensemble's steps.
     example:       a value, for messages.
     export:        (ExportRequest, out_dir) → Exported, run in a process of its own; or (Exported, Stated, Verified)
-                   of builder.actions.export.verify, when it held itself what it wrote against the source.
+                   of builder.actions.export.checks.verify, when it held itself what it wrote against the source.
     place:         (ModelSpec, spec's directory, into) → (files, empty directories, further dependencies); the source
                    is taken over as it is. Exactly one of `export` and `place`.
     check:         (ModelSpec, RepositorySpec) → None, or SpecError before anything is built.

@@ -30,7 +30,7 @@ from tritonsmith.builder.build.model.variants import (
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.cache.cache import Artifact
 from tritonsmith.builder.lint import LintOptions, check
-from tritonsmith.builder.lint.sessions import Loaded
+from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.ensemble import ensemble_config
 from tritonsmith.builder.model_config.model_config import (

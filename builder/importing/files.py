@@ -16,10 +16,10 @@ from tritonsmith.builder.importing.from_repository import imported_model, relati
 from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
 from tritonsmith.builder.importing.pretrained import is_pretrained, pretrained_models
 from tritonsmith.builder.lint.check import read_paths
+from tritonsmith.builder.lint.deep.rows import rows_by_running, rows_of_file
 from tritonsmith.builder.lint.read.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
 from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name
 from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
-from tritonsmith.builder.lint.rows import rows_by_running, rows_of_file
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
 from tritonsmith.builder.spec.spec import folded_name
 

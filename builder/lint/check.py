@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
 from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.lint.deep.rows import rows_by_running
+from tritonsmith.builder.lint.deep.sessions import Loaded, as_loaded
 from tritonsmith.builder.lint.read.model import (
     CONFIG,
     Model,
@@ -20,9 +22,7 @@ from tritonsmith.builder.lint.read.model import (
     read_loose,
     read_repository,
 )
-from tritonsmith.builder.lint.rows import rows_by_running
 from tritonsmith.builder.lint.rule import Context, Hit, Rule, Severity, Stage
-from tritonsmith.builder.lint.sessions import Loaded, as_loaded
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.builder.lint.target import Target, target_from_text
 

@@ -66,7 +66,7 @@ def _stated(request: RowsRequest) -> list[Mapping[str, Array]] | None:
         return None
     if request.samples.endswith(".npz"):
         return [sample.inputs for sample in load_samples(Path(request.samples)).samples]
-    from tritonsmith.builder.actions.export.verify import stated_samples
+    from tritonsmith.builder.actions.export.checks.verify import stated_samples
 
     enter_search_path(Path(request.search_path))
     return list(stated_samples(_as_export(request, 1)).samples or ())
@@ -104,7 +104,7 @@ def _wider(rows: Sequence[Row], run: Runner, rng: Any) -> list[Row]:
 
 def _made_up(request: RowsRequest, run: Runner) -> list[dict[str, Array]] | str:
     """Inputs of one row, or, of a model that takes another number alone, of that many; the reason when none will do."""
-    from tritonsmith.builder.actions.export.verify import guessed_inputs
+    from tritonsmith.builder.actions.export.checks.verify import guessed_inputs
 
     graph = read_graph(Path(request.path), full_check=False)
     unreadable = [t.name for t in (*graph.inputs, *graph.outputs) if t.dtype.numpy is None]

@@ -24,8 +24,8 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
+    from tritonsmith.builder.actions.export.checks.verify import stated_samples, verify
     from tritonsmith.builder.actions.export.exported import Exported
-    from tritonsmith.builder.actions.export.verify import stated_samples, verify
     from tritonsmith.builder.actions.export.watch import watch_files
 
     started = time.monotonic()

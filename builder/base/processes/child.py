@@ -33,9 +33,9 @@ WITH_ONNX = (
     "onnxruntime",
     "tritonsmith.builder.actions.export.worker",
     "tritonsmith.builder.actions.export.sources.onnx",
-    "tritonsmith.builder.actions.export.verify",
+    "tritonsmith.builder.actions.export.checks.verify",
     "tritonsmith.builder.actions.batch_rows.worker",
-    "tritonsmith.builder.actions.export.session_worker",
+    "tritonsmith.builder.actions.export.checks.session_worker",
     "tritonsmith.builder.actions.convert.worker",
 )
 """Imports of the workers that read and run ONNX models: one list, so that one process serves them all."""

@@ -28,7 +28,7 @@ from tritonsmith.builder.build.model.artifacts import (
     place_error,
 )
 from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.lint.rows import RAGGED, is_ragged, row_requests
+from tritonsmith.builder.lint.deep.rows import RAGGED, is_ragged, row_requests
 from tritonsmith.builder.model_config.model_config import (
     DEFAULT_MAX_BATCH_SIZE,
     batches,

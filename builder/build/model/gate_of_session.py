@@ -9,7 +9,7 @@ from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.build.model.artifacts import is_exported, log_path, model_as_taken, place_error
 from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.lint.sessions import Loaded, load_versions
+from tritonsmith.builder.lint.deep.sessions import Loaded, load_versions
 from tritonsmith.builder.model_config.model_config import runs_on_cpus_alone
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 

@@ -13,7 +13,7 @@ from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
 from tritonsmith.builder.build.model.gate_of_session import load_taken
 from tritonsmith.builder.build.model.variants import BuiltVariant, build_variants
 from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.lint.sessions import Loaded
+from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.plan.plan import Observation
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 

@@ -15,7 +15,7 @@ from tests import onnx_models
 from tests.builder.batch_rows.models import KINDS, X, Y, model, node
 from tests.conftest import Run
 from tritonsmith.builder.lint import LintOptions, check
-from tritonsmith.builder.lint.rows import rows_of_file
+from tritonsmith.builder.lint.deep.rows import rows_of_file
 from tritonsmith.builder.lint.table import RULES
 
 

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
 from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export.checks.verify import stated_samples, verify
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.onnx_graph import open_session
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.onnx import take_over
-from tritonsmith.builder.actions.export.verify import stated_samples, verify
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 

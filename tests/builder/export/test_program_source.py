@@ -13,10 +13,10 @@ import onnx
 import pytest
 
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
+from tritonsmith.builder.actions.export.checks.verify import stated_samples, verify
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.program import export_saved_program
-from tritonsmith.builder.actions.export.verify import stated_samples, verify
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 

@@ -13,12 +13,12 @@ import pytest
 from tests.builder.export.conftest import Sources
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport
 from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.export.checks.verify import Stated, stated_samples
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.torch import export_callable, load, names_of_outputs
 from tritonsmith.builder.actions.export.torch.program import write_onnx
 from tritonsmith.builder.actions.export.torch.structure import leaves_of
-from tritonsmith.builder.actions.export.verify import Stated, stated_samples
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 

@@ -8,6 +8,7 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.export.batching import with_batch_dimension
+from tritonsmith.builder.actions.export.checks.verify import Stated, Verified, stated_samples, verify
 from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.onnx_graph import Graph
 from tritonsmith.builder.actions.export.request import EXPORTERS, Exporter, ExportRequest
@@ -37,7 +38,6 @@ from tritonsmith.builder.actions.export.torch.program import (
     write_onnx,
 )
 from tritonsmith.builder.actions.export.torch.trace import write_traced
-from tritonsmith.builder.actions.export.verify import Stated, Verified, stated_samples, verify
 from tritonsmith.builder.base.errors import ExportError, Where, nearest, shortened
 from tritonsmith.builder.base.tensors import Dim
 

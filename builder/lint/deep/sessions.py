@@ -38,7 +38,7 @@ def load_versions(
     surfaces = dict(model.onnx_models)
     level = config.optimization.graph.level
     task = ChildTask(
-        "tritonsmith.builder.actions.export.session_worker",
+        "tritonsmith.builder.actions.export.checks.session_worker",
         f"loading {model.name}",
         "session",
         ExportError,

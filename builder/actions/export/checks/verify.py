@@ -24,8 +24,8 @@ from tritonsmith.builder.actions.accuracy.samples import (
     save_samples,
     values_like,
 )
+from tritonsmith.builder.actions.export.checks.largest import refuse_sizes_beyond_the_model
 from tritonsmith.builder.actions.export.exported import Exported
-from tritonsmith.builder.actions.export.largest import refuse_sizes_beyond_the_model
 from tritonsmith.builder.actions.export.onnx_graph import open_session, outputs_of_session, runner_of_session
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import call_reference, one_line, users_place

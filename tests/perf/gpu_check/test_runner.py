@@ -23,11 +23,11 @@ def ran(tmp_path: Path, *steps: Step, budget_s: float = 60.0) -> list[Line]:
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of steps of its own beside perf.doctor.gpu_check's, for processes that end badly."""
+    """A module of steps of its own beside perf.doctor.gpu_check.steps', for processes that end badly."""
     package = tmp_path / "extra"
     package.mkdir()
     (package / "sitecustomize.py").write_text(
-        f"import tritonsmith.perf.doctor.gpu_check\nperf.gpu_check.__path__.append({str(package)!r})\n"
+        f"from tritonsmith.perf.doctor.gpu_check import steps\nsteps.__path__.append({str(package)!r})\n"
     )
     (package / "scripted.py").write_text(
         "import os, time, subprocess\n"

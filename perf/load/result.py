@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.records.typed import MALFORMED, typed
 from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.usage.counters import ServerCounters, counters_from_dict
@@ -13,8 +16,8 @@ from tritonsmith.perf.usage.resource_use import ResourceUse, resource_use_from_d
 
 
 @dataclass(frozen=True, slots=True)
-class LoadTestResult:
-    """What came out.
+class LoadTestResult(Tabular):
+    """What came out; `records` has every request, `summary` the numbers and whether they hold.
 
     server:    None when its counters could not be compared; `why_no_server` says why.
     resources: what the server used during the measurement; None when nobody looked.
@@ -25,6 +28,35 @@ class LoadTestResult:
     server: ServerCounters | None
     why_no_server: str = ""
     resources: ResourceUse | None = None
+
+    def caption(self) -> str:
+        """The verdict, the model, the load, and of the requests those that failed, the warm-up's among them."""
+        header, failed = self.records.header, sum(self.records.failures().values())
+        told = f", {failed:,} of {len(self.records):,} requests FAILED" if failed else ""
+        told += ", interrupted" if header.interrupted else ""
+        load = load_label(load_from_dict(header.load))
+        return f"{self.summary.validity.verdict.value}  {header.model}, {load}{told}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric: its value and interval, in the unit that its name ends with; `records.to_frame()` has
+        one a request."""
+        summary = self.summary
+        estimates = {
+            "throughput_per_s": summary.throughput_per_s,
+            **({} if summary.goodput is None else {"goodput_per_s": summary.goodput.per_s}),
+            "mean_latency_ns": summary.mean_latency_ns,
+            **{f"{name}_latency_ns": estimate for name, estimate in summary.latency_ns.items()},
+            **{f"{name}_first_byte_ns": estimate for name, estimate in summary.first_byte_ns.items()},
+        }
+        return [
+            {
+                "metric": name,
+                "value": estimate.value,
+                "low": None if estimate.interval is None else estimate.interval.low,
+                "high": None if estimate.interval is None else estimate.interval.high,
+            }
+            for name, estimate in estimates.items()
+        ]
 
 
 def result_of(

@@ -7,6 +7,7 @@ counts in full and the intervals are wider than inside a sweep, where arms share
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
@@ -107,13 +109,22 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Tabular):
     """points: in order of arm and load. notes: what must be known to read it; weak measurements first."""
 
     model: str
     kind: Literal["sweeps", "load tests"]
     points: tuple[Point, ...]
     notes: tuple[str, ...]
+
+    def caption(self) -> str:
+        """How often each finding was made; what could not be told is among them."""
+        counts = Counter(change.finding for point in self.points for change in point.changes)
+        return f"{self.model}, A → B: {', '.join(f'{n} × {finding}' for finding, n in counts.most_common())}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric at each load point, see Change.as_dict."""
+        return [{"arm": p.arm, "load": p.load} | c.as_dict() for p in self.points for c in p.changes]
 
     @property
     def findings(self) -> list[tuple[Point, Change]]:

@@ -100,7 +100,7 @@ def build(
         memory_bytes=None if memory is None else bytes_from_text(memory, "--memory"),
         timeout_s=timeout,
         fail_fast=fail_fast,
-        executor=_known_executor(executor),
+        executor=known_executor(executor),
     )
     with build_view() as tell:
         result = run_build(options, tell)
@@ -117,7 +117,8 @@ def build(
     end_with(result.errors)
 
 
-def _known_executor(text: str) -> str:
+def known_executor(text: str) -> str:
+    """The text itself; UsageError where it names no executor."""
     if text != "local" and text != "ray" and not text.startswith("ray:"):
         raise UsageError(
             f"no executor {text!r} is known",

@@ -23,7 +23,7 @@ from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.load.shared_memory import shared_target
-from tritonsmith.perf.records.schedule import Closed, Load
+from tritonsmith.perf.records.schedule import Closed, Load, Replay
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.http import HttpTarget
@@ -77,6 +77,22 @@ class LoadTest:
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     pid: int | None = None
     metrics_url: str = ""
+
+
+def fitted(test: LoadTest, where: str) -> LoadTest:
+    """The test with what its load and the server's address leave no choice in.
+
+    A replay has its own length and no warm-up; a number of requests takes the time it takes; a ramp is warm-up; streams and
+    gRPC's URLs are asked over gRPC; a length of sequences means sequences.
+    """
+    is_replay, ramp_s = isinstance(test.load, Replay), getattr(test.load, "ramp_s", 0.0)
+    return replace(
+        test,
+        duration_s=None if test.requests is not None or is_replay else test.duration_s,
+        warmup_s=0.0 if is_replay else max(test.warmup_s, ramp_s),
+        protocol="grpc" if test.streaming or where.startswith("grpc") else test.protocol,
+        sequences=test.sequences or test.sequence_length is not None,
+    )
 
 
 def run_load_test(

@@ -17,6 +17,7 @@ Anything else that is not a TritonsmithError is a bug and is shown with its trac
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,17 @@ def worst_of(errors: Sequence[TritonsmithError]) -> TritonsmithError:
     return min(
         errors, key=lambda error: 0 if error.traceback else 1 if error.exit_code != GateError.exit_code else 2
     )
+
+
+def one_for(errors: Sequence[TritonsmithError]) -> TritonsmithError:
+    """The worst, to be raised for all of them; the others stand in its details."""
+    worst = worst_of(errors)
+    others = [f"and {error.code}: {error.message}" for error in errors if error is not worst]
+    if not others:
+        return worst
+    told = copy.copy(worst)
+    told.details = (*worst.details, *others)
+    return told
 
 
 _MAX_SEEN = 1000

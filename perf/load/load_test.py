@@ -24,6 +24,7 @@ from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, Sequen
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.load.shared_memory import shared_target
 from tritonsmith.perf.records.schedule import Closed, Load, Replay
+from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.http import HttpTarget
@@ -270,8 +271,11 @@ class ServedAt:
 
 
 @contextmanager
-def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
-    """A URL as it is, or an embedded server's on this model repository while the block runs."""
+def server_at(where: str | Server, log_path: Path | None = None) -> Iterator[ServedAt]:
+    """A URL or a running server as it is, or an embedded server's on this model repository while the block runs."""
+    if isinstance(where, Server):
+        yield _served_at(where)
+        return
     if "://" in where:
         yield ServedAt(where)
         return
@@ -287,4 +291,8 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
     from tritonsmith.perf.server.launch import ServerSpec, launch
 
     with launch(ServerSpec(kind="embedded", repositories=(directory,), log_path=log_path)) as server:
-        yield ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)
+        yield _served_at(server)
+
+
+def _served_at(server: Server) -> ServedAt:
+    return ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)

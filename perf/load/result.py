@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.text.tabular import Tabular
-from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.records.typed import MALFORMED, typed
 from tritonsmith.perf.stats import Summary, summarise
@@ -28,6 +29,18 @@ class LoadTestResult(Tabular):
     server: ServerCounters | None
     why_no_server: str = ""
     resources: ResourceUse | None = None
+
+    def save(self, path: Path | str) -> None:
+        """Keep every request in one .npz, for `tritonsmith report` and `compare`; TrialError where that cannot be written."""
+        try:
+            save_records(self.records, Path(path))
+        except OSError as refused:
+            raise TrialError(
+                f"the record could not be written: {refused.strerror}",
+                code="record_not_written",
+                where=Where(Path(path)),
+                fix="free space or permissions, or give another path",
+            ) from None
 
     def caption(self) -> str:
         """The verdict, the model, the load, and of the requests those that failed, the warm-up's among them."""

@@ -11,7 +11,7 @@ from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.records.typed import MALFORMED, typed
-from tritonsmith.perf.stats import Summary, summarise
+from tritonsmith.perf.stats import Estimate, Summary, summarise
 from tritonsmith.perf.usage.counters import ServerCounters, counters_from_dict
 from tritonsmith.perf.usage.resource_use import ResourceUse, resource_use_from_dict
 
@@ -51,25 +51,22 @@ class LoadTestResult(Tabular):
         return f"{self.summary.validity.verdict.value}  {header.model}, {load}{told}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a metric: its value and interval, in the unit that its name ends with; `records.to_frame()` has
-        one a request."""
-        summary = self.summary
-        estimates = {
-            "throughput_per_s": summary.throughput_per_s,
-            **({} if summary.goodput is None else {"goodput_per_s": summary.goodput.per_s}),
-            "mean_latency_ns": summary.mean_latency_ns,
-            **{f"{name}_latency_ns": estimate for name, estimate in summary.latency_ns.items()},
-            **{f"{name}_first_byte_ns": estimate for name, estimate in summary.first_byte_ns.items()},
-        }
-        return [
-            {
-                "metric": name,
-                "value": estimate.value,
-                "low": None if estimate.interval is None else estimate.interval.low,
-                "high": None if estimate.interval is None else estimate.interval.high,
-            }
-            for name, estimate in estimates.items()
+        """One row a metric: its value, interval and unit; `records.to_frame()` has one a request."""
+        summary, latency = self.summary, {"mean": self.summary.mean_latency_ns, **self.summary.latency_ns}
+        rows = [("throughput", "inferences/s", 1.0, summary.throughput_per_s)]
+        if summary.goodput is not None:
+            rows.append(("goodput", "inferences/s", 1.0, summary.goodput.per_s))
+        rows += [(f"{name} latency", "ms", 1e-6, estimate) for name, estimate in latency.items()]
+        rows += [
+            (f"{name} first byte", "ms", 1e-6, estimate) for name, estimate in summary.first_byte_ns.items()
         ]
+        return [_row(*row) for row in rows]
+
+
+def _row(metric: str, unit: str, scale: float, estimate: Estimate) -> dict[str, Any]:
+    ends = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
+    value, low, high = (None if x is None else x * scale for x in (estimate.value, *ends))
+    return {"metric": metric, "value": value, "low": low, "high": high, "unit": unit}
 
 
 def result_of(

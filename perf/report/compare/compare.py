@@ -123,14 +123,34 @@ class Comparison(Tabular):
         return f"{self.model}, A → B: {', '.join(f'{n} × {finding}' for finding, n in counts.most_common())}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a metric at each load point, see Change.as_dict."""
-        return [{"arm": p.arm, "load": p.load} | c.as_dict() for p in self.points for c in p.changes]
+        """One row a metric at each load point: A and B in the row's unit; change, low, high: fractions, 0.05 is 5 %."""
+        return [
+            {"arm": p.arm, "load": p.load, "metric": c.metric, **_in_unit(c)}
+            for p in self.points
+            for c in p.changes
+        ]
 
     @property
     def findings(self) -> list[tuple[Point, Change]]:
         """Every regression, then every improvement."""
         all_ = [(p, c) for p in self.points for c in p.changes]
         return [pair for word in ("regression", "improvement") for pair in all_ if pair[1].finding == word]
+
+
+def _in_unit(change: Change) -> dict[str, Any]:
+    unit, scale = {FAILURES: ("share", 1.0), "throughput": ("inferences/s", 1.0)}.get(
+        change.metric, ("ms", 1e-6)
+    )
+    return {
+        "a": None if change.a is None else change.a * scale,
+        "b": None if change.b is None else change.b * scale,
+        "unit": unit,
+        "change": change.change,
+        "low": None if change.interval is None else change.interval.low,
+        "high": None if change.interval is None else change.interval.high,
+        "finding": change.finding,
+        "why": change.why,
+    }
 
 
 # Load tests.

@@ -84,14 +84,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The API, imported when it is asked for: the command line and the workers need none of it."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # with it, no name would be wrong to a type checker
 
-    value = globals()[name] = getattr(importlib.import_module("tritonsmith.api"), name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """The API, imported when it is asked for: the command line and the workers need none of it."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module("tritonsmith.api"), name)
+        return value
 
 
 def __dir__() -> list[str]:

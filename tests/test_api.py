@@ -8,9 +8,11 @@ import inspect
 import json
 import os
 import pydoc
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from dataclasses import fields
@@ -125,6 +127,68 @@ class TestTheModule:
             "exit_timeout_s",
         }
         assert set(inspect.signature(tritonsmith.serve).parameters) == served | {"repository", "launch"}
+
+
+def shown_code() -> dict[str, str]:
+    """Every piece of Python that readers are shown: README's, the page's, the module's own."""
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", "docs/python.md")}
+    blocks = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in pages.items()}
+    assert all(len(found) == 1 for found in blocks.values())
+    docstring = (tritonsmith.__doc__ or "").split("\n\n", 1)[1].split("\n\nEach function")[0]
+    return {"help": textwrap.dedent(docstring), **{name: found[0] for name, found in blocks.items()}}
+
+
+@pytest.mark.parametrize("name", ["help", "README.md", "docs/python.md"])
+def test_calls_that_readers_are_shown_fit_the_functions(name: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(shown_code()[name])) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if re.fullmatch(r"tritonsmith\.\w+", ast.unparse(call.func))]
+    assert calls
+    settings = {"load": get_type_hints(LoadSettings), "sweep": get_type_hints(SweepSettings)}
+    for call in calls:
+        function = ast.unparse(call.func).removeprefix("tritonsmith.")
+        signature = inspect.signature(getattr(tritonsmith, function))
+        named = {k.arg for k in call.keywords if k.arg} - settings.get(function, {}).keys()
+        assert named <= set(signature.parameters), ast.unparse(call)
+        signature.bind(*call.args, **dict.fromkeys(named))
+
+
+@pytest.mark.nightly
+@pytest.mark.server
+def test_what_the_readme_shows_runs(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (project / "models.yaml").write_text("models:\n  crepe:\n    source: {onnx: m.onnx}\n")
+    exec(shown_code()["README.md"], {})
+    assert "crepe, concurrency 8" in capfd.readouterr().out
+
+
+@pytest.mark.nightly
+@pytest.mark.server
+def test_a_sweep_gives_its_run_and_writes_its_report(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tritonsmith.build()
+    told: list[str] = []
+    result = tritonsmith.sweep(
+        space={"instance_group.count": [1, 2]},
+        concurrency=(1, 2),
+        rounds=2,
+        duration_s=0.2,
+        warmup_s=0.1,
+        output="swept",
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert_type(result, tritonsmith.RunResult)
+    assert result.complete and result.caption() == result.verdict.sentence
+    assert len(result.rows()) == len(result.trials) >= 12 and "<table>" in result._repr_html_()
+    assert result.environment["command"] == "tritonsmith.sweep('model_repository', 'm', …)"
+    assert (project / "swept" / "report.html").is_file() and told[0] and told[-1] == "stopping the server"
+    again = tritonsmith.compare(result, "swept", arm="all")
+    assert {row["finding"] for row in again.rows()} <= {"no difference", "unknown"}
+    with pytest.raises(GateError) as nothing_fits:
+        tritonsmith.sweep(
+            space={"instance_group.count": [1, 2]}, concurrency=(1,), rounds=2, duration_s=0.2, max_p99_ms=1e-6,
+        )  # fmt: skip
+    assert nothing_fits.value.code == "nothing_meets_constraints" and (project / "sweep-m").is_dir()
+    assert capfd.readouterr().out == ""
 
 
 class TestABuild:

@@ -145,6 +145,46 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
     assert (project / "model_repository" / "m" / "1" / "model.onnx").is_file()
 
 
+USER = """
+import tritonsmith
+
+reveal_type(tritonsmith.plan())
+with tritonsmith.serve() as server:
+    reveal_type(tritonsmith.load(server, load=tritonsmith.Closed(2), duration_s=1.0).summary.throughput_per_s)
+tritonsmith.load("x", durations=1)
+tritonsmith.sweep("x", concurrency="1")
+tritonsmith.nothing
+"""
+
+
+@pytest.mark.nightly
+def test_strict_type_checkers_see_the_types_of_an_install(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    site = next((tmp_path / "env").glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "user.py").write_text(USER)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--python-executable",
+        tmp_path / "env" / "bin" / "python",
+    ]
+    done = subprocess.run([*command, "user.py"], cwd=tmp_path / "user", capture_output=True, text=True)
+    for told in (
+        'is "tritonsmith.builder.plan.plan.BuildPlan"',
+        'is "tritonsmith.perf.stats.intervals.Estimate"',
+        'Unexpected keyword argument "durations" for "load"',
+        'Argument "concurrency" to "sweep" has incompatible type "str"',
+        'Module has no attribute "nothing"',
+        "Found 3 errors in 1 file",
+    ):
+        assert told in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.nightly
 def test_a_base_install_is_small_and_checks_plans_and_names_what_the_demo_lacks(
     wheel: Path, tmp_path: Path

@@ -165,14 +165,8 @@ def test_strict_type_checkers_see_the_types_of_an_install(wheel: Path, tmp_path:
     (site / "others.pth").write_text(sysconfig.get_path("purelib"))
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "user.py").write_text(USER)
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--python-executable",
-        tmp_path / "env" / "bin" / "python",
-    ]
+    python = str(tmp_path / "env" / "bin" / "python")
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
     done = subprocess.run([*command, "user.py"], cwd=tmp_path / "user", capture_output=True, text=True)
     for told in (
         'is "tritonsmith.builder.plan.plan.BuildPlan"',

@@ -117,7 +117,7 @@ class TestTheModule:
         for name in ("objective", "search", "placement"):
             assert get_type_hints(SweepSettings)[name] == SweepSpec.model_fields[name].annotation
         given = inspect.signature(tritonsmith.build).parameters
-        assert set(given) - {"remote_cache", "remote_cache_read_only", "progress", "errors"} == {
+        assert set(given) - {"remote_cache", "remote_cache_read_only", "variants", "progress", "errors"} == {
             f.name for f in fields(BuildOptions) if f.name != "cache"
         }
         served = {f.name for f in fields(ServerSpec)} - {
@@ -231,6 +231,18 @@ class TestABuild:
         assert [error.code for error in result.errors] == [raised.value.code]
         assert result.rows()[1]["error"].startswith(raised.value.code)
         assert "1 failures" in result.caption()
+
+    def test_variants_are_laid_out_beside_and_what_became_of_them_is_in_the_result(
+        self, project: Path
+    ) -> None:
+        (project / "models.yaml").write_text(
+            "models:\n  m:\n    source: {onnx: m.onnx}\n    variants: {plain: {precision: fp32}}\n    serve: plain\n"
+        )
+        result = tritonsmith.build(variants="variants")
+        assert result.variants == (project / "variants" / "m__plain",) and not result.variant_errors
+        assert (project / "variants" / "m__plain" / "config.pbtxt").is_file()
+        assert [(r["variant"], r["served"]) for r in result.rows()] == [(None, None), ("plain", True)]
+        assert tritonsmith.build(variants="variants").variants == result.variants
 
     def test_what_stands_for_several_errors_is_the_worst_and_names_the_others(self) -> None:
         gate = GateError("too far off", code="accuracy")

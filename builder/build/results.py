@@ -58,11 +58,16 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult(Tabular):
-    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched."""
+    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched.
+
+    variants, variant_errors: directories of variants that were laid out beside, and why others were not.
+    """
 
     repository: Path
     plan: BuildPlan
     outcomes: tuple[ModelOutcome, ...] = ()
+    variants: tuple[Path, ...] = ()
+    variant_errors: tuple[TritonsmithError, ...] = ()
 
     def caption(self) -> str:
         """How many models were written, how many failed, and where they are."""
@@ -83,7 +88,8 @@ class BuildResult(Tabular):
 
     @property
     def errors(self) -> tuple[TritonsmithError, ...]:
-        """The failures, in the spec's order. Where nothing was laid out, engines for other machines are none."""
+        """The failures, in the spec's order, then those of variants laid out beside. Where nothing was laid out, engines
+        for other machines are none."""
         failed = [(o, o.error) for o in self.outcomes]
         failed += [(o, v.error) for o in self.outcomes for v in o.variants]
         # A model that fails because its variant did has the same error.
@@ -92,7 +98,7 @@ class BuildResult(Tabular):
             for outcome, error in failed
             if error is not None and not (outcome.action == "cached" and error.code in ELSEWHERE)
         }
-        return tuple(told.values())
+        return (*told.values(), *self.variant_errors)
 
 
 def _told(outcome: ModelOutcome | VariantOutcome) -> dict[str, Any]:

@@ -108,12 +108,11 @@ def build(
         text_of_build(result, width_of(sys.stdout))
     )
     if variants is not None and not artifacts_only:
-        from tritonsmith.builder.build.variant_directories import lay_out_variants
+        from tritonsmith.builder.build.variant_directories import with_variants
 
-        laid_out, failures = lay_out_variants(options, variants)
-        for path in laid_out:
+        result = with_variants(result, options, variants)
+        for path in result.variants:
             note(f"variant: {path}")
-        end_with((*result.errors, *failures))
     end_with(result.errors)
 
 

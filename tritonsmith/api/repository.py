@@ -62,6 +62,7 @@ def build(
     lint: bool = True,
     locked: bool = False,
     artifacts_only: bool = False,
+    variants: PathLike | None = None,
     target: str | None = None,
     remote_cache: str | None = None,
     remote_cache_read_only: bool = False,
@@ -79,6 +80,7 @@ def build(
     lint:           refuse to lay out a model that Triton would refuse.
     locked:         GateError rather than build anything that the lock file does not say.
     artifacts_only: make what is stale into the cache and lay nothing out.
+    variants:       also lay every variant out, as MODEL__VARIANT in this directory; not with artifacts_only.
     jobs, memory_bytes: actions at once, and what they may use together; None: one a CPU, what is free.
     timeout_s:      of one action.
     fail_fast:      end at the first failure; else the other models are built.
@@ -87,6 +89,7 @@ def build(
                     left in the repository as it was.
     """
     from tritonsmith.builder.build.build import build as run_build
+    from tritonsmith.builder.build.variant_directories import with_variants
     from tritonsmith.builder.commands.build import known_executor
 
     options = _options(
@@ -109,6 +112,8 @@ def build(
     )
     with progress_as_asked(progress, "building") as tell:
         result = run_build(options, tell and (lambda at: tell(at.doing, at.done, at.total)))
+        if variants is not None and not artifacts_only:
+            result = with_variants(result, options, Path(variants))
     return unless_failed(result, result.errors, errors)
 
 

@@ -200,7 +200,10 @@ class TestABuild:
 
         plan = ts.plan()
         assert_type(plan, ts.BuildPlan)
-        assert [a.as_dict() for a in plan.actions] == planned["actions"]
+        named = ("model", "action", "state", "reason", "detail")
+        assert [[row[n] for n in named] for row in plan.rows()] == [
+            [action[n] for n in named] for action in planned["actions"]
+        ]
         told: list[tuple[str, float, float | None]] = []
         result = ts.build(progress=lambda *at: told.append(at))
         assert_type(result, ts.BuildResult)

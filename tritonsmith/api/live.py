@@ -195,7 +195,7 @@ def sweep(
     earlier = Path(output) if resume and output is not None else None
     wanted = spec_from_flags(
         None if spec is None else Path(spec),
-        {"model": model or None, **settings},
+        {**({"model": model} if model else {}), **settings},
         earlier,
         lambda: only_model(target),
     )

@@ -47,7 +47,7 @@ lowest:  ## the pure tests with the lowest versions that pyproject.toml promises
 	uv pip compile pyproject.toml --quiet --resolution lowest-direct --python-version 3.10 --no-header \
 	    --output-file $(LOWEST)/lowest.txt
 	uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt \
-	    hypothesis jsonschema pytest pytest-timeout pytest-xdist
+	    editables hypothesis jsonschema pytest pytest-timeout pytest-xdist
 	uv pip install --quiet --python $(LOWEST) --no-deps --editable .
 	$(LOWEST)/bin/python -m pytest $(SPREAD) -m "not slow and not server and not demo" \
 	    tests/builder/lint tests/builder/test_diff.py tests/builder/test_import.py tests/builder/test_model_config.py \

@@ -1,10 +1,12 @@
-"""The wheel: templates and the demo travel in it, and it builds a repository outside the checkout."""
+"""The sdist, the wheel made from it and an editable install: one package, `tritonsmith`, that works outside the checkout."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,11 +17,76 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist and the wheel that was built from it."""
+    out = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    return next(out.glob("*.whl"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Name → CRC of what is installed, without the list of it."""
+    members = zipfile.ZipFile(wheel).infolist()
+    return {m.filename: m.CRC for m in members if not m.filename.endswith("/RECORD")}
+
+
+def test_the_sdist_has_no_other_package_at_its_top(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == {
+        "tritonsmith",
+        "tests",
+        "examples",
+    }
+    assert {
+        "tritonsmith/builder/build/build.py",
+        "tritonsmith/py.typed",
+        "examples/notebook/tritonsmith.ipynb",
+    } <= names
+
+
+@pytest.mark.nightly
+def test_the_wheel_of_the_sdist_is_that_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(next(tmp_path.glob("*.whl"))) == contents(wheel)
+
+
+def test_an_editable_install_shows_tritonsmith_alone(tmp_path: Path) -> None:
+    pytest.importorskip("editables", reason="hatchling makes editable installs with it: make install")
+    code = f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as editable:
+        editable.extractall(site)
+    # Without the .pth files of the environment that runs this, whose own install may be another.
+    code = f"""
+import importlib.util, site, sys
+sys.path.append({sysconfig.get_path("purelib")!r})
+site.addsitedir({str(site)!r})
+import tritonsmith
+from tritonsmith.builder.build import build
+print(tritonsmith.__file__, build.__file__, tritonsmith.plan.__name__)
+print([n for n in ("builder", "perf", "templates") if (found := importlib.util.find_spec(n)) and found.origin])
+"""
+    told = subprocess.check_output([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, text=True)
+    package = ROOT / "tritonsmith"
+    assert told == f"{package / '__init__.py'} {package / 'builder' / 'build' / 'build.py'} plan\n[]\n"
 
 
 def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Path) -> None:
@@ -34,6 +101,7 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
         "tritonsmith/perf/server/environment/requirements.txt",
         "tritonsmith/perf/server/backends/onnxruntime/model.py",
         "tritonsmith/__init__.py",
+        "tritonsmith/api/__init__.py",
         "tritonsmith/py.typed",
     ):
         assert needed in names
@@ -69,12 +137,46 @@ def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("-c", "import tritonsmith; print(tritonsmith.__file__)").startswith(str(target)), (
-        "the wheel's code runs"
-    )
+    api = "import tritonsmith; print(tritonsmith.__file__, tritonsmith.plan().caption())"
+    told = run("-c", api)
+    assert told.startswith(str(target)) and told.endswith("1 of 1 models stale\n"), "the wheel's code runs"
     assert "Usage" in run("-m", "tritonsmith", "--help")
     assert "1 of 1 models written" in run("-m", "tritonsmith", "build")
     assert (project / "model_repository" / "m" / "1" / "model.onnx").is_file()
+
+
+USER = """
+import tritonsmith
+
+reveal_type(tritonsmith.plan())
+with tritonsmith.serve() as server:
+    reveal_type(tritonsmith.load(server, load=tritonsmith.Closed(2), duration_s=1.0).summary.throughput_per_s)
+tritonsmith.load("x", durations=1)
+tritonsmith.sweep("x", concurrency="1")
+tritonsmith.nothing
+"""
+
+
+@pytest.mark.nightly
+def test_strict_type_checkers_see_the_types_of_an_install(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    site = next((tmp_path / "env").glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "user.py").write_text(USER)
+    python = str(tmp_path / "env" / "bin" / "python")
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
+    done = subprocess.run([*command, "user.py"], cwd=tmp_path / "user", capture_output=True, text=True)
+    for told in (
+        'is "tritonsmith.builder.plan.plan.BuildPlan"',
+        'is "tritonsmith.perf.stats.intervals.Estimate"',
+        'Unexpected keyword argument "durations" for "load"',
+        'Argument "concurrency" to "sweep" has incompatible type "str"',
+        'Module has no attribute "nothing"',
+        "Found 3 errors in 1 file",
+    ):
+        assert told in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.nightly

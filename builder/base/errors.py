@@ -17,8 +17,9 @@ Anything else that is not a TritonsmithError is a bug and is shown with its trac
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -165,6 +166,24 @@ class UnexpectedError(TritonsmithError):
     """A bug that one model met; `traceback` has it whole."""
 
     exit_code = 1
+
+
+def worst_of(errors: Sequence[TritonsmithError]) -> TritonsmithError:
+    """The one that decides about the whole: the first bug, else the first that is more than a gate's no, else the first."""
+    return min(
+        errors, key=lambda error: 0 if error.traceback else 1 if error.exit_code != GateError.exit_code else 2
+    )
+
+
+def one_for(errors: Sequence[TritonsmithError]) -> TritonsmithError:
+    """The worst, to be raised for all of them; the others stand in its details."""
+    worst = worst_of(errors)
+    others = [f"and {error.code}: {error.message}" for error in errors if error is not worst]
+    if not others:
+        return worst
+    told = copy.copy(worst)
+    told.details = (*worst.details, *others)
+    return told
 
 
 _MAX_SEEN = 1000

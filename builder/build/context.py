@@ -89,7 +89,7 @@ class Context:
             for name, model in self.lock.models.items()
             if name in self.observed or not (self.options.models or name in self.failures)
         }
-        return make_plan(self.observed, Lock(kept), self.not_as_built)
+        return make_plan(self.observed, Lock(kept), self.not_as_built, self.failures.values())
 
 
 def repository_of(options: BuildOptions) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.accuracy.judgement import Judgement
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.plan.plan import BuildPlan
 
 # Actions of a ModelOutcome that changed nothing in the repository.
@@ -56,16 +57,39 @@ class ModelOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class BuildResult:
-    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched."""
+class BuildResult(Tabular):
+    """The whole build; failed models are in outcomes with their error, and their old directory stands untouched.
+
+    variants, variant_errors: directories of variants that were laid out beside, and why others were not.
+    """
 
     repository: Path
     plan: BuildPlan
     outcomes: tuple[ModelOutcome, ...] = ()
+    variants: tuple[Path, ...] = ()
+    variant_errors: tuple[TritonsmithError, ...] = ()
+
+    def caption(self) -> str:
+        """How many models were written, how many failed, and where they are."""
+        written = sum(o.action not in UNCHANGED for o in self.outcomes)
+        failed = f", {len(self.errors)} failures" if self.errors else ""
+        return f"{written} of {len(self.outcomes)} models written{failed}: {self.repository}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a model, followed by one for each of its variants; relative_l2, cosine: its worst from the source."""
+        return [
+            {"model": o.model, "variant": name, "served": served, **told}
+            for o in self.outcomes
+            for name, served, told in (
+                (None, None, _told(o) | {"seconds": o.seconds}),
+                *((v.variant, v.served, _told(v)) for v in o.variants),
+            )
+        ]
 
     @property
     def errors(self) -> tuple[TritonsmithError, ...]:
-        """The failures, in the spec's order. Where nothing was laid out, engines for other machines are none."""
+        """The failures, in the spec's order, then those of variants laid out beside. Where nothing was laid out, engines
+        for other machines are none."""
         failed = [(o, o.error) for o in self.outcomes]
         failed += [(o, v.error) for o in self.outcomes for v in o.variants]
         # A model that fails because its variant did has the same error.
@@ -74,4 +98,13 @@ class BuildResult:
             for outcome, error in failed
             if error is not None and not (outcome.action == "cached" and error.code in ELSEWHERE)
         }
-        return tuple(told.values())
+        return (*told.values(), *self.variant_errors)
+
+
+def _told(outcome: ModelOutcome | VariantOutcome) -> dict[str, Any]:
+    return {
+        "action": outcome.action,
+        "relative_l2": outcome.accuracy.get("relative_l2"),
+        "cosine": outcome.accuracy.get("cosine"),
+        "error": None if outcome.error is None else f"{outcome.error.code}: {outcome.error.message}",
+    }

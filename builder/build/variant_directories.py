@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
@@ -10,6 +11,7 @@ from tritonsmith.builder.build.context import BuildOptions, Context, context_of
 from tritonsmith.builder.build.layout import config_text
 from tritonsmith.builder.build.model.engines import BuiltEngine
 from tritonsmith.builder.build.model.variants import BuiltVariant, served_files
+from tritonsmith.builder.build.results import BuildResult
 from tritonsmith.builder.cache.cache import Artifact
 from tritonsmith.builder.cache.record import Kind
 from tritonsmith.builder.plan.observe import is_plain
@@ -17,6 +19,12 @@ from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.repository.lock import LockedModel
 from tritonsmith.builder.repository.repository import exclusive, publish_model, stage_model
 from tritonsmith.builder.spec.spec import ModelSpec
+
+
+def with_variants(result: BuildResult, options: BuildOptions, directory: Path) -> BuildResult:
+    """The build's result with its variants laid out in the directory, as lay_out_variants does."""
+    laid_out, failures = lay_out_variants(options, directory)
+    return replace(result, variants=laid_out, variant_errors=failures)
 
 
 def lay_out_variants(

@@ -100,7 +100,7 @@ def build(
         memory_bytes=None if memory is None else bytes_from_text(memory, "--memory"),
         timeout_s=timeout,
         fail_fast=fail_fast,
-        executor=_known_executor(executor),
+        executor=known_executor(executor),
     )
     with build_view() as tell:
         result = run_build(options, tell)
@@ -108,16 +108,16 @@ def build(
         text_of_build(result, width_of(sys.stdout))
     )
     if variants is not None and not artifacts_only:
-        from tritonsmith.builder.build.variant_directories import lay_out_variants
+        from tritonsmith.builder.build.variant_directories import with_variants
 
-        laid_out, failures = lay_out_variants(options, variants)
-        for path in laid_out:
+        result = with_variants(result, options, variants)
+        for path in result.variants:
             note(f"variant: {path}")
-        end_with((*result.errors, *failures))
     end_with(result.errors)
 
 
-def _known_executor(text: str) -> str:
+def known_executor(text: str) -> str:
+    """The text itself; UsageError where it names no executor."""
     if text != "local" and text != "ray" and not text.startswith("ray:"):
         raise UsageError(
             f"no executor {text!r} is known",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from tritonsmith.builder.lint.check import LintOptions, Report
+    from tritonsmith.builder.lint.check import LintOptions, LintReport
     from tritonsmith.builder.lint.target import Target
 
 
@@ -91,7 +91,7 @@ def check(
     if not found.models:
         note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
     end_with(found.failures)
-    if any(finding.severity == "error" for finding in found.findings):
+    if found.errors:
         raise typer.Exit(4)
 
 
@@ -107,7 +107,7 @@ def explained(rule_id: str) -> str:
     return explanation(rule)
 
 
-def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, Report]:
+def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, LintReport]:
     """(what to print, what was found)"""
     from tritonsmith.builder.lint.check import report
     from tritonsmith.builder.lint.render import FORMATS, json_text, text

@@ -63,16 +63,15 @@ def plan(
         target=target,
         models=tuple(models or ()),
     )
-    context, result = plan_build(options)
-    failures = tuple(context.failures.values())
+    _, result = plan_build(options)
     if format is PlanFormat.json:
-        emit_json(json_of_plan(result, failures))
+        emit_json(json_of_plan(result, result.errors))
     elif format is PlanFormat.github_matrix:
         emit_document(matrix_text_of(result))
     elif format is PlanFormat.markdown:
         emit_document(markdown_of_plan(result))
     else:
         emit_text(text_of_plan(result, width_of(sys.stdout)))
-    end_with(failures)
+    end_with(result.errors)
     if exit_code and result.stale:
         raise typer.Exit(4)

@@ -6,11 +6,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
 from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.lint.deep.rows import rows_by_running
 from tritonsmith.builder.lint.deep.sessions import Loaded, as_loaded
 from tritonsmith.builder.lint.read.model import (
@@ -90,15 +92,36 @@ def check(paths: Sequence[Path], options: LintOptions | None = None) -> list[Fin
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LintReport(Tabular):
     """What a check found, and how many models it judged; failures: of rules that ended before they could judge one."""
 
     findings: list[Finding]
     models: int
     failures: tuple[TritonsmithError, ...] = ()
 
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that Triton would refuse a model for."""
+        return [finding for finding in self.findings if finding.severity == "error"]
 
-def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
+    def caption(self) -> str:
+        """`3 models: 1 error, 2 warnings`."""
+        return summary(self.findings, self.models)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a finding."""
+        return [asdict(finding) | {"path": str(finding.path)} for finding in self.findings]
+
+
+def summary(findings: Sequence[Finding], models: int) -> str:
+    """`3 models: 1 error, 2 warnings`."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    counts = (models, "model"), (errors, "error"), (len(findings) - errors, "warning")
+    told = [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts]
+    return f"{told[0]}: {told[1]}, {told[2]}"
+
+
+def report(paths: Sequence[Path], options: LintOptions | None = None) -> LintReport:
     """`check`, with the number of models judged."""
     options = options or LintOptions()
     target = options.target
@@ -130,7 +153,7 @@ def report(paths: Sequence[Path], options: LintOptions | None = None) -> Report:
         for model in judged:
             findings += _judge(model, context, rules, failures)
     findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
-    return Report(findings, models, tuple(failures))
+    return LintReport(findings, models, tuple(failures))
 
 
 def _as_loaded(repository: Repository, loaded: Mapping[str, Mapping[int, Loaded]]) -> Repository:

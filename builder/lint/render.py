@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.shown import one_line, visible
-from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.check import Finding, summary
 from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
 from tritonsmith.builder.lint.table import RULES
 
@@ -41,13 +41,6 @@ def text(findings: Sequence[Finding], models: int, colour: bool = False) -> str:
         lines.append("")
     lines.append(summary(findings, models))
     return "\n".join(lines)
-
-
-def summary(findings: Sequence[Finding], models: int) -> str:
-    """`3 models: 1 error, 2 warnings`."""
-    counts = Counter(finding.severity for finding in findings)
-    errors, warnings = _count(counts["error"], "error"), _count(counts["warning"], "warning")
-    return f"{_count(models, 'model')}: {errors}, {warnings}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
 ActionKind = Literal[
@@ -161,11 +163,12 @@ class Observation:
     variants: Mapping[str, VariantObservation] = field(default_factory=dict)
 
 
-class BuildPlan:
-    """All actions, in the spec's order."""
+class BuildPlan(Tabular):
+    """All actions, in the spec's order. errors: of models that nothing can be said of, which have no action."""
 
-    def __init__(self, actions: Sequence[Action]) -> None:
+    def __init__(self, actions: Sequence[Action], errors: Iterable[TritonsmithError] = ()) -> None:
         self.actions = tuple(actions)
+        self.errors = tuple(errors)
         self._of_model: dict[str, list[Action]] = {}
         for action in self.actions:
             self._of_model.setdefault(action.model, []).append(action)
@@ -175,6 +178,27 @@ class BuildPlan:
     def stale(self) -> tuple[Action, ...]:
         """Actions that are not up to date."""
         return tuple(a for a in self.actions if a.state is not State.UP_TO_DATE)
+
+    def caption(self) -> str:
+        """How many models are stale, and how many nothing can be said of."""
+        models = {action.model for action in self.actions}
+        failed = f"; {len(self.errors)} could not be looked at" if self.errors else ""
+        return f"{len({a.model for a in self.stale})} of {len(models)} models stale{failed}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an action; engine: what a compilation is for."""
+        return [
+            {
+                "model": a.model,
+                "variant": a.variant,
+                "action": a.kind,
+                "state": a.state.value,
+                "reason": None if a.reason is None else a.reason.value,
+                "detail": a.detail,
+                "engine": None if a.engine is None else a.engine.name,
+            }
+            for a in self.actions
+        ]
 
     def actions_of(self, model: str) -> tuple[Action, ...]:
         """One model's actions, in the order they run."""
@@ -196,11 +220,15 @@ def action_key(request: str, dependencies: Mapping[str, str]) -> str:
 
 
 def make_plan(
-    observed: Mapping[str, Observation], lock: Lock, not_as_built: Collection[str] = ()
+    observed: Mapping[str, Observation],
+    lock: Lock,
+    not_as_built: Collection[str] = (),
+    errors: Iterable[TritonsmithError] = (),
 ) -> BuildPlan:
     """The plan for every model observed, and for those in the lock that the spec no longer has.
 
     not_as_built: of the latter, those whose directory is not what the lock says; the lock forgets them, and they stay.
+    errors: of models that could not be observed.
     """
     actions: list[Action] = []
     for model, seen in observed.items():
@@ -210,7 +238,7 @@ def make_plan(
         detail = "its directory is not what was built, and stays" if forget else ""
         kind: ActionKind = "forget" if forget else "remove"
         actions.append(Action(gone, kind, State.TO_RUN, StaleReason.REMOVED_FROM_SPEC, detail))
-    return BuildPlan(actions)
+    return BuildPlan(actions, errors)
 
 
 def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Action]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 from tritonsmith.builder.actions.accuracy.samples import SampleSet
 from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of, reference_samples_path
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.order import in_build_order, step_models
@@ -91,7 +93,7 @@ class ModelPublication:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishResult:
+class PublishResult(Tabular):
     """The whole run, in the order in which models were published: steps before their ensembles."""
 
     destination: str
@@ -101,6 +103,28 @@ class PublishResult:
     def errors(self) -> tuple[TritonsmithError, ...]:
         """The failures."""
         return tuple(m.error for m in self.models if m.error is not None)
+
+    def caption(self) -> str:
+        """What became of how many models, and where."""
+        counts = Counter(m.action for m in self.models)
+        told = ", ".join(f"{count} {action}" for action, count in counts.items())
+        return f"{told or 'no models'}: {self.destination}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a model; served, previous, removed: version numbers, with commas between."""
+        return [
+            {
+                "model": m.model,
+                "action": m.action,
+                "version": m.version,
+                **{n: ", ".join(map(str, getattr(m, n))) for n in ("served", "previous", "removed")},
+                "bytes": m.bytes,
+                "seconds": m.seconds,
+                "live": m.live,
+                "error": None if m.error is None else f"{m.error.code}: {m.error.message}",
+            }
+            for m in self.models
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from tritonsmith.perf.report.compare.compare import Comparison
 
 
 class CompareFormat(str, Enum):
@@ -53,10 +50,11 @@ def compare(
     """
     from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
     from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
+    from tritonsmith.perf.report.compare.sides import compared
     from tritonsmith.perf.report.compare.text import as_dict, markdown_of, text_of
 
     gates = [gate_from_text(text) for text in gate or ()]
-    comparison = _compared(a, b, arm)
+    comparison = compared(a, b, arm)
     judgements = judge(comparison, gates)
     no = says_no(judgements, strict)
     if format is CompareFormat.json:
@@ -73,24 +71,3 @@ def compare(
         note(
             f"{undecided} of {len(judgements)} gates could not be decided; longer runs decide, --strict fails them"
         )
-
-
-def _compared(a: Path, b: Path, arm: str) -> Comparison:
-    from tritonsmith.builder.base.errors import UsageError, Where
-    from tritonsmith.perf.records.record import load_records
-    from tritonsmith.perf.report.compare.compare import compare_records, compare_runs
-    from tritonsmith.perf.sweep.run_record import load_run
-
-    for path in (a, b):
-        if not path.exists():
-            raise UsageError("there is no such run or record file", code="no_run", where=Where(path))
-    if a.is_dir() != b.is_dir():
-        raise UsageError(
-            "a sweep and a load test do not compare",
-            code="two_kinds",
-            seen=f"{a} {b}",
-            valid=["two run directories", "two record files"],
-        )
-    if a.is_dir():
-        return compare_runs(load_run(a), load_run(b), arm)
-    return compare_records(load_records(a), load_records(b))

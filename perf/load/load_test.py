@@ -23,7 +23,8 @@ from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.load.shared_memory import shared_target
-from tritonsmith.perf.records.schedule import Closed, Load
+from tritonsmith.perf.records.schedule import Closed, Load, Replay
+from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.stubs.deaths import Stubs
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
@@ -78,6 +79,22 @@ class LoadTest:
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     pid: int | None = None
     metrics_url: str = ""
+
+
+def fitted(test: LoadTest, where: str) -> LoadTest:
+    """The test with what its load and the server's address leave no choice in.
+
+    A replay has its own length and no warm-up; a number of requests takes the time it takes; a ramp is warm-up; streams and
+    gRPC's URLs are asked over gRPC; a length of sequences means sequences.
+    """
+    is_replay, ramp_s = isinstance(test.load, Replay), getattr(test.load, "ramp_s", 0.0)
+    return replace(
+        test,
+        duration_s=None if test.requests is not None or is_replay else test.duration_s,
+        warmup_s=0.0 if is_replay else max(test.warmup_s, ramp_s),
+        protocol="grpc" if test.streaming or where.startswith("grpc") else test.protocol,
+        sequences=test.sequences or test.sequence_length is not None,
+    )
 
 
 def run_load_test(
@@ -259,8 +276,11 @@ class ServedAt:
 
 
 @contextmanager
-def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
-    """A URL as it is, or an embedded server's on this model repository while the block runs."""
+def server_at(where: str | Server, log_path: Path | None = None) -> Iterator[ServedAt]:
+    """A URL or a running server as it is, or an embedded server's on this model repository while the block runs."""
+    if isinstance(where, Server):
+        yield _served_at(where)
+        return
     if "://" in where:
         yield ServedAt(where)
         return
@@ -276,4 +296,8 @@ def server_at(where: str, log_path: Path | None = None) -> Iterator[ServedAt]:
     from tritonsmith.perf.server.launch import ServerSpec, launch
 
     with launch(ServerSpec(kind="embedded", repositories=(directory,), log_path=log_path)) as server:
-        yield ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)
+        yield _served_at(server)
+
+
+def _served_at(server: Server) -> ServedAt:
+    return ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)

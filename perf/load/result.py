@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from tritonsmith.builder.base.errors import UsageError
-from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.builder.base.errors import TrialError, UsageError, Where
+from tritonsmith.builder.base.text.tabular import Tabular
+from tritonsmith.perf.records.record import RequestRecords, save_records
+from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.records.typed import MALFORMED, typed
-from tritonsmith.perf.stats import Summary, summarise
+from tritonsmith.perf.stats import Estimate, Summary, summarise
 from tritonsmith.perf.usage.counters import ServerCounters, counters_from_dict
 from tritonsmith.perf.usage.resource_use import ResourceUse, resource_use_from_dict
 
 
 @dataclass(frozen=True, slots=True)
-class LoadTestResult:
-    """What came out.
+class LoadTestResult(Tabular):
+    """What came out; `records` has every request, `summary` the numbers and whether they hold.
 
     server:    None when its counters could not be compared; `why_no_server` says why.
     resources: what the server used during the measurement; None when nobody looked.
@@ -27,6 +31,44 @@ class LoadTestResult:
     why_no_server: str = ""
     resources: ResourceUse | None = None
     died: tuple[str, ...] = ()
+
+    def save(self, path: Path | str) -> None:
+        """Keep every request in one .npz, for `tritonsmith report` and `compare`; TrialError where that cannot be written."""
+        try:
+            save_records(self.records, Path(path))
+        except OSError as refused:
+            raise TrialError(
+                f"the record could not be written: {refused.strerror}",
+                code="record_not_written",
+                where=Where(Path(path)),
+                fix="free space or permissions, or give another path",
+            ) from None
+
+    def caption(self) -> str:
+        """The verdict, the model, the load, and of the requests those that failed, the warm-up's among them."""
+        header, failed = self.records.header, sum(self.records.failures().values())
+        told = f", {failed:,} of {len(self.records):,} requests FAILED" if failed else ""
+        told += ", interrupted" if header.interrupted else ""
+        load = load_label(load_from_dict(header.load))
+        return f"{self.summary.validity.verdict.value}  {header.model}, {load}{told}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric: its value, interval and unit; `records.to_frame()` has one a request."""
+        summary, latency = self.summary, {"mean": self.summary.mean_latency_ns, **self.summary.latency_ns}
+        rows = [("throughput", "inferences/s", 1.0, summary.throughput_per_s)]
+        if summary.goodput is not None:
+            rows.append(("goodput", "inferences/s", 1.0, summary.goodput.per_s))
+        rows += [(f"{name} latency", "ms", 1e-6, estimate) for name, estimate in latency.items()]
+        rows += [
+            (f"{name} first byte", "ms", 1e-6, estimate) for name, estimate in summary.first_byte_ns.items()
+        ]
+        return [_row(*row) for row in rows]
+
+
+def _row(metric: str, unit: str, scale: float, estimate: Estimate) -> dict[str, Any]:
+    ends = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
+    value, low, high = (None if x is None else x * scale for x in (estimate.value, *ends))
+    return {"metric": metric, "value": value, "low": low, "high": high, "unit": unit}
 
 
 def result_of(

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,12 @@ from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import replacing
 from tritonsmith.builder.base.files.npz import read_npz
 from tritonsmith.builder.base.files.untrusted import json_value
+from tritonsmith.builder.base.text.tabular import frame_of
 from tritonsmith.perf.records.schedule import load_from_dict
 from tritonsmith.perf.records.typed import MALFORMED, typed
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT = "tritonsmith.records/1"
 # No clock of a machine comes near these, and sums of them stay in an int64.
@@ -150,6 +154,11 @@ class RequestRecords:
         """The columns that are there, by name."""
         there = {name: getattr(self, name) for name in (*_COLUMNS, *_STREAMING)}
         return {name: column for name, column in there.items() if column is not None}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a request: the columns, its latency and why it failed; ToolError without pandas."""
+        reasons = np.asarray(self.header.reasons, object)[self.status]
+        return frame_of({**self.columns(), "latency_ns": self.latency_ns, "reason": reasons})
 
     @property
     def latency_ns(self) -> Int64:

@@ -15,8 +15,9 @@ import numpy as np
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import delete_written, replacing, write_atomically
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.typed import MALFORMED, typed
-from tritonsmith.perf.stats.summary import QUANTILES
+from tritonsmith.perf.stats.summary import QUANTILES, Summary
 from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values
 from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide, verdict_from_dict
@@ -32,7 +33,7 @@ _MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Tabular):
     """A sweep, whole or as far as it came: all that a report needs.
 
     environment:  where it was measured and what was served.
@@ -56,6 +57,30 @@ class RunResult:
     interrupted: bool = False
     directory: Path | None = None
 
+    def caption(self) -> str:
+        """The verdict's sentence, after why it is not the last word, where it is not."""
+        return (
+            self.verdict.sentence
+            if self.complete
+            else f"Not complete: {self.stop_reason}. {self.verdict.sentence}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a trial, in the order in which they were measured; no numbers where it failed."""
+        labels = {arm.id: arm.label for arm in self.arms}
+        return [
+            {
+                "arm": labels.get(t.trial.arm_id, t.trial.arm_id),
+                "concurrency": t.trial.concurrency,
+                "round": t.trial.round,
+                **_numbers(t.summary),
+                "memory_bytes": t.memory_bytes,
+                "energy_j": t.energy_j,
+                "error": t.error,
+            }
+            for t in self.trials
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """JSON form; the inverse is run_from_dict."""
         return {
@@ -73,6 +98,18 @@ class RunResult:
             "dropped": dict(self.dropped),
             "trials": [trial.as_dict() for trial in self.trials],
         }
+
+
+def _numbers(summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        return {}
+    return {
+        "throughput_per_s": summary.throughput_per_s.value,
+        **{f"{name}_ns": estimate.value for name, estimate in summary.latency_ns.items()},
+        "requests": summary.requests,
+        "failed_requests": sum(summary.failures.values()),
+        "verdict": summary.validity.verdict.value,
+    }
 
 
 def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -94,3 +95,28 @@ def progress(what: str, *, share: bool = False) -> Iterator[Tell]:
 
     with drawn(display):
         yield tell
+
+
+@contextmanager
+def progress_as_asked(asked: bool | Tell, what: str, *, share: bool = False) -> Iterator[Tell | None]:
+    """What progress is told to: nothing, a function of the caller's, or for True stderr: a bar on a terminal, else at
+    most a line a second, which a notebook shows. share: as of progress."""
+    if asked is False or callable(asked):
+        yield asked or None
+    elif is_drawable(sys.stderr):
+        with progress(what, share=share) as tell:
+            yield tell
+    else:
+        yield _lines(share)
+
+
+def _lines(share: bool) -> Tell:
+    said_s = -1.0
+
+    def tell(what: str, done: float, total: float | None) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= 1.0:
+            said_s = time.monotonic()
+            note(f"{what}: {done:.0%}" if share else f"{what}: {done:g}{f' of {total:g}' if total else ''}")
+
+    return tell

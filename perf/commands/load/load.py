@@ -300,7 +300,7 @@ def load(
     from tritonsmith.perf.commands.load.run import run, run_search
     from tritonsmith.perf.data import DataOptions
     from tritonsmith.perf.data.distribution import distribution_from_text
-    from tritonsmith.perf.load.load_test import LoadTest
+    from tritonsmith.perf.load.load_test import LoadTest, fitted
     from tritonsmith.perf.wire.payload import request_parameters
 
     meant = load_from_flags(
@@ -323,9 +323,9 @@ def load(
         model=model,
         version=version,
         load=meant,
-        duration_s=None if requests is not None or replay is not None else seconds_from_text(duration),
+        duration_s=seconds_from_text(duration),
         requests=requests,
-        warmup_s=0.0 if replay is not None else max(seconds_from_text(warmup), seconds_from_text(ramp)),
+        warmup_s=seconds_from_text(warmup),
         data=DataOptions(
             file=data,
             shapes=shapes_from_flags(shape or []),
@@ -334,9 +334,9 @@ def load(
             pool=pool,
             seed=seed,
         ),
-        protocol="grpc" if streaming or target.startswith("grpc") else protocol.value,
+        protocol=protocol.value,
         streaming=streaming,
-        sequences=sequences is not None or bool(sequence_length),
+        sequences=sequences is not None,
         sequence_length=distribution_from_text(sequence_length) if sequence_length else None,
         shared_memory=shared_memory.value,
         cuda_device=cuda_device,
@@ -351,6 +351,7 @@ def load(
         validate_every=check_every,
         goodput_ms=goodput_from_flags(goodput or [], streaming),
     )
+    test = fitted(test, target)
     if slo_p99:
         given = [concurrency, request_rate, replay, requests]
         raise typer.Exit(

@@ -69,22 +69,16 @@ def tell(
 
     A record that cannot be written costs the exit code, never the numbers.
     """
-    from tritonsmith.builder.base.errors import TrialError, Where
+    from tritonsmith.builder.base.errors import TritonsmithError
     from tritonsmith.builder.base.text.console import emit_json, emit_text, note
     from tritonsmith.perf.load.text import result_as_dict, text_of_result
-    from tritonsmith.perf.records.record import save_records
 
     error = gate
     if output is not None:
         try:
-            save_records(result.records, output)
-        except OSError as refused:
-            error = TrialError(
-                f"the record could not be written: {refused.strerror}",
-                code="record_not_written",
-                where=Where(output),
-                fix="free space or permissions, or give another --output",
-            )
+            result.save(output)
+        except TritonsmithError as refused:
+            error = refused
     if format_ == "json":
         said = {**result_as_dict(result), **(more or {})}
         emit_json(said if error is None else said | {"error": error.as_dict()})

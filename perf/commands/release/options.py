@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -44,9 +45,16 @@ def release_from_flags(
     if not urls:
         return None
     from tritonsmith.perf.commands.load.flags import headers_from_flags
+
+    return release_at(urls, headers_from_flags(headers or []), ca_file, timeout_s)
+
+
+def release_at(
+    urls: Sequence[str], headers: Mapping[str, str], ca_file: Path | None, timeout_s: float
+) -> LiveRelease:
+    """The servers to tell, and what each request to them carries and trusts."""
     from tritonsmith.perf.commands.release.live import LiveRelease
     from tritonsmith.perf.wire.http import HttpTarget
 
-    sent = headers_from_flags(headers or [])
     file = None if ca_file is None else str(ca_file)
-    return LiveRelease([HttpTarget(url, headers=sent, ca_file=file) for url in urls], timeout_s)
+    return LiveRelease([HttpTarget(url, headers=headers, ca_file=file) for url in urls], timeout_s)

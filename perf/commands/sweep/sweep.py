@@ -231,6 +231,8 @@ def sweep(
               tritonsmith sweep model_repository/ -m minilm --set instance_group.count=1,2
               tritonsmith sweep model_repository/ --spec sweep.yaml --budget 120s
     """
+    import shlex
+    import sys
     import time
 
     from tritonsmith.perf.commands.load.flags import ranges_from_flags, seconds_from_text, shapes_from_flags
@@ -285,6 +287,13 @@ def sweep(
     directory = output or Path(f"sweep-{wanted.model}")
     with progress_on_stderr() as on_progress:
         result = sweep_target(
-            wanted, target, values, directory, resume=resume, started_s=started_s, on_progress=on_progress
+            wanted,
+            target,
+            values,
+            directory,
+            command=shlex.join(["tritonsmith", *sys.argv[1:]]),
+            resume=resume,
+            started_s=started_s,
+            on_progress=on_progress,
         )
     emit_result(result, write_report(result, directory), as_json=format is SweepFormat.json)

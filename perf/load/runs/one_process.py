@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from tritonsmith.perf.load.runs.closed import ClosedRun
 from tritonsmith.perf.load.runs.open import OpenRun
 from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
+from tritonsmith.perf.load.runs.run import Run
 from tritonsmith.perf.load.runs.sequence import SequenceRun
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed
@@ -48,12 +51,42 @@ def run_plan(
     collecting = gc.isenabled()
     gc.disable()  # a collection is a pause of milliseconds that would be laid at the server's door
     try:
-        loop.run_until_complete(run.run())
+        _complete(loop, run)
     finally:
         if collecting:
             gc.enable()
         loop.close()
     return run.records(dict(environment))
+
+
+def _complete(loop: asyncio.AbstractEventLoop, run: Run) -> None:
+    """In this thread, or where a loop runs in it already, as in a notebook, in another: a thread has one at a time."""
+    if not _has_running_loop():
+        loop.run_until_complete(run.run())
+        return
+    with ThreadPoolExecutor(1) as thread:
+        ran = thread.submit(loop.run_until_complete, run.run())
+        while not ran.done():
+            with _passing_on_interrupts(loop, run):
+                wait([ran])
+        ran.result()
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _passing_on_interrupts(loop: asyncio.AbstractEventLoop, run: Run) -> Iterator[None]:
+    """A Ctrl-C comes to the main thread alone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(run.interrupt)
 
 
 def _allow_open_files() -> None:

@@ -7,6 +7,7 @@ counts in full and the intervals are wider than inside a sweep, where arms share
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
@@ -107,7 +109,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Tabular):
     """points: in order of arm and load. notes: what must be known to read it; weak measurements first."""
 
     model: str
@@ -115,11 +117,40 @@ class Comparison:
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
+    def caption(self) -> str:
+        """How often each finding was made; what could not be told is among them."""
+        counts = Counter(change.finding for point in self.points for change in point.changes)
+        return f"{self.model}, A → B: {', '.join(f'{n} × {finding}' for finding, n in counts.most_common())}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric at each load point: A and B in the row's unit; change, low, high: fractions, 0.05 is 5 %."""
+        return [
+            {"arm": p.arm, "load": p.load, "metric": c.metric, **_in_unit(c)}
+            for p in self.points
+            for c in p.changes
+        ]
+
     @property
     def findings(self) -> list[tuple[Point, Change]]:
         """Every regression, then every improvement."""
         all_ = [(p, c) for p in self.points for c in p.changes]
         return [pair for word in ("regression", "improvement") for pair in all_ if pair[1].finding == word]
+
+
+def _in_unit(change: Change) -> dict[str, Any]:
+    unit, scale = {FAILURES: ("share", 1.0), "throughput": ("inferences/s", 1.0)}.get(
+        change.metric, ("ms", 1e-6)
+    )
+    return {
+        "a": None if change.a is None else change.a * scale,
+        "b": None if change.b is None else change.b * scale,
+        "unit": unit,
+        "change": change.change,
+        "low": None if change.interval is None else change.interval.low,
+        "high": None if change.interval is None else change.interval.high,
+        "finding": change.finding,
+        "why": change.why,
+    }
 
 
 # Load tests.

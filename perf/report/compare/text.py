@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.builder.base.text.text_layout import cells, table
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.compare.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
-from tritonsmith.perf.report.compare.gate import Judgement
+from tritonsmith.perf.report.compare.gate import Gate, Judgement, judge, says_no
 
 _MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?"}
 _GATE_WORDS = {"passed": "passed", "violated": "VIOLATED", "open": "cannot be told"}
@@ -52,6 +54,21 @@ def as_dict(
         "gate": None if not judgements else "violated" if gate_says_no else "passed",
         "notes": list(comparison.notes),
     }
+
+
+def gated(comparison: Comparison, gates: Sequence[Gate], strict: bool = False) -> Comparison:
+    """The comparison, its notes led by what the gates could not decide; GateError `gate_violated` when they say no."""
+    judgements = judge(comparison, gates)
+    lines = [_gate_line(j) for j in judgements if j.status != "passed"]
+    if says_no(judgements, strict):
+        raise GateError(
+            "the change from A to B is more than a gate allows"
+            if any(j.status == "violated" for j in judgements)
+            else "the intervals are too wide to decide a gate",
+            code="gate_violated",
+            details=lines,
+        )
+    return replace(comparison, notes=(*lines, *comparison.notes))
 
 
 def text_of(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +22,14 @@ def sweep_target(
     data: DataOptions,
     output: Path,
     *,
+    command: str,
     resume: bool = False,
     started_s: float | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
 ) -> RunResult:
     """Run the sweep, on a server of its own unless the target is one that is running.
+
+    command: what asked for it, for the record.
 
     A server of this machine gets a second repository for scratch models, so that arms stand side by side.
     One in a container does not see links into this machine's files, and an attached one is not ours to give
@@ -69,7 +70,7 @@ def sweep_target(
                 started_s=started_s,
                 on_progress=on_progress,
                 kind=target.launch,
-                command=without_secrets(shlex.join(["tritonsmith", *sys.argv[1:]])),
+                command=without_secrets(command),
             ),
         )
         if on_progress is not None and not target.is_attached:

@@ -122,8 +122,8 @@ def _is_itself(missing: str | None, name: str) -> bool:
 
 
 def _module_not_found(name: str, missing: str, what: str) -> ExportError:
-    if name.split(".")[0] == "builder":
-        fix = "`builder` is tritonsmith's own package name; rename yours"
+    if name.split(".")[0] == "tritonsmith":
+        fix = "`tritonsmith` is this package's own name; rename yours"
     else:
         fix = "modules are found from the directory of models.yaml, then among installed packages"
     search_path = Path(sys.path[0])

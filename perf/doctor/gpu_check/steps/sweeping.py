@@ -36,7 +36,13 @@ def sweep(device: str, work: Path, argument: str) -> dict[str, Any]:
         warmup_s=0.1,
         budget_s=_BUDGET_S[device],
     )
-    result = sweep_target(spec, SweepTarget("embedded", repository), DataOptions(), work / "sweep")
+    result = sweep_target(
+        spec,
+        SweepTarget("embedded", repository),
+        DataOptions(),
+        work / "sweep",
+        command="tritonsmith doctor --gpu",
+    )
     facts = {
         "arms": len(result.arms),
         "trials": len(result.trials),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, compare
+from tritonsmith.builder.actions.accuracy.accuracy import compare, variant_bounds
 from tritonsmith.builder.actions.batch_rows.check import (
     Answers,
     CannotRunError,
@@ -274,7 +274,10 @@ def _of_neighbours(
 
 def _is_int8_rounding(reference: Array, candidate: Array) -> bool:
     is_float = candidate.dtype.kind == "f" and candidate.shape == reference.shape
-    return is_float and compare({"": candidate}, {"": reference}, bounds=PRECISION_BOUNDS["int8"])[0].passed
+    return (
+        is_float
+        and compare({"": candidate}, {"": reference}, bounds=variant_bounds("int8", "float32"))[0].passed
+    )
 
 
 def _with_scales_held(model: Model, batch: Mapping[str, Array]) -> Path:

@@ -12,7 +12,7 @@ from tritonsmith.builder.actions.export import ExportRequest, ExportResult, run_
 from tritonsmith.builder.base.errors import BuildError, SpecError, TritonsmithError, UnexpectedError, Where
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX, resolve_package_file
-from tritonsmith.builder.base.sources import function_of
+from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.toolchain import this_toolchain

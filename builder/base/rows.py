@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -19,6 +18,8 @@ def table_of(group: str, kind: type[Row], own: Iterable[Row], key: Callable[[Row
     ConfigError bad_row, with the package, for an entry point that cannot be imported, is no such row, or takes a key that
     there is already: left out, it would be missed silently.
     """
+    from importlib.metadata import entry_points  # not for --help
+
     rows = {key(row): row for row in own}
     for found in sorted(entry_points(group=group), key=lambda e: e.name):
         try:

@@ -7,7 +7,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tritonsmith.builder.base.errors import ConfigError
+from tritonsmith.builder.base.errors import ToolError
 
 Row = TypeVar("Row")
 
@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 def table_of(group: str, kind: type[Row], own: Iterable[Row], key: Callable[[Row], str]) -> Mapping[str, Row]:
     """key → row: ours first, then those that other packages name as `module:ROW`, in the order of their names.
 
-    ConfigError bad_row, with the package, for an entry point that cannot be imported, is no such row, or takes a key that
+    ToolError bad_row, with the package, for an entry point that cannot be imported, is no such row, or takes a key that
     there is already: left out, it would be missed silently.
     """
     from importlib.metadata import entry_points  # not for --help
@@ -33,9 +33,9 @@ def table_of(group: str, kind: type[Row], own: Iterable[Row], key: Callable[[Row
     return MappingProxyType(rows)
 
 
-def _refused(found: Any, why: str) -> ConfigError:
+def _refused(found: Any, why: str) -> ToolError:
     package = found.dist.name if found.dist is not None else "its package"
-    return ConfigError(
+    return ToolError(
         f"the row that {package} adds to {found.group} does not do: {why}",
         code="bad_row",
         seen=f"{found.name} = {found.value}",

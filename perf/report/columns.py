@@ -97,26 +97,15 @@ class Column:
         value = None if point is None else self.of(point)
         if self.metric is None:
             return {self.name: value}
-        low, high = (value.interval.low, value.interval.high) if value and value.interval else (None, None)
-        return {
-            self.name: value.value if value else None,
-            f"{self.name}_low": low,
-            f"{self.name}_high": high,
-        }
+        interval = value.interval if value else None
+        ends = (interval.low, interval.high) if interval else (None, None)
+        return {self.name: value and value.value, f"{self.name}_low": ends[0], f"{self.name}_high": ends[1]}
 
 
 def _quantile(name: str, *places: Place, drop: int = 0) -> Column:
     spans: tuple[Place, ...] = ("page",) if "terminal" in places else ()
-    return Column(
-        f"{name}_ns",
-        ("csv", *places),
-        name,
-        "ms",
-        metric=lambda s: s.latency_ns[name].value,
-        text=numbers.milliseconds,
-        spans=spans,
-        drop=drop,
-    )
+    return Column(f"{name}_ns", ("csv", *places), name, "ms", metric=lambda s: s.latency_ns[name].value,
+                  text=numbers.milliseconds, spans=spans, drop=drop)  # fmt: skip
 
 
 def _ratio(point: Point) -> Any:
@@ -158,102 +147,38 @@ _COLUMNS = (
     Column("rounds", _CSV, value=lambda p: p.cell.rounds),
     Column("requests", _CSV, value=lambda p: p.cell.requests),
     Column("failed_requests", _CSV, value=_failed),
-    Column(
-        "throughput_per_s",
-        ("csv", "all", *_TABLES),
-        "inferences/s",
-        metric=lambda s: s.throughput_per_s.value,
-        text=numbers.rate,
-        spans=("page",),
-    ),
-    Column(
-        "interval",
-        ("all",),
-        "95 % interval",
-        value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate),
-    ),
-    Column(
-        "vs_current",
-        _TABLES,
-        "vs current",
-        value=_ratio,
-        text=lambda ratio: numbers.times(ratio) if ratio else "",
-        span=numbers.times_span,
-        spans=_TABLES,
-    ),
+    Column("throughput_per_s", ("csv", "all", *_TABLES), "inferences/s", metric=lambda s: s.throughput_per_s.value,
+           text=numbers.rate, spans=("page",)),
+    Column("interval", ("all",), "95 % interval",
+           value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate)),
+    Column("vs_current", _TABLES, "vs current", value=_ratio, text=lambda ratio: numbers.times(ratio) if ratio else "",
+           span=numbers.times_span, spans=_TABLES),
     _quantile("p50", "all", *_TABLES, drop=2),
     _quantile("p90", "page"),
     _quantile("p95"),
     _quantile("p99", "all", *_TABLES),
     _quantile("p99.9", "page"),
-    Column(
-        "mean_queue_ns",
-        ("csv", "page", "all"),
-        "queue",
-        "ms",
-        value=_server(lambda server: round(server.queue_ns)),
-        text=numbers.milliseconds,
-    ),
-    Column(
-        "mean_compute_ns",
-        ("csv", "page", "all"),
-        "compute",
-        "ms",
-        value=_server(lambda server: round(server.total_ns - server.queue_ns)),
-        text=numbers.milliseconds,
-    ),
-    Column(
-        "mean_batch_size",
-        ("csv", *_TABLES),
-        "batch",
-        value=_server(lambda server: server.mean_batch),
-        text=lambda size: "–" if size is None else f"{size:.1f}",
-        drop=1,
-    ),
-    Column(
-        "memory_bytes",
-        _COST,
-        "MiB",
-        value=lambda p: p.cell.memory_bytes,
-        text=numbers.mebibytes,
-        measured=True,
-        chart=Chart(
-            "Memory",
-            "Most that the server's process and the config's instances held",
-            "MiB, proportional set size",
-            1 / 2**20,
-        ),
-    ),
-    Column(
-        "dollars_per_million_inferences",
-        _COST,
-        "$ / million",
-        value=_dollars_per_million,
-        text=numbers.dollars,
-        measured=True,
-        chart=Chart(
-            "Cost of a million inferences", "At this throughput and the price that was given", "dollars", 1.0
-        ),
-    ),
-    Column(
-        "joules_per_inference",
-        _COST,
-        "J / inference",
-        value=lambda p: p.cell.energy_j,
-        text=numbers.joules,
-        measured=True,
-        chart=Chart("Energy of an inference", "Of the server's GPUs, by Triton's own counter", "joules", 1.0),
-    ),
+    Column("mean_queue_ns", ("csv", "page", "all"), "queue", "ms", text=numbers.milliseconds,
+           value=_server(lambda server: round(server.queue_ns))),
+    Column("mean_compute_ns", ("csv", "page", "all"), "compute", "ms", text=numbers.milliseconds,
+           value=_server(lambda server: round(server.total_ns - server.queue_ns))),
+    Column("mean_batch_size", ("csv", *_TABLES), "batch", value=_server(lambda server: server.mean_batch),
+           text=lambda size: "–" if size is None else f"{size:.1f}", drop=1),
+    Column("memory_bytes", _COST, "MiB", value=lambda p: p.cell.memory_bytes, text=numbers.mebibytes, measured=True,
+           chart=Chart("Memory", "Most that the server's process and the config's instances held",
+                       "MiB, proportional set size", 1 / 2**20)),
+    Column("dollars_per_million_inferences", _COST, "$ / million", value=_dollars_per_million, text=numbers.dollars,
+           measured=True, chart=Chart("Cost of a million inferences", "At this throughput and the price that was given",
+                                      "dollars", 1.0)),
+    Column("joules_per_inference", _COST, "J / inference", value=lambda p: p.cell.energy_j, text=numbers.joules,
+           measured=True, chart=Chart("Energy of an inference", "Of the server's GPUs, by Triton's own counter",
+                                      "joules", 1.0)),
     Column("failed", ("page", "all"), "failed", value=_failed),
     Column("weak", ("page", "all"), "weak trials", value=_weak, sentence=True),
-    Column(
-        "verdicts",
-        _CSV,
-        value=lambda p: " ".join(f"{name}:{count}" for name, count in sorted(p.cell.verdicts.items())),
-    ),
+    Column("verdicts", _CSV, value=lambda p: " ".join(f"{name}:{n}" for name, n in sorted(p.cell.verdicts.items()))),
     Column("outcome", _CSV, value=lambda p: p.state),
     Column("pareto", _CSV, value=lambda p: p.on_front),
-)
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

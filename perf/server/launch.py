@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,9 @@ from tritonsmith.builder.base.errors import ServerError
 from tritonsmith.builder.base.files.disk import clear_away, private_directory
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.perf.server import control
-from tritonsmith.perf.server.launches.place import Place, Started
-from tritonsmith.perf.server.launches.table import LaunchRow, launch_rows
+from tritonsmith.perf.server.launches.table import Command, LaunchRow, launch_rows
 from tritonsmith.perf.server.process.ports import HOST, choose_ports, is_port_lost
+from tritonsmith.perf.server.process.process import GuardedProcess
 from tritonsmith.perf.server.server import Server, last_words, server_ended
 from tritonsmith.perf.server.spec import ServerSpec, check_usage, kind_from_text
 
@@ -54,15 +55,24 @@ def _start(spec: ServerSpec, row: LaunchRow, stack: ExitStack) -> Server:
     log_path = (spec.log_path or work_dir / "tritonserver.log").absolute()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.write_bytes(b"")
-    # tritonserver looks once a second whether it may end, and is slower with many stubs.
-    place = Place(ports, work_dir, log_path, spec.exit_timeout_s + 5.0, stack)
     assert row.start is not None, row.kind
-    started: Started = function_of(row.start)(spec, place)
+    command: Command = function_of(row.start)(spec, ports, work_dir)
+    process = GuardedProcess(
+        command.argv,
+        env=os.environ if command.env is None else command.env,
+        log_path=log_path,
+        work_dir=work_dir,
+        # tritonserver looks once a second whether it may end, and is slower with many stubs.
+        patience_s=spec.exit_timeout_s + 5.0,
+        shm_prefix=command.shm_prefix,
+        after=command.after,
+    )
+    stack.callback(process.stop)
 
     deadline = time.monotonic() + spec.startup_timeout_s
-    server = Server(host=HOST, ports=ports, process=started.process, log_path=log_path)
-    if started.prove is not None:
-        started.prove(deadline)
+    server = Server(host=HOST, ports=ports, process=process, log_path=log_path)
+    if command.prove is not None:
+        command.prove(deadline)
     _wait_ready(server, spec, row, deadline)
     server.version = str(control.server_metadata(server.http_url).get("version", ""))
     return server

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonsmith.perf.server.launches.table import LaunchRow
+from tritonsmith.perf.server.launches.table import Command, LaunchRow
 
 if TYPE_CHECKING:
-    from tritonsmith.perf.server.launches.place import Place, Started
+    from tritonsmith.perf.server.process.ports import Ports
     from tritonsmith.perf.server.spec import ServerSpec
 
 ROW = LaunchRow("small", "small:MODEL", start="acme.launch:start")
 
 
-def start(spec: ServerSpec, place: Place) -> Started:
+def start(spec: ServerSpec, ports: Ports, work_dir: Path) -> Command:
     """This module as a process."""
-    from tritonsmith.perf.server.launches.place import Started
-
-    return Started(place.run([sys.executable, "-m", "acme.launch", str(place.ports.http), spec.reference]))
+    return Command([sys.executable, "-m", "acme.launch", str(ports.http), spec.reference])
 
 
 class _Small(BaseHTTPRequestHandler):

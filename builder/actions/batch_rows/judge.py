@@ -274,10 +274,8 @@ def _of_neighbours(
 
 def _is_int8_rounding(reference: Array, candidate: Array) -> bool:
     is_float = candidate.dtype.kind == "f" and candidate.shape == reference.shape
-    return (
-        is_float
-        and compare({"": candidate}, {"": reference}, bounds=variant_bounds("int8", "float32"))[0].passed
-    )
+    bounds = variant_bounds("int8", "float32")
+    return is_float and compare({"": candidate}, {"": reference}, bounds=bounds)[0].passed
 
 
 def _with_scales_held(model: Model, batch: Mapping[str, Array]) -> Path:

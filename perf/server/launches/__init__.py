@@ -1,1 +1,1 @@
-"""ServerSpec → a process of ours or a server that runs already, one file a way to get there."""
+"""The kinds of server: a table, and how each is started or attached to."""

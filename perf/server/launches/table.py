@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,21 @@ from tritonsmith.builder.base.rows import table_of
 ENTRY_POINTS = "tritonsmith.launches"
 """The group of entry points under which another package names its LaunchRows, as `module:ROW`."""
 
-_HERE = "tritonsmith.perf.server.launches"
+_HERE = "tritonsmith.perf.server.launches.kinds"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process to start. env: None for this process's own. shm_prefix, after: as GuardedProcess takes them.
+
+    prove: (time.monotonic() by which) → None, or ServerError: what must hold before the server counts as ready.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    shm_prefix: str = ""
+    after: Sequence[str] = ()
+    prove: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,8 @@ class LaunchRow:
 
     kind:   its name in ServerSpec.
     usage:  as `--launch` takes it: KIND, KIND:REFERENCE, or a URL.
-    start:  (ServerSpec, Place) → Started, of perf.server.launches.place: a server of ours, which ends with its block.
+    start:  (ServerSpec, Ports, work_dir) → Command: a server of ours, on these ports of 127.0.0.1, with a directory for its
+            files; it ends with its block.
     attach: (ServerSpec) → Server that runs already and goes on. Exactly one of `start` and `attach`.
     check:  (reference) → None, or UsageError before anything is started.
     local:  what `start` runs is the server itself, on this machine: it is what listens, and it follows links in a repository.
@@ -45,13 +60,13 @@ class LaunchRow:
 
 
 _ROWS = (
-    LaunchRow("embedded", "embedded", start=f"{_HERE}.local:start_embedded", stubs=True),
-    LaunchRow("binary", "binary:PATH", start=f"{_HERE}.local:start_binary"),
-    LaunchRow("docker", "docker:IMAGE", start=f"{_HERE}.docker:start_docker", local=False),
+    LaunchRow("embedded", "embedded", start=f"{_HERE}:start_embedded", stubs=True),
+    LaunchRow("binary", "binary:PATH", start=f"{_HERE}:start_binary"),
+    LaunchRow("docker", "docker:IMAGE", start=f"{_HERE}:start_docker", local=False),
     LaunchRow(
         "attached",
         "http://HOST:PORT",
-        attach=f"{_HERE}.attached:attach",
+        attach=f"{_HERE}:attach",
         check="tritonsmith.perf.server.spec:address_from_url",
         local=False,
     ),

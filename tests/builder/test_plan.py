@@ -82,8 +82,8 @@ def test_a_model_that_left_the_spec_is_removed() -> None:
 
 
 PRECISIONS_MADE_BY = {
-    "onnx": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
-    "onnxruntime": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
+    "onnx": set(precision_rows()) - {"fp32"},
+    "onnxruntime": set(precision_rows()) - {"fp32"},
     "ml_dtypes": {"bf16", "fp8", "int4", "nvfp4"},
     "onnx-ir": {"int4"},
 }
@@ -92,8 +92,8 @@ EXPORTED_BY = {"torch", "onnxscript", "onnx-ir", "onnx"}
 
 @pytest.mark.parametrize("upgraded", sorted({*VERSION_PACKAGES, *PRECISIONS_MADE_BY, *EXPORTED_BY}))
 def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Path, upgraded: str) -> None:
-    backend = {"nvfp4": ", backend: tensorrt"}
-    variants = "".join(f"      {p}: {{precision: {p}{backend.get(p, '')}}}\n" for p in precision_rows())
+    backend = {p: "tensorrt" if row.no_onnxruntime else "onnxruntime" for p, row in precision_rows().items()}
+    variants = "".join(f"      {p}: {{precision: {p}, backend: {backend[p]}}}\n" for p in backend)
     (tmp_path / "models.yaml").write_text(
         "models:\n  m:\n    source: {torch: 'm:load'}\n    calibration: c.npz\n    serve: fp32\n    variants:\n"
         + variants

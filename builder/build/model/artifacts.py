@@ -222,7 +222,10 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
             note(f"{spec.name}: {line}")
         root = repository.root
         # What is gone after an export was a temporary file of the source's own, unless the spec names it.
-        named = [*spec.source.files, *([] if spec.source.kind == "torch" else [spec.source.reference])]
+        named = [
+            *spec.source.files,
+            *([] if spec.source.row.reference == "callable" else [spec.source.reference]),
+        ]
         files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in named)})
         dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
         parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())

@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 from tritonsmith.builder.base.rows import table_of
 
-ENTRY_POINTS = "tritonsmith.precisions"
-"""The group of entry points under which another package names its PrecisionRows, as `module:ROW`."""
-
 _CONVERT = "tritonsmith.builder.actions.convert"
 
 
@@ -117,5 +114,5 @@ _ROWS = (
 
 @lru_cache(maxsize=1)
 def precision_rows() -> Mapping[str, PrecisionRow]:
-    """Every precision that is known, ours first, then those of other packages in the order of their names."""
-    return table_of(ENTRY_POINTS, PrecisionRow, _ROWS, lambda row: row.name)
+    """Every precision that is known, ours first, then those that other packages name in that group of entry points."""
+    return table_of("tritonsmith.precisions", PrecisionRow, _ROWS, lambda row: row.name)

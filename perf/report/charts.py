@@ -36,14 +36,14 @@ def shown_arms(run: RunResult) -> list[Arm]:
     measured = {t.trial.arm_id for t in run.trials if t.summary is not None}
     baselines = [arm for arm in run.arms if arm.baseline and arm.id in measured]
     others = [arm for arm in run.arms if not arm.baseline and arm.id in measured]
-    ratios = run.verdict.ratios
-
-    def merit(arm: Arm) -> float:
-        ratio = ratios.get(arm.id)
-        return -(ratio.value or 0.0) if ratio else 0.0
-
-    kept = sorted(others, key=merit)[:MOST_ARMS]
+    kept = by_merit(run, others)[:MOST_ARMS]
     return [*baselines, *(arm for arm in others if arm in kept)]
+
+
+def by_merit(run: RunResult, arms: Sequence[Arm]) -> list[Arm]:
+    """The best first."""
+    ratios = run.verdict.ratios
+    return sorted(arms, key=lambda arm: -(ratios[arm.id].value or 0.0) if arm.id in ratios else 0.0)
 
 
 def styles_of(arms: Sequence[Arm]) -> dict[str, int]:

@@ -14,9 +14,6 @@ from tritonsmith.perf.stats import Estimate
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
-ENTRY_POINTS = "tritonsmith.columns"
-"""The group of entry points under which another package names its Columns, as `module:ROW`."""
-
 Place = Literal["csv", "page", "summary", "all", "terminal", "load"]
 """csv (and report.json); page: `All points`; summary: Markdown, at the verdict's load point; all: Markdown, folded; the
 terminal; load: of a `metric`, a row in the report of a single load test."""
@@ -183,8 +180,8 @@ _COLUMNS = (
 
 @lru_cache(maxsize=1)
 def columns() -> Mapping[str, Column]:
-    """Every column that is known, ours first, then those of other packages in the order of their names."""
-    return table_of(ENTRY_POINTS, Column, _COLUMNS, lambda column: column.name)
+    """Every column that is known, ours first, then those that other packages name in that group of entry points."""
+    return table_of("tritonsmith.columns", Column, _COLUMNS, lambda column: column.name)
 
 
 def columns_in(place: Place) -> list[Column]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tritonsmith.builder.base.text.text_layout import table
+from tritonsmith.perf.report.charts import by_merit
 from tritonsmith.perf.report.columns import Column, Point, cells_of, columns_in, verdict_point
 from tritonsmith.perf.report.view import state_of, why_no_cell
 from tritonsmith.perf.sweep.plan import Arm
@@ -13,13 +14,7 @@ from tritonsmith.perf.sweep.run_record import RunResult
 
 def _first_arms(run: RunResult, most: int) -> Sequence[Arm]:
     """The A/A pair and the best others, in order; all of them when they fit."""
-    ratios = run.verdict.ratios
-
-    def merit(arm: Arm) -> float:
-        ratio = ratios.get(arm.id)
-        return -(ratio.value or 0.0) if ratio else 0.0
-
-    others = sorted((arm for arm in run.arms if not arm.baseline), key=merit)
+    others = by_merit(run, [arm for arm in run.arms if not arm.baseline])
     kept = {arm.id for arm in others[: most - 2]}
     return [arm for arm in run.arms if arm.baseline or arm.id in kept]
 

@@ -8,9 +8,6 @@ from functools import lru_cache
 
 from tritonsmith.builder.base.rows import table_of
 
-ENTRY_POINTS = "tritonsmith.launches"
-"""The group of entry points under which another package names its LaunchRows, as `module:ROW`."""
-
 _HERE = "tritonsmith.perf.server.launches.kinds"
 
 
@@ -76,5 +73,5 @@ HELP = ", ".join(row.usage for row in _ROWS if row.start) + " or a running serve
 
 @lru_cache(maxsize=1)
 def launch_rows() -> Mapping[str, LaunchRow]:
-    """Every kind that is known, ours first, then those of other packages in the order of their names."""
-    return table_of(ENTRY_POINTS, LaunchRow, _ROWS, lambda row: row.kind)
+    """Every kind that is known, ours first, then those that other packages name in that group of entry points."""
+    return table_of("tritonsmith.launches", LaunchRow, _ROWS, lambda row: row.kind)

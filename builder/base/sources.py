@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from importlib.metadata import entry_points
-from types import MappingProxyType
 from typing import Any, Literal
+
+from tritonsmith.builder.base.rows import table_of
 
 ENTRY_POINTS = "tritonsmith.sources"
 """The group of entry points under which another package names its SourceRows, as `module:ROW`."""
@@ -217,19 +216,7 @@ _ROWS = (
 @lru_cache(maxsize=1)
 def source_rows() -> Mapping[str, SourceRow]:
     """Every kind that is known, ours first, then those of other packages in the order of their names."""
-    rows = {row.kind: row for row in _ROWS}
-    for found in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
-        row = found.load()
-        assert isinstance(row, SourceRow), f"{found.value} is no SourceRow"
-        rows.setdefault(row.kind, row)
-    return MappingProxyType(rows)
-
-
-def function_of(reference: str) -> Callable[..., Any]:
-    """ "module:function" of a row → the function."""
-    module, _, name = reference.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function
+    return table_of(ENTRY_POINTS, SourceRow, _ROWS, lambda row: row.kind)
 
 
 def check_trust(spec: Any, repository: Any) -> None:

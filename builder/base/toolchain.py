@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.sources import source_rows
 
 VERSION_PACKAGES = (
@@ -47,8 +48,10 @@ _ALSO: Mapping[str, tuple[str, ...]] = {
 @lru_cache(maxsize=1)
 def this_toolchain() -> Toolchain:
     """What is installed beside us; nothing is imported for it."""
-    sources = (name for row in source_rows().values() for name in row.distributions)
-    return Toolchain(tuple((name, _version(name)) for name in dict.fromkeys((*VERSION_PACKAGES, *sources))))
+    used = [row.distributions for row in source_rows().values()]
+    used += [row.distributions for row in precision_rows().values()]
+    names = dict.fromkeys((*VERSION_PACKAGES, *(name for names in used for name in names)))
+    return Toolchain(tuple((name, _version(name)) for name in names))
 
 
 def _version(name: str) -> str | None:

@@ -269,7 +269,7 @@ class _Run:
 
     def _steps_changed(self, spec: ModelSpec) -> bool:
         """Whether this build gave an ensemble's steps other tensors than it was wired for."""
-        if spec.source.kind != "steps":
+        if spec.source.row.reference != "steps":
             return False
         context = self.context
         now = config_digests(spec, context.spec, context.repository, context.options.templates, context.cache)

@@ -233,7 +233,7 @@ def config_text(
     """config.pbtxt of an artifact; chosen: the variant it is."""
     inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
     outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
-    if spec.source.kind == "steps":
+    if spec.source.row.reference == "steps":
         message = ensemble_config(spec, _step_configs(context, spec), context.spec)
     else:
         backend = None if chosen is None else spec.variants[chosen.name].backend

@@ -9,6 +9,9 @@ from tritonsmith.builder.lint.render import NEEDS
 from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
 from tritonsmith.builder.lint.table import RULES
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
+"""In a checkout, to which the package's own directory is a link."""
+
 FAMILIES: dict[str, str] = {
     "REPO": "Layout of the repository",
     "BACK": "Backends",
@@ -83,4 +86,4 @@ def write(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(__file__).parents[2] / "docs" / "rules.md")
+    write(PAGE)

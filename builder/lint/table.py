@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
+from tritonsmith.builder.base.rows import table_of
 from tritonsmith.builder.lint.rule import Rule
 from tritonsmith.builder.lint.rules import backend, cache, instance, io, metrics, optimization, warmup
 from tritonsmith.builder.lint.rules.batching import batch, batch_rows, sequence, sequence_state
@@ -40,4 +41,5 @@ def _collect() -> Mapping[str, Rule]:
     return {rule.id: rule for rule in sorted(rules, key=lambda r: (order.index(r.family), r.id))}
 
 
-RULES: Mapping[str, Rule] = _collect()
+RULES: Mapping[str, Rule] = table_of("tritonsmith.rules", Rule, _collect().values(), lambda rule: rule.id)
+"""Ours, and those that other packages name in the group of entry points `tritonsmith.rules`, as `module:RULE`."""

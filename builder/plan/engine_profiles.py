@@ -108,9 +108,10 @@ def engine_options(variant: Variant, where: Where | None = None) -> CompileOptio
     In a graph of another precision, TF32 is for the nodes that stay fp32.
     """
     options = options_from_dict(variant.engine, where)
-    if variant.precision == "fp32" and "tf32" not in variant.engine:
-        return replace(options, tf32=False)
-    if variant.precision in ("fp32", "tf32") and options.tf32 != (variant.precision == "tf32"):
+    wanted = variant.row.tf32
+    if wanted is not None and "tf32" not in variant.engine:
+        return replace(options, tf32=wanted)
+    if wanted is not None and options.tf32 != wanted:
         raise SpecError(
             f"precision {variant.precision} and engine: {{tf32: {str(options.tf32).lower()}}} contradict each other",
             code="precision_option",

@@ -8,7 +8,6 @@ from typing import Any
 
 from tritonsmith import __version__
 from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
-from tritonsmith.builder.actions.convert.request import TOOLS_BESIDE_ONNX
 from tritonsmith.builder.base.errors import ConfigError, SpecError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value, total_digest
 from tritonsmith.builder.base.files.package_files import (
@@ -36,7 +35,7 @@ from tritonsmith.builder.repository.lock import Lock, LockedModel
 from tritonsmith.builder.repository.repository import model_files
 from tritonsmith.builder.spec.model_directory import read_model_directory
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
-from tritonsmith.builder.spec.variant_spec import READS_CALIBRATION, Variant
+from tritonsmith.builder.spec.variant_spec import Variant
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 3
@@ -280,7 +279,7 @@ def _observe_engine(
 
 def is_plain(variant: Variant) -> bool:
     """Whether the variant is the export itself."""
-    return (variant.backend, variant.precision) == ("onnxruntime", "fp32")
+    return variant.backend == "onnxruntime" and variant.row.exact
 
 
 def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
@@ -293,7 +292,7 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
         "exclude": list(variant.exclude),
         "keep_io": variant.keep_io,
         "options": variant.conversion_options,
-        "calibration": spec.calibration if variant.precision in READS_CALIBRATION else None,
+        "calibration": spec.calibration if variant.row.calibration else None,
     }
     if variant.accuracy.metric is not None:
         parameters["metric"] = variant.accuracy.metric.model_dump()
@@ -302,10 +301,8 @@ def converted_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def converted_tools(spec: ModelSpec, name: str, toolchain: Toolchain) -> dict[str, str | None]:
     """Versions of what makes a variant's graph."""
-    precision = spec.variants[name].precision
-    if precision == "fp32":
-        return {}
-    return toolchain.fingerprint("onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(precision, ()))
+    row = spec.variants[name].row
+    return {} if row.exact else toolchain.fingerprint("onnx", "onnxruntime", *row.distributions)
 
 
 def engine_parameters(spec: ModelSpec, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from tritonsmith.builder.actions.compile.request import CompileOptions
 from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
 from tritonsmith.builder.base.files.http_ask import ask, json_from
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.releases import (
     IMAGES,
     NVIDIA_BACKENDS,
@@ -46,9 +47,6 @@ _NAME_NOISE = re.compile(
 # Hardware compatibility level → the least compute capability that TensorRT builds it on. Source: NvInfer.h,
 # HardwareCompatibilityLevel ("only supported for engines built on NVIDIA Ampere and later", "Turing and later").
 _LEAST_OF_LEVEL: Mapping[str, str] = {"ampere_plus": "8.0", "same_compute_capability": "7.5"}
-# Precision → the least compute capability that TensorRT compiles it for. Sources: TensorRT-RTX documentation, "Working
-# with Quantized Types" (FP8, FP4); tried: TensorRT-RTX 1.7 refuses bf16 for 7.5, fp8 for 8.6 and nvfp4 for 8.9.
-LEAST_CAPABILITY: Mapping[str, str] = {"bf16": "8.0", "fp8": "8.9", "nvfp4": "10.0"}
 _ANSWER_WITHIN_S = 10.0
 _STATE_IT = 'state it: target: {triton: "…", tensorrt: "10.16.0.72"}; in the image: dpkg -l libnvinfer10'
 
@@ -304,7 +302,7 @@ def _hardware_problems(target: ServingTarget, model: PlannedModel) -> Iterator[G
 
 
 def _precision_problems(target: ServingTarget, model: PlannedModel) -> Iterator[GateError]:
-    least = LEAST_CAPABILITY.get(model.precision)
+    least = precision_rows()[model.precision].least_capability
     level = _LEAST_OF_LEVEL.get(model.options.hardware_compatibility)
     if model.options.hardware_compatibility == "ampere_plus" and least and level and _below(level, least):
         yield _refused(

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, Bounds, variant_bounds
+from tritonsmith.builder.actions.accuracy.accuracy import Bounds, variant_bounds
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
 from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_config, fits
 from tritonsmith.builder.build.model.artifacts import source_path
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
@@ -125,11 +126,12 @@ def smoke_bounds(spec: ModelSpec, variant: str | None, samples: SampleSet) -> di
     accuracy = spec.accuracy if variant is None else spec.variants[variant].accuracy
     stated = Bounds(**accuracy.stated_bounds())
     precision = "fp32" if variant is None else spec.variants[variant].precision
+    exact = precision_rows()[precision].exact
     found: dict[str, dict[str, Any]] = {}
     for name, array in samples.samples[0].outputs.items():
         bounds = stated if stated.stated else variant_bounds(precision, array.dtype.name)
-        if not stated.stated and precision == "fp32" and array.dtype.kind == "f":
-            bounds = PRECISION_BOUNDS["fp16" if array.dtype.itemsize == 2 else "tf32"]
+        if not stated.stated and exact and array.dtype.kind == "f":
+            bounds = variant_bounds("fp16" if array.dtype.itemsize == 2 else "tf32", array.dtype.name)
         found[name] = {f: getattr(bounds, f) for f in Bounds.__dataclass_fields__}
     return found
 

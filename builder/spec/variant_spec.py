@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from tritonsmith.builder.base.dim_relations import relation_from_text
+from tritonsmith.builder.base.precisions import PrecisionRow, precision_rows
 
 
 class Frozen(BaseModel):
@@ -129,11 +130,10 @@ class ProfileSpec(Frozen):
     inputs: dict[str, InputShapes] = Field({}, description="input → whole shapes; wins over batch and dims")
 
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
-READS_CALIBRATION: tuple[Precision, ...] = ("fp16", "int8", "fp8", "nvfp4")
-"""Precisions whose conversion looks at `calibration`; fp16 only for overflow."""
-INT4_BLOCKS = (64, 128)
-"""Block sizes of int4 weights that TensorRT takes (its documentation, Quantization Schemes); TensorRT-RTX takes 32, too."""
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = Literal[tuple(precision_rows())]
 
 
 class Variant(Frozen):
@@ -162,7 +162,8 @@ class Variant(Frozen):
 
     @model_validator(mode="after")
     def _fits_its_backend(self) -> Variant:
-        if self.precision in ("fp32", "tf32") and self.exclude:
+        row = self.row
+        if row.convert is None and self.exclude:
             raise ValueError(
                 f"exclude keeps nodes in fp32; at precision {self.precision} there is nothing to exclude"
             )
@@ -171,37 +172,31 @@ class Variant(Frozen):
                 raise ValueError(
                     "optimization_profiles and profile_per_preferred_batch_size exclude each other"
                 )
-            self._refuse_int4_that_tensorrt_does_not_take()
+            for key, valid in row.tensorrt_takes.items():
+                if key in self.options and self.options[key] not in valid:
+                    told = " or ".join(str(v).lower() for v in valid)
+                    raise ValueError(
+                        f"TensorRT takes {row.name} with {key} {told}, not {self.options[key]!r}"
+                    )
             return self
         for key in ("engine", "optimization_profiles", "profile_per_preferred_batch_size"):
             if getattr(self, key):
                 raise ValueError(f"{key} is for backend: tensorrt; this variant's is {self.backend}")
-        if self.precision == "nvfp4":
-            raise ValueError(
-                "precision nvfp4 needs backend: tensorrt (ONNX Runtime has no kernels for 4-bit floats), "
-                "and GPUs of compute capability 10.0 or newer"
-            )
+        if row.no_onnxruntime:
+            least = row.least_capability
+            gpus = f", and GPUs of compute capability {least} or newer" if least else ""
+            raise ValueError(f"precision {row.name} needs backend: tensorrt ({row.no_onnxruntime}){gpus}")
         return self
 
-    def _refuse_int4_that_tensorrt_does_not_take(self) -> None:
-        if self.precision != "int4":
-            return
-        wanted: tuple[tuple[str, tuple[object, ...]], ...] = (
-            ("block_size", INT4_BLOCKS),
-            ("symmetric", (True,)),
-            ("format", ("qdq",)),
-        )
-        for key, valid in wanted:
-            if key in self.options and self.options[key] not in valid:
-                told = " or ".join(str(v).lower() for v in valid)
-                raise ValueError(f"TensorRT takes int4 with {key} {told}, not {self.options[key]!r}")
+    @property
+    def row(self) -> PrecisionRow:
+        """What there is to know of its precision."""
+        return precision_rows()[self.precision]
 
     @property
     def conversion_options(self) -> dict[str, Any]:
-        """`options`, with the block size that the backend takes where none is stated."""
-        if (self.backend, self.precision) == ("tensorrt", "int4"):
-            return {"block_size": INT4_BLOCKS[0], **self.options}
-        return self.options
+        """`options`, with what TensorRT is given where none is stated."""
+        return {**(self.row.tensorrt_options if self.backend == "tensorrt" else {}), **self.options}
 
     def engine_settings(self) -> dict[str, Any]:
         """What a TensorRT engine depends on beside its graph, as JSON: part of its identity."""

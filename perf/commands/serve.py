@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
+
 if TYPE_CHECKING:
     from tritonsmith.perf.server.launch import Server
 
@@ -48,9 +50,7 @@ def serve(
     ] = None,
     launch_kind: Annotated[
         str,
-        typer.Option(
-            "--launch", metavar="KIND", help="embedded, binary:PATH, docker:IMAGE or a running server's URL."
-        ),
+        typer.Option("--launch", metavar="KIND", help=LAUNCH_HELP),
     ] = "embedded",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
@@ -84,6 +84,7 @@ def serve(
     from tritonsmith.builder.base.odd_names import encoded_in_paths
     from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
     from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
+    from tritonsmith.perf.server.launches.table import launch_rows
     from tritonsmith.perf.server.server import server_ended
     from tritonsmith.perf.server.stubs.watch import watched
 
@@ -91,7 +92,7 @@ def serve(
     if str(repository).startswith("-"):  # `serve -- --log-verbose=1`
         repository, given = Path("model_repository"), [str(repository), *given]
     kind, reference = kind_from_text(launch_kind)
-    attached = kind == "attached"
+    attached = launch_rows()[kind].attach is not None
     spec = ServerSpec(
         kind=kind,
         reference=reference,

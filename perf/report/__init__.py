@@ -11,7 +11,6 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import Where
 from tritonsmith.builder.base.files.disk import delete_written, write_atomically
-from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.sweep.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
@@ -116,7 +115,7 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
 
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
-    from tritonsmith.perf.report.cells import cells_of
+    from tritonsmith.perf.report.columns import cells_of
     from tritonsmith.perf.report.view import all_settings, csv_rows
     from tritonsmith.perf.report.why import what_next, why_winner
 
@@ -142,29 +141,28 @@ def report_json(run: RunResult) -> dict[str, Any]:
 
 def text_of(run: RunResult, width: int | None = None) -> str:
     """The verdict and a small table. width: of the terminal; None where there is none."""
-    from tritonsmith.perf.report.cells import cells_of
+    from tritonsmith.perf.report.columns import cells_of
     from tritonsmith.perf.report.text_table import text_table
     from tritonsmith.perf.report.view import alarms
     from tritonsmith.perf.report.why import what_next, why_winner
 
-    rows = text_table(run)
-    marks = max(len(row[0]) for row in rows)
     measured = cells_of(run)
     reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]
     lines = [f"! {alarm}" for alarm in alarms(run)]
     lines += [run.verdict.sentence, *reasons, *run.verdict.notes, ""]
-    marked = [(f"{mark.ljust(marks)} {label}", *others) for mark, label, *others in rows]
-    lines += table(marked, width, right=(1, 3, 4, 5), names=(0,), drop=(5, 3))
+    lines += text_table(run, width)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def csv_of(run: RunResult) -> str:
     """A header and one row an arm and load point."""
     from tritonsmith.builder.base.text.shown import visible
-    from tritonsmith.perf.report.view import CSV_COLUMNS, csv_rows
+    from tritonsmith.perf.report.columns import columns_in
+    from tritonsmith.perf.report.view import csv_rows
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    names = [name for column in columns_in("csv") for name in column.fields()]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(csv_rows(run))
     return visible(text.getvalue())

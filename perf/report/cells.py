@@ -16,15 +16,6 @@ from tritonsmith.perf.usage.counters import ServerCounters
 
 Metric = Callable[[Summary], float | None]
 
-METRICS: Mapping[str, Metric] = {
-    "throughput_per_s": lambda s: s.throughput_per_s.value,
-    "p50_ns": lambda s: s.latency_ns["p50"].value,
-    "p90_ns": lambda s: s.latency_ns["p90"].value,
-    "p95_ns": lambda s: s.latency_ns["p95"].value,
-    "p99_ns": lambda s: s.latency_ns["p99"].value,
-    "p99.9_ns": lambda s: s.latency_ns["p99.9"].value,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ServerTime:
@@ -69,12 +60,12 @@ class Cell:
     energy_j: float | None = None
 
 
-def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
-    """(arm, concurrency) → Cell, for all that was measured or tried."""
+def cells_by(run: RunResult, metrics: Mapping[str, Metric]) -> dict[tuple[str, int], Cell]:
+    """(arm, concurrency) → Cell with an estimate for each metric, for all that was measured or tried."""
     tables = {
         (name, point): fit_rounds(_table(run, point, metric))
         for point in run.spec.concurrency
-        for name, metric in METRICS.items()
+        for name, metric in metrics.items()
     }
     grouped: dict[tuple[str, int], list[TrialResult]] = {}
     for trial in run.trials:
@@ -85,7 +76,7 @@ def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
             arm,
             point,
             trials,
-            {name: arm_level(tables[name, point], rows[arm]) for name in METRICS},
+            {name: arm_level(tables[name, point], rows[arm]) for name in metrics},
         )
         for (arm, point), trials in grouped.items()
     }
@@ -126,12 +117,6 @@ def _energy_j(trials: Sequence[TrialResult]) -> float | None:
     told = [(t.energy_j, t.server.inferences) for t in trials if t.energy_j and t.server]
     inferences = sum(count for _, count in told)
     return sum(joules for joules, _ in told) / inferences if inferences else None
-
-
-def dollars_per_million(run: RunResult, cell: Cell) -> float | None:
-    """What a million inferences cost at this throughput; None without the server's price."""
-    price, rate_per_s = run.spec.dollars_per_hour, cell.estimates["throughput_per_s"].value
-    return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
 
 
 def _server_time(counters: Sequence[ServerCounters]) -> ServerTime | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.cells import Cell
+from tritonsmith.perf.report.columns import Column, Point
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.report.svg import rows as svg_rows
 from tritonsmith.perf.report.svg.pareto import front_of
@@ -19,6 +20,8 @@ MOST_ARMS = 7
 STYLES = 7
 LINEAR_SPAN = 12
 TALLEST = 420
+WORTH_A_CHART = 1.03
+"""The largest value over the least: bars that are alike say nothing."""
 _LONG_WORD = re.compile(r"\b[a-z]+_[a-z_]+\b")
 SERVER_PARTS = (
     ("queue", "queue_ns"),
@@ -33,14 +36,14 @@ def shown_arms(run: RunResult) -> list[Arm]:
     measured = {t.trial.arm_id for t in run.trials if t.summary is not None}
     baselines = [arm for arm in run.arms if arm.baseline and arm.id in measured]
     others = [arm for arm in run.arms if not arm.baseline and arm.id in measured]
-    ratios = run.verdict.ratios
-
-    def merit(arm: Arm) -> float:
-        ratio = ratios.get(arm.id)
-        return -(ratio.value or 0.0) if ratio else 0.0
-
-    kept = sorted(others, key=merit)[:MOST_ARMS]
+    kept = by_merit(run, others)[:MOST_ARMS]
     return [*baselines, *(arm for arm in others if arm in kept)]
+
+
+def by_merit(run: RunResult, arms: Sequence[Arm]) -> list[Arm]:
+    """The best first."""
+    ratios = run.verdict.ratios
+    return sorted(arms, key=lambda arm: -(ratios[arm.id].value or 0.0) if arm.id in ratios else 0.0)
 
 
 def styles_of(arms: Sequence[Arm]) -> dict[str, int]:
@@ -282,3 +285,30 @@ def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
 
 def _is_best(run: RunResult, arm: Arm) -> bool:
     return run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
+
+
+def cost_chart(run: RunResult, cells: Cells, concurrency: int, column: Column) -> str | None:
+    """A bar a config at the load point; None when they are all alike, or fewer than two were measured."""
+    chart = column.chart
+    assert chart is not None
+    labels, shown = row_labels(run.arms), shown_arms(run)
+    values = [
+        (arm, value)
+        for arm in shown
+        if (cell := cells.get((arm.id, concurrency)))
+        and (value := column.of(Point(run, arm, concurrency, cell)))
+    ]
+    most, least = max((v for _, v in values), default=0.0), min((v for _, v in values), default=0.0)
+    if len(values) < 2 or most < WORTH_A_CHART * least:
+        return None
+    best = run.verdict.arm_id if run.verdict.outcome == "winner" else None
+    styles = styles_of(shown)
+    rows = [
+        (
+            svg_rows.Row(labels[arm.id], column.text(value), arm.id == best),
+            [(f"fill c{styles[arm.id]}", value * chart.scale)],
+        )
+        for arm, value in values
+    ]
+    axis = svg.linear_axis(chart.axis, most * chart.scale, lambda v: f"{v:g}")
+    return svg_rows.bar_rows(chart.heading, rows, axis)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tritonsmith.perf.report import charts, numbers
-from tritonsmith.perf.report.cells import METRICS, Cell, cells_of, common_reasons, validity_counts
-from tritonsmith.perf.report.costs import COSTS, cost_chart, measured_costs
+from tritonsmith.perf.report.cells import common_reasons, validity_counts
+from tritonsmith.perf.report.columns import (
+    Column,
+    Place,
+    Point,
+    cells_of,
+    columns_in,
+    measured_columns,
+    verdict_point,
+)
 from tritonsmith.perf.report.svg.pareto import front_of
 from tritonsmith.perf.report.why import what_next, why_winner
-from tritonsmith.perf.stats import Estimate
 from tritonsmith.perf.sweep.plan import Arm, config_path
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
+TABLES: Sequence[Place] = ("page", "summary", "all")
 HEADLINE = {
     "winner": "Winner",
     "tie": "Tie",
@@ -25,9 +34,9 @@ HEADLINE = {
 def view_of(run: RunResult) -> dict[str, Any]:
     """The template's variables."""
     cells = cells_of(run)
-    point = run.verdict.concurrency or max(run.spec.concurrency)
+    point = verdict_point(run)
     arms = charts.shown_arms(run)
-    costs = measured_costs(run, cells)
+    shown = {place: measured_columns(run, cells, place) for place in TABLES}
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
     return {
         "title": f"Sweep of {run.spec.model}",
@@ -50,10 +59,14 @@ def view_of(run: RunResult) -> dict[str, Any]:
             "server": charts.server_time(run, cells, point),
             "batches": charts.batch_sizes(run, cells, point),
         },
-        "costs": costs,
-        "cost_charts": [(c, chart) for c in costs if (chart := cost_chart(run, cells, point, c))],
+        "cost_charts": [
+            (column.chart, chart)
+            for column in shown["page"]
+            if column.chart and (chart := charts.cost_chart(run, cells, point, column))
+        ],
+        "columns": shown,
         "server_parts": [name for name, _ in charts.SERVER_PARTS],
-        "table": table(run, cells),
+        "table": table(run, cells, shown),
         "validity": validity_counts(run),
         "reasons": common_reasons(run),
         "environment": environment_rows(run),
@@ -157,13 +170,16 @@ def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
     return text + "."
 
 
-def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
-    """One row an arm and load point, load point by load point, ready to print."""
+def table(
+    run: RunResult, cells: charts.Cells, shown: Mapping[Place, Sequence[Column]]
+) -> list[dict[str, Any]]:
+    """One row an arm and load point, load point by load point, ready to print; `shown` of a row: place → (text, interval)s."""
     rows = []
     labels = charts.row_labels(run.arms)
     for point in run.spec.concurrency:
         for position, arm in enumerate(run.arms):
-            cell = cells.get((arm.id, point))
+            cell, state = cells.get((arm.id, point)), state_of(run, arm, point)
+            of = None if cell is None else Point(run, arm, point, cell, state)
             rows.append(
                 {
                     "arm": arm,
@@ -172,10 +188,13 @@ def table(run: RunResult, cells: charts.Cells) -> list[dict[str, Any]]:
                     "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
                     "count": len(run.arms),
-                    "state": state_of(run, arm, point),
+                    "state": state,
                     "cell": cell,
                     "error": None if cell else why_no_cell(run, arm),
-                    "invalid": _invalid(cell),
+                    "shown": {
+                        place: [column.shown(of, place) for column in found if of]
+                        for place, found in shown.items()
+                    },
                 }
             )
     return rows
@@ -204,17 +223,6 @@ def why_no_cell(run: RunResult, arm: Arm) -> str:
 def _short(error: str) -> str:
     """A server's reason without the traceback of its model, in one line."""
     return " ".join(error.partition("\nAt:\n")[0].split()).rstrip(";. ")
-
-
-def _invalid(cell: Cell | None) -> str:
-    """`2 of 4 UNSETTLED`, of the verdict that most trials short of VALID got."""
-    if cell is None:
-        return ""
-    short = {name: count for name, count in cell.verdicts.items() if name != "VALID"}
-    if not short:
-        return ""
-    worst = max(short, key=lambda name: short[name])
-    return f"{short[worst]} of {cell.rounds} {worst}"
 
 
 def environment_rows(run: RunResult) -> list[tuple[str, str]]:
@@ -287,44 +295,15 @@ def winner_config(run: RunResult) -> str | None:
     return yaml.safe_dump(nested, sort_keys=False).strip()
 
 
-CSV_COLUMNS = (
-    "arm", "settings", "baseline", "concurrency", "rounds", "requests", "failed_requests",
-    *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
-    "mean_queue_ns", "mean_compute_ns", "mean_batch_size", *(cost.name for cost in COSTS),
-    "verdicts", "outcome", "pareto",
-)  # fmt: skip
-
-
 def csv_rows(run: RunResult) -> list[dict[str, Any]]:
     """One row an arm and load point, plain numbers in the units that the columns name."""
     cells = cells_of(run)
     front = set(front_of(cells))
+    arms = {arm.id: arm for arm in run.arms}
+    shown = columns_in("csv")
     rows = []
-    for (arm_id, point), cell in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
-        arm = next(arm for arm in run.arms if arm.id == arm_id)
-        server = cell.server
-        row: dict[str, Any] = {
-            "arm": arm_id,
-            "settings": arm.label,
-            "baseline": arm.baseline,
-            "concurrency": point,
-            "rounds": cell.rounds,
-            "requests": cell.requests,
-            "failed_requests": sum(cell.failures.values()),
-            "mean_queue_ns": None if server is None else round(server.queue_ns),
-            "mean_compute_ns": None if server is None else round(server.total_ns - server.queue_ns),
-            "mean_batch_size": None if server is None else server.mean_batch,
-            **{cost.name: cost.value(run, cell) for cost in COSTS},
-            "verdicts": " ".join(f"{name}:{count}" for name, count in sorted(cell.verdicts.items())),
-            "outcome": state_of(run, arm, point),
-            "pareto": (arm_id, point) in front,
-        }
-        for name, estimate in cell.estimates.items():
-            row |= _three(name, estimate)
-        rows.append(row)
+    for (arm, point), cell in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
+        state = state_of(run, arms[arm], point)
+        of = Point(run, arms[arm], point, cell, state, (arm, point) in front)
+        rows.append({name: value for column in shown for name, value in column.fields(of).items()})
     return rows
-
-
-def _three(name: str, estimate: Estimate) -> dict[str, float | None]:
-    low, high = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
-    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}

@@ -8,9 +8,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.text.shown import refuse_secrets
+from tritonsmith.perf.server.launches.table import launch_rows
 
-Kind = Literal["embedded", "binary", "docker", "attached"]
 ModelControl = Literal["none", "explicit", "poll"]
 
 # What we must know to find and stop the server, and where it may listen.
@@ -32,7 +33,8 @@ _RESERVED = {
 class ServerSpec:
     """Which server to run, on what.
 
-    kind, reference: embedded; binary and its path; docker and its image; attached and its http://host:port.
+    kind, reference: of perf.server.launches.table; embedded; binary and its path; docker and its image; attached and its
+                     http://host:port.
     repositories:    model repositories, read-only to the server. Nothing for an attached server.
     model_control:   Triton's --model-control-mode.
     load_models:     explicit mode: models to load at the start; ("*",) loads all.
@@ -47,7 +49,7 @@ class ServerSpec:
     gpus:            docker: --gpus all.
     """
 
-    kind: Kind = "embedded"
+    kind: str = "embedded"
     reference: str = ""
     repositories: tuple[Path, ...] = ()
     model_control: ModelControl = "none"
@@ -63,23 +65,20 @@ class ServerSpec:
     gpus: bool = False
 
 
-def kind_from_text(text: str) -> tuple[Kind, str]:
+def kind_from_text(text: str) -> tuple[str, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
-    if text == "embedded":
-        return "embedded", ""
-    head, _, rest = text.partition(":")
-    if head == "binary" and rest:
-        return "binary", rest
-    if head == "docker" and rest:
-        return "docker", rest
-    if "://" in text:
-        address_from_url(text)
-        return "attached", text
+    rows = launch_rows().values()
+    for row in rows:
+        reference = row.reference(text)
+        if reference is not None:
+            if row.check is not None:
+                function_of(row.check)(reference)
+            return row.kind, reference
     raise UsageError(
         "the launch kind is not known",
         code="unknown_launch",
         seen=text,
-        valid=("embedded", "binary:PATH", "docker:IMAGE", "http://HOST:PORT"),
+        valid=tuple(row.usage for row in rows),
         fix="--launch embedded",
     )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
-from tritonsmith.perf.server.spec import address_from_url
+from tritonsmith.perf.server.launches.table import launch_rows
+from tritonsmith.perf.server.spec import address_from_url, kind_from_text
 
 ONNX_SUFFIXES = (".onnx", ".pt", ".pt2")
 
@@ -27,10 +28,11 @@ class SweepTarget:
 
 def target_from_text(where: str, launch: str = "embedded") -> SweepTarget:
     """A directory, or a URL. UsageError for what is neither, with the command that makes a repository of it."""
-    if "://" in where or "://" in launch:
-        url = where if "://" in where else launch
-        address_from_url(url)
-        return SweepTarget(url, None)
+    if "://" in where:
+        address_from_url(where)
+        return SweepTarget(where, None)
+    if launch_rows()[kind_from_text(launch)[0]].attach is not None:
+        return SweepTarget(launch, None)
     path = Path(where)
     if path.is_dir() and _is_model_directory(path):
         name = path.resolve().name
@@ -89,10 +91,12 @@ def _is_model_directory(path: Path) -> bool:
     )
 
 
-def _models_served(url: str) -> Sequence[str]:
+def _models_served(text: str) -> Sequence[str]:
     from tritonsmith.perf.server import control
+    from tritonsmith.perf.server.launch import ServerSpec, launch
 
-    host, port = address_from_url(url)
-    rows = control.repository_index(f"{host}:{port}")
+    kind, reference = kind_from_text(text)
+    with launch(ServerSpec(kind=kind, reference=reference)) as server:
+        rows = control.repository_index(server.http_url)
     ready = sorted({row.name for row in rows if row.state == "READY"})
     return ready or sorted({row.name for row in rows})

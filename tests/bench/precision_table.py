@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
-from tritonsmith.builder.actions.accuracy.gate import AS_WRITTEN, EMULATED
+from tritonsmith.builder.actions.accuracy.gate import AS_WRITTEN
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.compile import CompileRequest, OptimizationProfile, ShapeRange, run_compile
 from tritonsmith.builder.actions.convert import ConvertRequest, ConvertResult, run_convert, run_gate
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.text.console import emit_text, note
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
@@ -174,7 +175,8 @@ def _row(
 
 
 def _gate_cells(judged: GateResult) -> str:
-    rounded = [d for d in judged.accuracy.deviations if d.runtime in EMULATED.values()]
+    emulated = {row.emulated for row in precision_rows().values() if row.emulate}
+    rounded = [d for d in judged.accuracy.deviations if d.runtime in emulated]
     worst = rounded or [d for d in judged.accuracy.deviations if d.runtime == AS_WRITTEN]
     numbers = (
         f"{max(d.relative_l2 for d in worst):.2g}",

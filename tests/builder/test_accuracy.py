@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tritonsmith.builder.actions.accuracy.accuracy import (
     AccuracyReport,
     Bounds,
@@ -20,7 +21,9 @@ from tritonsmith.builder.actions.accuracy.accuracy import (
     deviation_from_dict,
     report_from_deviations,
     report_from_dict,
+    variant_bounds,
 )
+from tritonsmith.builder.base.precisions import precision_rows
 
 
 def f32(*values: float) -> np.ndarray[Any, Any]:
@@ -106,6 +109,19 @@ def test_strings_count_the_elements_that_differ() -> None:
     deviation = one(candidate, reference)
     assert deviation.relative_l2 == 0.25
     assert not deviation.passed
+
+
+def test_the_documented_bounds_are_those_of_the_rows() -> None:
+    page = (ROOT / "docs" / "precision.md").read_text()
+    table = page.partition("| precision | relative L2 at most | cosine at least |\n|---|--:|--:|\n")[
+        2
+    ].partition("\n\n")[0]
+    told: dict[str, tuple[float, float | None]] = {}
+    for line in table.splitlines():
+        names, relative_l2, cosine = (cell.strip() for cell in line.strip("|").split("|"))
+        told |= {n: (float(relative_l2), float(cosine) if cosine else None) for n in names.split(", ")}
+    bounds = {name: variant_bounds(name, "float32") for name in precision_rows()}
+    assert told == {name: (b.relative_l2, b.cosine) for name, b in bounds.items()}
 
 
 def test_default_bounds_ask_equality_of_integers_and_1e_4_of_floats() -> None:

@@ -14,13 +14,14 @@ from onnx import helper, numpy_helper
 from tests.builder.convert.models import Array, mlp, network, outlier_mlp, rows, save_model, save_rows
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, compare, variant_bounds
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
-from tritonsmith.builder.actions.accuracy.gate import EMULATED, judge_variant
+from tritonsmith.builder.actions.accuracy.gate import judge_variant
 from tritonsmith.builder.actions.accuracy.layers import LayerLoss, layer_losses, suggested_exclude
 from tritonsmith.builder.actions.accuracy.request import GateRequest, Metric, gate_result_from_dict
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.convert import ConvertRequest, run_gate
 from tritonsmith.builder.actions.convert.convert import convert
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
+from tritonsmith.builder.base.precisions import precision_rows
 
 SHAPE = (8, 16)
 
@@ -101,7 +102,7 @@ def test_a_refusal_of_a_model_whose_batch_is_fixed_names_its_layers(tmp_path: Pa
 def test_bf16_is_judged_by_rounding(tmp_path: Path) -> None:
     result = judge_variant(request(tmp_path, mlp(), "bf16"), tmp_path)
     assert result.passed
-    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED["bf16"]}
+    assert {d.runtime for d in result.accuracy.deviations} == {precision_rows()["bf16"].emulated}
     assert 1e-4 < max(d.relative_l2 for d in result.accuracy.deviations) < 2e-2
 
 
@@ -109,13 +110,13 @@ def test_tf32_is_judged_by_rounding_beside_what_a_cpu_answers(tmp_path: Path) ->
     result = judge_variant(request(tmp_path, mlp(), "tf32"), tmp_path)
     worst = {d.runtime: d.relative_l2 for d in result.accuracy.deviations}
     assert result.passed and worst["onnxruntime"] == 0.0
-    assert 1e-5 < worst[EMULATED["tf32"]] < 1e-3
+    assert 1e-5 < worst[precision_rows()["tf32"].emulated] < 1e-3
     assert result.findings[0].startswith("a CPU computes this graph as fp32")
 
 
 def test_nvfp4_is_judged_by_rounding_and_names_the_layer(tmp_path: Path) -> None:
     result = judge_variant(replace(request(tmp_path, mlp(), "nvfp4"), served_by="tensorrt"), tmp_path)
-    assert {d.runtime for d in result.accuracy.deviations} == {EMULATED["nvfp4"]}
+    assert {d.runtime for d in result.accuracy.deviations} == {precision_rows()["nvfp4"].emulated}
     assert not result.passed and {layer.node for layer in result.layers[:2]} == {"up", "down"}
 
 

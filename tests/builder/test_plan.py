@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonsmith.builder.actions.convert.request import PRECISIONS
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
 from tritonsmith.builder.plan.observe import converted_tools, export_tools, variant_request
 from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan, request_digest
@@ -82,8 +82,8 @@ def test_a_model_that_left_the_spec_is_removed() -> None:
 
 
 PRECISIONS_MADE_BY = {
-    "onnx": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
-    "onnxruntime": {"tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"},
+    "onnx": set(precision_rows()) - {"fp32"},
+    "onnxruntime": set(precision_rows()) - {"fp32"},
     "ml_dtypes": {"bf16", "fp8", "int4", "nvfp4"},
     "onnx-ir": {"int4"},
 }
@@ -92,8 +92,8 @@ EXPORTED_BY = {"torch", "onnxscript", "onnx-ir", "onnx"}
 
 @pytest.mark.parametrize("upgraded", sorted({*VERSION_PACKAGES, *PRECISIONS_MADE_BY, *EXPORTED_BY}))
 def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Path, upgraded: str) -> None:
-    backend = {"nvfp4": ", backend: tensorrt"}
-    variants = "".join(f"      {p}: {{precision: {p}{backend.get(p, '')}}}\n" for p in PRECISIONS)
+    backend = {p: "tensorrt" if row.no_onnxruntime else "onnxruntime" for p, row in precision_rows().items()}
+    variants = "".join(f"      {p}: {{precision: {p}, backend: {backend[p]}}}\n" for p in backend)
     (tmp_path / "models.yaml").write_text(
         "models:\n  m:\n    source: {torch: 'm:load'}\n    calibration: c.npz\n    serve: fp32\n    variants:\n"
         + variants
@@ -103,8 +103,10 @@ def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Pat
     new = Toolchain(tuple((name, "2.0" if name == upgraded else "1.0") for name in VERSION_PACKAGES))
 
     def keys(toolchain: Toolchain) -> dict[str, str]:
-        return {p: variant_request("base", {}, converted_tools(spec, p, toolchain)) for p in PRECISIONS}
+        return {p: variant_request("base", {}, converted_tools(spec, p, toolchain)) for p in precision_rows()}
 
-    assert {p for p in PRECISIONS if keys(old)[p] != keys(new)[p]} == PRECISIONS_MADE_BY.get(upgraded, set())
+    assert {p for p in precision_rows() if keys(old)[p] != keys(new)[p]} == PRECISIONS_MADE_BY.get(
+        upgraded, set()
+    )
     exported = request_digest({}, export_tools(spec, old)) != request_digest({}, export_tools(spec, new))
     assert exported == (upgraded in EXPORTED_BY)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests import onnx_models
 from tritonsmith.builder.actions.export.sources.transformers import task_of
 from tritonsmith.builder.actions.export.tools import import_tools
 from tritonsmith.builder.base.errors import ExportError, SpecError, ToolError, Where
@@ -15,39 +14,6 @@ from tritonsmith.builder.base.sources import source_rows
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 from tritonsmith.builder.model_config.model_config import model_config_from_spec
 from tritonsmith.builder.spec.spec import load_spec
-
-OUTSIDE = """
-from tritonsmith.builder.base.sources import SourceOption, SourceRow
-
-ROW = SourceRow(
-    "doubled", "an .onnx file, under other words", export="outside:export",
-    options=(SourceOption("how", str, "twice", "how it is doubled"),),
-)
-
-
-def export(request, out_dir):
-    from tritonsmith.builder.actions.export.sources.onnx import take_over
-
-    assert request.options == {"how": "thoroughly"}, request.options
-    return take_over(request, out_dir)
-"""
-
-
-def test_another_package_adds_a_kind_by_one_row_and_one_function(tmp_path: Path, tritonsmith: Any) -> None:
-    package = tmp_path / "package"
-    info = package / "outside-1.0.dist-info"
-    info.mkdir(parents=True)
-    (package / "outside.py").write_text(OUTSIDE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[tritonsmith.sources]\ndoubled = outside:ROW\n")
-    onnx_models.save(onnx_models.affine(["batch", 3]), tmp_path / "a.onnx")
-    (tmp_path / "models.yaml").write_text("models: {a: {source: {doubled: a.onnx, how: thoroughly}}}\n")
-    ran = tritonsmith("build", PYTHONPATH=str(package))
-    assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "model_repository" / "a" / "1" / "model.onnx").is_file()
-    assert '"doubled"' in tritonsmith("schema", PYTHONPATH=str(package)).stdout
-    without = tritonsmith("build")
-    assert without.returncode == 2 and "unknown key 'doubled' in models.a.source" in without.stderr
 
 
 def loaded(tmp_path: Path, model: str) -> Any:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.perf.test_report import run_result
-from tritonsmith.perf.report.cells import ServerTime, cells_of
+from tritonsmith.perf.report.cells import ServerTime
+from tritonsmith.perf.report.columns import cells_of
 from tritonsmith.perf.report.svg.pareto import pareto_front
 from tritonsmith.perf.report.why import (
     Evidence,

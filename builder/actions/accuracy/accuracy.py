@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tritonsmith.builder.base.precisions import precision_rows
+
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
 
@@ -34,13 +36,9 @@ class Bounds:
         return any(bound is not None for bound in (self.relative_l2, self.cosine, self.max_abs, self.top1))
 
 
-DEFAULT_RELATIVE_L2 = 1e-4
-"""For an FP32 export of an FP32 source; two runtimes that sum in another order differ by 1e-7 to 1e-6."""
-
 DEFAULT_RELATIVE_L2_FP16 = 5e-3
 """For an output that is itself FP16, whose spacing is 1e-3 relative."""
 
-NEGLIGIBLE_ABS = 1e-6
 NEGLIGIBLE_ABS_FP16 = 1e-3
 
 
@@ -52,34 +50,16 @@ def default_bounds(dtype: str) -> Bounds:
     if dtype == "float16":
         return Bounds(relative_l2=DEFAULT_RELATIVE_L2_FP16, negligible_abs=NEGLIGIBLE_ABS_FP16)
     if dtype in ("float32", "float64"):
-        return Bounds(relative_l2=DEFAULT_RELATIVE_L2, negligible_abs=NEGLIGIBLE_ABS)
+        return variant_bounds("fp32", dtype)
     return Bounds(relative_l2=0.0, max_abs=0.0)
-
-
-PRECISION_BOUNDS: Mapping[str, Bounds] = {
-    "fp32": Bounds(relative_l2=DEFAULT_RELATIVE_L2, negligible_abs=NEGLIGIBLE_ABS),
-    "tf32": Bounds(relative_l2=5e-3, cosine=0.9999, negligible_abs=1e-3),
-    "fp16": Bounds(relative_l2=1e-2, cosine=0.9999, negligible_abs=1e-3),
-    "bf16": Bounds(relative_l2=5e-2, cosine=0.999, negligible_abs=1e-2),
-    "int8": Bounds(relative_l2=0.15, cosine=0.99),
-    "fp8": Bounds(relative_l2=0.15, cosine=0.99),
-    "int4": Bounds(relative_l2=0.2, cosine=0.98),
-    "nvfp4": Bounds(relative_l2=0.2, cosine=0.98),
-}
-"""What a variant is judged by when nobody stated bounds.
-
-At equal norms relative L2 and cosine say the same, relative_l2² = 2 (1 − cosine): 0.15 goes with 0.989, 0.2 with
-0.98. fp16 has 11 significant bits and bf16 8, so that a network of a hundred layers loses about 1e-3 and
-1e-2; quantized ones have no natural bound, and 0.99 is where embeddings and detectors begin to change
-answers.
-"""
 
 
 def variant_bounds(precision: str, dtype: str) -> Bounds:
     """Bounds of a variant nobody stated bounds for; integer, boolean and string outputs judge by top-1 of 99 %."""
+    row = precision_rows()[precision]
     if dtype.startswith(("float", "bfloat")):
-        return PRECISION_BOUNDS[precision]
-    return default_bounds(dtype) if precision == "fp32" else Bounds(top1=0.99)
+        return Bounds(**row.bounds)
+    return default_bounds(dtype) if row.exact else Bounds(top1=0.99)
 
 
 _DISTANCES = ("relative_l2", "max_abs")

@@ -25,23 +25,14 @@ from tritonsmith.builder.actions.accuracy.samples import (
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner, read_graph
 from tritonsmith.builder.actions.export.sources.callables import import_reference, run_users_code
 from tritonsmith.builder.base.errors import BuildError, ExportError, Where
+from tritonsmith.builder.base.precisions import precision_rows
+from tritonsmith.builder.base.rows import function_of
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
     from tritonsmith.builder.actions.export.exported import Runner
 
 OPTIMISED, AS_WRITTEN = "onnxruntime", "onnxruntime, optimisations off"
-EMULATED: Mapping[str, str] = {
-    "bf16": "bf16 emulated by rounding",
-    "tf32": "TF32 emulated by rounding",
-    "nvfp4": "NVFP4 emulated by rounding",
-}
-_WHY_EMULATED: Mapping[str, str] = {
-    "bf16": "ONNX Runtime's CPU provider has no bf16 kernels; judged by rounding to bf16 between operators",
-    "tf32": "a CPU computes this graph as fp32; judged, too, by rounding what products read to TF32",
-    "nvfp4": "ONNX Runtime has no kernels for 4-bit floats; judged by rounding to them in blocks",
-}
-
 
 Answers = Mapping[str, "Array"] | None
 """A runtime's outputs for one sample; None where it failed, so that answers stay beside their sample."""
@@ -123,10 +114,11 @@ def _runs(request: GateRequest, scratch: Path) -> tuple[list[tuple[str, Runner]]
     runs: list[tuple[str, Runner]] = []
     findings: list[str] = []
     layers_of = path
-    if request.precision in EMULATED:
-        layers_of = _emulation(path, request.precision, scratch)
-        runs.append((EMULATED[request.precision], onnxruntime_runner(layers_of, optimised=False)))
-        findings.append(_WHY_EMULATED[request.precision])
+    row = precision_rows()[request.precision]
+    if row.emulate is not None:
+        layers_of = _emulation(path, row.emulate, scratch)
+        runs.append((row.emulated, onnxruntime_runner(layers_of, optimised=False)))
+        findings.append(row.why_emulated)
     try:
         runs.append((AS_WRITTEN, onnxruntime_runner(path, optimised=False)))
     except ExportError as error:
@@ -154,13 +146,11 @@ def _refuses(reason: str) -> Runner:
     return run
 
 
-def _emulation(path: Path, precision: str, scratch: Path) -> Path:
+def _emulation(path: Path, emulate: str, scratch: Path) -> Path:
     import onnx
 
-    from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
-
     target = scratch / "emulated.onnx"
-    model = EMULATIONS[precision](onnx.load(str(path)))
+    model = function_of(emulate)(onnx.load(str(path)))
     onnx.save(model, str(target), save_as_external_data=model.ByteSize() > 2**30, location="emulated.data")
     return target
 

@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, compare
+from tritonsmith.builder.actions.accuracy.accuracy import compare, variant_bounds
 from tritonsmith.builder.actions.batch_rows.check import (
     Answers,
     CannotRunError,
@@ -302,7 +302,8 @@ def _of_neighbours(
 
 def _is_int8_rounding(reference: Array, candidate: Array) -> bool:
     is_float = candidate.dtype.kind == "f" and candidate.shape == reference.shape
-    return is_float and compare({"": candidate}, {"": reference}, bounds=PRECISION_BOUNDS["int8"])[0].passed
+    bounds = variant_bounds("int8", "float32")
+    return is_float and compare({"": candidate}, {"": reference}, bounds=bounds)[0].passed
 
 
 def _with_scales_held(model: Model, batch: Mapping[str, Array]) -> Path:

@@ -6,38 +6,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.calibration import Calibration, load_calibration
 from tritonsmith.builder.actions.accuracy.samples import SampleSet, load_samples
 from tritonsmith.builder.actions.convert import graph as graphs
+from tritonsmith.builder.actions.convert.conversion import Conversion, Converted
 from tritonsmith.builder.actions.convert.coverage import (
     Coverage,
     coverage,
-    not_quantizable,
     really_half,
     really_quantized,
     weight_sizes,
 )
-from tritonsmith.builder.actions.convert.options import Nvfp4Options, options_for
-from tritonsmith.builder.actions.convert.prepare import (
-    outputs_taken_off_inputs,
-    prepared,
-    put_back,
-    split_shared_constants,
-)
-from tritonsmith.builder.actions.convert.request import (
-    NEEDS_CALIBRATION,
-    PRECISIONS,
-    TOOLS_BESIDE_ONNX,
-    ConvertRequest,
-    ConvertResult,
-    KeptNode,
-    Precision,
-)
+from tritonsmith.builder.actions.convert.options import options_for
+from tritonsmith.builder.actions.convert.prepare import outputs_taken_off_inputs, prepared, put_back
+from tritonsmith.builder.actions.convert.request import ConvertRequest, ConvertResult, KeptNode
 from tritonsmith.builder.actions.export.onnx_graph import (
     Graph,
     onnxruntime_runner,
@@ -47,12 +34,11 @@ from tritonsmith.builder.actions.export.onnx_graph import (
 )
 from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, nearest
 from tritonsmith.builder.base.files.disk import adopt, delete
+from tritonsmith.builder.base.precisions import PrecisionRow, precision_rows
+from tritonsmith.builder.base.rows import function_of
 
 if TYPE_CHECKING:
-    from tritonsmith.builder.actions.accuracy.samples import Array
     from tritonsmith.builder.base.tensors import TensorSpec
-
-_NONE: tuple[str, ...] = ()
 
 
 def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
@@ -63,23 +49,20 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
     ToolError onnx_ir_missing; ExportError from read_graph.
     """
     started = time.monotonic()
-    check_precision(request.precision)
+    row = _row(request.precision)
     options = options_for(request.precision, request.options)
     source = Path(request.source_onnx)
     outside = read_graph(source)
     out_dir.mkdir(parents=True, exist_ok=True)
     _clear(out_dir)
     held_out = load_samples(Path(request.held_out)) if request.held_out else SampleSet(())
-    calibration = _calibration(request, options, outside, held_out)
-    kept: tuple[KeptNode, ...] = ()
-    converted, notes = _NONE, _NONE
-    covered: Coverage | None = None
-    if request.precision in ("fp32", "tf32"):
+    calibration = _calibration(request, row, options, outside, held_out)
+    done = None if row.convert is None else _converted(request, row, options, calibration, held_out)
+    if done is None:
         # TF32 is how a GPU multiplies fp32: the graph is the same, and its runtime is told.
         files = _copied(source, outside, out_dir)
     else:
-        (model, kept, converted, notes), covered = _converted(request, options, calibration, held_out)
-        files = graphs.save(model, out_dir, request.external_above_bytes)
+        files = graphs.save(done.model, out_dir, request.external_above_bytes)
     path = out_dir / next(name for name in files if name.endswith(".onnx"))
     result = _checked(path, outside, request)
     outputs, lacks = _as_served(path, result.outputs, request)
@@ -90,30 +73,30 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
         outputs=outputs,
         opset=result.opset,
         ir_version=result.ir_version,
-        kept_fp32=kept,
-        converted=converted,
+        kept_fp32=done.kept if done else (),
+        converted=done.nodes if done else (),
         calibration_digest=calibration.digest if calibration else None,
         calibration_rows=calibration.rows if calibration else 0,
         dependencies=calibration.dependencies if calibration else (),
         seconds=time.monotonic() - started,
-        tools=_tools(request.precision),
+        tools=_tools(row),
         tensorrt_only=not _runs_in_onnxruntime(path),
-        notes=notes,
-        coverage=covered,
+        notes=done.notes if done else (),
+        coverage=done.coverage if done else None,
         lacks=lacks,
     )
 
 
-def check_precision(precision: str) -> None:
-    """SpecError precision_unknown with the nearest one."""
-    if precision in PRECISIONS:
-        return
-    close = nearest(precision, PRECISIONS)
+def _row(precision: str) -> PrecisionRow:
+    rows = precision_rows()
+    if precision in rows:
+        return rows[precision]
+    close = nearest(precision, rows)
     raise SpecError(
         f"precision {precision} cannot be made",
         code="precision_unknown",
         seen=precision,
-        valid=[close] if close else PRECISIONS,
+        valid=[close] if close else tuple(rows),
     )
 
 
@@ -124,19 +107,21 @@ def _clear(out_dir: Path) -> None:
 
 
 def _calibration(
-    request: ConvertRequest, options: Any, outside: Graph, held_out: SampleSet
+    request: ConvertRequest, row: PrecisionRow, options: Any, outside: Graph, held_out: SampleSet
 ) -> Calibration | None:
-    weights_alone = isinstance(options, Nvfp4Options) and not options.activations
-    looked_at = request.precision in (*NEEDS_CALIBRATION, "fp16") and not weights_alone
-    if request.calibration is not None and looked_at:
+    without = row.uncalibrated
+    if row.calibration is None or (without and all(getattr(options, k) == v for k, v in without.items())):
+        return None
+    if request.calibration is not None:
         return load_calibration(request.calibration, outside.inputs, (s.inputs for s in held_out.samples))
-    if looked_at and request.precision in NEEDS_CALIBRATION:
+    if row.calibration == "needs":
+        told = ", ".join(f"{key}: {str(value).lower()}" for key, value in without.items())
         raise BuildError(
             f"{request.model}: precision {request.precision} needs calibration samples",
             code="calibration_missing",
             valid=["module:callable", "an .npz file", "a directory of .npz files"],
             fix="calibration: in the spec, with inputs from the model's real domain"
-            + ("; or options: {activations: false}" if request.precision == "nvfp4" else ""),
+            + (f"; or options: {{{told}}}" if told else ""),
         )
     return None
 
@@ -154,19 +139,34 @@ def _copied(source: Path, outside: Graph, out_dir: Path) -> tuple[str, ...]:
     return ("model.onnx/model.onnx", *(f"model.onnx/{name}" for name in outside.external_files))
 
 
-_Converted = tuple[Any, tuple[KeptNode, ...], tuple[str, ...], tuple[str, ...]]
-"""(model, kept, names of converted nodes, notes)"""
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """nodes: those that really compute in the precision."""
+
+    model: Any
+    kept: tuple[KeptNode, ...]
+    nodes: tuple[str, ...]
+    notes: tuple[str, ...]
+    coverage: Coverage
 
 
 def _converted(
-    request: ConvertRequest, options: Any, calibration: Calibration | None, held_out: SampleSet
-) -> tuple[_Converted, Coverage]:
+    request: ConvertRequest,
+    row: PrecisionRow,
+    options: Any,
+    calibration: Calibration | None,
+    held_out: SampleSet,
+) -> _Done:
     source = Path(request.source_onnx)
     model = graphs.load_prepared(source)
     has_functions = bool(model.functions)
     written = [(node.name, node.op_type) for node in model.graph.node]
-    weights_alone = request.precision not in ("fp16", "bf16")
-    model, prepared_notes = prepared(model, fold=weights_alone)
+    model, prepared_notes = prepared(model, fold=row.form == "weights")
+
+    def judged(asked: ConvertRequest) -> _Done:
+        conversion = Conversion(model, asked, {}, options, calibration, held_out)
+        return _judged_whole(conversion, row, prepared_notes, source, written)
+
     if has_functions:
         graphs.named(model)
         with tempfile.TemporaryDirectory(prefix="tritonsmith-") as directory:
@@ -174,32 +174,21 @@ def _converted(
             graphs.save(model, Path(directory), request.external_above_bytes)
             inner = next(Path(directory).rglob("model.onnx"))
             inner = inner / "model.onnx" if inner.is_dir() else inner
-            return _judged_whole(
-                replace(request, source_onnx=str(inner)),
-                model,
-                options,
-                calibration,
-                held_out,
-                prepared_notes,
-                source,
-                written,
-            )
-    return _judged_whole(request, model, options, calibration, held_out, prepared_notes, source, written)
+            return judged(replace(request, source_onnx=str(inner)))
+    return judged(request)
 
 
 def _judged_whole(
-    request: ConvertRequest,
-    model: Any,
-    options: Any,
-    calibration: Calibration | None,
-    held_out: SampleSet,
+    conversion: Conversion,
+    row: PrecisionRow,
     prepared_notes: tuple[str, ...],
     source: Path,
     written: Sequence[tuple[str, str]],
-) -> tuple[_Converted, Coverage]:
+) -> _Done:
     """The conversion, with what it claims held against the graph that came out."""
     import onnx
 
+    request, model = conversion.request, conversion.model
     sizes, before = weight_sizes(model), onnx.ModelProto()
     before.graph.node.extend(model.graph.node)
     types = {node.name: node.op_type for node in model.graph.node}
@@ -216,26 +205,15 @@ def _judged_whole(
         for name, pattern in graphs.excluded_nodes([*written, *types.items()], request.exclude).items()
     }
     inputs_given_back = outputs_taken_off_inputs(model.graph)
-    if request.precision in ("fp16", "bf16"):
-        done = _half(request, model, excluded, calibration, held_out)
-    elif request.precision == "int4":
-        done = _int4(request, model, excluded, options)
-    elif request.precision == "nvfp4":
-        done = _nvfp4(request, model, excluded, calibration)
-    else:
-        assert calibration is not None
-        done = _quantized(request, model, excluded, options, calibration)
-    made, kept, claimed, notes = done
+    assert row.convert is not None
+    done: Converted = function_of(row.convert)(replace(conversion, excluded=excluded))
+    made, half = done.model, row.form == "half"
     put_back(made.graph, inputs_given_back)
-    really = (
-        really_quantized(made, before, claimed)
-        if request.precision not in ("fp16", "bf16")
-        else really_half(made, claimed)
-    )
-    named = {node.name for node in kept}
-    unchanged = [name for name in claimed if name not in really and name not in named]
-    if request.precision not in ("fp16", "bf16"):
+    really = really_half(made, done.nodes) if half else really_quantized(made, before, done.nodes)
+    kept = tuple(KeptNode(n, types[n], reason) for n, reason in done.kept.items() if n in types)
+    if not half:
         # Of half precision, such nodes have nothing to do with floats: shapes, indices.
+        unchanged = [name for name in done.nodes if name not in really and name not in done.kept]
         kept += tuple(KeptNode(n, types[n], "the converter leaves it as it is") for n in unchanged)
     if not really:
         raise BuildError(
@@ -244,13 +222,9 @@ def _judged_whole(
             where=Where(source),
             seen=_reasons(kept),
         )
-    weights = (
-        sizes
-        if request.precision in ("fp16", "bf16")
-        else {node.input[1] for node in before.graph.node if node.name in really}
-    )
+    weights = sizes if half else {node.input[1] for node in before.graph.node if node.name in really}
     covered = coverage(sizes, made, really, [(k.op_type, k.reason) for k in kept], weights)
-    return (made, kept, really, (*prepared_notes, *notes)), covered
+    return _Done(made, kept, really, (*prepared_notes, *done.notes), covered)
 
 
 def _reasons(kept: Sequence[KeptNode]) -> str:
@@ -263,114 +237,6 @@ def _reasons(kept: Sequence[KeptNode]) -> str:
         for reason, nodes in list(by_reason.items())[:4]
     ]
     return "; ".join(told) or "no node of a kind it applies to"
-
-
-def _half(
-    request: ConvertRequest,
-    model: Any,
-    excluded: Mapping[str, str],
-    calibration: Calibration | None,
-    held_out: SampleSet,
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.half import bf16_from_fp32, fp16_from_fp32
-    from tritonsmith.builder.actions.convert.precisions.overflow import overflowing_nodes, unfit_constants
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    notes: tuple[str, ...] = ()
-    keep = dict(excluded)
-    opset = graphs.opset_of(model)
-    if request.precision == "fp16":
-        samples = _range_samples(calibration, held_out)
-        keep |= unfit_constants(model)
-        if samples:
-            keep |= overflowing_nodes(model, request.source_onnx, samples)
-        else:
-            notes = ("no samples: nodes were not checked for overflow in fp16",)
-        model, kept = fp16_from_fp32(model, keep, request.keep_io)
-    else:
-        model, kept = bf16_from_fp32(model, keep, request.keep_io)
-        if graphs.opset_of(model) != opset:
-            notes = (f"opset raised from {opset} to {graphs.opset_of(model)} for bf16",)
-    half = tuple(node.name for node in model.graph.node if node.name in types and node.name not in kept)
-    return model, _kept(kept, types), half, notes
-
-
-def _range_samples(
-    calibration: Calibration | None, held_out: SampleSet, limit: int = 8
-) -> list[Mapping[str, Array]]:
-    samples = [sample.inputs for sample in held_out.samples]
-    return [*samples, *(calibration.samples if calibration else ())][:limit]
-
-
-def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.quantize import quantizable_nodes
-    from tritonsmith.builder.actions.convert.precisions.weight_only import int4_weights
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, ("MatMul",))
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    kept |= {
-        node.name: f"its weight has {ranks[node.input[1]]} dimensions, not 2"
-        for node in model.graph.node
-        if node.name in candidates and ranks[node.input[1]] != 2
-    }
-    kept |= not_quantizable(model, ("MatMul",), "int4")
-    chosen = [name for name in candidates if name not in kept]
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    return int4_weights(model, list(excluded), options), _kept(kept, types), tuple(chosen), ()
-
-
-def _nvfp4(
-    request: ConvertRequest, model: Any, excluded: Mapping[str, str], calibration: Calibration | None
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.nvfp4 import nvfp4, unsuitable_nodes
-    from tritonsmith.builder.actions.convert.precisions.quantize import quantizable_nodes
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, ("Gemm", "MatMul"))
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    kept |= unsuitable_nodes(model, [name for name in candidates if name not in kept])
-    kept |= not_quantizable(model, ("Gemm", "MatMul"), "nvfp4")
-    chosen = [name for name in candidates if name not in kept]
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    samples = None if calibration is None else calibration.samples
-    made, alone = nvfp4(model, chosen, request.source_onnx, samples)
-    notes = (f"{len(alone)} of {len(chosen)} products are fp32 with nvfp4 weights",) if alone else ()
-    return made, _kept(kept, types), tuple(chosen), notes
-
-
-def _quantized(
-    request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any, calibration: Calibration
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.quantize import (
-        quantizable_nodes,
-        quantized_fp8,
-        quantized_int8,
-    )
-    from tritonsmith.builder.actions.convert.precisions.smooth import smoothed
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, options.op_types)
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    kept |= not_quantizable(model, options.op_types, request.precision)
-    chosen = [name for name in candidates if name not in kept]
-    notes: tuple[str, ...] = ()
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    # What is not quantized reads the weight itself, not what its rounding gives back.
-    split_shared_constants(model, set(types) - set(chosen))
-    if options.smooth_quant is not None:
-        count = smoothed(model, request.source_onnx, calibration.samples, chosen, options.smooth_quant)
-        notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)
-    quantize = quantized_int8 if request.precision == "int8" else quantized_fp8
-    return quantize(model, calibration.samples, chosen, options), _kept(kept, types), tuple(chosen), notes
-
-
-def _kept(reasons: Mapping[str, str], types: Mapping[str, str]) -> tuple[KeptNode, ...]:
-    return tuple(KeptNode(name, types[name], reason) for name, reason in reasons.items() if name in types)
 
 
 def _checked(path: Path, source: Graph, request: ConvertRequest) -> Graph:
@@ -423,9 +289,9 @@ def _runs_in_onnxruntime(path: Path) -> bool:
     return True
 
 
-def _tools(precision: Precision) -> dict[str, str]:
+def _tools(row: PrecisionRow) -> dict[str, str]:
     from importlib import metadata
 
-    names = ("numpy", "onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(precision, ()))
+    names = ("numpy", "onnx", "onnxruntime", *row.distributions)
     versions = {name: metadata.version(name) for name in names}
     return {**versions, "python": ".".join(map(str, sys.version_info[:3]))}

@@ -8,17 +8,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tritonsmith.builder.base.errors import SpecError, nearest
+from tritonsmith.builder.base.precisions import precision_rows
+from tritonsmith.builder.base.rows import function_of
 
 
-class _Options(BaseModel):
+class PrecisionOptions(BaseModel):
+    """None; those of a precision that has some are a class on this one."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FloatOptions(_Options):
-    """fp32, tf32, fp16, bf16: none."""
-
-
-class Int8Options(_Options):
+class Int8Options(PrecisionOptions):
     """int8 and fp8: Q/DQ around the inputs and weights of some ops."""
 
     op_types: tuple[str, ...] = Field(
@@ -37,7 +37,7 @@ class Int8Options(_Options):
     )
 
 
-class Int4Options(_Options):
+class Int4Options(PrecisionOptions):
     """int4: weights of MatMul alone, in blocks along the summed dimension."""
 
     block_size: Literal[16, 32, 64, 128, 256] = Field(32, description="weights that share one scale")
@@ -47,7 +47,7 @@ class Int4Options(_Options):
     )
 
 
-class Nvfp4Options(_Options):
+class Nvfp4Options(PrecisionOptions):
     """nvfp4: matrix products with a constant matrix, in blocks of 16."""
 
     activations: bool = Field(
@@ -55,21 +55,9 @@ class Nvfp4Options(_Options):
     )
 
 
-_CLASSES: Mapping[str, type[_Options]] = {
-    "fp32": FloatOptions,
-    "tf32": FloatOptions,
-    "fp16": FloatOptions,
-    "bf16": FloatOptions,
-    "int8": Int8Options,
-    "fp8": Int8Options,
-    "int4": Int4Options,
-    "nvfp4": Nvfp4Options,
-}
-
-
 def options_for(precision: str, options: Mapping[str, Any]) -> Any:
     """Checked options; SpecError precision_option with the nearest valid name or the valid values."""
-    kind = _CLASSES[precision]
+    kind: Any = function_of(precision_rows()[precision].options)
     try:
         return kind(**options)
     except ValidationError as error:

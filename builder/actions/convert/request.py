@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec, calibration_spec_from_dict
 from tritonsmith.builder.actions.convert.coverage import Coverage
 from tritonsmith.builder.actions.export.request import EXTERNAL_ABOVE_BYTES
 from tritonsmith.builder.base.tensors import TensorSpec, tensor_from_dict
-
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-NEEDS_CALIBRATION: frozenset[str] = frozenset({"int8", "fp8", "nvfp4"})
-"""Precisions whose activations get a fixed scale (nvfp4's unless only weights are asked for); fp16 uses calibration data
-only to look for overflow."""
-
-TOOLS_BESIDE_ONNX: Mapping[Precision, tuple[str, ...]] = {
-    "bf16": ("ml_dtypes",),
-    "fp8": ("ml_dtypes",),
-    "nvfp4": ("ml_dtypes",),
-    "int4": ("ml_dtypes", "onnx-ir"),
-}
-"""Distributions whose version decides a graph's bytes beside onnx's and onnxruntime's: ml_dtypes rounds to the types that
-NumPy lacks, and onnxruntime's weight-only quantizer is written on onnx-ir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +20,7 @@ class ConvertRequest:
     source_onnx: path of the fp32 model; external data lies beside it.
     exclude:     nodes that stay as they are: globs over node names and op types.
     keep_io:     fp16 and bf16: inputs and outputs stay fp32.
-    calibration: required for NEEDS_CALIBRATION; None otherwise allowed.
+    calibration: required where the precision's row says so; None otherwise allowed.
     held_out:    samples.npz that judges the result: never calibrated on, but looked at for overflow.
     options:     by precision, see builder.actions.convert.options.
     graph_level: Triton's optimization.graph.level where ONNX Runtime serves the result, else None.
@@ -44,7 +28,7 @@ class ConvertRequest:
 
     model: str
     source_onnx: str
-    precision: Precision
+    precision: str
     exclude: tuple[str, ...] = ()
     keep_io: bool = True
     calibration: CalibrationSpec | None = None
@@ -105,7 +89,7 @@ class ConvertResult:
     lacks:      why ONNX Runtime, which is to serve it, cannot load it on a CPU; empty when it can, or is not to.
     """
 
-    precision: Precision
+    precision: str
     files: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -159,8 +143,7 @@ _RESULT_PLAIN = (
 def convert_result_from_dict(data: Mapping[str, Any]) -> ConvertResult:
     """The inverse of ConvertResult.as_dict."""
     return ConvertResult(
-        **{name: data[name] for name in _RESULT_PLAIN if name != "precision"},
-        precision=cast(Precision, data["precision"]),
+        **{name: data[name] for name in _RESULT_PLAIN},
         files=tuple(data["files"]),
         inputs=tuple(tensor_from_dict(item) for item in data["inputs"]),
         outputs=tuple(tensor_from_dict(item) for item in data["outputs"]),

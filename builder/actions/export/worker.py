@@ -11,7 +11,8 @@ from typing import Any
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult, request_from_dict
 from tritonsmith.builder.actions.export.tools import import_tools
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
-from tritonsmith.builder.base.sources import SourceRow, function_of, source_rows
+from tritonsmith.builder.base.rows import function_of
+from tritonsmith.builder.base.sources import SourceRow, source_rows
 
 
 def main() -> None:

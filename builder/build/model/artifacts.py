@@ -12,7 +12,7 @@ from tritonsmith.builder.actions.export import ExportRequest, ExportResult, run_
 from tritonsmith.builder.base.errors import BuildError, SpecError, TritonsmithError, UnexpectedError, Where
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX, resolve_package_file
-from tritonsmith.builder.base.sources import function_of
+from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.toolchain import this_toolchain
@@ -234,7 +234,10 @@ def _export(spec: ModelSpec, repository: RepositorySpec, cache: Cache) -> Artifa
             note(f"{spec.name}: {line}")
         root = repository.root
         # What is gone after an export was a temporary file of the source's own, unless the spec names it.
-        named = [*spec.source.files, *([] if spec.source.kind == "torch" else [spec.source.reference])]
+        named = [
+            *spec.source.files,
+            *([] if spec.source.row.reference == "callable" else [spec.source.reference]),
+        ]
         files = sorted({*result.dependencies, *(str(source_path(f, root)) for f in named)})
         dependencies = {portable_name(Path(f), root): cache.stats.digest(Path(f)) for f in files}
         parameters, tools = export_parameters(spec), export_tools(spec, this_toolchain())

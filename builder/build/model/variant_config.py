@@ -10,8 +10,6 @@ from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.build.model.variants import BuiltVariant
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
-_TF32 = {"fp32": "0", "tf32": "1"}
-
 
 def wire_variant(message: Any, spec: ModelSpec, built: BuiltVariant, repository: RepositorySpec) -> None:
     """Completes the ModelConfig in place. SpecError profile_index, or tf32_contradiction."""
@@ -19,7 +17,7 @@ def wire_variant(message: Any, spec: ModelSpec, built: BuiltVariant, repository:
         # Every engine of a variant has the same profiles.
         count = built.engines[0].artifact.record["engine"]["profiles"]
         _wire_profiles(message, spec, count, repository)
-    elif spec.variants[built.name].precision in _TF32:
+    elif spec.variants[built.name].row.tf32 is not None:
         _wire_tf32(message, spec, built.name, repository)
 
 
@@ -42,21 +40,21 @@ def _wire_tf32(message: Any, spec: ModelSpec, name: str, repository: RepositoryS
     target has GPUs, KIND_AUTO and a config without groups become KIND_GPU (core, src/model_config_utils.cc,
     NormalizeInstanceGroup).
     """
-    precision = spec.variants[name].precision
+    precision, tf32 = spec.variants[name].precision, bool(spec.variants[name].row.tf32)
     kinds = {group.Kind.Name(group.kind) for group in message.instance_group} or {"KIND_AUTO"}
     on_gpu = "KIND_GPU" in kinds or (bool(repository.target.gpus) and "KIND_AUTO" in kinds)
-    if precision == "fp32" and not on_gpu:
+    if not tf32 and not on_gpu:
         return
     accelerators = message.optimization.execution_accelerators.gpu_execution_accelerator
     cuda = next((a for a in accelerators if a.name == "cuda"), None)
     if cuda is None:
         cuda = accelerators.add(name="cuda")
     stated = cuda.parameters.get("use_tf32") if "use_tf32" in cuda.parameters else None
-    if stated is not None and stated != _TF32[precision]:
+    if stated is not None and stated != str(int(tf32)):
         raise SpecError(
             f"{spec.name}/{name}: precision {precision}, and use_tf32 is stated as {stated!r}",
             code="tf32_contradiction",
             where=repository.where(spec.name, "optimization"),
             fix=f"leave use_tf32 out: precision {precision} sets it",
         )
-    cuda.parameters["use_tf32"] = _TF32[precision]
+    cuda.parameters["use_tf32"] = str(int(tf32))

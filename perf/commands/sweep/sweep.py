@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
+
 
 class SweepFormat(str, Enum):
     """How the result is written on stdout."""
@@ -204,9 +206,7 @@ def sweep(
     ] = None,
     launch_kind: Annotated[
         str,
-        typer.Option(
-            "--launch", metavar="KIND", help="embedded, binary:PATH, docker:IMAGE or a running server's URL."
-        ),
+        typer.Option("--launch", metavar="KIND", help=LAUNCH_HELP),
     ] = "embedded",
     output: Annotated[
         Optional[Path],  # noqa: UP045

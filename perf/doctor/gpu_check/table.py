@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.perf.doctor.gpu_check.step import Step
 
 STEPS: tuple[Step, ...] = (
     Step("versions", "versions:versions", limit_s=40, cpu=True),
     Step("device copies", "copies:copies", limit_s=40, cpu=True),
     *(
-        Step(f"onnxruntime {precision}", "sessions:precision", precision, 60, cpu=precision != "tf32")
-        for precision in ("fp32", "tf32", "fp16", "bf16", "int8")
+        Step(f"onnxruntime {name}", "sessions:precision", name, 60, cpu=not row.tf32)
+        for name, row in precision_rows().items()
+        if row.on_cuda is not None
     ),
     Step("cuDNN missing", "sessions:without_cudnn", limit_s=40, hide="libcudnn.so.9"),
     Step("serve KIND_GPU", "serving:load_and_unload", "KIND_GPU", 120),

@@ -13,6 +13,7 @@ from tritonsmith.perf.load.text import observed_of
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.columns import Column, columns_in
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.stats import Estimate, Summary
 
@@ -75,7 +76,15 @@ def rows_of(summary: Summary) -> list[dict[str, Any]]:
             )
             for n in ("p50", "p99")
         ]
+    for column in columns_in("load"):
+        if column.metric is not None:
+            alone = Estimate(column.metric(summary), why="of the whole test at once, without an interval")
+            rows.append(_row(column.heading, alone, _unit(column), column.text))
     return rows
+
+
+def _unit(column: Column) -> str:
+    return "ns" if column.name.endswith("_ns") else column.unit
 
 
 def _row(name: str, e: Estimate, unit: str, text: Callable[[float | None], str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import TrialError, UsageError
 from tritonsmith.perf.data import DataOptions, payloads_from_options
+from tritonsmith.perf.server.launches.table import launch_rows
+from tritonsmith.perf.server.spec import kind_from_text
 from tritonsmith.perf.sweep.judge.propose import words_for
 from tritonsmith.perf.sweep.judge.strategy import GENERATION
 from tritonsmith.perf.sweep.plan import (
@@ -128,8 +130,8 @@ def _choose_placement(
                 fix="--placement in_place",
             )
         return "in_place", f"the ensemble {spec.load_model} names one model"
-    in_process = spec.max_memory_mib is not None and options.kind != "embedded"
-    if in_process and spec.placement == "auto":
+    in_process = not launch_rows()[kind_from_text(options.kind)[0]].stubs
+    if spec.max_memory_mib is not None and in_process and spec.placement == "auto":
         return "in_place", "so that the server's memory is that of one arm"
     return scratch.choose_placement(spec.placement, expected, stage.source, options.scratch)
 

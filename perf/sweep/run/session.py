@@ -10,6 +10,7 @@ from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.text.shown import without_secrets
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, launch
+from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
 from tritonsmith.perf.sweep.run_record import JOURNAL, RunResult
@@ -40,7 +41,7 @@ def sweep_target(
     from tritonsmith.perf.sweep.run.scratch import model_directory
 
     kind, reference = kind_from_text(target.launch)
-    local = kind in ("embedded", "binary")
+    local = launch_rows()[kind].local
     check_output(output)
     if target.repository is not None:
         model_directory([target.repository], spec.model)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-import tritonsmith.builder.spec.variant_spec
 from tests.builder.convert.models import conv, mlp, network, outlier_mlp, rows, save_model, save_rows
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.convert import (
-    PRECISIONS,
     ConvertRequest,
     ConvertResult,
     convert_request_from_dict,
@@ -22,7 +20,7 @@ from tritonsmith.builder.actions.convert import (
     run_convert,
 )
 from tritonsmith.builder.actions.convert.convert import convert
-from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
+from tritonsmith.builder.actions.convert.precisions.emulate import emulated_nvfp4, emulated_tf32
 from tritonsmith.builder.actions.convert.precisions.nvfp4 import nvfp4_from_fp32
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
 from tritonsmith.builder.base.errors import BuildError, SpecError
@@ -215,7 +213,6 @@ def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
     assert convert_result_from_dict(result.as_dict()) == result
     assert result.calibration_rows == 16
     assert result.dependencies == (str(tmp_path / "c.npz"),)
-    assert set(PRECISIONS) == set(get_args(tritonsmith.builder.spec.variant_spec.Precision))
 
 
 def test_the_child_tells_its_errors(tmp_path: Path) -> None:
@@ -252,7 +249,7 @@ def test_nvfp4_weights_are_what_onnx_says_they_are(tmp_path: Path) -> None:
     (sample, _) = rows(MLP_SHAPE, 2)
     (right,) = ReferenceEvaluator(onnx.load(str(path))).run(None, sample)
     emulated = tmp_path / "emulated.onnx"
-    onnx.save(EMULATIONS["nvfp4"](onnx.load(str(path))), str(emulated))
+    onnx.save(emulated_nvfp4(onnx.load(str(path))), str(emulated))
     given = onnxruntime_runner(emulated, optimised=False)(sample)["y"]
     np.testing.assert_allclose(given, right, rtol=1e-5, atol=1e-5)
     assert 0.05 < loss(tmp_path, emulated) < 0.25
@@ -269,7 +266,7 @@ def test_nvfp4_activations_are_rounded_in_blocks_by_the_values_at_run_time(tmp_p
     (operator,) = [n for n in onnx.load(str(path)).graph.node if n.domain == "trt"]
     assert operator.op_type == "TRT_FP4DynamicQuantize"
     emulated = tmp_path / "emulated.onnx"
-    onnx.save(EMULATIONS["nvfp4"](onnx.load(str(path))), str(emulated))
+    onnx.save(emulated_nvfp4(onnx.load(str(path))), str(emulated))
     (scale,) = [t for t in onnx.load(str(path)).graph.initializer if t.name == "x_act_scale"]
     calibrated = np.concatenate([s["x"] for s in rows((8, 32), 1)])
     assert onnx.numpy_helper.to_array(scale) == pytest.approx(np.abs(calibrated).max() / (6 * 448), rel=1e-6)
@@ -299,7 +296,7 @@ def test_tf32_has_ten_fraction_digits(tmp_path: Path) -> None:
         ["batch", 16],
         ["batch", 16],
     )
-    onnx.save(EMULATIONS["tf32"](model), str(tmp_path / "m.onnx"))
+    onnx.save(emulated_tf32(model), str(tmp_path / "m.onnx"))
     values = np.random.default_rng(7).standard_normal((4, 16)).astype(np.float32)
     given = onnxruntime_runner(tmp_path / "m.onnx", optimised=False)({"x": values})["y"]
     assert not (given.view(np.uint32) & 0x1FFF).any(), "thirteen bits of the fraction are gone"

@@ -14,9 +14,10 @@ from tests.builder.convert.models import save_rows
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.convert import ConvertRequest, ConvertResult
 from tritonsmith.builder.actions.convert.convert import convert
-from tritonsmith.builder.actions.convert.precisions.emulate import EMULATIONS
 from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_runner
 from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.precisions import precision_rows
+from tritonsmith.builder.base.rows import function_of
 
 PRECISIONS = ("fp16", "bf16", "int8", "fp8", "int4", "nvfp4")
 MOST = {"fp16": 2e-3, "bf16": 1e-2, "int8": 4e-2, "fp8": 0.16, "int4": 0.2, "nvfp4": 0.3}
@@ -311,8 +312,9 @@ def converted(model: Any, precision: Any, tmp_path: Path, **stated: Any) -> tupl
 
 def largest_loss(result: ConvertResult, path: Path, inputs: Any, tmp_path: Path) -> float:
     """Relative L2 of the worst output, the graph as written against the source."""
-    if result.precision in EMULATIONS:
-        emulated = EMULATIONS[result.precision](onnx.load(str(path)))
+    emulate = precision_rows()[result.precision].emulate
+    if emulate is not None:
+        emulated = function_of(emulate)(onnx.load(str(path)))
         path = tmp_path / "emulated.onnx"
         onnx.save(emulated, str(path))
     right = onnxruntime_runner(tmp_path / "source.onnx", optimised=False)(inputs)

@@ -42,7 +42,7 @@ def judged(exported: Path, tmp_path: Path, precision: str, **options: object) ->
         ConvertRequest(
             "minilm",
             str(source),
-            precision,  # type: ignore[arg-type]
+            precision,
             calibration=CalibrationSpec("minilm:calibration", str(DEMO)),
             held_out=str(samples),
             options=options,

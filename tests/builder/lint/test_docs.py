@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritonsmith.builder.lint.docs import FAMILIES, rules_md
+from tritonsmith.builder.lint.docs import FAMILIES, PAGE, rules_md
 from tritonsmith.builder.lint.table import RULES
-
-PAGE = Path(__file__).parents[3] / "docs" / "rules.md"
 
 
 def test_page_is_current() -> None:
+    assert Path(__file__).parents[3] / "docs" / "rules.md" == PAGE
     assert PAGE.read_text(encoding="utf-8") == rules_md(), "run `python -m tritonsmith.builder.lint.docs`"
 
 

@@ -6,7 +6,7 @@ in fp32. Tensor names stay, so that layers can be compared. Subgraphs are not lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import element_types
@@ -195,10 +195,3 @@ class _Steps:
     def _fresh(self) -> str:
         self._count += 1
         return f"{self._prefix}__{self._count}"
-
-
-EMULATIONS: Mapping[str, Callable[[Any], Any]] = {
-    "bf16": emulated_bf16,
-    "tf32": emulated_tf32,
-    "nvfp4": emulated_nvfp4,
-}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import element_types
+from tritonsmith.builder.actions.convert.conversion import Conversion, Converted
 from tritonsmith.builder.actions.convert.graph import ONNX_DOMAINS, at_opset, in_order, names_read, opset_of
+from tritonsmith.builder.actions.convert.precisions.overflow import overflowing_nodes, unfit_constants
 from tritonsmith.builder.actions.convert.prepare import (
     has_body,
     outer_names,
@@ -16,13 +18,36 @@ from tritonsmith.builder.actions.convert.prepare import (
 )
 from tritonsmith.builder.base.errors import BuildError
 
-FP16_MAX = 65504.0
-
 BF16_OPSET = 22
 """Convolution and pooling take bf16 from this opset on (ONNX operators' changelog)."""
 
 _IO_CASTS = ("graph_input_cast", "graph_output_cast")
 _CAST_SUFFIXES = ("_cast_to_fp32_node", "_cast_to_fp16_node")
+
+
+def convert_fp16(conversion: Conversion) -> Converted:
+    """All but what would overflow, on the samples that there are."""
+    model, samples = conversion.model, conversion.range_samples()
+    names = {node.name for node in model.graph.node}
+    keep = {**conversion.excluded, **unfit_constants(model)}
+    if samples:
+        keep |= overflowing_nodes(model, conversion.request.source_onnx, samples)
+    made, kept = fp16_from_fp32(model, keep, conversion.request.keep_io)
+    notes = () if samples else ("no samples: nodes were not checked for overflow in fp16",)
+    return Converted(made, kept, _changed(made, names - kept.keys()), notes)
+
+
+def convert_bf16(conversion: Conversion) -> Converted:
+    """All that has a form in bf16."""
+    opset, names = opset_of(conversion.model), {node.name for node in conversion.model.graph.node}
+    made, kept = bf16_from_fp32(conversion.model, conversion.excluded, conversion.request.keep_io)
+    raised = (f"opset raised from {opset} to {opset_of(made)} for bf16",)
+    notes = raised if opset_of(made) != opset else ()
+    return Converted(made, kept, _changed(made, names - kept.keys()), notes)
+
+
+def _changed(made: Any, names: Set[str]) -> tuple[str, ...]:
+    return tuple(node.name for node in made.graph.node if node.name in names)
 
 
 def fp16_from_fp32(model: Any, keep: Mapping[str, str], keep_io: bool) -> tuple[Any, dict[str, str]]:

@@ -8,11 +8,13 @@ TensorRT documentation, DynamicQuantize and Quantization Schemes; onnx-tensorrt,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import run_intermediates
+from tritonsmith.builder.actions.convert.conversion import Conversion, Converted
 from tritonsmith.builder.actions.convert.graph import at_opset, in_order, names_read
+from tritonsmith.builder.actions.convert.precisions.quantize import chosen_nodes
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -22,15 +24,28 @@ OPSET, IR_VERSION = 23, 11
 BLOCK = 16
 E2M1_MAX, E4M3_MAX = 6.0, 448.0
 _RANKS = (2, 3)
+_PRODUCTS = ("Gemm", "MatMul")
 DYNAMIC_QUANTIZE, DOMAIN = "TRT_FP4DynamicQuantize", "trt"
 
 
-def unsuitable_nodes(model: Any, nodes: Iterable[str]) -> dict[str, str]:
+def convert_nvfp4(conversion: Conversion) -> Converted:
+    """The products with a constant matrix whose blocks come out even."""
+    model = conversion.model
+    chosen, kept = chosen_nodes(conversion, _PRODUCTS, _unsuitable_nodes(model))
+    if not chosen:
+        return Converted(model, kept)
+    samples = None if conversion.calibration is None else conversion.calibration.samples
+    made, alone = nvfp4(model, chosen, conversion.request.source_onnx, samples)
+    notes = (f"{len(alone)} of {len(chosen)} products are fp32 with nvfp4 weights",) if alone else ()
+    return Converted(made, kept, chosen, notes)
+
+
+def _unsuitable_nodes(model: Any) -> dict[str, str]:
     """Node name → why it cannot be brought to NVFP4."""
-    chosen, shapes = set(nodes), {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.name not in chosen:
+        if node.op_type not in _PRODUCTS or node.input[1] not in shapes:
             continue
         shape = shapes[node.input[1]]
         if len(shape) != 2:

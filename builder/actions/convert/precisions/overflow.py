@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import float_tensors, run_intermediates
-from tritonsmith.builder.actions.convert.precisions.half import FP16_MAX
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
 
+FP16_MAX = 65504.0
 SMALLEST_NORMAL = 2.0**-14
 HEADROOM = 2.0
 """Samples never show the largest value there is: from half of fp16's maximum on a node stays in fp32."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tritonsmith.builder.actions.convert.conversion import Conversion, Converted
+from tritonsmith.builder.actions.convert.coverage import not_quantizable
 from tritonsmith.builder.actions.convert.graph import at_opset, in_order
 from tritonsmith.builder.actions.convert.options import Int8Options
+from tritonsmith.builder.actions.convert.precisions.smooth import smoothed
+from tritonsmith.builder.actions.convert.prepare import split_shared_constants
 from tritonsmith.builder.base.errors import BuildError
 
 if TYPE_CHECKING:
@@ -55,6 +59,44 @@ def quantizable_nodes(model: Any, op_types: Iterable[str]) -> list[str]:
         for node in model.graph.node
         if node.op_type in set(op_types) and any(name in constants for name in node.input[1:2])
     ]
+
+
+def chosen_nodes(
+    conversion: Conversion, op_types: Iterable[str], unfit: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(nodes to convert, node → why it stays). unfit: why a node with a constant weight cannot be."""
+    types = tuple(op_types)
+    candidates = quantizable_nodes(conversion.model, types)
+    kept = {name: reason for name, reason in conversion.excluded.items() if name in candidates}
+    kept |= {name: reason for name, reason in unfit.items() if name in candidates and name not in kept}
+    kept |= not_quantizable(conversion.model, types, conversion.request.precision)
+    return tuple(name for name in candidates if name not in kept), kept
+
+
+def convert_int8(conversion: Conversion) -> Converted:
+    """The inputs and weights of the ops that the options name."""
+    return _converted(conversion, quantized_int8)
+
+
+def convert_fp8(conversion: Conversion) -> Converted:
+    """As convert_int8."""
+    return _converted(conversion, quantized_fp8)
+
+
+def _converted(conversion: Conversion, quantize: Callable[..., Any]) -> Converted:
+    model, options, calibration = conversion.model, conversion.options, conversion.calibration
+    assert calibration is not None
+    chosen, kept = chosen_nodes(conversion, options.op_types, {})
+    notes: tuple[str, ...] = ()
+    if not chosen:
+        return Converted(model, kept)
+    # What is not quantized reads the weight itself, not what its rounding gives back.
+    split_shared_constants(model, {node.name for node in model.graph.node} - set(chosen))
+    if options.smooth_quant is not None:
+        path = conversion.request.source_onnx
+        count = smoothed(model, path, calibration.samples, chosen, options.smooth_quant)
+        notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)
+    return Converted(quantize(model, calibration.samples, chosen, options), kept, chosen, notes)
 
 
 def quantized_int8(

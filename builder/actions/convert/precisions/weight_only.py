@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tritonsmith.builder.actions.convert.conversion import Conversion, Converted
 from tritonsmith.builder.actions.convert.graph import at_opset
 from tritonsmith.builder.actions.convert.options import Int4Options
+from tritonsmith.builder.actions.convert.precisions.quantize import chosen_nodes
 from tritonsmith.builder.actions.convert.prepare import bodies
 from tritonsmith.builder.base.errors import ToolError
 
 INT4_OPSET = 21
+
+
+def convert_int4(conversion: Conversion) -> Converted:
+    """The matrices of MatMul nodes that have two dimensions."""
+    model = conversion.model
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    unfit = {
+        node.name: f"its weight has {ranks[node.input[1]]} dimensions, not 2"
+        for node in model.graph.node
+        if node.op_type == "MatMul" and ranks.get(node.input[1], 2) != 2
+    }
+    chosen, kept = chosen_nodes(conversion, ("MatMul",), unfit)
+    if chosen:
+        model = int4_weights(model, list(conversion.excluded), conversion.options)
+    return Converted(model, kept, chosen)
 
 
 def int4_weights(model: Any, keep: Sequence[str], options: Int4Options) -> Any:

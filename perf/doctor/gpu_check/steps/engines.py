@@ -69,7 +69,7 @@ def triton(device: str, work: Path, argument: str) -> dict[str, Any]:
     kind, where = real_triton(os.environ.get(BINARY), os.environ.get(IMAGE))
     repository = _plan(work, CompileOptions())
     spec = ServerSpec(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         reference=where,
         repositories=(repository,),
         extra_args=("--log-verbose=1",),

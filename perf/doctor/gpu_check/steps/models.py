@@ -67,21 +67,23 @@ def rows(shape: tuple[int, ...], seed: int = SEED) -> Any:
 
 
 def converted(source: Path, precision: str, out: Path) -> Path:
-    """The perceptron at a precision, by the product's own conversion; int8 is calibrated on other rows."""
+    """The perceptron at a precision, by the product's own conversion; calibrated where it needs it, on other rows."""
     import numpy as np
 
     from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
     from tritonsmith.builder.actions.convert.convert import convert
     from tritonsmith.builder.actions.convert.request import ConvertRequest
+    from tritonsmith.builder.base.precisions import precision_rows
 
+    needed = precision_rows()[precision].calibration == "needs"
     out.mkdir(parents=True, exist_ok=True)
     samples = out.parent / f"{out.name}-calibration.npz"
     np.savez(samples, **{f"{n}/x": rows((ROWS, WIDTH), seed=100 + n) for n in range(16)})
     request = ConvertRequest(
         model="perceptron",
         source_onnx=str(source),
-        precision=precision,  # type: ignore[arg-type]
-        calibration=CalibrationSpec(str(samples), str(out.parent)) if precision == "int8" else None,
+        precision=precision,
+        calibration=CalibrationSpec(str(samples), str(out.parent)) if needed else None,
     )
     result = convert(request, out)
     return out / next(name for name in result.files if name.endswith(".onnx"))

@@ -145,9 +145,9 @@ def answer_of(server: Server, model: str, x: Any) -> Any:
 
 def check_answer(got: Any, expected: Any) -> float:
     """The relative L2 distance; UnexpectedError when it is beyond what TF32 explains."""
-    from tritonsmith.builder.actions.accuracy.accuracy import PRECISION_BOUNDS, compare
+    from tritonsmith.builder.actions.accuracy.accuracy import compare, variant_bounds
 
-    deviation = compare({"y": got}, {"y": expected}, bounds=PRECISION_BOUNDS["tf32"])[0]
+    deviation = compare({"y": got}, {"y": expected}, bounds=variant_bounds("tf32", "float32"))[0]
     if not deviation.passed:
         raise UnexpectedError(f"the server answers otherwise than the CPU: {'; '.join(deviation.violations)}")
     return deviation.relative_l2

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.accuracy import compare, variant_bounds
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.perf.doctor.gpu_check.step import MissingError, Outcome, UnexpectedError
 from tritonsmith.perf.doctor.gpu_check.steps import models
 from tritonsmith.perf.server.embedded import OUR_BACKENDS
@@ -20,25 +21,27 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 def precision(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
     """The perceptron (and for fp32 and tf32 the convolution) judged by the gate's bounds against fp32 on the CPU.
 
-    fp32, tf32 and fp16 must run wholly on the GPU; bf16 that ONNX Runtime has no kernels for is `refused`.
+    What the precision's row says must run wholly on the GPU; what it says may need emulation and ONNX Runtime has no
+    kernels for (bf16) is `refused`.
     """
+    row = precision_rows()[argument]
     ort = _onnxruntime(device)
     source = models.perceptron(work / "perceptron.onnx")
     graphs = {"perceptron": (source, models.rows((models.ROWS, models.WIDTH)))}
-    if argument in ("fp32", "tf32"):
+    if row.convert is None:
         conv = models.convolution(work / "convolution.onnx")
         graphs["convolution"] = (conv, models.rows((2, *models.CONV)))
     facts: dict[str, Any] = {"onnxruntime": ort.__version__}
     for name, (path, x) in graphs.items():
-        made = models.converted(path, argument, work / name) if argument not in ("fp32", "tf32") else path
+        made = models.converted(path, argument, work / name) if row.convert is not None else path
         reference = _run(ort, path, [CPU], x, work / "reference")[0]
-        wanted = [CPU] if device == "cpu" else [(CUDA, {"use_tf32": int(argument == "tf32")})]
-        if argument == "tf32" and device == "gpu":
+        wanted = [CPU] if device == "cpu" else [(CUDA, {"use_tf32": int(bool(row.tf32))})]
+        if row.tf32 and device == "gpu":
             exact = _run(ort, path, [(CUDA, {"use_tf32": 0})], x, work / "exact")[0]
         try:
             answer, ran = _run(ort, made, wanted, x, work / name)
         except Exception as error:  # onnxruntime raises classes of its own that only its C module names
-            if argument == "bf16" and "NOT_IMPLEMENTED" in str(error):
+            if row.on_cuda == "part" and row.emulate is not None and "NOT_IMPLEMENTED" in str(error):
                 return Outcome("refused", f"onnxruntime has no kernel: {str(error)[:300]}", facts)
             raise
         deviation = compare(answer, reference, bounds=variant_bounds(argument, "float32"))[0]
@@ -48,12 +51,12 @@ def precision(device: str, work: Path, argument: str) -> dict[str, Any] | Outcom
             "cosine": deviation.cosine,
             "max_abs": deviation.max_abs,
         }
-        if argument == "tf32" and device == "gpu":
+        if row.tf32 and device == "gpu":
             # A switch that changes nothing is no switch; no bit differs where the GPU has no TF32 (before 8.0).
             facts[name]["differs_from_fp32"] = any((answer[key] != exact[key]).any() for key in answer)
         if not deviation.passed:
             raise UnexpectedError(f"{name} at {argument}: {'; '.join(deviation.violations)}", **facts)
-        if device == "gpu" and (not ran.get(CUDA) or (argument in ("fp32", "tf32", "fp16") and ran.get(CPU))):
+        if device == "gpu" and (not ran.get(CUDA) or (row.on_cuda == "wholly" and ran.get(CPU))):
             raise UnexpectedError(f"{name} at {argument} ran elsewhere than on the GPU: {ran}", **facts)
     return facts
 

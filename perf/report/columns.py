@@ -1,0 +1,210 @@
+"""RunResult → the columns that its page, summary, CSV, JSON and terminal have: one table; other packages may add rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from tritonsmith.builder.base.rows import table_of
+from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.cells import Cell, Metric, cells_by
+from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RunResult
+
+Place = Literal["csv", "page", "summary", "all", "terminal", "load"]
+"""csv (and report.json); page: `All points`; summary: Markdown, at the verdict's load point; all: Markdown, folded; the
+terminal; load: of a `metric`, a row in the report of a single load test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One arm at one load point. state: as view.state_of judges it. on_front: no other has more throughput at less p99."""
+
+    run: RunResult
+    arm: Arm
+    concurrency: int
+    cell: Cell
+    state: str = ""
+    on_front: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A bar an arm, where they are not alike. heading, sub: above it. scale: CSV's unit → the axis's."""
+
+    heading: str
+    sub: str
+    axis: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    name:    in the CSV, with its unit.
+    places:  where it is shown. heading: there, with `unit` behind it but on the page, which says units once.
+    metric:  a round's Summary → the number; the column is then its Estimate over the rounds, with an interval for comparing
+             arms, and two more columns in the CSV, `_low` and `_high`.
+    value:   (Point) → what the CSV has, None where there is none. Exactly one of `metric` and `value`.
+    text:    the number, or the value → as people read it.
+    span:    the value → its interval as people read it; of an estimate, by `text`. spans: places where it stands beside it.
+    measured: left out where no arm has a value, but of the CSV.
+    sentence: words, aligned to the left.
+    drop:    on a narrow terminal, those with the least number above 0 are left out first.
+    """
+
+    name: str
+    places: tuple[Place, ...]
+    heading: str = ""
+    unit: str = ""
+    metric: Metric | None = None
+    value: Callable[[Point], Any] | None = None
+    text: Callable[[Any], str] = str
+    span: Callable[[Any], str] | None = None
+    spans: tuple[Place, ...] = ()
+    measured: bool = False
+    sentence: bool = False
+    drop: int = 0
+    chart: Chart | None = field(default=None, hash=False)
+
+    def of(self, point: Point) -> Any:
+        """The column's value: an Estimate where it is measured round by round."""
+        if self.value is not None:
+            return self.value(point)
+        return point.cell.estimates[self.name]
+
+    def heading_in(self, place: Place) -> str:
+        """Above its cells."""
+        return self.heading if place == "page" else f"{self.heading} {self.unit}".strip()
+
+    def shown(self, point: Point, place: Place) -> tuple[str, str]:
+        """(text, interval or nothing), as people read them."""
+        value = self.of(point)
+        has_span = place in self.spans
+        if isinstance(value, Estimate):
+            return self.text(value.value), numbers.span(value, self.text) if has_span else ""
+        return self.text(value), self.span(value) if has_span and self.span else ""
+
+    def fields(self, point: Point | None = None) -> dict[str, Any]:
+        """Its fields in the CSV; without a point, their names."""
+        value = None if point is None else self.of(point)
+        if self.metric is None:
+            return {self.name: value}
+        interval = value.interval if value else None
+        ends = (interval.low, interval.high) if interval else (None, None)
+        return {self.name: value and value.value, f"{self.name}_low": ends[0], f"{self.name}_high": ends[1]}
+
+
+def _quantile(name: str, *places: Place, drop: int = 0) -> Column:
+    spans: tuple[Place, ...] = ("page",) if "terminal" in places else ()
+    return Column(f"{name}_ns", ("csv", *places), name, "ms", metric=lambda s: s.latency_ns[name].value,
+                  text=numbers.milliseconds, spans=spans, drop=drop)  # fmt: skip
+
+
+def _ratio(point: Point) -> Any:
+    verdict = point.run.verdict
+    return verdict.ratios.get(point.arm.id) if point.concurrency == verdict_point(point.run) else None
+
+
+def _server(part: Callable[[Any], Any]) -> Callable[[Point], Any]:
+    return lambda p: None if p.cell.server is None else part(p.cell.server)
+
+
+def _failed(point: Point) -> int:
+    return sum(point.cell.failures.values())
+
+
+def _weak(point: Point) -> str:
+    """`2 of 4 UNSETTLED`, of the verdict that most trials short of VALID got."""
+    short = {name: count for name, count in point.cell.verdicts.items() if name != "VALID"}
+    if not short:
+        return ""
+    worst = max(short, key=lambda name: short[name])
+    return f"{short[worst]} of {point.cell.rounds} {worst}"
+
+
+def _dollars_per_million(point: Point) -> float | None:
+    price, rate_per_s = point.run.spec.dollars_per_hour, point.cell.estimates["throughput_per_s"].value
+    return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
+
+
+_CSV: tuple[Place, ...] = ("csv",)
+_TABLES: tuple[Place, ...] = ("page", "summary", "terminal")
+_COST: tuple[Place, ...] = ("csv", "page", "summary")
+
+_COLUMNS = (
+    Column("arm", _CSV, value=lambda p: p.arm.id),
+    Column("settings", _CSV, value=lambda p: p.arm.label),
+    Column("baseline", _CSV, value=lambda p: p.arm.baseline),
+    Column("concurrency", _CSV, value=lambda p: p.concurrency),
+    Column("rounds", _CSV, value=lambda p: p.cell.rounds),
+    Column("requests", _CSV, value=lambda p: p.cell.requests),
+    Column("failed_requests", _CSV, value=_failed),
+    Column("throughput_per_s", ("csv", "all", *_TABLES), "inferences/s", metric=lambda s: s.throughput_per_s.value,
+           text=numbers.rate, spans=("page",)),
+    Column("interval", ("all",), "95 % interval",
+           value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate)),
+    Column("vs_current", _TABLES, "vs current", value=_ratio, text=lambda ratio: numbers.times(ratio) if ratio else "",
+           span=numbers.times_span, spans=_TABLES),
+    _quantile("p50", "all", *_TABLES, drop=2),
+    _quantile("p90", "page"),
+    _quantile("p95"),
+    _quantile("p99", "all", *_TABLES),
+    _quantile("p99.9", "page"),
+    Column("mean_queue_ns", ("csv", "page", "all"), "queue", "ms", text=numbers.milliseconds,
+           value=_server(lambda server: round(server.queue_ns))),
+    Column("mean_compute_ns", ("csv", "page", "all"), "compute", "ms", text=numbers.milliseconds,
+           value=_server(lambda server: round(server.total_ns - server.queue_ns))),
+    Column("mean_batch_size", ("csv", *_TABLES), "batch", value=_server(lambda server: server.mean_batch),
+           text=lambda size: "–" if size is None else f"{size:.1f}", drop=1),
+    Column("memory_bytes", _COST, "MiB", value=lambda p: p.cell.memory_bytes, text=numbers.mebibytes, measured=True,
+           chart=Chart("Memory", "Most that the server's process and the config's instances held",
+                       "MiB, proportional set size", 1 / 2**20)),
+    Column("dollars_per_million_inferences", _COST, "$ / million", value=_dollars_per_million, text=numbers.dollars,
+           measured=True, chart=Chart("Cost of a million inferences", "At this throughput and the price that was given",
+                                      "dollars", 1.0)),
+    Column("joules_per_inference", _COST, "J / inference", value=lambda p: p.cell.energy_j, text=numbers.joules,
+           measured=True, chart=Chart("Energy of an inference", "Of the server's GPUs, by Triton's own counter",
+                                      "joules", 1.0)),
+    Column("failed", ("page", "all"), "failed", value=_failed),
+    Column("weak", ("page", "all"), "weak trials", value=_weak, sentence=True),
+    Column("verdicts", _CSV, value=lambda p: " ".join(f"{name}:{n}" for name, n in sorted(p.cell.verdicts.items()))),
+    Column("outcome", _CSV, value=lambda p: p.state),
+    Column("pareto", _CSV, value=lambda p: p.on_front),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def columns() -> Mapping[str, Column]:
+    """Every column that is known, ours first, then those that other packages name in that group of entry points."""
+    return table_of("tritonsmith.columns", Column, _COLUMNS, lambda column: column.name)
+
+
+def columns_in(place: Place) -> list[Column]:
+    """Those that are shown there."""
+    return [column for column in columns().values() if place in column.places]
+
+
+def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
+    """(arm, concurrency) → Cell, for all that was measured or tried."""
+    return cells_by(run, {name: column.metric for name, column in columns().items() if column.metric})
+
+
+def measured_columns(run: RunResult, cells: Mapping[tuple[str, int], Cell], place: Place) -> Sequence[Column]:
+    """Those of the place that at least one cell has, where they say so."""
+    arms = {arm.id: arm for arm in run.arms}
+    points = [Point(run, arms[arm], point, cell) for (arm, point), cell in cells.items()]
+    return [
+        column
+        for column in columns_in(place)
+        if not column.measured or any(column.of(point) is not None for point in points)
+    ]
+
+
+def verdict_point(run: RunResult) -> int:
+    """The load point that the verdict is of, else the highest."""
+    return run.verdict.concurrency or max(run.spec.concurrency)

@@ -1,0 +1,1 @@
+"""The kinds of server: a table, and how each is started or attached to."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export.sources.callables import call_reference
 from tritonsmith.builder.base.errors import BuildError, ExportError, Where, nearest
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -21,7 +22,7 @@ MIN_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationSpec:
+class CalibrationSpec(JsonForm):
     """Where the inputs come from that a quantized variant takes its ranges from.
 
     samples:     "module:callable" (→ list of {input name: ndarray}), an .npz as builder.actions.accuracy.samples.load_samples
@@ -33,15 +34,6 @@ class CalibrationSpec:
     samples: str
     search_path: str
     max_rows: int | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return asdict(self)
-
-
-def calibration_spec_from_dict(data: Mapping[str, Any]) -> CalibrationSpec:
-    """The inverse of CalibrationSpec.as_dict."""
-    return CalibrationSpec(**data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ from tritonsmith.builder.actions.convert.request import (
     ConvertResult,
     KeptNode,
     Precision,
-    convert_request_from_dict,
-    convert_result_from_dict,
 )
 from tritonsmith.builder.actions.convert.run import run_convert, run_gate
 
@@ -19,8 +17,6 @@ __all__ = [
     "ConvertResult",
     "KeptNode",
     "Precision",
-    "convert_request_from_dict",
-    "convert_result_from_dict",
     "run_convert",
     "run_gate",
 ]

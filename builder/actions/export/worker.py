@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult, request_from_dict
+from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.actions.export.tools import import_tools
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
 from tritonsmith.builder.base.sources import SourceRow, function_of, source_rows
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
-    return _export(request_from_dict(request), out_dir).as_dict()
+    return _export(ExportRequest.from_dict(request), out_dir).as_dict()
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:

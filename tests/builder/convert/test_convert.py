@@ -17,8 +17,6 @@ from tritonsmith.builder.actions.convert import (
     PRECISIONS,
     ConvertRequest,
     ConvertResult,
-    convert_request_from_dict,
-    convert_result_from_dict,
     run_convert,
 )
 from tritonsmith.builder.actions.convert.convert import convert
@@ -210,9 +208,9 @@ def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
     spec = CalibrationSpec("c.npz", str(tmp_path), 16)
     save_rows(rows(MLP_SHAPE, 1), tmp_path / "c.npz")
     request = ConvertRequest("m", source, "int8", ("Relu",), calibration=spec, options={"smooth_quant": 0.5})
-    assert convert_request_from_dict(request.as_dict()) == request
+    assert ConvertRequest.from_dict(request.as_dict()) == request
     result = run_convert(request, tmp_path / "out", tmp_path / "log")
-    assert convert_result_from_dict(result.as_dict()) == result
+    assert ConvertResult.from_dict(result.as_dict()) == result
     assert result.calibration_rows == 16
     assert result.dependencies == (str(tmp_path / "c.npz"),)
     assert set(PRECISIONS) == set(get_args(tritonsmith.builder.spec.variant_spec.Precision))

@@ -18,7 +18,7 @@ Anything else that is not a TritonsmithError is a bug and is shown with its trac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,6 +176,7 @@ def shortened(text: str, limit: int = 200) -> str:
 
 
 _MAX_WORD_LENGTH = 200
+_MAX_VALID = 20
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
@@ -186,3 +187,18 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
         word, [v for v in valid if len(v) <= _MAX_WORD_LENGTH], n=1, cutoff=0.6
     )
     return matches[0] if matches else None
+
+
+def unknown(word: object, valid: Iterable[str], fix: str | None = None) -> dict[str, Any]:
+    """`seen`, `valid` and `fix` of an error about a word that is none of the valid ones.
+
+    Sets are sorted. fix: what to do when no valid word is near, and said behind the nearest where one is.
+    """
+    known = sorted(valid) if isinstance(valid, Set) else [*valid]
+    close = nearest(str(word), known)
+    guess = f"did you mean {close!r}?" if close else None
+    return {
+        "seen": shortened(str(word)),
+        "valid": known[:_MAX_VALID],
+        "fix": " ".join(filter(None, (guess, fix))) or None,
+    }

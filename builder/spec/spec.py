@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StrictInt, ValidationError, create_model, model_validator
 
 from tritonsmith.builder.base.dim_relations import Sizes, ranges_with_relations, relation_from_text
-from tritonsmith.builder.base.errors import SpecError, Where, nearest, shortened
+from tritonsmith.builder.base.errors import SpecError, Where, shortened, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, fault_of_text
 from tritonsmith.builder.base.sources import SourceRow, source_rows
 from tritonsmith.builder.spec.model_directory import fault_of_place, fault_of_places
@@ -181,13 +181,9 @@ class ModelSpec(Frozen):
     def _serves_a_variant(self) -> ModelSpec:
         for name in self.preference:
             if name not in self.variants:
-                guess = nearest(name, self.variants)
-                hint = (
-                    f"; did you mean {guess!r}?"
-                    if guess
-                    else f"; there are: {', '.join(self.variants) or 'none'}"
-                )
-                raise ValueError(f"serve names the variant {name!r}, which is not stated{hint}")
+                told = unknown(name, self.variants)
+                hint = told["fix"] or f"there are: {', '.join(told['valid']) or 'none'}"
+                raise ValueError(f"serve names the variant {name!r}, which is not stated; {hint}")
         return self
 
     @property
@@ -357,14 +353,12 @@ def _refuse_unknown(source: YamlSource, given: Mapping[str, Any], at: KeyPath, v
 
 def _unknown_key(source: YamlSource, at: KeyPath, valid: Sequence[str]) -> SpecError:
     key = str(at[-1])
-    guess = nearest(key, valid)
     inside = ".".join(str(k) for k in at[:-1])
     return SpecError(
         f"unknown key {key!r}" + (f" in {inside}" if inside else ""),
         code="unknown_key",
         where=source.where(at),
-        valid=() if guess else sorted(valid),
-        fix=f"did you mean {guess!r}?" if guess else None,
+        **unknown(key, sorted(valid)),
     )
 
 
@@ -536,16 +530,13 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
     seen = error.get("input")
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     expected = error.get("ctx", {}).get("expected") if error["type"] == "literal_error" else None
-    fix = None
-    if expected and isinstance(seen, str):
-        guess = nearest(seen, re.findall(r"'([^']*)'", expected))
-        fix = f"did you mean {guess!r}?" if guess else None
+    words = re.findall(r"'([^']*)'", expected) if expected and isinstance(seen, str) else []
     return SpecError(
         f"{name}: {message[:1].lower() + message[1:]}",
         code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
         where=where,
         seen=None if isinstance(seen, Mapping | BaseModel) else shortened(repr(seen)),
-        fix=fix,
+        fix=unknown(seen, words)["fix"],
     )
 
 

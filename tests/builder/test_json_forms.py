@@ -19,6 +19,7 @@ from tritonsmith.builder.actions.compile.request import CompileOptions, CompileR
 from tritonsmith.builder.actions.convert.coverage import Coverage
 from tritonsmith.builder.actions.convert.request import ConvertRequest, ConvertResult, KeptNode
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
+from tritonsmith.builder.base.errors import unknown
 from tritonsmith.builder.base.files.digest import digest_of_bytes
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
@@ -103,3 +104,15 @@ def test_a_form_is_what_it_always_was_and_comes_back_whole(name: str) -> None:
 
 def test_an_engine_is_known_by_the_same_key_as_before() -> None:
     assert _digest(EVERY["compile"].identity()) == "14fb3d2afbc9ae62"
+
+
+@pytest.mark.parametrize(
+    ("valid", "expected"),
+    [
+        ({"fp32", "bf16", "fp16"}, {"seen": "fp61", "valid": ["bf16", "fp16", "fp32"], "fix": "did you mean 'fp16'? or none"}),
+        (["x", "w"], {"seen": "fp61", "valid": ["x", "w"], "fix": "or none"}),
+        ([], {"seen": "fp61", "valid": [], "fix": "or none"}),
+    ],
+)  # fmt: skip
+def test_an_unknown_word_is_told_with_the_valid_ones_and_the_nearest(valid: Any, expected: Any) -> None:
+    assert unknown("fp61", valid, "or none") == expected

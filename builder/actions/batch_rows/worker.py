@@ -38,7 +38,8 @@ def main() -> None:
 
 
 def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
-    return report_of(RowsRequest.from_dict(request), scratch).as_dict()
+    report: Mapping[str, object] = report_of(RowsRequest.from_dict(request), scratch).as_dict()
+    return report
 
 
 def report_of(request: RowsRequest, scratch: Path) -> RowsReport:

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 from tritonsmith.builder.base.dim_relations import ranges_with_relations
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
+from tritonsmith.builder.base.errors import SpecError, Where, unknown
 from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.base.tensors import Dim, TensorSpec
 
@@ -191,13 +191,10 @@ class _Check:
             for kind, given, known in (("input", profile.inputs, names), ("dim", profile.dims, sorted(dims))):
                 for name in given:
                     if name not in known:
-                        guess = nearest(name, known)
                         raise self.error(
                             f"optimization profile {number} names {kind} {name!r}, which the model does not have",
                             f"profile_unknown_{kind}",
-                            seen=name,
-                            valid=known,
-                            fix=f"did you mean {guess!r}?" if guess else None,
+                            **unknown(name, known),
                         )
 
     def profile(self, number: int, given: StatedProfile) -> OptimizationProfile:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from tritonsmith.builder.actions.compile.profiles import ProfileForm
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
+from tritonsmith.builder.base.errors import SpecError, Where, unknown
 from tritonsmith.builder.base.files.json_forms import JsonForm
 
 EngineKind = Literal["tensorrt", "tensorrt_rtx"]
@@ -48,13 +48,11 @@ def options_from_dict(data: Mapping[str, Any], where: Where | None = None) -> Co
     valid = [f.name for f in fields(CompileOptions)]
     for key in data:
         if key not in valid:
-            guess = nearest(str(key), valid)
             raise SpecError(
                 f"unknown TensorRT option {key!r}",
                 code="unknown_key",
                 where=where,
-                valid=() if guess else valid,
-                fix=f"did you mean {guess!r}?" if guess else None,
+                **unknown(key, valid),
             )
     options = CompileOptions(**data)
     _check_options(options, where)

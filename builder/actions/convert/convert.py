@@ -39,7 +39,7 @@ from tritonsmith.builder.actions.convert.request import (
     Precision,
 )
 from tritonsmith.builder.actions.export.onnx_graph import Graph, onnxruntime_runner, read_graph
-from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, nearest
+from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, unknown
 from tritonsmith.builder.base.files.disk import adopt, delete
 
 if TYPE_CHECKING:
@@ -99,12 +99,10 @@ def check_precision(precision: str) -> None:
     """SpecError precision_unknown with the nearest one."""
     if precision in PRECISIONS:
         return
-    close = nearest(precision, PRECISIONS)
     raise SpecError(
         f"precision {precision} cannot be made",
         code="precision_unknown",
-        seen=precision,
-        valid=[close] if close else PRECISIONS,
+        **unknown(precision, PRECISIONS),
     )
 
 

@@ -177,7 +177,7 @@ def test_ranges_by_histogram_take_samples_of_different_shapes(tmp_path: Path, me
 @pytest.mark.parametrize(
     ("precision", "stated", "code", "told"),
     [
-        pytest.param("fp61", {}, "precision_unknown", "valid: fp16", id="a slip names the nearest"),
+        pytest.param("fp61", {}, "precision_unknown", "did you mean 'fp16'?", id="a slip names the nearest"),
         pytest.param(
             "int8", {"options": {"metod": "minmax"}}, "precision_option", "method", id="option's name"
         ),

@@ -18,7 +18,7 @@ Anything else that is not a TritonsmithError is a bug and is shown with its trac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,10 +85,18 @@ class TritonsmithError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An error travels between processes and machines whole; of what others gave it, the text.
-        others = {n: getattr(self, n) for n in ("code", "where", "fix", "details", "traceback")}
-        others |= {"seen": None if self.seen is None else str(self.seen), "valid": [*map(str, self.valid)]}
-        return _error_of, (type(self), self.message, others)
+        return error_from_form, (self.form(),)
+
+    def form(self) -> dict[str, Any]:
+        """The error as it travels between processes and machines, whole; of what others gave it, the text."""
+        return {
+            "class": type(self).__name__,
+            **{name: getattr(self, name) for name in ("message", "code", "fix", "traceback")},
+            "where": self.where and (str(self.where.path), self.where.line),
+            "seen": None if self.seen is None else str(self.seen),
+            "valid": [str(value) for value in self.valid],
+            "details": [*self.details],
+        }
 
     def as_dict(self) -> dict[str, object]:
         """The error as one JSON object (what `--format json` prints)."""
@@ -109,8 +117,11 @@ def _indented(text: object, columns: int) -> str:
     return str(text).replace("\n", "\n" + " " * columns)
 
 
-def _error_of(kind: type[TritonsmithError], message: str, others: dict[str, Any]) -> TritonsmithError:
-    return kind(message, **others)
+def error_from_form(form: Mapping[str, Any]) -> TritonsmithError:
+    """The inverse of TritonsmithError.form."""
+    kind: type[TritonsmithError] = globals()[form["class"]]
+    where = form["where"] and Where(Path(form["where"][0]), form["where"][1])
+    return kind(**{**{k: v for k, v in form.items() if k != "class"}, "where": where})
 
 
 class SpecError(TritonsmithError):

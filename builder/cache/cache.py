@@ -22,7 +22,15 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import BuildError, Where
 from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
-from tritonsmith.builder.base.files.disk import adopt, clear_away, delete, move, take_out, write_atomically
+from tritonsmith.builder.base.files.disk import (
+    adopt,
+    clear_away,
+    delete,
+    files_below,
+    move,
+    take_out,
+    write_atomically,
+)
 from tritonsmith.builder.base.files.untrusted import fault_of_relative_path, inside, read_bounded
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
@@ -113,7 +121,7 @@ class Cache:
         what: the action and the model, for `tritonsmith cache ls`.
         """
         self._begin()
-        paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+        paths = files_below(made)
         for path in paths:
             _check_name(path.relative_to(made).as_posix(), what)
         files = {path.relative_to(made).as_posix(): digest_of_file(path) for path in paths}
@@ -397,10 +405,6 @@ def _is_renamed(made: Path, target: Path) -> bool:
 
 def _sync(directory: Path) -> None:
     """Flushes a directory's files to disk, so that the rename that follows never shows empty ones after a power cut."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for path in files_below(directory):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

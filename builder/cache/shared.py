@@ -28,7 +28,8 @@ from pydantic import TypeAdapter
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete
-from tritonsmith.builder.base.files.object_store import ObjectStore, check_store_url, open_store
+from tritonsmith.builder.base.files.object_store import ObjectStore, open_store
+from tritonsmith.builder.base.files.store_url import check_store_url
 from tritonsmith.builder.base.files.untrusted import parsed
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry

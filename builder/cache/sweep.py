@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tritonsmith.builder.base.files.disk import adopt, bytes_below, delete, delete_empty
 from tritonsmith.builder.base.files.object_store import ObjectStore, StoredObject
-from tritonsmith.builder.cache.cache import USED_EVERY_S, Cache
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.entry import RECORD
+from tritonsmith.builder.cache.entry_files import USED_EVERY_S
 from tritonsmith.builder.cache.listing import Listed, list_local, list_store
 from tritonsmith.builder.cache.request_records import parse_record_name
 from tritonsmith.builder.cache.session import leftovers, remove_leftovers, running_sessions

@@ -21,7 +21,7 @@ from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name
 from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
 from tritonsmith.builder.lint.rows import rows_by_running, rows_of_file
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
-from tritonsmith.builder.spec.spec import folded_name
+from tritonsmith.builder.spec.refusals import folded_name
 
 
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:

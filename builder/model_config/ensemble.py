@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonsmith.builder.base.errors import SpecError, Where, unknown
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, Step
+from tritonsmith.builder.spec.model_spec import ModelSpec, Step
+from tritonsmith.builder.spec.spec import RepositorySpec
 
 
 @dataclass(frozen=True, slots=True)

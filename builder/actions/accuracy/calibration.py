@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.accuracy.samples import load_samples, other_names
 from tritonsmith.builder.actions.export.sources.callables import call_reference
-from tritonsmith.builder.base.errors import BuildError, ExportError, Where, nearest
+from tritonsmith.builder.base.errors import BuildError, ExportError, Where
 from tritonsmith.builder.base.files.json_forms import JsonForm
 
 if TYPE_CHECKING:
@@ -133,14 +133,8 @@ def _from_callable(returned: Any, reference: str) -> list[dict[str, Array]]:
 def _check_sample(sample: Mapping[str, Array], wanted: Mapping[str, TensorSpec], what: str) -> None:
     import numpy as np
 
-    for name in sorted(sample.keys() ^ wanted.keys()):
-        close = nearest(name, wanted) if name in sample else None
-        raise BuildError(
-            f"{what} " + (f"has an unknown input {name}" if name in sample else f"lacks input {name}"),
-            code="calibration_mismatch",
-            seen=sorted(sample),
-            valid=[close] if close else list(wanted),
-        )
+    if odd := other_names(sample, wanted):
+        raise BuildError(f"{what} {odd[0]}", code="calibration_mismatch", **odd[1])
     for name, tensor in wanted.items():
         array = sample[name]
         fits = len(array.shape) == len(tensor.shape) and all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.config import with_config
 from typing_extensions import TypedDict
 
-from tritonsmith.builder.base.errors import BuildError, Where
+from tritonsmith.builder.base.errors import BuildError, Where, unknown
 from tritonsmith.builder.base.files.disk import replacing
 from tritonsmith.builder.base.files.npz import read_npz
 from tritonsmith.builder.base.files.untrusted import STRICT, parsed
@@ -53,6 +53,15 @@ class SampleSet:
 
     samples: tuple[Sample, ...]
     origin: str = ""
+
+
+def other_names(given: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, Any]] | None:
+    """How a sample's names differ from the inputs, with the error's `seen`, `valid` and `fix`; None when they do not."""
+    for name in sorted({*given} ^ {*wanted}):
+        if name in given:
+            return f"has an unknown input {name}", unknown(name, wanted)
+        return f"lacks input {name}", {"seen": sorted(given), "valid": list(wanted)}
+    return None
 
 
 def save_samples(samples: SampleSet, path: Path) -> None:

@@ -6,18 +6,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tritonsmith.builder.actions.accuracy.calibration import Calibration, load_calibration
 from tritonsmith.builder.actions.accuracy.samples import SampleSet, load_samples
 from tritonsmith.builder.actions.convert import graph as graphs
+from tritonsmith.builder.actions.convert.by_precision import NONE, Converted, half, int4, nvfp4, quantized
 from tritonsmith.builder.actions.convert.coverage import (
     Coverage,
     coverage,
-    not_quantizable,
     really_half,
     really_quantized,
     weight_sizes,
@@ -27,7 +27,6 @@ from tritonsmith.builder.actions.convert.prepare import (
     outputs_taken_off_inputs,
     prepared,
     put_back,
-    split_shared_constants,
 )
 from tritonsmith.builder.actions.convert.request import (
     NEEDS_CALIBRATION,
@@ -41,11 +40,6 @@ from tritonsmith.builder.actions.convert.request import (
 from tritonsmith.builder.actions.export.onnx_graph import Graph, onnxruntime_runner, read_graph
 from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, unknown
 from tritonsmith.builder.base.files.disk import adopt, delete
-
-if TYPE_CHECKING:
-    from tritonsmith.builder.actions.accuracy.samples import Array
-
-_NONE: tuple[str, ...] = ()
 
 
 def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
@@ -65,7 +59,7 @@ def convert(request: ConvertRequest, out_dir: Path) -> ConvertResult:
     held_out = load_samples(Path(request.held_out)) if request.held_out else SampleSet(())
     calibration = _calibration(request, options, outside, held_out)
     kept: tuple[KeptNode, ...] = ()
-    converted, notes = _NONE, _NONE
+    converted, notes = NONE, NONE
     covered: Coverage | None = None
     if request.precision in ("fp32", "tf32"):
         # TF32 is how a GPU multiplies fp32: the graph is the same, and its runtime is told.
@@ -143,13 +137,9 @@ def _copied(source: Path, outside: Graph, out_dir: Path) -> tuple[str, ...]:
     return ("model.onnx/model.onnx", *(f"model.onnx/{name}" for name in outside.external_files))
 
 
-_Converted = tuple[Any, tuple[KeptNode, ...], tuple[str, ...], tuple[str, ...]]
-"""(model, kept, names of converted nodes, notes)"""
-
-
 def _converted(
     request: ConvertRequest, options: Any, calibration: Calibration | None, held_out: SampleSet
-) -> tuple[_Converted, Coverage]:
+) -> tuple[Converted, Coverage]:
     source = Path(request.source_onnx)
     model = graphs.load_prepared(source)
     has_functions = bool(model.functions)
@@ -185,7 +175,7 @@ def _judged_whole(
     prepared_notes: tuple[str, ...],
     source: Path,
     written: Sequence[tuple[str, str]],
-) -> tuple[_Converted, Coverage]:
+) -> tuple[Converted, Coverage]:
     """The conversion, with what it claims held against the graph that came out."""
     import onnx
 
@@ -206,14 +196,14 @@ def _judged_whole(
     }
     inputs_given_back = outputs_taken_off_inputs(model.graph)
     if request.precision in ("fp16", "bf16"):
-        done = _half(request, model, excluded, calibration, held_out)
+        done = half(request, model, excluded, calibration, held_out)
     elif request.precision == "int4":
-        done = _int4(request, model, excluded, options)
+        done = int4(request, model, excluded, options)
     elif request.precision == "nvfp4":
-        done = _nvfp4(request, model, excluded, calibration)
+        done = nvfp4(request, model, excluded, calibration)
     else:
         assert calibration is not None
-        done = _quantized(request, model, excluded, options, calibration)
+        done = quantized(request, model, excluded, options, calibration)
     made, kept, claimed, notes = done
     put_back(made.graph, inputs_given_back)
     really = (
@@ -252,114 +242,6 @@ def _reasons(kept: Sequence[KeptNode]) -> str:
         for reason, nodes in list(by_reason.items())[:4]
     ]
     return "; ".join(told) or "no node of a kind it applies to"
-
-
-def _half(
-    request: ConvertRequest,
-    model: Any,
-    excluded: Mapping[str, str],
-    calibration: Calibration | None,
-    held_out: SampleSet,
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.half import bf16_from_fp32, fp16_from_fp32
-    from tritonsmith.builder.actions.convert.precisions.overflow import overflowing_nodes, unfit_constants
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    notes: tuple[str, ...] = ()
-    keep = dict(excluded)
-    opset = graphs.opset_of(model)
-    if request.precision == "fp16":
-        samples = _range_samples(calibration, held_out)
-        keep |= unfit_constants(model)
-        if samples:
-            keep |= overflowing_nodes(model, request.source_onnx, samples)
-        else:
-            notes = ("no samples: nodes were not checked for overflow in fp16",)
-        model, kept = fp16_from_fp32(model, keep, request.keep_io)
-    else:
-        model, kept = bf16_from_fp32(model, keep, request.keep_io)
-        if graphs.opset_of(model) != opset:
-            notes = (f"opset raised from {opset} to {graphs.opset_of(model)} for bf16",)
-    half = tuple(node.name for node in model.graph.node if node.name in types and node.name not in kept)
-    return model, _kept(kept, types), half, notes
-
-
-def _range_samples(
-    calibration: Calibration | None, held_out: SampleSet, limit: int = 8
-) -> list[Mapping[str, Array]]:
-    samples = [sample.inputs for sample in held_out.samples]
-    return [*samples, *(calibration.samples if calibration else ())][:limit]
-
-
-def _int4(request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.quantize import quantizable_nodes
-    from tritonsmith.builder.actions.convert.precisions.weight_only import int4_weights
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, ("MatMul",))
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    kept |= {
-        node.name: f"its weight has {ranks[node.input[1]]} dimensions, not 2"
-        for node in model.graph.node
-        if node.name in candidates and ranks[node.input[1]] != 2
-    }
-    kept |= not_quantizable(model, ("MatMul",), "int4")
-    chosen = [name for name in candidates if name not in kept]
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    return int4_weights(model, list(excluded), options), _kept(kept, types), tuple(chosen), ()
-
-
-def _nvfp4(
-    request: ConvertRequest, model: Any, excluded: Mapping[str, str], calibration: Calibration | None
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.nvfp4 import nvfp4, unsuitable_nodes
-    from tritonsmith.builder.actions.convert.precisions.quantize import quantizable_nodes
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, ("Gemm", "MatMul"))
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    kept |= unsuitable_nodes(model, [name for name in candidates if name not in kept])
-    kept |= not_quantizable(model, ("Gemm", "MatMul"), "nvfp4")
-    chosen = [name for name in candidates if name not in kept]
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    samples = None if calibration is None else calibration.samples
-    made, alone = nvfp4(model, chosen, request.source_onnx, samples)
-    notes = (f"{len(alone)} of {len(chosen)} products are fp32 with nvfp4 weights",) if alone else ()
-    return made, _kept(kept, types), tuple(chosen), notes
-
-
-def _quantized(
-    request: ConvertRequest, model: Any, excluded: Mapping[str, str], options: Any, calibration: Calibration
-) -> _Converted:
-    from tritonsmith.builder.actions.convert.precisions.quantize import (
-        quantizable_nodes,
-        quantized_fp8,
-        quantized_int8,
-    )
-    from tritonsmith.builder.actions.convert.precisions.smooth import smoothed
-
-    types = {node.name: node.op_type for node in model.graph.node}
-    candidates = quantizable_nodes(model, options.op_types)
-    kept = {name: reason for name, reason in excluded.items() if name in candidates}
-    kept |= not_quantizable(model, options.op_types, request.precision)
-    chosen = [name for name in candidates if name not in kept]
-    notes: tuple[str, ...] = ()
-    if not chosen:
-        return model, _kept(kept, types), (), ()
-    # What is not quantized reads the weight itself, not what its rounding gives back.
-    split_shared_constants(model, set(types) - set(chosen))
-    if options.smooth_quant is not None:
-        count = smoothed(model, request.source_onnx, calibration.samples, chosen, options.smooth_quant)
-        notes = (f"SmoothQuant, exponent {options.smooth_quant:g}, on {count} activations",)
-    quantize = quantized_int8 if request.precision == "int8" else quantized_fp8
-    return quantize(model, calibration.samples, chosen, options), _kept(kept, types), tuple(chosen), notes
-
-
-def _kept(reasons: Mapping[str, str], types: Mapping[str, str]) -> tuple[KeptNode, ...]:
-    return tuple(KeptNode(name, types[name], reason) for name, reason in reasons.items() if name in types)
 
 
 def _checked(path: Path, source: Graph, request: ConvertRequest) -> Graph:

@@ -19,6 +19,7 @@ from tritonsmith.builder.actions.accuracy.samples import (
     batches_from_samples,
     bytes_as_object,
     load_samples,
+    other_names,
     save_samples,
     values_like,
 )
@@ -28,7 +29,7 @@ from tritonsmith.builder.actions.export.onnx_graph import open_session, outputs_
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import call_reference, one_line, users_place
 from tritonsmith.builder.base.dim_relations import relation_from_text, sizes_with_relations
-from tritonsmith.builder.base.errors import ExportError, nearest
+from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.files.disk import adopt, delete
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_numpy
 from tritonsmith.builder.base.text.console import note
@@ -191,15 +192,8 @@ def _fitting(
     """Stated samples, checked against the model's inputs and cut and joined to the batch sizes asked for."""
     wanted = {spec.name: spec for spec in exported.inputs}
     for index, sample in enumerate(samples):
-        for name in sample.keys() ^ wanted.keys():
-            close = nearest(name, wanted) if name in sample else None
-            raise ExportError(
-                f"sample {index} of {origin} "
-                + (f"has an unknown input {name}" if name in sample else f"lacks input {name}"),
-                code="samples_mismatch",
-                seen=sorted(sample),
-                valid=[close] if close else list(wanted),
-            )
+        if odd := other_names(sample, wanted):
+            raise ExportError(f"sample {index} of {origin} {odd[0]}", code="samples_mismatch", **odd[1])
         for name, spec in wanted.items():
             _check_array(sample[name], spec, f"{name} in sample {index} of {origin}")
         if request.max_batch_size > 0 and len({array.shape[0] for array in sample.values()}) > 1:

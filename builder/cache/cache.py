@@ -221,7 +221,7 @@ class Cache:
     def directory(self, key: str) -> Path:
         """Where the local cache has, or would have, an entry; ValueError for what is no key."""
         if not is_digest(key):
-            raise ValueError(f"{key!r:.80} is no key of a cache")
+            raise ValueError(f"{key!r:.80} is not a cache key")
         return self._place("artifacts", key[:2], key)
 
     def _local(self, key: str, kind: Kind | None = None) -> Artifact | None:

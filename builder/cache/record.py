@@ -39,7 +39,7 @@ def _data_type(name: str) -> str:
     try:
         return dtype_from_config(name).config
     except KeyError:
-        raise ValueError("no data type of Triton's") from None
+        raise ValueError("not one of Triton's data types") from None
 
 
 _Dim = Annotated[int, Field(ge=-1, lt=2**63)]

@@ -246,7 +246,7 @@ class SharedCache:
                 store = open_store(self.url)
                 marker = _text_of(store, MARKER)
                 if marker is not None and not _is_ours(marker):
-                    raise BuildError("it is of another tritonsmith's format", code="store_format")
+                    raise BuildError("it has the format of another tritonsmith version", code="store_format")
                 if marker is None and not self.writable:
                     note(f"note: the shared cache {self.url} is empty, or there is none at this address")
                 self._store, self._is_marked = store, marker is not None

@@ -48,7 +48,7 @@ def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
         for failure in failures:
             raise failure
         raise UsageError(
-            f"no model is in {', '.join(map(str, paths))}",
+            f"there is no model in {', '.join(map(str, paths))}",
             code="no_models",
             valid=(
                 ".onnx files",

@@ -210,7 +210,7 @@ def _refuse_held_out(
     shared = sum(digest in known for sample in samples for digest in _row_digests(sample, batched))
     if shared:
         raise BuildError(
-            "the calibration data holds samples that the accuracy is judged on, so the judgement would flatter",
+            "the calibration data holds samples that the accuracy is judged on, so it would look more accurate than it is",
             code="calibration_held_out",
             seen=f"{shared} rows of {spec.samples} are among accuracy.samples",
             fix="calibrate on other inputs than accuracy.samples",

@@ -87,7 +87,7 @@ def refusal(subject: str, judgement: Judgement, where: Where) -> GateError:
         details=details,
         fix=f"exclude: [{', '.join(proposed[:SHOWN])}] in the variant keeps what loses most in fp32{more}"
         if proposed
-        else "loosen its accuracy:, or serve another variant",
+        else "relax its accuracy:, or serve another variant",
     )
 
 

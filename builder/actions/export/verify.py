@@ -179,7 +179,7 @@ def _read_back(specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> Non
             or any(isinstance(dim, int) and dim >= 0 and dim != size for size, dim in fixed)
         ):
             raise ExportError(
-                f"output {spec.name} comes out otherwise than the ONNX file says",
+                f"output {spec.name} comes out differently than the ONNX file says",
                 code="tensor_readback",
                 seen="missing" if array is None else f"{array.dtype.name} {list(array.shape)}",
                 valid=[f"{spec.dtype.numpy} {list(spec.shape)}"],
@@ -393,6 +393,6 @@ def _answered(
                 f"the source's own answer {name} holds NaN",
                 code="reference_not_finite",
                 seen=label,
-                fix="give inputs from the model's domain in accuracy.samples, or mend the model",
+                fix="give inputs from the model's domain in accuracy.samples, or fix the model",
             )
     return replace(Sample(values, {}), outputs=outputs, label=label)

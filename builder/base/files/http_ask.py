@@ -80,7 +80,7 @@ def json_from(body: bytes, most_values: int = MOST_VALUES) -> Any:
     """An answer's JSON; ValueError for what is none, is too much or nested too deeply, or holds what is no number or text."""
     containers = body.count(b"[") + body.count(b"{")
     if containers > _MOST_CONTAINERS or body.count(b",") > most_values:
-        raise ValueError("more values than a server has to tell")
+        raise ValueError("more values than a server should tell")
     if containers > _DEPTH and _depth(body) > _DEPTH:
         raise ValueError(f"nested more than {_DEPTH} deep")
     value = json.loads(body.decode(), parse_float=_finite, parse_constant=_finite)

@@ -202,10 +202,10 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
     except ValueError as error:
         if "recursion limit" in str(error):
-            raise ValueError("it is nested too deep") from None
+            raise ValueError("it is nested too deeply") from None
         raise (ValueError(first_fault(error)) if isinstance(error, ValidationError) else error) from None
 
 

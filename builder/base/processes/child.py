@@ -247,7 +247,7 @@ def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Pa
 def _error_from_exit(returncode: int, task: ChildTask, log_path: Path) -> BuildError:
     if returncode == -signal.SIGKILL:
         return task.error(
-            f"{task.what} was killed by signal 9 (SIGKILL), usually for want of memory",
+            f"{task.what} was killed by signal 9 (SIGKILL), usually because memory ran out",
             code=f"{task.code_prefix}_killed",
             where=Where(log_path),
             fix="free memory (`dmesg` shows the kernel's reason), or build on a larger machine",

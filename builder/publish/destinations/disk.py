@@ -38,7 +38,7 @@ class DiskDestination:
         with exclusive(self.path) as staging:
             if not can_exchange(staging):
                 raise BuildError(
-                    "this file system cannot swap two directories in one step, so a kill could leave a model away",
+                    "this file system cannot swap two directories in one step, so a killed publish could leave a model missing",
                     code="no_exchange",
                     where=Where(self.path),
                     fix=f"publish to file://{self.path}, which is written as an object store is",

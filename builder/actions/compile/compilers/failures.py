@@ -44,7 +44,7 @@ def parse_failed(errors: Sequence[tensorrt.ParserError], request: CompileRequest
     more = f" (and {len(errors) - _TOLD_ERRORS} more in the log)" if len(errors) > _TOLD_ERRORS else ""
     return BuildError(
         f"{request.model}: {_NAMES[request.engine]} cannot take this graph: "
-        + ("; ".join(told) or "it says no reason")
+        + ("; ".join(told) or "it gives no reason")
         + more,
         code="engine_parse",
         fix="serve this model with backend onnxruntime, or export it without that operator",
@@ -56,7 +56,7 @@ def build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INetw
     # RTX compiles without a driver, and complains about the missing one before it says what is wrong.
     told = [e for e in dict.fromkeys(log.errors) if "Cuda Runtime" not in e] or log.errors
     about_workspace = [e for e in told if "workspace" in e.lower()]
-    text = "; ".join(told[:_TOLD_ERRORS]) or "it says no reason"
+    text = "; ".join(told[:_TOLD_ERRORS]) or "it gives no reason"
     if request.options.workspace_bytes is not None and about_workspace:
         return BuildError(
             f"{request.model}: the workspace is too small: {shortened(about_workspace[0], _TOLD_CHARACTERS)}",

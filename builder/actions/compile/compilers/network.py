@@ -222,7 +222,7 @@ def _add_profile(
     if refused:
         raise SpecError(
             f"{request.model}: TensorRT refuses optimization profile {number}: "
-            + (log.errors[-1] if log.errors else "it says no reason"),
+            + (log.errors[-1] if log.errors else "it gives no reason"),
             code="profile_refused",
             seen=given.as_dict(),
         )

@@ -133,7 +133,7 @@ def _read_back(trt: Any, path: Path, request: CompileRequest, log: BuildLog) -> 
     if engine is None:
         raise BuildError(
             f"{request.model}: the engine was built and cannot be loaded here: "
-            + (log.errors[-1] if log.errors else "TensorRT says no reason"),
+            + (log.errors[-1] if log.errors else "TensorRT gives no reason"),
             code="engine_load",
             fix="the log has all that TensorRT said",
         )

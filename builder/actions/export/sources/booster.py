@@ -164,7 +164,7 @@ def _check_objective(objective: str, valid: tuple[str, ...], path: Path) -> None
 
 def _unsupported(what: str, seen: str, valid: tuple[str, ...], path: Path) -> ExportError:
     return ExportError(
-        f"a model of this {what} has no verified form in ONNX",
+        f"a model of this {what} has no verified conversion to ONNX",
         code=f"{what}_unsupported",
         where=Where(path),
         seen=seen,
@@ -174,7 +174,7 @@ def _unsupported(what: str, seen: str, valid: tuple[str, ...], path: Path) -> Ex
 
 def _categorical(path: Path) -> ExportError:
     return ExportError(
-        "the model branches on categories, of which the converter has no form",
+        "the model branches on categories, which the converter does not support",
         code="categorical_features",
         where=Where(path),
         fix="train it on encoded columns (a scikit-learn pipeline holds encoder and model: source: {sklearn: …})",

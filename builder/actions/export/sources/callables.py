@@ -26,7 +26,7 @@ def call_reference(reference: str, what: str) -> tuple[Any, Path | None]:
     result = run_users_code(
         function,
         lambda error: ExportError(
-            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and mend it"
+            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and fix it"
         ),
     )
     return result, file

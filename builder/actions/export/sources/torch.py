@@ -128,7 +128,7 @@ def _kept(
     failures = verified[0].failures
     if failures:
         raise ExportError(
-            f"what it wrote answers otherwise than the module: {failures[0].output}, {failures[0].sample}",
+            f"what it wrote gives other answers than the module: {failures[0].output}, {failures[0].sample}",
             code="accuracy",
             seen=", ".join(failures[0].violations),
         )

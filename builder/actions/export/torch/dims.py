@@ -85,7 +85,7 @@ def stated_for(
 
 def _disagrees(spec: TensorSpec, found: str, where: Where | None) -> ExportError:
     return ExportError(
-        f"{spec.name} is stated otherwise than the source's example has it",
+        f"{spec.name} is not stated as the source's example has it",
         code="stated_tensor",
         where=where,
         seen=f"{spec.dtype.config} {list(spec.shape)}",
@@ -145,8 +145,8 @@ def _example_sizes(
                         code="example_inputs",
                         where=where,
                         seen=f"{sizes[dim]} and {size} ({name})",
-                        fix="give dimensions that may differ names of their own, and say in dynamic_dims how they hang "
-                        "together: {total: past + new}",
+                        fix="give dimensions that may differ names of their own, and say in dynamic_dims how they depend "
+                        "on each other: {total: past + new}",
                     )
     return sizes
 

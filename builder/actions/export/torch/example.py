@@ -141,7 +141,7 @@ def _example(
                 )
             elif leaf.layout is not torch.strided or leaf.is_quantized:
                 raise ExportError(
-                    f"example input {name} is a sparse or quantised tensor, which ONNX has no form of",
+                    f"example input {name} is a sparse or quantised tensor, which ONNX cannot hold",
                     code="unsupported_tensor",
                     seen=f"{leaf.layout}, {leaf.dtype}",
                     fix="take an ordinary tensor, and make the other one inside forward",

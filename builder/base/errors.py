@@ -18,7 +18,8 @@ Anything else that is not a TritonsmithError is a bug and is shown with its trac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,6 +123,16 @@ def error_from_form(form: Mapping[str, Any]) -> TritonsmithError:
     kind: type[TritonsmithError] = globals()[form["class"]]
     where = form["where"] and Where(Path(form["where"][0]), form["where"][1])
     return kind(**{**{k: v for k, v in form.items() if k != "class"}, "where": where})
+
+
+@contextmanager
+def at(where: Where | None) -> Iterator[None]:
+    """Errors raised inside that name no place are about this one."""
+    try:
+        yield
+    except TritonsmithError as error:
+        error.where = error.where or where
+        raise
 
 
 class SpecError(TritonsmithError):

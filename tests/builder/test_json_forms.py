@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tritonsmith.builder.actions.compile.request import CompileOptions, CompileR
 from tritonsmith.builder.actions.convert.coverage import Coverage
 from tritonsmith.builder.actions.convert.request import ConvertRequest, ConvertResult, KeptNode
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
-from tritonsmith.builder.base.errors import unknown
+from tritonsmith.builder.base.errors import ExportError, Where, at, error_from_form, unknown
 from tritonsmith.builder.base.files.digest import digest_of_bytes
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 
@@ -116,3 +117,12 @@ def test_an_engine_is_known_by_the_same_key_as_before() -> None:
 )  # fmt: skip
 def test_an_unknown_word_is_told_with_the_valid_ones_and_the_nearest(valid: Any, expected: Any) -> None:
     assert unknown("fp61", valid, "or none") == expected
+
+
+def test_an_error_without_a_place_gets_that_of_the_file_it_is_about() -> None:
+    for own, expected in ((None, "model.skops"), (Where(Path("net.py"), 3), "net.py:3")):
+        with pytest.raises(ExportError) as caught, at(Where(Path("model.skops"))):
+            raise ExportError("no", code="no", where=own)
+        assert str(caught.value.where) == expected
+        copy = error_from_form(json.loads(json.dumps(caught.value.form())))
+        assert (type(copy), copy.as_dict()) == (ExportError, caught.value.as_dict())

@@ -10,6 +10,8 @@ from typing import Any
 
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.actions.export.tools import import_tools
+from tritonsmith.builder.base.errors import Where, at
+from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
 from tritonsmith.builder.base.sources import SourceRow, function_of, source_rows
 
@@ -34,8 +36,10 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
     assert row.export is not None
     export = function_of(row.export)
     enter_search_path(Path(request.search_path))
+    own = row.reference == "file" and not request.reference.startswith(PACKAGE_PREFIX)
     with watch_files(ignore=(out_dir,)) as opened:
-        made = export(request, out_dir)
+        with at(Where(Path(request.reference)) if own else None):
+            made = export(request, out_dir)
         if isinstance(made, Exported):
             stated = stated_samples(request)
             made = made, stated, verify(request, made, stated, out_dir)

@@ -9,10 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import BuildError, Where
-from tritonsmith.builder.base.files.disk import (
-    files_below,
-    move,
-)
+from tritonsmith.builder.base.files.disk import files_below, flush, move
 from tritonsmith.builder.base.files.untrusted import fault_of_relative_path
 
 USED_EVERY_S = 3600.0
@@ -67,5 +64,4 @@ def is_renamed(made: Path, target: Path) -> bool:
 def sync(directory: Path) -> None:
     """Flushes a directory's files to disk, so that the rename that follows never shows empty ones after a power cut."""
     for path in files_below(directory):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(path)

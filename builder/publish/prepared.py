@@ -11,20 +11,11 @@ from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.order import in_build_order, step_models
-from tritonsmith.builder.publish.candidate import (
-    Candidate,
-    candidate_of,
-)
+from tritonsmith.builder.publish.candidate import Candidate, candidate_of
 from tritonsmith.builder.publish.destinations.destination import Destination
-from tritonsmith.builder.publish.destinations.versions import (
-    ModelState,
-    manifest,
-)
+from tritonsmith.builder.publish.destinations.versions import ModelState, manifest
 from tritonsmith.builder.publish.gates import accuracy_gate, lint_gate, stale_gate, standing_gate
-from tritonsmith.builder.publish.provenance import (
-    SpecOrigin,
-    spec_origin,
-)
+from tritonsmith.builder.publish.provenance import SpecOrigin, spec_origin
 from tritonsmith.builder.publish.smoke import stated_samples
 from tritonsmith.builder.spec.spec import ModelSpec
 

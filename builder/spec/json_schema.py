@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tritonsmith.builder.spec.model_spec import (
-    OWN_KEYS,
-    TRITON_KEYS,
-    ModelSpec,
-    Target,
-    source_type,
-)
+from tritonsmith.builder.spec.model_spec import OWN_KEYS, TRITON_KEYS, ModelSpec, Target, source_type
 from tritonsmith.builder.spec.triton_schema import model_config_type
 
 

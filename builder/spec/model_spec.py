@@ -154,8 +154,7 @@ class ModelSpec(Frozen):
         description="module:callable, .npz or directory with the inputs that int8 and fp8 are calibrated on",
     )
     model_files: dict[str, str] = Field(
-        {},
-        description="files laid into the model's directory (labels, warm-up data): path in it → file",
+        {}, description="files laid into the model's directory (labels, warm-up data): path in it → file"
     )
     state: dict[str, str] = Field(
         {},

@@ -10,10 +10,7 @@ from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.errors import SpecError, shortened
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, fault_of_text
 from tritonsmith.builder.spec.model_directory import fault_of_place, fault_of_places
-from tritonsmith.builder.spec.model_spec import (
-    ModelSpec,
-    stated_tensors,
-)
+from tritonsmith.builder.spec.model_spec import ModelSpec, stated_tensors
 from tritonsmith.builder.spec.yaml_source import KeyPath, YamlSource
 
 
@@ -167,9 +164,7 @@ def refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath
         ranges = spec.dim_ranges
     except ValueError as error:
         raise SpecError(
-            f"{spec.name}: a dimension {error}",
-            code="wrong_value",
-            where=source.where((*at, "dynamic_dims")),
+            f"{spec.name}: a dimension {error}", code="wrong_value", where=source.where((*at, "dynamic_dims"))
         ) from None
     for dim, sizes in ranges.items():
         if sizes[0] < 0:

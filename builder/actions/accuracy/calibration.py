@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.samples import load_samples, other_names
+from tritonsmith.builder.actions.accuracy.samples import array_of, load_samples, misfit, other_names
 from tritonsmith.builder.actions.export.sources.callables import call_reference
 from tritonsmith.builder.base.errors import BuildError, ExportError, Where
 from tritonsmith.builder.base.files.json_forms import JsonForm
@@ -113,8 +113,6 @@ def _read(spec: CalibrationSpec) -> tuple[list[dict[str, Array]], tuple[str, ...
 
 
 def _from_callable(returned: Any, reference: str) -> list[dict[str, Array]]:
-    import numpy as np
-
     samples = list(returned) if isinstance(returned, Iterable) and not isinstance(returned, Mapping) else None
     if not samples or not all(isinstance(sample, Mapping) for sample in samples):
         raise ExportError(
@@ -123,11 +121,7 @@ def _from_callable(returned: Any, reference: str) -> list[dict[str, Array]]:
             seen=type(returned).__name__,
             valid=["a list of dicts, each input name → NumPy array with the batch as its first dimension"],
         )
-
-    def array(value: Any) -> Array:
-        return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
-
-    return [{str(name): array(value) for name, value in sample.items()} for sample in samples]
+    return [{str(name): array_of(value) for name, value in sample.items()} for sample in samples]
 
 
 def _check_sample(sample: Mapping[str, Array], wanted: Mapping[str, TensorSpec], what: str) -> None:
@@ -137,17 +131,9 @@ def _check_sample(sample: Mapping[str, Array], wanted: Mapping[str, TensorSpec],
         raise BuildError(f"{what} {odd[0]}", code="calibration_mismatch", **odd[1])
     for name, tensor in wanted.items():
         array = sample[name]
-        fits = len(array.shape) == len(tensor.shape) and all(
-            not isinstance(dim, int) or dim < 0 or dim == size
-            for dim, size in zip(tensor.shape, array.shape, strict=False)
-        )
-        if array.dtype.name != tensor.dtype.numpy or not fits or array.size == 0:
-            raise BuildError(
-                f"{name} in {what} is not what the model takes",
-                code="calibration_mismatch",
-                seen=f"{array.dtype.name} {list(array.shape)}",
-                valid=[f"{tensor.dtype.numpy} {list(tensor.shape)}"],
-            )
+        if wrong := misfit(array, tensor):
+            told = f"{name} in {what} is not what the model takes"
+            raise BuildError(told, code="calibration_mismatch", **wrong)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BuildError(
                 f"{name} in {what} holds NaN or Inf",

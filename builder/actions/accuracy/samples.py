@@ -18,10 +18,13 @@ from tritonsmith.builder.base.errors import BuildError, Where, unknown
 from tritonsmith.builder.base.files.disk import replacing
 from tritonsmith.builder.base.files.npz import read_npz
 from tritonsmith.builder.base.files.untrusted import STRICT, parsed
+from tritonsmith.builder.base.tensors import dtype_from_numpy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tritonsmith.builder.base.tensors import TensorSpec
 
     Array = NDArray[Any]
 
@@ -62,6 +65,32 @@ def other_names(given: Collection[str], wanted: Collection[str]) -> tuple[str, d
             return f"has an unknown input {name}", unknown(name, wanted)
         return f"lacks input {name}", {"seen": sorted(given), "valid": list(wanted)}
     return None
+
+
+def misfit(array: Array, tensor: TensorSpec) -> dict[str, Any] | None:
+    """`seen`, `valid` and `fix` of an array that an input does not take: another type or shape, or empty; None when it fits."""
+    try:
+        same_dtype = dtype_from_numpy(array.dtype.name) == tensor.dtype
+    except KeyError:
+        same_dtype = False
+    fits = len(array.shape) == len(tensor.shape) and all(
+        not isinstance(dim, int) or dim < 0 or dim == size
+        for dim, size in zip(tensor.shape, array.shape, strict=True)
+    )
+    if same_dtype and fits and array.size:
+        return None
+    return {
+        "seen": f"{array.dtype.name} {list(array.shape)}",
+        "valid": [f"{tensor.dtype.numpy} {list(tensor.shape)}"],
+        "fix": None if same_dtype else f"convert it: array.astype({tensor.dtype.numpy!r})",
+    }
+
+
+def array_of(value: Any) -> Array:
+    """What a samples callable returns as one value, a torch tensor too → its array."""
+    import numpy as np
+
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def save_samples(samples: SampleSet, path: Path) -> None:

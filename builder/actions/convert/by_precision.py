@@ -10,10 +10,7 @@ from tritonsmith.builder.actions.accuracy.samples import SampleSet
 from tritonsmith.builder.actions.convert import graph as graphs
 from tritonsmith.builder.actions.convert.coverage import not_quantizable
 from tritonsmith.builder.actions.convert.prepare import split_shared_constants
-from tritonsmith.builder.actions.convert.request import (
-    ConvertRequest,
-    KeptNode,
-)
+from tritonsmith.builder.actions.convert.request import ConvertRequest, KeptNode
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array

@@ -23,8 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter
-
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete
@@ -351,7 +349,7 @@ def _is_whole(text: bytes | None, key: str) -> bool:
 
 def _is_ours(marker: bytes) -> bool:
     try:
-        return bool(parsed(TypeAdapter(dict[str, int]), marker).get("format") == FORMAT)
+        return bool(parsed(dict[str, int], marker).get("format") == FORMAT)
     except ValueError:
         return False
 

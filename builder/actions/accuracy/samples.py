@@ -6,11 +6,10 @@ import json
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import TypedDict
 
@@ -164,7 +163,7 @@ def load_samples(path: Path, limit_bytes: int | None = None) -> SampleSet:
 
 
 def _set_from_header(members: Mapping[str, Array]) -> SampleSet:
-    header = parsed(_header_adapter(), members[_HEADER].tobytes())
+    header = parsed(_Header, members[_HEADER].tobytes())
 
     def tensors(entries: Sequence[_Entry]) -> dict[str, Array]:
         return {entry["name"]: _array(entry, members[entry["key"]]) for entry in entries}
@@ -195,11 +194,6 @@ class _Header(TypedDict):
     format: Literal["tritonsmith-samples-1"]
     origin: str
     samples: list[_Sample]
-
-
-@cache
-def _header_adapter() -> TypeAdapter[_Header]:
-    return TypeAdapter(_Header)
 
 
 def _array(entry: _Entry, member: Array) -> Array:

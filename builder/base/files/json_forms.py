@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter
 from typing_extensions import Self
+
+from tritonsmith.builder.base.files.untrusted import adapter_of
 
 
 class JsonForm:
@@ -17,21 +17,16 @@ class JsonForm:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form. Values stay as they are (1 in a field of floats, too): keys are made of them."""
-        kind: Any = type(self)
-        form: dict[str, Any] = _arrays(_adapter(kind).dump_python(self, by_alias=True, warnings=False))
+        form: dict[str, Any] = _arrays(
+            adapter_of(type(self)).dump_python(self, by_alias=True, warnings=False)
+        )
         return form
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any]) -> Self:
         """The inverse; unknown keys are passed over, ValidationError for a value of another type."""
-        kind: Any = cls
-        made: Self = _adapter(kind).validate_python(form)
+        made: Self = adapter_of(cls).validate_python(form)
         return made
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _arrays(value: Any) -> Any:

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -178,14 +179,23 @@ def read_bounded(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
     return data
 
 
-def parsed(adapter: TypeAdapter[T], text: str | bytes, infinite: bool = False) -> T:
+def adapter_of(kind: Any) -> TypeAdapter[Any]:
+    """Made once for each type, when it is asked for: that takes milliseconds."""
+    return _adapter_of(kind)
+
+
+_adapter_of = cache(TypeAdapter[Any])
+
+
+def parsed(kind: type[T], text: str | bytes, infinite: bool = False) -> T:
     """JSON → what the type says; ValueError with the place and the fault of the first value that is none.
 
     infinite: Infinity and NaN are numbers where the type is Distance.
     """
     with _refused():
         _loaded(text, infinite)  # pydantic takes the second of two names
-        return adapter.validate_json(text)
+        checked: T = adapter_of(kind).validate_json(text)
+        return checked
 
 
 def json_value(text: str | bytes, infinite: bool = False) -> Any:

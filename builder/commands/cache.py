@@ -67,7 +67,7 @@ def gc(
         list[Path] | None,
         typer.Option(help="Keep what this lock file names; may be given several times.", show_default=False),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     remote: RemoteOption = False,
     remote_cache: RemoteCacheOption = None,
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,

@@ -19,7 +19,7 @@ from tests import onnx_models
 from tests.conftest import ROOT
 from tests.perf.fake_server import fake_server
 from tritonsmith.builder.base.errors import ServerError, UsageError
-from tritonsmith.builder.base.files.object_store import check_store_url
+from tritonsmith.builder.base.files.store_url import check_store_url
 from tritonsmith.builder.base.text.shown import without_secrets
 from tritonsmith.builder.publish.provenance import spec_origin
 from tritonsmith.builder.spec.spec import load_spec

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,10 +87,18 @@ class TritonsmithError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An error travels between processes and machines whole; of what others gave it, the text.
-        others = {n: getattr(self, n) for n in ("code", "where", "fix", "details", "traceback")}
-        others |= {"seen": None if self.seen is None else str(self.seen), "valid": [*map(str, self.valid)]}
-        return _error_of, (type(self), self.message, others)
+        return error_from_form, (self.form(),)
+
+    def form(self) -> dict[str, Any]:
+        """The error as it travels between processes and machines, whole; of what others gave it, the text."""
+        return {
+            "class": type(self).__name__,
+            **{name: getattr(self, name) for name in ("message", "code", "fix", "traceback")},
+            "where": self.where and (str(self.where.path), self.where.line),
+            "seen": None if self.seen is None else str(self.seen),
+            "valid": [str(value) for value in self.valid],
+            "details": [*self.details],
+        }
 
     def as_dict(self) -> dict[str, object]:
         """The error as one JSON object (what `--format json` prints)."""
@@ -110,8 +119,21 @@ def _indented(text: object, columns: int) -> str:
     return str(text).replace("\n", "\n" + " " * columns)
 
 
-def _error_of(kind: type[TritonsmithError], message: str, others: dict[str, Any]) -> TritonsmithError:
-    return kind(message, **others)
+def error_from_form(form: Mapping[str, Any]) -> TritonsmithError:
+    """The inverse of TritonsmithError.form."""
+    kind: type[TritonsmithError] = globals()[form["class"]]
+    where = form["where"] and Where(Path(form["where"][0]), form["where"][1])
+    return kind(**{**{k: v for k, v in form.items() if k != "class"}, "where": where})
+
+
+@contextmanager
+def at(where: Where | None) -> Iterator[None]:
+    """Errors raised inside that name no place are about this one."""
+    try:
+        yield
+    except TritonsmithError as error:
+        error.where = error.where or where
+        raise
 
 
 class SpecError(TritonsmithError):
@@ -195,6 +217,7 @@ def shortened(text: str, limit: int = 200) -> str:
 
 
 _MAX_WORD_LENGTH = 200
+_MAX_VALID = 20
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
@@ -205,3 +228,18 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
         word, [v for v in valid if len(v) <= _MAX_WORD_LENGTH], n=1, cutoff=0.6
     )
     return matches[0] if matches else None
+
+
+def unknown(word: object, valid: Iterable[str], fix: str | None = None) -> dict[str, Any]:
+    """`seen`, `valid` and `fix` of an error about a word that is none of the valid ones.
+
+    Sets are sorted. fix: what to do when no valid word is near, and said behind the nearest where one is.
+    """
+    known = sorted(valid) if isinstance(valid, Set) else [*valid]
+    close = nearest(str(word), known)
+    guess = f"did you mean {close!r}?" if close else None
+    return {
+        "seen": shortened(str(word)),
+        "valid": known[:_MAX_VALID],
+        "fix": " ".join(filter(None, (guess, fix))) or None,
+    }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer, PlainValidator
+
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,19 @@ Dim = int | str
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(JsonForm):
     """A tensor as the model itself sees it.
 
     shape: the whole shape, batch dimension included.
     """
 
     name: str
-    dtype: Dtype
+    dtype: Annotated[
+        Dtype,
+        Field(alias="data_type"),
+        PlainSerializer(lambda dtype: dtype.config),
+        PlainValidator(dtype_from_config),
+    ]
     shape: tuple[Dim, ...]
 
     @property
@@ -98,18 +107,10 @@ class TensorSpec:
         """Names of the named dynamic dimensions, in order, without repeats."""
         return tuple(dict.fromkeys(d for d in self.shape if isinstance(d, str)))
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form: {name, data_type, shape}."""
-        return {"name": self.name, "data_type": self.dtype.config, "shape": list(self.shape)}
+
+tensor_from_dict = TensorSpec.from_dict
 
 
 def fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
     """Whether a shape is the wanted one, -1 standing for any size."""
     return len(shape) == len(want) and all(w in (-1, s) for s, w in zip(shape, want, strict=True))
-
-
-def tensor_from_dict(data: dict[str, object]) -> TensorSpec:
-    """The inverse of TensorSpec.as_dict."""
-    shape = data["shape"]
-    assert isinstance(shape, Iterable)
-    return TensorSpec(str(data["name"]), dtype_from_config(str(data["data_type"])), tuple(shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritonsmith.builder.base.text.text_layout import named_lines, shortened, wrapped
+from tritonsmith.builder.base.text.text_layout import named_lines, narrowed, wrapped
 from tritonsmith.builder.build.results import ELSEWHERE, UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
 from tritonsmith.builder.plan.plan import BuildPlan
 
@@ -50,7 +50,7 @@ def _model_lines(outcome: ModelOutcome, plan: BuildPlan, room: int, width: int |
     first = next((a.reason for a in plan.actions_of(outcome.model) if a.reason is not None), None)
     deviation = outcome.accuracy.get("relative_l2")
     parts = [
-        f"{shortened(outcome.model, room).ljust(room)}  {outcome.action:<10}",
+        f"{narrowed(outcome.model, room).ljust(room)}  {outcome.action:<10}",
         f"{outcome.seconds:6.1f} s",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if first is None else f"({first.value})",

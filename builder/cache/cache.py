@@ -9,7 +9,6 @@ stat.json, logs/, timing/                digests of files as last seen; logs of 
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -20,12 +19,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import BuildError, Where
 from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
-from tritonsmith.builder.base.files.disk import adopt, clear_away, delete, move, take_out, write_atomically
-from tritonsmith.builder.base.files.untrusted import fault_of_relative_path, inside, read_bounded
+from tritonsmith.builder.base.files.disk import (
+    adopt,
+    clear_away,
+    delete,
+    files_below,
+    move,
+    take_out,
+    write_atomically,
+)
+from tritonsmith.builder.base.files.untrusted import inside, read_bounded
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
+from tritonsmith.builder.cache.entry_files import check_name, is_renamed, is_text, linked, note_use, sync
 from tritonsmith.builder.cache.record import Kind, checked_record
 from tritonsmith.builder.cache.request_records import (
     dependencies_from_text,
@@ -35,9 +42,6 @@ from tritonsmith.builder.cache.request_records import (
 )
 from tritonsmith.builder.cache.session import Session, locked_file
 from tritonsmith.builder.cache.shared import SharedCache
-
-USED_EVERY_S = 3600.0
-"""An entry's last use is noted no more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Cache:
         with suppress(OSError), os.scandir(root) as entries:
             for entry in entries:
                 if entry.is_symlink():
-                    raise _linked(root, f"{entry.name!r} is a link")
+                    raise linked(root, f"{entry.name!r} is a link")
         self.root = root
         self.shared = shared
         self.stats = StatCache(root / "stat.json")
@@ -113,9 +117,9 @@ class Cache:
         what: the action and the model, for `tritonsmith cache ls`.
         """
         self._begin()
-        paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+        paths = files_below(made)
         for path in paths:
-            _check_name(path.relative_to(made).as_posix(), what)
+            check_name(path.relative_to(made).as_posix(), what)
         files = {path.relative_to(made).as_posix(): digest_of_file(path) for path in paths}
         size_bytes = sum(path.stat().st_size for path in paths)
         with self._lock(key):
@@ -138,7 +142,7 @@ class Cache:
         name = record_name(names, key)
         path = self._requests(request) / str(name)
         text = text_of_record(names)
-        if not _is_text(path, text):
+        if not is_text(path, text):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text)
             self._hand_on(f"request.{request}.{name}")
@@ -217,13 +221,13 @@ class Cache:
     def directory(self, key: str) -> Path:
         """Where the local cache has, or would have, an entry; ValueError for what is no key."""
         if not is_digest(key):
-            raise ValueError(f"{key!r:.80} is no key of a cache")
+            raise ValueError(f"{key!r:.80} is not a cache key")
         return self._place("artifacts", key[:2], key)
 
     def _local(self, key: str, kind: Kind | None = None) -> Artifact | None:
         directory = self.directory(key)
         try:
-            _note_use(directory / RECORD)
+            note_use(directory / RECORD)
             entry = entry_from_text(read_bounded(directory / RECORD), key)
             record = entry.record if kind is None else checked_record(kind, entry.record, entry.files)
             for name, digest in entry.files.items():
@@ -256,10 +260,10 @@ class Cache:
     def _take_in(self, made: Path, entry: Entry) -> Artifact:
         """Moves verified files into place; whoever was first with this key stays, if whole."""
         (made / RECORD).write_text(text_of_entry(entry), encoding="utf-8")
-        _sync(made)
+        sync(made)
         target = self.directory(entry.key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        while not _is_renamed(made, target):
+        while not is_renamed(made, target):
             # Inputs are equal, so the other build's artifact is as good as ours; a damaged one makes way.
             artifact = self._local(entry.key)
             if artifact is not None:
@@ -348,59 +352,4 @@ class Cache:
         try:
             return inside(self.root, "/".join(parts))
         except ValueError as error:
-            raise _linked(self.root, str(error)) from None
-
-
-def _linked(root: Path, why: str) -> BuildError:
-    return BuildError(
-        f"{why}, and what lies in a cache is also deleted",
-        code="cache_link",
-        where=Where(root),
-        fix="remove the link; a cache that lies elsewhere as a whole is named by TRITONSMITH_CACHE",
-    )
-
-
-def _check_name(name: str, what: str) -> None:
-    """BuildError for a name that no entry may have: nobody could read it again."""
-    fault = fault_of_relative_path(name)
-    if fault is not None:
-        raise BuildError(
-            f"{what}: the name of the file {name!a} {fault}", code="file_name", fix="rename it in the source"
-        )
-
-
-def _note_use(record: Path) -> None:
-    """The record's mtime is when the entry was last used; a read-only cache keeps no note."""
-    if time.time() - record.stat().st_mtime > USED_EVERY_S:
-        with suppress(PermissionError, OSError):
-            os.utime(record)
-
-
-def _is_text(path: Path, text: str) -> bool:
-    """Whether the file says this; a damaged one does not, and is written again."""
-    try:
-        return path.read_bytes() == text.encode()
-    except OSError:
-        return False
-
-
-def _is_renamed(made: Path, target: Path) -> bool:
-    """False when something is there already; OSError when it cannot be done at all."""
-    try:
-        move(made, target.parent, target.name)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
-
-
-def _sync(directory: Path) -> None:
-    """Flushes a directory's files to disk, so that the rename that follows never shows empty ones after a power cut."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            raise linked(self.root, str(error)) from None

@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
@@ -74,18 +73,13 @@ class _File(TypedDict):
     digest: NotRequired[Sha256]
 
 
-@cache
-def _adapter() -> TypeAdapter[_File]:
-    return TypeAdapter(_File)
-
-
 def entry_from_text(text: str | bytes, key: str) -> Entry:
     """The entry of this key; ValueError when the text is anything else, or names files outside its directory.
 
     The record is JSON, and no more is known of it: see builder.cache.record.
     """
     # What answers NaN is infinitely far off, and an older tritonsmith wrote it so.
-    data = parsed(_adapter(), text, infinite=True)
+    data = parsed(_File, text, infinite=True)
     if data["key"] != key:
         raise ValueError("another key")
     # Entries of older versions have none.

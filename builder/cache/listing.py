@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonsmith.builder.base.files.disk import bytes_below
 from tritonsmith.builder.base.files.object_store import ObjectStore, StoredObject
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.cache.entry import RECORD, Entry, entry_from_text, is_digest
@@ -55,7 +56,7 @@ def _local(root: Path) -> Iterator[Listed]:
             with suppress(OSError, ValueError):
                 used_s = (directory / RECORD).stat().st_mtime
                 entry = entry_from_text(read_bounded(directory / RECORD), directory.name)
-            size_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+            size_bytes = bytes_below(directory)
             created_s = entry.created_s if entry is not None and entry.created_s else used_s
             yield Listed(directory.name, entry, size_bytes, created_s, used_s)
 

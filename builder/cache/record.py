@@ -6,10 +6,9 @@ An entry's key says nothing about its content, and whoever may write to a shared
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
@@ -21,6 +20,7 @@ from tritonsmith.builder.base.files.untrusted import (
     Distance,
     RelativePath,
     Sha256,
+    adapter_of,
     first_fault,
 )
 from tritonsmith.builder.base.tensors import dtype_from_config
@@ -39,7 +39,7 @@ def _data_type(name: str) -> str:
     try:
         return dtype_from_config(name).config
     except KeyError:
-        raise ValueError("no data type of Triton's") from None
+        raise ValueError("not one of Triton's data types") from None
 
 
 _Dim = Annotated[int, Field(ge=-1, lt=2**63)]
@@ -188,11 +188,6 @@ _TYPES: Mapping[Kind, Any] = {
 }
 
 
-@cache
-def _adapter(type_: Any) -> TypeAdapter[dict[str, Any]]:
-    return TypeAdapter(type_)
-
-
 def checked_record(kind: Kind, record: Mapping[str, Any], files: Collection[str]) -> Mapping[str, Any]:
     """The record of an entry with these files, as the actions of this kind write it."""
     if kind == "source":
@@ -200,7 +195,7 @@ def checked_record(kind: Kind, record: Mapping[str, Any], files: Collection[str]
     else:
         type_ = _TYPES[kind]
     try:
-        checked = _adapter(type_).validate_python(record)
+        checked: dict[str, Any] = adapter_of(type_).validate_python(record)
     except ValidationError as error:
         raise ValueError(f"record.{first_fault(error)}") from None
     missing = [name for name in _named(checked) if name not in files]

@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
-from pydantic import TypeAdapter
 from pydantic.config import with_config
 from typing_extensions import TypedDict
 
@@ -56,7 +54,7 @@ def text_of_record(dependencies: Iterable[str]) -> str:
 def dependencies_from_text(text: str | bytes) -> tuple[str, ...] | None:
     """The dependencies' names; None when the text is damaged, which is as if it had never been there."""
     try:
-        return tuple(parsed(_adapter(), text)["dependencies"])
+        return tuple(parsed(_Record, text)["dependencies"])
     except ValueError:
         return None
 
@@ -65,8 +63,3 @@ def dependencies_from_text(text: str | bytes) -> tuple[str, ...] | None:
 class _Record(TypedDict):
     format: Literal[1]
     dependencies: list[Dependency]
-
-
-@cache
-def _adapter() -> TypeAdapter[_Record]:
-    return TypeAdapter(_Record)

@@ -23,12 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter
-
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete
-from tritonsmith.builder.base.files.object_store import ObjectStore, check_store_url, open_store
+from tritonsmith.builder.base.files.object_store import ObjectStore, open_store
+from tritonsmith.builder.base.files.store_url import check_store_url
 from tritonsmith.builder.base.files.untrusted import parsed
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry
@@ -245,7 +244,7 @@ class SharedCache:
                 store = open_store(self.url)
                 marker = _text_of(store, MARKER)
                 if marker is not None and not _is_ours(marker):
-                    raise BuildError("it is of another tritonsmith's format", code="store_format")
+                    raise BuildError("it has the format of another tritonsmith version", code="store_format")
                 if marker is None and not self.writable:
                     note(f"note: the shared cache {self.url} is empty, or there is none at this address")
                 self._store, self._is_marked = store, marker is not None
@@ -350,7 +349,7 @@ def _is_whole(text: bytes | None, key: str) -> bool:
 
 def _is_ours(marker: bytes) -> bool:
     try:
-        return bool(parsed(TypeAdapter(dict[str, int]), marker).get("format") == FORMAT)
+        return bool(parsed(dict[str, int], marker).get("format") == FORMAT)
     except ValueError:
         return False
 

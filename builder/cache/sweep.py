@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonsmith.builder.base.files.disk import adopt, delete, delete_empty
+from tritonsmith.builder.base.files.disk import adopt, bytes_below, delete, delete_empty
 from tritonsmith.builder.base.files.object_store import ObjectStore, StoredObject
-from tritonsmith.builder.cache.cache import USED_EVERY_S, Cache
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.entry import RECORD
+from tritonsmith.builder.cache.entry_files import USED_EVERY_S
 from tritonsmith.builder.cache.listing import Listed, list_local, list_store
 from tritonsmith.builder.cache.request_records import parse_record_name
 from tritonsmith.builder.cache.session import leftovers, remove_leftovers, running_sessions
@@ -82,7 +83,7 @@ def sweep_local(cache: Cache, limits: Limits, tell: Tell, *, dry_run: bool = Fal
     since_s = in_use_since(root, now_s)
     chosen = choose(entries, limits, now_s, since_s)
     rest = leftovers(root)
-    size_bytes = sum(_size_of(path) for path in rest)
+    size_bytes = sum(bytes_below(path) for path in rest)
     gone = []
     if not dry_run:
         remove_leftovers(root)
@@ -176,7 +177,3 @@ def _unreferenced(listed: Listed, now_s: float) -> list[StoredObject]:
 def _delete(store: ObjectStore, keys: Iterable[str]) -> None:
     with ThreadPoolExecutor(_DELETED_AT_ONCE) as pool:
         list(pool.map(lambda key: store.delete([key]), keys))
-
-
-def _size_of(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -45,7 +45,7 @@ def build(
         bool,
         typer.Option(
             "--artifacts-only",
-            help="Make what is stale into the cache and lay nothing out (a CI runner with a GPU).",
+            help="Build what is stale into the cache only, and lay nothing out (a CI runner with a GPU).",
         ),
     ] = False,
     variants: Annotated[
@@ -59,7 +59,9 @@ def build(
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, help="Actions at once; default: one a CPU.", show_default=False),
+        typer.Option(
+            "--jobs", "-j", min=1, help="Actions at once; default: one per CPU.", show_default=False
+        ),
     ] = None,
     memory: Annotated[
         str | None,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tritonsmith.builder.cache.sweep import Swept
     from tritonsmith.builder.cache.verify import Verified
 
-app = typer.Typer(cls=Group, help="Look after the cache of artifacts.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, clean up and verify the cache of artifacts.", no_args_is_help=True)
 
 RemoteOption = Annotated[
     bool, typer.Option("--remote", help="The remote cache (--remote-cache) in place of the local one.")
@@ -67,7 +67,7 @@ def gc(
         list[Path] | None,
         typer.Option(help="Keep what this lock file names; may be given several times.", show_default=False),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     remote: RemoteOption = False,
     remote_cache: RemoteCacheOption = None,
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,

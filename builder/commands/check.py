@@ -89,7 +89,9 @@ def check(
     else:
         emit_document(text, escaped=format is CheckFormat.github)
     if not found.models:
-        note(f"no model is in {', '.join(map(str, paths))}: a model is a directory with a version directory")
+        note(
+            f"there is no model in {', '.join(map(str, paths))}: a model is a directory with a version directory"
+        )
     end_with(found.failures)
     if found.errors:
         raise typer.Exit(4)

@@ -10,6 +10,6 @@ def schema() -> None:
     `# yaml-language-server: $schema=models.schema.json` as the first line of models.yaml.
     """
     from tritonsmith.builder.base.text.console import emit_json
-    from tritonsmith.builder.spec.spec import json_schema
+    from tritonsmith.builder.spec.json_schema import json_schema
 
     emit_json(json_schema())

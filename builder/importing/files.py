@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, sizes_to_run
-from tritonsmith.builder.base.errors import ConfigError, SpecError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.base.errors import SpecError, TritonsmithError, UsageError, Where
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.tensors import dtype_from_onnx
@@ -18,10 +18,10 @@ from tritonsmith.builder.importing.pretrained import is_pretrained, pretrained_m
 from tritonsmith.builder.lint.check import read_paths
 from tritonsmith.builder.lint.deep.rows import rows_by_running, rows_of_file
 from tritonsmith.builder.lint.read.autofill import DEFAULT_MAX_BATCH_SIZE, can_batch
-from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name
+from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name, refuse_unreadable
 from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
-from tritonsmith.builder.spec.spec import folded_name
+from tritonsmith.builder.spec.refusals import folded_name
 
 
 def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
@@ -48,7 +48,7 @@ def imported_paths(paths: Sequence[Path], root: Path) -> Imported:
         for failure in failures:
             raise failure
         raise UsageError(
-            f"no model is in {', '.join(map(str, paths))}",
+            f"there is no model in {', '.join(map(str, paths))}",
             code="no_models",
             valid=(
                 ".onnx files",
@@ -150,7 +150,8 @@ def _model_of_repository(model: Model, root: Path) -> _Found:
     reason = fault_of_model_name(model.name) or _fault_of_content(model, root)
     if reason is not None:
         return (), [Note(f"{model.name!r} is not in the spec: it {reason}", Where(model.path))]
-    imported, notes = imported_model(_readable(model), root), list(_losses(model))
+    refuse_unreadable(model)
+    imported, notes = imported_model(model, root), list(_losses(model))
     reports = list(rows_by_running(model).values())
     refused = next((report for report in reports if report.in_doubt), None)
     if refused is not None:
@@ -164,21 +165,6 @@ def _unverified(reports: Sequence[RowsReport], path: Path) -> list[Note]:
         for report in reports
         if report.verdict in ("unverified", "random")
     ]
-
-
-def _readable(model: Model) -> Model:
-    if model.config is None:
-        assert model.parsed is not None
-        problem = model.parsed.problems[0]
-        raise ConfigError(
-            f"{model.name}: {problem.message}",
-            code="config_syntax",
-            where=Where(model.config_path, problem.line),
-            seen=problem.seen,
-            valid=problem.valid[:20],
-            fix=problem.fix or f"tritonsmith check {model.path}",
-        )
-    return model
 
 
 def _fault_of_content(model: Model, root: Path) -> str | None:

@@ -17,7 +17,7 @@ from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxTensor
 from tritonsmith.builder.model_config.model_config import model_config_from_spec
 from tritonsmith.builder.spec.model_directory import read_model_directory
-from tritonsmith.builder.spec.spec import ModelSpec, source_type
+from tritonsmith.builder.spec.model_spec import ModelSpec, source_type
 from tritonsmith.builder.spec.triton_schema import model_config_type
 
 _FILE = "1/model.onnx"

@@ -14,7 +14,9 @@ import yaml
 from tritonsmith.builder.base.errors import SpecError, UsageError
 from tritonsmith.builder.base.odd_names import encoded_in_paths, stub_words
 from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
-from tritonsmith.builder.spec.spec import NOT_FOR_ENSEMBLES, folded_name, load_spec
+from tritonsmith.builder.spec.model_spec import NOT_FOR_ENSEMBLES
+from tritonsmith.builder.spec.refusals import folded_name
+from tritonsmith.builder.spec.spec import load_spec
 
 _WIDTH = 100
 # These say what one model is; two models that have them alike have so by chance.

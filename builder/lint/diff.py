@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tritonsmith.builder.base.errors import ConfigError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.triton_proto import is_repeated
 from tritonsmith.builder.lint.check import read_paths
-from tritonsmith.builder.lint.read.model import Model, Repository
+from tritonsmith.builder.lint.read.model import Model, Repository, refuse_unreadable
 from tritonsmith.builder.lint.read.server_defaults import without_server_defaults
 from tritonsmith.builder.spec.model_directory import read_model_directory
 
@@ -99,16 +98,7 @@ def _model_change(
 
 
 def _config(model: Model, as_served: bool) -> Any:
-    if model.config is None:
-        assert model.parsed is not None
-        problem = model.parsed.problems[0]
-        raise ConfigError(
-            f"{model.name}: {problem.message}",
-            code="config_syntax",
-            where=Where(model.config_path, problem.line),
-            seen=problem.seen,
-            fix=problem.fix,
-        )
+    refuse_unreadable(model)
     config = type(model.config)()
     config.CopyFrom(model.config if as_served else model.written)
     if not model.loose and not config.name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -54,21 +55,7 @@ def as_dict(findings: Sequence[Finding], models: int) -> dict[str, Any]:
         "models": models,
         "errors": counts["error"],
         "warnings": counts["warning"],
-        "findings": [
-            {
-                "rule": f.rule,
-                "severity": f.severity,
-                "model": f.model,
-                "path": str(f.path),
-                "line": f.line,
-                "message": f.message,
-                "seen": f.seen,
-                "stage": f.stage,
-                "consequence": f.consequence,
-                "fix": f.fix,
-            }
-            for f in findings
-        ],
+        "findings": [{**asdict(f), "path": str(f.path)} for f in findings],
     }
 
 

@@ -7,8 +7,17 @@ from types import ModuleType
 
 from tritonsmith.builder.base.rows import table_of
 from tritonsmith.builder.lint.rule import Rule
-from tritonsmith.builder.lint.rules import backend, cache, instance, io, metrics, optimization, warmup
-from tritonsmith.builder.lint.rules.batching import batch, batch_rows, sequence, sequence_state
+from tritonsmith.builder.lint.rules import (
+    backend,
+    cache,
+    instance,
+    io,
+    metrics,
+    optimization,
+    rate_limiter,
+    warmup,
+)
+from tritonsmith.builder.lint.rules.batching import batch, batch_io, batch_rows, sequence, sequence_state
 from tritonsmith.builder.lint.rules.ensembles import ensemble, ensemble_models
 from tritonsmith.builder.lint.rules.files import model_file, onnx, repo, tensorrt
 
@@ -18,8 +27,10 @@ FAMILIES: tuple[ModuleType, ...] = (
     batch,
     batch_rows,
     io,
+    batch_io,
     model_file,
     instance,
+    rate_limiter,
     sequence,
     sequence_state,
     ensemble,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.releases import IMAGES, NVIDIA_BACKENDS, releases
 
 __all__ = [
@@ -76,9 +76,7 @@ def target_from_text(text: str) -> Target:
         raise UsageError(
             f"no Triton release {release!r} is known",
             code="unknown_release",
-            seen=text,
-            valid=tuple(releases()),
-            fix=f"did you mean {nearest(release, releases())!r}?" if nearest(release, releases()) else None,
+            **unknown(release, releases()),
         )
     if image and image not in IMAGES:
         raise UsageError(

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, Step
+from tritonsmith.builder.base.errors import SpecError, Where, unknown
+from tritonsmith.builder.spec.model_spec import ModelSpec, Step
+from tritonsmith.builder.spec.spec import RepositorySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,11 @@ def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpe
     for index, step in enumerate(spec.source.steps or ()):
         where = repository.where(spec.name, "source", "steps", index)
         if step.model not in names:
-            guess = nearest(step.model, names)
             raise SpecError(
                 f"{spec.name}: there is no model {step.model!r}",
                 code="unknown_step_model",
                 where=where,
-                valid=() if guess else sorted(names)[:20],
-                fix=f"did you mean {guess!r}?" if guess else None,
+                **unknown(step.model, names),
             )
         for tensor in step.outputs.values():
             if tensor in written:
@@ -135,14 +134,12 @@ def _check_names(
 ) -> None:
     for name in names:
         if name not in known:
-            guess = nearest(name, known)
             kind = "input" if key == "from" else "output"
             raise SpecError(
                 f"{spec.name}: {step.model!r} has no {kind} {name!r} ({key}: maps the model's {kind} to a tensor)",
                 code="unknown_step_tensor",
                 where=where,
-                valid=sorted(known),
-                fix=f"did you mean {guess!r}?" if guess else None,
+                **unknown(name, sorted(known)),
             )
 
 

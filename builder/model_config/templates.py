@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.disk import files_below
 from tritonsmith.builder.base.own import PACKAGE
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def template_path(name: str, user: Path | None) -> Path:
 
 def template_files(name: str, user: Path | None) -> tuple[Path, ...]:
     """Every file whose change may change what `name` renders to."""
-    own = tuple(sorted(p for p in user.rglob("*") if p.is_file())) if user is not None else ()
+    own = files_below(user) if user is not None else ()
     return (*own, packaged_directory() / name)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ from tritonsmith.builder.actions.accuracy.samples import SampleSet
 from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.text.tabular import Tabular
-from tritonsmith.builder.build.context import BuildOptions, Context, context_of, reference_samples_path
-from tritonsmith.builder.model_config.model_config import model_config_from_text
-from tritonsmith.builder.plan.order import in_build_order, step_models
+from tritonsmith.builder.build.context import BuildOptions, reference_samples_path
 from tritonsmith.builder.publish.candidate import (
     Candidate,
-    candidate_of,
     changed_meanwhile,
     check_copied,
     stamps_of,
@@ -35,23 +31,17 @@ from tritonsmith.builder.publish.destinations.versions import (
     surplus,
     versions_to_serve,
 )
-from tritonsmith.builder.publish.gates import accuracy_gate, lint_gate, stale_gate, standing_gate
+from tritonsmith.builder.publish.prepared import Prepared, prepare
 from tritonsmith.builder.publish.provenance import (
-    SpecOrigin,
     file_records,
     record_bytes,
     record_of,
-    spec_origin,
     sweep_evidence,
 )
 from tritonsmith.builder.publish.release import Release, Switched
-from tritonsmith.builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples, stated_samples
+from tritonsmith.builder.publish.smoke import smoke_bounds, smoke_bytes, smoke_samples
 from tritonsmith.builder.publish.undo import expected_of, follow_or_undo
 from tritonsmith.builder.spec.spec import ModelSpec
-
-_COMPARED_BYTES = 16 << 20
-# States of models are read side by side: of a store, each takes some round trips.
-_READERS = 16
 
 Tell = Callable[[str, int, int], None]
 """(what is being done, models done, models in all)"""
@@ -127,19 +117,6 @@ class PublishResult(Tabular):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """All that passed the gates."""
-
-    context: Context
-    origin: SpecOrigin
-    specs: Sequence[ModelSpec]
-    candidates: Mapping[str, Candidate]
-    states: Mapping[str, ModelState]
-    stated: Mapping[str, SampleSet]
-    skipped: frozenset[str] = field(default=frozenset())
-
-
 def publish(
     options: PublishOptions,
     destination: Destination,
@@ -154,10 +131,10 @@ def publish(
     """
     tell = tell or (lambda what, done, total: None)
     if options.dry_run:
-        prepared = _prepare(options, destination)
+        prepared = prepare(options.build, options.models, destination)
         return PublishResult(destination.url, tuple(_would(prepared, s) for s in prepared.specs))
     with destination.exclusive():
-        prepared = _prepare(options, destination)
+        prepared = prepare(options.build, options.models, destination)
         if release is not None:
             release.check()
         done: list[ModelPublication] = []
@@ -175,110 +152,7 @@ def publish(
     return PublishResult(destination.url, tuple(done))
 
 
-def _prepare(options: PublishOptions, destination: Destination) -> _Prepared:
-    context = context_of(replace(options.build, models=options.models))
-    chosen = set(options.models or (m.name for m in context.spec.models))
-    specs = [m for m in in_build_order(context.spec.models) if m.name in chosen]
-    for failure in context.failures.values():
-        raise failure
-    stale_gate(context, set(context.observed))
-    locked = context.lock.models
-    candidates = {s.name: candidate_of(context.repository, s.name, locked[s.name]) for s in specs}
-    with ThreadPoolExecutor(_READERS) as pool:
-        names = list(candidates)
-        states = dict(zip(names, pool.map(destination.state, names), strict=True))
-        for state in states.values():
-            _refuse_foreign(state, destination)
-        same = pool.map(lambda name: _is_current(candidates[name], states[name], destination), names)
-        current = frozenset(name for name, is_same in zip(names, same, strict=True) if is_same)
-    for spec in specs:
-        if spec.name not in current:
-            accuracy_gate(context, spec, locked[spec.name])
-    stated = {
-        spec.name: stated_samples(spec, context.spec, candidates[spec.name].config)
-        for spec in specs
-        if spec.smoke is not None and spec.name not in current
-    }
-    _lint(context, candidates, states, current, destination)
-    return _Prepared(context, spec_origin(context.spec), specs, candidates, states, stated, current)
-
-
-def _refuse_foreign(state: ModelState, destination: Destination) -> None:
-    if state.is_foreign:
-        raise GateError(
-            f"{state.name} is at {destination.url} already, and `tritonsmith publish` did not put it there",
-            code="foreign_model",
-            fix="move it away, or give this model another name",
-        )
-
-
-def _is_current(candidate: Candidate, state: ModelState, destination: Destination) -> bool:
-    """Whether what is served is this very content, whole."""
-    served = state.served
-    return (
-        bool(served)
-        and served[-1] in state.complete
-        and state.provenance[served[-1]]["content"] == candidate.content
-        and all(_same_root(candidate, name, state, destination) for name in candidate.root)
-    )
-
-
-def _same_root(candidate: Candidate, name: str, state: ModelState, destination: Destination) -> bool:
-    """Whether a file at the model's root is the version's own: in a store a switch that was cut off may have left
-    another's. A large one is told by its size."""
-    size = candidate.root[name].stat().st_size
-    if state.files.get(name) != size:
-        return False
-    return size > _COMPARED_BYTES or destination.digest(state.name, name) == candidate.root_digests[name]
-
-
-def _lint(
-    context: Context,
-    candidates: Mapping[str, Candidate],
-    states: Mapping[str, ModelState],
-    current: Collection[str],
-    destination: Destination,
-) -> None:
-    """Each model that is not there yet is linted among those it will stand with, published now or before."""
-    there: dict[str, ModelState] = {}
-
-    def around(names: Collection[str]) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
-        configs: dict[str, str] = {}
-        served: dict[str, Sequence[int]] = {}
-        waiting = list(names)
-        while waiting:
-            name = waiting.pop()
-            if name in configs:
-                continue
-            if name in candidates:
-                number = states[name].next_number
-                configs[name], served[name] = manifest(candidates[name].text, [number], "the spec"), [number]
-                waiting += candidates[name].steps
-                continue
-            state = there.setdefault(name, destination.state(name))
-            if not state.served or state.config_text is None:
-                raise GateError(
-                    f"{name} is a step of an ensemble that is published, and {destination.url} does not have it",
-                    code="step_not_published",
-                    fix=f"tritonsmith publish … {name}, or publish all models",
-                )
-            configs[name], served[name] = state.config_text, state.served
-            config = model_config_from_text(state.config_text)
-            waiting += [step.model_name for step in config.ensemble_scheduling.step]
-        return configs, served
-
-    for name in (n for n in candidates if n not in current):
-        configs, served = around(candidates[name].steps)
-        lint_gate(candidates[name], states[name].next_number, configs, served, context.target)
-    for model in context.spec.models:
-        if model.name not in candidates and set(step_models(model)) & (candidates.keys() - set(current)):
-            there[model.name] = destination.state(model.name)
-            if there[model.name].served:
-                configs, served = around([model.name])
-                standing_gate(model.name, configs, served, context.target)
-
-
-def _would(prepared: _Prepared, spec: ModelSpec) -> ModelPublication:
+def _would(prepared: Prepared, spec: ModelSpec) -> ModelPublication:
     state = prepared.states[spec.name]
     if spec.name in prepared.skipped:
         return ModelPublication(spec.name, "up to date", state.served[-1], state.served, state.served)
@@ -287,7 +161,7 @@ def _would(prepared: _Prepared, spec: ModelSpec) -> ModelPublication:
     return ModelPublication(spec.name, "would publish", number, state.served, state.served, bytes=size)
 
 
-def _not_published(prepared: _Prepared, spec: ModelSpec, step: str) -> ModelPublication:
+def _not_published(prepared: Prepared, spec: ModelSpec, step: str) -> ModelPublication:
     state = prepared.states[spec.name]
     error = GateError(f"{spec.name}: not published, because its step {step!r} failed", code="step_failed")
     return ModelPublication(spec.name, "not published", None, state.served, state.served, error=error)
@@ -295,7 +169,7 @@ def _not_published(prepared: _Prepared, spec: ModelSpec, step: str) -> ModelPubl
 
 def _publish(
     options: PublishOptions,
-    prepared: _Prepared,
+    prepared: Prepared,
     spec: ModelSpec,
     destination: Destination,
     release: Release | None,
@@ -391,7 +265,7 @@ def destination_served(destination: Destination, state: ModelState) -> tuple[int
 
 
 def _upload(
-    prepared: _Prepared, spec: ModelSpec, state: ModelState, number: int, destination: Destination
+    prepared: Prepared, spec: ModelSpec, state: ModelState, number: int, destination: Destination
 ) -> dict[str, Any]:
     candidate = prepared.candidates[spec.name]
     files: dict[str, Content] = dict(candidate.files)
@@ -422,7 +296,7 @@ def _upload(
     return record
 
 
-def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
+def _smoke(prepared: Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
     samples, why = _smoke_samples(prepared, spec, candidate)
     if samples is None:
         return None, {"samples": 0, "bounds": {}, "note": why}
@@ -432,9 +306,7 @@ def _smoke(prepared: _Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[
     return content, {"samples": len(samples.samples), "bounds": bounds, "note": ""}
 
 
-def _smoke_samples(
-    prepared: _Prepared, spec: ModelSpec, candidate: Candidate
-) -> tuple[SampleSet | None, str]:
+def _smoke_samples(prepared: Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[SampleSet | None, str]:
     if spec.name in prepared.stated:
         return prepared.stated[spec.name], ""
     path = reference_samples_path(prepared.context.options, spec.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tritonsmith.builder.base.errors import BuildError, UsageError, nearest
+from tritonsmith.builder.base.errors import BuildError, UsageError, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.publish.destinations.destination import Destination, Switch
 from tritonsmith.builder.publish.destinations.versions import (
@@ -71,13 +71,10 @@ def known_state(destination: Destination, model: str) -> ModelState:
     """The model's state. UsageError `unknown_model` when nothing was published under that name."""
     state = destination.state(model) if fault_of_model_name(model) is None else ModelState(model)
     if not state.provenance:
-        names = destination.models()
-        close = nearest(model, names)
         raise UsageError(
             f"nothing was published as {model!r} at {destination.url}",
             code="unknown_model",
-            valid=() if close else names[:20],
-            fix=f"did you mean {close!r}?" if close else None,
+            **unknown(model, destination.models()),
         )
     return state
 

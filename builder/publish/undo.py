@@ -63,14 +63,14 @@ def follow_or_undo(
         told = _undo(destination, release, before, switched, placeholder, cause.message)
     except (TritonsmithError, OSError) as error:
         raise GateError(
-            f"{switched.model}: version {number} failed live: {cause.message}",
+            f"{switched.model}: version {number} failed on the live servers: {cause.message}",
             code="release_failed",
             seen=cause.seen,
-            details=[f"and it could not be taken back: {error.args[0] if error.args else error}"],
+            details=[f"and it could not be undone: {error.args[0] if error.args else error}"],
             fix=f"tritonsmith rollback {switched.model} --at {destination.url} --reload …",
         ) from error
     raise GateError(
-        f"{switched.model}: version {number} failed live and was taken back: {cause.message}",
+        f"{switched.model}: version {number} failed on the live servers and was undone: {cause.message}",
         code="release_failed",
         seen=cause.seen,
         details=[*cause.details, told],

@@ -7,11 +7,10 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
@@ -148,16 +147,11 @@ def lock_path(spec: Path) -> Path:
 def read_lock(path: Path) -> Lock:
     """The lock; an empty one when there is no file; SpecError when it is not a lock."""
     try:
-        return Lock(parsed(_adapter(), read_bounded(path), infinite=True)["models"])
+        return Lock(parsed(_File, read_bounded(path), infinite=True)["models"])
     except FileNotFoundError:
         return Lock()
     except (OSError, ValueError) as error:
         raise _not_a_lock(path, str(error)) from None
-
-
-@cache
-def _adapter() -> TypeAdapter[_File]:
-    return TypeAdapter(_File)
 
 
 def _not_a_lock(path: Path, why: str) -> SpecError:

@@ -257,7 +257,7 @@ def _stores(machine: Machine) -> Finding:
 
 
 def _remote_cache(machine: Machine) -> Finding:
-    from tritonsmith.builder.base.files.object_store import check_store_url
+    from tritonsmith.builder.base.files.store_url import check_store_url
     from tritonsmith.builder.commands.options import REMOTE_CACHE
 
     url = machine.environ.get(REMOTE_CACHE)

@@ -18,9 +18,7 @@ from tritonsmith.builder.actions.accuracy.accuracy import (
     Deviation,
     compare,
     default_bounds,
-    deviation_from_dict,
     report_from_deviations,
-    report_from_dict,
     variant_bounds,
 )
 from tritonsmith.builder.base.precisions import precision_rows
@@ -172,9 +170,9 @@ def test_a_report_survives_strict_json() -> None:
         [*compare({}, {"y": f32(1)}, runtime="r", sample="s"), *compare({"z": f32(1.5)}, {"z": f32(1)})], 2
     )
     text = json.dumps(report.as_dict(), allow_nan=False)
-    assert report_from_dict(json.loads(text)) == report
-    assert report_from_dict(AccuracyReport((), 0, "why").as_dict()).note == "why"
-    assert deviation_from_dict(report.deviations[0].as_dict()).relative_l2 == math.inf
+    assert AccuracyReport.from_dict(json.loads(text)) == report
+    assert AccuracyReport.from_dict(AccuracyReport((), 0, "why").as_dict()).note == "why"
+    assert Deviation.from_dict(report.deviations[0].as_dict()).relative_l2 == math.inf
 
 
 floats = st.floats(-1e6, 1e6, width=32)

@@ -16,7 +16,7 @@ from tritonsmith.builder.actions.accuracy.accuracy import Bounds, compare, varia
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.accuracy.gate import judge_variant
 from tritonsmith.builder.actions.accuracy.layers import LayerLoss, layer_losses, suggested_exclude
-from tritonsmith.builder.actions.accuracy.request import GateRequest, Metric, gate_result_from_dict
+from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, Metric
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.actions.convert import ConvertRequest, run_gate
 from tritonsmith.builder.actions.convert.convert import convert
@@ -54,7 +54,7 @@ def test_a_layer_that_reads_an_outlier_is_refused_and_named(tmp_path: Path) -> N
     assert any("cosine" in v for v in result.accuracy.failures[0].violations)
     assert result.layers[0].node == "down"
     assert result.exclude == ("down",)
-    assert gate_result_from_dict(result.as_dict()) == result
+    assert GateResult.from_dict(result.as_dict()) == result
 
 
 def test_answers_are_compared_sample_by_sample_when_one_of_them_fails(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tritonsmith.builder.base.errors import ConfigError, SpecError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.model_config.field_views import quoted
 from tritonsmith.builder.model_config.model_config import (
     model_config_from_spec,
     model_config_from_text,
-    quoted,
     text_from_model_config,
 )
 from tritonsmith.builder.spec.spec import RepositorySpec, load_spec

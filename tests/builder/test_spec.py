@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
-from tritonsmith.builder.spec.spec import json_schema, load_spec
+from tritonsmith.builder.spec.json_schema import json_schema
+from tritonsmith.builder.spec.spec import load_spec
 
 GOOD = """\
 target: {triton: "25.10", gpus: [h100]}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonsmith.builder.base.errors import SpecError
-from tritonsmith.builder.base.text.text_layout import cells, shortened, table, wrapped
+from tritonsmith.builder.base.text.text_layout import cells, narrowed, table, wrapped
 
 ERROR = SpecError(
     "unknown key 'max_queue_delay' in models.another_model_with_a_rather_long_name.dynamic_batching",
@@ -46,7 +46,7 @@ def test_wrapping_loses_no_word_and_breaks_none(text: str, width: int) -> None:
 
 @given(st.text("ab/é語", max_size=60), st.integers(1, 40))
 def test_a_shortened_name_keeps_both_ends(name: str, width: int) -> None:
-    short = shortened(name, width)
+    short = narrowed(name, width)
     assert cells(short) <= width and (short == name or "…" in short)
     begin, _, end = short.partition("…")
     assert name.startswith(begin) and name.endswith(end)

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
 
 from tritonsmith.builder.base.files.untrusted import (
     Distance,
@@ -130,7 +129,7 @@ def test_what_is_no_plain_json_is_a_value_error(text: str | bytes, word: str) ->
 
 
 def test_what_an_older_version_wrote_as_infinity_is_a_number_only_where_it_is_asked_for() -> None:
-    numbers = TypeAdapter(dict[str, Distance])
+    numbers = dict[str, Distance]
     assert parsed(numbers, '{"a": Infinity}', infinite=True) == {"a": float("inf")}
     with pytest.raises(ValueError, match="Infinity"):
         parsed(numbers, '{"a": Infinity}')
@@ -138,7 +137,7 @@ def test_what_an_older_version_wrote_as_infinity_is_a_number_only_where_it_is_as
 
 def test_the_fault_of_a_value_is_one_short_line() -> None:
     with pytest.raises(ValueError, match=r"^k{160}: .*, not 'x") as raised:
-        parsed(TypeAdapter(dict[str, int]), f'{{"{"k" * 9000}": "{"x" * 9000}"}}')
+        parsed(dict[str, int], f'{{"{"k" * 9000}": "{"x" * 9000}"}}')
     assert len(str(raised.value)) < 500 and "\n" not in str(raised.value)
 
 

@@ -129,7 +129,7 @@ def test_an_explicit_server_follows_or_all_is_as_before(
         scaled(project, 5.0, "    instance_group: [{kind: KIND_GPU, count: 1}]\n")
         refused = tritonsmith("publish", str(triton.repository), "--reload", f"http://{url}")
         assert refused.returncode == 4, refused.stderr
-        assert "failed live and was taken back" in refused.stderr and "KIND_GPU" in refused.stderr
+        assert "failed on the live servers and was undone" in refused.stderr and "KIND_GPU" in refused.stderr
         assert "version 2 is served again" in refused.stderr and "failed" in refused.stdout
 
         back = rollback(project.destination, "published", None, release)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import BeforeValidator, PlainSerializer, computed_field
+
+from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.base.precisions import precision_rows
 
 if TYPE_CHECKING:
@@ -62,11 +66,16 @@ def variant_bounds(precision: str, dtype: str) -> Bounds:
     return default_bounds(dtype) if row.exact else Bounds(top1=0.99)
 
 
-_DISTANCES = ("relative_l2", "max_abs")
+_Distance = Annotated[
+    float,
+    PlainSerializer(lambda distance: None if distance == math.inf else distance),
+    BeforeValidator(lambda told: math.inf if told is None else told),
+]
+"""JSON has no infinity: it is null there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Deviation:
+class Deviation(JsonForm):
     """How one output of one run differs from its reference.
 
     output:      the output's name.
@@ -83,15 +92,16 @@ class Deviation:
     """
 
     output: str
-    relative_l2: float
+    relative_l2: _Distance
     cosine: float
-    max_abs: float
+    max_abs: _Distance
     failure: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
     runtime: str = ""
     sample: str = ""
     top1: float | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def violations(self) -> tuple[str, ...]:
         """One phrase for each thing wrong; empty when the output is within its bounds."""
@@ -111,28 +121,15 @@ class Deviation:
             found.append(f"top-1 agreement {seen} < {self.bounds.top1:.4g}")
         return tuple(found)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         """True when the output is within its bounds."""
         return not self.violations
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form; an infinite distance, which JSON cannot say, is null."""
-        numbers = {
-            key: None if getattr(self, key) == float("inf") else getattr(self, key) for key in _DISTANCES
-        }
-        return {**asdict(self), **numbers, "passed": self.passed, "violations": list(self.violations)}
-
-
-def deviation_from_dict(data: Mapping[str, Any]) -> Deviation:
-    """The inverse of Deviation.as_dict."""
-    fields = {key: value for key, value in data.items() if key not in ("passed", "violations", "bounds")}
-    distances = {key: float("inf") if fields[key] is None else fields[key] for key in _DISTANCES}
-    return Deviation(**{**fields, **distances}, bounds=Bounds(**data["bounds"]))
-
 
 @dataclass(frozen=True, slots=True)
-class AccuracyReport:
+class AccuracyReport(JsonForm):
     """The verdict on one candidate.
 
     deviations: of all samples, the comparisons furthest from the reference by each measure.
@@ -143,6 +140,7 @@ class AccuracyReport:
     samples: int
     note: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         """True when every output of every runtime is within its bounds."""
@@ -162,20 +160,8 @@ class AccuracyReport:
         """The same numbers judged by other bounds, for every output alike."""
         return replace(self, deviations=tuple(replace(d, bounds=bounds) for d in self.deviations))
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            "passed": self.passed,
-            "samples": self.samples,
-            "note": self.note,
-            "deviations": [deviation.as_dict() for deviation in self.deviations],
-        }
 
-
-def report_from_dict(data: Mapping[str, Any]) -> AccuracyReport:
-    """The inverse of AccuracyReport.as_dict."""
-    deviations = tuple(deviation_from_dict(item) for item in data["deviations"])
-    return AccuracyReport(deviations, int(data["samples"]), data["note"])
+report_from_dict = AccuracyReport.from_dict
 
 
 def report_from_deviations(deviations: Iterable[Deviation], samples: int) -> AccuracyReport:

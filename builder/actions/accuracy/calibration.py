@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.samples import load_samples
+from tritonsmith.builder.actions.accuracy.samples import array_of, load_samples, misfit, other_names
 from tritonsmith.builder.actions.export.sources.callables import call_reference
-from tritonsmith.builder.base.errors import BuildError, ExportError, Where, nearest
+from tritonsmith.builder.base.errors import BuildError, ExportError, Where
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -21,7 +22,7 @@ MIN_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationSpec:
+class CalibrationSpec(JsonForm):
     """Where the inputs come from that a quantized variant takes its ranges from.
 
     samples:     "module:callable" (→ list of {input name: ndarray}), an .npz as builder.actions.accuracy.samples.load_samples
@@ -33,15 +34,6 @@ class CalibrationSpec:
     samples: str
     search_path: str
     max_rows: int | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return asdict(self)
-
-
-def calibration_spec_from_dict(data: Mapping[str, Any]) -> CalibrationSpec:
-    """The inverse of CalibrationSpec.as_dict."""
-    return CalibrationSpec(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +113,6 @@ def _read(spec: CalibrationSpec) -> tuple[list[dict[str, Array]], tuple[str, ...
 
 
 def _from_callable(returned: Any, reference: str) -> list[dict[str, Array]]:
-    import numpy as np
-
     samples = list(returned) if isinstance(returned, Iterable) and not isinstance(returned, Mapping) else None
     if not samples or not all(isinstance(sample, Mapping) for sample in samples):
         raise ExportError(
@@ -131,37 +121,19 @@ def _from_callable(returned: Any, reference: str) -> list[dict[str, Array]]:
             seen=type(returned).__name__,
             valid=["a list of dicts, each input name → NumPy array with the batch as its first dimension"],
         )
-
-    def array(value: Any) -> Array:
-        return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
-
-    return [{str(name): array(value) for name, value in sample.items()} for sample in samples]
+    return [{str(name): array_of(value) for name, value in sample.items()} for sample in samples]
 
 
 def _check_sample(sample: Mapping[str, Array], wanted: Mapping[str, TensorSpec], what: str) -> None:
     import numpy as np
 
-    for name in sorted(sample.keys() ^ wanted.keys()):
-        close = nearest(name, wanted) if name in sample else None
-        raise BuildError(
-            f"{what} " + (f"has an unknown input {name}" if name in sample else f"lacks input {name}"),
-            code="calibration_mismatch",
-            seen=sorted(sample),
-            valid=[close] if close else list(wanted),
-        )
+    if odd := other_names(sample, wanted):
+        raise BuildError(f"{what} {odd[0]}", code="calibration_mismatch", **odd[1])
     for name, tensor in wanted.items():
         array = sample[name]
-        fits = len(array.shape) == len(tensor.shape) and all(
-            not isinstance(dim, int) or dim < 0 or dim == size
-            for dim, size in zip(tensor.shape, array.shape, strict=False)
-        )
-        if array.dtype.name != tensor.dtype.numpy or not fits or array.size == 0:
-            raise BuildError(
-                f"{name} in {what} is not what the model takes",
-                code="calibration_mismatch",
-                seen=f"{array.dtype.name} {list(array.shape)}",
-                valid=[f"{tensor.dtype.numpy} {list(tensor.shape)}"],
-            )
+        if wrong := misfit(array, tensor):
+            told = f"{name} in {what} is not what the model takes"
+            raise BuildError(told, code="calibration_mismatch", **wrong)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BuildError(
                 f"{name} in {what} holds NaN or Inf",
@@ -224,7 +196,7 @@ def _refuse_held_out(
     shared = sum(digest in known for sample in samples for digest in _row_digests(sample, batched))
     if shared:
         raise BuildError(
-            "the calibration data holds samples that the accuracy is judged on, so the judgement would flatter",
+            "the calibration data holds samples that the accuracy is judged on, so it would look more accurate than it is",
             code="calibration_held_out",
             seen=f"{shared} rows of {spec.samples} are among accuracy.samples",
             fix="calibrate on other inputs than accuracy.samples",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, report_from_dict
+from pydantic import computed_field
+
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds, Deviation
 from tritonsmith.builder.base.errors import GateError, Where
+from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.spec.variant_spec import Variant
 
 SHOWN = 5
@@ -15,7 +18,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(JsonForm):
     """The gate's verdict on one variant by the bounds as they are stated now.
 
     failures: one line for each output, runtime and the user's metric out of bounds; none means it passed.
@@ -29,20 +32,17 @@ class Judgement:
     layers: tuple[Mapping[str, Any], ...] = ()
     exclude: tuple[str, ...] = ()
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         """True when nothing is out of bounds."""
         return not self.failures
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {"passed": self.passed, **asdict(self)}
-
 
 def judgement_of(variant: Variant, record: Mapping[str, Any]) -> Judgement:
     """Judges the record's numbers by the variant's stated bounds, or by those of its precision."""
     bounds = Bounds(**variant.accuracy.stated_bounds())
-    report = report_from_dict(record["accuracy"])
+    report = AccuracyReport.from_dict(record["accuracy"])
     failed = (report.judged_by(bounds) if bounds.stated else report).failures
     metrics = [
         f"metric {'not computed' if m['value'] is None else format(m['value'], '.6g')} ({m['runtime']})"
@@ -87,7 +87,7 @@ def refusal(subject: str, judgement: Judgement, where: Where) -> GateError:
         details=details,
         fix=f"exclude: [{', '.join(proposed[:SHOWN])}] in the variant keeps what loses most in fp32{more}"
         if proposed
-        else "loosen its accuracy:, or serve another variant",
+        else "relax its accuracy:, or serve another variant",
     )
 
 

@@ -7,11 +7,12 @@ differs by its own rounding alone. Its total loss is the difference in a run of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import run_intermediates
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -24,7 +25,7 @@ OUTSTANDING = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class LayerLoss:
+class LayerLoss(JsonForm):
     """One node of the fp32 model and the relative L2 of its first output in the variant.
 
     own_loss:   when it reads what the fp32 model computes.
@@ -35,10 +36,6 @@ class LayerLoss:
     op_type: str
     own_loss: float
     total_loss: float
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return asdict(self)
 
 
 def layer_losses(source: Path, variant: Path, inputs: Mapping[str, Array]) -> tuple[LayerLoss, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds, report_from_dict
+from pydantic import computed_field
+
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds
 from tritonsmith.builder.actions.accuracy.layers import LayerLoss
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 Served = Literal["onnxruntime", "tensorrt"]
 
@@ -36,7 +38,7 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True)
-class GateRequest:
+class GateRequest(JsonForm):
     """One variant to judge.
 
     source, candidate: .onnx files of the fp32 model and of the variant.
@@ -60,26 +62,9 @@ class GateRequest:
     candidates: tuple[str, ...] = ()
     always_layers: bool = False
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return asdict(self)
-
-
-def gate_request_from_dict(data: Mapping[str, Any]) -> GateRequest:
-    """The inverse of GateRequest.as_dict."""
-    metric = data["metric"]
-    return GateRequest(
-        **{
-            **data,
-            "bounds": Bounds(**data["bounds"]),
-            "metric": None if metric is None else Metric(**metric),
-            "candidates": tuple(data["candidates"]),
-        }
-    )
-
 
 @dataclass(frozen=True, slots=True)
-class GateResult:
+class GateResult(JsonForm):
     """The verdict.
 
     accuracy: the comparisons that count, as in an export's report.
@@ -95,29 +80,8 @@ class GateResult:
     layers: tuple[LayerLoss, ...]
     exclude: tuple[str, ...]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
         """True when every output, and the user's metric, is within its bounds."""
         return self.accuracy.passed and all(value.passed for value in self.metric)
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            "passed": self.passed,
-            "accuracy": self.accuracy.as_dict(),
-            "metric": [asdict(value) for value in self.metric],
-            "findings": list(self.findings),
-            "layers": [layer.as_dict() for layer in self.layers],
-            "exclude": list(self.exclude),
-        }
-
-
-def gate_result_from_dict(data: Mapping[str, Any]) -> GateResult:
-    """The inverse of GateResult.as_dict."""
-    return GateResult(
-        accuracy=report_from_dict(data["accuracy"]),
-        metric=tuple(MetricValue(**item) for item in data["metric"]),
-        findings=tuple(data["findings"]),
-        layers=tuple(LayerLoss(**item) for item in data["layers"]),
-        exclude=tuple(data["exclude"]),
-    )

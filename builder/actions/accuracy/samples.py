@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import TypedDict
 
-from tritonsmith.builder.base.errors import BuildError, Where
+from tritonsmith.builder.base.errors import BuildError, Where, unknown
 from tritonsmith.builder.base.files.disk import replacing
 from tritonsmith.builder.base.files.npz import read_npz
 from tritonsmith.builder.base.files.untrusted import STRICT, parsed
+from tritonsmith.builder.base.tensors import dtype_from_numpy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tritonsmith.builder.base.tensors import TensorSpec
 
     Array = NDArray[Any]
 
@@ -62,6 +64,41 @@ class SampleSet:
     def is_made_up(self) -> bool:
         """Whether the inputs were drawn, since nobody stated any."""
         return self.origin.startswith(MADE_UP)
+
+
+def other_names(given: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, Any]] | None:
+    """How a sample's names differ from the inputs, with the error's `seen`, `valid` and `fix`; None when they do not."""
+    for name in sorted({*given} ^ {*wanted}):
+        if name in given:
+            return f"has an unknown input {name}", unknown(name, wanted)
+        return f"lacks input {name}", {"seen": sorted(given), "valid": list(wanted)}
+    return None
+
+
+def misfit(array: Array, tensor: TensorSpec) -> dict[str, Any] | None:
+    """`seen`, `valid` and `fix` of an array that an input does not take: another type or shape, or empty; None when it fits."""
+    try:
+        same_dtype = dtype_from_numpy(array.dtype.name) == tensor.dtype
+    except KeyError:
+        same_dtype = False
+    fits = len(array.shape) == len(tensor.shape) and all(
+        not isinstance(dim, int) or dim < 0 or dim == size
+        for dim, size in zip(tensor.shape, array.shape, strict=True)
+    )
+    if same_dtype and fits and array.size:
+        return None
+    return {
+        "seen": f"{array.dtype.name} {list(array.shape)}",
+        "valid": [f"{tensor.dtype.numpy} {list(tensor.shape)}"],
+        "fix": None if same_dtype else f"convert it: array.astype({tensor.dtype.numpy!r})",
+    }
+
+
+def array_of(value: Any) -> Array:
+    """What a samples callable returns as one value, a torch tensor too → its array."""
+    import numpy as np
+
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def save_samples(samples: SampleSet, path: Path) -> None:
@@ -135,7 +172,7 @@ def load_samples(path: Path, limit_bytes: int | None = None) -> SampleSet:
 
 
 def _set_from_header(members: Mapping[str, Array]) -> SampleSet:
-    header = parsed(_header_adapter(), members[_HEADER].tobytes())
+    header = parsed(_Header, members[_HEADER].tobytes())
 
     def tensors(entries: Sequence[_Entry]) -> dict[str, Array]:
         return {entry["name"]: _array(entry, members[entry["key"]]) for entry in entries}
@@ -166,11 +203,6 @@ class _Header(TypedDict):
     format: Literal["tritonsmith-samples-1"]
     origin: str
     samples: list[_Sample]
-
-
-@cache
-def _header_adapter() -> TypeAdapter[_Header]:
-    return TypeAdapter(_Header)
 
 
 def _array(entry: _Entry, member: Array) -> Array:

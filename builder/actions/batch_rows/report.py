@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
+from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.base.files.untrusted import STRICT
 
 ROWS_REVISION = 4
@@ -26,7 +27,7 @@ unverified:  no inputs could be made, or the graph reads other rows though no an
 
 
 @dataclass(frozen=True, slots=True)
-class RowsReport:
+class RowsReport(JsonForm):
     """The verdict on one model.
 
     sizes: batch sizes that were run, ascending; the largest is below max_batch_size where memory bounds it.
@@ -51,10 +52,9 @@ class RowsReport:
         """Refused, or by its graph able to be: nobody who is free to choose a batch size would choose one above 0."""
         return self.refused or (self.verdict == "unverified" and bool(self.op))
 
-    def as_dict(self) -> RowsJson:
-        """JSON form; fields that say nothing are left out."""
-        said = {key: value for key, value in {**asdict(self), "sizes": list(self.sizes)}.items() if value}
-        return cast("RowsJson", said)
+    def as_dict(self) -> Any:
+        """JSON form, a RowsJson; fields that say nothing are left out."""
+        return {key: value for key, value in JsonForm.as_dict(self).items() if value}
 
 
 @with_config(STRICT)
@@ -67,9 +67,7 @@ class RowsJson(TypedDict):
     op: NotRequired[str]
 
 
-def report_from_dict(data: Mapping[str, Any]) -> RowsReport:
-    """The inverse of RowsReport.as_dict; data: as RowsJson has it."""
-    return RowsReport(**{**data, "sizes": tuple(data.get("sizes", ()))})
+report_from_dict = RowsReport.from_dict
 
 
 def sizes_to_run(max_batch_size: int, preferred: Iterable[int] = ()) -> tuple[int, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 LARGEST_RUN_BYTES = 2**30
 """No batch is run that would take more memory beside the weights than this."""
@@ -15,7 +17,7 @@ LARGEST_RUN_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class RowsRequest:
+class RowsRequest(JsonForm):
     """One ONNX file to look at.
 
     model:        its name, for messages.
@@ -46,25 +48,6 @@ class RowsRequest:
     more_rounds: int = 256
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form, part of what a report is known by."""
-        known = asdict(self)
-        if not self.dim_relations:
-            del known["dim_relations"]
-        return {
-            **known,
-            "sizes": list(self.sizes),
-            "outputs": list(self.outputs),
-            "dynamic_dims": {name: list(sizes) for name, sizes in self.dynamic_dims.items()},
-        }
-
-
-def request_from_dict(data: Mapping[str, Any]) -> RowsRequest:
-    """The inverse of RowsRequest.as_dict."""
-    return RowsRequest(
-        **{
-            **data,
-            "sizes": tuple(data["sizes"]),
-            "outputs": tuple(data["outputs"]),
-            "dynamic_dims": {n: (s[0], s[1], s[2]) for n, s in data["dynamic_dims"].items()},
-        }
-    )
+        """JSON form, part of what a report is known by: a model without relations is known as before there were any."""
+        form = JsonForm.as_dict(self)
+        return form if self.dim_relations else {k: v for k, v in form.items() if k != "dim_relations"}

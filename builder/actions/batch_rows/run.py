@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritonsmith.builder.actions.batch_rows.report import RowsReport, report_from_dict
+from tritonsmith.builder.actions.batch_rows.report import RowsReport
 from tritonsmith.builder.actions.batch_rows.request import RowsRequest
 from tritonsmith.builder.base.processes.child import WITH_ONNX, ChildTask, run_child
 
@@ -22,4 +22,4 @@ def run_rows(
         "rows",
         imports=WITH_ONNX,
     )
-    return report_from_dict(run_child(task, request.as_dict(), scratch, log_path, timeout_s))
+    return RowsReport.from_dict(run_child(task, request.as_dict(), scratch, log_path, timeout_s))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.batch_rows.judge import Model, judge_rows
 from tritonsmith.builder.actions.batch_rows.report import RowsReport
-from tritonsmith.builder.actions.batch_rows.request import RowsRequest, request_from_dict
+from tritonsmith.builder.actions.batch_rows.request import RowsRequest
 from tritonsmith.builder.actions.batch_rows.rows import POOL, Row, batch_of, drawn_like, rows_of, with_drawn
 from tritonsmith.builder.actions.export.batching import with_batch_dimension
 from tritonsmith.builder.actions.export.exported import Exported
@@ -38,7 +38,8 @@ def main() -> None:
 
 
 def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
-    return report_of(request_from_dict(request), scratch).as_dict()
+    report: Mapping[str, object] = report_of(RowsRequest.from_dict(request), scratch).as_dict()
+    return report
 
 
 def report_of(request: RowsRequest, scratch: Path) -> RowsReport:

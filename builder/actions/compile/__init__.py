@@ -12,8 +12,6 @@ from tritonsmith.builder.actions.compile.request import (
     CompileRequest,
     CompileResult,
     options_from_dict,
-    request_from_dict,
-    result_from_dict,
 )
 from tritonsmith.builder.actions.compile.run import run_compile
 
@@ -27,7 +25,5 @@ __all__ = [
     "derive_profiles",
     "instance_groups_with_profiles",
     "options_from_dict",
-    "request_from_dict",
-    "result_from_dict",
     "run_compile",
 ]

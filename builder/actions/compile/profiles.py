@@ -9,10 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from tritonsmith.builder.base.dim_relations import ranges_with_relations
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
+from tritonsmith.builder.base.errors import SpecError, Where, unknown
+from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.base.tensors import Dim, TensorSpec
 
 Sizes = tuple[int, int, int]
@@ -20,16 +23,12 @@ Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class ShapeRange:
+class ShapeRange(JsonForm):
     """Whole shapes of one input, batch dimension included."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
-
-    def as_dict(self) -> dict[str, list[int]]:
-        """JSON form, as in an engine's sidecar."""
-        return {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,12 @@ class OptimizationProfile:
         return {name: shape.as_dict() for name, shape in self.shapes.items()}
 
 
-def profile_from_dict(data: Mapping[str, Any]) -> OptimizationProfile:
-    """The inverse of OptimizationProfile.as_dict."""
-    return OptimizationProfile(
-        {
-            name: ShapeRange(tuple(shape["min"]), tuple(shape["opt"]), tuple(shape["max"]))
-            for name, shape in data.items()
-        }
-    )
+ProfileForm = Annotated[
+    OptimizationProfile,
+    PlainSerializer(OptimizationProfile.as_dict),
+    BeforeValidator(lambda shapes: {"shapes": shapes}),
+]
+"""A field's type where an optimization profile travels as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +191,10 @@ class _Check:
             for kind, given, known in (("input", profile.inputs, names), ("dim", profile.dims, sorted(dims))):
                 for name in given:
                     if name not in known:
-                        guess = nearest(name, known)
                         raise self.error(
                             f"optimization profile {number} names {kind} {name!r}, which the model does not have",
                             f"profile_unknown_{kind}",
-                            seen=name,
-                            valid=known,
-                            fix=f"did you mean {guess!r}?" if guess else None,
+                            **unknown(name, known),
                         )
 
     def profile(self, number: int, given: StatedProfile) -> OptimizationProfile:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from tritonsmith.builder.actions.compile.profiles import OptimizationProfile, profile_from_dict
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
+from tritonsmith.builder.actions.compile.profiles import ProfileForm
+from tritonsmith.builder.base.errors import SpecError, Where, unknown
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 EngineKind = Literal["tensorrt", "tensorrt_rtx"]
 HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
@@ -16,7 +17,7 @@ OPTIMIZATION_LEVELS = range(6)
 
 
 @dataclass(frozen=True, slots=True)
-class CompileOptions:
+class CompileOptions(JsonForm):
     """TensorRT's own builder settings; None leaves TensorRT's default. Precision is the graph's, not an option.
 
     workspace_bytes:    limit of memory for intermediate results; default: all of the GPU's.
@@ -41,23 +42,17 @@ class CompileOptions:
     weight_streaming: bool = False
     max_aux_streams: int | None = None
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form; part of an engine's identity."""
-        return asdict(self)
-
 
 def options_from_dict(data: Mapping[str, Any], where: Where | None = None) -> CompileOptions:
     """A spec's mapping → CompileOptions; SpecError names the nearest valid key or value."""
     valid = [f.name for f in fields(CompileOptions)]
     for key in data:
         if key not in valid:
-            guess = nearest(str(key), valid)
             raise SpecError(
                 f"unknown TensorRT option {key!r}",
                 code="unknown_key",
                 where=where,
-                valid=() if guess else valid,
-                fix=f"did you mean {guess!r}?" if guess else None,
+                **unknown(key, valid),
             )
     options = CompileOptions(**data)
     _check_options(options, where)
@@ -113,7 +108,7 @@ def _is_count(value: object, least: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class CompileRequest:
+class CompileRequest(JsonForm):
     """One ONNX graph to compile.
 
     model:    its name, for messages.
@@ -127,24 +122,11 @@ class CompileRequest:
     model: str
     engine: EngineKind
     onnx: str
-    profiles: tuple[OptimizationProfile, ...] = ()
+    profiles: tuple[ProfileForm, ...] = ()
     options: CompileOptions = field(default_factory=CompileOptions)
     opset: int | None = None
     timing_cache_directory: str | None = None
     compute_capability: str | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            "model": self.model,
-            "engine": self.engine,
-            "onnx": self.onnx,
-            "profiles": [profile.as_dict() for profile in self.profiles],
-            "options": self.options.as_dict(),
-            "opset": self.opset,
-            "timing_cache_directory": self.timing_cache_directory,
-            "compute_capability": self.compute_capability,
-        }
 
     def identity(self) -> dict[str, object]:
         """What decides about the engine beside the ONNX file's content and the compiler: part of its action's key.
@@ -153,20 +135,6 @@ class CompileRequest:
         """
         parts = self.as_dict()
         return {key: parts[key] for key in ("engine", "profiles", "options", "compute_capability")}
-
-
-def request_from_dict(data: Mapping[str, Any]) -> CompileRequest:
-    """The inverse of CompileRequest.as_dict."""
-    return CompileRequest(
-        model=str(data["model"]),
-        engine=cast(EngineKind, data["engine"]),
-        onnx=str(data["onnx"]),
-        profiles=tuple(profile_from_dict(profile) for profile in data["profiles"]),
-        options=CompileOptions(**data["options"]),
-        opset=data["opset"],
-        timing_cache_directory=data["timing_cache_directory"],
-        compute_capability=data["compute_capability"],
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +149,7 @@ class SerialisedEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class CompileResult:
+class CompileResult(JsonForm):
     """What run_compile left in its output directory.
 
     engine_path:  below out_dir: `model.plan` (TensorRT) or `model.rtx` (TensorRT-RTX, a proof, no Triton plan).
@@ -201,12 +169,3 @@ class CompileResult:
     build_seconds: float
     timing_cache: str
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {**asdict(self), "notes": list(self.notes)}
-
-
-def result_from_dict(data: Mapping[str, Any]) -> CompileResult:
-    """The inverse of CompileResult.as_dict."""
-    return CompileResult(**{**data, "notes": tuple(data["notes"])})

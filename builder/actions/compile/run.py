@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tritonsmith.builder.actions.compile.compilers.tensorrt import require_tensorrt
 from tritonsmith.builder.actions.compile.compilers.tensorrt_rtx import require_rtx
-from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult, result_from_dict
+from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.processes.child import ChildTask, run_child
 from tritonsmith.builder.base.releases import parser_opsets
@@ -42,7 +42,7 @@ def run_compile(
         "compile",
         gpus=numbers,
     )
-    return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s, stop))
+    return CompileResult.from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s, stop))
 
 
 def refuse_opset(request: CompileRequest, tensorrt: str | None = None) -> None:

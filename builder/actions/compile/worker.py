@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult, request_from_dict
+from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult
 from tritonsmith.builder.base.processes.child_worker import serve
 
 
@@ -30,7 +30,7 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 
     def work() -> None:
         try:
-            done.append(compile_request(request_from_dict(request), out_dir, stop))
+            done.append(compile_request(CompileRequest.from_dict(request), out_dir, stop))
         except BaseException as error:  # handed on below
             done.append(error)
 

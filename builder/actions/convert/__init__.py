@@ -4,8 +4,6 @@ from tritonsmith.builder.actions.convert.request import (
     ConvertRequest,
     ConvertResult,
     KeptNode,
-    convert_request_from_dict,
-    convert_result_from_dict,
 )
 from tritonsmith.builder.actions.convert.run import run_convert, run_gate
 
@@ -13,8 +11,6 @@ __all__ = [
     "ConvertRequest",
     "ConvertResult",
     "KeptNode",
-    "convert_request_from_dict",
-    "convert_result_from_dict",
     "run_convert",
     "run_gate",
 ]

@@ -32,7 +32,7 @@ from tritonsmith.builder.actions.export.onnx_graph import (
     outputs_of_session,
     read_graph,
 )
-from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, nearest
+from tritonsmith.builder.base.errors import BuildError, ExportError, SpecError, Where, unknown
 from tritonsmith.builder.base.files.disk import adopt, delete
 from tritonsmith.builder.base.precisions import PrecisionRow, precision_rows
 from tritonsmith.builder.base.rows import function_of
@@ -91,12 +91,10 @@ def _row(precision: str) -> PrecisionRow:
     rows = precision_rows()
     if precision in rows:
         return rows[precision]
-    close = nearest(precision, rows)
     raise SpecError(
         f"precision {precision} cannot be made",
         code="precision_unknown",
-        seen=precision,
-        valid=[close] if close else tuple(rows),
+        **unknown(precision, rows),
     )
 
 

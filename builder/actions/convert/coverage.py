@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import element_types
 from tritonsmith.builder.actions.convert.prepare import has_body
+from tritonsmith.builder.base.files.json_forms import JsonForm
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 _BY_MATRIX = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(JsonForm):
     """How much of a model is in the precision.
 
     nodes, of_nodes: nodes that compute in it, of those that could at most: with fp32 tensors for fp16 and bf16, with an
@@ -28,10 +29,6 @@ class Coverage:
     weight_bytes: int
     of_weight_bytes: int
     kept: Mapping[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
 
 def weight_sizes(model: Any) -> dict[str, int]:

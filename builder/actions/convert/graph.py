@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import BuildError, SpecError, nearest
+from tritonsmith.builder.base.errors import BuildError, SpecError, unknown
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -101,13 +101,10 @@ def excluded_nodes(nodes: Sequence[tuple[str, str]], patterns: Sequence[str]) ->
     for pattern in patterns:
         if pattern not in used:
             known = sorted({part for node in nodes for part in node})
-            close = nearest(pattern, known)
             raise SpecError(
                 f"exclude {pattern!r} matches no node",
                 code="exclude_matches_nothing",
-                seen=pattern,
-                valid=[close] if close else known[:8],
-                fix="name nodes or op types of the ONNX graph; * and ? are allowed",
+                **unknown(pattern, known, "name nodes or op types of the ONNX graph; * and ? are allowed"),
             )
     return found
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tritonsmith.builder.base.errors import SpecError, nearest
+from tritonsmith.builder.base.errors import SpecError, unknown
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.rows import function_of
 
@@ -63,13 +63,14 @@ def options_for(precision: str, options: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        unknown = name not in kind.model_fields
-        close = nearest(name, kind.model_fields)
+        if name not in kind.model_fields:
+            raise SpecError(
+                f"precision {precision} has no option {name}",
+                code="precision_option",
+                **unknown(name, kind.model_fields),
+            ) from None
         raise SpecError(
-            f"precision {precision} has no option {name}"
-            if unknown
-            else f"option {name} of precision {precision}: {first['msg']}",
+            f"option {name} of precision {precision}: {first['msg']}",
             code="precision_option",
-            seen=name if unknown else first["input"],
-            valid=([close] if close else list(kind.model_fields)) if unknown else (),
+            seen=first["input"],
         ) from None

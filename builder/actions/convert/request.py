@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec, calibration_spec_from_dict
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.convert.coverage import Coverage
 from tritonsmith.builder.actions.export.request import EXTERNAL_ABOVE_BYTES
-from tritonsmith.builder.base.tensors import TensorSpec, tensor_from_dict
+from tritonsmith.builder.base.files.json_forms import JsonForm
+from tritonsmith.builder.base.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertRequest:
+class ConvertRequest(JsonForm):
     """One fp32 ONNX model to bring to a precision.
 
     model:       its name, for messages.
@@ -37,29 +38,6 @@ class ConvertRequest:
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES
     graph_level: int | None = None
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "exclude": list(self.exclude),
-            "calibration": None if self.calibration is None else self.calibration.as_dict(),
-            "options": dict(self.options),
-        }
-
-
-_PLAIN = ("model", "source_onnx", "precision", "keep_io", "held_out", "external_above_bytes", "graph_level")
-
-
-def convert_request_from_dict(data: Mapping[str, Any]) -> ConvertRequest:
-    """The inverse of ConvertRequest.as_dict."""
-    calibration = data["calibration"]
-    return ConvertRequest(
-        **{name: data[name] for name in _PLAIN},
-        exclude=tuple(data["exclude"]),
-        calibration=None if calibration is None else calibration_spec_from_dict(calibration),
-        options=dict(data["options"]),
-    )
-
 
 @dataclass(frozen=True, slots=True)
 class KeptNode:
@@ -74,7 +52,7 @@ class KeptNode:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertResult:
+class ConvertResult(JsonForm):
     """What run_convert left in its output directory.
 
     files:      paths below out_dir for a model version's directory, as in ExportResult.
@@ -111,46 +89,3 @@ class ConvertResult:
     def onnx_file(self) -> str:
         """The .onnx file itself, below out_dir."""
         return next(name for name in self.files if name.endswith(".onnx"))
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            **{name: getattr(self, name) for name in _RESULT_PLAIN},
-            "files": list(self.files),
-            "inputs": [tensor.as_dict() for tensor in self.inputs],
-            "outputs": [tensor.as_dict() for tensor in self.outputs],
-            "kept_fp32": [asdict(node) for node in self.kept_fp32],
-            "dependencies": list(self.dependencies),
-            "tools": dict(self.tools),
-            "converted": list(self.converted),
-            "notes": list(self.notes),
-            "coverage": None if self.coverage is None else self.coverage.as_dict(),
-        }
-
-
-_RESULT_PLAIN = (
-    "precision",
-    "opset",
-    "ir_version",
-    "calibration_digest",
-    "calibration_rows",
-    "seconds",
-    "tensorrt_only",
-    "lacks",
-)
-
-
-def convert_result_from_dict(data: Mapping[str, Any]) -> ConvertResult:
-    """The inverse of ConvertResult.as_dict."""
-    return ConvertResult(
-        **{name: data[name] for name in _RESULT_PLAIN},
-        files=tuple(data["files"]),
-        inputs=tuple(tensor_from_dict(item) for item in data["inputs"]),
-        outputs=tuple(tensor_from_dict(item) for item in data["outputs"]),
-        kept_fp32=tuple(KeptNode(**item) for item in data["kept_fp32"]),
-        dependencies=tuple(data["dependencies"]),
-        tools=dict(data["tools"]),
-        converted=tuple(data["converted"]),
-        notes=tuple(data["notes"]),
-        coverage=None if data["coverage"] is None else Coverage(**data["coverage"]),
-    )

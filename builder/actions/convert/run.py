@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, gate_result_from_dict
+from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult
 from tritonsmith.builder.actions.convert.request import (
     ConvertRequest,
     ConvertResult,
-    convert_result_from_dict,
 )
 from tritonsmith.builder.base.processes.child import WITH_ONNX, ChildTask, run_child
 
@@ -32,7 +31,7 @@ def run_convert(
         held_out=request.held_out and str(Path(request.held_out).absolute()),
     )
     answer = run_child(task, {"convert": absolute.as_dict()}, out_dir, log_path, timeout_s)
-    return convert_result_from_dict(answer)
+    return ConvertResult.from_dict(answer)
 
 
 def run_gate(
@@ -53,4 +52,4 @@ def run_gate(
         samples=str(Path(request.samples).absolute()),
     )
     answer = run_child(task, {"gate": absolute.as_dict()}, scratch, log_path, timeout_s)
-    return gate_result_from_dict(answer)
+    return GateResult.from_dict(answer)

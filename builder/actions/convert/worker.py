@@ -22,15 +22,15 @@ def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
 
     if "gate" in request:
         from tritonsmith.builder.actions.accuracy.gate import judge_variant
-        from tritonsmith.builder.actions.accuracy.request import gate_request_from_dict
+        from tritonsmith.builder.actions.accuracy.request import GateRequest
 
-        judged = gate_request_from_dict(request["gate"])
+        judged = GateRequest.from_dict(request["gate"])
         enter_search_path(Path(judged.search_path))
         return judge_variant(judged, out_dir).as_dict()
     from tritonsmith.builder.actions.convert.convert import convert
-    from tritonsmith.builder.actions.convert.request import convert_request_from_dict
+    from tritonsmith.builder.actions.convert.request import ConvertRequest
 
-    wanted = convert_request_from_dict(request["convert"])
+    wanted = ConvertRequest.from_dict(request["convert"])
     if wanted.calibration is not None:
         enter_search_path(Path(wanted.calibration.search_path))
     return convert(wanted, out_dir).as_dict()

@@ -3,15 +3,11 @@
 from tritonsmith.builder.actions.export.request import (
     ExportRequest,
     ExportResult,
-    request_from_dict,
-    result_from_dict,
 )
 from tritonsmith.builder.actions.export.run import run_export
 
 __all__ = [
     "ExportRequest",
     "ExportResult",
-    "request_from_dict",
-    "result_from_dict",
     "run_export",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.base.errors import ExportError, Where
+from tritonsmith.builder.base.errors import ExportError, Where, at
 from tritonsmith.builder.base.files.untrusted import open_regular
 from tritonsmith.builder.base.tensors import Dim, Dtype, TensorSpec, dtype_from_onnx
 from tritonsmith.builder.base.text.console import note
@@ -45,18 +45,19 @@ def read_graph(path: Path, *, full_check: bool = True) -> Graph:
     """
     import onnx
 
-    model = _parse(path)
-    external = _external_locations(model, path)
-    inferred = _with_inferred_shapes(model, path)
-    if full_check:
-        # What the file does not say is checked as ONNX Runtime has it; the file stays as it is.
-        _check(model if inferred else str(path), path, onnx)
-    initialised = {tensor.name for tensor in model.graph.initializer}
-    # IR versions below 4 list initializers as inputs too.
-    inputs = tuple(_tensor(value, path) for value in model.graph.input if value.name not in initialised)
-    outputs = tuple(_tensor(value, path) for value in model.graph.output)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    return Graph(inputs, outputs, int(opset), int(model.ir_version), external)
+    with at(Where(path)):
+        model = _parse(path)
+        external = _external_locations(model, path)
+        inferred = _with_inferred_shapes(model, path)
+        if full_check:
+            # What the file does not say is checked as ONNX Runtime has it; the file stays as it is.
+            _check(model if inferred else str(path), path, onnx)
+        initialised = {tensor.name for tensor in model.graph.initializer}
+        # IR versions below 4 list initializers as inputs too.
+        inputs = tuple(_tensor(value) for value in model.graph.input if value.name not in initialised)
+        outputs = tuple(_tensor(value) for value in model.graph.output)
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        return Graph(inputs, outputs, int(opset), int(model.ir_version), external)
 
 
 def _parse(path: Path) -> Any:
@@ -67,19 +68,14 @@ def _parse(path: Path) -> Any:
         with open_regular(path) as file:
             head = file.read(64)
     except (FileNotFoundError, NotADirectoryError):
-        raise ExportError("the ONNX file does not exist", code="source_missing", where=Where(path)) from None
+        raise ExportError("the ONNX file does not exist", code="source_missing") from None
     except OSError as error:
         raise ExportError(
-            f"the ONNX file cannot be read: {error.strerror or error}",
-            code="source_unreadable",
-            where=Where(path),
+            f"the ONNX file cannot be read: {error.strerror or error}", code="source_unreadable"
         ) from error
     if head.startswith(b"version https://git-lfs"):
         raise ExportError(
-            "this is a Git LFS pointer, not the ONNX file itself",
-            code="git_lfs_pointer",
-            where=Where(path),
-            fix="git lfs pull",
+            "this is a Git LFS pointer, not the ONNX file itself", code="git_lfs_pointer", fix="git lfs pull"
         )
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
@@ -87,7 +83,6 @@ def _parse(path: Path) -> Any:
         raise ExportError(
             "not an ONNX file, or a damaged one: it does not parse as protobuf",
             code="corrupt_onnx",
-            where=Where(path),
             seen=f"{path.stat().st_size} bytes starting {head[:12]!r}",
             fix="export or download it again",
         ) from error
@@ -95,7 +90,6 @@ def _parse(path: Path) -> Any:
         raise ExportError(
             "the file holds no ONNX graph",
             code="corrupt_onnx",
-            where=Where(path),
             seen=f"{path.stat().st_size} bytes",
             fix="export or download it again",
         )
@@ -121,7 +115,6 @@ def _with_inferred_shapes(model: Any, path: Path) -> bool:
             raise ExportError(
                 f"output {value.name} has no rank, and ONNX Runtime infers none: Triton would take it for a scalar",
                 code="unsupported_tensor",
-                where=Where(path),
                 fix="export the model with the output's shape, dynamic dimensions as names",
             )
         for size in shapes[value.name]:
@@ -142,22 +135,21 @@ def _check(model: Any, path: Path, onnx: Any) -> None:
         try:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as invalid:
-            raise _invalid(path, invalid) from invalid
+            raise _invalid(invalid) from invalid
     except onnx.checker.ValidationError as error:
-        raise _invalid(path, error) from error
+        raise _invalid(error) from error
 
 
-def _invalid(path: Path, error: Exception) -> ExportError:
+def _invalid(error: Exception) -> ExportError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ExportError(f"onnx's checker rejects the model: {reason}", code="invalid_onnx", where=Where(path))
+    return ExportError(f"onnx's checker rejects the model: {reason}", code="invalid_onnx")
 
 
-def _tensor(value: Any, path: Path) -> TensorSpec:
+def _tensor(value: Any) -> TensorSpec:
     if not value.type.HasField("tensor_type"):
         raise ExportError(
             f"{value.name} is no tensor; Triton carries tensors only",
             code="unsupported_tensor",
-            where=Where(path),
             seen=value.type.WhichOneof("value"),
         )
     tensor = value.type.tensor_type
@@ -165,7 +157,6 @@ def _tensor(value: Any, path: Path) -> TensorSpec:
         raise ExportError(
             f"{value.name} has no rank",
             code="unsupported_tensor",
-            where=Where(path),
             fix="run onnx.shape_inference.infer_shapes on the model, or export it with shapes",
         )
     dims = tuple(_dim(dim) for dim in tensor.shape.dim)
@@ -173,14 +164,13 @@ def _tensor(value: Any, path: Path) -> TensorSpec:
         raise ExportError(
             f"{value.name} has a dimension of size 0, which Triton does not accept",
             code="unsupported_tensor",
-            where=Where(path),
             seen=list(dims),
             fix="export the model with a dynamic dimension there, or without the tensor",
         )
-    return TensorSpec(value.name, _dtype(value.name, tensor.elem_type, path), dims)
+    return TensorSpec(value.name, _dtype(value.name, tensor.elem_type), dims)
 
 
-def _dtype(name: str, elem_type: int, path: Path) -> Dtype:
+def _dtype(name: str, elem_type: int) -> Dtype:
     import onnx
 
     try:
@@ -189,7 +179,6 @@ def _dtype(name: str, elem_type: int, path: Path) -> Dtype:
         raise ExportError(
             f"Triton cannot carry the type of {name}",
             code="unsupported_tensor",
-            where=Where(path),
             seen=onnx.TensorProto.DataType.Name(elem_type),
         ) from None
 
@@ -210,11 +199,11 @@ def _external_locations(model: Any, path: Path) -> tuple[str, ...]:
             location = entries.get("location", "")
             if location not in found:
                 found[location] = _size_of_data(location, path)
-            _check_range(entries, found[location], path)
+            _check_range(entries, found[location])
     return tuple(found)
 
 
-def _check_range(entries: Mapping[str, str], size_bytes: int, model_path: Path) -> None:
+def _check_range(entries: Mapping[str, str], size_bytes: int) -> None:
     """ExportError where a tensor lies outside its file, which would be read as an allocation of any size."""
     offset, length = entries.get("offset", "0"), entries.get("length", "0")
     stated = [
@@ -224,7 +213,6 @@ def _check_range(entries: Mapping[str, str], size_bytes: int, model_path: Path) 
         raise ExportError(
             "a tensor of the model lies outside its file of external data",
             code="external_data_range",
-            where=Where(model_path),
             seen=f"{entries['location']}: offset {offset:.40}, length {length:.40} of {size_bytes} bytes",
             fix="save it again with its data beside it: onnx.save(…, save_as_external_data=True)",
         )
@@ -247,7 +235,6 @@ def _size_of_data(location: str, model_path: Path) -> int:
         raise ExportError(
             "external data outside the model's directory is refused",
             code="external_data_path",
-            where=Where(model_path),
             seen=f"{location:.200}",
             fix="save it again with its data beside it: onnx.save(…, save_as_external_data=True)",
         )
@@ -255,7 +242,6 @@ def _size_of_data(location: str, model_path: Path) -> int:
         raise ExportError(
             "a file of the model's external data is missing, or is no regular file",
             code="external_data_missing",
-            where=Where(model_path),
             seen=location,
             fix=f"put it at {target}",
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds, report_from_dict
-from tritonsmith.builder.base.tensors import TensorSpec, tensor_from_dict
+from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds
+from tritonsmith.builder.base.files.json_forms import JsonForm
+from tritonsmith.builder.base.tensors import TensorSpec
 
 Exporter = Literal["dynamo", "torchscript"]
 """torch.onnx.export(dynamo=True), which captures with torch.export, and dynamo=False, which runs once and notes what ran."""
@@ -25,7 +26,7 @@ EXTERNAL_ABOVE_BYTES = 2**31 - 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class ExportRequest:
+class ExportRequest(JsonForm):
     """One source to turn into ONNX.
 
     model:        its name, for messages.
@@ -66,58 +67,9 @@ class ExportRequest:
     dim_relations: Mapping[str, str] = field(default_factory=dict)
     exporter: Exporter | None = None
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            "model": self.model,
-            "kind": self.kind,
-            "reference": self.reference,
-            "search_path": self.search_path,
-            "opset": self.opset,
-            "max_batch_size": self.max_batch_size,
-            "inputs": [tensor.as_dict() for tensor in self.inputs],
-            "outputs": [tensor.as_dict() for tensor in self.outputs],
-            "dynamic_dims": {name: list(sizes) for name, sizes in self.dynamic_dims.items()},
-            "samples": self.samples,
-            "sample_batch_sizes": list(self.sample_batch_sizes),
-            "seed": self.seed,
-            "graph_level": self.graph_level,
-            "bounds": asdict(self.bounds),
-            "external_above_bytes": self.external_above_bytes,
-            "options": dict(self.options),
-            "output_names": list(self.output_names),
-            "dim_relations": dict(self.dim_relations),
-            "exporter": self.exporter,
-        }
-
-
-def request_from_dict(data: Mapping[str, Any]) -> ExportRequest:
-    """The inverse of ExportRequest.as_dict."""
-    return ExportRequest(
-        model=str(data["model"]),
-        kind=str(data["kind"]),
-        reference=str(data["reference"]),
-        search_path=str(data["search_path"]),
-        opset=int(data["opset"]),
-        max_batch_size=int(data["max_batch_size"]),
-        inputs=tuple(tensor_from_dict(item) for item in data["inputs"]),
-        outputs=tuple(tensor_from_dict(item) for item in data["outputs"]),
-        dynamic_dims={name: (sizes[0], sizes[1], sizes[2]) for name, sizes in data["dynamic_dims"].items()},
-        samples=data["samples"],
-        sample_batch_sizes=tuple(data["sample_batch_sizes"]),
-        seed=int(data["seed"]),
-        graph_level=int(data["graph_level"]),
-        bounds=Bounds(**data["bounds"]),
-        external_above_bytes=int(data["external_above_bytes"]),
-        options=dict(data["options"]),
-        output_names=tuple(data["output_names"]),
-        dim_relations=dict(data["dim_relations"]),
-        exporter=data["exporter"],
-    )
-
 
 @dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportResult(JsonForm):
     """What run_export left in its output directory.
 
     files:        paths below out_dir that belong in a model version's directory: `model.onnx`, or, with
@@ -143,40 +95,3 @@ class ExportResult:
     relations: Mapping[str, str] = field(default_factory=dict)
     exporter: str | None = None
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON form."""
-        return {
-            "files": list(self.files),
-            "inputs": [tensor.as_dict() for tensor in self.inputs],
-            "outputs": [tensor.as_dict() for tensor in self.outputs],
-            "opset": self.opset,
-            "ir_version": self.ir_version,
-            "dependencies": list(self.dependencies),
-            "accuracy": self.accuracy.as_dict(),
-            "samples_path": self.samples_path,
-            "seconds": self.seconds,
-            "tools": dict(self.tools),
-            "relations": dict(self.relations),
-            "exporter": self.exporter,
-            "notes": list(self.notes),
-        }
-
-
-def result_from_dict(data: Mapping[str, Any]) -> ExportResult:
-    """The inverse of ExportResult.as_dict."""
-    return ExportResult(
-        files=tuple(data["files"]),
-        inputs=tuple(tensor_from_dict(item) for item in data["inputs"]),
-        outputs=tuple(tensor_from_dict(item) for item in data["outputs"]),
-        opset=int(data["opset"]),
-        ir_version=int(data["ir_version"]),
-        dependencies=tuple(data["dependencies"]),
-        accuracy=report_from_dict(data["accuracy"]),
-        samples_path=data["samples_path"],
-        seconds=float(data["seconds"]),
-        tools=dict(data["tools"]),
-        relations=dict(data["relations"]),
-        exporter=data["exporter"],
-        notes=tuple(data["notes"]),
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult, result_from_dict
+from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.processes.child import WITH_ONNX, WITH_TORCH, ChildTask, run_child
 from tritonsmith.builder.base.sources import source_rows
@@ -32,7 +32,7 @@ def run_export(
         imports=imports,
     )
     try:
-        return result_from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
+        return ExportResult.from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))
     except ExportError as error:
         if error.code in _TOLD_AT_LENGTH:
             error.details = (*error.details, f"all that torch said: {log_path}")

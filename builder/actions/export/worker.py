@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult, request_from_dict
+from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.actions.export.tools import import_tools
+from tritonsmith.builder.base.errors import Where, at
+from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.sources import SourceRow, source_rows
@@ -21,7 +23,7 @@ def main() -> None:
 
 
 def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:
-    return _export(request_from_dict(request), out_dir).as_dict()
+    return _export(ExportRequest.from_dict(request), out_dir).as_dict()
 
 
 def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
@@ -35,8 +37,10 @@ def _export(request: ExportRequest, out_dir: Path) -> ExportResult:
     assert row.export is not None
     export = function_of(row.export)
     enter_search_path(Path(request.search_path))
+    own = row.reference == "file" and not request.reference.startswith(PACKAGE_PREFIX)
     with watch_files(ignore=(out_dir,)) as opened:
-        made = export(request, out_dir)
+        with at(Where(Path(request.reference)) if own else None):
+            made = export(request, out_dir)
         if isinstance(made, Exported):
             stated = stated_samples(request)
             made = made, stated, verify(request, made, stated, out_dir)

@@ -11,19 +11,19 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field
 
 from tritonsmith.builder.base.files.disk import write_atomically
-from tritonsmith.builder.base.files.untrusted import STRICT, Sha256, open_regular, parsed, read_bounded
+from tritonsmith.builder.base.files.untrusted import Sha256, open_regular, parsed, read_bounded
 
 # A file changed within this time of being read may change again without a new mtime; git calls it "racily clean".
 _RACY_NS = 2_000_000_000
 
-_Known = tuple[int, int, int, int, Sha256]
+_Whole = Annotated[int, Field(strict=True)]
+_Known = tuple[_Whole, _Whole, _Whole, _Whole, Sha256]
 """(size, mtime, ctime, inode, digest)"""
 
 
@@ -108,13 +108,8 @@ class StatCache:
 
     def _load(self) -> dict[str, _Known]:
         with suppress(OSError, ValueError):
-            return parsed(_adapter(), read_bounded(self._path))
+            return parsed(dict[str, _Known], read_bounded(self._path))
         return {}
-
-
-@cache
-def _adapter() -> TypeAdapter[dict[str, _Known]]:
-    return TypeAdapter(dict[str, _Known], config=STRICT)
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, int, int, int]:

@@ -61,6 +61,25 @@ def inherit(directory: Path) -> bool:
     return False
 
 
+def files_below(directory: Path, pattern: str = "*") -> list[Path]:
+    """Every file there and deeper, sorted; links to directories are not followed."""
+    return sorted(path for path in directory.rglob(pattern) if path.is_file())
+
+
+def bytes_below(directory: Path) -> int:
+    """What those files hold."""
+    return sum(path.stat().st_size for path in files_below(directory))
+
+
+def flush(path: Path) -> None:
+    """A file or directory to disk, so that a power cut after a rename shows it whole."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def delete(path: Path) -> None:
     """Deletes a file, a link or a whole directory of ours; nothing when it is gone. OSError when it cannot."""
     _refuse_what_is_not_ours(path)

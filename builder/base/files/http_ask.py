@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import json
 import re
 import socket
 import ssl
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tritonsmith.builder.base.files.untrusted import json_value
+
 ANSWER_LIMIT_BYTES = 4 << 20
 """Of an answer in JSON: the statistics of two thousand models have less."""
 MOST_VALUES = 400_000
@@ -24,7 +25,6 @@ MOST_VALUES = 400_000
 _MOST_CONTAINERS = 200_000
 _HEAD_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
-_DEPTH = 100
 _REASON_CHARACTERS = 2000
 
 
@@ -77,16 +77,10 @@ def ask(
 
 
 def json_from(body: bytes, most_values: int = MOST_VALUES) -> Any:
-    """An answer's JSON; ValueError for what is none, is too much or nested too deeply, or holds what is no number or text."""
-    containers = body.count(b"[") + body.count(b"{")
-    if containers > _MOST_CONTAINERS or body.count(b",") > most_values:
-        raise ValueError("more values than a server has to tell")
-    if containers > _DEPTH and _depth(body) > _DEPTH:
-        raise ValueError(f"nested more than {_DEPTH} deep")
-    value = json.loads(body.decode(), parse_float=_finite, parse_constant=_finite)
-    if b"\\u" in body:  # half a surrogate pair is no text: nothing could print it
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
+    """An answer's JSON; ValueError for what `json_value` refuses, or for more values than a server should tell."""
+    if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS or body.count(b",") > most_values:
+        raise ValueError("more values than a server should tell")
+    return json_value(body)
 
 
 def reason_of(body: bytes) -> str:
@@ -181,19 +175,3 @@ def _arm(connected: socket.socket, deadline_s: float) -> None:
     if left_s <= 0:
         raise TimeoutError
     connected.settimeout(left_s)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(f"not a number: {text[:40]}")
-    return value
-
-
-def _depth(body: bytes) -> int:
-    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    depth = deepest = 0
-    for bracket in re.sub(rb'"[^"]*"|[^][{}"]+', b"", unescaped):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest

@@ -6,7 +6,6 @@ Keys are relative, with /. A single put is atomic on object stores; on file:// i
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import posixpath
 import shutil
@@ -18,20 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tritonsmith.builder.base.errors import BuildError, ToolError, UsageError, Where
+from tritonsmith.builder.base.files.back_ends import (
+    is_refused_condition,
+    is_unknown_condition,
+    modified_s,
+    present,
+    reason,
+)
 from tritonsmith.builder.base.files.digest import digest_of_bytes
 from tritonsmith.builder.base.files.disk import beside, delete_empty, delete_written, replacing
+from tritonsmith.builder.base.files.store_url import check_store_url
 from tritonsmith.builder.base.files.untrusted import open_regular, read_bounded
-from tritonsmith.builder.base.text.shown import refuse_secrets
 
-# Scheme → (package that fsspec needs for it, our extra).
-_PACKAGES = {
-    "s3": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gs"),
-    "gcs": ("gcsfs", "gs"),
-    "az": ("adlfs", "az"),
-    "abfs": ("adlfs", "az"),
-}
-_SCHEMES = ("s3", "gs", "az", "file", *(s for s in _PACKAGES if s not in ("s3", "gs", "az")), "memory")
 # How each back end's pipe_file is told that the object must not be there.
 _CREATE: dict[str, dict[str, Any]] = {
     "s3": {"mode": "create"},
@@ -88,7 +85,7 @@ class ObjectStore:
         paths = {self._path(key): key for key in keys}
         with self._told("read", keys[0]):
             found = self.files.cat(list(paths), on_error="return", **self._in_one_piece)
-            return {paths[self._same(p, paths)]: data for p, data in found.items() if _present(data)}
+            return {paths[self._same(p, paths)]: data for p, data in found.items() if present(data)}
 
     def put(self, key: str, data: bytes) -> None:
         """Writes one object."""
@@ -178,9 +175,7 @@ class ObjectStore:
                 return []
             return sorted(
                 (
-                    StoredObject(
-                        posixpath.relpath(path, self.root), int(info["size"] or 0), _modified_s(info)
-                    )
+                    StoredObject(posixpath.relpath(path, self.root), int(info["size"] or 0), modified_s(info))
                     for path, info in found.items()
                 ),
                 key=lambda stored: stored.key,
@@ -221,10 +216,10 @@ class ObjectStore:
                 self.files.pipe_file(self._path(key), data, **condition)
                 return True
             except Exception as error:  # each back end has exceptions of its own
-                if _is_refused_condition(error):
+                if is_refused_condition(error):
                     # A put whose answer was lost is sent again by the client, and then refused by what it wrote itself.
                     return self.get(key) == data
-                if not _is_unknown_condition(error):
+                if not is_unknown_condition(error):
                     raise
         if not holds():
             return False
@@ -346,7 +341,7 @@ class ObjectStore:
             if isinstance(error, OSError) and error.errno in passed_on:
                 raise
             raise BuildError(
-                f"cannot {verb} {posixpath.join(self.url, key) if key else self.url}: {_reason(error)}",
+                f"cannot {verb} {posixpath.join(self.url, key) if key else self.url}: {reason(error)}",
                 code="store",
                 where=None,
                 seen=type(error).__name__,
@@ -374,7 +369,7 @@ def open_store(url: str) -> ObjectStore:
         files = fsspec.filesystem(scheme, **options)
     except Exception as error:  # credentials that a back end looks for when it is made
         raise ToolError(
-            f"cannot open {url}: {_reason(error)}",
+            f"cannot open {url}: {reason(error)}",
             code="store_open",
             where=None if "://" in url else Where(Path(url)),
         ) from error
@@ -383,33 +378,6 @@ def open_store(url: str) -> ObjectStore:
         files.retries = _ATTEMPTS
     root = str(files._strip_protocol(f"{scheme}://{rest}")).rstrip("/")
     return ObjectStore(f"{scheme}://{rest}".rstrip("/"), files, root)
-
-
-def check_store_url(url: str) -> tuple[str, str]:
-    """URL → (scheme, what follows), without opening or importing anything; errors as in open_store."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "file", str(Path(url).absolute()) if url else ""
-    else:
-        refuse_secrets(
-            url, "the store's own environment (AWS_PROFILE, AZURE_STORAGE_CONNECTION_STRING …) holds them"
-        )
-    if scheme not in _SCHEMES or not rest.strip("/"):
-        raise UsageError(
-            f"not the address of a store: {url!r}",
-            code="store_url",
-            seen=url,
-            valid=[f"{s}://…" for s in ("s3", "gs", "az", "file")],
-        )
-    package, extra = _PACKAGES.get(scheme, ("fsspec", ""))
-    if importlib.util.find_spec(package) is None:
-        raise ToolError(
-            f"{scheme}:// needs the package {package}",
-            code="store_package",
-            seen="not installed",
-            fix=f"pip install 'tritonsmith[{extra}]'",
-        )
-    return scheme, rest
 
 
 def _callback(transferred: Transferred | None) -> dict[str, Any]:
@@ -425,41 +393,3 @@ def _callback(transferred: Transferred | None) -> dict[str, Any]:
             tell(self.value, self.size or 0)
 
     return {"callback": Told()}
-
-
-def _present(data: Any) -> bool:
-    if isinstance(data, FileNotFoundError):
-        return False
-    if isinstance(data, Exception):
-        raise data
-    return True
-
-
-def _modified_s(info: dict[str, Any]) -> float:
-    stamps = ("LastModified", "mtime", "updated", "last_modified", "created")
-    value: Any = next((info[name] for name in stamps if info.get(name)), 0.0)
-    if hasattr(value, "timestamp"):
-        return float(value.timestamp())
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
-
-
-def _causes(error: BaseException | None) -> str:
-    """The types and texts of an error and of what it came from: back ends wrap their vendors' errors."""
-    told = ""
-    while error is not None:
-        told += f"{type(error).__name__} {error} "
-        error = error.__cause__
-    return told
-
-
-def _is_refused_condition(error: Exception) -> bool:
-    refusals = ("PreconditionFailed", "pre-condition", "ConditionalRequestConflict", "ResourceExistsError")
-    return isinstance(error, FileExistsError) or any(word in _causes(error) for word in refusals)
-
-
-def _is_unknown_condition(error: Exception) -> bool:
-    return isinstance(error, TypeError) or "NotImplemented" in _causes(error)

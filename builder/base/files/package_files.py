@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from tritonsmith.builder.base.errors import SpecError, nearest
+from tritonsmith.builder.base.files.disk import files_below
 
 PACKAGE_PREFIX = "package:"
 
@@ -49,9 +50,7 @@ def _suggestions(directory: Path, wanted: str) -> list[str]:
     suffix = PurePosixPath(wanted).suffix
     if not suffix:
         return []
-    present = sorted(
-        p.relative_to(directory).as_posix() for p in directory.rglob(f"*{suffix}") if p.is_file()
-    )
+    present = [p.relative_to(directory).as_posix() for p in files_below(directory, f"*{suffix}")]
     close = nearest(wanted, present)
     return [close] if close else present[:8]
 

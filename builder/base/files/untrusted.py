@@ -12,7 +12,9 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -177,16 +179,53 @@ def read_bounded(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
     return data
 
 
-def parsed(adapter: TypeAdapter[T], text: str | bytes, infinite: bool = False) -> T:
+def adapter_of(kind: Any) -> TypeAdapter[Any]:
+    """Made once for each type, when it is asked for: that takes milliseconds."""
+    return _adapter_of(kind)
+
+
+_adapter_of = cache(TypeAdapter[Any])
+
+
+def parsed(kind: type[T], text: str | bytes, infinite: bool = False) -> T:
     """JSON → what the type says; ValueError with the place and the fault of the first value that is none.
 
     infinite: Infinity and NaN are numbers where the type is Distance.
     """
-    json_value(text, infinite)
+    with _refused():
+        _loaded(text, infinite)  # pydantic takes the second of two names
+        checked: T = adapter_of(kind).validate_json(text)
+        return checked
+
+
+def json_value(text: str | bytes, infinite: bool = False) -> Any:
+    """JSON → values; ValueError for what is none, is nested deeper than some 200, is not UTF-8 or has lone surrogates, has
+    NaN, Infinity (unless infinite) or what would become it, or a name twice."""
+    with _refused():
+        value = _loaded(text, infinite)
+        pydantic_core.from_json(text)
+        return value
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
     try:
-        return adapter.validate_json(text)
-    except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
+        yield
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ValueError("it is nested too deeply") from None
+        raise (ValueError(first_fault(error)) if isinstance(error, ValidationError) else error) from None
+
+
+def _loaded(text: str | bytes, infinite: bool) -> Any:
+    return json.loads(
+        text.decode() if isinstance(text, bytes) else text,
+        parse_constant=float if infinite else _no_constant,
+        parse_float=_finite,
+        object_pairs_hook=_no_twins,
+    )
 
 
 def first_fault(error: ValidationError) -> str:
@@ -195,26 +234,6 @@ def first_fault(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r:.80}"
     return f"{place:.160}: {first['msg']}{seen}" if place else f"{first['msg']}{seen}"
-
-
-def json_value(text: str | bytes, infinite: bool = False) -> Any:
-    """JSON → values; ValueError for what is none, is nested deeper than some 200, is not UTF-8 or has lone surrogates, has
-    NaN, Infinity (unless infinite) or what would become it, or a name twice."""
-    try:
-        value = json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            parse_constant=float if infinite else _no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_no_twins,
-        )
-        pydantic_core.from_json(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise ValueError("it is nested too deep") from None
-        raise
-    return value
 
 
 def _no_constant(word: str) -> Any:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from tritonsmith.builder.base import errors
-from tritonsmith.builder.base.errors import BuildError, TritonsmithError, UnexpectedError, Where
+from tritonsmith.builder.base.errors import BuildError, UnexpectedError, Where, error_from_form
 from tritonsmith.builder.base.own import IMPORT_ROOT
 from tritonsmith.builder.base.processes.budget import Grant
 from tritonsmith.builder.base.processes.run_policy import current_policy
@@ -235,7 +234,7 @@ def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Pa
         result: Mapping[str, Any] = answer["result"]
         return result
     if "error" in answer:
-        raise _error_from_dict(answer["error"])
+        raise error_from_form(answer["error"])
     trace = str(answer["bug"])
     raise UnexpectedError(
         f"{task.what} failed unexpectedly: {trace.strip().splitlines()[-1]}",
@@ -246,24 +245,10 @@ def _result_from_answer(answer: Mapping[str, Any], task: ChildTask, log_path: Pa
     )
 
 
-def _error_from_dict(data: Mapping[str, Any]) -> TritonsmithError:
-    kind: type[TritonsmithError] = getattr(errors, data["class"])
-    where = None if data["path"] is None else Where(Path(data["path"]), data["line"])
-    return kind(
-        data["message"],
-        code=data["code"],
-        where=where,
-        seen=data["seen"],
-        valid=data["valid"],
-        fix=data["fix"],
-        details=data["details"],
-    )
-
-
 def _error_from_exit(returncode: int, task: ChildTask, log_path: Path) -> BuildError:
     if returncode == -signal.SIGKILL:
         return task.error(
-            f"{task.what} was killed by signal 9 (SIGKILL), usually for want of memory",
+            f"{task.what} was killed by signal 9 (SIGKILL), usually because memory ran out",
             code=f"{task.code_prefix}_killed",
             where=Where(log_path),
             fix="free memory (`dmesg` shows the kernel's reason), or build on a larger machine",

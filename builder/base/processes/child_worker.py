@@ -80,11 +80,11 @@ def _answer(handle: Handle, request: Mapping[str, Any], out_dir: Path, doing: st
         return {"result": handle(request, out_dir)}
     except TritonsmithError as error:
         _log_traceback()
-        return {"error": _error_as_dict(error)}
+        return {"error": error.form()}
     except OSError as error:
         _log_traceback()
         if error.errno == errno.ENOSPC:
-            return {"error": _error_as_dict(disk_full(error, out_dir, doing))}
+            return {"error": disk_full(error, out_dir, doing).form()}
         return {"bug": traceback.format_exc()}
     except BaseException:
         _log_traceback()
@@ -104,17 +104,3 @@ def disk_full(error: OSError, out_dir: Path, doing: str) -> BuildError:
         where=Where(Path(str(error.filename)) if error.filename else out_dir),
         fix="free space on that file system; nothing half-written is used",
     )
-
-
-def _error_as_dict(error: TritonsmithError) -> dict[str, object]:
-    return {
-        "class": type(error).__name__,
-        "message": error.message,
-        "code": error.code,
-        "path": None if error.where is None else str(error.where.path),
-        "line": None if error.where is None else error.where.line,
-        "seen": None if error.seen is None else str(error.seen),
-        "valid": [str(value) for value in error.valid],
-        "fix": error.fix,
-        "details": list(error.details),
-    }

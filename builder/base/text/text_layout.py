@@ -58,7 +58,7 @@ def _broken(line: str, width: int, hang: int) -> Iterable[str]:
     return lines
 
 
-def shortened(name: str, width: int) -> str:
+def narrowed(name: str, width: int) -> str:
     """A name or a path of at most `width` columns; what is left out is left out of its middle."""
     if cells(name) <= width:
         return name
@@ -102,7 +102,7 @@ def table(
         line, hang = "", 0
         for column, size in widths.items():
             hang = cells(line)
-            cell = shortened(row[column], size) if column in names else row[column]
+            cell = narrowed(row[column], size) if column in names else row[column]
             pad = " " * (size - cells(cell))
             line += (pad + cell if column in right else cell + pad) + _GAP
         line = line.rstrip()

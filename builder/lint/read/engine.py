@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
-from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
+from tritonsmith.builder.base.files.untrusted import adapter_of, json_value, read_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def read_engine(path: Path) -> Engine | None:
             plugins=tuple(str(name) for name in data.get("plugins", ())),
             tensors={
                 t["name"]: {**t, "shape": _shape(t.get("shape", ()))}
-                for t in _tensors().validate_python(data.get("tensors", []))
+                for t in adapter_of(list[_Tensor]).validate_python(data.get("tensors", []))
             },
             profiles=tuple(_profile(profile) for profile in data.get("profiles", ())),
             devices=int(data.get("devices", 1)),
@@ -72,11 +70,6 @@ class _Tensor(TypedDict):
     shape: NotRequired[list[int]]
     is_shape_tensor: NotRequired[bool]
     non_linear: NotRequired[bool]
-
-
-@cache
-def _tensors() -> TypeAdapter[list[_Tensor]]:
-    return TypeAdapter(list[_Tensor])
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.base.errors import ConfigError, Where
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.lint.read.circles import circles
@@ -108,6 +109,21 @@ class Repository:
                 for name, model in self.models.items()
                 if model.config is not None
             }
+        )
+
+
+def refuse_unreadable(model: Model) -> None:
+    """ConfigError config_syntax where the model's config.pbtxt could not be read."""
+    if model.config is None:
+        assert model.parsed is not None
+        problem = model.parsed.problems[0]
+        raise ConfigError(
+            f"{model.name}: {problem.message}",
+            code="config_syntax",
+            where=Where(model.config_path, problem.line),
+            seen=problem.seen,
+            valid=problem.valid[:20],
+            fix=problem.fix or f"tritonsmith check {model.path}",
         )
 
 

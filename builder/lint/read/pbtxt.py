@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tritonsmith.builder.base.errors import nearest, shortened
+from tritonsmith.builder.base.errors import shortened, unknown
 from tritonsmith.builder.base.triton_proto import is_repeated, model_config_pb2
 
 MAX_BYTES = 1 << 20
@@ -238,14 +238,11 @@ class _Walker:
     ) -> None:
         spec = known.get(name.text)
         if spec is None:
-            close = nearest(name.text, known)
             self.complain(
                 name.line,
                 f"'{descriptor.name}' has no field '{shortened(name.text)}'"
                 + (f" (in '{path}')" if path else ""),
-                seen=shortened(name.text),
-                valid=tuple(sorted(known)),
-                fix=f"did you mean '{close}'?" if close else None,
+                **unknown(name.text, sorted(known)),
             )
             self.skip_value()
             return
@@ -335,13 +332,10 @@ class _Walker:
             self.complain(token.line, f"'{here}' has no value", seen=token.text)
             raise _Stop
         if spec.enum and token.kind == "name" and token.text not in spec.enum:
-            close = nearest(token.text, spec.enum)
             self.complain(
                 token.line,
                 f"'{shortened(token.text)}' is no value of '{here}'",
-                seen=shortened(token.text),
-                valid=spec.enum,
-                fix=f"did you mean '{close}'?" if close else None,
+                **unknown(token.text, spec.enum),
             )
         while token.kind == "string":
             following = self.peek()

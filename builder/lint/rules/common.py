@@ -80,3 +80,9 @@ def onnx_type(tensor: OnnxTensor) -> str | None:
         return dtype_from_onnx(tensor.element).config
     except KeyError:
         return None
+
+
+def groups(model: Model) -> Iterator[tuple[str, Any]]:
+    """(field, instance group) of each."""
+    for index, group in enumerate(model.config.instance_group):
+        yield f"instance_group[{index}]", group

@@ -8,7 +8,7 @@ from typing import Any
 from tritonsmith.builder.lint.read.files import is_file, size_bytes
 from tritonsmith.builder.lint.read.model import Model, model_file
 from tritonsmith.builder.lint.rule import Context, Hit, rule
-from tritonsmith.builder.lint.rules.common import is_ensemble
+from tritonsmith.builder.lint.rules.common import groups, is_ensemble
 
 _CORE = "core/src/model_config_utils.cc"
 _RATE = "core/src/rate_limiter.cc"
@@ -29,7 +29,7 @@ def gpu_without_gpus(model: Model, context: Context) -> Iterator[Hit]:
     """A group is KIND_GPU, and the target has no GPU."""
     if context.target.gpus != 0:
         return
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.kind == group.KIND_GPU:
             yield Hit("KIND_GPU on a target without a GPU", f"{field}.kind", "KIND_GPU")
 
@@ -46,7 +46,7 @@ def gpu_without_gpus(model: Model, context: Context) -> Iterator[Hit]:
 )
 def gpus_on_cpu(model: Model, context: Context) -> Iterator[Hit]:
     """A KIND_CPU group lists gpus."""
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.kind == group.KIND_CPU and len(group.gpus):
             yield Hit("a KIND_CPU group lists gpus", f"{field}.gpus", list(group.gpus))
 
@@ -63,7 +63,7 @@ def gpus_on_cpu(model: Model, context: Context) -> Iterator[Hit]:
 )
 def gpus_on_model(model: Model, context: Context) -> Iterator[Hit]:
     """A KIND_MODEL group lists gpus."""
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.kind == group.KIND_MODEL and len(group.gpus):
             yield Hit("a KIND_MODEL group lists gpus", f"{field}.gpus", list(group.gpus))
 
@@ -81,7 +81,7 @@ def gpus_on_model(model: Model, context: Context) -> Iterator[Hit]:
 )
 def auto_with_absent_gpus(model: Model, context: Context) -> Iterator[Hit]:
     """A KIND_AUTO group lists a GPU that the target does not have."""
-    for field, group in _groups(model):
+    for field, group in groups(model):
         for gpu in _absent(group, context) if group.kind == group.KIND_AUTO else ():
             yield Hit(f"the target has no GPU {gpu}", f"{field}.gpus", list(group.gpus))
 
@@ -101,7 +101,7 @@ def absent_gpu(model: Model, context: Context) -> Iterator[Hit]:
     """A KIND_GPU group lists a GPU that the target does not have."""
     if context.target.gpus == 0:
         return
-    for field, group in _groups(model):
+    for field, group in groups(model):
         for gpu in _absent(group, context) if group.kind == group.KIND_GPU else ():
             yield Hit(f"the target has no GPU {gpu}", f"{field}.gpus", list(group.gpus))
 
@@ -119,7 +119,7 @@ def absent_gpu(model: Model, context: Context) -> Iterator[Hit]:
 def count_below_one(model: Model, context: Context) -> Iterator[Hit]:
     """An instance group's count is written as 0 or less."""
     lines = model.parsed.lines if model.parsed is not None else {}
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.count < 1 and f"{field}.count" in lines:
             yield Hit(f"count is {group.count}", f"{field}.count", group.count)
 
@@ -136,7 +136,7 @@ def count_below_one(model: Model, context: Context) -> Iterator[Hit]:
 )
 def profile_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
     """profile is given for a backend other than TensorRT."""
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if len(group.profile) and model.config.platform != "tensorrt_plan" and not is_ensemble(model):
             yield Hit("profile is TensorRT's", f"{field}.profile", list(group.profile))
 
@@ -156,7 +156,7 @@ def profile_out_of_range(model: Model, context: Context) -> Iterator[Hit]:
     if model.config.platform != "tensorrt_plan":
         return
     counts = [len(engine.profiles) for engine in model.engines.values() if engine.profiles]
-    for field, group in _groups(model):
+    for field, group in groups(model):
         for index, profile in enumerate(group.profile):
             if not (profile.isascii() and profile.isdigit()):
                 yield Hit(f"'{profile}' is no index of a profile", f"{field}.profile[{index}]", profile)
@@ -180,7 +180,7 @@ def unknown_host_policy(model: Model, context: Context) -> Iterator[Hit]:
     if context.target.server_args is None:
         return
     known = {value.split(",")[0] for value in context.target.flag("host-policy")}
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.host_policy and group.host_policy not in known:
             yield Hit(
                 f"the server has no host policy '{group.host_policy}'",
@@ -221,7 +221,7 @@ def tensorrt_off_gpu(model: Model, context: Context) -> Iterator[Hit]:
     if model.config.backend != "tensorrt":
         return
     several = any(engine.devices > 1 for engine in model.engines.values())
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if group.kind == group.KIND_CPU or (group.kind == group.KIND_MODEL and not several):
             kind = "KIND_CPU" if group.kind == group.KIND_CPU else "KIND_MODEL"
             yield Hit(f"a TensorRT engine cannot run as {kind}", f"{field}.kind", kind)
@@ -239,7 +239,7 @@ def tensorrt_off_gpu(model: Model, context: Context) -> Iterator[Hit]:
 )
 def unknown_secondary_device(model: Model, context: Context) -> Iterator[Hit]:
     """A secondary device is of another kind than KIND_NVDLA."""
-    for field, group in _groups(model):
+    for field, group in groups(model):
         for index, device in enumerate(group.secondary_devices):
             if device.kind != device.KIND_NVDLA:
                 yield Hit(
@@ -248,88 +248,6 @@ def unknown_secondary_device(model: Model, context: Context) -> Iterator[Hit]:
                     device.kind,
                     severity=None if model.config.backend == "tensorrt" else "warning",
                 )
-
-
-@rule(
-    "INST013",
-    "error",
-    "load",
-    then="with rate limiting on, the server refuses the model",
-    fix="make the resource global everywhere, or nowhere",
-    source=f"{_RATE}:1016",
-    bad='instance_group [ { rate_limiter { resources { name: "R" global: true count: 1 } } },\n'
-    '  { rate_limiter { resources { name: "R" count: 1 } } } ]',
-    good='instance_group [ { rate_limiter { resources { name: "R" global: true count: 1 } } },\n'
-    '  { rate_limiter { resources { name: "R" global: true count: 1 } } } ]',
-)
-def resource_global_and_local(model: Model, context: Context) -> Iterator[Hit]:
-    """A rate limiter resource is global in one place and bound to a device in another."""
-    resources = list(_resources(model))
-    if not resources:
-        return
-    globals_, locals_ = _resource_scopes(context)
-    unlimited = context.target.server_args is None or not _limits(context)
-    for field, resource in resources:
-        other = locals_ if getattr(resource, "global") else globals_
-        if resource.name in other:
-            yield Hit(
-                f"'{resource.name}' is global in one place and not in another",
-                f"{field}.name",
-                resource.name,
-                severity="warning" if unlimited else None,
-            )
-
-
-@rule(
-    "INST014",
-    "error",
-    "load",
-    then="the server refuses the model: the resource is never enough",
-    fix="ask for less, or raise --rate-limit-resource",
-    source=f"{_RATE}:1071",
-    bad='instance_group { rate_limiter { resources { name: "R" count: 4 } } }\n'
-    "# server started with --rate-limit=execution_count --rate-limit-resource=R:2",
-    good='instance_group { rate_limiter { resources { name: "R" count: 2 } } }\n'
-    "# server started with --rate-limit=execution_count --rate-limit-resource=R:2",
-    needs="server",
-)
-def resource_above_limit(model: Model, context: Context) -> Iterator[Hit]:
-    """A rate limiter resource asks for more than the server has."""
-    if not _limits(context):
-        return
-    limits: dict[tuple[str, bool], int] = {}
-    for value in context.target.flag("rate-limit-resource"):
-        name, count, device = (*value.split(":"), "", "")[:3]
-        if count.isdigit():
-            key = (name, device == "global")
-            limits[key] = max(limits.get(key, 0), int(count))
-    for field, resource in _resources(model) if limits else ():
-        # Where the server is given a list, what is not on it is limited to 0.
-        limit = limits.get((resource.name, getattr(resource, "global")), 0)
-        if resource.count > limit:
-            yield Hit(f"'{resource.name}' is limited to {limit}", f"{field}.count", resource.count)
-
-
-@rule(
-    "INST015",
-    "warning",
-    "silent",
-    then="the server does not limit anything",
-    fix="start the server with --rate-limit=execution_count, or drop rate_limiter",
-    source="server/docs/user_guide/rate_limiter.md:51; seen live on 2.51.0",
-    bad='instance_group { rate_limiter { resources { name: "R" count: 1 } } }\n'
-    "# server started without --rate-limit",
-    good='instance_group { rate_limiter { resources { name: "R" count: 1 } } }\n'
-    "# server started with --rate-limit=execution_count",
-    needs="server",
-)
-def rate_limiter_unused(model: Model, context: Context) -> Iterator[Hit]:
-    """rate_limiter is given, and the server does not limit rates."""
-    if context.target.server_args is None or _limits(context):
-        return
-    for field, group in _groups(model):
-        if group.HasField("rate_limiter"):
-            yield Hit("the server is started without --rate-limit", f"{field}.rate_limiter", "off")
 
 
 @rule(
@@ -345,7 +263,7 @@ def rate_limiter_unused(model: Model, context: Context) -> Iterator[Hit]:
 def too_many_instances(model: Model, context: Context) -> Iterator[Hit]:
     """Instances of a backend that threads by itself share a CPU, or the weights exceed the GPU's memory."""
     memory = context.target.gpu_memory_bytes
-    for field, group in _groups(model):
+    for field, group in groups(model):
         if (
             group.kind == group.KIND_CPU
             and group.count > 1
@@ -366,34 +284,9 @@ def too_many_instances(model: Model, context: Context) -> Iterator[Hit]:
             )
 
 
-def _groups(model: Model) -> Iterator[tuple[str, Any]]:
-    for index, group in enumerate(model.config.instance_group):
-        yield f"instance_group[{index}]", group
-
-
 def _absent(group: Any, context: Context) -> list[int]:
     gpus = context.target.gpus
     return [] if gpus is None else [gpu for gpu in group.gpus if not 0 <= gpu < gpus]
-
-
-def _resources(model: Model) -> Iterator[tuple[str, Any]]:
-    for field, group in _groups(model):
-        for index, resource in enumerate(group.rate_limiter.resources):
-            yield f"{field}.rate_limiter.resources[{index}]", resource
-
-
-def _resource_scopes(context: Context) -> tuple[set[str], set[str]]:
-    """Names of resources that some model makes global, and of those that some model does not."""
-    globals_: set[str] = set()
-    locals_: set[str] = set()
-    for other in context.repository.models.values():
-        for _, resource in _resources(other) if other.config is not None else ():
-            (globals_ if getattr(resource, "global") else locals_).add(resource.name)
-    return globals_, locals_
-
-
-def _limits(context: Context) -> bool:
-    return "execution_count" in context.target.flag("rate-limit")
 
 
 def _weights(model: Model) -> int:

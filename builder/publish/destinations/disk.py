@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from tritonsmith.builder.base.errors import BuildError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
-from tritonsmith.builder.base.files.disk import clear_away, take_out, write_atomically
+from tritonsmith.builder.base.files.disk import clear_away, flush, take_out, write_atomically
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, inside, read_bounded
 from tritonsmith.builder.publish.destinations.destination import Content, Switch
 from tritonsmith.builder.publish.destinations.state import model_state
@@ -38,7 +38,7 @@ class DiskDestination:
         with exclusive(self.path) as staging:
             if not can_exchange(staging):
                 raise BuildError(
-                    "this file system cannot swap two directories in one step, so a kill could leave a model away",
+                    "this file system cannot swap two directories in one step, so a killed publish could leave a model missing",
                     code="no_exchange",
                     where=Where(self.path),
                     fix=f"publish to file://{self.path}, which is written as an object store is",
@@ -113,7 +113,7 @@ class DiskDestination:
                 target.write_bytes(content)
             else:
                 shutil.copyfile(content, target)
-            _sync(target)
+            flush(target)
 
     def abandon(self, model: str, number: int) -> None:
         """See Destination."""
@@ -141,9 +141,9 @@ class DiskDestination:
         # mkdtemp made the directory above private; a server under another user must be able to read this one.
         staged.chmod(0o755)
         for directory, _, _ in os.walk(staged):
-            _sync(Path(directory))
+            flush(Path(directory))
         publish_model(staged, self.path)
-        _sync(self.path)
+        flush(self.path)
         clear_away(staged)
 
     def drop(self, model: str, numbers: Collection[int]) -> None:
@@ -205,12 +205,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         # A file system without hard links.
         shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or directory, so that a power cut after the switch shows it whole."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

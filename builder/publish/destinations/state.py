@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.config import with_config
 from typing_extensions import TypedDict
 
@@ -101,11 +100,6 @@ class Provenance(TypedDict):
     files: dict[RelativePath, FileRecord]
 
 
-@cache
-def _adapter() -> TypeAdapter[Provenance]:
-    return TypeAdapter(Provenance)
-
-
 def model_state(
     name: str,
     files: Mapping[str, int],
@@ -139,7 +133,7 @@ def model_state(
 def _record(model: str, number: int, data: bytes) -> Mapping[str, Any]:
     try:
         # A variant that answered NaN is infinitely far off, and so an older tritonsmith wrote it.
-        record = parsed(_adapter(), data, infinite=True)
+        record = parsed(Provenance, data, infinite=True)
         if (record["model"], record["version"]) != (model, number):
             raise ValueError(f"it is of {record['model']} version {record['version']}")
         _check_files(record)

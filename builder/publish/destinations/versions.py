@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tritonsmith.builder.base.errors import BuildError, GateError, UsageError, Where
+from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.model_config.model_config import model_config_from_text, text_from_model_config
 from tritonsmith.builder.spec.model_directory import CONFIG
 
@@ -136,15 +137,11 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(JsonForm):
     """Which versions a spec means to be served. kind `latest` has a count."""
 
     kind: Literal["latest", "all", "specific"]
     count: int = 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"kind": self.kind, "count": self.count}
 
 
 def policy_of(config: Any) -> Policy:

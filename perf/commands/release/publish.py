@@ -111,10 +111,10 @@ def text_of_publish(result: PublishResult, width: int | None = None) -> str:
 
 
 def _line(m: ModelPublication, room: int) -> str:
-    from tritonsmith.builder.base.text.text_layout import shortened
+    from tritonsmith.builder.base.text.text_layout import narrowed
 
     parts = [
-        shortened(m.model, room).ljust(room),
+        narrowed(m.model, room).ljust(room),
         f"{m.action:<13}",
         "" if m.version is None else f"version {m.version}",
     ]

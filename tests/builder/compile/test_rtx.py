@@ -21,7 +21,6 @@ from tritonsmith.builder.actions.compile import (
     ShapeRange,
     derive_profiles,
     options_from_dict,
-    request_from_dict,
     run_compile,
 )
 from tritonsmith.builder.actions.compile.compilers.network import set_options
@@ -65,7 +64,7 @@ def test_a_graph_is_lowered_in_a_process_of_its_own(tmp_path: Path) -> None:
         "dense", "tensorrt_rtx", saved(dense(), tmp_path), PROFILES, CompileOptions(refit=True), opset=17,
         timing_cache_directory=str(tmp_path / "timing"),
     )  # fmt: skip
-    assert request_from_dict(json.loads(json.dumps(request.as_dict()))) == request
+    assert CompileRequest.from_dict(json.loads(json.dumps(request.as_dict()))) == request
     result = run_compile(request, tmp_path / "out", tmp_path / "log")
     assert result.engine_bytes == (tmp_path / "out" / "model.rtx").stat().st_size > 0
     assert not list((tmp_path / "out").glob("*.plan"))

@@ -15,8 +15,6 @@ from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.convert import (
     ConvertRequest,
     ConvertResult,
-    convert_request_from_dict,
-    convert_result_from_dict,
     run_convert,
 )
 from tritonsmith.builder.actions.convert.convert import convert
@@ -177,7 +175,7 @@ def test_ranges_by_histogram_take_samples_of_different_shapes(tmp_path: Path, me
 @pytest.mark.parametrize(
     ("precision", "stated", "code", "told"),
     [
-        pytest.param("fp61", {}, "precision_unknown", "valid: fp16", id="a slip names the nearest"),
+        pytest.param("fp61", {}, "precision_unknown", "did you mean 'fp16'?", id="a slip names the nearest"),
         pytest.param(
             "int8", {"options": {"metod": "minmax"}}, "precision_option", "method", id="option's name"
         ),
@@ -208,9 +206,9 @@ def test_requests_and_results_travel_as_json(tmp_path: Path) -> None:
     spec = CalibrationSpec("c.npz", str(tmp_path), 16)
     save_rows(rows(MLP_SHAPE, 1), tmp_path / "c.npz")
     request = ConvertRequest("m", source, "int8", ("Relu",), calibration=spec, options={"smooth_quant": 0.5})
-    assert convert_request_from_dict(request.as_dict()) == request
+    assert ConvertRequest.from_dict(request.as_dict()) == request
     result = run_convert(request, tmp_path / "out", tmp_path / "log")
-    assert convert_result_from_dict(result.as_dict()) == result
+    assert ConvertResult.from_dict(result.as_dict()) == result
     assert result.calibration_rows == 16
     assert result.dependencies == (str(tmp_path / "c.npz"),)
 

@@ -23,8 +23,6 @@ from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export import (
     ExportRequest,
     ExportResult,
-    request_from_dict,
-    result_from_dict,
     run_export,
 )
 from tritonsmith.builder.base.errors import BuildError, ExportError, ToolError, TritonsmithError
@@ -108,7 +106,7 @@ def test_a_torch_source_comes_back_whole(exported: tuple[ExportResult, Path], pr
     samples = load_samples(out / "made" / "here" / "samples.npz").samples
     assert {sample.inputs["input"].shape[0] for sample in samples} == {1, 3, 4}
     assert samples[0].outputs["output"].tolist() == [[10.0, 10.0, 10.0]]
-    assert result_from_dict(json.loads(json.dumps(result.as_dict(), allow_nan=False))) == result
+    assert ExportResult.from_dict(json.loads(json.dumps(result.as_dict(), allow_nan=False))) == result
 
 
 def test_its_dependencies_are_the_files_it_was_read_from(
@@ -137,7 +135,7 @@ def test_a_request_survives_json() -> None:
         output_names=("y",),
         exporter="torchscript",
     )
-    assert request_from_dict(json.loads(json.dumps(request.as_dict()))) == request
+    assert ExportRequest.from_dict(json.loads(json.dumps(request.as_dict()))) == request
 
 
 # ---- ends other than a result ------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ def test_a_syntax_error_points_at_the_line(sources: Sources) -> None:
 def test_an_attribute_that_does_not_exist_names_the_nearest(sources: Sources) -> None:
     error = failing(sources, LINEAR, reference="net:laod")
     assert error.code == "attribute_not_found"
-    assert error.valid == ("load",)
+    assert error.fix == "did you mean 'load'?" and "load" in error.valid
 
 
 def test_a_callable_that_raises_points_at_its_innermost_line(sources: Sources) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tritonsmith.builder.actions.compile.request import CompileRequest
-from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.errors import BuildError, shortened
 
 if TYPE_CHECKING:
     import tensorrt
@@ -44,7 +44,7 @@ def parse_failed(errors: Sequence[tensorrt.ParserError], request: CompileRequest
     more = f" (and {len(errors) - _TOLD_ERRORS} more in the log)" if len(errors) > _TOLD_ERRORS else ""
     return BuildError(
         f"{request.model}: {_NAMES[request.engine]} cannot take this graph: "
-        + ("; ".join(told) or "it says no reason")
+        + ("; ".join(told) or "it gives no reason")
         + more,
         code="engine_parse",
         fix="serve this model with backend onnxruntime, or export it without that operator",
@@ -56,24 +56,20 @@ def build_failed(request: CompileRequest, log: BuildLog, network: tensorrt.INetw
     # RTX compiles without a driver, and complains about the missing one before it says what is wrong.
     told = [e for e in dict.fromkeys(log.errors) if "Cuda Runtime" not in e] or log.errors
     about_workspace = [e for e in told if "workspace" in e.lower()]
-    text = "; ".join(told[:_TOLD_ERRORS]) or "it says no reason"
+    text = "; ".join(told[:_TOLD_ERRORS]) or "it gives no reason"
     if request.options.workspace_bytes is not None and about_workspace:
         return BuildError(
-            f"{request.model}: the workspace is too small: {_shortened(about_workspace[0])}",
+            f"{request.model}: the workspace is too small: {shortened(about_workspace[0], _TOLD_CHARACTERS)}",
             code="engine_workspace",
             seen=f"workspace_bytes: {request.options.workspace_bytes}",
             fix="raise workspace_bytes, or leave it out",
         )
     at = _first_layer_in(text, network)
     return BuildError(
-        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {at}{_shortened(text)}",
+        f"{request.model}: {_NAMES[request.engine]} cannot build this graph: {at}{shortened(text, _TOLD_CHARACTERS)}",
         code="engine_build",
         fix="exclude that node in the variant, or serve this model with backend onnxruntime; the log has all that it said",
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…"
 
 
 def _first_layer_in(text: str, network: tensorrt.INetworkDefinition) -> str:

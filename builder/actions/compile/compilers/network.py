@@ -1,13 +1,14 @@
 """(a TensorRT module, ONNX, profiles, options) → a serialised engine: one code for TensorRT 10, 11 and RTX.
 
-The module is an argument, so nothing here imports TensorRT. Only names that TensorRT 10, 11 and RTX all have are
-used; precision is the graph's (the network is strongly typed), never a builder flag.
+The module is an argument: `import_compiler` alone imports one. Only names that TensorRT 10, 11 and RTX all have
+are used; precision is the graph's (the network is strongly typed), never a builder flag.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,19 @@ from tritonsmith.builder.base.errors import BuildError, SpecError, ToolError
 
 if TYPE_CHECKING:
     import tensorrt
+
+
+def import_compiler(module: str, name: str, extra: str) -> Any:
+    """The compiler's module; ToolError MODULE_unusable when it cannot be loaded."""
+    try:
+        return import_module(module)
+    except (ImportError, OSError) as error:
+        raise ToolError(
+            f"{name} is installed and cannot be loaded",
+            code=f"{module}_unusable",
+            seen=str(error),
+            fix=f"pip install --force-reinstall 'tritonsmith[{extra}]'",
+        ) from None
 
 
 def logger_of(trt: Any, log: BuildLog) -> tensorrt.ILogger:
@@ -222,7 +236,7 @@ def _add_profile(
     if refused:
         raise SpecError(
             f"{request.model}: TensorRT refuses optimization profile {number}: "
-            + (log.errors[-1] if log.errors else "it says no reason"),
+            + (log.errors[-1] if log.errors else "it gives no reason"),
             code="profile_refused",
             seen=given.as_dict(),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.compile.compilers.failures import BuildLog
-from tritonsmith.builder.actions.compile.compilers.network import build_engine, logger_of
+from tritonsmith.builder.actions.compile.compilers.network import build_engine, import_compiler, logger_of
 from tritonsmith.builder.actions.compile.compilers.timing_cache import TimingCache
 from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult
 from tritonsmith.builder.actions.compile.sidecar import finished, triton_type
@@ -101,15 +101,7 @@ def _current_gpu(request: CompileRequest) -> Gpu:
 
 def import_tensorrt() -> Any:
     """The module; ToolError when it cannot be loaded or is too old."""
-    try:
-        import tensorrt as trt
-    except (ImportError, OSError) as error:
-        raise ToolError(
-            "TensorRT is installed and cannot be loaded",
-            code="tensorrt_unusable",
-            seen=str(error),
-            fix="pip install --force-reinstall 'tritonsmith[tensorrt]'",
-        ) from None
+    trt = import_compiler("tensorrt", "TensorRT", "tensorrt")
     version = str(trt.__version__)
     if int(version.split(".")[0]) < OLDEST:
         raise ToolError(
@@ -133,7 +125,7 @@ def _read_back(trt: Any, path: Path, request: CompileRequest, log: BuildLog) -> 
     if engine is None:
         raise BuildError(
             f"{request.model}: the engine was built and cannot be loaded here: "
-            + (log.errors[-1] if log.errors else "TensorRT says no reason"),
+            + (log.errors[-1] if log.errors else "TensorRT gives no reason"),
             code="engine_load",
             fix="the log has all that TensorRT said",
         )

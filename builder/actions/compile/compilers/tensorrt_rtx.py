@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.compile.compilers.failures import BuildLog
-from tritonsmith.builder.actions.compile.compilers.network import build_engine
+from tritonsmith.builder.actions.compile.compilers.network import build_engine, import_compiler
 from tritonsmith.builder.actions.compile.compilers.timing_cache import TimingCache
 from tritonsmith.builder.actions.compile.request import CompileOptions, CompileRequest, CompileResult
 from tritonsmith.builder.actions.compile.sidecar import finished
@@ -65,16 +65,7 @@ def compile_tensorrt_rtx(
 
 def import_rtx() -> Any:
     """The module; ToolError when it cannot be loaded."""
-    try:
-        import tensorrt_rtx
-    except (ImportError, OSError) as error:
-        raise ToolError(
-            "TensorRT-RTX is installed and cannot be loaded",
-            code="tensorrt_rtx_unusable",
-            seen=str(error),
-            fix="pip install --force-reinstall 'tritonsmith[rtx]'",
-        ) from None
-    return tensorrt_rtx
+    return import_compiler("tensorrt_rtx", "TensorRT-RTX", "rtx")
 
 
 def provable(options: CompileOptions) -> tuple[CompileOptions, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tritonsmith.builder.actions.accuracy.accuracy import (
     AccuracyReport,
@@ -18,9 +18,12 @@ from tritonsmith.builder.actions.accuracy.samples import (
     MADE_UP_SAMPLES,
     Sample,
     SampleSet,
+    array_of,
     batches_from_samples,
     bytes_as_object,
     load_samples,
+    misfit,
+    other_names,
     save_samples,
     values_like,
 )
@@ -30,9 +33,9 @@ from tritonsmith.builder.actions.export.onnx_graph import open_session, outputs_
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import call_reference, one_line, users_place
 from tritonsmith.builder.base.dim_relations import relation_from_text, sizes_with_relations
-from tritonsmith.builder.base.errors import ExportError, nearest
+from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.files.disk import adopt, delete
-from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_numpy
+from tritonsmith.builder.base.tensors import TensorSpec
 from tritonsmith.builder.base.text.console import note
 
 if TYPE_CHECKING:
@@ -89,16 +92,10 @@ def stated_samples(request: ExportRequest) -> Stated:
             else type(returned).__name__,
             valid=[valid],
         )
-    samples = tuple({str(name): _array(value) for name, value in sample.items()} for sample in returned)
+    samples = tuple(
+        {str(name): bytes_as_object(array_of(value)) for name, value in sample.items()} for sample in returned
+    )
     return Stated(samples, reference, (file,) if file else ())
-
-
-def _array(value: Any) -> Array:
-    import numpy as np
-
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    return bytes_as_object(np.asarray(value))
 
 
 Verified = tuple[AccuracyReport, tuple[TensorSpec, ...], str | None]
@@ -183,7 +180,7 @@ def _read_back(specs: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> Non
             or any(isinstance(dim, int) and dim >= 0 and dim != size for size, dim in fixed)
         ):
             raise ExportError(
-                f"output {spec.name} comes out otherwise than the ONNX file says",
+                f"output {spec.name} comes out differently than the ONNX file says",
                 code="tensor_readback",
                 seen="missing" if array is None else f"{array.dtype.name} {list(array.shape)}",
                 valid=[f"{spec.dtype.numpy} {list(spec.shape)}"],
@@ -196,17 +193,12 @@ def _fitting(
     """Stated samples, checked against the model's inputs and cut and joined to the batch sizes asked for."""
     wanted = {spec.name: spec for spec in exported.inputs}
     for index, sample in enumerate(samples):
-        for name in sample.keys() ^ wanted.keys():
-            close = nearest(name, wanted) if name in sample else None
-            raise ExportError(
-                f"sample {index} of {origin} "
-                + (f"has an unknown input {name}" if name in sample else f"lacks input {name}"),
-                code="samples_mismatch",
-                seen=sorted(sample),
-                valid=[close] if close else list(wanted),
-            )
+        if odd := other_names(sample, wanted):
+            raise ExportError(f"sample {index} of {origin} {odd[0]}", code="samples_mismatch", **odd[1])
         for name, spec in wanted.items():
-            _check_array(sample[name], spec, f"{name} in sample {index} of {origin}")
+            if wrong := misfit(sample[name], spec):
+                what = f"{name} in sample {index} of {origin} is not what the model takes"
+                raise ExportError(what, code="samples_mismatch", **wrong)
         if request.max_batch_size > 0 and len({array.shape[0] for array in sample.values()}) > 1:
             raise ExportError(
                 f"inputs of sample {index} of {origin} have different batch sizes",
@@ -217,25 +209,6 @@ def _fitting(
     if request.max_batch_size == 0:
         return ordered
     return batches_from_samples(ordered, _affordable(request, ordered[0]), request.max_batch_size)
-
-
-def _check_array(array: Array, spec: TensorSpec, what: str) -> None:
-    try:
-        same_dtype = dtype_from_numpy(array.dtype.name) == spec.dtype
-    except KeyError:
-        same_dtype = False
-    fits = len(array.shape) == len(spec.shape) and all(
-        not isinstance(dim, int) or dim < 0 or dim == size
-        for dim, size in zip(spec.shape, array.shape, strict=True)
-    )
-    if not same_dtype or not fits or array.size == 0:
-        raise ExportError(
-            f"{what} is not what the model takes",
-            code="samples_mismatch",
-            seen=f"{array.dtype.name} {list(array.shape)}",
-            valid=[f"{spec.dtype.numpy} {list(spec.shape)}"],
-            fix=f"convert it: array.astype({spec.dtype.numpy!r})" if not same_dtype else None,
-        )
 
 
 def _drawn(
@@ -414,6 +387,6 @@ def _answered(
                 f"the source's own answer {name} holds NaN",
                 code="reference_not_finite",
                 seen=label,
-                fix="give inputs from the model's domain in accuracy.samples, or mend the model",
+                fix="give inputs from the model's domain in accuracy.samples, or fix the model",
             )
     return replace(Sample(values, {}), outputs=outputs, label=label)

@@ -11,7 +11,7 @@ from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import one_line
 from tritonsmith.builder.actions.export.sources.tabular import drawn_around, exported_table, matrix_name
-from tritonsmith.builder.base.errors import ExportError, Where
+from tritonsmith.builder.base.errors import ExportError
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -34,14 +34,14 @@ def export_xgboost(request: ExportRequest, out_dir: Path) -> Exported:
 
     path = Path(request.reference)
     booster = xgboost.Booster()
-    _read(lambda: booster.load_model(str(path)), path, "Booster.save_model")
+    _read(lambda: booster.load_model(str(path)), "Booster.save_model")
     learner = json.loads(booster.save_config())["learner"]
     objective = learner["objective"]["name"]
-    _check_objective(objective, XGBOOST_OBJECTIVES, path)
+    _check_objective(objective, XGBOOST_OBJECTIVES)
     if "c" in (booster.feature_types or ()):
-        raise _categorical(path)
+        raise _categorical()
     if learner["gradient_booster"]["name"] != "gbtree":
-        raise _unsupported("booster", learner["gradient_booster"]["name"], ("gbtree",), path)
+        raise _unsupported("booster", learner["gradient_booster"]["name"], ("gbtree",))
     features = booster.num_features()
     booster.feature_names = None  # the converter takes f0, f1, … alone
     thresholds: dict[int, list[float]] = {}
@@ -52,7 +52,7 @@ def export_xgboost(request: ExportRequest, out_dir: Path) -> Exported:
                     node["split_condition"]
                 )
     name = matrix_name(request, features, path)
-    model = _converted(convert_xgboost, booster, name, features, path)
+    model = _converted(convert_xgboost, booster, name, features)
 
     def reference(inputs: Mapping[str, Array]) -> dict[str, Array]:
         answers = booster.predict(xgboost.DMatrix(inputs[name]))
@@ -71,20 +71,20 @@ def export_lightgbm(request: ExportRequest, out_dir: Path) -> Exported:
     from onnxmltools.convert import convert_lightgbm
 
     path = Path(request.reference)
-    booster = _read(lambda: lightgbm.Booster(model_file=str(path)), path, "Booster.save_model")
+    booster = _read(lambda: lightgbm.Booster(model_file=str(path)), "Booster.save_model")
     dumped = booster.dump_model()
     objective = str(dumped.get("objective", "none")).split()[0]
-    _check_objective(objective, LIGHTGBM_OBJECTIVES, path)
+    _check_objective(objective, LIGHTGBM_OBJECTIVES)
     features = booster.num_feature()
     thresholds: dict[int, list[float]] = {}
     for tree in dumped["tree_info"]:
         for node in _nodes(tree["tree_structure"], "left_child", "right_child"):
             if node.get("decision_type") == "==":
-                raise _categorical(path)
+                raise _categorical()
             if "split_feature" in node:
                 thresholds.setdefault(node["split_feature"], []).append(float(node["threshold"]))
     name = matrix_name(request, features, path)
-    model = _converted(convert_lightgbm, booster, name, features, path, zipmap=False)
+    model = _converted(convert_lightgbm, booster, name, features, zipmap=False)
 
     def reference(inputs: Mapping[str, Array]) -> dict[str, Array]:
         answers = booster.predict(inputs[name].astype(np.float64))
@@ -125,21 +125,18 @@ def _nodes(node: Mapping[str, Any], *children: str) -> Iterator[Mapping[str, Any
             waiting += [below] if isinstance(below, Mapping) else below
 
 
-def _read(load: Callable[[], Any], path: Path, writer: str) -> Any:
+def _read(load: Callable[[], Any], writer: str) -> Any:
     try:
         return load()
     except Exception as error:
         raise ExportError(
             f"it cannot be read: {one_line(error)[:300]}",
             code="corrupt_model",
-            where=Where(path),
             fix=f"write it with {writer}, and read it with that version of the library or a newer one",
         ) from error
 
 
-def _converted(
-    convert: Callable[..., Any], booster: Any, name: str, features: int, path: Path, **options: Any
-) -> Any:
+def _converted(convert: Callable[..., Any], booster: Any, name: str, features: int, **options: Any) -> Any:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     try:
@@ -151,31 +148,27 @@ def _converted(
         )
     except Exception as error:
         raise ExportError(
-            f"onnxmltools cannot convert it: {one_line(error)[:300]}",
-            code="conversion_failed",
-            where=Where(path),
+            f"onnxmltools cannot convert it: {one_line(error)[:300]}", code="conversion_failed"
         ) from error
 
 
-def _check_objective(objective: str, valid: tuple[str, ...], path: Path) -> None:
+def _check_objective(objective: str, valid: tuple[str, ...]) -> None:
     if objective not in valid:
-        raise _unsupported("objective", objective, valid, path)
+        raise _unsupported("objective", objective, valid)
 
 
-def _unsupported(what: str, seen: str, valid: tuple[str, ...], path: Path) -> ExportError:
+def _unsupported(what: str, seen: str, valid: tuple[str, ...]) -> ExportError:
     return ExportError(
-        f"a model of this {what} has no verified form in ONNX",
+        f"a model of this {what} has no verified conversion to ONNX",
         code=f"{what}_unsupported",
-        where=Where(path),
         seen=seen,
         valid=valid,
     )
 
 
-def _categorical(path: Path) -> ExportError:
+def _categorical() -> ExportError:
     return ExportError(
-        "the model branches on categories, of which the converter has no form",
+        "the model branches on categories, which the converter does not support",
         code="categorical_features",
-        where=Where(path),
         fix="train it on encoded columns (a scikit-learn pipeline holds encoder and model: source: {sklearn: …})",
     )

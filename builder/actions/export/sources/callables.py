@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from tritonsmith.builder.base.errors import ExportError, Where, nearest
+from tritonsmith.builder.base.errors import ExportError, Where, unknown
 from tritonsmith.builder.base.own import is_own
 from tritonsmith.builder.base.processes.failure import one_line as one_line
 
@@ -26,7 +26,7 @@ def call_reference(reference: str, what: str) -> tuple[Any, Path | None]:
     result = run_users_code(
         function,
         lambda error: ExportError(
-            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and mend it"
+            f"{what} {reference} raised {error}", code="callable_failed", fix="call it on its own and fix it"
         ),
     )
     return result, file
@@ -130,14 +130,11 @@ def _module_not_found(name: str, missing: str, what: str) -> ExportError:
     present = [
         ".".join(path.relative_to(search_path).with_suffix("").parts) for path in _modules(search_path)
     ]
-    close = nearest(name, present)
     return ExportError(
         f"{what} module {missing} does not exist",
         code="module_not_found",
         where=Where(search_path),
-        seen=name,
-        valid=[close] if close else present[:8],
-        fix=fix,
+        **unknown(name, present, fix),
     )
 
 
@@ -160,13 +157,11 @@ def _attribute(module: ModuleType, path: str, what: str, valid: str) -> Callable
     for name in path.split("."):
         if not hasattr(value, name):
             public = [n for n in dir(value) if not n.startswith("_") and callable(getattr(value, n, None))]
-            close = nearest(name, public)
             raise ExportError(
                 f"{what} module {module.__name__} has no {name}",
                 code="attribute_not_found",
                 where=where,
-                seen=name,
-                valid=[close] if close else public[:8],
+                **unknown(name, public),
             )
         value = getattr(value, name)
     if not callable(value):

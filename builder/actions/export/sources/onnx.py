@@ -88,7 +88,7 @@ def _merged(stated: TensorSpec, found: TensorSpec, where: Where, role: str) -> T
             dims.append(theirs if ours == -1 else ours)
     if not fits:
         raise ExportError(
-            f"{role} {found.name} is stated otherwise than the model has it",
+            f"{role} {found.name} is not stated as the model has it",
             code="stated_tensor",
             where=where,
             seen=f"{stated.dtype.config} {list(stated.shape)}",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import ExportError, Where
+from tritonsmith.builder.base.errors import ExportError
 
 # Compiled code (.so) of torch's ahead-of-time compiler; loading the archive would load it too.
 _COMPILED = "data/aotinductor/"
@@ -25,34 +25,32 @@ def check_archive(path: Path) -> None:
     through torch.load, which the caller holds to weights_only.) Layout: torch/export/pt2_archive.
     ExportError: source_missing, corrupt_program, unsafe_program.
     """
-    where = Where(path)
     if not path.is_file():
-        raise ExportError("the ExportedProgram file does not exist", code="source_missing", where=where)
+        raise ExportError("the ExportedProgram file does not exist", code="source_missing")
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if _COMPILED in info.filename:
-                    raise _unsafe(where, info.filename, "compiled code")
+                    raise _unsafe(info.filename, "compiled code")
                 if info.filename.endswith(".json"):
-                    _check_json(info.filename, json.loads(archive.read(info)), where)
+                    _check_json(info.filename, json.loads(archive.read(info)))
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
         raise ExportError(
             f"not an ExportedProgram, or a damaged one: {error}",
             code="corrupt_program",
-            where=where,
             fix="write it with torch.export.save(torch.export.export(...), file)",
         ) from error
 
 
-def _check_json(name: str, content: Any, where: Where) -> None:
+def _check_json(name: str, content: Any) -> None:
     if _CONSTANTS.search(name) and isinstance(content, dict):
         for payload in content.get("config", {}).values():
             file = str(payload.get("path_name", ""))
             if not file.startswith("tensor_"):
-                raise _unsafe(where, f"{name}: {file}", "a pickled object")
+                raise _unsafe(f"{name}: {file}", "a pickled object")
     for text in _expressions(content):
         if not _is_arithmetic(text):
-            raise _unsafe(where, text[:120], "a symbolic size that is no arithmetic")
+            raise _unsafe(text[:120], "a symbolic size that is no arithmetic")
 
 
 # What sympy.srepr writes, and plain arithmetic: calls of classes, names, numbers, operators.
@@ -104,11 +102,10 @@ def _expressions(content: Any) -> Iterator[str]:
             yield from _expressions(item)
 
 
-def _unsafe(where: Where, seen: str, what: str) -> ExportError:
+def _unsafe(seen: str, what: str) -> ExportError:
     return ExportError(
         f"the ExportedProgram holds {what}, which loading would run",
         code="unsafe_program",
-        where=where,
         seen=seen,
         fix="give the model as torch: module:callable instead, code you can read",
     )

@@ -11,7 +11,7 @@ from tritonsmith.builder.actions.export.exported import Exported
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import one_line
 from tritonsmith.builder.actions.export.sources.tabular import drawn_around, exported_table, matrix_name
-from tritonsmith.builder.base.errors import ExportError, ToolError, Where
+from tritonsmith.builder.base.errors import ExportError, ToolError
 from tritonsmith.builder.base.tensors import dtype_from_config
 
 if TYPE_CHECKING:
@@ -48,23 +48,20 @@ def export_estimator(request: ExportRequest, out_dir: Path) -> Exported:
     from sklearn.base import is_classifier
 
     path = Path(request.reference)
-    where = Where(path)
     estimator = _loaded(path)
     features = getattr(estimator, "n_features_in_", None)
     if features is None:
-        raise ExportError(
-            "the estimator is not fitted", code="not_fitted", where=where, seen=type(estimator).__name__
-        )
-    predict = _answers_of(estimator, where)
-    columns = _columns(estimator, request, where)
+        raise ExportError("the estimator is not fitted", code="not_fitted", seen=type(estimator).__name__)
+    predict = _answers_of(estimator)
+    columns = _columns(estimator, request)
     if columns is None:
         name = matrix_name(request, features, path)
         stated = request.inputs[0].dtype.config if request.inputs else "TYPE_FP32"
-        types = [(name, _onnx_type(stated, features, where))]
+        types = [(name, _onnx_type(stated, features))]
         rows = _matrix_rows(estimator, name, stated, features)
         arrange: Callable[[Mapping[str, Array]], Any] = lambda inputs: inputs[name]  # noqa: E731
     else:
-        types = [(c.name, _onnx_type(c.data_type, 1, where)) for c in columns]
+        types = [(c.name, _onnx_type(c.data_type, 1)) for c in columns]
         rows = lambda n, rng: {c.name: c.draw(n, rng) for c in columns}  # noqa: E731
         arrange = _arranger(estimator, columns)
     try:
@@ -80,7 +77,6 @@ def export_estimator(request: ExportRequest, out_dir: Path) -> Exported:
         raise ExportError(
             f"skl2onnx cannot convert it: {one_line(error)[:300]}",
             code="conversion_failed",
-            where=where,
             seen=type(estimator).__name__,
         ) from error
     names = [output.name for output in model.graph.output]
@@ -106,7 +102,6 @@ def _loaded(path: Path) -> Any:
         raise ExportError(
             f"it cannot be loaded: {one_line(error)[:300]}",
             code="corrupt_model",
-            where=Where(path),
             fix="write it with joblib.dump or pickle.dump, and load it with the versions that wrote it",
         ) from error
 
@@ -125,19 +120,16 @@ def _loaded_skops(path: Path) -> Any:
         if not unknown:
             return skops.io.load(path)
     except Exception as error:
-        raise ExportError(
-            f"skops cannot load it: {one_line(error)[:300]}", code="corrupt_model", where=Where(path)
-        ) from error
+        raise ExportError(f"skops cannot load it: {one_line(error)[:300]}", code="corrupt_model") from error
     raise ExportError(
         "the file holds types that skops does not know to be harmless",
         code="untrusted_types",
-        where=Where(path),
         seen=unknown,
         fix="leave them out of the pipeline, or write it with joblib and say trust: true",
     )
 
 
-def _answers_of(estimator: Any, where: Where) -> Callable[[Any], list[Array]]:
+def _answers_of(estimator: Any) -> Callable[[Any], list[Array]]:
     """The estimator's own answers in the order of the ONNX model's outputs."""
     import numpy as np
     from sklearn.base import is_classifier, is_regressor
@@ -154,7 +146,6 @@ def _answers_of(estimator: Any, where: Where) -> Callable[[Any], list[Array]]:
             raise ExportError(
                 "a classifier of several outputs has no form that Triton can batch",
                 code="estimator_unsupported",
-                where=where,
                 seen=type(estimator).__name__,
             )
         if hasattr(estimator, "predict_proba"):
@@ -165,7 +156,6 @@ def _answers_of(estimator: Any, where: Where) -> Callable[[Any], list[Array]]:
         raise ExportError(
             "the estimator neither classifies nor regresses nor transforms",
             code="estimator_unsupported",
-            where=where,
             seen=type(estimator).__name__,
             valid=("a classifier", "a regressor", "a transformer", "a pipeline that ends in one"),
         )
@@ -188,14 +178,13 @@ def _as_wire(labels: Array) -> Array:
     return out
 
 
-def _onnx_type(data_type: str, width: int, where: Where) -> Any:
+def _onnx_type(data_type: str, width: int) -> Any:
     from skl2onnx.common import data_types
 
     if data_type not in _TYPES:
         raise ExportError(
             "no input of a scikit-learn model has this type",
             code="stated_tensor",
-            where=where,
             seen=data_type,
             valid=list(_TYPES),
         )
@@ -244,7 +233,7 @@ def _thresholds(estimator: Any) -> dict[int, list[float]]:
     return found
 
 
-def _columns(estimator: Any, request: ExportRequest, where: Where) -> list[Column] | None:
+def _columns(estimator: Any, request: ExportRequest) -> list[Column] | None:
     """One for each column where a ColumnTransformer comes first, in the order of fitting; None for a matrix."""
     from sklearn.compose import ColumnTransformer
 
@@ -258,7 +247,6 @@ def _columns(estimator: Any, request: ExportRequest, where: Where) -> list[Colum
         raise ExportError(
             f"the pipeline has no column {min(unknown)}",
             code="stated_tensor",
-            where=where,
             seen=sorted(unknown),
             valid=names,
         )

@@ -38,7 +38,7 @@ from tritonsmith.builder.actions.export.torch.program import (
     write_onnx,
 )
 from tritonsmith.builder.actions.export.torch.trace import write_traced
-from tritonsmith.builder.base.errors import ExportError, Where, nearest, shortened
+from tritonsmith.builder.base.errors import ExportError, Where, shortened, unknown
 from tritonsmith.builder.base.tensors import Dim
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _kept(
     failures = verified[0].failures
     if failures:
         raise ExportError(
-            f"what it wrote answers otherwise than the module: {failures[0].output}, {failures[0].sample}",
+            f"what it wrote gives other answers than the module: {failures[0].output}, {failures[0].sample}",
             code="accuracy",
             seen=", ".join(failures[0].violations),
         )
@@ -222,19 +222,18 @@ def names_of_outputs(
 def _listed(listed: Sequence[str], inferred: Sequence[str], is_tensor: Sequence[bool]) -> list[str | None]:
     if not listed:
         return list(inferred)
-    unknown = [name for name in listed if name not in inferred]
-    if not unknown:
+    others = [name for name in listed if name not in inferred]
+    if not others:
         return [name if name in listed else None for name in inferred]
-    if len(unknown) == len(listed) == sum(is_tensor):
+    if len(others) == len(listed) == sum(is_tensor):
         given = iter(listed)
         return [next(given) if tensor else None for tensor in is_tensor]
-    close = nearest(unknown[0], inferred)
     raise ExportError(
-        f"the source has no output {unknown[0]}",
+        f"the source has no output {others[0]}",
         code="stated_tensor",
-        seen=unknown[0],
-        valid=[close] if close else inferred,
-        fix="state every output to rename them by position, or use the source's names",
+        **unknown(
+            others[0], inferred, "state every output to rename them by position, or use the source's names"
+        ),
     )
 
 

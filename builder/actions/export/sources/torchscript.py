@@ -40,7 +40,6 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
         raise ExportError(
             f"a TorchScript file cannot be exported to opset {request.opset}",
             code="opset_unsupported",
-            where=where,
             seen=request.opset,
             valid=[f"18 to {_LARGEST_OPSET}"],
             fix=f"opset: {_LARGEST_OPSET}",
@@ -52,10 +51,9 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
         raise ExportError(
             f"torch.jit.load cannot read it: {one_line(error)[:300]}",
             code="corrupt_script",
-            where=where,
             fix="write it with torch.jit.save (a .pt of torch.save holds weights or a pickle, no program)",
         ) from error
-    inputs = _inputs(request, module, where)
+    inputs = _inputs(request, module)
     example = {tensor.name: _example(tensor, request) for tensor in inputs}
 
     def answers(values: Mapping[str, Any]) -> Leaves:
@@ -69,7 +67,6 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
         raise ExportError(
             f"the script fails on the stated inputs: {_last_line(error)}",
             code="script_failed",
-            where=where,
             seen=", ".join(f"{name}: {list(array.shape)}" for name, array in example.items()),
             fix="state input in the order, dtypes and dims that forward takes",
         ) from error
@@ -81,7 +78,6 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
             module, tensors, None, request, out_dir, list(example), names, shapes, output_axes
         )
     except ExportError as error:
-        error.where = error.where or where
         if error.code == "onnx_conversion":
             error.fix = "export the nn.Module that it was made from: source: {torch: module:callable}"
         raise
@@ -105,7 +101,7 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
     )
 
 
-def _inputs(request: ExportRequest, module: Any, where: Where) -> list[TensorSpec]:
+def _inputs(request: ExportRequest, module: Any) -> list[TensorSpec]:
     """The stated inputs in the order of forward's arguments."""
     arguments = [value.debugName().partition(".")[0] for value in list(module.graph.inputs())[1:]]
     stated = {tensor.name: tensor for tensor in request.inputs}
@@ -113,7 +109,6 @@ def _inputs(request: ExportRequest, module: Any, where: Where) -> list[TensorSpe
         raise ExportError(
             "a TorchScript file says neither dtypes nor sizes of its inputs: state all of them",
             code="inputs_not_stated",
-            where=where,
             seen=", ".join(stated) or "none",
             valid=arguments,
             fix=f"input: [{{name: {arguments[0] if arguments else 'x'}, data_type: TYPE_FP32, dims: […]}}, …]",

@@ -96,7 +96,7 @@ def task_of(architecture: str, where: Where) -> str:
         if architecture.endswith(ending):
             return task
     raise ExportError(
-        "the model's architecture says no task that can be exported",
+        "the model's architecture names no task that can be exported",
         code="task",
         where=where,
         seen=architecture or "no architecture",
@@ -184,7 +184,7 @@ def _network(directory: Path, task: str, config: Any, where: Where) -> Any:
     ]
     if missing or info.get("mismatched_keys"):
         raise ExportError(
-            f"the file lacks weights that {task} needs; transformers would draw them at random",
+            f"the file lacks weights that {task} needs; transformers would fill them with random values",
             code="head_missing",
             where=where,
             seen=", ".join(sorted(map(str, missing or info["mismatched_keys"]))[:4]),

@@ -13,7 +13,7 @@ from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.torch.example import Example, dtype_from_torch
 from tritonsmith.builder.actions.export.torch.program import program_inputs, symbolic_range
 from tritonsmith.builder.base.dim_relations import relation_from_text, sizes_with_relations, with_found
-from tritonsmith.builder.base.errors import ExportError, Where, nearest
+from tritonsmith.builder.base.errors import ExportError, Where, unknown
 from tritonsmith.builder.base.tensors import Dim, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,14 +55,11 @@ def input_shapes(
     used = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
     used |= {name for text in request.dim_relations.values() for name in relation_from_text(text).names}
     for name in request.dynamic_dims.keys() - used - {BATCH}:
-        close = nearest(name, used)
         raise ExportError(
             f"dynamic_dims names {name}, but no input's shape does",
             code="unknown_dim",
             where=where,
-            seen=name,
-            valid=[close] if close else sorted(used),
-            fix=f"state the inputs in the spec, with {name} in its place in their dims",
+            **unknown(name, used, f"state the inputs in the spec, with {name} in its place in their dims"),
         )
     return names, shapes
 
@@ -71,25 +68,24 @@ def stated_for(
     stated: Sequence[TensorSpec], names: Sequence[str], where: Where | None, role: str
 ) -> dict[str, TensorSpec]:
     """The source's name → what the spec states of it, by name or, when it knows none of the names, by position."""
-    unknown = [tensor.name for tensor in stated if tensor.name not in names]
-    if not unknown:
+    others = [tensor.name for tensor in stated if tensor.name not in names]
+    if not others:
         return {tensor.name: tensor for tensor in stated}
-    if len(unknown) == len(stated) == len(names):
+    if len(others) == len(stated) == len(names):
         return dict(zip(names, stated, strict=True))
-    close = nearest(unknown[0], names)
     raise ExportError(
-        f"the source has no {role} {unknown[0]}",
+        f"the source has no {role} {others[0]}",
         code="stated_tensor",
         where=where,
-        seen=unknown[0],
-        valid=[close] if close else names,
-        fix=f"state every {role} to rename them by position, or use the source's names",
+        **unknown(
+            others[0], names, f"state every {role} to rename them by position, or use the source's names"
+        ),
     )
 
 
 def _disagrees(spec: TensorSpec, found: str, where: Where | None) -> ExportError:
     return ExportError(
-        f"{spec.name} is stated otherwise than the source's example has it",
+        f"{spec.name} is not stated as the source's example has it",
         code="stated_tensor",
         where=where,
         seen=f"{spec.dtype.config} {list(spec.shape)}",
@@ -149,8 +145,8 @@ def _example_sizes(
                         code="example_inputs",
                         where=where,
                         seen=f"{sizes[dim]} and {size} ({name})",
-                        fix="give dimensions that may differ names of their own, and say in dynamic_dims how they hang "
-                        "together: {total: past + new}",
+                        fix="give dimensions that may differ names of their own, and say in dynamic_dims how they depend "
+                        "on each other: {total: past + new}",
                     )
     return sizes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.export.torch.structure import Path, leaves_of, replaced
-from tritonsmith.builder.base.errors import ExportError, nearest
+from tritonsmith.builder.base.errors import ExportError, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_text
 from tritonsmith.builder.base.tensors import Dtype, dtype_from_numpy
 
@@ -141,7 +141,7 @@ def _example(
                 )
             elif leaf.layout is not torch.strided or leaf.is_quantized:
                 raise ExportError(
-                    f"example input {name} is a sparse or quantised tensor, which ONNX has no form of",
+                    f"example input {name} is a sparse or quantised tensor, which ONNX cannot hold",
                     code="unsupported_tensor",
                     seen=f"{leaf.layout}, {leaf.dtype}",
                     fix="take an ordinary tensor, and make the other one inside forward",
@@ -177,12 +177,10 @@ def _named(module: Any, example: Mapping[str, Any]) -> dict[str, Any]:
     given = {str(name): value for name, value in example.items() if value is not None}
     for name in given:
         if name not in parameters and not takes_any:
-            close = nearest(name, parameters)
             raise ExportError(
                 f"example input {name} is no argument of {type(module).__name__}.forward",
                 code="example_inputs",
-                seen=name,
-                valid=[close] if close else list(parameters),
+                **unknown(name, parameters),
             )
     ordered = [name for name in parameters if name in given] + [
         name for name in given if name not in parameters

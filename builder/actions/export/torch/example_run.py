@@ -144,7 +144,7 @@ def _differs(
         operator, where = random[0]
         return ExportError(
             f"{who} draws random numbers ({operator}), so that it gives another answer to the same input each time; "
-            "nothing served could be held against it",
+            "no served answer could be compared with it",
             code="not_deterministic",
             where=where,
             seen=seen,
@@ -152,8 +152,8 @@ def _differs(
         )
     if changed:
         return ExportError(
-            f"{who} keeps state from call to call, and answers the same input otherwise the second time; an exported model "
-            "has none",
+            f"{who} keeps state from call to call, and gives another answer to the same input the second time; "
+            "an exported model keeps none",
             code="stateful",
             seen=f"changed by a call: {', '.join(changed[:5])}; {seen}",
             fix="take the state as an input and return the new one as an output; Triton's sequence_batching keeps it",

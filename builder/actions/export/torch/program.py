@@ -86,7 +86,7 @@ def written_graph(model_path: Path, request: ExportRequest, out_dir: Path) -> tu
             f"opset {request.opset} was asked for, but torch wrote opset {graph.opset}",
             code="opset_changed",
             seen=graph.opset,
-            fix=f"opset: {graph.opset}; some operator of this model has no form in opset {request.opset}",
+            fix=f"opset: {graph.opset}; some operator of this model cannot be written in opset {request.opset}",
         )
     relative = model_path.relative_to(out_dir)
     return (str(relative), *(str(relative.parent / f) for f in graph.external_files)), graph

@@ -1,0 +1,54 @@
+"""The types of models.yaml → its JSON Schema, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tritonsmith.builder.spec.model_spec import OWN_KEYS, TRITON_KEYS, ModelSpec, Target, source_type
+from tritonsmith.builder.spec.triton_schema import model_config_type
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of models.yaml, for editors."""
+    own = ModelSpec.model_json_schema()
+    triton = model_config_type().model_json_schema()
+    properties = {k: v for k, v in own["properties"].items() if k in OWN_KEYS}
+    properties |= {k: v for k, v in triton["properties"].items() if k in TRITON_KEYS}
+    target = Target.model_json_schema()
+    model = {"type": "object", "additionalProperties": False, "properties": properties}
+    origin = source_type().model_json_schema()
+    own["$defs"] |= {**origin.pop("$defs", {}), "Source": origin}
+    definitions = {k: v for d in (own, triton) for k, v in d.get("$defs", {}).items() if k != "TritonMessage"}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tritonsmith models.yaml",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["models"],
+        "properties": {
+            "target": target,
+            "defaults": {"$ref": "#/$defs/Model"},
+            "models": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Model"}},
+        },
+        "$defs": {**definitions, "Model": model},
+    }
+    result = _without_null(schema)
+    # A parameter may be written as a scalar, see triton_schema._Parameter.
+    result["$defs"]["_Parameter"] = {
+        "anyOf": [{"type": ["string", "number", "boolean"]}, result["$defs"]["_Parameter"]]
+    }
+    return dict(result)
+
+
+def _without_null(schema: Any) -> Any:
+    """The schema without `null`: a key is left out of models.yaml, never written as null."""
+    if isinstance(schema, list):
+        return [_without_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {k: _without_null(v) for k, v in schema.items() if not (k == "default" and v is None)}
+    options = [o for o in kept.get("anyOf", ()) if o != {"type": "null"}]
+    if "anyOf" in kept and len(options) == 1:
+        del kept["anyOf"]
+        return {**options[0], **kept}
+    return {**kept, "anyOf": options} if options else kept

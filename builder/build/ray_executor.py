@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith import __version__
+from tritonsmith.builder.actions.action import Artifact, Kind
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError, UsageError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.processes.run_policy import RunPolicy, run_under
@@ -19,10 +21,9 @@ from tritonsmith.builder.build.execution import Watch
 from tritonsmith.builder.build.model.make import Made, make_model
 from tritonsmith.builder.build.model.variants import BuiltVariant
 from tritonsmith.builder.build.results import ELSEWHERE
-from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.cache.record import Kind
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.shared import SharedCache
-from tritonsmith.builder.plan.plan import EngineTarget, Observation
+from tritonsmith.builder.plan.plan import Observation
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 # Models that the cluster is asked for at once; more wait here.

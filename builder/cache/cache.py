@@ -16,17 +16,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.base.errors import BuildError, Where
 from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
 from tritonsmith.builder.base.files.disk import adopt, clear_away, delete, move, take_out, write_atomically
 from tritonsmith.builder.base.files.untrusted import fault_of_relative_path, inside, read_bounded
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
-from tritonsmith.builder.cache.record import Kind, checked_record
+from tritonsmith.builder.cache.record import checked_record
 from tritonsmith.builder.cache.request_records import (
     dependencies_from_text,
     parse_record_name,
@@ -38,21 +39,6 @@ from tritonsmith.builder.cache.shared import SharedCache
 
 USED_EVERY_S = 3600.0
 """An entry's last use is noted no more often than this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """What one action made.
-
-    directory: where its files lie; read-only for everyone.
-    files:     relative path → sha256.
-    record:    what the action tells about it (tensors, opset, accuracy, tools …), JSON.
-    """
-
-    key: str
-    directory: Path
-    files: Mapping[str, str]
-    record: Mapping[str, Any]
 
 
 def default_cache_directory() -> Path:

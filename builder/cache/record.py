@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
+from tritonsmith.builder.actions.action import TAKEN, Kind
 from tritonsmith.builder.actions.batch_rows.report import RowsJson
 from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.files.untrusted import (
@@ -24,12 +25,6 @@ from tritonsmith.builder.base.files.untrusted import (
     first_fault,
 )
 from tritonsmith.builder.base.tensors import dtype_from_config
-
-TAKEN = "model"
-"""Where the files of a source that is taken over lie in its entry."""
-
-Kind = Literal["source", "rows", "convert", "compile", "layers", "proof"]
-"""source: an export, or what was taken over. rows: what is known of its rows in a batch."""
 
 # Another version of tritonsmith that uses the same cache may write more.
 _MORE = ConfigDict(**{**STRICT, "extra": "ignore"})

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
+from tritonsmith.builder.actions.action import Kind
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete
@@ -32,7 +33,7 @@ from tritonsmith.builder.base.files.object_store import ObjectStore, check_store
 from tritonsmith.builder.base.files.untrusted import parsed
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry
-from tritonsmith.builder.cache.record import Kind, checked_record
+from tritonsmith.builder.cache.record import checked_record
 from tritonsmith.builder.cache.request_records import RecordName, dependencies_from_text, parse_record_name
 from tritonsmith.builder.cache.transfer import told_transfer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
 ActionKind = Literal[
@@ -51,37 +51,6 @@ CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED}
 _NOT_JUDGED = ("directory", "python", "steps")
 # Tools of an engine that the machine it is meant for decides about.
 TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineTarget:
-    """What an engine is compiled for; None where neither the spec nor this machine says it.
-
-    gpu: the kind of GPU as the spec names it. compute_capability: `9.0`. tensorrt: version, all that is known of it.
-    platform: operating system and CPU of the servers.
-    """
-
-    gpu: str | None
-    compute_capability: str | None
-    tensorrt: str | None
-    platform: str | None = "linux_x86_64"
-
-    @property
-    def name(self) -> str:
-        """For people: `h100 (9.0), TensorRT 10.16`."""
-        gpu = " ".join(
-            filter(None, [self.gpu, f"({self.compute_capability})" if self.compute_capability else ""])
-        )
-        return f"{gpu or 'a GPU'}{f', TensorRT {self.tensorrt}' if self.tensorrt else ''}"
-
-    def as_dict(self) -> dict[str, str | None]:
-        """JSON form."""
-        return {
-            "gpu": self.gpu,
-            "compute_capability": self.compute_capability,
-            "tensorrt": self.tensorrt,
-            "platform": self.platform,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +152,6 @@ class BuildPlan:
     def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
         """One model's action."""
         return self._first[model, kind, variant]
-
-
-def request_digest(parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:
-    """Identity of an export but for its sources' content."""
-    return digest_of_value({"action": "export", "parameters": parameters, "tools": tools})
-
-
-def action_key(request: str, dependencies: Mapping[str, str]) -> str:
-    """Identity of an export: request and sources' content."""
-    return digest_of_value({"request": request, "dependencies": dependencies})
 
 
 def make_plan(

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import SpecError, TritonsmithError
 from tritonsmith.builder.base.releases import tensorrt_requirement
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.builder.base.text.text_layout import table
-from tritonsmith.builder.plan.plan import Action, BuildPlan, EngineTarget, State
+from tritonsmith.builder.plan.plan import Action, BuildPlan, State
 
 _NAMED = 10
 

@@ -13,20 +13,20 @@ import pytest
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.action import Artifact
 from tritonsmith.builder.actions.compile import CompileRequest
+from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
+from tritonsmith.builder.actions.compile.target import EngineTarget, can_compile
 from tritonsmith.builder.base.cuda import Gpu
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.machine import Machine
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
 from tritonsmith.builder.build.model.engines import engine_artifacts
 from tritonsmith.builder.build.model.make import make_model
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
-from tritonsmith.builder.plan.engine_targets import can_compile
-from tritonsmith.builder.plan.observe import engine_key
-from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.spec.spec import load_spec
 
 TENSORRT = "10.16.0.72"
@@ -115,7 +115,7 @@ def compiled_elsewhere(
                     "bytes": len(plan_bytes(version)),
                 },
             }
-            cache.put(engine_key(spec, "plan", graph.key, target), made, record)
+            cache.put(engine_identity(spec, "plan", graph.key, target).key(), made, record)
 
 
 def test_they_are_grouped_for_ci_and_laid_out_when_found(
@@ -220,10 +220,12 @@ def test_an_engine_is_known_by_all_that_ties_it_to_a_machine(project: Path) -> N
         replace(L4, tensorrt="10.16.0.71"),
         replace(L4, platform="linux_aarch64"),
     ]
-    assert len({engine_key(spec, "plan", "the graph", target) for target in others}) == len(others)
-    assert engine_key(spec, "plan", "the graph", replace(L4, gpu="NVIDIA L4")) == engine_key(
-        spec, "plan", "the graph", L4
-    ), "what the spec calls the GPU is no part of it"
+
+    def key(target: EngineTarget) -> str:
+        return engine_identity(spec, "plan", "the graph", target).key()
+
+    assert len({key(target) for target in others}) == len(others)
+    assert key(replace(L4, gpu="NVIDIA L4")) == key(L4), "what the spec calls the GPU is no part of it"
 
 
 def converted(context: Context, cache: Cache) -> Artifact:

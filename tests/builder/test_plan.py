@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tritonsmith.builder.actions.convert.action import conversion_identity
 from tritonsmith.builder.actions.convert.request import PRECISIONS
+from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
-from tritonsmith.builder.plan.observe import converted_tools, export_tools, variant_request
-from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan, request_digest
+from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 from tritonsmith.builder.spec.spec import load_spec
 
@@ -102,9 +103,9 @@ def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Pat
     old = Toolchain(tuple((name, "1.0") for name in VERSION_PACKAGES))
     new = Toolchain(tuple((name, "2.0" if name == upgraded else "1.0") for name in VERSION_PACKAGES))
 
-    def keys(toolchain: Toolchain) -> dict[str, str]:
-        return {p: variant_request("base", {}, converted_tools(spec, p, toolchain)) for p in PRECISIONS}
+    def keys(toolchain: Toolchain) -> dict[str, str | None]:
+        return {p: conversion_identity(spec, p, "base", toolchain).request for p in PRECISIONS}
 
     assert {p for p in PRECISIONS if keys(old)[p] != keys(new)[p]} == PRECISIONS_MADE_BY.get(upgraded, set())
-    exported = request_digest({}, export_tools(spec, old)) != request_digest({}, export_tools(spec, new))
+    exported = source_identity(spec, old).request != source_identity(spec, new).request
     assert exported == (upgraded in EXPORTED_BY)

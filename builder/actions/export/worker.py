@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult, request_from_dict
-from tritonsmith.builder.actions.export.tools import import_tools
+from tritonsmith.builder.actions.export.sources.tools import import_tools
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
 from tritonsmith.builder.base.sources import SourceRow, function_of, source_rows
 

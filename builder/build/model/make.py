@@ -6,12 +6,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tritonsmith.builder.actions.action import Artifact
 from tritonsmith.builder.actions.batch_rows import RowsReport
-from tritonsmith.builder.build.model.artifacts import is_exported, make_artifact
+from tritonsmith.builder.actions.export.action import export_action, is_exported
+from tritonsmith.builder.actions.take_over.action import take_over_action
 from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
 from tritonsmith.builder.build.model.variants import BuiltVariant, build_variants
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.actions import fetched, run
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.plan import Observation
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -36,11 +39,11 @@ def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, c
     A variant that fails keeps its error.
     """
     started = time.monotonic()
-    artifact = cache.get(seen.cached_key, "source") if seen.cached_key else None
-    action = "from cache"
+    exported = is_exported(spec)
+    source = (export_action if exported else take_over_action)(spec, repository)
+    artifact, action = fetched(source, seen.cached_key, cache), "from cache"
     if artifact is None:
-        artifact = make_artifact(spec, repository, cache)
-        action = "exported" if is_exported(spec) else "taken over"
+        artifact, action = run(source, repository.root, cache), "exported" if exported else "taken over"
     judge_export(spec, artifact.record["accuracy"], repository)
     rows = rows_of(spec, artifact, repository, cache)
     judge_rows(spec, rows, repository)

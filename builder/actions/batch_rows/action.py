@@ -1,0 +1,57 @@
+"""(a RowsRequest, the artifact that it looks into) → the Action that checks its rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tritonsmith.builder.actions.action import (
+    Action,
+    Artifact,
+    Identity,
+    Ran,
+    Workplace,
+    log_path,
+    place_error,
+)
+from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
+from tritonsmith.builder.actions.batch_rows.request import RowsRequest
+from tritonsmith.builder.actions.batch_rows.run import run_rows
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+
+
+def rows_action(request: RowsRequest, of: Artifact, spec: ModelSpec, repository: RepositorySpec) -> Action:
+    """Its record: {rows: a RowsReport as JSON}. Errors of its run name the spec's line."""
+    return Action(
+        "rows",
+        f"rows of {spec.name}",
+        _identity(request, of, spec),
+        partial(_run, request, spec, repository),
+    )
+
+
+def _identity(request: RowsRequest, of: Artifact, spec: ModelSpec) -> Identity:
+    """Decided by the artifact, the sizes and ONNX Runtime's version; paths of this machine are no part of it."""
+    asked = {
+        **request.as_dict(),
+        "path": Path(request.path).relative_to(of.directory).as_posix(),
+        "samples": spec.accuracy.samples,
+        "search_path": None,
+    }
+    tools = this_toolchain().fingerprint("onnxruntime")
+    whole = {"action": "rows", "revision": ROWS_REVISION, "of": of.key, "asked": asked, "tools": tools}
+    return Identity(asked, tools, digest_of_value(whole))
+
+
+def _run(
+    request: RowsRequest, spec: ModelSpec, repository: RepositorySpec, made: Path, place: Workplace
+) -> Ran:
+    with place.workspace() as scratch:
+        try:
+            report = run_rows(request, scratch, log_path(place, repository.path, f"{spec.name}.rows"))
+        except TritonsmithError as error:
+            raise place_error(error, spec.name, repository.where(spec.name, "source")) from None
+    return Ran({"rows": report.as_dict()})

@@ -1,0 +1,118 @@
+"""(a variant, its model's artifact) → the Action that converts it to its precision and judges what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.actions.accuracy.action import judged, layers_record
+from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
+from tritonsmith.builder.actions.action import (
+    Action,
+    Artifact,
+    Identity,
+    Ran,
+    Workplace,
+    log_path,
+    request_digest,
+)
+from tritonsmith.builder.actions.convert.request import TOOLS_BESIDE_ONNX, ConvertRequest
+from tritonsmith.builder.actions.convert.run import run_convert
+from tritonsmith.builder.base.toolchain import Toolchain, this_toolchain
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.spec.variant_spec import READS_CALIBRATION, Variant
+
+# Raised when the same inputs would give another graph.
+CONVERT_REVISION = 3
+
+_NOT_JUDGED = "not judged: there are no samples; state accuracy.samples"
+_NO_SAMPLES = {"passed": True, "samples": 0, "note": "no samples", "deviations": []}
+
+
+def is_plain(variant: Variant) -> bool:
+    """Whether the variant is the export itself."""
+    return (variant.backend, variant.precision) == ("onnxruntime", "fp32")
+
+
+def conversion_identity(
+    spec: ModelSpec, name: str, base_key: str | None, toolchain: Toolchain | None = None
+) -> Identity:
+    """base_key: of the export that it is made from, None while that is not there. toolchain: None for this one.
+
+    The calibration data's content is in the key.
+    """
+    variant = spec.variants[name]
+    parameters: dict[str, Any] = {
+        "revision": CONVERT_REVISION,
+        "backend": variant.backend,
+        "precision": variant.precision,
+        "exclude": list(variant.exclude),
+        "keep_io": variant.keep_io,
+        "options": variant.conversion_options,
+        "calibration": spec.calibration if variant.precision in READS_CALIBRATION else None,
+    }
+    if variant.accuracy.metric is not None:
+        parameters["metric"] = variant.accuracy.metric.model_dump()
+    names = (
+        ()
+        if variant.precision == "fp32"
+        else ("onnx", "onnxruntime", *TOOLS_BESIDE_ONNX.get(variant.precision, ()))
+    )
+    tools = (toolchain or this_toolchain()).fingerprint(*names)
+    request = None if base_key is None else request_digest("convert", parameters, tools, base=base_key)
+    return Identity(parameters, tools, request, reads=True)
+
+
+def convert_action(spec: ModelSpec, name: str, repository: RepositorySpec, base: Artifact) -> Action:
+    """The ONNX at the variant's precision, with its judgement."""
+    identity = conversion_identity(spec, name, base.key)
+    run = partial(_run, spec, name, repository, base, identity)
+    return Action("convert", f"convert {spec.name}/{name}", identity, run)
+
+
+def _run(
+    spec: ModelSpec,
+    name: str,
+    repository: RepositorySpec,
+    base: Artifact,
+    identity: Identity,
+    made: Path,
+    place: Workplace,
+) -> Ran:
+    variant, samples = spec.variants[name], base.record["samples"]
+    request = ConvertRequest(
+        model=f"{spec.name}/{name}",
+        source_onnx=str(base.onnx),
+        precision=variant.precision,
+        exclude=variant.exclude,
+        keep_io=variant.keep_io,
+        calibration=CalibrationSpec(spec.calibration, str(repository.root))
+        if spec.calibration is not None
+        else None,
+        held_out=None if samples is None else str(base.directory / str(samples)),
+        options=variant.conversion_options,
+    )
+    result = run_convert(request, made, log_path(place, repository.path, f"{spec.name}/{name}"))
+    gate = judged(spec, name, repository, base, made / result.onnx_file, result.converted, place)
+    record = {
+        "inputs": [t.as_dict() for t in result.inputs],
+        "outputs": [t.as_dict() for t in result.outputs],
+        "opset": result.opset,
+        "ir_version": result.ir_version,
+        "accuracy": _NO_SAMPLES if gate is None else gate.accuracy.as_dict(),
+        "metric": [] if gate is None else [asdict(value) for value in gate.metric],
+        "findings": [_NOT_JUDGED] if gate is None else list(gate.findings),
+        **layers_record(gate),
+        "converted": list(result.converted),
+        "served_files": list(result.files),
+        "kept_fp32": [asdict(node) for node in result.kept_fp32],
+        "notes": list(result.notes),
+        "coverage": None if result.coverage is None else result.coverage.as_dict(),
+        "calibration": {"digest": result.calibration_digest, "rows": result.calibration_rows},
+        "seconds": round(result.seconds, 3),
+        "tools": identity.tools,
+        "samples": None,
+    }
+    return Ran(record, [Path(f) for f in result.dependencies])

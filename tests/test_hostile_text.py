@@ -198,7 +198,7 @@ def test_findings_are_text_in_every_format(name: str) -> None:
 
 def evil_plan() -> BuildPlan:
     target = EngineTarget(EVIL, EVIL, EVIL)
-    return BuildPlan([Action(EVIL, "compile", State.TO_RUN, StaleReason.NEW, EVIL, EVIL, target)])
+    return BuildPlan((Action(EVIL, "compile", State.TO_RUN, StaleReason.NEW, EVIL, EVIL, target),))
 
 
 def test_the_matrix_of_jobs_is_one_line_of_json() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, Literal
 
 from tritonsmith.builder.actions.compile.target import EngineTarget
@@ -47,6 +48,9 @@ class StaleReason(str, Enum):
 LOSSES = frozenset({StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED})
 # Reasons that only hand on what an earlier action of the model said.
 CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED})
+# Actions whose artifacts are in the cache.
+MAKES: tuple[ActionKind, ...] = ("export", "calibrate", "convert", "compile")
+_LOST = "it is in no cache"
 # Sources that are taken over as they are.
 _NOT_JUDGED = ("directory", "python", "steps")
 # Tools of an engine that the machine it is meant for decides about.
@@ -58,6 +62,7 @@ class Action:
     """One step for one model; detail tells the value that changed, old → new.
 
     engine: of a compilation, what it is for.
+    key:    where the cache has its artifact. A build fetches it from there; without one it runs the action.
     """
 
     model: str
@@ -67,6 +72,7 @@ class Action:
     detail: str = ""
     variant: str | None = None
     engine: EngineTarget | None = None
+    key: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -130,15 +136,18 @@ class Observation:
     variants: Mapping[str, VariantObservation] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class BuildPlan:
     """All actions, in the spec's order."""
 
-    def __init__(self, actions: Sequence[Action]) -> None:
-        self.actions = tuple(actions)
-        self._of_model: dict[str, list[Action]] = {}
+    actions: tuple[Action, ...]
+
+    @cached_property
+    def _of_model(self) -> dict[str, list[Action]]:
+        found: dict[str, list[Action]] = {}
         for action in self.actions:
-            self._of_model.setdefault(action.model, []).append(action)
-        self._first = {(a.model, a.kind, a.variant): a for a in reversed(self.actions)}
+            found.setdefault(action.model, []).append(action)
+        return found
 
     @property
     def stale(self) -> tuple[Action, ...]:
@@ -151,7 +160,7 @@ class BuildPlan:
 
     def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
         """One model's action."""
-        return self._first[model, kind, variant]
+        return next(a for a in self._of_model[model] if (a.kind, a.variant) == (kind, variant))
 
 
 def make_plan(
@@ -169,7 +178,7 @@ def make_plan(
         detail = "its directory is not what was built, and stays" if forget else ""
         kind: ActionKind = "forget" if forget else "remove"
         actions.append(Action(gone, kind, State.TO_RUN, StaleReason.REMOVED_FROM_SPEC, detail))
-    return BuildPlan(actions)
+    return BuildPlan(tuple(actions))
 
 
 def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Action]:
@@ -179,7 +188,15 @@ def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Ac
         made += _variant(model, name, variant, locked, export)
     accuracy = _accuracy(model, seen, locked, made)
     render = _render(model, seen, locked, made)
-    return [*made, *accuracy, render, _lay_out(model, seen, locked, [*made, *accuracy, render])]
+    actions = [*made, *accuracy, render, _lay_out(model, seen, locked, [*made, *accuracy, render])]
+    return actions if _first_stale(actions) is None else [_to_be_had(action) for action in actions]
+
+
+def _to_be_had(action: Action) -> Action:
+    """Of a model that is laid out anew: what nothing changed of is run again where the cache has lost it."""
+    if action.state is State.UP_TO_DATE and action.key is None and action.kind in MAKES:
+        return replace(action, state=State.TO_RUN, reason=StaleReason.MISSING_ARTIFACT, detail=_LOST)
+    return action
 
 
 _Stale = tuple[StaleReason, str]
@@ -194,9 +211,9 @@ def _action(
     engine: EngineTarget | None = None,
 ) -> Action:
     if stale is None:
-        return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine)
+        return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine, cached)
     state = State.CACHED if cached else State.TO_RUN
-    return Action(model, kind, state, *stale, variant, engine)
+    return Action(model, kind, state, *stale, variant, engine, cached)
 
 
 def _stale_export(seen: Observation, locked: LockedModel | None) -> _Stale | None:

@@ -179,16 +179,16 @@ def test_several_kinds_are_planned_fetched_and_missed_on_any_machine(
 
     compiled_elsewhere(project, cache, (L4,))
     with pytest.raises(ToolError) as other:
-        engine_artifacts(spec, "plan", graph, context.spec, cache, L4_MACHINE)
+        engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, L4_MACHINE)
     assert other.value.code == "gpu_other" and "h100 (9.0)" in other.value.message
     assert "NVIDIA L4 (8.9) with TensorRT 10.16.0.72 on linux_x86_64" in str(other.value.seen)
     with pytest.raises(ToolError) as none:
-        engine_artifacts(spec, "plan", graph, context.spec, cache, CPU_MACHINE)
+        engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, CPU_MACHINE)
     assert none.value.code == "gpu_missing"
 
     compiled_elsewhere(project, cache, (H100,))
     for machine in (CPU_MACHINE, L4_MACHINE, BOTH_MACHINE):
-        fetched = engine_artifacts(spec, "plan", graph, context.spec, cache, machine)
+        fetched = engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, machine)
         assert [(e.target, e.was_cached) for e in fetched] == [(H100, True), (L4, True)]
 
 
@@ -231,7 +231,7 @@ def test_an_engine_is_known_by_all_that_ties_it_to_a_machine(project: Path) -> N
 def converted(context: Context, cache: Cache) -> Artifact:
     """The variant's graph: made once in this process's cache."""
     spec = context.spec.models[0]
-    made = make_model(spec, context.observed[spec.name], context.spec, cache)
+    made = make_model(spec, context.plan().actions_of(spec.name), context.spec, cache)
     variant = next(v for v in made.variants if v.name == "fp16")
     assert variant.artifact is not None, variant.error
     key = context_of(context.options).observed[spec.name].variants["plan"].cached_key

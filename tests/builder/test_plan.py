@@ -75,6 +75,17 @@ def test_a_new_model_runs_or_comes_from_the_cache() -> None:
     assert plan.of("b", "export").state is State.CACHED
 
 
+def test_what_the_cache_has_lost_is_run_again_only_where_its_model_is_laid_out_anew() -> None:
+    """A build does what the plan says: it fetches what has a key and runs the rest, so that the plan has to say it."""
+    lost, lock = replace(SAME, cached_key=None), Lock({"m": LOCKED})
+    assert make_plan({"m": lost}, lock).stale == ()
+    other = {**LOCKED.config, "spec": "S"}
+    export = make_plan({"m": replace(lost, config=other)}, lock).of("m", "export")
+    assert (export.state, export.reason) == (State.TO_RUN, StaleReason.MISSING_ARTIFACT)
+    kept = make_plan({"m": replace(SAME, config=other)}, lock).of("m", "export")
+    assert (kept.state, kept.key) == (State.UP_TO_DATE, "k")
+
+
 def test_a_model_that_left_the_spec_is_removed() -> None:
     plan = make_plan({}, Lock({"old": LOCKED}))
     assert [(a.model, a.kind, a.reason) for a in plan.actions] == [

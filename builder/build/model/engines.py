@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from tritonsmith.builder.base.machine import Machine, this_machine
 from tritonsmith.builder.cache.actions import fetched, perform, run
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
-from tritonsmith.builder.plan.engine_targets import engine_targets
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
@@ -32,11 +31,12 @@ def engine_artifacts(
     spec: ModelSpec,
     name: str,
     converted: Artifact,
+    targets: Sequence[EngineTarget],
     repository: RepositorySpec,
     cache: Cache,
     machine: Machine | None = None,
 ) -> tuple[BuiltEngine, ...]:
-    """One engine a GPU kind of the target, from the cache or compiled here; machine: None for this one.
+    """One engine a target, from the cache or compiled here; machine: None for this one.
 
     One that is not in the cache and that the machine cannot compile: ToolError gpu_missing, tensorrt_missing or gpu_other,
     after TensorRT-RTX has shown, where it is installed, that the graph parses and lowers; BuildError when it does not.
@@ -53,7 +53,7 @@ def engine_artifacts(
     built: list[BuiltEngine] = []
     missing: list[ToolError] = []
     # Those that this machine can compile are compiled even where another is missing, for the cache.
-    for target in engine_targets(repository, machine):
+    for target in targets:
         try:
             built.append(_engine(graph, target, cache, machine))
         except ToolError as error:  # noqa: PERF203 - one target's alone

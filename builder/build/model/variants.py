@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tritonsmith.builder.build.model.engines import BuiltEngine, engine_artifact
 from tritonsmith.builder.cache.actions import fetched, perform
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
+from tritonsmith.builder.plan.plan import Action
 from tritonsmith.builder.repository.lock import LockedVariant, finite
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -42,23 +43,31 @@ class BuiltVariant:
 def build_variants(
     spec: ModelSpec,
     base: Artifact,
-    cached_keys: Mapping[str, str | None],
+    planned: Sequence[Action],
     repository: RepositorySpec,
     cache: Cache,
 ) -> tuple[BuiltVariant, ...]:
     """All variants of the model, judged; one that fails keeps its error and does not stop the others."""
-    return tuple(_built(spec, name, base, cached_keys.get(name), repository, cache) for name in spec.variants)
+    return tuple(
+        _built(spec, name, base, [a for a in planned if a.variant == name], repository, cache)
+        for name in spec.variants
+    )
 
 
 def _built(
-    spec: ModelSpec, name: str, base: Artifact, key: str | None, repository: RepositorySpec, cache: Cache
+    spec: ModelSpec,
+    name: str,
+    base: Artifact,
+    planned: Sequence[Action],
+    repository: RepositorySpec,
+    cache: Cache,
 ) -> BuiltVariant:
     if is_plain(spec.variants[name]):
         return BuiltVariant(
             name, base, "the export", judgement=judgement_of(spec.variants[name], base.record)
         )
     conversion = convert_action(spec, name, repository, base)
-    artifact = fetched(conversion, key, cache)
+    artifact = fetched(conversion, next(a.key for a in planned if a.kind == "convert"), cache)
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
     judgement = Judgement()
@@ -72,7 +81,8 @@ def _built(
             artifact, _ = perform(conversion, repository.root, cache)
         judgement = _explained(spec, name, base, artifact, repository, cache)
         if spec.variants[name].backend == "tensorrt":
-            engines = engine_artifacts(spec, name, artifact, repository, cache)
+            targets = [a.engine for a in planned if a.engine is not None]
+            engines = engine_artifacts(spec, name, artifact, targets, repository, cache)
             action = "from cache" if all(engine.was_cached for engine in engines) else "made"
     except Exception as error:
         subject = f"{spec.name}/{name}"

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from tritonsmith.builder.base.errors import TritonsmithError, Where
 from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.spec.variant_spec import Variant
 
 Kind = Literal["source", "rows", "convert", "compile", "layers", "proof"]
 """source: an export, or what was taken over. rows: what is known of its rows in a batch."""
@@ -113,11 +115,36 @@ class Action:
     differs: Callable[[Path], Sequence[str]] = lambda directory: ()
 
 
-def log_path(place: Workplace, spec: Path, what: str) -> Path:
-    """Where the log of an action of this spec is kept; the next run of the action replaces it."""
-    path = place.root / "logs" / f"{digest_of_value([str(spec.resolve()), what])[:16]}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an action is for: a model of a spec, or one of its variants."""
+
+    spec: ModelSpec
+    repository: RepositorySpec
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """MODEL or MODEL/VARIANT."""
+        return f"{self.spec.name}/{self.variant}" if self.variant else self.spec.name
+
+    @property
+    def stated(self) -> Variant:
+        """The variant as the spec has it."""
+        return self.spec.variants[self.variant]
+
+    @property
+    def where(self) -> Where:
+        """Its line in the spec."""
+        keys = ("variants", self.variant) if self.variant else ("source", self.spec.source.kind)
+        return self.repository.where(self.spec.name, *keys)
+
+    def log(self, place: Workplace, what: str = "") -> Path:
+        """Where an action's log is kept; its next run replaces it."""
+        digest = digest_of_value([str(self.repository.path.resolve()), f"{self.name}{what}"])
+        path = place.root / "logs" / f"{digest[:16]}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def place_error(error: _Error, subject: str, line: Where) -> _Error:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests import onnx_models
 from tests.bench.ground import Ground, actions_in, last_line
+from tritonsmith.builder.actions.action import Subject
 from tritonsmith.builder.actions.export.action import export_action, source_identity
 from tritonsmith.builder.base.files.package_files import portable_name
 from tritonsmith.builder.base.text.console import emit_text, note
@@ -221,7 +222,7 @@ def fill_cache(ground: Ground) -> None:
     """The first model's artifact by a real export; the others' under the keys that their exports would have."""
     cache = Cache(ground.cache_directory)
     repository = load_spec(ground.root / "models.yaml")
-    made = run(export_action(repository.models[0], repository), repository.root, cache)
+    made = run(export_action(Subject(repository.models[0], repository)), repository.root, cache)
     for spec in repository.models[1:]:
         source = ground.root / spec.source.reference
         identity = source_identity(spec)

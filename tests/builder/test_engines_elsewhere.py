@@ -13,7 +13,7 @@ import pytest
 
 from tests import onnx_models
 from tests.conftest import Run
-from tritonsmith.builder.actions.action import Artifact
+from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.compile import CompileRequest
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
@@ -172,23 +172,23 @@ def test_several_kinds_are_planned_fetched_and_missed_on_any_machine(
     cache = Cache(cache_directory)
     options = BuildOptions(project / "models.yaml", cache=cache)
     context = context_of(options)
-    spec, graph = context.spec.models[0], converted(context, cache)
+    graph, variant = converted(context, cache), Subject(context.spec.models[0], context.spec, "plan")
     for machine in (CPU_MACHINE, L4_MACHINE, BOTH_MACHINE):
         actions = context_of(options, machine).plan().actions
         assert [a.engine for a in actions if a.kind == "compile"] == [H100, L4]
 
     compiled_elsewhere(project, cache, (L4,))
     with pytest.raises(ToolError) as other:
-        engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, L4_MACHINE)
+        engine_artifacts(variant, graph, (H100, L4), cache, L4_MACHINE)
     assert other.value.code == "gpu_other" and "h100 (9.0)" in other.value.message
     assert "NVIDIA L4 (8.9) with TensorRT 10.16.0.72 on linux_x86_64" in str(other.value.seen)
     with pytest.raises(ToolError) as none:
-        engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, CPU_MACHINE)
+        engine_artifacts(variant, graph, (H100, L4), cache, CPU_MACHINE)
     assert none.value.code == "gpu_missing"
 
     compiled_elsewhere(project, cache, (H100,))
     for machine in (CPU_MACHINE, L4_MACHINE, BOTH_MACHINE):
-        fetched = engine_artifacts(spec, "plan", graph, (H100, L4), context.spec, cache, machine)
+        fetched = engine_artifacts(variant, graph, (H100, L4), cache, machine)
         assert [(e.target, e.was_cached) for e in fetched] == [(H100, True), (L4, True)]
 
 

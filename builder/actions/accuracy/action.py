@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, Metric
-from tritonsmith.builder.actions.action import Action, Artifact, Identity, Ran, Workplace, log_path
+from tritonsmith.builder.actions.action import Action, Artifact, Identity, Ran, Subject, Workplace
 from tritonsmith.builder.actions.convert.run import run_gate
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
 def judged(
-    spec: ModelSpec,
-    name: str,
-    repository: RepositorySpec,
-    base: Artifact,
-    candidate: Path,
-    converted: tuple[str, ...],
-    place: Workplace,
-    layers: bool = False,
+    variant: Subject, base: Artifact, onnx: Path, converted: Sequence[str], place: Workplace, *, layers: bool
 ) -> GateResult | None:
-    """The variant held against the fp32 source on the export's own samples; None when there are none."""
-    samples, variant = base.record["samples"], spec.variants[name]
+    """The variant held against the fp32 source on the export's own samples; None when there are none.
+
+    layers: compares them even when it is good enough.
+    """
+    samples, metric = base.record["samples"], variant.stated.accuracy.metric
     if samples is None:
         return None
-    metric = variant.accuracy.metric
     request = GateRequest(
-        model=f"{spec.name}/{name}",
-        precision=variant.precision,
+        model=variant.name,
+        precision=variant.stated.precision,
         source=str(base.onnx),
-        candidate=str(candidate),
+        candidate=str(onnx),
         samples=str(base.directory / str(samples)),
-        search_path=str(repository.root),
+        search_path=str(variant.repository.root),
         metric=None if metric is None else Metric(metric.callable, metric.at_least, metric.at_most),
-        served_by=variant.backend,
-        candidates=converted,
+        served_by=variant.stated.backend,
+        candidates=tuple(converted),
         always_layers=layers,
     )
     with place.workspace() as scratch:
-        return run_gate(request, scratch, log_path(place, repository.path, f"{spec.name}/{name}/gate"))
+        return run_gate(request, scratch, variant.log(place, "/gate"))
 
 
 def layers_record(result: GateResult | None) -> dict[str, Any]:
@@ -51,24 +46,15 @@ def layers_record(result: GateResult | None) -> dict[str, Any]:
     }
 
 
-def layers_action(
-    spec: ModelSpec, name: str, repository: RepositorySpec, base: Artifact, artifact: Artifact
-) -> Action:
+def layers_action(variant: Subject, base: Artifact, artifact: Artifact) -> Action:
     """Of a variant that was good enough when it was made, and is refused by the bounds that are stated now."""
     identity = Identity({}, {}, f"layers of {artifact.key}")
-    run = partial(_run, spec, name, repository, base, artifact)
-    return Action("layers", f"compare layers {spec.name}/{name}", identity, run)
+    return Action(
+        "layers", f"compare layers {variant.name}", identity, partial(_run, variant, base, artifact)
+    )
 
 
-def _run(
-    spec: ModelSpec,
-    name: str,
-    repository: RepositorySpec,
-    base: Artifact,
-    artifact: Artifact,
-    made: Path,
-    place: Workplace,
-) -> Ran:
-    onnx, converted = artifact.onnx, tuple(artifact.record.get("converted", ()))
-    assert onnx is not None
-    return Ran(layers_record(judged(spec, name, repository, base, onnx, converted, place, layers=True)))
+def _run(variant: Subject, base: Artifact, artifact: Artifact, made: Path, place: Workplace) -> Ran:
+    assert artifact.onnx is not None
+    converted = artifact.record.get("converted", ())
+    return Ran(layers_record(judged(variant, base, artifact.onnx, converted, place, layers=True)))

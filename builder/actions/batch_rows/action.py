@@ -10,8 +10,8 @@ from tritonsmith.builder.actions.action import (
     Artifact,
     Identity,
     Ran,
+    Subject,
     Workplace,
-    log_path,
     place_error,
 )
 from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
@@ -20,25 +20,20 @@ from tritonsmith.builder.actions.batch_rows.run import run_rows
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.toolchain import this_toolchain
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
-def rows_action(request: RowsRequest, of: Artifact, spec: ModelSpec, repository: RepositorySpec) -> Action:
+def rows_action(request: RowsRequest, of: Artifact, model: Subject) -> Action:
     """Its record: {rows: a RowsReport as JSON}. Errors of its run name the spec's line."""
-    return Action(
-        "rows",
-        f"rows of {spec.name}",
-        _identity(request, of, spec),
-        partial(_run, request, spec, repository),
-    )
+    identity = _identity(request, of, model.spec.accuracy.samples)
+    return Action("rows", f"rows of {model.name}", identity, partial(_run, request, model))
 
 
-def _identity(request: RowsRequest, of: Artifact, spec: ModelSpec) -> Identity:
+def _identity(request: RowsRequest, of: Artifact, samples: str | None) -> Identity:
     """Decided by the artifact, the sizes and ONNX Runtime's version; paths of this machine are no part of it."""
     asked = {
         **request.as_dict(),
         "path": Path(request.path).relative_to(of.directory).as_posix(),
-        "samples": spec.accuracy.samples,
+        "samples": samples,
         "search_path": None,
     }
     tools = this_toolchain().fingerprint("onnxruntime")
@@ -46,12 +41,10 @@ def _identity(request: RowsRequest, of: Artifact, spec: ModelSpec) -> Identity:
     return Identity(asked, tools, digest_of_value(whole))
 
 
-def _run(
-    request: RowsRequest, spec: ModelSpec, repository: RepositorySpec, made: Path, place: Workplace
-) -> Ran:
+def _run(request: RowsRequest, model: Subject, made: Path, place: Workplace) -> Ran:
     with place.workspace() as scratch:
         try:
-            report = run_rows(request, scratch, log_path(place, repository.path, f"{spec.name}.rows"))
+            report = run_rows(request, scratch, model.log(place, ".rows"))
         except TritonsmithError as error:
-            raise place_error(error, spec.name, repository.where(spec.name, "source")) from None
+            raise place_error(error, model.name, model.repository.where(model.name, "source")) from None
     return Ran({"rows": report.as_dict()})

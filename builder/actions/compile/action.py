@@ -13,8 +13,8 @@ from tritonsmith.builder.actions.action import (
     Artifact,
     Identity,
     Ran,
+    Subject,
     Workplace,
-    log_path,
     request_digest,
 )
 from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN
@@ -32,29 +32,22 @@ from tritonsmith.builder.actions.export.action import stated_dims
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.toolchain import this_toolchain
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.spec.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """A variant's graph, with what its engine is compiled by."""
 
-    spec: ModelSpec
-    variant: str
-    repository: RepositorySpec
+    of: Subject
     artifact: Artifact
     profiles: tuple[OptimizationProfile, ...]
     options: CompileOptions
 
-    @property
-    def name(self) -> str:
-        """MODEL/VARIANT."""
-        return f"{self.spec.name}/{self.variant}"
-
     def request(self, place: Workplace, engine: EngineKind, capability: str | None = None) -> CompileRequest:
         """As a compilation to run."""
         return CompileRequest(
-            model=self.name,
+            model=self.of.name,
             engine=engine,
             onnx=str(self.artifact.onnx),
             profiles=self.profiles,
@@ -63,10 +56,6 @@ class Graph:
             timing_cache_directory=str(place.root / "timing"),
             compute_capability=capability,
         )
-
-    def log(self, place: Workplace, what: str) -> Path:
-        """Where the compiler's own words go."""
-        return log_path(place, self.repository.path, f"{self.name}/{what}")
 
 
 def engine_identity(spec: ModelSpec, name: str, graph_key: str | None, target: EngineTarget) -> Identity:
@@ -102,8 +91,8 @@ def compile_action(graph: Graph, target: EngineTarget) -> Action:
     )
     return Action(
         "compile",
-        f"compile {graph.name} for {target.name}",
-        engine_identity(graph.spec, graph.variant, graph.artifact.key, target),
+        f"compile {graph.of.name} for {target.name}",
+        engine_identity(graph.of.spec, graph.of.variant, graph.artifact.key, target),
         partial(_compile, graph, target, asked),
         partial(_differences, asked),
     )
@@ -111,7 +100,7 @@ def compile_action(graph: Graph, target: EngineTarget) -> Action:
 
 def _compile(graph: Graph, target: EngineTarget, asked: AskedEngine, made: Path, place: Workplace) -> Ran:
     request = graph.request(place, "tensorrt", target.compute_capability)
-    result = run_compile(request, made, graph.log(place, f"engine/{target.compute_capability}"))
+    result = run_compile(request, made, graph.of.log(place, f"/engine/{target.compute_capability}"))
     refuse_other(asked, made / PLAN, _sidecar(made), request.model)
     record = graph.artifact.record
     return Ran(
@@ -145,11 +134,11 @@ def proof_action(graph: Graph, place: Workplace) -> Action:
     identity = Identity(
         parameters, tools, request_digest("convert", parameters, tools, base=graph.artifact.key)
     )
-    return Action("proof", f"prove {graph.name}", identity, partial(_prove, graph))
+    return Action("proof", f"prove {graph.of.name}", identity, partial(_prove, graph))
 
 
 def _prove(graph: Graph, made: Path, place: Workplace) -> Ran:
-    result = run_compile(graph.request(place, "tensorrt_rtx"), made, graph.log(place, "proof"))
+    result = run_compile(graph.request(place, "tensorrt_rtx"), made, graph.of.log(place, "/proof"))
     return Ran({"engine": _told(result, graph.profiles)})
 
 

@@ -14,14 +14,14 @@ from tritonsmith.builder.actions.action import (
     Artifact,
     Identity,
     Ran,
+    Subject,
     Workplace,
-    log_path,
     request_digest,
 )
 from tritonsmith.builder.actions.convert.request import TOOLS_BESIDE_ONNX, ConvertRequest
 from tritonsmith.builder.actions.convert.run import run_convert
 from tritonsmith.builder.base.toolchain import Toolchain, this_toolchain
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.spec.spec import ModelSpec
 from tritonsmith.builder.spec.variant_spec import READS_CALIBRATION, Variant
 
 # Raised when the same inputs would give another graph.
@@ -65,37 +65,26 @@ def conversion_identity(
     return Identity(parameters, tools, request, reads=True)
 
 
-def convert_action(spec: ModelSpec, name: str, repository: RepositorySpec, base: Artifact) -> Action:
+def convert_action(variant: Subject, base: Artifact) -> Action:
     """The ONNX at the variant's precision, with its judgement."""
-    identity = conversion_identity(spec, name, base.key)
-    run = partial(_run, spec, name, repository, base, identity)
-    return Action("convert", f"convert {spec.name}/{name}", identity, run)
+    identity = conversion_identity(variant.spec, variant.variant, base.key)
+    return Action("convert", f"convert {variant.name}", identity, partial(_run, variant, base, identity))
 
 
-def _run(
-    spec: ModelSpec,
-    name: str,
-    repository: RepositorySpec,
-    base: Artifact,
-    identity: Identity,
-    made: Path,
-    place: Workplace,
-) -> Ran:
-    variant, samples = spec.variants[name], base.record["samples"]
+def _run(variant: Subject, base: Artifact, identity: Identity, made: Path, place: Workplace) -> Ran:
+    stated, samples, data = variant.stated, base.record["samples"], variant.spec.calibration
     request = ConvertRequest(
-        model=f"{spec.name}/{name}",
+        model=variant.name,
         source_onnx=str(base.onnx),
-        precision=variant.precision,
-        exclude=variant.exclude,
-        keep_io=variant.keep_io,
-        calibration=CalibrationSpec(spec.calibration, str(repository.root))
-        if spec.calibration is not None
-        else None,
+        precision=stated.precision,
+        exclude=stated.exclude,
+        keep_io=stated.keep_io,
+        calibration=None if data is None else CalibrationSpec(data, str(variant.repository.root)),
         held_out=None if samples is None else str(base.directory / str(samples)),
-        options=variant.conversion_options,
+        options=stated.conversion_options,
     )
-    result = run_convert(request, made, log_path(place, repository.path, f"{spec.name}/{name}"))
-    gate = judged(spec, name, repository, base, made / result.onnx_file, result.converted, place)
+    result = run_convert(request, made, variant.log(place))
+    gate = judged(variant, base, made / result.onnx_file, result.converted, place, layers=False)
     record = {
         "inputs": [t.as_dict() for t in result.inputs],
         "outputs": [t.as_dict() for t in result.outputs],

@@ -6,20 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from tritonsmith.builder.actions.action import (
     Action,
     Identity,
     Ran,
+    Subject,
     Workplace,
-    log_path,
     place_error,
     request_digest,
 )
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.actions.export.run import run_export
-from tritonsmith.builder.base.errors import BuildError, TritonsmithError, UnexpectedError
+from tritonsmith.builder.base.errors import BuildError, UnexpectedError
 from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.base.text.console import note
@@ -28,8 +28,6 @@ from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tens
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 3
-
-_Error = TypeVar("_Error", bound=TritonsmithError)
 
 
 def source_identity(spec: ModelSpec, toolchain: Toolchain | None = None) -> Identity:
@@ -96,21 +94,18 @@ def is_exported(spec: ModelSpec) -> bool:
     return spec.source.row.export is not None
 
 
-def export_action(spec: ModelSpec, repository: RepositorySpec) -> Action:
+def export_action(model: Subject) -> Action:
     """BuildError and SpecError of its run name the spec's line."""
-    identity = source_identity(spec)
-    return Action("source", f"export {spec.name}", identity, partial(_run, spec, repository, identity))
+    identity = source_identity(model.spec)
+    return Action("source", f"export {model.name}", identity, partial(_run, model, identity))
 
 
-def _run(
-    spec: ModelSpec, repository: RepositorySpec, identity: Identity, made: Path, place: Workplace
-) -> Ran:
+def _run(model: Subject, identity: Identity, made: Path, place: Workplace) -> Ran:
+    spec, repository = model.spec, model.repository
     try:
-        result = run_export(
-            export_request(spec, repository), made, log_path(place, repository.path, spec.name)
-        )
+        result = run_export(export_request(spec, repository), made, model.log(place))
     except (BuildError, UnexpectedError) as error:
-        raise at_source(error, spec, repository) from None
+        raise place_error(error, model.name, model.where) from None
     for line in result.notes:
         note(f"{spec.name}: {line}")
     # What is gone after an export was a temporary file of the source's own, unless the spec names it.
@@ -134,11 +129,6 @@ def _record(result: ExportResult, tools: Mapping[str, str | None]) -> dict[str, 
         "exporter": result.exporter,
         "notes": list(result.notes),
     }
-
-
-def at_source(error: _Error, spec: ModelSpec, repository: RepositorySpec) -> _Error:
-    """The error at the source's line of the spec."""
-    return place_error(error, spec.name, repository.where(spec.name, "source", spec.source.kind))
 
 
 def export_request(spec: ModelSpec, repository: RepositorySpec) -> ExportRequest:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tritonsmith.builder.actions.action import TAKEN, Action, Identity, Ran, Workplace
-from tritonsmith.builder.actions.export.action import at_source, source_identity, whole_tensors
+from tritonsmith.builder.actions.action import TAKEN, Action, Identity, Ran, Subject, Workplace, place_error
+from tritonsmith.builder.actions.export.action import source_identity, whole_tensors
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.files.package_files import portable_name, source_path
 from tritonsmith.builder.base.sources import function_of
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
 from tritonsmith.builder.spec.python_source import place_python_source, source_files
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+from tritonsmith.builder.spec.spec import ModelSpec
 
 _Placed = tuple[Sequence[Path], Sequence[str], Mapping[str, str]]
 """(files it was made from, empty directories, further dependencies)"""
@@ -22,23 +22,22 @@ _Placed = tuple[Sequence[Path], Sequence[str], Mapping[str, str]]
 _Place = Callable[[ModelSpec, Path, Path], _Placed]
 
 
-def take_over_action(spec: ModelSpec, repository: RepositorySpec) -> Action:
+def take_over_action(model: Subject) -> Action:
     """BuildError of its run names the spec's line."""
-    identity = source_identity(spec)
-    return Action("source", f"take over {spec.name}", identity, partial(_run, spec, repository, identity))
+    identity = source_identity(model.spec)
+    return Action("source", f"take over {model.name}", identity, partial(_run, model, identity))
 
 
-def _run(
-    spec: ModelSpec, repository: RepositorySpec, identity: Identity, made: Path, place: Workplace
-) -> Ran:
+def _run(model: Subject, identity: Identity, made: Path, place: Workplace) -> Ran:
+    spec, root = model.spec, model.repository.root
     row, taken = spec.source.row, made / TAKEN
     assert row.place is not None
     placed: _Place = function_of(row.place)
     taken.mkdir()
     try:
-        files, directories, listings = placed(spec, repository.root, taken)
+        files, directories, listings = placed(spec, root, taken)
     except BuildError as error:
-        raise at_source(error, spec, repository) from None
+        raise place_error(error, model.name, model.where) from None
     record = {
         "inputs": [t.as_dict() for t in whole_tensors(spec, "input")] if row.stated else [],
         "outputs": [t.as_dict() for t in whole_tensors(spec, "output")] if row.stated else [],
@@ -48,7 +47,7 @@ def _run(
         "samples": None,
         "tools": identity.tools,
     }
-    return Ran(record, [*files, *(source_path(f, repository.root) for f in spec.source.files)], listings)
+    return Ran(record, [*files, *(source_path(f, root) for f in spec.source.files)], listings)
 
 
 def place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:

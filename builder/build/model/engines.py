@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.builder.actions.action import Artifact
+from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.compile.action import Graph, compile_action, proof_action
 from tritonsmith.builder.actions.compile.target import EngineTarget, can_compile, not_here
 from tritonsmith.builder.base.errors import ToolError
@@ -15,7 +15,6 @@ from tritonsmith.builder.base.machine import Machine, this_machine
 from tritonsmith.builder.cache.actions import fetched, perform, run
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
-from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,9 @@ class BuiltEngine:
 
 
 def engine_artifacts(
-    spec: ModelSpec,
-    name: str,
+    variant: Subject,
     converted: Artifact,
     targets: Sequence[EngineTarget],
-    repository: RepositorySpec,
     cache: Cache,
     machine: Machine | None = None,
 ) -> tuple[BuiltEngine, ...]:
@@ -42,14 +39,8 @@ def engine_artifacts(
     after TensorRT-RTX has shown, where it is installed, that the graph parses and lowers; BuildError when it does not.
     """
     machine = machine or this_machine()
-    graph = Graph(
-        spec,
-        name,
-        repository,
-        converted,
-        engine_profiles(spec, name, converted.record, repository),
-        engine_options(spec.variants[name], repository.where(spec.name, "variants", name)),
-    )
+    profiles = engine_profiles(variant.spec, variant.variant, converted.record, variant.repository)
+    graph = Graph(variant, converted, profiles, engine_options(variant.stated, variant.where))
     built: list[BuiltEngine] = []
     missing: list[ToolError] = []
     # Those that this machine can compile are compiled even where another is missing, for the cache.
@@ -77,13 +68,13 @@ def _engine(graph: Graph, target: EngineTarget, cache: Cache, machine: Machine) 
             valid=error.valid,
             fix=error.fix,
         )
-    return BuiltEngine(target, run(action, graph.repository.root, cache), False)
+    return BuiltEngine(target, run(action, graph.of.repository.root, cache), False)
 
 
 def _proof(graph: Graph, cache: Cache) -> str:
     """What TensorRT-RTX can show of the graph on this machine, in one phrase."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
         return "not proved: TensorRT-RTX is not installed (pip install 'tritonsmith[rtx]')"
-    artifact, _ = perform(proof_action(graph, cache), graph.repository.root, cache)
+    artifact, _ = perform(proof_action(graph, cache), graph.of.repository.root, cache)
     engine: Mapping[str, Any] = artifact.record["engine"]
     return f"but TensorRT-RTX {engine['version']} parses and lowers this graph here ({engine['bytes'] / 1e6:.1f} MB)"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.actions.action import Artifact, place_error
+from tritonsmith.builder.actions.action import Artifact, Subject, place_error
 from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
 from tritonsmith.builder.actions.batch_rows.action import rows_action
 from tritonsmith.builder.actions.export.action import is_exported
@@ -39,7 +39,9 @@ def rows_of(
     if is_ragged(model_config_as_stated(spec, repository)):
         return RAGGED
     requests = _of_export(spec, artifact) if is_exported(spec) else _of_directory(spec, artifact, repository)
-    checked = (perform(rows_action(r, artifact, spec, repository), repository.root, cache) for r in requests)
+    checked = (
+        perform(rows_action(r, artifact, Subject(spec, repository)), repository.root, cache) for r in requests
+    )
     return _gravest([report_from_dict(known.record["rows"]) for known, _ in checked])
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tritonsmith.builder.actions.action import Artifact
+from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.batch_rows import RowsReport
 from tritonsmith.builder.actions.export.action import export_action, is_exported
 from tritonsmith.builder.actions.take_over.action import take_over_action
@@ -40,7 +40,7 @@ def make_model(spec: ModelSpec, planned: Sequence[Action], repository: Repositor
     """
     started = time.monotonic()
     exported = is_exported(spec)
-    source = (export_action if exported else take_over_action)(spec, repository)
+    source = (export_action if exported else take_over_action)(Subject(spec, repository))
     key = next(action.key for action in planned if action.kind == "export")
     artifact, action = fetched(source, key, cache), "from cache"
     if artifact is None:

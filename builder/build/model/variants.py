@@ -9,12 +9,12 @@ from pathlib import Path
 from tritonsmith.builder.actions.accuracy.accuracy import report_from_dict
 from tritonsmith.builder.actions.accuracy.action import layers_action
 from tritonsmith.builder.actions.accuracy.judgement import Judgement, judgement_of, refusal
-from tritonsmith.builder.actions.action import Artifact, place_error
+from tritonsmith.builder.actions.action import Artifact, Subject, place_error
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN
 from tritonsmith.builder.actions.compile.target import plan_names
 from tritonsmith.builder.actions.convert.action import conversion_identity, convert_action, is_plain
-from tritonsmith.builder.base.errors import TritonsmithError, Where
+from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.model.engines import BuiltEngine, engine_artifacts
 from tritonsmith.builder.cache.actions import fetched, perform
@@ -41,74 +41,52 @@ class BuiltVariant:
 
 
 def build_variants(
-    spec: ModelSpec,
-    base: Artifact,
-    planned: Sequence[Action],
-    repository: RepositorySpec,
-    cache: Cache,
+    spec: ModelSpec, base: Artifact, planned: Sequence[Action], repository: RepositorySpec, cache: Cache
 ) -> tuple[BuiltVariant, ...]:
     """All variants of the model, judged; one that fails keeps its error and does not stop the others."""
     return tuple(
-        _built(spec, name, base, [a for a in planned if a.variant == name], repository, cache)
+        _built(Subject(spec, repository, name), base, [a for a in planned if a.variant == name], cache)
         for name in spec.variants
     )
 
 
-def _built(
-    spec: ModelSpec,
-    name: str,
-    base: Artifact,
-    planned: Sequence[Action],
-    repository: RepositorySpec,
-    cache: Cache,
-) -> BuiltVariant:
-    if is_plain(spec.variants[name]):
-        return BuiltVariant(
-            name, base, "the export", judgement=judgement_of(spec.variants[name], base.record)
-        )
-    conversion = convert_action(spec, name, repository, base)
+def _built(variant: Subject, base: Artifact, planned: Sequence[Action], cache: Cache) -> BuiltVariant:
+    name, stated, root = variant.variant, variant.stated, variant.repository.root
+    if is_plain(stated):
+        return BuiltVariant(name, base, "the export", judgement=judgement_of(stated, base.record))
+    conversion = convert_action(variant, base)
     artifact = fetched(conversion, next(a.key for a in planned if a.kind == "convert"), cache)
     action = "made" if artifact is None else "from cache"
     engines: tuple[BuiltEngine, ...] = ()
     judgement = Judgement()
     try:
-        if spec.variants[name].backend == "tensorrt":
+        if stated.backend == "tensorrt":
             # Before the conversion, which may take minutes.
-            engine_options(spec.variants[name], _where(spec, name, repository))
-            engine_profiles(spec, name, base.record, repository)
+            engine_options(stated, variant.where)
+            engine_profiles(variant.spec, name, base.record, variant.repository)
         if artifact is None:
             # Another variant or model may have made the same meanwhile.
-            artifact, _ = perform(conversion, repository.root, cache)
-        judgement = _explained(spec, name, base, artifact, repository, cache)
-        if spec.variants[name].backend == "tensorrt":
+            artifact, _ = perform(conversion, root, cache)
+        judgement = _explained(variant, base, artifact, cache)
+        if stated.backend == "tensorrt":
             targets = [a.engine for a in planned if a.engine is not None]
-            engines = engine_artifacts(spec, name, artifact, targets, repository, cache)
+            engines = engine_artifacts(variant, artifact, targets, cache)
             action = "from cache" if all(engine.was_cached for engine in engines) else "made"
     except Exception as error:
-        subject = f"{spec.name}/{name}"
-        placed = place_error(failure_of(error, subject), subject, _where(spec, name, repository))
+        placed = place_error(failure_of(error, variant.name), variant.name, variant.where)
         return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
 
 
-def _explained(
-    spec: ModelSpec, name: str, base: Artifact, artifact: Artifact, repository: RepositorySpec, cache: Cache
-) -> Judgement:
+def _explained(variant: Subject, base: Artifact, artifact: Artifact, cache: Cache) -> Judgement:
     """The artifact's judgement; layers are compared now when bounds refuse it that did not when it was made."""
-    judgement = judgement_of(spec.variants[name], artifact.record)
+    judgement = judgement_of(variant.stated, artifact.record)
     is_told = judgement.passed or judgement.layers
     if is_told or artifact.onnx is None or artifact.record["accuracy"]["samples"] == 0:
         return judgement
-    explained, _ = perform(layers_action(spec, name, repository, base, artifact), repository.root, cache)
-    return replace(
-        judgement,
-        layers=tuple(explained.record["layers"]),
-        exclude=tuple(explained.record["suggested_exclude"]),
-    )
-
-
-def _where(spec: ModelSpec, name: str, repository: RepositorySpec) -> Where:
-    return repository.where(spec.name, "variants", name)
+    explained, _ = perform(layers_action(variant, base, artifact), variant.repository.root, cache)
+    layers, exclude = explained.record["layers"], explained.record["suggested_exclude"]
+    return replace(judgement, layers=tuple(layers), exclude=tuple(exclude))
 
 
 def choose(
@@ -125,9 +103,8 @@ def choose(
         error = by_name[name].error
         if error is None and by_name[name].judgement.passed:
             return by_name[name], tuple(passed_over)
-        error = error or refusal(
-            f"{spec.name}/{name}", by_name[name].judgement, _where(spec, name, repository)
-        )
+        variant = Subject(spec, repository, name)
+        error = error or refusal(variant.name, by_name[name].judgement, variant.where)
         first = first or error
         passed_over.append(error.message)
         if spec.on_fail == "stop":

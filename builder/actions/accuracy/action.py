@@ -7,9 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic.config import with_config
+from typing_extensions import TypedDict
+
 from tritonsmith.builder.actions.accuracy.request import GateRequest, GateResult, Metric
 from tritonsmith.builder.actions.action import Action, Artifact, Identity, Ran, Subject, Workplace
 from tritonsmith.builder.actions.convert.run import run_gate
+from tritonsmith.builder.actions.record import MORE
+from tritonsmith.builder.base.files.untrusted import Distance
+
+
+@with_config(MORE)
+class _Layer(TypedDict):
+    node: str
+    op_type: str
+    own_loss: Distance
+    total_loss: Distance
+
+
+@with_config(MORE)
+class LayersRecord(TypedDict):
+    """Of a comparison layer by layer."""
+
+    layers: list[_Layer]
+    suggested_exclude: list[str]
 
 
 def judged(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from pydantic.config import with_config
+from typing_extensions import TypedDict
+
 from tritonsmith.builder.actions.action import (
     Action,
     Artifact,
@@ -14,12 +17,20 @@ from tritonsmith.builder.actions.action import (
     Workplace,
     place_error,
 )
-from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
+from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION, RowsJson
 from tritonsmith.builder.actions.batch_rows.request import RowsRequest
 from tritonsmith.builder.actions.batch_rows.run import run_rows
+from tritonsmith.builder.actions.record import MORE
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.toolchain import this_toolchain
+
+
+@with_config(MORE)
+class RowsRecord(TypedDict):
+    """Of a check of rows."""
+
+    rows: RowsJson
 
 
 def rows_action(request: RowsRequest, of: Artifact, model: Subject) -> Action:

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic.config import with_config
+from typing_extensions import TypedDict
+
 from tritonsmith.builder.actions.action import (
     Action,
     Artifact,
@@ -28,11 +31,33 @@ from tritonsmith.builder.actions.compile.request import (
 )
 from tritonsmith.builder.actions.compile.run import run_compile
 from tritonsmith.builder.actions.compile.target import EngineTarget
+from tritonsmith.builder.actions.convert.action import ConvertRecord
 from tritonsmith.builder.actions.export.action import stated_dims
+from tritonsmith.builder.actions.record import MORE, Count
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec
+
+
+@with_config(MORE)
+class _Engine(TypedDict):
+    version: str
+    compute_capability: str | None
+    profiles: Count
+    bytes: Count
+
+
+@with_config(MORE)
+class ProofRecord(TypedDict):
+    """Of TensorRT-RTX's proof."""
+
+    engine: _Engine
+
+
+@with_config(MORE)
+class CompileRecord(ConvertRecord, ProofRecord):
+    """Of an engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.actions.accuracy.action import judged, layers_record
+from pydantic.config import with_config
+from typing_extensions import NotRequired, TypedDict
+
+from tritonsmith.builder.actions.accuracy.action import LayersRecord, judged, layers_record
 from tritonsmith.builder.actions.accuracy.calibration import CalibrationSpec
 from tritonsmith.builder.actions.action import (
     Action,
@@ -20,6 +23,9 @@ from tritonsmith.builder.actions.action import (
 )
 from tritonsmith.builder.actions.convert.request import TOOLS_BESIDE_ONNX, ConvertRequest
 from tritonsmith.builder.actions.convert.run import run_convert
+from tritonsmith.builder.actions.export.action import ExportRecord
+from tritonsmith.builder.actions.record import MORE, Count
+from tritonsmith.builder.base.files.untrusted import STRICT, Distance
 from tritonsmith.builder.base.toolchain import Toolchain, this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec
 from tritonsmith.builder.spec.variant_spec import READS_CALIBRATION, Variant
@@ -29,6 +35,33 @@ CONVERT_REVISION = 3
 
 _NOT_JUDGED = "not judged: there are no samples; state accuracy.samples"
 _NO_SAMPLES = {"passed": True, "samples": 0, "note": "no samples", "deviations": []}
+
+
+@with_config(STRICT)
+class _Metric(TypedDict):
+    runtime: str
+    value: Distance | None
+    passed: bool
+
+
+@with_config(MORE)
+class _Coverage(TypedDict):
+    nodes: Count
+    of_nodes: Count
+    weight_bytes: Count
+    of_weight_bytes: Count
+    kept: dict[str, Count]
+
+
+@with_config(MORE)
+class ConvertRecord(ExportRecord, LayersRecord):
+    """Of a variant's graph."""
+
+    metric: list[_Metric]
+    findings: list[str]
+    converted: list[str]
+    notes: list[str]  # type: ignore[misc]
+    coverage: NotRequired[_Coverage | None]
 
 
 def is_plain(variant: Variant) -> bool:

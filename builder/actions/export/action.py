@@ -6,7 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+from pydantic.config import with_config
+from typing_extensions import NotRequired
 
 from tritonsmith.builder.actions.action import (
     Action,
@@ -19,6 +23,8 @@ from tritonsmith.builder.actions.action import (
 )
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.actions.export.run import run_export
+from tritonsmith.builder.actions.record import MORE, Count, DimName, SourceRecord
+from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError
 from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
@@ -28,6 +34,22 @@ from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tens
 
 # Raised when the same inputs would give another artifact: the exporter's own version.
 EXPORT_REVISION = 3
+
+
+def _relation(text: str) -> str:
+    relation_from_text(text)
+    return text
+
+
+@with_config(MORE)
+class ExportRecord(SourceRecord):
+    """Of an export."""
+
+    opset: Count
+    ir_version: Count
+    relations: NotRequired[dict[DimName, Annotated[str, AfterValidator(_relation)]]]
+    exporter: NotRequired[str | None]
+    notes: NotRequired[list[str]]
 
 
 def source_identity(spec: ModelSpec, toolchain: Toolchain | None = None) -> Identity:

@@ -7,14 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from pydantic.config import with_config
+
 from tritonsmith.builder.actions.action import TAKEN, Action, Identity, Ran, Subject, Workplace, place_error
 from tritonsmith.builder.actions.export.action import source_identity, whole_tensors
+from tritonsmith.builder.actions.record import MORE, SourceRecord
 from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.files.package_files import portable_name, source_path
+from tritonsmith.builder.base.files.untrusted import RelativePath
 from tritonsmith.builder.base.sources import function_of
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
 from tritonsmith.builder.spec.python_source import place_python_source, source_files
 from tritonsmith.builder.spec.spec import ModelSpec
+
+
+@with_config(MORE)
+class TakenOverRecord(SourceRecord):
+    """Of a source that is taken over."""
+
+    directories: list[RelativePath]
+
 
 _Placed = tuple[Sequence[Path], Sequence[str], Mapping[str, str]]
 """(files it was made from, empty directories, further dependencies)"""

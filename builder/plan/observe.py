@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonsmith import __version__
+from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.target import EngineTarget
@@ -24,7 +26,7 @@ from tritonsmith.builder.model_config.model_config import TEMPLATE, model_config
 from tritonsmith.builder.model_config.templates import template_files
 from tritonsmith.builder.plan.engine_targets import engine_targets
 from tritonsmith.builder.plan.plan import EngineObservation, Observation, VariantObservation
-from tritonsmith.builder.repository.lock import Lock, LockedModel
+from tritonsmith.builder.repository.lock import Lock, LockedModel, LockedVariant
 from tritonsmith.builder.repository.repository import model_files
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -92,82 +94,63 @@ def observe(
     machine: Machine,
 ) -> tuple[dict[str, Observation], dict[str, TritonsmithError]]:
     """(one Observation a model named, in the spec's order, why the others could not be observed)"""
-    targets = engine_targets(repository_spec, machine)
+    at = _Look(repository_spec, cache, toolchain, engine_targets(repository_spec, machine))
     observed: dict[str, Observation] = {}
     failures: dict[str, TritonsmithError] = {}
-    for spec in repository_spec.models:
-        if spec.name not in names:
-            continue
-        locked = lock.models.get(spec.name)
+    for spec in (spec for spec in repository_spec.models if spec.name in names):
         try:
-            observed[spec.name] = _observe_model(
-                repository_spec, spec, locked, cache, toolchain, repository, templates, targets
-            )
-        except Exception as error:
+            config = config_digests(spec, repository_spec, repository, templates, cache)
+            files = model_files(repository / spec.name, cache.stats)
+            observed[spec.name] = at.model(spec, lock.models.get(spec.name), config, files)
+        except Exception as error:  # noqa: PERF203 - one model's alone
             failures[spec.name] = failure_of(error, spec.name)
     return observed, failures
 
 
-def _observe_model(
-    repository_spec: RepositorySpec,
-    spec: ModelSpec,
-    locked: LockedModel | None,
-    cache: Cache,
-    toolchain: Toolchain,
-    repository: Path,
-    templates: Path | None,
-    targets: Sequence[EngineTarget],
-) -> Observation:
-    root = repository_spec.root
-    identity = source_identity(spec, toolchain)
-    dependencies = {} if locked is None else {n: current_digest(n, root, cache) for n in locked.dependencies}
-    cached_key = find(identity, root, cache)
-    return Observation(
-        parameters=identity.parameters,
-        tools=identity.tools,
-        dependencies=dependencies,
-        cached_key=cached_key,
-        variants={
-            name: _observe_variant(spec, name, locked, cached_key, root, cache, toolchain, targets)
-            for name in spec.variants
-        },
-        config=config_digests(spec, repository_spec, repository, templates, cache),
-        files=model_files(repository / spec.name, cache.stats),
-    )
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What every model's actions are looked for by."""
 
+    repository: RepositorySpec
+    cache: Cache
+    toolchain: Toolchain
+    targets: Sequence[EngineTarget]
 
-def _observe_variant(
-    spec: ModelSpec,
-    name: str,
-    locked: LockedModel | None,
-    base_key: str | None,
-    root: Path,
-    cache: Cache,
-    toolchain: Toolchain,
-    targets: Sequence[EngineTarget],
-) -> VariantObservation:
-    """base_key: the export's artifact as it is now, None when it must be made."""
-    identity = conversion_identity(spec, name, base_key, toolchain)
-    was = None if locked is None else locked.variants.get(name)
-    dependencies = {} if was is None else {n: current_digest(n, root, cache) for n in was["dependencies"]}
-    plain = is_plain(spec.variants[name])
-    cached = base_key if plain else find(identity, root, cache)
-    has_engine = spec.variants[name].backend == "tensorrt"
-    return VariantObservation(
-        identity.parameters,
-        identity.tools,
-        dependencies,
-        cached,
-        plain=plain,
-        calibrated=identity.parameters["calibration"] is not None,
-        engines=tuple(_observe_engine(spec, name, cached, t, root, cache) for t in targets)
-        if has_engine
-        else (),
-    )
+    def model(
+        self, spec: ModelSpec, locked: LockedModel | None, config: Mapping[str, str], files: Mapping[str, str]
+    ) -> Observation:
+        identity = source_identity(spec, self.toolchain)
+        key = self.key(identity)
+        was: Mapping[str, LockedVariant] = {} if locked is None else locked.variants
+        return Observation(
+            parameters=identity.parameters,
+            tools=identity.tools,
+            dependencies=self.digests({} if locked is None else locked.dependencies),
+            cached_key=key,
+            variants={name: self.variant(spec, name, was.get(name), key) for name in spec.variants},
+            config=config,
+            files=files,
+        )
 
+    def variant(
+        self, spec: ModelSpec, name: str, was: LockedVariant | None, base_key: str | None
+    ) -> VariantObservation:
+        """base_key: the export's artifact as it is now, None when it must be made."""
+        identity = conversion_identity(spec, name, base_key, self.toolchain)
+        plain = is_plain(spec.variants[name])
+        key = base_key if plain else self.key(identity)
+        targets = self.targets if spec.variants[name].backend == "tensorrt" else ()
+        engines = ((t, engine_identity(spec, name, key, t)) for t in targets)
+        return VariantObservation(
+            identity,
+            self.digests({} if was is None else was["dependencies"]),
+            key,
+            plain,
+            tuple(EngineObservation(target, engine, self.key(engine)) for target, engine in engines),
+        )
 
-def _observe_engine(
-    spec: ModelSpec, name: str, graph_key: str | None, target: EngineTarget, root: Path, cache: Cache
-) -> EngineObservation:
-    identity = engine_identity(spec, name, graph_key, target)
-    return EngineObservation(target, identity.parameters, identity.tools, find(identity, root, cache))
+    def key(self, identity: Identity) -> str | None:
+        return find(identity, self.repository.root, self.cache)
+
+    def digests(self, names: Iterable[str]) -> dict[str, str | None]:
+        return {name: current_digest(name, self.repository.root, self.cache) for name in names}

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
 
+from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
@@ -89,11 +90,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class EngineObservation:
-    """What is known of one variant's engine before anything runs; the fields are those of Observation."""
+    """What is known of one variant's engine before anything runs."""
 
     target: EngineTarget
-    parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
+    identity: Identity
     cached_key: str | None
 
 
@@ -101,17 +101,14 @@ class EngineObservation:
 class VariantObservation:
     """What is known of one variant's graph before anything runs; the fields are those of Observation.
 
-    plain:      it is the export itself: nothing is converted.
-    calibrated: data decides about it.
-    engines:    what TensorRT compiles of it.
+    plain:   it is the export itself: nothing is converted.
+    engines: what TensorRT compiles of it.
     """
 
-    parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
+    identity: Identity
     dependencies: Mapping[str, str | None]
     cached_key: str | None
     plain: bool = False
-    calibrated: bool = False
     engines: tuple[EngineObservation, ...] = ()
 
 
@@ -252,7 +249,9 @@ def _variant(
         return [] if was else [_action(model, "convert", (StaleReason.NEW, ""), seen.cached_key, name)]
     stale = _stale_graph(seen, was, export)
     # They run as one process; the conversion's identity holds the data's.
-    kinds: list[ActionKind] = ["calibrate", "convert"] if seen.calibrated else ["convert"]
+    kinds: list[ActionKind] = (
+        ["calibrate", "convert"] if seen.identity.parameters["calibration"] is not None else ["convert"]
+    )
     actions = [_action(model, kind, stale, seen.cached_key, name) for kind in kinds]
     graph = actions[-1]
     for engine in seen.engines:
@@ -267,8 +266,8 @@ def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export
     if export.state is State.TO_RUN:
         return StaleReason.EXPORT_CHANGED, ""
     return _changed(
-        (StaleReason.SPEC_CHANGED, was["parameters"], seen.parameters),
-        (StaleReason.TOOL_CHANGED, was["tools"], seen.tools),
+        (StaleReason.SPEC_CHANGED, was["parameters"], seen.identity.parameters),
+        (StaleReason.TOOL_CHANGED, was["tools"], seen.identity.tools),
         (StaleReason.CALIBRATION_CHANGED, was["dependencies"], seen.dependencies),
     )
 
@@ -283,9 +282,9 @@ def _stale_engine(seen: EngineObservation, was: Mapping[str, Any] | None, graph:
     if graph.state is State.TO_RUN:
         return StaleReason.GRAPH_CHANGED, ""
     return _changed(
-        (StaleReason.SPEC_CHANGED, before["parameters"], seen.parameters),
-        (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.tools)),
-        (StaleReason.TOOL_CHANGED, before["tools"], seen.tools),
+        (StaleReason.SPEC_CHANGED, before["parameters"], seen.identity.parameters),
+        (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.identity.tools)),
+        (StaleReason.TOOL_CHANGED, before["tools"], seen.identity.tools),
     )
 
 

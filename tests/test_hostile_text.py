@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.perf.hostile_server import NASTY
 from tests.perf.test_compare import records
 from tests.perf.test_report import ENVIRONMENT, SPEC, Page, run_result
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TrialError, Where
 from tritonsmith.builder.base.text import console
 from tritonsmith.builder.base.text.markdown import cell
@@ -26,7 +27,7 @@ from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.lint.check import Finding
 from tritonsmith.builder.lint.render import FORMATS
 from tritonsmith.builder.lint.table import RULES
-from tritonsmith.builder.plan.plan import Action, BuildPlan, EngineTarget, StaleReason, State
+from tritonsmith.builder.plan.plan import Action, BuildPlan, StaleReason, State
 from tritonsmith.builder.plan.text import markdown_of_plan, matrix_text_of
 from tritonsmith.perf.commands.apply.winner import comment_of
 from tritonsmith.perf.commands.apply.yaml_edit import with_comment_above
@@ -197,7 +198,7 @@ def test_findings_are_text_in_every_format(name: str) -> None:
 
 def evil_plan() -> BuildPlan:
     target = EngineTarget(EVIL, EVIL, EVIL)
-    return BuildPlan([Action(EVIL, "compile", State.TO_RUN, StaleReason.NEW, EVIL, EVIL, target)])
+    return BuildPlan((Action(EVIL, "compile", State.TO_RUN, StaleReason.NEW, EVIL, EVIL, target),))
 
 
 def test_the_matrix_of_jobs_is_one_line_of_json() -> None:

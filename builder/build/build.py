@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tritonsmith.builder.build.context import (
     context_of,
     plan_build,
     reference_samples_path,
+    repository_of,
 )
 from tritonsmith.builder.build.execution import Executor, LocalExecutor, Tell, Watch
 from tritonsmith.builder.build.layout import failed, lay_out_model, variant_outcomes
@@ -29,8 +31,8 @@ from tritonsmith.builder.plan.observe import config_digests
 from tritonsmith.builder.plan.order import in_build_order, step_models
 from tritonsmith.builder.plan.plan import CONSEQUENCES, LOSSES, BuildPlan, State
 from tritonsmith.builder.repository.lock import Lock, LockedModel, lock_path, write_lock
-from tritonsmith.builder.repository.repository import exclusive, remove_model
-from tritonsmith.builder.spec.spec import ModelSpec
+from tritonsmith.builder.repository.repository import locked, remove_model, staging_beside
+from tritonsmith.builder.spec.spec import ModelSpec, load_spec
 
 __all__ = [
     "BuildOptions",
@@ -53,34 +55,48 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     could be laid out after ends it: a full disk under the repository, Ctrl-C. A build that finds nothing stale
     writes nothing. GateError `locked` when options.locked and the spec or a source differs from the lock.
     """
+    if options.artifacts_only:
+        context, plan = _planned(options)
+        return _make_artifacts(context, plan, tell) if plan.stale else _nothing_to_do(context, plan)
+    repository = repository_of(options)
+    if not repository.parent.is_dir():
+        load_spec(options.spec)  # one that cannot be read makes no directory
+    # The only plan: another build may have run while this one waited, and the spec and its sources been edited.
+    with locked(repository):
+        context, plan = _planned(options)
+        if not plan.stale:
+            return _nothing_to_do(context, plan)
+        with staging_beside(repository) as staging:
+            return _laid_out(context, plan, staging, tell)
+
+
+def _planned(options: BuildOptions) -> tuple[Context, BuildPlan]:
     context = context_of(options)
     plan = context.plan()
     if options.locked:
         _refuse_unlocked(context, plan)
-    if not plan.stale:
-        context.cache.settle()
-        context.cache.stats.save()
-        return BuildResult(context.repository, plan, _told(context, _unobserved(context)))
-    if options.artifacts_only:
-        return _make_artifacts(context, plan, tell)
-    with exclusive(context.repository) as staging:
-        # Another build may have run while this one waited, and the spec and its sources may have been edited.
-        context = context_of(options)
-        plan = context.plan()
-        if options.locked:
-            _refuse_unlocked(context, plan)
-        run = _Run(context, plan, staging, Watch(len(context.observed), tell or (lambda progress: None)))
-        run.build()
-        for action in plan.actions:
-            if action.kind == "remove":
-                remove_model(context.repository, action.model, staging)
-            elif action.kind == "forget":
-                place = context.repository / action.model
-                note(
-                    f"warning: {place} is not what was built, so it stays, and the lock file forgets it; "
-                    f"if nothing needs it: rm -r {shlex.quote(str(place))}"
-                )
-        write_lock(lock_path(context.spec.path), run.lock())
+    return context, plan
+
+
+def _nothing_to_do(context: Context, plan: BuildPlan) -> BuildResult:
+    context.cache.settle()
+    context.cache.stats.save()
+    return BuildResult(context.repository, plan, _told(context, _unobserved(context)))
+
+
+def _laid_out(context: Context, plan: BuildPlan, staging: Path, tell: Tell | None) -> BuildResult:
+    run = _Run(context, plan, staging, Watch(len(context.observed), tell or (lambda progress: None)))
+    run.build()
+    for action in plan.actions:
+        if action.kind == "remove":
+            remove_model(context.repository, action.model, staging)
+        elif action.kind == "forget":
+            place = context.repository / action.model
+            note(
+                f"warning: {place} is not what was built, so it stays, and the lock file forgets it; "
+                f"if nothing needs it: rm -r {shlex.quote(str(place))}"
+            )
+    write_lock(lock_path(context.spec.path), run.lock())
     context.cache.stats.save()
     return BuildResult(context.repository, plan, run.outcomes())
 
@@ -92,7 +108,7 @@ def _make_artifacts(context: Context, plan: BuildPlan, tell: Tell | None) -> Bui
     stale = {action.model for action in plan.stale}
     with _executor(context, watch, len(stale)) as executor:
         waiting = {
-            executor.submit(spec, context.observed[spec.name]): spec
+            executor.submit(spec, plan.actions_of(spec.name)): spec
             for spec in context.spec.models
             if spec.name in stale
         }
@@ -173,7 +189,7 @@ def _executor(context: Context, watch: Watch, models: int) -> Iterator[Executor]
         executor.stop()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """One build: models are made several at a time, and laid out by this thread as soon as their steps are."""
 
@@ -183,8 +199,7 @@ class _Run:
     watch: Watch
     _outcomes: dict[str, ModelOutcome] = field(default_factory=dict)
     _locked: dict[str, LockedModel] = field(default_factory=dict)
-    _lock_written_s: float = 0.0
-    _ended: bool = False
+    _is_due: Callable[[], bool] = field(default_factory=lambda: _every(_LOCK_EVERY_S))
 
     def build(self) -> None:
         """Settles every model that was asked for; the lock tells of those that are, even when this is broken off."""
@@ -203,9 +218,8 @@ class _Run:
         left = [spec for spec in in_build_order(context.spec.models) if spec.name in context.observed]
         stale = [spec for spec in left if not self._is_up_to_date(spec)]
         with _executor(context, self.watch, len(stale)) as executor:
-            futures = {spec.name: executor.submit(spec, context.observed[spec.name]) for spec in stale}
+            futures = {spec.name: executor.submit(spec, self.plan.actions_of(spec.name)) for spec in stale}
             if context.failures and context.options.fail_fast:
-                self._ended = True
                 executor.stop()
             while left:
                 settled = [spec for spec in left if self._may_settle(spec, left, futures)]
@@ -234,7 +248,6 @@ class _Run:
         self._outcomes[spec.name] = outcome = self._outcome(spec, futures.get(spec.name), executor)
         self.watch.settled()
         if outcome.error is not None and self.context.options.fail_fast:
-            self._ended = True
             executor.stop()
 
     def _outcome(self, spec: ModelSpec, future: Future[Made] | None, executor: Executor) -> ModelOutcome:
@@ -243,9 +256,9 @@ class _Run:
             if future is None:
                 if not self._steps_changed(spec):
                     return _unchanged(self.context, spec)
-                if self._ended:
+                if executor.stopped:
                     return _not_built(self.context, spec)
-                future = executor.submit(spec, self.context.observed[spec.name])
+                future = executor.submit(spec, self.plan.actions_of(spec.name))
             made = future.result()
             outcome, entry = lay_out_model(self.context, self.plan, spec, made, self.staging)
         except CancelledError:
@@ -262,10 +275,8 @@ class _Run:
     def _write_lock(self, *, at_once: bool = False) -> None:
         """The lock follows the models, so that a build killed later does not do them again; text of all of them at
         each of a thousand models would take longer than the models do."""
-        now = time.monotonic()
-        if at_once or now - self._lock_written_s > _LOCK_EVERY_S:
+        if at_once or self._is_due():
             write_lock(lock_path(self.context.spec.path), self.lock())
-            self._lock_written_s = now
 
     def _steps_changed(self, spec: ModelSpec) -> bool:
         """Whether this build gave an ensemble's steps other tensors than it was wired for."""
@@ -282,6 +293,20 @@ class _Run:
     def outcomes(self) -> tuple[ModelOutcome, ...]:
         """In the spec's order."""
         return _told(self.context, self._outcomes)
+
+
+def _every(seconds: float) -> Callable[[], bool]:
+    """Gives whether it is time: at once, then not more often than that."""
+    last_s = -math.inf
+
+    def is_due() -> bool:
+        nonlocal last_s
+        now_s = time.monotonic()
+        due = now_s - last_s > seconds
+        last_s = now_s if due else last_s
+        return due
+
+    return is_due
 
 
 def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ from tritonsmith.builder.base.processes.warm import WarmWorkers
 from tritonsmith.builder.build.context import BuildOptions
 from tritonsmith.builder.build.model.make import Made, make_model
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.plan.plan import Observation
+from tritonsmith.builder.plan.plan import Action
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 # Models whose actions may be waiting at once; what runs at once is the budget's.
@@ -74,7 +74,12 @@ class Watch:
 class Executor(Protocol):
     """Where models are made: the threads of this machine, or a cluster."""
 
-    def submit(self, spec: ModelSpec, seen: Observation) -> Future[Made]:
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called: nothing more is made."""
+        ...
+
+    def submit(self, spec: ModelSpec, planned: Sequence[Action]) -> Future[Made]:
         """Makes one model; the future has its Made, or the TritonsmithError that it ended with."""
         ...
 
@@ -107,13 +112,18 @@ class LocalExecutor:
         )
         self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, 2 * jobs), thread_name_prefix="make")
 
-    def submit(self, spec: ModelSpec, seen: Observation) -> Future[Made]:
-        """Makes one model in a thread."""
-        return self._threads.submit(self._make, spec, seen)
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
 
-    def _make(self, spec: ModelSpec, seen: Observation) -> Made:
+    def submit(self, spec: ModelSpec, planned: Sequence[Action]) -> Future[Made]:
+        """Makes one model in a thread."""
+        return self._threads.submit(self._make, spec, planned)
+
+    def _make(self, spec: ModelSpec, planned: Sequence[Action]) -> Made:
         with run_under(self._policy):
-            return make_model(spec, seen, self._repository, self._cache)
+            return make_model(spec, planned, self._repository, self._cache)
 
     def stop(self) -> None:
         """Ends the running actions; at the end of a build there are none."""

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.actions.action import Artifact
 from tritonsmith.builder.base.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from tritonsmith.builder.base.files.disk import clear_away, delete
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.build.context import Context
-from tritonsmith.builder.build.model.artifacts import files_to_serve
 from tritonsmith.builder.build.model.gate_of_export import accuracy_summary
 from tritonsmith.builder.build.model.gate_of_rows import is_inferred, unbatched
 from tritonsmith.builder.build.model.make import Made
@@ -28,7 +28,6 @@ from tritonsmith.builder.build.model.variants import (
     served_files,
 )
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
-from tritonsmith.builder.cache.cache import Artifact
 from tritonsmith.builder.lint import LintOptions, check
 from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
@@ -214,7 +213,7 @@ def _served(
     context: Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None
 ) -> dict[str, Path]:
     """Path in the model's directory → file: the artifact's, and those that the spec adds."""
-    served = files_to_serve(artifact) if chosen is None else served_files(chosen)
+    served = artifact.served if chosen is None else served_files(chosen)
     for name, file in spec.model_files.items():
         if name in served:
             raise SpecError(

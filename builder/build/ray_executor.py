@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tritonsmith import __version__
+from tritonsmith.builder.actions.action import Artifact, Kind
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError, UsageError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.processes.run_policy import RunPolicy, run_under
@@ -19,10 +21,9 @@ from tritonsmith.builder.build.execution import Watch
 from tritonsmith.builder.build.model.make import Made, make_model
 from tritonsmith.builder.build.model.variants import BuiltVariant
 from tritonsmith.builder.build.results import ELSEWHERE
-from tritonsmith.builder.cache.cache import Artifact, Cache
-from tritonsmith.builder.cache.record import Kind
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.shared import SharedCache
-from tritonsmith.builder.plan.plan import EngineTarget, Observation
+from tritonsmith.builder.plan.plan import Action
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 # Models that the cluster is asked for at once; more wait here.
@@ -72,26 +73,26 @@ class RayExecutor:
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ray")
 
-    def submit(self, spec: ModelSpec, seen: Observation) -> Future[Made]:
-        """Makes one model on the cluster."""
-        return self._threads.submit(self._make, spec)
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
 
-    def _make(self, spec: ModelSpec) -> Made:
+    def submit(self, spec: ModelSpec, planned: Sequence[Action]) -> Future[Made]:
+        """Makes one model on the cluster, where each node plans with its own tools."""
+        targets = {action.engine: None for action in planned if action.engine is not None}
+        return self._threads.submit(self._make, spec, [target for target in targets if target.gpu])
+
+    def _make(self, spec: ModelSpec, engines: Sequence[EngineTarget]) -> Made:
         made = self._run(spec, None)
-        targets = [target for target in self._elsewhere(made) if self._has(target)]
+        # What is still to be compiled, on nodes with other GPUs.
+        missing = any(v.error is not None and v.error.code in ELSEWHERE for v in made.variants)
+        targets = [target for target in engines if missing and self._has(target)]
         if targets:
             for target in targets:
                 self._run(spec, target)
             made = self._run(spec, None)
         return _here(made, self._cache)
-
-    def _elsewhere(self, made: Made) -> Iterator[EngineTarget]:
-        """What is still to be compiled, on nodes with other GPUs."""
-        from tritonsmith.builder.base.machine import this_machine
-        from tritonsmith.builder.plan.engine_targets import engine_targets
-
-        if any(v.error is not None and v.error.code in ELSEWHERE for v in made.variants):
-            yield from (t for t in engine_targets(self._repository, this_machine()) if t.gpu)
 
     def _has(self, target: EngineTarget) -> bool:
         resources = self._ray.cluster_resources()
@@ -193,7 +194,8 @@ def _make_on_node(job: _Job) -> Made | TritonsmithError:
         context = context_of(replace(job.options, spec=job.spec, cache=cache))
         spec = next(m for m in context.spec.models if m.name == job.model)
         with run_under(RunPolicy(timeout_s=job.options.timeout_s)):
-            return make_model(spec, context.seen(spec.name), context.spec, cache)
+            context.seen(spec.name)
+            return make_model(spec, context.plan().actions_of(spec.name), context.spec, cache)
     except (
         Exception
     ) as error:  # as a value, whose text travels: Ray would wrap it, and lose one that cannot be pickled

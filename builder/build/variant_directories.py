@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tritonsmith.builder.actions.action import Artifact, Kind
+from tritonsmith.builder.actions.compile.target import EngineTarget
+from tritonsmith.builder.actions.convert.action import is_plain
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
@@ -12,10 +15,6 @@ from tritonsmith.builder.build.layout import config_text
 from tritonsmith.builder.build.model.engines import BuiltEngine
 from tritonsmith.builder.build.model.variants import BuiltVariant, served_files
 from tritonsmith.builder.build.results import BuildResult
-from tritonsmith.builder.cache.cache import Artifact
-from tritonsmith.builder.cache.record import Kind
-from tritonsmith.builder.plan.observe import is_plain
-from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.repository.lock import LockedModel
 from tritonsmith.builder.repository.repository import exclusive, publish_model, stage_model
 from tritonsmith.builder.spec.spec import ModelSpec

@@ -15,10 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
 from tritonsmith.builder.base.files.disk import (
     adopt,
@@ -33,7 +34,7 @@ from tritonsmith.builder.base.files.untrusted import inside, read_bounded
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import RECORD, Entry, entry_from_text, is_digest, text_of_entry
 from tritonsmith.builder.cache.entry_files import check_name, is_renamed, is_text, linked, note_use, sync
-from tritonsmith.builder.cache.record import Kind, checked_record
+from tritonsmith.builder.cache.record import checked_record
 from tritonsmith.builder.cache.request_records import (
     dependencies_from_text,
     parse_record_name,
@@ -42,21 +43,6 @@ from tritonsmith.builder.cache.request_records import (
 )
 from tritonsmith.builder.cache.session import Session, locked_file
 from tritonsmith.builder.cache.shared import SharedCache
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """What one action made.
-
-    directory: where its files lie; read-only for everyone.
-    files:     relative path → sha256.
-    record:    what the action tells about it (tensors, opset, accuracy, tools …), JSON.
-    """
-
-    key: str
-    directory: Path
-    files: Mapping[str, str]
-    record: Mapping[str, Any]
 
 
 def default_cache_directory() -> Path:

@@ -6,192 +6,32 @@ An entry's key says nothing about its content, and whoever may write to a shared
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
-from pydantic.config import with_config
-from typing_extensions import NotRequired, TypedDict
+from pydantic import ValidationError
 
-from tritonsmith.builder.actions.batch_rows.report import RowsJson
-from tritonsmith.builder.base.dim_relations import relation_from_text
-from tritonsmith.builder.base.files.untrusted import (
-    STRICT,
-    Dependency,
-    Distance,
-    RelativePath,
-    Sha256,
-    adapter_of,
-    first_fault,
-)
-from tritonsmith.builder.base.tensors import dtype_from_config
-
-TAKEN = "model"
-"""Where the files of a source that is taken over lie in its entry."""
-
-Kind = Literal["source", "rows", "convert", "compile", "layers", "proof"]
-"""source: an export, or what was taken over. rows: what is known of its rows in a batch."""
-
-# Another version of tritonsmith that uses the same cache may write more.
-_MORE = ConfigDict(**{**STRICT, "extra": "ignore"})
-
-
-def _data_type(name: str) -> str:
-    try:
-        return dtype_from_config(name).config
-    except KeyError:
-        raise ValueError("not one of Triton's data types") from None
-
-
-_Dim = Annotated[int, Field(ge=-1, lt=2**63)]
-_DimName = Annotated[str, Field(min_length=1, max_length=200)]
-_Count = Annotated[int, Field(ge=0, lt=2**63)]
-_Tools = dict[str, str | None]
-
-
-@with_config(_MORE)
-class _Tensor(TypedDict):
-    name: Annotated[str, Field(min_length=1)]
-    data_type: Annotated[str, AfterValidator(_data_type)]
-    shape: list[_Dim | _DimName]
-
-
-@with_config(_MORE)
-class _Bounds(TypedDict):
-    relative_l2: Distance | None
-    cosine: Distance | None
-    max_abs: Distance | None
-    negligible_abs: Distance
-    top1: Distance | None
-
-
-@with_config(STRICT)
-class _Deviation(TypedDict):
-    output: str
-    relative_l2: Distance | None
-    cosine: Distance
-    max_abs: Distance | None
-    failure: str | None
-    bounds: _Bounds
-    runtime: str
-    sample: str
-    top1: Distance | None
-    passed: bool
-    violations: list[str]
-
-
-@with_config(_MORE)
-class _Accuracy(TypedDict):
-    samples: _Count
-    note: str | None
-    deviations: list[_Deviation]
-
-
-@with_config(_MORE)
-class _Made(TypedDict):
-    inputs: list[_Tensor]
-    outputs: list[_Tensor]
-    dependencies: dict[Dependency, Sha256]
-    accuracy: _Accuracy
-    served_files: list[RelativePath]
-    samples: RelativePath | None
-    tools: _Tools
-
-
-@with_config(_MORE)
-class _TakenOver(_Made):
-    directories: list[RelativePath]
-
-
-def _relation(text: str) -> str:
-    relation_from_text(text)
-    return text
-
-
-@with_config(_MORE)
-class _Exported(_Made):
-    opset: _Count
-    ir_version: _Count
-    relations: NotRequired[dict[_DimName, Annotated[str, AfterValidator(_relation)]]]
-    exporter: NotRequired[str | None]
-    notes: NotRequired[list[str]]
-
-
-@with_config(_MORE)
-class _Layer(TypedDict):
-    node: str
-    op_type: str
-    own_loss: Distance
-    total_loss: Distance
-
-
-@with_config(_MORE)
-class _Layers(TypedDict):
-    layers: list[_Layer]
-    suggested_exclude: list[str]
-
-
-@with_config(STRICT)
-class _Metric(TypedDict):
-    runtime: str
-    value: Distance | None
-    passed: bool
-
-
-@with_config(_MORE)
-class _Coverage(TypedDict):
-    nodes: _Count
-    of_nodes: _Count
-    weight_bytes: _Count
-    of_weight_bytes: _Count
-    kept: dict[str, _Count]
-
-
-@with_config(_MORE)
-class _Converted(_Exported, _Layers):
-    metric: list[_Metric]
-    findings: list[str]
-    converted: list[str]
-    notes: list[str]  # type: ignore[misc]
-    coverage: NotRequired[_Coverage | None]
-    lacks: NotRequired[str]
-
-
-@with_config(_MORE)
-class _Engine(TypedDict):
-    version: str
-    compute_capability: str | None
-    profiles: _Count
-    bytes: _Count
-
-
-@with_config(_MORE)
-class _Proof(TypedDict):
-    engine: _Engine
-
-
-@with_config(_MORE)
-class _Compiled(_Converted, _Proof):
-    pass
-
-
-@with_config(_MORE)
-class _Rows(TypedDict):
-    rows: RowsJson
-
+from tritonsmith.builder.actions.accuracy.action import LayersRecord
+from tritonsmith.builder.actions.action import TAKEN, Kind
+from tritonsmith.builder.actions.batch_rows.action import RowsRecord
+from tritonsmith.builder.actions.compile.action import CompileRecord, ProofRecord
+from tritonsmith.builder.actions.convert.action import ConvertRecord
+from tritonsmith.builder.actions.export.action import ExportRecord
+from tritonsmith.builder.actions.take_over.action import TakenOverRecord
+from tritonsmith.builder.base.files.untrusted import adapter_of, first_fault
 
 _TYPES: Mapping[Kind, Any] = {
-    "rows": _Rows,
-    "convert": _Converted,
-    "compile": _Compiled,
-    "layers": _Layers,
-    "proof": _Proof,
+    "rows": RowsRecord,
+    "convert": ConvertRecord,
+    "compile": CompileRecord,
+    "layers": LayersRecord,
+    "proof": ProofRecord,
 }
 
 
 def checked_record(kind: Kind, record: Mapping[str, Any], files: Collection[str]) -> Mapping[str, Any]:
     """The record of an entry with these files, as the actions of this kind write it."""
     if kind == "source":
-        type_: Any = _TakenOver if "directories" in record else _Exported
+        type_: Any = TakenOverRecord if "directories" in record else ExportRecord
     else:
         type_ = _TYPES[kind]
     try:
@@ -202,7 +42,7 @@ def checked_record(kind: Kind, record: Mapping[str, Any], files: Collection[str]
     if missing:
         raise ValueError(f"its record names {missing[0]!r:.80}, which it has not")
     has_onnx = any(name.endswith(".onnx") for name in checked.get("served_files", ()))
-    if (kind == "convert" or type_ is _Exported) and not has_onnx:
+    if (kind == "convert" or type_ is ExportRecord) and not has_onnx:
         raise ValueError("it has no ONNX file")
     return checked
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from tritonsmith.builder.actions.action import Kind
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete
@@ -31,7 +32,7 @@ from tritonsmith.builder.base.files.store_url import check_store_url
 from tritonsmith.builder.base.files.untrusted import parsed
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.cache.entry import FORMAT, RECORD, Entry, entry_from_text, text_of_entry
-from tritonsmith.builder.cache.record import Kind, checked_record
+from tritonsmith.builder.cache.record import checked_record
 from tritonsmith.builder.cache.request_records import RecordName, dependencies_from_text, parse_record_name
 from tritonsmith.builder.cache.transfer import told_transfer
 

@@ -3,12 +3,8 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.machine import Machine
-from tritonsmith.builder.base.releases import is_same_tensorrt
-from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.plan.targets import compute_capability_of, serving_target
 from tritonsmith.builder.spec.spec import RepositorySpec
 
@@ -32,20 +28,3 @@ def engine_targets(spec: RepositorySpec, machine: Machine) -> tuple[EngineTarget
     return tuple(EngineTarget(None, c, tensorrt, platform) for c in capabilities) or (
         EngineTarget(None, None, tensorrt, platform),
     )
-
-
-def can_compile(target: EngineTarget, machine: Machine) -> bool:
-    """Whether the machine has the GPU, the TensorRT and the platform that the engine is for."""
-    return (
-        bool(machine.gpus_of(target.compute_capability))
-        and machine.platform == target.platform
-        and machine.tensorrt is not None
-        and (target.tensorrt is None or is_same_tensorrt(machine.tensorrt, target.tensorrt))
-    )
-
-
-def plan_names(targets: Sequence[EngineTarget]) -> list[str]:
-    """File names of a model's plans: model.plan, or model_sm90.plan … where there are several kinds of GPU."""
-    if len(targets) == 1:
-        return [PLAN]
-    return [PLAN.replace(".", f"_sm{(t.compute_capability or '').replace('.', '')}.") for t in targets]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, Literal
 
+from tritonsmith.builder.actions.action import Identity
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TritonsmithError
-from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
@@ -49,6 +51,9 @@ class StaleReason(str, Enum):
 LOSSES = frozenset({StaleReason.MISSING_ARTIFACT, StaleReason.CORRUPT_ARTIFACT, StaleReason.ROWS_UNCHECKED})
 # Reasons that only hand on what an earlier action of the model said.
 CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED})
+# Actions whose artifacts are in the cache.
+MAKES: tuple[ActionKind, ...] = ("export", "calibrate", "convert", "compile")
+_LOST = "it is in no cache"
 # Sources that are taken over as they are.
 _NOT_JUDGED = ("directory", "python", "steps")
 # Tools of an engine that the machine it is meant for decides about.
@@ -56,41 +61,11 @@ TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
 
 
 @dataclass(frozen=True, slots=True)
-class EngineTarget:
-    """What an engine is compiled for; None where neither the spec nor this machine says it.
-
-    gpu: the kind of GPU as the spec names it. compute_capability: `9.0`. tensorrt: version, all that is known of it.
-    platform: operating system and CPU of the servers.
-    """
-
-    gpu: str | None
-    compute_capability: str | None
-    tensorrt: str | None
-    platform: str | None = "linux_x86_64"
-
-    @property
-    def name(self) -> str:
-        """For people: `h100 (9.0), TensorRT 10.16`."""
-        gpu = " ".join(
-            filter(None, [self.gpu, f"({self.compute_capability})" if self.compute_capability else ""])
-        )
-        return f"{gpu or 'a GPU'}{f', TensorRT {self.tensorrt}' if self.tensorrt else ''}"
-
-    def as_dict(self) -> dict[str, str | None]:
-        """JSON form."""
-        return {
-            "gpu": self.gpu,
-            "compute_capability": self.compute_capability,
-            "tensorrt": self.tensorrt,
-            "platform": self.platform,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Action:
     """One step for one model; detail tells the value that changed, old → new.
 
     engine: of a compilation, what it is for.
+    key:    where the cache has its artifact. A build fetches it from there; without one it runs the action.
     """
 
     model: str
@@ -100,6 +75,7 @@ class Action:
     detail: str = ""
     variant: str | None = None
     engine: EngineTarget | None = None
+    key: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -116,11 +92,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class EngineObservation:
-    """What is known of one variant's engine before anything runs; the fields are those of Observation."""
+    """What is known of one variant's engine before anything runs."""
 
     target: EngineTarget
-    parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
+    identity: Identity
     cached_key: str | None
 
 
@@ -128,17 +103,14 @@ class EngineObservation:
 class VariantObservation:
     """What is known of one variant's graph before anything runs; the fields are those of Observation.
 
-    plain:      it is the export itself: nothing is converted.
-    calibrated: data decides about it.
-    engines:    what TensorRT compiles of it.
+    plain:   it is the export itself: nothing is converted.
+    engines: what TensorRT compiles of it.
     """
 
-    parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
+    identity: Identity
     dependencies: Mapping[str, str | None]
     cached_key: str | None
     plain: bool = False
-    calibrated: bool = False
     engines: tuple[EngineObservation, ...] = ()
 
 
@@ -163,16 +135,19 @@ class Observation:
     variants: Mapping[str, VariantObservation] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class BuildPlan(Tabular):
     """All actions, in the spec's order. errors: of models that nothing can be said of, which have no action."""
 
-    def __init__(self, actions: Sequence[Action], errors: Iterable[TritonsmithError] = ()) -> None:
-        self.actions = tuple(actions)
-        self.errors = tuple(errors)
-        self._of_model: dict[str, list[Action]] = {}
+    actions: tuple[Action, ...]
+    errors: tuple[TritonsmithError, ...] = ()
+
+    @cached_property
+    def _of_model(self) -> dict[str, list[Action]]:
+        found: dict[str, list[Action]] = {}
         for action in self.actions:
-            self._of_model.setdefault(action.model, []).append(action)
-        self._first = {(a.model, a.kind, a.variant): a for a in reversed(self.actions)}
+            found.setdefault(action.model, []).append(action)
+        return found
 
     @property
     def stale(self) -> tuple[Action, ...]:
@@ -206,17 +181,7 @@ class BuildPlan(Tabular):
 
     def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
         """One model's action."""
-        return self._first[model, kind, variant]
-
-
-def request_digest(parameters: Mapping[str, Any], tools: Mapping[str, str | None]) -> str:
-    """Identity of an export but for its sources' content."""
-    return digest_of_value({"action": "export", "parameters": parameters, "tools": tools})
-
-
-def action_key(request: str, dependencies: Mapping[str, str]) -> str:
-    """Identity of an export: request and sources' content."""
-    return digest_of_value({"request": request, "dependencies": dependencies})
+        return next(a for a in self._of_model[model] if (a.kind, a.variant) == (kind, variant))
 
 
 def make_plan(
@@ -238,7 +203,7 @@ def make_plan(
         detail = "its directory is not what was built, and stays" if forget else ""
         kind: ActionKind = "forget" if forget else "remove"
         actions.append(Action(gone, kind, State.TO_RUN, StaleReason.REMOVED_FROM_SPEC, detail))
-    return BuildPlan(actions, errors)
+    return BuildPlan(tuple(actions), tuple(errors))
 
 
 def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Action]:
@@ -248,7 +213,15 @@ def _model(model: str, seen: Observation, locked: LockedModel | None) -> list[Ac
         made += _variant(model, name, variant, locked, export)
     accuracy = _accuracy(model, seen, locked, made)
     render = _render(model, seen, locked, made)
-    return [*made, *accuracy, render, _lay_out(model, seen, locked, [*made, *accuracy, render])]
+    actions = [*made, *accuracy, render, _lay_out(model, seen, locked, [*made, *accuracy, render])]
+    return actions if _first_stale(actions) is None else [_to_be_had(action) for action in actions]
+
+
+def _to_be_had(action: Action) -> Action:
+    """Of a model that is laid out anew: what nothing changed of is run again where the cache has lost it."""
+    if action.state is State.UP_TO_DATE and action.key is None and action.kind in MAKES:
+        return replace(action, state=State.TO_RUN, reason=StaleReason.MISSING_ARTIFACT, detail=_LOST)
+    return action
 
 
 _Stale = tuple[StaleReason, str]
@@ -263,9 +236,9 @@ def _action(
     engine: EngineTarget | None = None,
 ) -> Action:
     if stale is None:
-        return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine)
+        return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine, cached)
     state = State.CACHED if cached else State.TO_RUN
-    return Action(model, kind, state, *stale, variant, engine)
+    return Action(model, kind, state, *stale, variant, engine, cached)
 
 
 def _stale_export(seen: Observation, locked: LockedModel | None) -> _Stale | None:
@@ -304,7 +277,9 @@ def _variant(
         return [] if was else [_action(model, "convert", (StaleReason.NEW, ""), seen.cached_key, name)]
     stale = _stale_graph(seen, was, export)
     # They run as one process; the conversion's identity holds the data's.
-    kinds: list[ActionKind] = ["calibrate", "convert"] if seen.calibrated else ["convert"]
+    kinds: list[ActionKind] = (
+        ["calibrate", "convert"] if seen.identity.parameters["calibration"] is not None else ["convert"]
+    )
     actions = [_action(model, kind, stale, seen.cached_key, name) for kind in kinds]
     graph = actions[-1]
     for engine in seen.engines:
@@ -319,8 +294,8 @@ def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export
     if export.state is State.TO_RUN:
         return StaleReason.EXPORT_CHANGED, ""
     return _changed(
-        (StaleReason.SPEC_CHANGED, was["parameters"], seen.parameters),
-        (StaleReason.TOOL_CHANGED, was["tools"], seen.tools),
+        (StaleReason.SPEC_CHANGED, was["parameters"], seen.identity.parameters),
+        (StaleReason.TOOL_CHANGED, was["tools"], seen.identity.tools),
         (StaleReason.CALIBRATION_CHANGED, was["dependencies"], seen.dependencies),
     )
 
@@ -335,9 +310,9 @@ def _stale_engine(seen: EngineObservation, was: Mapping[str, Any] | None, graph:
     if graph.state is State.TO_RUN:
         return StaleReason.GRAPH_CHANGED, ""
     return _changed(
-        (StaleReason.SPEC_CHANGED, before["parameters"], seen.parameters),
-        (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.tools)),
-        (StaleReason.TOOL_CHANGED, before["tools"], seen.tools),
+        (StaleReason.SPEC_CHANGED, before["parameters"], seen.identity.parameters),
+        (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.identity.tools)),
+        (StaleReason.TOOL_CHANGED, before["tools"], seen.identity.tools),
     )
 
 

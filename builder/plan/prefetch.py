@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tritonsmith.builder.actions.action import Identity
+from tritonsmith.builder.actions.compile.action import engine_identity
+from tritonsmith.builder.actions.convert.action import conversion_identity, is_plain
+from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.machine import Machine
 from tritonsmith.builder.base.toolchain import Toolchain
+from tritonsmith.builder.cache.actions import find, key_now
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_targets import engine_targets
-from tritonsmith.builder.plan.observe import (
-    converted_parameters,
-    converted_tools,
-    engine_key,
-    export_parameters,
-    export_tools,
-    find_cached,
-    is_plain,
-    key_now,
-    variant_request,
-)
-from tritonsmith.builder.plan.plan import request_digest
 from tritonsmith.builder.spec.spec import RepositorySpec
 
 _Variant = tuple[str, str]
@@ -39,27 +32,18 @@ def prefetch(
     if cache.shared is None:
         return
     models = {m.name: m for m in spec.models if m.name in names}
-    exports = _fetched(
-        {
-            name: request_digest(export_parameters(model), export_tools(model, toolchain))
-            for name, model in models.items()
-        },
-        spec.root,
-        cache,
-    )
+    sources = {name: source_identity(model, toolchain) for name, model in models.items()}
     graphs: dict[_Variant, str] = {}
-    requests: dict[_Variant, str] = {}
-    for name, key in exports.items():
+    conversions: dict[_Variant, Identity] = {}
+    for name, key in _fetched(sources, spec.root, cache).items():
         for variant, stated in models[name].variants.items():
             if is_plain(stated):
                 graphs[name, variant] = key
             else:
-                parameters = converted_parameters(models[name], variant)
-                tools = converted_tools(models[name], variant, toolchain)
-                requests[name, variant] = variant_request(key, parameters, tools)
-    graphs |= _fetched(requests, spec.root, cache)
+                conversions[name, variant] = conversion_identity(models[name], variant, key, toolchain)
+    graphs |= _fetched(conversions, spec.root, cache)
     engines = [
-        engine_key(models[name], variant, key, target)
+        engine_identity(models[name], variant, key, target).key()
         for (name, variant), key in graphs.items()
         if models[name].variants[variant].backend == "tensorrt"
         for target in engine_targets(spec, machine)
@@ -67,19 +51,14 @@ def prefetch(
     cache.shared.prefetch_entries([key for key in engines if not cache.has_here(key)])
 
 
-def _fetched(requests: Mapping[_Name, str], root: Path, cache: Cache) -> dict[_Name, str]:
-    """Names of requests → keys of their artifacts, here or elsewhere; names without one are left out."""
+def _fetched(identities: Mapping[_Name, Identity], root: Path, cache: Cache) -> dict[_Name, str]:
+    """Names of actions → keys of their artifacts, here or elsewhere; names without one are left out."""
+    keys = {name: find(identity, root, cache, here=True) for name, identity in identities.items()}
+    missing = {str(identities[name].request): identities[name] for name, key in keys.items() if key is None}
 
     def now(request: str, dependencies: Sequence[str]) -> str | None:
-        return key_now(request, dependencies, root, cache)
+        return key_now(missing[request], dependencies, root, cache)
 
-    keys = {name: _key_here(request, now, cache) for name, request in requests.items()}
-    missing = {name: requests[name] for name, key in keys.items() if key is None}
-    cache.prefetch(list(missing.values()), now)
-    keys |= {name: find_cached(request, root, cache) for name, request in missing.items()}
+    cache.prefetch(list(missing), now)
+    keys |= {name: find(identities[name], root, cache) for name, key in keys.items() if key is None}
     return {name: key for name, key in keys.items() if key is not None}
-
-
-def _key_here(request: str, now: Callable[[str, Sequence[str]], str | None], cache: Cache) -> str | None:
-    keys = (now(request, dependencies) for dependencies in cache.remembered_here(request))
-    return next((key for key in keys if key is not None and cache.has_here(key)), None)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import SpecError, TritonsmithError
 from tritonsmith.builder.base.releases import tensorrt_requirement
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.builder.base.text.text_layout import table
-from tritonsmith.builder.plan.plan import Action, BuildPlan, EngineTarget, State
+from tritonsmith.builder.plan.plan import MAKES, Action, BuildPlan, State
 
 _NAMED = 10
 
@@ -56,7 +57,7 @@ def matrix_of_plan(plan: BuildPlan) -> dict[str, Any]:
     """
     groups: dict[EngineTarget | None, list[Action]] = {}
     for action in plan.stale:
-        if action.state is State.TO_RUN and action.kind in ("export", "calibrate", "convert", "compile"):
+        if action.state is State.TO_RUN and action.kind in MAKES:
             if action.engine is not None and action.engine.gpu is None:
                 raise SpecError(
                     f"{action.model}: jobs on other machines compile for the GPUs that `target:` names, and it names none",

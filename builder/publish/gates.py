@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation
 from tritonsmith.builder.actions.accuracy.judgement import judgement_of, refusal
+from tritonsmith.builder.actions.convert.action import is_plain
 from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.build.context import Context
 from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.lint import LintOptions, check
 from tritonsmith.builder.lint.target import Target
-from tritonsmith.builder.plan.observe import is_plain
 from tritonsmith.builder.plan.plan import State
 from tritonsmith.builder.publish.candidate import Candidate
 from tritonsmith.builder.publish.destinations.versions import manifest

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, variant_bounds
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
 from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_config, fits
-from tritonsmith.builder.build.model.artifacts import source_path
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 if TYPE_CHECKING:

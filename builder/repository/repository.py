@@ -34,29 +34,41 @@ _RENDERED = b"# Rendered by tritonsmith"
 
 @contextmanager
 def exclusive(repository: Path) -> Iterator[Path]:
-    """Holds the only right to change the repository and gives a staging directory beside it; waits for another build.
+    """`locked`, and a staging directory."""
+    with locked(repository), staging_beside(repository) as staging:
+        yield staging
+
+
+@contextmanager
+def locked(repository: Path) -> Iterator[None]:
+    """Holds the only right to change the repository; waits for another build."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    # The parent directory itself is locked: a lock file would have to be left behind, or removed in a race.
+    handle = os.open(repository.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staging_beside(repository: Path) -> Iterator[Path]:
+    """A staging directory, for whoever holds the lock.
 
     What a killed build left in staging is removed first, but for what it noted with `note_placed`.
     """
-    parent = repository.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{repository.name}.staging-"
-    # The parent directory itself is locked: a lock file would have to be left behind, or removed in a race.
-    handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    parent, prefix = repository.parent, f".{repository.name}.staging-"
+    with os.scandir(parent) as entries:
+        leftovers = [parent / e.name for e in entries if e.name.startswith(prefix)]
+    staging = private_directory(parent, prefix)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with os.scandir(parent) as entries:
-            leftovers = [parent / e.name for e in entries if e.name.startswith(prefix)]
-        staging = private_directory(parent, prefix)
-        try:
-            for left in filter(inherit, leftovers):
-                _write_placed(staging, "".join(f"{line}\n" for line in placed(left)))
-                clear_away(left)
-            yield staging
-        finally:
-            clear_away(staging)
+        for left in filter(inherit, leftovers):
+            _write_placed(staging, "".join(f"{line}\n" for line in placed(left)))
+            clear_away(left)
+        yield staging
     finally:
-        os.close(handle)
+        clear_away(staging)
 
 
 def note_placed(staging: Path, name: str, files: Mapping[str, str]) -> None:

@@ -25,12 +25,12 @@ from pathlib import Path
 
 from tests import onnx_models
 from tests.bench.ground import Ground, actions_in, last_line
+from tritonsmith.builder.actions.action import Subject
+from tritonsmith.builder.actions.export.action import export_action, source_identity
+from tritonsmith.builder.base.files.package_files import portable_name
 from tritonsmith.builder.base.text.console import emit_text, note
-from tritonsmith.builder.base.toolchain import this_toolchain
-from tritonsmith.builder.build.model.artifacts import make_artifact
+from tritonsmith.builder.cache.actions import run
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.plan.observe import export_parameters, export_tools, portable_name
-from tritonsmith.builder.plan.plan import action_key, request_digest
 from tritonsmith.builder.spec.spec import load_spec
 
 Row = tuple[str, str, str]
@@ -222,18 +222,17 @@ def fill_cache(ground: Ground) -> None:
     """The first model's artifact by a real export; the others' under the keys that their exports would have."""
     cache = Cache(ground.cache_directory)
     repository = load_spec(ground.root / "models.yaml")
-    made = make_artifact(repository.models[0], repository, cache)
-    tools = export_tools(repository.models[0], this_toolchain())
+    made = run(export_action(Subject(repository.models[0], repository)), repository.root, cache)
     for spec in repository.models[1:]:
         source = ground.root / spec.source.reference
-        request = request_digest(export_parameters(spec), tools)
+        identity = source_identity(spec)
         dependencies = {portable_name(source, repository.root): cache.stats.digest(source)}
-        key = action_key(request, dependencies)
+        key = identity.key(dependencies)
         with cache.workspace() as directory:
             shutil.copyfile(made.directory / str(made.record["samples"]), directory / "samples.npz")
             shutil.copyfile(source, directory / "model.onnx")
             cache.put(key, directory, {**made.record, "dependencies": dependencies}, f"export {spec.name}")
-        cache.remember(request, dependencies, key)
+        cache.remember(str(identity.request), dependencies, key)
     cache.stats.save()
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from tritonsmith.builder.actions.action import Artifact
+from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.build.model.engines import BuiltEngine
 from tritonsmith.builder.build.model.variant_config import wire_variant
 from tritonsmith.builder.build.model.variants import BuiltVariant
-from tritonsmith.builder.cache.cache import Artifact
 from tritonsmith.builder.model_config.model_config import model_config_from_spec
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
-from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 
 FP32, INT64 = dtype_from_config("TYPE_FP32"), dtype_from_config("TYPE_INT64")

@@ -13,20 +13,20 @@ import pytest
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.compile import CompileRequest
+from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
+from tritonsmith.builder.actions.compile.target import EngineTarget, can_compile
 from tritonsmith.builder.base.cuda import Gpu
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.machine import Machine
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
 from tritonsmith.builder.build.model.engines import engine_artifacts
 from tritonsmith.builder.build.model.make import make_model
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
-from tritonsmith.builder.plan.engine_targets import can_compile
-from tritonsmith.builder.plan.observe import engine_key
-from tritonsmith.builder.plan.plan import EngineTarget
 from tritonsmith.builder.spec.spec import load_spec
 
 TENSORRT = "10.16.0.72"
@@ -115,7 +115,7 @@ def compiled_elsewhere(
                     "bytes": len(plan_bytes(version)),
                 },
             }
-            cache.put(engine_key(spec, "plan", graph.key, target), made, record)
+            cache.put(engine_identity(spec, "plan", graph.key, target).key(), made, record)
 
 
 def test_they_are_grouped_for_ci_and_laid_out_when_found(
@@ -172,23 +172,23 @@ def test_several_kinds_are_planned_fetched_and_missed_on_any_machine(
     cache = Cache(cache_directory)
     options = BuildOptions(project / "models.yaml", cache=cache)
     context = context_of(options)
-    spec, graph = context.spec.models[0], converted(context, cache)
+    graph, variant = converted(context, cache), Subject(context.spec.models[0], context.spec, "plan")
     for machine in (CPU_MACHINE, L4_MACHINE, BOTH_MACHINE):
         actions = context_of(options, machine).plan().actions
         assert [a.engine for a in actions if a.kind == "compile"] == [H100, L4]
 
     compiled_elsewhere(project, cache, (L4,))
     with pytest.raises(ToolError) as other:
-        engine_artifacts(spec, "plan", graph, context.spec, cache, L4_MACHINE)
+        engine_artifacts(variant, graph, (H100, L4), cache, L4_MACHINE)
     assert other.value.code == "gpu_other" and "h100 (9.0)" in other.value.message
     assert "NVIDIA L4 (8.9) with TensorRT 10.16.0.72 on linux_x86_64" in str(other.value.seen)
     with pytest.raises(ToolError) as none:
-        engine_artifacts(spec, "plan", graph, context.spec, cache, CPU_MACHINE)
+        engine_artifacts(variant, graph, (H100, L4), cache, CPU_MACHINE)
     assert none.value.code == "gpu_missing"
 
     compiled_elsewhere(project, cache, (H100,))
     for machine in (CPU_MACHINE, L4_MACHINE, BOTH_MACHINE):
-        fetched = engine_artifacts(spec, "plan", graph, context.spec, cache, machine)
+        fetched = engine_artifacts(variant, graph, (H100, L4), cache, machine)
         assert [(e.target, e.was_cached) for e in fetched] == [(H100, True), (L4, True)]
 
 
@@ -220,16 +220,18 @@ def test_an_engine_is_known_by_all_that_ties_it_to_a_machine(project: Path) -> N
         replace(L4, tensorrt="10.16.0.71"),
         replace(L4, platform="linux_aarch64"),
     ]
-    assert len({engine_key(spec, "plan", "the graph", target) for target in others}) == len(others)
-    assert engine_key(spec, "plan", "the graph", replace(L4, gpu="NVIDIA L4")) == engine_key(
-        spec, "plan", "the graph", L4
-    ), "what the spec calls the GPU is no part of it"
+
+    def key(target: EngineTarget) -> str:
+        return engine_identity(spec, "plan", "the graph", target).key()
+
+    assert len({key(target) for target in others}) == len(others)
+    assert key(replace(L4, gpu="NVIDIA L4")) == key(L4), "what the spec calls the GPU is no part of it"
 
 
 def converted(context: Context, cache: Cache) -> Artifact:
     """The variant's graph: made once in this process's cache."""
     spec = context.spec.models[0]
-    made = make_model(spec, context.observed[spec.name], context.spec, cache)
+    made = make_model(spec, context.plan().actions_of(spec.name), context.spec, cache)
     variant = next(v for v in made.variants if v.name == "fp16")
     assert variant.artifact is not None, variant.error
     key = context_of(context.options).observed[spec.name].variants["plan"].cached_key

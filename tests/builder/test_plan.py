@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tritonsmith.builder.actions.convert.action import conversion_identity
+from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
-from tritonsmith.builder.plan.observe import converted_tools, export_tools, variant_request
-from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan, request_digest
+from tritonsmith.builder.plan.plan import Observation, StaleReason, State, make_plan
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 from tritonsmith.builder.spec.spec import load_spec
 
@@ -74,6 +75,17 @@ def test_a_new_model_runs_or_comes_from_the_cache() -> None:
     assert plan.of("b", "export").state is State.CACHED
 
 
+def test_what_the_cache_has_lost_is_run_again_only_where_its_model_is_laid_out_anew() -> None:
+    """A build does what the plan says: it fetches what has a key and runs the rest, so that the plan has to say it."""
+    lost, lock = replace(SAME, cached_key=None), Lock({"m": LOCKED})
+    assert make_plan({"m": lost}, lock).stale == ()
+    other = {**LOCKED.config, "spec": "S"}
+    export = make_plan({"m": replace(lost, config=other)}, lock).of("m", "export")
+    assert (export.state, export.reason) == (State.TO_RUN, StaleReason.MISSING_ARTIFACT)
+    kept = make_plan({"m": replace(SAME, config=other)}, lock).of("m", "export")
+    assert (kept.state, kept.key) == (State.UP_TO_DATE, "k")
+
+
 def test_a_model_that_left_the_spec_is_removed() -> None:
     plan = make_plan({}, Lock({"old": LOCKED}))
     assert [(a.model, a.kind, a.reason) for a in plan.actions] == [
@@ -102,11 +114,11 @@ def test_an_upgraded_tool_makes_anew_what_it_made_and_nothing_else(tmp_path: Pat
     old = Toolchain(tuple((name, "1.0") for name in VERSION_PACKAGES))
     new = Toolchain(tuple((name, "2.0" if name == upgraded else "1.0") for name in VERSION_PACKAGES))
 
-    def keys(toolchain: Toolchain) -> dict[str, str]:
-        return {p: variant_request("base", {}, converted_tools(spec, p, toolchain)) for p in precision_rows()}
+    def keys(toolchain: Toolchain) -> dict[str, str | None]:
+        return {p: conversion_identity(spec, p, "base", toolchain).request for p in precision_rows()}
 
     assert {p for p in precision_rows() if keys(old)[p] != keys(new)[p]} == PRECISIONS_MADE_BY.get(
         upgraded, set()
     )
-    exported = request_digest({}, export_tools(spec, old)) != request_digest({}, export_tools(spec, new))
+    exported = source_identity(spec, old).request != source_identity(spec, new).request
     assert exported == (upgraded in EXPORTED_BY)

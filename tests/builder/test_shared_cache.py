@@ -17,10 +17,11 @@ from tests import onnx_models
 from tests.conftest import ROOT, Run
 from tests.failing_proxy import failing_proxy
 from tests.mounts import can_mount
+from tritonsmith.builder.actions.action import Artifact
 from tritonsmith.builder.base.errors import ToolError, UsageError
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
 from tritonsmith.builder.base.files.object_store import open_store
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.shared import SharedCache
 
 KEY = digest_of_value("a key")

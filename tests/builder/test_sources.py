@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tritonsmith.builder.actions.export.sources.tools import import_tools
 from tritonsmith.builder.actions.export.sources.transformers import task_of
-from tritonsmith.builder.actions.export.tools import import_tools
 from tritonsmith.builder.base.errors import ExportError, SpecError, ToolError, Where
 from tritonsmith.builder.base.sources import source_rows
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve

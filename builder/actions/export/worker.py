@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
-from tritonsmith.builder.actions.export.tools import import_tools
+from tritonsmith.builder.actions.export.sources.tools import import_tools
 from tritonsmith.builder.base.errors import Where, at
 from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX
 from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve

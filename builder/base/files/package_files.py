@@ -64,6 +64,19 @@ def package_reference(path: Path) -> str | None:
     return None
 
 
+def source_path(name: str, root: Path) -> Path:
+    """A file as the spec or a lock names it → its path; SpecError for a package that is not installed."""
+    return resolve_package_file(name) if name.startswith(PACKAGE_PREFIX) else root / name
+
+
+def portable_name(path: Path, root: Path) -> str:
+    """The inverse: relative to the spec when below it, package:NAME/path when in an installed package, else absolute."""
+    absolute = path.absolute()
+    if absolute.is_relative_to(root):
+        return absolute.relative_to(root).as_posix()
+    return package_reference(absolute) or str(absolute)
+
+
 def _package_roots(package: str) -> tuple[Path, ...]:
     try:
         spec = importlib.util.find_spec(package)

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from tritonsmith.builder.actions.batch_rows import (
-    RowsReport,
-    RowsRequest,
-    report_from_dict,
-    run_rows,
-    sizes_to_run,
-)
-from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
+from tritonsmith.builder.actions.action import Artifact, Subject, place_error
+from tritonsmith.builder.actions.batch_rows import RowsReport, RowsRequest, report_from_dict, sizes_to_run
+from tritonsmith.builder.actions.batch_rows.action import rows_action
+from tritonsmith.builder.actions.export.action import is_exported
 from tritonsmith.builder.base.dim_relations import with_found
-from tritonsmith.builder.base.errors import GateError, TritonsmithError
-from tritonsmith.builder.base.files.digest import digest_of_value
+from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.tensors import tensor_from_dict
-from tritonsmith.builder.base.toolchain import this_toolchain
-from tritonsmith.builder.build.model.artifacts import (
-    files_to_serve,
-    is_exported,
-    log_path,
-    model_as_taken,
-    place_error,
-)
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.build.model.taken import model_as_taken
+from tritonsmith.builder.cache.actions import perform
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.deep.rows import RAGGED, is_ragged, row_requests
 from tritonsmith.builder.model_config.model_config import (
     DEFAULT_MAX_BATCH_SIZE,
     batches,
     model_config_as_stated,
 )
-from tritonsmith.builder.plan.plan import action_key
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
 
 _FIX = "max_batch_size: 0, or make the model treat its first dimension as a stack of strangers; see docs/batching.md"
@@ -52,8 +38,10 @@ def rows_of(
     if is_ragged(model_config_as_stated(spec, repository)):
         return RAGGED
     requests = _of_export(spec, artifact) if is_exported(spec) else _of_directory(spec, artifact, repository)
-    reports = [_report(request, spec, artifact, repository, cache) for request in requests]
-    return _gravest(reports)
+    checked = (
+        perform(rows_action(r, artifact, Subject(spec, repository)), repository.root, cache) for r in requests
+    )
+    return _gravest([report_from_dict(known.record["rows"]) for known, _ in checked])
 
 
 def judge_rows(spec: ModelSpec, report: RowsReport | None, repository: RepositorySpec) -> None:
@@ -101,7 +89,7 @@ def _of_export(spec: ModelSpec, artifact: Artifact) -> Iterable[RowsRequest]:
     return (
         RowsRequest(
             spec.name,
-            str(next(f for f in files_to_serve(artifact).values() if f.suffix == ".onnx")),
+            str(artifact.onnx),
             sizes_to_run(largest, batching.get("preferred_batch_size", ())),
             _served_outputs(spec),
             dynamic_dims=spec.dim_ranges,
@@ -130,37 +118,6 @@ def _of_directory(spec: ModelSpec, artifact: Artifact, repository: RepositorySpe
         replace(request, model=spec.name, samples=samples, search_path=str(repository.root))
         for request in row_requests(model).values()
     ]
-
-
-def _report(
-    request: RowsRequest, spec: ModelSpec, artifact: Artifact, repository: RepositorySpec, cache: Cache
-) -> RowsReport:
-    """From the cache, or run: decided by the artifact's content, the sizes and ONNX Runtime's version."""
-    asked: Mapping[str, Any] = {
-        **request.as_dict(),
-        "path": Path(request.path).relative_to(artifact.directory).as_posix(),
-        "samples": spec.accuracy.samples,
-        "search_path": None,
-    }
-    tools = this_toolchain().fingerprint("onnxruntime")
-    identity = {
-        "action": "rows",
-        "revision": ROWS_REVISION,
-        "of": artifact.key,
-        "asked": asked,
-        "tools": tools,
-    }
-    key = action_key(digest_of_value(identity), {})
-    known = cache.get(key, "rows")
-    if known is not None:
-        return report_from_dict(known.record["rows"])
-    with cache.workspace() as scratch, cache.workspace() as made:
-        try:
-            report = run_rows(request, scratch, log_path(cache, repository, f"{spec.name}.rows"))
-        except TritonsmithError as error:
-            raise place_error(error, spec.name, repository.where(spec.name, "source")) from None
-        cache.put(key, made, {"rows": report.as_dict()}, f"rows of {spec.name}")
-    return report
 
 
 _GRAVITY = ("mixed", "cannot_run", "random", "unverified", "independent")

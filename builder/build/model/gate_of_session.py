@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tritonsmith.builder.actions.action import Artifact, Subject, place_error
+from tritonsmith.builder.actions.export.action import is_exported
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
-from tritonsmith.builder.build.model.artifacts import is_exported, log_path, model_as_taken, place_error
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.build.model.taken import model_as_taken
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.deep.sessions import Loaded, load_versions
 from tritonsmith.builder.model_config.model_config import runs_on_cpus_alone
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
@@ -26,7 +28,7 @@ def load_taken(
     where = repository.where(spec.name, "source")
     try:
         with cache.workspace() as scratch:
-            loaded = load_versions(model, scratch, log_path(cache, repository, f"{spec.name}.session"))
+            loaded = load_versions(model, scratch, Subject(spec, repository).log(cache, ".session"))
     except TritonsmithError as error:
         error.where = None  # the cache's copy, which nobody knows
         raise place_error(error, spec.name, where) from None

@@ -1,20 +1,23 @@
-"""(a model of the spec, its observation, the cache) → Made: its artifact and its variants' in the cache, nothing laid out."""
+"""(a model of the spec, its planned actions, the cache) → Made: its artifacts in the cache, nothing laid out."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.batch_rows import RowsReport
-from tritonsmith.builder.build.model.artifacts import is_exported, make_artifact
+from tritonsmith.builder.actions.export.action import export_action, is_exported
+from tritonsmith.builder.actions.take_over.action import take_over_action
 from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
 from tritonsmith.builder.build.model.gate_of_session import load_taken
 from tritonsmith.builder.build.model.variants import BuiltVariant, build_variants
-from tritonsmith.builder.cache.cache import Artifact, Cache
+from tritonsmith.builder.cache.actions import fetched, run
+from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.deep.sessions import Loaded
-from tritonsmith.builder.plan.plan import Observation
+from tritonsmith.builder.plan.plan import Action
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
@@ -34,29 +37,25 @@ class Made:
     loaded: Mapping[int, Loaded] = field(default_factory=dict)
 
 
-def make_model(spec: ModelSpec, seen: Observation, repository: RepositorySpec, cache: Cache) -> Made:
-    """Finds or makes every artifact of the model; each action runs in a process of its own.
+def make_model(spec: ModelSpec, planned: Sequence[Action], repository: RepositorySpec, cache: Cache) -> Made:
+    """Does what the plan says of the model: fetches what it found in the cache, runs the rest in processes of their own.
 
     GateError when the export does not answer like its source, or its rows not alone as in a batch; what an export or
     a taken-over file raises.
     A variant that fails keeps its error.
     """
     started = time.monotonic()
-    artifact = cache.get(seen.cached_key, "source") if seen.cached_key else None
-    action = "from cache"
+    exported = is_exported(spec)
+    source = (export_action if exported else take_over_action)(Subject(spec, repository))
+    key = next(action.key for action in planned if action.kind == "export")
+    artifact, action = fetched(source, key, cache), "from cache"
     if artifact is None:
-        artifact = make_artifact(spec, repository, cache)
-        action = "exported" if is_exported(spec) else "taken over"
+        artifact, action = run(source, repository.root, cache), "exported" if exported else "taken over"
     judge_export(spec, artifact.record["accuracy"], repository)
     loaded = load_taken(spec, artifact, repository, cache)
     rows = rows_of(spec, artifact, repository, cache)
     judge_rows(spec, rows, repository)
-    variants = build_variants(spec, artifact, _graph_keys(seen, artifact), repository, cache)
+    # The keys of graphs are those of this very export's.
+    known = [a if artifact.key == key else replace(a, key=None) for a in planned]
+    variants = build_variants(spec, artifact, known, repository, cache)
     return Made(spec.name, artifact, action, time.monotonic() - started, variants, rows, loaded)
-
-
-def _graph_keys(seen: Observation, base: Artifact) -> Mapping[str, str | None]:
-    """Keys of the variants' graphs that are known to fit this very export."""
-    if seen.cached_key != base.key:
-        return {}
-    return {name: variant.cached_key for name, variant in seen.variants.items()}

@@ -1,1 +1,1 @@
-"""What a build does, one folder an action: files in → files out, in a process of its own; nothing here knows of a spec."""
+"""What a build does, one folder an action: what it is found by, what it runs, what it tells of it."""

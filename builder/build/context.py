@@ -16,9 +16,10 @@ from tritonsmith.builder.build.target_check import check_planned
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.templates import check_user_directory
+from tritonsmith.builder.plan.observation import Observation
 from tritonsmith.builder.plan.observe import observe
 from tritonsmith.builder.plan.order import with_steps
-from tritonsmith.builder.plan.plan import BuildPlan, Observation, make_plan
+from tritonsmith.builder.plan.plan import BuildPlan, make_plan
 from tritonsmith.builder.plan.prefetch import prefetch
 from tritonsmith.builder.repository.lock import Lock, lock_path, read_lock
 from tritonsmith.builder.repository.repository import is_what_was_built

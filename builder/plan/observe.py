@@ -25,7 +25,7 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.model_config import TEMPLATE, model_config_from_text
 from tritonsmith.builder.model_config.templates import template_files
 from tritonsmith.builder.plan.engine_targets import engine_targets
-from tritonsmith.builder.plan.plan import EngineObservation, Observation, VariantObservation
+from tritonsmith.builder.plan.observation import EngineObservation, Observation, VariantObservation
 from tritonsmith.builder.repository.lock import Lock, LockedModel, LockedVariant
 from tritonsmith.builder.repository.repository import model_files
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
 
-from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.tabular import Tabular
+from tritonsmith.builder.plan.observation import EngineObservation, Observation, VariantObservation
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
 ActionKind = Literal[
@@ -88,51 +88,6 @@ class Action:
             "detail": self.detail,
             **({} if self.engine is None else {"engine": self.engine.as_dict()}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class EngineObservation:
-    """What is known of one variant's engine before anything runs."""
-
-    target: EngineTarget
-    identity: Identity
-    cached_key: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class VariantObservation:
-    """What is known of one variant's graph before anything runs; the fields are those of Observation.
-
-    plain:   it is the export itself: nothing is converted.
-    engines: what TensorRT compiles of it.
-    """
-
-    identity: Identity
-    dependencies: Mapping[str, str | None]
-    cached_key: str | None
-    plain: bool = False
-    engines: tuple[EngineObservation, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known of one model before anything runs.
-
-    parameters:   the export's parameters as the spec has them now.
-    tools:        versions of the tools that would run.
-    dependencies: current digests of the dependencies in the lock; None for a file that is gone.
-    cached_key:   key of a cached artifact that fits the parameters, tools and sources as they are now.
-    config:       current digests of what config.pbtxt is rendered from.
-    files:        digests of what lies in the model's directory now.
-    """
-
-    parameters: Mapping[str, Any]
-    tools: Mapping[str, str | None]
-    dependencies: Mapping[str, str | None]
-    cached_key: str | None
-    config: Mapping[str, str]
-    files: Mapping[str, str]
-    variants: Mapping[str, VariantObservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

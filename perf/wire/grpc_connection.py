@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
-from urllib.parse import unquote
 
 from tritonsmith.perf.wire import http2
+from tritonsmith.perf.wire.grpc_blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.http2 import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
@@ -23,48 +23,10 @@ from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 _RECEIVE_FRAME_BYTES = 1 << 17
 _CONNECTION_WINDOW_BYTES = 1 << 26
 _TOP_UP_BYTES = _CONNECTION_WINDOW_BYTES // 2
-_BLOCKS_LIMIT = 256
-_TEXT_LIMIT = 300
 _BLOCK_LIMIT_BYTES = 1 << 17
 _OWED_LIMIT_BYTES = 1 << 16
 
-# gRPC's status codes (statuscodes.md of the gRPC project), by number.
-_STATUS_NAMES = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-    "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-)  # fmt: skip
-
-_BLOCKS: dict[bytes, dict[str, str]] = {}
-"""Header block → its fields; blocks cannot depend on what came before, since the header table has size 0."""
-
-
-_GOOD_HEADS: set[bytes] = set()
-"""Blocks that begin an answer of HTTP 200, and below those that end one with status OK: a memo of fields_of_block."""
-_GOOD_TRAILERS: set[bytes] = set()
 _LAST_HEADERS = http2.END_HEADERS | http2.END_STREAM
-
-
-def fields_of_block(block: bytes) -> dict[str, str]:
-    """A response's header block → its fields; Http2Error when it is malformed."""
-    fields = _BLOCKS.get(block)
-    if fields is None:
-        import hpack
-
-        decoder = hpack.Decoder()
-        decoder.header_table_size = 0
-        try:
-            fields = {str(name): str(value) for name, value in decoder.decode(block)}
-        except (hpack.HPACKError, UnicodeDecodeError) as error:
-            what = str(error).partition(":")[
-                0
-            ]  # what follows may be an address in memory, another one each time
-            raise Http2Error(f"a header block that cannot be read: {what}") from error
-        if len(_BLOCKS) >= _BLOCKS_LIMIT:
-            for memo in (_BLOCKS, _GOOD_HEADS, _GOOD_TRAILERS):
-                memo.clear()
-        _BLOCKS[block] = fields
-    return fields
 
 
 class _Stream:
@@ -222,11 +184,11 @@ class GrpcConnection(asyncio.Protocol):
                         self._received_bytes += mixed >> 8
                         continue
                     if kind == http2.HEADERS and flags == http2.END_HEADERS:
-                        if data[start:end] in _GOOD_HEADS:
+                        if data[start:end] in GOOD_HEADS:
                             stream.first_ns = stream.first_ns or now
                             continue
                     elif (
-                        kind == http2.HEADERS and flags == _LAST_HEADERS and data[start:end] in _GOOD_TRAILERS
+                        kind == http2.HEADERS and flags == _LAST_HEADERS and data[start:end] in GOOD_TRAILERS
                     ):
                         self._answered(number, stream, now)
                         continue
@@ -285,16 +247,16 @@ class GrpcConnection(asyncio.Protocol):
             return
         if not stream.first_ns:
             stream.first_ns = now
-        fields = _BLOCKS.get(block) or fields_of_block(block)
+        fields = BLOCKS.get(block) or fields_of_block(block)
         if ends:
             status = fields.get("grpc-status")
             if status == "0" and stream.failure is None:
-                _GOOD_TRAILERS.add(block)
+                GOOD_TRAILERS.add(block)
                 self._end(number, None, now)
             else:
-                self._end(number, stream.failure or _reason(fields), now)
+                self._end(number, stream.failure or reason_of(fields), now)
         elif fields.get(":status") == "200":
-            _GOOD_HEADS.add(block)
+            GOOD_HEADS.add(block)
         else:
             stream.failure = f"HTTP {fields.get(':status')} instead of gRPC"
 
@@ -435,14 +397,3 @@ class GrpcConnection(asyncio.Protocol):
         for number, stream in list(self._streams.items()):
             self._end(number, stream.failure)
         self._fail_all(f"connection: {how} by the server before an answer")
-
-
-def _reason(fields: Mapping[str, str]) -> str:
-    """`gRPC UNAVAILABLE: Request timeout expired` from a trailer."""
-    status = fields.get("grpc-status")
-    if status is None:
-        return f"HTTP {fields.get(':status', 'without a status')} instead of gRPC"
-    known = status.isdigit() and int(status) < len(_STATUS_NAMES)
-    name = _STATUS_NAMES[int(status)] if known else f"status {status}"
-    text = " ".join(unquote(fields.get("grpc-message", "")).split())[:_TEXT_LIMIT]
-    return f"gRPC {name}: {text}" if text else f"gRPC {name}"

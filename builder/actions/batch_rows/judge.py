@@ -27,7 +27,6 @@ from tritonsmith.builder.actions.batch_rows.compare import (
     relative_l2,
 )
 from tritonsmith.builder.actions.batch_rows.conditioning import move_weights
-from tritonsmith.builder.actions.batch_rows.graph.along import Shape
 from tritonsmith.builder.actions.batch_rows.graph.dynamic_scales import OP, hold_scales
 from tritonsmith.builder.actions.batch_rows.graph.first_op import (
     Graph,
@@ -37,6 +36,7 @@ from tritonsmith.builder.actions.batch_rows.graph.first_op import (
     first_that_mixes,
     first_that_reaches,
 )
+from tritonsmith.builder.actions.batch_rows.graph.node import Shape
 from tritonsmith.builder.actions.batch_rows.graph.reads_across import (
     GraphNotReadError,
     operators_of_file,

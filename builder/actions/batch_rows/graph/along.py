@@ -8,82 +8,20 @@ take rows of the batch from their places. What neither has, works element by ele
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import lcm, prod
 from typing import Any
 
-BATCHES = (5040, 7560)
-"""The two numbers of rows that shapes are inferred for; most numbers divide them, as a Reshape may ask."""
-
-Dim = tuple[int, int] | None
-"""A size at each of BATCHES; None where shape inference does not know it."""
-
-Shape = tuple[Dim, ...] | None
+from tritonsmith.builder.actions.batch_rows.graph.node import (
+    BATCHES,
+    Dim,
+    Node,
+    is_cut,
+    is_whole,
+    varies,
+)
 
 _LARGEST_RANK = 8
 _TO_THE_END = 2**31 - 1
-
-
-def varies(dim: Dim) -> bool:
-    """Whether the size is known to follow the number of rows."""
-    return dim is not None and dim[0] != dim[1]
-
-
-def _is_whole(dim: Dim) -> bool:
-    """Whether the size is a number of whole batches, as that of batches laid one after another, or of rows times columns."""
-    return dim is not None and all(size % rows == 0 for size, rows in zip(dim, BATCHES, strict=True))
-
-
-def _is_cut(dim: Dim) -> bool:
-    return dim is not None and not _is_whole(dim)
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An operator as the tables read it.
-
-    inputs: their names, "" for one that is left out. shapes, results: of its inputs and outputs. constants: integers of
-    its inputs, None for an input that has none.
-    picks: inputs whose values, taken as places, are any rows: constants, or made of the model's inputs, and not counted
-    along a size, as the places are by which each row finds its own element.
-    """
-
-    op: str
-    opset: int
-    attributes: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    results: tuple[Shape, ...]
-    constants: tuple[tuple[int, ...] | None, ...]
-    picks: frozenset[int] = frozenset()
-
-    def has(self, index: int) -> bool:
-        """Whether the optional input is there."""
-        return index < len(self.inputs) and bool(self.inputs[index])
-
-    def constant(self, index: int) -> tuple[int, ...] | None:
-        """An input's integers."""
-        return self.constants[index] if self.has(index) else None
-
-    def rank(self, operand: int = 0) -> int | None:
-        """Number of an input's axes."""
-        shape = self.shapes[operand] if operand < len(self.shapes) else None
-        return None if shape is None else len(shape)
-
-    def from_start(self, axis: int, operand: int = 0) -> int:
-        """The axis counted from the first; still negative where the rank is not known."""
-        return axis + (self.rank(operand) or 0) if axis < 0 else axis
-
-    def dim(self, axis: int, operand: int = 0) -> Dim:
-        """Size of an input's axis."""
-        shape = self.shapes[operand] if operand < len(self.shapes) else None
-        return shape[axis] if shape is not None and axis < len(shape) else None
-
-    def result(self, axis: int, output: int = 0) -> Dim:
-        """Size of an output's axis."""
-        shape = self.results[output] if output < len(self.results) else None
-        return shape[axis] if shape is not None and axis < len(shape) else None
-
 
 Axes = frozenset[int] | None
 """Counted from the first where the rank is known; None is all of them."""
@@ -340,15 +278,15 @@ def _slice(node: Node, _: int, axis: int) -> bool:
     else:
         starts, ends, axes, steps = (node.constant(index) for index in (1, 2, 3, 4))
         if node.has(3) and axes is None:
-            return _is_cut(node.result(axis))
+            return is_cut(node.result(axis))
     sliced = [node.from_start(a) for a in axes or range(len(starts or ends or ()))]
     if axis not in sliced:
-        return _is_cut(node.result(axis))
+        return is_cut(node.result(axis))
     at = sliced.index(axis)
     if steps is not None and steps[at] < 0:
         return True
     if node.result(axis) is not None:
-        return _is_cut(node.result(axis))
+        return is_cut(node.result(axis))
     # Sizes that are known only when it runs.
     return (starts is not None and starts[at] != 0) or (ends is not None and ends[at] < _TO_THE_END)
 
@@ -385,12 +323,12 @@ def _regions(index: int) -> Moves:
 
 def _concat(node: Node, _: int, axis: int) -> bool:
     joined = node.from_start(int(node.attributes.get("axis", 1)))
-    return axis == joined and any(_is_cut(node.dim(axis, n)) for n in range(len(node.shapes)))
+    return axis == joined and any(is_cut(node.dim(axis, n)) for n in range(len(node.shapes)))
 
 
 def _split(node: Node, _: int, axis: int) -> bool:
     parted = node.from_start(int(node.attributes.get("axis", 0)))
-    return axis == parted and any(_is_cut(node.result(axis, n)) for n in range(len(node.results)))
+    return axis == parted and any(is_cut(node.result(axis, n)) for n in range(len(node.results)))
 
 
 def _pad(node: Node, _: int, axis: int) -> bool:
@@ -425,8 +363,8 @@ def _reshape(node: Node, _: int, axis: int) -> bool:
         return False  # nothing to cut
     if len(batched) != 1 or sum(varies(dim) for dim in before) != 1:
         return False
-    if not _is_whole(before[axis]) or not _is_whole(after[batched[0]]):
-        return _is_whole(before[axis])  # once is enough
+    if not is_whole(before[axis]) or not is_whole(after[batched[0]]):
+        return is_whole(before[axis])  # once is enough
     (stride, others), (stride_after, others_after) = _strides(before, axis), _strides(after, batched[0])
     common = lcm(stride, stride_after)
     return others % (common // stride) != 0 or others_after % (common // stride_after) != 0

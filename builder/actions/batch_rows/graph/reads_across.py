@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.accuracy.intermediates import without_weights
-from tritonsmith.builder.actions.batch_rows.graph.along import BATCHES, MOVES, READS, Dim, Node, Shape, varies
+from tritonsmith.builder.actions.batch_rows.graph.along import MOVES, READS
+from tritonsmith.builder.actions.batch_rows.graph.node import BATCHES, Dim, Node, Shape, varies
 
 if TYPE_CHECKING:
     import onnx

@@ -199,7 +199,7 @@ class _Run:
     watch: Watch
     _outcomes: dict[str, ModelOutcome] = field(default_factory=dict)
     _locked: dict[str, LockedModel] = field(default_factory=dict)
-    _is_due: Callable[[], bool] = field(default_factory=lambda: _every(_LOCK_EVERY_S))
+    _seldom: Callable[[Callable[[], None]], None] = field(default_factory=lambda: _paced(_LOCK_EVERY_S))
 
     def build(self) -> None:
         """Settles every model that was asked for; the lock tells of those that are, even when this is broken off."""
@@ -275,8 +275,14 @@ class _Run:
     def _write_lock(self, *, at_once: bool = False) -> None:
         """The lock follows the models, so that a build killed later does not do them again; text of all of them at
         each of a thousand models would take longer than the models do."""
-        if at_once or self._is_due():
+
+        def write() -> None:
             write_lock(lock_path(self.context.spec.path), self.lock())
+
+        if at_once:
+            write()
+        else:
+            self._seldom(write)
 
     def _steps_changed(self, spec: ModelSpec) -> bool:
         """Whether this build gave an ensemble's steps other tensors than it was wired for."""
@@ -295,18 +301,19 @@ class _Run:
         return _told(self.context, self._outcomes)
 
 
-def _every(seconds: float) -> Callable[[], bool]:
-    """Gives whether it is time: at once, then not more often than that."""
-    last_s = -math.inf
+def _paced(seconds: float) -> Callable[[Callable[[], None]], None]:
+    """Gives what does a thing at once, then not more often than that, nor for more than a twentieth of the time."""
+    due_s = -math.inf
 
-    def is_due() -> bool:
-        nonlocal last_s
-        now_s = time.monotonic()
-        due = now_s - last_s > seconds
-        last_s = now_s if due else last_s
-        return due
+    def do(thing: Callable[[], None]) -> None:
+        nonlocal due_s
+        begun_s = time.monotonic()
+        if begun_s >= due_s:
+            thing()
+            ended_s = time.monotonic()
+            due_s = ended_s + max(seconds, 20 * (ended_s - begun_s))
 
-    return is_due
+    return do
 
 
 def _unchanged(context: Context, spec: ModelSpec) -> ModelOutcome:

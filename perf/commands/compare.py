@@ -53,14 +53,14 @@ def compare(
     """
     from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
     from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
-    from tritonsmith.perf.report.compare.text import as_dict, markdown_of, text_of
+    from tritonsmith.perf.report.compare.text import comparison_json, markdown_of, text_of
 
     gates = [gate_from_text(text) for text in gate or ()]
     comparison = _compared(a, b, arm)
     judgements = judge(comparison, gates)
     no = says_no(judgements, strict)
     if format is CompareFormat.json:
-        emit_json(as_dict(comparison, judgements, strict, no))
+        emit_json(comparison_json(comparison, judgements, strict, no))
     elif format is CompareFormat.md:
         emit_document(markdown_of(comparison, judgements))
     else:

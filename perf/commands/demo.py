@@ -97,6 +97,7 @@ def text_of_demo(result: DemoResult, seconds: float) -> str:
 def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
     """The whole result as one JSON object."""
     from tritonsmith.builder.build.text import as_json as build_json
+    from tritonsmith.perf.records.typed import json_of
 
     return {
         "build": build_json(result.built),
@@ -112,7 +113,7 @@ def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
             }
             for c in result.checks
         ],
-        "verdict": result.run.verdict.as_dict(),
+        "verdict": json_of(result.run.verdict),
         "report": {
             "html": str(result.report.html),
             "json": str(result.report.json),

@@ -54,6 +54,7 @@ def doctor(
         raise typer.Exit(run_gpu_check(device.value, step or (), output, budget, format is Format.json))
     import os
     import sys
+    from dataclasses import asdict
 
     from tritonsmith.builder.base.text.console import emit_json, emit_text, width_of
     from tritonsmith.perf.doctor.machine import Machine, checks, text_of
@@ -61,7 +62,7 @@ def doctor(
     found = checks(Machine(os.environ, spec))
     missing = [check.name for check in found if check.state == "missing"]
     if format is Format.json:
-        emit_json({"checks": [check.as_dict() for check in found], "missing": missing})
+        emit_json({"checks": [asdict(check) for check in found], "missing": missing})
     else:
         emit_text(text_of(found, width_of(sys.stdout)))
     if missing:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.records.typed import MALFORMED, typed
+from tritonsmith.perf.records.typed import MALFORMED, json_of, typed
 from tritonsmith.perf.stats import Summary, summarise
-from tritonsmith.perf.usage.counters import ServerCounters, counters_from_dict
-from tritonsmith.perf.usage.resource_use import ResourceUse, resource_use_from_dict
+from tritonsmith.perf.usage.counters import ServerCounters
+from tritonsmith.perf.usage.resource_use import ResourceUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ def result_of(
 ) -> LoadTestResult:
     """The result, whose records say all of it: a record file holds the server's side too."""
     observed = {
-        "server": None if server is None else server.as_dict(),
+        "server": json_of(server),
         "why_no_server": why_no_server,
-        "resources": None if resources is None else resources.as_dict(),
+        "resources": json_of(resources),
     }
     records = replace(records, header=replace(records.header, observed=observed))
     return LoadTestResult(records, summarise(records), server, why_no_server, resources)
@@ -52,9 +52,9 @@ def result_from_records(records: RequestRecords) -> LoadTestResult:
         return LoadTestResult(
             records,
             summarise(records),
-            None if server is None else typed(counters_from_dict(server)),
+            None if server is None else typed(ServerCounters, server),
             str(why),
-            None if resources is None else typed(resource_use_from_dict(resources)),
+            None if resources is None else typed(ResourceUse, resources),
         )
     except MALFORMED as error:
         raise UsageError(

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, computed_field
 
 from tritonsmith.perf.stats import Summary
 
@@ -39,7 +41,7 @@ class Probe:
     clear: bool
     p99_ms: float | None
     why: str
-    p50_ms: float | None = None
+    p50_ms: Annotated[float | None, Field(exclude=True)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class SloResult:
     probes: tuple[Probe, ...]
     interrupted: bool = False
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def sentence(self) -> str:
         """The finding for people."""
@@ -80,27 +83,6 @@ class SloResult:
         if self.limited_by == "client":
             return f"{text}; the client could send no more, the server may take more."
         return f"{text}; {self.missed_per_s:,.4g}/s do not."
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "limit_ms": self.limit_ms,
-            "rate_per_s": self.rate_per_s,
-            "missed_per_s": self.missed_per_s,
-            "limited_by": self.limited_by,
-            "interrupted": self.interrupted,
-            "sentence": self.sentence,
-            "probes": [
-                {
-                    "rate_per_s": p.rate_per_s,
-                    "outcome": p.outcome,
-                    "clear": p.clear,
-                    "p99_ms": p.p99_ms,
-                    "why": p.why,
-                }
-                for p in self.probes
-            ],
-        }
 
 
 def beyond_words(times: float) -> str:

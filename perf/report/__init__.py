@@ -12,6 +12,7 @@ from typing import Any
 from tritonsmith.builder.base.errors import Where
 from tritonsmith.builder.base.files.disk import delete_written, write_atomically
 from tritonsmith.builder.base.text.text_layout import table
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
@@ -124,7 +125,7 @@ def report_json(run: RunResult) -> dict[str, Any]:
     return {
         "format": "tritonsmith.report/1",
         "model": run.spec.model,
-        "verdict": run.verdict.as_dict(),
+        "verdict": json_of(run.verdict),
         "why": why_winner(run, cells),
         "next": what_next(run, cells),
         "complete": run.complete,

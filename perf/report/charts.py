@@ -219,14 +219,14 @@ def probes(run: RunResult) -> str | None:
     for arm in arms:
         points = tuple(
             svg.Point(
-                probe["rate_per_s"],
-                probe["p99_ms"],
-                tip=f"{arm.label}, {probe['rate_per_s']:,.0f}/s: {probe['why']}",
+                probe.rate_per_s,
+                probe.p99_ms,
+                tip=f"{arm.label}, {probe.rate_per_s:,.0f}/s: {probe.why}",
             )
             for trial in run.trials
             if trial.trial.arm_id == arm.id and trial.slo
-            for probe in trial.slo["probes"]
-            if probe["p99_ms"]
+            for probe in trial.slo.probes
+            if probe.p99_ms
         )
         series.append(svg.Series(arm.label, styles[arm.id], points, joined=False))
     marks = [p for one in series for p in one.points]

@@ -9,12 +9,11 @@ from tritonsmith.perf.stats.ratio import (
     arm_level,
     arm_ratio,
     fit_rounds,
-    ratio_from_dict,
     ratio_interval,
     times_end,
 )
 from tritonsmith.perf.stats.streaming import StreamSummary
-from tritonsmith.perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
+from tritonsmith.perf.stats.summary import QUANTILES, Summary, summarise
 from tritonsmith.perf.stats.validity import Validity, Verdict
 from tritonsmith.perf.stats.warmup import Warmup, find_warmup
 
@@ -35,9 +34,7 @@ __all__ = [
     "fit_rounds",
     "mean_estimate",
     "quantile_estimates",
-    "ratio_from_dict",
     "ratio_interval",
     "summarise",
-    "summary_from_dict",
     "times_end",
 ]

@@ -6,22 +6,23 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import delete_written, replacing, write_atomically
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
-from tritonsmith.perf.records.typed import MALFORMED, typed
+from tritonsmith.perf.records.typed import MALFORMED, Seconds, json_of, typed
 from tritonsmith.perf.stats.summary import QUANTILES
 from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values
-from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide, verdict_from_dict
+from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
-from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
+from tritonsmith.perf.sweep.trial import TrialResult
 
 FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"
@@ -31,7 +32,7 @@ WRONG = "wrong answer"
 _MOST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """A sweep, whole or as far as it came: all that a report needs.
 
@@ -39,88 +40,22 @@ class RunResult:
     arm_errors:   arm id → why it could not be loaded, or was dropped from the race.
     notes:        what people must know: combinations left out, servers that died.
     stop_reason:  why it ended; complete is False when it was interrupted or died.
-    records_dir:  where the request records lie, None when they were not kept.
+    directory:    where it lies, None when it was not kept; request records are in RECORDS there.
     """
 
-    spec: SweepSpec
-    arms: tuple[Arm, ...]
-    environment: Mapping[str, Any]
-    trials: tuple[TrialResult, ...]
     verdict: Verdict
     stop_reason: str
     complete: bool
+    interrupted: bool = False
+    wall_s: Seconds = 0.0
+    notes: tuple[str, ...] = ()
+    spec: SweepSpec
+    environment: Mapping[str, Any]
+    arms: tuple[Arm, ...]
     arm_errors: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    wall_s: float = 0.0
-    interrupted: bool = False
-    directory: Path | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is run_from_dict."""
-        return {
-            "format": FORMAT,
-            "verdict": self.verdict.as_dict(),
-            "stop_reason": self.stop_reason,
-            "complete": self.complete,
-            "interrupted": self.interrupted,
-            "wall_s": round(self.wall_s, 3),
-            "notes": list(self.notes),
-            "spec": self.spec.model_dump(mode="json"),
-            "environment": dict(self.environment),
-            "arms": [arm_as_dict(arm) for arm in self.arms],
-            "arm_errors": dict(self.arm_errors),
-            "dropped": dict(self.dropped),
-            "trials": [trial.as_dict() for trial in self.trials],
-        }
-
-
-def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
-    """The inverse of RunResult.as_dict."""
-    return RunResult(
-        spec=SweepSpec.model_validate(data["spec"]),
-        arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
-        environment=data["environment"],
-        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
-        verdict=verdict_from_dict(data["verdict"]),
-        stop_reason=data["stop_reason"],
-        complete=data["complete"],
-        arm_errors=data["arm_errors"],
-        dropped=data["dropped"],
-        notes=tuple(data["notes"]),
-        wall_s=data["wall_s"],
-        interrupted=data["interrupted"],
-        directory=directory,
-    )
-
-
-def arm_as_dict(arm: Arm) -> dict[str, Any]:
-    """JSON form of an arm, config included."""
-    return {
-        "id": arm.id,
-        "label": arm.label,
-        "baseline": arm.baseline,
-        "settings": dict(arm.settings),
-        "config": dict(arm.config),
-        "variant": arm.variant,
-        "batch_size": arm.batch_size,
-        "others": {name: dict(config) for name, config in arm.others.items()},
-        "other_settings": {name: dict(values) for name, values in arm.other_settings.items()},
-    }
-
-
-def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
-    return Arm(
-        data["id"],
-        data["label"],
-        data["settings"],
-        data["config"],
-        data["baseline"],
-        data.get("variant", ""),
-        data.get("batch_size"),
-        data.get("others", {}),
-        data.get("other_settings", {}),
-    )
+    trials: tuple[TrialResult, ...]
+    directory: Annotated[Path | None, Field(exclude=True)] = None
 
 
 # From trials to what search and verdict look at.
@@ -195,7 +130,7 @@ class Journal:
         with replacing(path) as temporary:
             self._file = temporary.open("w")
             for result in kept:
-                self.write(KEPT, **result.as_dict())
+                self.write(KEPT, **json_of(result))
         delete_written(directory / RESULT)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
@@ -215,6 +150,11 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
+def write_run(run: RunResult, directory: Path) -> None:
+    """The run's file; the inverse of load_run."""
+    write_json(directory / RESULT, {"format": FORMAT, **json_of(run)})
+
+
 def load_run(directory: Path) -> RunResult:
     """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
     try:
@@ -228,7 +168,7 @@ def load_run(directory: Path) -> RunResult:
                     seen=data.get("format"),
                     valid=[FORMAT],
                 )
-            return _checked(run_from_dict(data, directory))
+            return _checked(replace(typed(RunResult, data), directory=directory))
         if (directory / JOURNAL).is_file():
             return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
     except (OSError, *MALFORMED) as error:
@@ -251,8 +191,7 @@ def journal_lines(path: Path) -> list[str]:
 
 
 def _checked(run: RunResult) -> RunResult:
-    """The run with every value of its type and every trial of one of its arms; ValueError for any other."""
-    run = typed(run)
+    """The run, whose every trial is of one of its arms; ValueError for any other."""
     ids = Counter(arm.id for arm in run.arms)
     twin = next((arm for arm, times in ids.items() if times > 1), None)
     if twin is not None:
@@ -288,8 +227,8 @@ def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> Run
     start = events[0]
     spec = SweepSpec.model_validate(start["spec"])
     joined = (event for event in events if event["event"] == "arm")
-    arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
-    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
+    arms = tuple(typed(Arm, arm) for arm in (*start["arms"], *joined))
+    trials = tuple(typed(TrialResult, e) for e in events if e["event"] == "trial")
     end = next((e for e in events if e["event"] == "end"), None)
     return RunResult(
         spec=spec,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from pydantic import computed_field
 
 from tritonsmith.perf.usage.prometheus import samples_of
 
@@ -81,6 +82,7 @@ class ResourceUse:
     why_no_gpu: str
     gpu_source: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def energy_j(self) -> float | None:
         """Of all GPUs together; None when one of them does not tell, or there is none."""
@@ -90,23 +92,6 @@ class ResourceUse:
     def energy_per_inference_j(self, inferences: int) -> float | None:
         """Joules an inference, idle power included."""
         return None if self.energy_j is None or inferences <= 0 else self.energy_j / inferences
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is resource_use_from_dict."""
-        return {**asdict(self), "energy_j": self.energy_j}
-
-
-def resource_use_from_dict(data: Mapping[str, Any]) -> ResourceUse:
-    """The inverse of ResourceUse.as_dict."""
-    process = data["process"]
-    return ResourceUse(
-        wall_s=data["wall_s"],
-        process=None if process is None else ProcessUse(**process),
-        why_no_process=data["why_no_process"],
-        gpus=tuple(GpuUse(**gpu) for gpu in data["gpus"]),
-        why_no_gpu=data["why_no_gpu"],
-        gpu_source=data["gpu_source"],
-    )
 
 
 def resource_use(

@@ -23,7 +23,7 @@ from tritonsmith.perf.report.load.report import load_csv_of, load_html_of, load_
 from tritonsmith.perf.report.svg.elements import log_axis
 from tritonsmith.perf.stats import summarise
 from tritonsmith.perf.sweep.plan import Arm
-from tritonsmith.perf.sweep.run_record import RESULT, verdict_of, write_json
+from tritonsmith.perf.sweep.run_record import verdict_of, write_run
 
 EVIL = "<script>alert(1)</script>|`&\"'\n# x"
 
@@ -148,7 +148,7 @@ def test_the_command_writes_each_format_and_files_where_they_are_asked_for(
     tmp_path: Path, tritonsmith: Run
 ) -> None:
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / RESULT, run_result().as_dict())
+    write_run(run_result(), tmp_path / "run")
     save_records(records(900, 2.0, 1), tmp_path / "load.npz")
     assert tritonsmith("report", "run", "--format", "md").stdout.startswith("### Winner")
     assert sorted(p.name for p in (tmp_path / "run").glob("report.*")) == [

@@ -23,6 +23,7 @@ from tritonsmith.perf.commands.apply.yaml_edit import (
     with_comment_above,
     with_value,
 )
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report.numbers import times
 from tritonsmith.perf.report.view import all_settings, csv_rows
 from tritonsmith.perf.stats import times_end
@@ -178,8 +179,8 @@ def evidence_of(
             ".".join(map(str, keys)): None if value is REMOVE else value for keys, value in edits.items()
         },
         "applied": now.isoformat(timespec="seconds"),
-        "verdict": run.verdict.as_dict(),
-        "ratio": None if arm.id not in run.verdict.ratios else run.verdict.ratios[arm.id].as_dict(),
+        "verdict": json_of(run.verdict),
+        "ratio": json_of(run.verdict.ratios.get(arm.id)),
         "complete": run.complete,
         "stop_reason": run.stop_reason,
         "environment": dict(run.environment),

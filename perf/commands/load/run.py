@@ -118,6 +118,7 @@ def run_search(
     from tritonsmith.perf.load.load_test import server_at
     from tritonsmith.perf.load.rate import find_load_rate
     from tritonsmith.perf.records.schedule import Open
+    from tritonsmith.perf.records.typed import json_of
 
     if any(value is not None for value in given):
         raise UsageError(
@@ -137,6 +138,6 @@ def run_search(
     load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
     is_missed = found.rate_per_s is None and not found.interrupted
     missed = GateError(found.sentence.rstrip("."), code="slo_missed") if is_missed else None
-    more = {"slo": found.as_dict()}
+    more = {"slo": json_of(found)}
     code = tell(best, load, output, format_, lead=found.sentence, more=more, gate=missed)
     return 130 if found.interrupted else code

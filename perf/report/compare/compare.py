@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
+from tritonsmith.perf.stats.intervals import ends_of
 from tritonsmith.perf.sweep.run_record import RunResult
 
 Finding = Literal["regression", "improvement", "no difference", "unknown"]
@@ -76,20 +78,11 @@ class Change:
         more_is_better = self.metric != FAILURES and METRICS[self.metric].better > 0
         return "improvement" if (self.interval.low > high) == more_is_better else "regression"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; change and its ends are fractions, 0.05 is 5 %."""
-        return {
-            "metric": self.metric,
-            "a": self.a,
-            "b": self.b,
-            "change": self.change,
-            "low": None if self.interval is None else self.interval.low,
-            "high": None if self.interval is None else self.interval.high,
-            "level": None if self.interval is None else self.interval.level,
-            "resolution": self.resolution,
-            "finding": self.finding,
-            "why": self.why,
-        }
+    @model_serializer(mode="wrap")
+    def _form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = plain(self)
+        del data["interval"]
+        return {**data, **ends_of(self.interval, "level"), "finding": self.finding}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tritonsmith.perf.load.slo import beyond_words
-from tritonsmith.perf.stats import Ratio, fit_rounds, ratio_from_dict, times_end
+from tritonsmith.perf.stats import Ratio, fit_rounds, times_end
 from tritonsmith.perf.sweep.judge.comparison import Outcome, Standing, load_point
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, meets, nearest_miss
 from tritonsmith.perf.sweep.judge.objective import MILLION, OBJECTIVES
@@ -18,7 +17,7 @@ from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
 
-__all__ = ["CellFacts", "Outcome", "Verdict", "decide", "verdict_from_dict"]
+__all__ = ["CellFacts", "Outcome", "Verdict", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +36,14 @@ class Verdict:
     """
 
     outcome: Outcome
-    arm_id: str | None
-    concurrency: int | None
-    ratio: Ratio | None
-    resolution: float | None
     sentence: str
+    arm_id: str | None = None
+    concurrency: int | None = None
+    ratio: Ratio | None = None
+    resolution: float | None = None
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
     like_best: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is verdict_from_dict."""
-        return {
-            "outcome": self.outcome,
-            "sentence": self.sentence,
-            "arm_id": self.arm_id,
-            "concurrency": self.concurrency,
-            "ratio": None if self.ratio is None else self.ratio.as_dict(),
-            "resolution": self.resolution,
-            "ratios": {arm: ratio.as_dict() for arm, ratio in self.ratios.items()},
-            "like_best": list(self.like_best),
-            "notes": list(self.notes),
-        }
-
-
-def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
-    """The inverse of Verdict.as_dict."""
-    return Verdict(
-        outcome=data["outcome"],
-        arm_id=data["arm_id"],
-        concurrency=data["concurrency"],
-        ratio=None if data["ratio"] is None else ratio_from_dict(data["ratio"]),
-        resolution=data["resolution"],
-        sentence=data["sentence"],
-        ratios={arm: ratio_from_dict(r) for arm, r in data["ratios"].items()},
-        like_best=tuple(data["like_best"]),
-        notes=tuple(data["notes"]),
-    )
 
 
 def decide(
@@ -141,7 +111,7 @@ def decide(
 
 
 def _undecided(why: str, point: int | None = None) -> Verdict:
-    return Verdict("undecided", None, point, None, None, f"Undecided: {why}.")
+    return Verdict("undecided", f"Undecided: {why}.", concurrency=point)
 
 
 def _chosen(standing: Standing, values: Values, confirming: frozenset[int]) -> int | None:
@@ -200,12 +170,12 @@ def _nothing_fits(
     nearest = nearest_miss(spec, facts)
     if nearest is None:
         text = "Nothing meets the constraints: no request was answered."
-        return Verdict("nothing_fits", None, None, None, None, text)
+        return Verdict("nothing_fits", text)
     arm_id, point, missed = nearest
     limits = " and ".join(f"{miss.name} ≤ {miss.limit_text}" for miss in missed)
     by = " and ".join(map(str, missed))
     text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} {spec.where_words(point)} with {by}."
-    return Verdict("nothing_fits", arm_id, point, None, None, text)
+    return Verdict("nothing_fits", text, arm_id, point)
 
 
 def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int) -> list[str]:
@@ -229,14 +199,14 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     labels = {arm.id: arm.label for arm in arms}
     known = {cell[0]: fact.p99_ms for cell, fact in facts.items() if fact.p99_ms is not None}
     if not known:
-        return Verdict("nothing_fits", None, None, None, None, "Nothing answered at any request rate.")
+        return Verdict("nothing_fits", "Nothing answered at any request rate.")
     arm_id = min(known, key=lambda arm: known[arm])
     above = beyond_words(known[arm_id] / spec.slo_p99_ms)
     text = (
         f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
         f"with {known[arm_id]:.1f} ms, {above}."
     )
-    return Verdict("nothing_fits", arm_id, None, None, None, text)
+    return Verdict("nothing_fits", text, arm_id)
 
 
 def _notes(spec: SweepSpec, standing: Standing, values: Values, point: int) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_for_space
 from tritonsmith.perf.sweep.run.resume import reusable
 from tritonsmith.perf.sweep.run.state import Ledger
-from tritonsmith.perf.sweep.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
+from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure
 
 # A server that neither answers nor ends for so long counts as dead.
@@ -81,7 +81,7 @@ class Course:
             left = self._leave_as_found()
         result = replace(result, notes=(*result.notes, *left))
         if self.options.output is not None:
-            write_json(self.options.output / RESULT, result.as_dict())
+            write_run(result, self.options.output)
         return result
 
     def _tell(self, text: str) -> None:
@@ -232,7 +232,7 @@ class Course:
 
     def _known_rate(self, arm: Arm) -> float | None:
         """Of the objective rate: what this arm's last search found."""
-        rates = [r.slo.get("rate_per_s") for r in self.ledger.results if r.slo and r.trial.arm_id == arm.id]
+        rates = [r.slo.rate_per_s for r in self.ledger.results if r.slo and r.trial.arm_id == arm.id]
         return rates[-1] if rates else None
 
     # When things go wrong.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
-from tritonsmith.perf.records.typed import typed
+from tritonsmith.perf.records.typed import json_of, typed
 
 Arrival = Literal["constant", "poisson"]
 NS_PER_S = 1_000_000_000
@@ -94,7 +94,7 @@ _KINDS: dict[str, type[Load]] = {"closed": Closed, "open": Open, "replay": Repla
 def load_as_dict(load: Load) -> dict[str, Any]:
     """The load as JSON, with its kind."""
     kind = type(load).__name__.lower()
-    data = {"kind": kind, **asdict(load)}
+    data = {"kind": kind, **json_of(load)}
     if kind == "closed" and not data["steps"]:
         del data["steps"]
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,24 +108,17 @@ def run_search(
     target: str,
     test: LoadTest,
     limit_ms: float,
-    given: Sequence[object],
     output: Path | None,
     format_: str,
 ) -> int:
     """Find the highest rate that keeps the limit, say it and its test; the exit code."""
-    from tritonsmith.builder.base.errors import GateError, UsageError
+    from tritonsmith.builder.base.errors import GateError
     from tritonsmith.builder.base.text.console import note
     from tritonsmith.perf.load.load_test import server_at
     from tritonsmith.perf.load.rate import find_load_rate
     from tritonsmith.perf.records.schedule import Open
     from tritonsmith.perf.records.typed import json_of
 
-    if any(value is not None for value in given):
-        raise UsageError(
-            "--slo-p99 finds the request rate itself",
-            code="two_loads",
-            fix="leave out --concurrency, --request-rate, --replay and --requests",
-        )
     check_output(output)
     with server_at(target) as served:
         found, best = find_load_rate(

@@ -17,7 +17,7 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     A type is Annotated with typer.Option or typer.Argument; a Literal in it is a choice, and arrives as its text.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     flags = [
         flag
         for parameter in inspect.signature(command).parameters.values()

@@ -14,7 +14,7 @@ from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, misses
 from tritonsmith.perf.sweep.judge.propose import OptunaProposer, RandomProposer, proposer_of
 from tritonsmith.perf.sweep.judge.search import Round, Stop
-from tritonsmith.perf.sweep.judge.strategy import SearchRace
+from tritonsmith.perf.sweep.judge.strategy import SearchStrategy
 from tritonsmith.perf.sweep.judge.verdict import decide
 from tritonsmith.perf.sweep.plan import (
     Arm,
@@ -192,7 +192,7 @@ class TestSearch:
 def raced(wanted: SweepSpec) -> tuple[float, Stop, list[int]]:
     """(share of the best possible value that the best arm has, why it stopped, arms in each round)."""
     planner = ArmPlanner(wanted, CURRENT, {})
-    race = SearchRace(wanted, planner, proposer_of(wanted))
+    race = SearchStrategy(wanted, planner, proposer_of(wanted))
     rng = np.random.default_rng(0)
     values: dict[tuple[str, int, int], float] = {}
     gone: set[str] = set()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tritonsmith.perf.load.slo import beyond_words
 from tritonsmith.perf.stats import Ratio, fit_rounds, times_end
-from tritonsmith.perf.sweep.judge.comparison import Outcome, Standing, load_point
+from tritonsmith.perf.sweep.judge.comparison import ArmComparison, Outcome, load_point
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, meets, nearest_miss
 from tritonsmith.perf.sweep.judge.objective import MILLION, OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values, values_table
@@ -81,31 +81,31 @@ def decide(
         return _nothing_fits(spec, arms, facts)
     looks = 1 + -(-len(settling) // SETTLING_ROUNDS)
     others = sum(not arm.baseline for arm in arms)
-    standing = Standing(
+    comparison = ArmComparison(
         arms,
         fit_rounds(values_table(arms, values, point)),
         frozenset(i for i, arm in enumerate(arms) if fits[arm.id, point]),
         max(1, others * len(spec.objective_points)) * looks,
     )
-    if not standing.baselines:
+    if not comparison.baselines:
         return _undecided("the current config could not be measured", point)
-    chosen = _chosen(standing, values, confirming)
-    outcome = standing.outcome(chosen)
-    notes = _notes(spec, standing, values, point)
+    chosen = _chosen(comparison, values, confirming)
+    outcome = comparison.outcome(chosen)
+    notes = _notes(spec, comparison, values, point)
     if outcome == "winner" and confirming and chosen is not None:
-        outcome, told = _confirmed(standing, chosen, values, point, confirming)
+        outcome, told = _confirmed(comparison, chosen, values, point, confirming)
         notes = (*notes, told)
     arm = None if chosen is None else arms[chosen]
-    ratio = None if chosen is None else standing.ratio(chosen)
+    ratio = None if chosen is None else comparison.ratio(chosen)
     return Verdict(
         outcome=outcome,
         arm_id=None if arm is None else arm.id,
         concurrency=point,
         ratio=ratio,
-        resolution=standing.resolution,
-        sentence=_sentence(spec, outcome, arm, point, ratio, standing.resolution),
-        ratios={arms[i].id: standing.ratio(i) for i in standing.others},
-        like_best=tuple(arms[i].id for i in standing.like_best),
+        resolution=comparison.resolution,
+        sentence=_sentence(spec, outcome, arm, point, ratio, comparison.resolution),
+        ratios={arms[i].id: comparison.ratio(i) for i in comparison.others},
+        like_best=tuple(arms[i].id for i in comparison.like_best),
         notes=notes,
     )
 
@@ -114,22 +114,22 @@ def _undecided(why: str, point: int | None = None) -> Verdict:
     return Verdict("undecided", f"Undecided: {why}.", concurrency=point)
 
 
-def _chosen(standing: Standing, values: Values, confirming: frozenset[int]) -> int | None:
+def _chosen(comparison: ArmComparison, values: Values, confirming: frozenset[int]) -> int | None:
     """The arm that looks like the winner.
 
     Only it was measured again in the rounds of confirmation. Another may come out a hair higher afterwards, from fewer
     rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
     """
-    candidates = [i for i in standing.fitting if not standing.arms[i].baseline]
+    candidates = [i for i in comparison.fitting if not comparison.arms[i].baseline]
     again = {arm_id for arm_id, _, round_ in values if round_ in confirming}
-    return standing.highest([i for i in candidates if standing.arms[i].id in again] or candidates)
+    return comparison.highest([i for i in candidates if comparison.arms[i].id in again] or candidates)
 
 
 def _confirmed(
-    standing: Standing, chosen: int, values: Values, point: int, confirming: frozenset[int]
+    comparison: ArmComparison, chosen: int, values: Values, point: int, confirming: frozenset[int]
 ) -> tuple[Outcome, str]:
     """Whether it won again in each of the rounds of confirmation, and what to say of it."""
-    arm, pair = standing.arms[chosen], [standing.arms[i].id for i in standing.baselines]
+    arm, pair = comparison.arms[chosen], [comparison.arms[i].id for i in comparison.baselines]
     rounds = f"{len(confirming)} rounds of confirmation"
     if all(
         values.get((arm.id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
@@ -209,12 +209,12 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     return Verdict("nothing_fits", text, arm_id)
 
 
-def _notes(spec: SweepSpec, standing: Standing, values: Values, point: int) -> tuple[str, ...]:
-    arms, resolution = standing.arms, standing.resolution
+def _notes(spec: SweepSpec, comparison: ArmComparison, values: Values, point: int) -> tuple[str, ...]:
+    arms, resolution = comparison.arms, comparison.resolution
     notes = []
-    if standing.fits.isdisjoint(standing.baselines):
+    if comparison.fits.isdisjoint(comparison.baselines):
         notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
-    out = [arms[i].label for i in standing.others if i not in standing.fits]
+    out = [arms[i].label for i in comparison.others if i not in comparison.fits]
     if out:
         notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:

@@ -34,7 +34,7 @@ class Found:
     composing: Mapping[str, Mapping[str, Any]]
 
 
-class Stage:
+class ArmServer:
     """One server and the models that a sweep loads on it.
 
     source:  the model's directory, None when its files are elsewhere.

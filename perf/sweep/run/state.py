@@ -18,7 +18,7 @@ from tritonsmith.perf.sweep.trial import TrialResult
 
 
 @dataclass(slots=True)
-class Ledger:
+class SweepState:
     """The state of a sweep that lasts: arms in order of joining, trials in order of measurement.
 
     arm_errors, dropped: arm id → why. stop_reason: why it ended, empty while it goes on.

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from tritonsmith.perf.commands.flattened import flattened
 
 if TYPE_CHECKING:
     from tritonsmith.perf.report.compare.compare import Comparison
 
 
-class CompareFormat(str, Enum):
-    """How the result is written on stdout."""
-
-    text = "text"
-    json = "json"
-    md = "md"
-
-
+@flattened
 def compare(
     a: Annotated[
         Path, typer.Argument(metavar="A", help="Before: a run directory of `sweep`, or a record file.")
@@ -34,13 +28,12 @@ def compare(
         typer.Option(
             metavar="METRIC<=N%",
             help="Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
-            show_default=False,
         ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="A gate that the intervals cannot decide says no, too.")
     ] = False,
-    format: Annotated[CompareFormat, typer.Option(help="How to write the result.")] = CompareFormat.text,
+    format: Annotated[Literal["text", "json", "md"], typer.Option(help="How to write the result.")] = "text",
 ) -> None:
     """Tell what changed from A to B at each load point: regression, improvement, or no difference.
 
@@ -59,9 +52,9 @@ def compare(
     comparison = _compared(a, b, arm)
     judgements = judge(comparison, gates)
     no = says_no(judgements, strict)
-    if format is CompareFormat.json:
+    if format == "json":
         emit_json(comparison_json(comparison, judgements, strict, no))
-    elif format is CompareFormat.md:
+    elif format == "md":
         emit_document(markdown_of(comparison, judgements))
     else:
         emit_text(text_of(comparison, judgements, width=width_of(sys.stdout)))

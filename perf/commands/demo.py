@@ -28,8 +28,7 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the sweep.")] = 4,
     duration: Annotated[float, typer.Option(min=0.05, help="Seconds of each measurement.")] = 0.8,
     spec: Annotated[
-        Path | None,
-        typer.Option("--spec", "-f", help="Another spec than the demo's own.", show_default=False),
+        Path | None, typer.Option("--spec", "-f", help="Another spec than the demo's own.")
     ] = None,
     format: FormatOption = Format.text,
 ) -> None:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal
 
 import typer
 
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+from tritonsmith.perf.commands.flattened import flattened
 
 
-class Device(str, Enum):
-    """What the steps of --gpu run on."""
-
-    gpu = "gpu"
-    cpu = "cpu"
-
-
+@flattened
 def doctor(
     spec: SpecOption = DEFAULT_SPEC,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run every step that needs a GPU, ten minutes at most, no network.")
     ] = False,
     device: Annotated[
-        Device, typer.Option(help="With --gpu: cpu runs the steps that can do without one.")
-    ] = Device.gpu,
+        Literal["gpu", "cpu"], typer.Option(help="With --gpu: cpu runs the steps that can do without one.")
+    ] = "gpu",
     step: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Option(metavar="NAME", help="With --gpu: only this step; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(metavar="NAME", help="With --gpu: only this step; may be repeated.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="With --gpu: the file with one JSON line a step.")
@@ -51,7 +44,7 @@ def doctor(
     if gpu:
         from tritonsmith.perf.doctor.gpu_check.run import run_gpu_check
 
-        raise typer.Exit(run_gpu_check(device.value, step or (), output, budget, format is Format.json))
+        raise typer.Exit(run_gpu_check(device, step or (), output, budget, format is Format.json))
     import os
     import sys
     from dataclasses import asdict

@@ -5,16 +5,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
 from inspect import Parameter
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import typer
+
+T = TypeVar("T")
+
+
+def flag(default: T, help: str, *names: str, **more: Any) -> T:
+    """A field of a dataclass of flags: its default, and what typer.Option takes."""
+    return cast(T, field(default=default, metadata={"info": typer.Option(*names, help=help, **more)}))
+
+
+def argument(default: T, help: str, **more: Any) -> T:
+    """The same of a positional argument; a default of `...` is none."""
+    info = typer.Argument(help=help, **more)
+    return cast(
+        T,
+        field(metadata={"info": info}) if default is ... else field(default=default, metadata={"info": info}),
+    )
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
     """In the place of a parameter of a dataclass are its fields, whose help stands in the panel that its PANEL names.
 
-    A type is Annotated with typer.Option or typer.Argument; a Literal in it is a choice, and arrives as its text.
+    Their types, as those of other parameters, may be Annotated with typer.Option or typer.Argument instead. A Literal is a
+    choice, and arrives as its text.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -25,9 +44,9 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def flat(**given: Any) -> None:
-        values = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
+        values = {name: value.value if isinstance(value, _Choice) else value for name, value in given.items()}
         made = {
-            name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+            name: kind(**{one.name: values.pop(one.name) for one in fields(kind)})
             for name, kind in groups.items()
         }
         command(**values, **made)
@@ -38,31 +57,31 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
+class _Choice(str, Enum):
+    """What typer takes for a Literal."""
+
+
 def _flags_of(parameter: Parameter, hint: Any) -> Iterator[Parameter]:
     if not is_dataclass(hint):
-        yield Parameter(
-            parameter.name, Parameter.KEYWORD_ONLY, default=parameter.default, annotation=_read_by_typer(hint)
-        )
+        yield _flag(parameter.name, hint, None, parameter.default)
         return
-    panel = getattr(hint, "PANEL", None)
     types = get_type_hints(hint, include_extras=True)
-    for field in fields(hint):
-        annotation = _read_by_typer(types[field.name], panel)
-        yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+    for one in fields(hint):
+        default = Parameter.empty if one.default is MISSING else one.default
+        yield _flag(
+            one.name, types[one.name], one.metadata.get("info"), default, getattr(hint, "PANEL", None)
+        )
 
 
-def _read_by_typer(hint: Any, panel: str | None = None) -> Any:
-    kind, option = get_args(hint)
+def _flag(name: str, kind: Any, info: Any, default: Any, panel: str | None = None) -> Parameter:
+    if info is None:
+        kind, info = get_args(kind)
     if panel is not None:
-        option = copy(option)
-        option.rich_help_panel = panel
-    inner = [_enum_of(part) for part in get_args(kind) if get_origin(part) is Literal]
-    if get_origin(kind) is Literal:
-        kind = _enum_of(kind)
-    elif inner:
-        kind = inner[0] | None
-    return Annotated[kind, option]
-
-
-def _enum_of(choice: Any) -> Any:
-    return Enum("Choice", {value: value for value in get_args(choice)}, type=str)
+        info = copy(info)
+        info.rich_help_panel = panel
+    choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    if choices:
+        values = {value: value for value in get_args(choices[0])}
+        choice: Any = _Choice("Choice", values)
+        kind = choice if kind is choices[0] else choice | None
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

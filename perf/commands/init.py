@@ -20,7 +20,6 @@ def init(
         typer.Argument(
             metavar="PATH|URL…",
             help="ONNX files, directories of them, model repositories or directories, or a live Triton's URL.",
-            show_default=False,
         ),
     ],
     output: Annotated[

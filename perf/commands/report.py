@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from tritonsmith.perf.commands.flattened import flattened
 
 if TYPE_CHECKING:
     from tritonsmith.perf.report import ReportFiles
 
 
-class ReportFormat(str, Enum):
-    """How the result is written on stdout."""
-
-    text = "text"
-    json = "json"
-    html = "html"
-    md = "md"
-    csv = "csv"
-
-
+@flattened
 def report(
     run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.", show_default=False
-        ),
+        Path, typer.Argument(metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.")
     ],
     output: Annotated[
         Path | None,
@@ -41,14 +30,15 @@ def report(
     templates: Annotated[
         Path | None,
         typer.Option(
-            help="A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own.",
-            show_default=False,
+            help="A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own."
         ),
     ] = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log it to MLflow, too (MLFLOW_TRACKING_URI says where).")
     ] = False,
-    format: Annotated[ReportFormat, typer.Option(help="How to write the result.")] = ReportFormat.text,
+    format: Annotated[
+        Literal["text", "json", "html", "md", "csv"], typer.Option(help="How to write the result.")
+    ] = "text",
 ) -> None:
     """Make report.html, .md, .json and .csv again from what a sweep kept, also of one that was cut short.
 
@@ -66,9 +56,9 @@ def report(
 
         mlflow_module()  # before anything is written
     if run.is_file() or run.suffix == ".npz":
-        _report_records(run, output, templates, mlflow, format.value)
+        _report_records(run, output, templates, mlflow, format)
     else:
-        _report_run(run, output or run, templates, mlflow, format.value)
+        _report_run(run, output or run, templates, mlflow, format)
 
 
 def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, format_: str) -> None:

@@ -8,43 +8,29 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tritonsmith.perf.commands.flattened import flattened
+
 if TYPE_CHECKING:
     from tritonsmith.perf.server.launch import Server
-
-
-class ServeFormat(str, Enum):
-    """How the table of models is written."""
-
-    text = "text"
-    json = "json"
-
-
-class ControlMode(str, Enum):
-    """Triton's --model-control-mode."""
-
-    none = "none"
-    explicit = "explicit"
-    poll = "poll"
 
 
 class _Stop(BaseException):
     """SIGTERM: somebody wants the server to end, which is not a failure."""
 
 
+@flattened
 def serve(
     repository: Annotated[
         Path, typer.Argument(metavar="DIR", help="The model repository.", show_default=True)
     ] = Path("model_repository"),
     extra_args: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="-- ARGS", help="Passed to tritonserver as they are.", show_default=False),
+        list[str] | None, typer.Argument(metavar="-- ARGS", help="Passed to tritonserver as they are.")
     ] = None,
     launch_kind: Annotated[
         str,
@@ -56,21 +42,15 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
     model_control: Annotated[
-        ControlMode, typer.Option(help="Triton's model control mode.")
-    ] = ControlMode.none,
+        Literal["none", "explicit", "poll"], typer.Option(help="Triton's model control mode.")
+    ] = "none",
     load_model: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            help="Explicit control: load this model at the start; '*' loads all.", show_default=False
-        ),
+        list[str] | None, typer.Option(help="Explicit control: load this model at the start; '*' loads all.")
     ] = None,
     cache_size: Annotated[int, typer.Option(min=0, help="Response cache, bytes; 0 for none.")] = 0,
     gpus: Annotated[bool, typer.Option("--gpus", help="docker: give the container all GPUs.")] = False,
-    log: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Keep the server's log in this file.", show_default=False),
-    ] = None,
-    format: Annotated[ServeFormat, typer.Option(help="How to write the models.")] = ServeFormat.text,
+    log: Annotated[Path | None, typer.Option(help="Keep the server's log in this file.")] = None,
+    format: Annotated[Literal["text", "json"], typer.Option(help="How to write the models.")] = "text",
 ) -> None:
     """Serve a repository with a live Triton on 127.0.0.1 until Ctrl-C.
 
@@ -94,7 +74,7 @@ def serve(
         kind=kind,
         reference=reference,
         repositories=() if attached else (repository,),
-        model_control=model_control.value,
+        model_control=model_control,
         load_models=tuple(load_model or ()),
         http_port=http_port or None,
         grpc_port=None if attached else grpc_port or None,
@@ -107,7 +87,7 @@ def serve(
     try:
         with _sigterm_stops(), launch(spec) as server:
             told = state_of(server, spec.repositories)
-            if format is ServeFormat.json:
+            if format == "json":
                 emit_json(told)
                 sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
             else:

@@ -19,11 +19,7 @@ app = typer.Typer(
 def install(
     find_links: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="DIR|URL",
-            help="Also look for wheels here; may be given several times.",
-            show_default=False,
-        ),
+        typer.Option(metavar="DIR|URL", help="Also look for wheels here; may be given several times."),
     ] = None,
     no_index: Annotated[
         bool, typer.Option("--no-index", help="Offline: look for wheels nowhere else than in --find-links.")

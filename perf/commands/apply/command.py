@@ -11,13 +11,10 @@ from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOpt
 
 
 def apply(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Run directory of `sweep`.", show_default=False)
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory of `sweep`.")],
     spec: SpecOption = DEFAULT_SPEC,
     arm: Annotated[
-        str | None,
-        typer.Option(help="Apply this arm (id or label) whatever the verdict.", show_default=False),
+        str | None, typer.Option(help="Apply this arm (id or label) whatever the verdict.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the diff and write nothing.")] = False,
     format: FormatOption = Format.text,

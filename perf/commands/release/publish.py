@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,32 +19,26 @@ from tritonsmith.builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from tritonsmith.perf.commands.release.options import (
-    DESTINATION_VARIABLE,
-    CaFileOption,
-    HeaderOption,
-    ReloadOption,
-    ReloadTimeoutOption,
-    release_from_flags,
-)
+from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
 
 if TYPE_CHECKING:
     from tritonsmith.builder.publish import ModelPublication, PublishResult
 
 
+@flattened
 def publish(
+    *,
     destination: Annotated[
         str,
         typer.Argument(
             metavar="DEST",
             envvar=DESTINATION_VARIABLE,
             help="A directory, or s3://, gs:// or az:// and a prefix: the model repository that servers read.",
-            show_default=False,
         ),
     ],
     models: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.", show_default=False),
+        list[str] | None, typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.")
     ] = None,
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
@@ -55,10 +49,7 @@ def publish(
     keep: Annotated[
         int, typer.Option(min=1, help="Versions of a model that stay, newest first; served ones always do.")
     ] = 3,
-    reload: ReloadOption = None,
-    header: HeaderOption = None,
-    ca_file: CaFileOption = None,
-    reload_timeout: ReloadTimeoutOption = 600.0,
+    servers: ReleaseFlags,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Pass the gates, say what would be published, write nothing.")
     ] = False,
@@ -80,7 +71,7 @@ def publish(
 
     built = build_options(spec, repository, templates, remote_cache, remote_cache_read_only, target=target)
     options = PublishOptions(built, tuple(models or ()), keep, dry_run)
-    release = release_from_flags(reload, header, ca_file, reload_timeout)
+    release = release_from_flags(servers)
     place = open_destination(destination)
     with progress("gates") as tell:
         result = run_publish(options, place, release, tell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,13 +18,9 @@ def versions(
             metavar="DEST",
             envvar=DESTINATION_VARIABLE,
             help="A directory, or s3://, gs:// or az:// and a prefix.",
-            show_default=False,
         ),
     ],
-    model: Annotated[
-        Optional[str],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="MODEL", help="Only this one; default: all.", show_default=False),
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this one; default: all.")] = None,
     format: FormatOption = Format.text,
 ) -> None:
     """List published versions, newest first; --format json has each one's whole provenance."""

@@ -4,110 +4,72 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from typer import Option
+from tritonsmith.perf.commands.flattened import flag
 
 
 @dataclass(frozen=True, slots=True)
 class SweepFlags:
     """What is swept, and with which values; perf.commands.sweep.flags has the spec's key of each."""
 
-    model: Annotated[
-        str | None, Option("--model", "-m", help="The model to sweep; default: the only one.")
-    ] = None
-    set_: Annotated[
-        list[str] | None,
-        Option(
-            "--set",
-            metavar="PATH=V1,V2",
-            help="A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
-            "instance counts and, where requests are batched, queue delays.",
-        ),
-    ] = None
-    spec: Annotated[Path | None, Option(help="A sweep.yaml; flags given beside it win.")] = None
-    concurrency: Annotated[
-        str | None, Option("--concurrency", "-c", help="Load points.  [default: 1,8,32]")
-    ] = None
-    rounds: Annotated[int | None, Option(min=1, help="Default: 4, or with --budget as many as fit.")] = None
-    duration: Annotated[str | None, Option(help="Of one measurement.  [default: 1s]")] = None
-    warmup: Annotated[str | None, Option(help="Before each measurement.  [default: 200ms]")] = None
-    budget: Annotated[str | None, Option(help="Wall-clock time for the whole sweep (60s).")] = None
-    objective: Annotated[
-        Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None,
-        Option(help="What is to be best.  [default: throughput]"),
-    ] = None
-    at: Annotated[int | None, Option(help="Load point of a latency objective.  [default: the largest]")] = (
-        None
+    model: str | None = flag(None, "The model to sweep; default: the only one.", "--model", "-m")
+    set_: list[str] | None = flag(
+        None,
+        "A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
+        "instance counts and, where requests are batched, queue delays.",
+        "--set",
+        metavar="PATH=V1,V2",
     )
-    slo_p99: Annotated[
-        str | None,
-        Option(
-            help="Find each arm's highest request rate with p99 within this (20ms), instead of --concurrency."
-        ),
-    ] = None
-    dollars_per_hour: Annotated[float | None, Option(help="Price of the server, for --objective cost.")] = (
-        None
+    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.")
+    concurrency: str | None = flag(None, "Load points.  [default: 1,8,32]", "--concurrency", "-c")
+    rounds: int | None = flag(None, "Default: 4, or with --budget as many as fit.", min=1)
+    duration: str | None = flag(None, "Of one measurement.  [default: 1s]")
+    warmup: str | None = flag(None, "Before each measurement.  [default: 200ms]")
+    budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
+    objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
+        None, "What is to be best.  [default: throughput]"
     )
-    max_p99: Annotated[str | None, Option(help="Constraint: p99 latency (20ms).")] = None
-    max_memory: Annotated[
-        float | None,
-        Option(metavar="MIB", help="Constraint: memory of the server and the arm's instances."),
-    ] = None
-    max_failures: Annotated[
-        float | None, Option(help="Constraint: share of failed requests.  [default: 0.01]")
-    ] = None
-    max_wrong: Annotated[
-        float | None,
-        Option(help="Constraint: share of wrong answers; checks answers by the outputs in --data."),
-    ] = None
-    rtol: Annotated[float | None, Option(help="With --max-wrong: relative tolerance.  [default: 0.001]")] = (
-        None
+    at: int | None = flag(None, "Load point of a latency objective.  [default: the largest]")
+    slo_p99: str | None = flag(
+        None, "Find each arm's highest request rate with p99 within this (20ms), instead of --concurrency."
     )
-    variant: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME=DIR",
-            help="Another model directory with the same inputs and outputs, as an arm; may be repeated.",
-        ),
-    ] = None
-    variants: Annotated[
-        Path | None,
-        Option(
-            metavar="DIR",
-            help="Every variant of the model in this directory, as `build --variants DIR` lays them out.",
-        ),
-    ] = None
-    beside: Annotated[
-        list[str] | None,
-        Option(
-            metavar="MODEL:N",
-            help="Another model under load all the time at concurrency N; may be repeated.",
-        ),
-    ] = None
-    load_model: Annotated[
-        str | None,
-        Option(
-            help="The ensemble that gets the load; -m is one of its composing models, --set OTHER:PATH=… another."
-        ),
-    ] = None
-    search: Annotated[
-        Literal["auto", "grid", "optuna", "random"] | None,
-        Option(help="All combinations, or proposals.  [default: grid up to 200 combinations]"),
-    ] = None
-    proposals: Annotated[
-        int | None, Option(min=2, help="Combinations that a search measures.  [default: 24]")
-    ] = None
-    batch_size: Annotated[int | None, Option("--batch-size", "-b", min=1, help="Rows a request.")] = None
-    data: Annotated[Path | None, Option(help="Input values, as in `load`; drawn by default.")] = None
-    shape: Annotated[
-        list[str] | None, Option(help="NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.")
-    ] = None
-    range_: Annotated[
-        list[str] | None, Option("--range", help="NAME:LOW..HIGH of the values that are drawn.")
-    ] = None
-    seed: Annotated[int | None, Option(help="Of the order of trials and the data.  [default: 0]")] = None
-    placement: Annotated[
-        Literal["auto", "side_by_side", "in_place"] | None,
-        Option(help="Arms as scratch models side by side, or in place.  [default: auto]"),
-    ] = None
+    dollars_per_hour: float | None = flag(None, "Price of the server, for --objective cost.")
+    max_p99: str | None = flag(None, "Constraint: p99 latency (20ms).")
+    max_memory: float | None = flag(
+        None, "Constraint: memory of the server and the arm's instances.", metavar="MIB"
+    )
+    max_failures: float | None = flag(None, "Constraint: share of failed requests.  [default: 0.01]")
+    max_wrong: float | None = flag(
+        None, "Constraint: share of wrong answers; checks answers by the outputs in --data."
+    )
+    rtol: float | None = flag(None, "With --max-wrong: relative tolerance.  [default: 0.001]")
+    variant: list[str] | None = flag(
+        None,
+        "Another model directory with the same inputs and outputs, as an arm; may be repeated.",
+        metavar="NAME=DIR",
+    )
+    variants: Path | None = flag(
+        None,
+        "Every variant of the model in this directory, as `build --variants DIR` lays them out.",
+        metavar="DIR",
+    )
+    beside: list[str] | None = flag(
+        None, "Another model under load all the time at concurrency N; may be repeated.", metavar="MODEL:N"
+    )
+    load_model: str | None = flag(
+        None,
+        "The ensemble that gets the load; -m is one of its composing models, --set OTHER:PATH=… another.",
+    )
+    search: Literal["auto", "grid", "optuna", "random"] | None = flag(
+        None, "All combinations, or proposals.  [default: grid up to 200 combinations]"
+    )
+    proposals: int | None = flag(None, "Combinations that a search measures.  [default: 24]", min=2)
+    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
+    data: Path | None = flag(None, "Input values, as in `load`; drawn by default.")
+    shape: list[str] | None = flag(None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.")
+    range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
+    seed: int | None = flag(None, "Of the order of trials and the data.  [default: 0]")
+    placement: Literal["auto", "side_by_side", "in_place"] | None = flag(
+        None, "Arms as scratch models side by side, or in place.  [default: auto]"
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 if TYPE_CHECKING:
     from tritonsmith.perf.report.compare.compare import Comparison
@@ -20,20 +20,16 @@ def compare(
         Path, typer.Argument(metavar="A", help="Before: a run directory of `sweep`, or a record file.")
     ],
     b: Annotated[Path, typer.Argument(metavar="B", help="After: one of the same kind.")],
-    arm: Annotated[
-        str, typer.Option(help="Of sweeps: `current` config, `all` that both have, or one arm's label or id.")
-    ] = "current",
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METRIC<=N%",
-            help="Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="A gate that the intervals cannot decide says no, too.")
-    ] = False,
-    format: Annotated[Literal["text", "json", "md"], typer.Option(help="How to write the result.")] = "text",
+    arm: str = flag(
+        "current", "Of sweeps: `current` config, `all` that both have, or one arm's label or id."
+    ),
+    gate: list[str] | None = flag(
+        None,
+        "Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
+        metavar="METRIC<=N%",
+    ),
+    strict: bool = flag(False, "A gate that the intervals cannot decide says no, too.", "--strict"),
+    format: Literal["text", "json", "md"] = flag("text", "How to write the result."),
 ) -> None:
     """Tell what changed from A to B at each load point: regression, improvement, or no difference.
 

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 
 @flattened
 def doctor(
     spec: SpecOption = DEFAULT_SPEC,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="Run every step that needs a GPU, ten minutes at most, no network.")
-    ] = False,
-    device: Annotated[
-        Literal["gpu", "cpu"], typer.Option(help="With --gpu: cpu runs the steps that can do without one.")
-    ] = "gpu",
-    step: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="With --gpu: only this step; may be repeated.")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="With --gpu: the file with one JSON line a step.")
-    ] = Path("gpu-check.jsonl"),
-    budget: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=600, help="With --gpu: for all steps.")
-    ] = 570.0,
+    gpu: bool = flag(False, "Run every step that needs a GPU, ten minutes at most, no network.", "--gpu"),
+    device: Literal["gpu", "cpu"] = flag("gpu", "With --gpu: cpu runs the steps that can do without one."),
+    step: list[str] | None = flag(None, "With --gpu: only this step; may be repeated.", metavar="NAME"),
+    output: Path = flag(
+        Path("gpu-check.jsonl"), "With --gpu: the file with one JSON line a step.", "--output", "-o"
+    ),
+    budget: float = flag(570.0, "With --gpu: for all steps.", metavar="SECONDS", min=1, max=600),
     format: FormatOption = Format.text,
 ) -> None:
     """Say what this machine can do, what it lacks, and the command that mends it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from inspect import Parameter
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -16,17 +16,13 @@ T = TypeVar("T")
 
 
 def flag(default: T, help: str, *names: str, **more: Any) -> T:
-    """A field of a dataclass of flags: its default, and what typer.Option takes."""
-    return cast(T, field(default=default, metadata={"info": typer.Option(*names, help=help, **more)}))
+    """Of a field of a dataclass of flags, or of a parameter: its default, and what typer.Option takes."""
+    return field(default=default, metadata={"info": typer.Option(*names, help=help, **more)})
 
 
 def argument(default: T, help: str, **more: Any) -> T:
-    """The same of a positional argument; a default of `...` is none."""
-    info = typer.Argument(help=help, **more)
-    return cast(
-        T,
-        field(metadata={"info": info}) if default is ... else field(default=default, metadata={"info": info}),
-    )
+    """The same of a positional argument."""
+    return field(default=default, metadata={"info": typer.Argument(help=help, **more)})
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,7 +59,9 @@ class _Choice(str, Enum):
 
 def _flags_of(parameter: Parameter, hint: Any) -> Iterator[Parameter]:
     if not is_dataclass(hint):
-        yield _flag(parameter.name, hint, None, parameter.default)
+        stated = parameter.default
+        info = stated.metadata["info"] if isinstance(stated, Field) else None
+        yield _flag(parameter.name, hint, info, stated.default if isinstance(stated, Field) else stated)
         return
     types = get_type_hints(hint, include_extras=True)
     for one in fields(hint):
@@ -82,6 +80,6 @@ def _flag(name: str, kind: Any, info: Any, default: Any, panel: str | None = Non
     choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     if choices:
         values = {value: value for value in get_args(choices[0])}
-        choice: Any = _Choice("Choice", values)
+        choice = cast(Any, _Choice)("Choice", values)
         kind = choice if kind is choices[0] else choice | None
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

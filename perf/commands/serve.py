@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
 
 if TYPE_CHECKING:
     from tritonsmith.perf.server.launch import Server
@@ -26,31 +24,25 @@ class _Stop(BaseException):
 
 @flattened
 def serve(
-    repository: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The model repository.", show_default=True)
-    ] = Path("model_repository"),
-    extra_args: Annotated[
-        list[str] | None, typer.Argument(metavar="-- ARGS", help="Passed to tritonserver as they are.")
-    ] = None,
-    launch_kind: Annotated[
-        str,
-        typer.Option(
-            "--launch", metavar="KIND", help="embedded, binary:PATH, docker:IMAGE or a running server's URL."
-        ),
-    ] = "embedded",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
-    model_control: Annotated[
-        Literal["none", "explicit", "poll"], typer.Option(help="Triton's model control mode.")
-    ] = "none",
-    load_model: Annotated[
-        list[str] | None, typer.Option(help="Explicit control: load this model at the start; '*' loads all.")
-    ] = None,
-    cache_size: Annotated[int, typer.Option(min=0, help="Response cache, bytes; 0 for none.")] = 0,
-    gpus: Annotated[bool, typer.Option("--gpus", help="docker: give the container all GPUs.")] = False,
-    log: Annotated[Path | None, typer.Option(help="Keep the server's log in this file.")] = None,
-    format: Annotated[Literal["text", "json"], typer.Option(help="How to write the models.")] = "text",
+    repository: Path = argument(Path("model_repository"), "The model repository.", metavar="DIR"),
+    extra_args: list[str] | None = argument(None, "Passed to tritonserver as they are.", metavar="-- ARGS"),
+    launch_kind: str = flag(
+        "embedded",
+        "embedded, binary:PATH, docker:IMAGE or a running server's URL.",
+        "--launch",
+        metavar="KIND",
+    ),
+    http_port: int = flag(8000, "0 takes a free one.", min=0, max=65535),
+    grpc_port: int = flag(8001, "0 takes a free one.", min=0, max=65535),
+    metrics_port: int = flag(8002, "0 takes a free one.", min=0, max=65535),
+    model_control: Literal["none", "explicit", "poll"] = flag("none", "Triton's model control mode."),
+    load_model: list[str] | None = flag(
+        None, "Explicit control: load this model at the start; '*' loads all."
+    ),
+    cache_size: int = flag(0, "Response cache, bytes; 0 for none.", min=0),
+    gpus: bool = flag(False, "docker: give the container all GPUs.", "--gpus"),
+    log: Path | None = flag(None, "Keep the server's log in this file."),
+    format: Literal["text", "json"] = flag("text", "How to write the models."),
 ) -> None:
     """Serve a repository with a live Triton on 127.0.0.1 until Ctrl-C.
 

@@ -11,7 +11,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
-from tritonsmith.perf.load.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
+from tritonsmith.perf.load.slo import RateSearch, SloResult
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed, Load, Open
 from tritonsmith.perf.records.typed import Seconds
@@ -201,26 +201,15 @@ def _search_rate(
         if closed.header.interrupted:
             return closed, None
         start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
-    kept: dict[float, RequestRecords] = {}
-    interrupted = False
-    probes = 0
 
-    def probe(rate_per_s: float) -> Probe | None:
-        nonlocal interrupted, probes
-        if interrupted:
-            return None
-        probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
-        load = Open(rate_per_s, "poisson", spec.seed + 100 * trial.number + probes)
-        duration_s = probe_duration_s(rate_per_s, spec.duration_s)
-        kept[rate_per_s] = records = _load(subject, load, trial, spec, payloads, duration_s)
-        interrupted = records.header.interrupted
-        return None if interrupted else probe_from_summary(rate_per_s, summarise(records), limit_ms)
+    def run(load: Open, duration_s: float) -> tuple[RequestRecords, Summary, bool]:
+        records = _load(subject, load, trial, spec, payloads, duration_s)
+        return records, summarise(records), records.header.interrupted
 
-    found = replace(find_rate(probe, limit_ms, start_per_s, known_per_s), interrupted=interrupted)
-    best = found.rate_per_s
-    records = kept[best] if best in kept else kept[min(kept)]
-    if interrupted:
-        records = next(reversed(kept.values()))
+    search = RateSearch(run, limit_ms, spec.duration_s, spec.seed + 100 * trial.number)
+    found = search.find(start_per_s, known_per_s)
+    records = search.last if search.interrupted else search.best(found)
+    assert records is not None
     return records, found
 
 

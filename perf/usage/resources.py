@@ -197,7 +197,7 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     why = "pynvml is not installed"
     if pid is not None:
         try:
-            return _nvml_reader(pid), "nvml", ""
+            return nvml.reader_of(pid), "nvml", ""
         except ImportError:
             pass
         except (
@@ -218,12 +218,3 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     except (OSError, TritonsmithError):
         return None, "", f"{why}, and Triton's metrics do not answer at {metrics_url}"
     return None, "", f"{why}, and Triton's metrics name no GPU"
-
-
-def _nvml_reader(pid: int) -> ReadGpus:
-    """NVML of the GPUs that CUDA shows to the process."""
-    module = nvml.open_nvml()
-    handles = nvml.handles_of(module, nvml.gpus_of_process(pid))
-    if not handles:
-        raise module.NVMLError(module.NVML_ERROR_NOT_FOUND)
-    return lambda: nvml.read(module, handles)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import flag, flattened
 from tritonsmith.perf.commands.load.options import DataFlags, LoadFlags, MeasurementFlags, WireFlags
 
 
@@ -22,19 +22,16 @@ def load(
             "which is then served for the test.",
         ),
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Model name; may be left out when only one is ready.")
-    ] = "",
-    version: Annotated[str, typer.Option(help="Model version; Triton's choice by default.")] = "",
+    model: str = flag("", "Model name; may be left out when only one is ready.", "--model", "-m"),
+    version: str = flag("", "Model version; Triton's choice by default."),
     load: LoadFlags,
     measurement: MeasurementFlags,
     data: DataFlags,
     wire: WireFlags,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Keep every request here (.npz), for `tritonsmith report`."),
-    ] = None,
-    format: Annotated[Literal["text", "json"], typer.Option(help="How to write the result.")] = "text",
+    output: Path | None = flag(
+        None, "Keep every request here (.npz), for `tritonsmith report`.", "--output", "-o"
+    ),
+    format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
     """Load-test one model: closed loop (--concurrency) or open loop (--request-rate), over the raw wire.
 

@@ -19,7 +19,7 @@ from tritonsmith.builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
 
 if TYPE_CHECKING:
@@ -37,22 +37,16 @@ def publish(
             help="A directory, or s3://, gs:// or az:// and a prefix: the model repository that servers read.",
         ),
     ],
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.")
-    ] = None,
+    models: list[str] | None = argument(None, "Only these; default: all of the spec.", metavar="MODEL"),
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
     target: TargetOption = None,
     remote_cache: RemoteCacheOption = None,
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
-    keep: Annotated[
-        int, typer.Option(min=1, help="Versions of a model that stay, newest first; served ones always do.")
-    ] = 3,
+    keep: int = flag(3, "Versions of a model that stay, newest first; served ones always do.", min=1),
     servers: ReleaseFlags,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Pass the gates, say what would be published, write nothing.")
-    ] = False,
+    dry_run: bool = flag(False, "Pass the gates, say what would be published, write nothing.", "--dry-run"),
     format: FormatOption = Format.text,
 ) -> None:
     """Publish what was built as new, immutable versions; what is served there already is left alone.

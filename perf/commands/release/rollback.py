@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tritonsmith.builder.commands.options import Format, FormatOption
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
 
 
@@ -16,18 +16,14 @@ from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, Rele
 def rollback(
     *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
-    version: Annotated[
-        int | None, typer.Argument(help="The version; default: the one served before the present one.")
-    ] = None,
-    destination: Annotated[
-        str,
-        typer.Option(
-            "--at",
-            metavar="DEST",
-            envvar=DESTINATION_VARIABLE,
-            help="Where it was published: a directory, or s3://, gs:// or az:// and a prefix.",
-        ),
-    ] = "",
+    version: int | None = argument(None, "The version; default: the one served before the present one."),
+    destination: str = flag(
+        "",
+        "Where it was published: a directory, or s3://, gs:// or az:// and a prefix.",
+        "--at",
+        metavar="DEST",
+        envvar=DESTINATION_VARIABLE,
+    ),
     servers: ReleaseFlags,
     format: FormatOption = Format.text,
 ) -> None:

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from tritonsmith.builder.commands.options import Format, FormatOption
+from tritonsmith.perf.commands.flattened import argument, flattened
 from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE
 
 
+@flattened
 def versions(
     destination: Annotated[
         str,
@@ -20,7 +22,7 @@ def versions(
             help="A directory, or s3://, gs:// or az:// and a prefix.",
         ),
     ],
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this one; default: all.")] = None,
+    model: str | None = argument(None, "Only this one; default: all.", metavar="MODEL"),
     format: FormatOption = Format.text,
 ) -> None:
     """List published versions, newest first; --format json has each one's whole provenance."""

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
-
-from tritonsmith.perf.commands.flattened import flattened
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.sweep.options import SweepFlags
 
 
 @flattened
 def sweep(
     *,
-    where: Annotated[
-        str,
-        typer.Argument(metavar="DIR|URL", help="A model repository, or the URL of a Triton that is running."),
-    ] = "model_repository",
+    where: str = argument(
+        "model_repository", "A model repository, or the URL of a Triton that is running.", metavar="DIR|URL"
+    ),
     flags: SweepFlags,
-    launch_kind: Annotated[
-        str,
-        typer.Option(
-            "--launch", metavar="KIND", help="embedded, binary:PATH, docker:IMAGE or a running server's URL."
-        ),
-    ] = "embedded",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run directory.  [default: sweep-MODEL]")
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the run in --output: finished trials of the same content are reused."
-        ),
-    ] = False,
-    format: Annotated[Literal["text", "json"], typer.Option(help="How to write the result.")] = "text",
+    launch_kind: str = flag(
+        "embedded",
+        "embedded, binary:PATH, docker:IMAGE or a running server's URL.",
+        "--launch",
+        metavar="KIND",
+    ),
+    output: Path | None = flag(None, "Run directory.  [default: sweep-MODEL]", "--output", "-o"),
+    resume: bool = flag(
+        False, "Go on with the run in --output: finished trials of the same content are reused.", "--resume"
+    ),
+    format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
     """Find the serving settings that are measurably better, or learn that it is a tie.
 

@@ -39,7 +39,11 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
         for flag in _flags_of(parameter, hints[parameter.name])
     ]
 
-    def flat(**given: Any) -> None:
+    defaults = {flag.name: flag.default for flag in flags if flag.default is not Parameter.empty}
+
+    def flat(*positional: Any, **named: Any) -> None:
+        first = dict(zip((flag.name for flag in flags), positional, strict=False))
+        given = defaults | first | named
         values = {name: value.value if isinstance(value, _Choice) else value for name, value in given.items()}
         made = {
             name: kind(**{one.name: values.pop(one.name) for one in fields(kind)})

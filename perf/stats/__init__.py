@@ -12,22 +12,17 @@ from tritonsmith.perf.stats.ratio import (
     ratio_interval,
     times_end,
 )
-from tritonsmith.perf.stats.streaming import StreamSummary
-from tritonsmith.perf.stats.summary import QUANTILES, Summary, summarise
-from tritonsmith.perf.stats.validity import Validity, Verdict
-from tritonsmith.perf.stats.warmup import Warmup, find_warmup
+from tritonsmith.perf.stats.summary import Summary, summarise
+from tritonsmith.perf.stats.validity import Verdict
+from tritonsmith.perf.stats.warmup import find_warmup
 
 __all__ = [
-    "QUANTILES",
     "Estimate",
     "Interval",
     "Ratio",
     "RoundTable",
-    "StreamSummary",
     "Summary",
-    "Validity",
     "Verdict",
-    "Warmup",
     "arm_level",
     "arm_ratio",
     "find_warmup",

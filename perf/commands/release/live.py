@@ -12,13 +12,12 @@ from urllib.parse import quote, urlsplit
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, reason_of
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
-from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import exchange, model_path
+from tritonsmith.perf.wire.rest import RestApi, exchange, model_path
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -185,19 +184,12 @@ def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) 
 
 def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
     """Version → (state, reason) of one model."""
-    reply = _call(target, "POST", "/v2/repository/index", {})
-    if reply.status != 200:
-        raise TrialError(
-            f"the server at {target.url} does not tell its models: {_reason(reply)}",
-            code="server_refused",
-            seen=f"HTTP {reply.status}",
-        )
-    try:
-        found = json_from(reply.body)
-    except ValueError as error:
-        raise ServerError(f"{target.url}: the index is no JSON: {error}", code="not_triton") from None
-    rows = [r for r in told.index_from(found, f"{target.url}: index") if r.name == model]
-    return {int(r.version): (r.state, r.reason) for r in rows if r.version.isdecimal()}
+    rows = [row for row in RestApi(target).repository_index() if row["name"] == model]
+    return {
+        int(row["version"]): (row.get("state", ""), row.get("reason", ""))
+        for row in rows
+        if row.get("version", "").isdecimal()
+    }
 
 
 def _repository_path(model: str) -> str:

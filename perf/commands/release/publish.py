@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -122,16 +123,8 @@ def as_json(result: PublishResult) -> dict[str, Any]:
         "destination": result.destination,
         "models": [
             {
-                "model": m.model,
-                "action": m.action,
-                "version": m.version,
-                "served": list(m.served),
-                "previous": list(m.previous),
-                "removed": list(m.removed),
-                "bytes": m.bytes,
+                **{field.name: getattr(m, field.name) for field in fields(m)},
                 "seconds": round(m.seconds, 3),
-                "live": m.live,
-                "notes": list(m.notes),
                 "error": None if m.error is None else m.error.as_dict(),
             }
             for m in result.models

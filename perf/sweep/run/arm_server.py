@@ -61,6 +61,11 @@ class ArmServer:
         return self._others
 
     @property
+    def _ensemble(self) -> tuple[str, ...]:
+        """The model that gets the load, where it is not the swept one itself."""
+        return (self.spec.load_model,) if self.spec.load_model else ()
+
+    @property
     def url(self) -> str:
         """HTTP host:port."""
         return self.server.http_url
@@ -84,12 +89,7 @@ class ArmServer:
     def look(self) -> Found:
         """Load what is involved as it is and read it; UsageError for what cannot be swept."""
         spec, url = self.spec, self.url
-        involved = [
-            spec.model,
-            *spec.composing,
-            *([spec.load_model] if spec.load_model else []),
-            *spec.beside,
-        ]
+        involved = [spec.model, *spec.composing, *self._ensemble, *spec.beside]
         self._loaded_before = {name for name in involved if control.is_model_ready(url, name)}
         for name in involved:
             control.load_model(url, name)
@@ -104,7 +104,7 @@ class ArmServer:
                     seen=name,
                     valid=composing,
                 )
-        names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
+        names = (*self._ensemble, *composing, *spec.beside)
         self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
         self._tells_energy = energy_j(self.server.metrics_url, self.server.pid) is not None
         if spec.objective == "energy" and not self._tells_energy:
@@ -233,11 +233,11 @@ class ArmServer:
             return
         spec = self.spec
         ours = (spec.model, *spec.composing)
-        involved = (*([spec.load_model] if spec.load_model else []), *ours, *spec.beside)
+        involved = (*self._ensemble, *ours, *spec.beside)
         # An override stays until its model is unloaded, so a changed model is loaded afresh.
         again = set(ours) if self._changed else set()
         self._unload([*self._ours, *(n for n in involved if n in again or n not in self._loaded_before)])
-        for name in (*again, *([spec.load_model] if spec.load_model else [])):
+        for name in (*again, *self._ensemble):
             if name in self._loaded_before:
                 control.load_model(self.url, name)
 

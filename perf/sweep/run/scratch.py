@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
 from tritonsmith.perf.sweep.plan import Arm, Placement
 from tritonsmith.perf.sweep.trial import instance_count
@@ -39,14 +39,8 @@ def model_directory(repositories: Sequence[Path], model: str) -> Path:
         if model in found:
             return repository / model
         names += found
-    close = nearest(model, names)
-    raise UsageError(
-        f"the model repository has no model '{model}'",
-        code="unknown_model",
-        seen=model,
-        valid=names,
-        fix=f"--model {close}" if close else None,
-    )
+    message = f"the model repository has no model '{model}'"
+    raise unknown(message, code="unknown_model", seen=model, valid=names, fix="--model {}")
 
 
 def scratch_name(model: str, arm: Arm) -> str:

@@ -221,29 +221,28 @@ def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
     """The events of a run → what it came to. A last line that a crash cut off is left out."""
-    events = [event for event in events_of(lines) if event["event"] != KEPT]
-    if not events or events[0]["event"] != "start":
+    events: dict[str, list[Any]] = {}
+    for event in events_of(lines):
+        if event["event"] != KEPT:
+            events.setdefault(event["event"], []).append(event)
+    if next(iter(events), None) != "start":
         raise ValueError("the journal does not begin with a start")
-    start = events[0]
-    spec = SweepSpec.model_validate(start["spec"])
-    joined = (event for event in events if event["event"] == "arm")
-    arms = tuple(typed(Arm, arm) for arm in (*start["arms"], *joined))
-    trials = tuple(typed(TrialResult, e) for e in events if e["event"] == "trial")
-    end = next((e for e in events if e["event"] == "end"), None)
-    return RunResult(
-        spec=spec,
-        arms=arms,
-        environment=start["environment"],
-        trials=trials,
-        verdict=verdict_of(spec, arms, trials),
-        stop_reason=end["stop_reason"]
-        if end
-        else "the sweep ended without a word: killed, or the machine stopped",
-        complete=bool(end and end["complete"]),
-        arm_errors={e["arm_id"]: e["error"] for e in events if e["event"] == "arm_failed"},
-        dropped={e["arm_id"]: e["why"] for e in events if e["event"] == "arm_dropped"},
-        notes=(*start["notes"], *(e["text"] for e in events if e["event"] == "note")),
-        wall_s=end["wall_s"] if end else sum(t.took_s for t in trials),
-        interrupted=bool(end and end["interrupted"]),
-        directory=directory,
-    )
+    start = events["start"][0]
+    arms, trials = [*start["arms"], *events.get("arm", ())], events.get("trial", [])
+    measured = typed(tuple[TrialResult, ...], trials)
+    verdict = verdict_of(typed(SweepSpec, start["spec"]), typed(tuple[Arm, ...], arms), measured)
+    run = {
+        "stop_reason": "the sweep ended without a word: killed, or the machine stopped",
+        "complete": False,
+        "wall_s": sum(trial.took_s for trial in measured),
+        **events.get("end", [{}])[0],
+        "spec": start["spec"],
+        "environment": start["environment"],
+        "arms": arms,
+        "trials": trials,
+        "verdict": json_of(verdict),
+        "arm_errors": {e["arm_id"]: e["error"] for e in events.get("arm_failed", ())},
+        "dropped": {e["arm_id"]: e["why"] for e in events.get("arm_dropped", ())},
+        "notes": [*start["notes"], *(e["text"] for e in events.get("note", ()))],
+    }
+    return replace(typed(RunResult, run), directory=directory)

@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.load.result import result_from_records
 from tritonsmith.perf.load.text import result_as_dict
 from tritonsmith.perf.records.record import load_records, save_records
@@ -59,6 +62,27 @@ def test_a_journal_is_read_and_resumed_from(tmp_path: Path) -> None:
     journal.close()
     kept = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
     assert kept == [{**next(e for e in old if e.get("key") == key), "event": "kept"} for key in ("k0", "k1")]
+
+
+@pytest.mark.parametrize(
+    ("event", "key", "to"),
+    [
+        ("start", "environment", 3),
+        ("start", "notes", [3]),
+        ("end", "wall_s", "long"),
+        ("end", "complete", "perhaps"),
+        ("trial", "others", "x"),
+    ],
+)
+def test_a_journal_of_other_types_is_one_error(tmp_path: Path, event: str, key: str, to: object) -> None:
+    events = [json.loads(line) for line in (OLD / JOURNAL).read_text().splitlines()]
+    found = next(e for e in events if e["event"] == event)
+    assert key in found
+    found[key] = to
+    (tmp_path / JOURNAL).write_text("".join(f"{json.dumps(e)}\n" for e in events))
+    with pytest.raises(UsageError, match=key) as raised:
+        load_run(tmp_path)
+    assert raised.value.code == "run_damaged"
 
 
 def test_a_record_file_is_read_and_reported(tmp_path: Path) -> None:

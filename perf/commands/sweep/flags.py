@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tritonsmith.perf.commands.sweep.options import SweepFlags
-    from tritonsmith.perf.sweep.plan import SweepSpec
-
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.commands.load.flags import seconds_from_text
+from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.sweep.plan import SweepSpec, setting_from_text, spec_from_mapping, spec_from_yaml
 
 NOT_OF_SPEC = ("spec", "variants", "data", "shape", "range_")
 
 
 def values_of(flags: SweepFlags) -> dict[str, Any]:
     """The spec's keys and values of the flags that are given."""
-    from tritonsmith.perf.commands.load.flags import seconds_from_text
 
     def milliseconds(text: str) -> float:
         return seconds_from_text(text) * 1000
@@ -53,9 +52,6 @@ def spec_from_flags(
     resumed: directory of an earlier run, whose spec stands in where neither names a model.
     model:   asked for a name where none is given; it raises what there is to choose from.
     """
-    from tritonsmith.builder.base.errors import UsageError
-    from tritonsmith.perf.sweep.plan import spec_from_mapping, spec_from_yaml
-
     if file is not None:
         base = spec_from_yaml(file).model_dump(exclude_unset=True)
         return spec_from_mapping(base | given)
@@ -72,8 +68,6 @@ def spec_from_flags(
 
 def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:
     """Also the variants laid out as DIRECTORY/MODEL__VARIANT; UsageError when there is none."""
-    from tritonsmith.builder.base.errors import UsageError, Where
-
     head = f"{spec.model}__"
     found = {p.name.removeprefix(head): str(p) for p in sorted(directory.glob(f"{head}*")) if p.is_dir()}
     if not found:
@@ -88,9 +82,6 @@ def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:
 
 def settings(flags: Sequence[str]) -> dict[str, list[Any]]:
     """`--set` flags → path → values; UsageError when a path comes twice."""
-    from tritonsmith.builder.base.errors import UsageError
-    from tritonsmith.perf.sweep.plan import setting_from_text
-
     space: dict[str, list[Any]] = {}
     for flag in flags:
         path, values = setting_from_text(flag)
@@ -104,8 +95,6 @@ def settings(flags: Sequence[str]) -> dict[str, list[Any]]:
 
 def pairs(flags: Sequence[str], sign: str, example: str) -> Iterator[tuple[str, str]]:
     """NAME, sign, VALUE of each flag; UsageError with the example for what is not that, or comes twice."""
-    from tritonsmith.builder.base.errors import UsageError
-
     seen: set[str] = set()
     for flag in flags:
         name, found, value = flag.partition(sign) if sign == "=" else flag.rpartition(sign)
@@ -124,8 +113,6 @@ def counts(flags: Sequence[str]) -> dict[str, int]:
 
 def numbers(text: str) -> list[int]:
     """`1,8,32` → load points."""
-    from tritonsmith.builder.base.errors import UsageError
-
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:

@@ -6,6 +6,8 @@ region in a GPU the server gets a CUDA IPC handle, which other processes of this
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,15 +74,11 @@ class CudaRegion:
 
     def write(self, data: bytes) -> None:
         """See Region."""
-        import ctypes
-
         from_host = (ctypes.c_char * len(data)).from_buffer_copy(data)
         self._copy(self._opened(), ctypes.addressof(from_host), len(data))
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
         """See Region."""
-        import ctypes
-
         to_host = (ctypes.c_char * size_bytes)()
         self._copy(ctypes.addressof(to_host), self._opened() + offset_bytes, size_bytes)
         return to_host.raw
@@ -160,8 +158,6 @@ def _system_region(name: str, size_bytes: int) -> Iterator[SystemRegion]:
 @contextmanager
 def _cuda_region(name: str, size_bytes: int, device: int) -> Iterator[CudaRegion]:
     """The memory goes with this process, however that ends."""
-    import base64
-
     cuda = _cuda_shared_memory()
     try:
         memory = cuda.create_shared_memory_region(name, size_bytes, device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.server import control
 from tritonsmith.perf.server.spec import address_from_url
 
 ONNX_SUFFIXES = (".onnx", ".pt", ".pt2")
@@ -90,8 +91,6 @@ def _is_model_directory(path: Path) -> bool:
 
 
 def _models_served(url: str) -> Sequence[str]:
-    from tritonsmith.perf.server import control
-
     host, port = address_from_url(url)
     rows = control.repository_index(f"{host}:{port}")
     ready = sorted({row.name for row in rows if row.state == "READY"})

@@ -11,6 +11,7 @@ Triton's metrics (nv_gpu_*, docs/user_guide/metrics.md). What cannot be seen is 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,8 +133,6 @@ def sample_resources(
 
 def server_pid_at(url: str) -> tuple[int | None, str]:
     """The process that listens at a URL's port on this machine; else None and why there is none to be seen."""
-    import os
-
     import psutil
 
     parts = urlsplit(url if "://" in url else f"//{url}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -310,8 +311,6 @@ def _check(
     spec: RepositorySpec, model: ModelSpec, text: str, edits: Mapping[tuple[str | int, ...], Any]
 ) -> None:
     """The new text must parse to the old data with exactly these edits, and be a valid spec."""
-    import tempfile
-
     wanted = copy.deepcopy(spec.source.data)
     for keys, value in edits.items():
         plain_with_value(wanted, keys, value)

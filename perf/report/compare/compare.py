@@ -16,6 +16,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
 from tritonsmith.perf.stats.intervals import ends_of
@@ -150,8 +151,6 @@ def compare_records(a: RequestRecords, b: RequestRecords, level: float = 0.95) -
 
 
 def _load_of(records: RequestRecords) -> str:
-    from tritonsmith.perf.records.schedule import load_from_dict, load_label
-
     header = records.header
     batch = "/".join(str(size) for size in sorted(set(header.batch_sizes)))
     text = load_label(load_from_dict(header.load))

@@ -9,6 +9,7 @@ from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import load_from_dict
 from tritonsmith.perf.report import Report, csv_text, render
+from tritonsmith.perf.report.load.view import csv_rows, load_view
 from tritonsmith.perf.stats import Summary
 
 HTML_TEMPLATE = "load_report.html.j2"
@@ -19,8 +20,6 @@ def load_html_of(records: RequestRecords, summary: Summary, templates: Path | No
     """One self-contained page, as of a sweep."""
     from markupsafe import Markup
 
-    from tritonsmith.perf.report.load.view import load_view
-
     view = load_view(records, summary)
     view["charts"] = {name: None if svg is None else Markup(svg) for name, svg in view["charts"].items()}  # noqa: S704
     return render(HTML_TEMPLATE, view, templates)
@@ -28,15 +27,11 @@ def load_html_of(records: RequestRecords, summary: Summary, templates: Path | No
 
 def load_markdown_of(records: RequestRecords, summary: Summary, templates: Path | None = None) -> str:
     """A summary for a pull request's comment."""
-    from tritonsmith.perf.report.load.view import load_view
-
     return render(MARKDOWN_TEMPLATE, load_view(records, summary), templates)
 
 
 def load_report(result: LoadTestResult, templates: Path | None = None) -> Report:
     """A load test's report."""
-    from tritonsmith.perf.report.load.view import csv_rows
-
     records, summary = result.records, result.summary
     return Report(
         html=lambda: load_html_of(records, summary, templates),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import ToolError, TritonsmithError, UsageError
+from tritonsmith.builder.base.errors import ToolError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
@@ -258,9 +259,6 @@ def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:
 def _config_of(directory: Path) -> dict[str, Any] | None:
     """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
     from google.protobuf import json_format
-
-    from tritonsmith.builder.base.errors import Where
-    from tritonsmith.builder.model_config.model_config import model_config_from_text
 
     path = directory / "config.pbtxt"
     if not path.is_file():

@@ -10,9 +10,11 @@ seconds a change. Side by side is the default while the arms fit into the memory
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tritonsmith import __version__
 from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
 from tritonsmith.perf.sweep.plan import Arm, Placement
@@ -96,11 +98,7 @@ def _tree_bytes(directory: Path) -> int:
 
 def environment(extra: Mapping[str, object]) -> dict[str, object]:
     """Where a run was measured: processor, cores, memory, system, Python and tritonsmith versions."""
-    import platform
-
     import psutil
-
-    from tritonsmith import __version__
 
     return {
         "cpu": _cpu_model(),
@@ -120,8 +118,6 @@ def machine() -> str:
 
 
 def _cpu_model() -> str:
-    import platform
-
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

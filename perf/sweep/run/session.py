@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, launch
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
+from tritonsmith.perf.sweep.run.scratch import model_directory
 from tritonsmith.perf.sweep.run_record import JOURNAL, RunResult
 from tritonsmith.perf.sweep.target import SweepTarget
 
@@ -34,10 +36,6 @@ def sweep_target(
     One in a container does not see links into this machine's files, and an attached one is not ours to give
     repositories to: there the arms are loaded in place.
     """
-    import tempfile
-
-    from tritonsmith.perf.sweep.run.scratch import model_directory
-
     kind, reference = kind_from_text(target.launch)
     local = kind in ("embedded", "binary")
     check_output(output)

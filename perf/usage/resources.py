@@ -199,9 +199,7 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
             return nvml.reader_of(pid), "nvml", ""
         except ImportError:
             pass
-        except (
-            Exception
-        ) as error:  # pynvml.NVMLError: no driver, no GPU; its class is known only when imported
+        except Exception as error:  # pynvml.NVMLError, a class that is known only when it is imported
             why = f"NVML: {error}"
     else:
         why = "no GPU of this machine is the server's"

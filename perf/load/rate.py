@@ -11,8 +11,6 @@ from tritonsmith.perf.load.slo import Probe, RateSearch, SloResult
 from tritonsmith.perf.records.schedule import Closed, Open
 from tritonsmith.perf.stats import Summary
 
-_START = LoadTest(model="", load=Closed(16), duration_s=0.5, warmup_s=0.3)
-
 
 def find_load_rate(
     url: str,
@@ -28,7 +26,7 @@ def find_load_rate(
     Where a request that is alone in the server takes longer than the limit already, lower rates are not tried:
     their latency goes towards that one.
     """
-    start = replace(test, load=_START.load, duration_s=_START.duration_s, requests=None)
+    start = replace(test, load=Closed(16), duration_s=0.5, requests=None)
     alone = run_load_test(url, replace(start, load=Closed(1)))
     first = alone if alone.records.header.interrupted else run_load_test(url, start)
     answered_per_s = first.summary.answered / max(first.summary.duration_s, 1e-9)

@@ -47,8 +47,8 @@ class ReportFiles:
 
     def names(self) -> list[str]:
         """As the JSON output lists them."""
-        config = [] if self.config is None else [str(self.config)]
-        return [str(self.html), str(self.md), str(self.json), str(self.csv), *config]
+        paths = (self.html, self.md, self.json, self.csv, self.config)
+        return [str(path) for path in paths if path is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tritonsmith.perf.wire.rest import RestApi, exchange, model_path
 ControlMode = Literal["explicit", "poll", "none"]
 
 _TIMEOUT_S = 30.0
+_JSON = {"Content-Type": "application/json"}
 _LOOK_S = 0.1
 # A poll that fails is followed by another: one failure seen for so long is the server's last word.
 _GIVE_UP_S = 3.0
@@ -40,7 +40,7 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            reply = _call(target, "GET", "/v2/health/live")
+            reply = _exchange(target, "GET", "/v2/health/live")
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
@@ -56,7 +56,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _call(target, "POST", f"{_repository_path(model)}/unload", {}, self.timeout_s)
+            _exchange(target, "POST", f"{_repository_path(model)}/unload", b"{}", timeout_s=self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -73,7 +73,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _call(target, "POST", f"{_repository_path(model)}/load", {}, self.timeout_s)
+        reply = _exchange(target, "POST", f"{_repository_path(model)}/load", b"{}", timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -196,19 +196,12 @@ def _repository_path(model: str) -> str:
     return f"/v2/repository/models/{quote(model, safe='')}"
 
 
-def _call(
-    target: HttpTarget, method: str, path: str, body: object = None, timeout_s: float = _TIMEOUT_S
-) -> Reply:
-    sent = None if body is None else json.dumps(body).encode()
-    return _exchange(target, method, path, sent, {"Content-Type": "application/json"}, timeout_s)
-
-
 def _exchange(
     target: HttpTarget,
     method: str,
     path: str,
-    body: bytes | None,
-    headers: Mapping[str, str],
+    body: bytes | None = None,
+    headers: Mapping[str, str] = _JSON,
     timeout_s: float = _TIMEOUT_S,
     limit_bytes: int = ANSWER_LIMIT_BYTES,
 ) -> Reply:

@@ -205,3 +205,12 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
         word, [v for v in valid if len(v) <= _MAX_WORD_LENGTH], n=1, cutoff=0.6
     )
     return matches[0] if matches else None
+
+
+def unknown(
+    message: str, *, code: str, seen: str, valid: Iterable[str], fix: str = "did you mean `{}`?"
+) -> UsageError:
+    """The error for a name that is none of the valid ones; fix: with {} for the nearest of them, where one is near."""
+    names = list(valid)
+    close = nearest(seen, names)
+    return UsageError(message, code=code, seen=seen, valid=names, fix=fix.format(close) if close else None)

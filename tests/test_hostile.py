@@ -28,7 +28,7 @@ from tritonsmith.builder.publish.provenance import spec_origin
 from tritonsmith.builder.repository.lock import Lock, write_lock
 from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.records.record import load_records, save_records
-from tritonsmith.perf.sweep.run_record import load_run
+from tritonsmith.perf.sweep.run_record import RESULT, load_run, write_run
 
 _CASES = 1_000
 _NOBODY = 65534
@@ -324,7 +324,7 @@ class TestRunsAndRecords:
             (("trials", 0, "arm_id"), "arm77", "of no arm"),
             (("trials", 0, "summary", "latency_ns"), {}, "lacks one of"),
             (("trials", 0, "server", "executions"), "many", "executions"),
-            (("trials", 0, "others"), "x", "items"),
+            (("trials", 0, "others"), "x", "trials.0.others"),
             (("environment",), 3, "environment"),
         ],
     )
@@ -333,13 +333,14 @@ class TestRunsAndRecords:
     ) -> None:
         from tests.perf.test_report import run_result
 
-        data = json.loads(json.dumps(run_result().as_dict()))
+        write_run(run_result(), tmp_path)
+        data = json.loads((tmp_path / RESULT).read_text())
         holder: Any = data
         for key in place[:-1]:
             holder = holder[key]
         assert isinstance(place[-1], int) or place[-1] in holder
         holder[place[-1]] = value
-        (tmp_path / "run.json").write_text(json.dumps(data))
+        (tmp_path / RESULT).write_text(json.dumps(data))
         with pytest.raises(UsageError, match=told) as caught:
             load_run(tmp_path)
         assert caught.value.code == "run_damaged"

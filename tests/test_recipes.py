@@ -23,7 +23,7 @@ from tests import onnx_models
 from tests.perf.test_compare import records
 from tests.perf.test_report import Page, run_result
 from tritonsmith.perf.records.record import save_records
-from tritonsmith.perf.sweep.run_record import RESULT, write_json
+from tritonsmith.perf.sweep.run_record import write_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROWS = {
@@ -127,7 +127,7 @@ def _document(stream: Any) -> str:
 def test_a_column_is_one_row(tmp_path: Path, tritonsmith: Run, acme: str) -> None:
     """In the CSV with its interval, on the page, on the terminal, and in the report of a single load test."""
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / RESULT, run_result().as_dict())
+    write_run(run_result(), tmp_path / "run")
     save_records(records(900, 2.0, 1), tmp_path / "load.npz")
     ran = tritonsmith("report", "run", "--format", "text", PYTHONPATH=acme)
     assert ran.returncode == 0, ran.stderr

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class CompareFormat(str, Enum):
-    """How the result is written on stdout."""
-
-    text = "text"
-    json = "json"
-    md = "md"
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 
+@flattened
 def compare(
     a: Annotated[
         Path, typer.Argument(metavar="A", help="Before: a run directory of `sweep`, or a record file.")
     ],
     b: Annotated[Path, typer.Argument(metavar="B", help="After: one of the same kind.")],
-    arm: Annotated[
-        str, typer.Option(help="Of sweeps: `current` config, `all` that both have, or one arm's label or id.")
-    ] = "current",
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METRIC<=N%",
-            help="Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
-            show_default=False,
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="A gate that the intervals cannot decide says no, too.")
-    ] = False,
-    format: Annotated[CompareFormat, typer.Option(help="How to write the result.")] = CompareFormat.text,
+    arm: str = flag(
+        "current", "Of sweeps: `current` config, `all` that both have, or one arm's label or id."
+    ),
+    gate: list[str] | None = flag(
+        None,
+        "Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
+        metavar="METRIC<=N%",
+    ),
+    strict: bool = flag(False, "A gate that the intervals cannot decide says no, too.", "--strict"),
+    format: Literal["text", "json", "md"] = flag("text", "How to write the result."),
 ) -> None:
     """Tell what changed from A to B at each load point: regression, improvement, or no difference.
 
@@ -51,15 +40,15 @@ def compare(
     from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
     from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
     from tritonsmith.perf.report.compare.sides import compared
-    from tritonsmith.perf.report.compare.text import as_dict, markdown_of, text_of
+    from tritonsmith.perf.report.compare.text import comparison_json, markdown_of, text_of
 
     gates = [gate_from_text(text) for text in gate or ()]
     comparison = compared(a, b, arm)
     judgements = judge(comparison, gates)
     no = says_no(judgements, strict)
-    if format is CompareFormat.json:
-        emit_json(as_dict(comparison, judgements, strict, no))
-    elif format is CompareFormat.md:
+    if format == "json":
+        emit_json(comparison_json(comparison, judgements, strict, no))
+    elif format == "md":
         emit_document(markdown_of(comparison, judgements))
     else:
         emit_text(text_of(comparison, judgements, width=width_of(sys.stdout)))

@@ -6,31 +6,26 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note
 from tritonsmith.builder.commands.options import Format, FormatOption
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 if TYPE_CHECKING:
     from tritonsmith.perf.demo.run import DemoResult
 
 
+@flattened
 def demo(
-    repository: Annotated[
-        Path, typer.Option("--repository", "-r", help="Where the repository is laid out.")
-    ] = Path("model_repository"),
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the report goes.")] = Path(
-        "demo-report"
+    repository: Path = flag(
+        Path("model_repository"), "Where the repository is laid out.", "--repository", "-r"
     ),
-    sweep_model: Annotated[str, typer.Option(help="The model whose settings are swept.")] = "crepe",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the sweep.")] = 4,
-    duration: Annotated[float, typer.Option(min=0.05, help="Seconds of each measurement.")] = 0.8,
-    spec: Annotated[
-        Path | None,
-        typer.Option("--spec", "-f", help="Another spec than the demo's own.", show_default=False),
-    ] = None,
+    output: Path = flag(Path("demo-report"), "Where the report goes.", "--output", "-o"),
+    sweep_model: str = flag("crepe", "The model whose settings are swept."),
+    rounds: int = flag(4, "Rounds of the sweep.", min=1),
+    duration: float = flag(0.8, "Seconds of each measurement.", min=0.05),
+    spec: Path | None = flag(None, "Another spec than the demo's own.", "--spec", "-f"),
     format: FormatOption = Format.text,
 ) -> None:
     """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
@@ -97,6 +92,7 @@ def text_of_demo(result: DemoResult, seconds: float) -> str:
 def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
     """The whole result as one JSON object."""
     from tritonsmith.builder.build.text import as_json as build_json
+    from tritonsmith.perf.records.typed import json_of
 
     return {
         "build": build_json(result.built),
@@ -112,7 +108,7 @@ def as_json(result: DemoResult, seconds: float) -> dict[str, object]:
             }
             for c in result.checks
         ],
-        "verdict": result.run.verdict.as_dict(),
+        "verdict": json_of(result.run.verdict),
         "report": {
             "html": str(result.report.html),
             "json": str(result.report.json),

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Literal
 
 import typer
 
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 
-class Device(str, Enum):
-    """What the steps of --gpu run on."""
-
-    gpu = "gpu"
-    cpu = "cpu"
-
-
+@flattened
 def doctor(
     spec: SpecOption = DEFAULT_SPEC,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="Run every step that needs a GPU, ten minutes at most, no network.")
-    ] = False,
-    device: Annotated[
-        Device, typer.Option(help="With --gpu: cpu runs the steps that can do without one.")
-    ] = Device.gpu,
-    step: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Option(metavar="NAME", help="With --gpu: only this step; may be repeated.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="With --gpu: the file with one JSON line a step.")
-    ] = Path("gpu-check.jsonl"),
-    budget: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=600, help="With --gpu: for all steps.")
-    ] = 570.0,
+    gpu: bool = flag(False, "Run every step that needs a GPU, ten minutes at most, no network.", "--gpu"),
+    device: Literal["gpu", "cpu"] = flag("gpu", "With --gpu: cpu runs the steps that can do without one."),
+    step: list[str] | None = flag(None, "With --gpu: only this step; may be repeated.", metavar="NAME"),
+    output: Path = flag(
+        Path("gpu-check.jsonl"), "With --gpu: the file with one JSON line a step.", "--output", "-o"
+    ),
+    budget: float = flag(570.0, "With --gpu: for all steps.", metavar="SECONDS", min=1, max=600),
     format: FormatOption = Format.text,
 ) -> None:
     """Say what this machine can do, what it lacks, and the command that mends it.
@@ -51,9 +36,10 @@ def doctor(
     if gpu:
         from tritonsmith.perf.doctor.gpu_check.run import run_gpu_check
 
-        raise typer.Exit(run_gpu_check(device.value, step or (), output, budget, format is Format.json))
+        raise typer.Exit(run_gpu_check(device, step or (), output, budget, format is Format.json))
     import os
     import sys
+    from dataclasses import asdict
 
     from tritonsmith.builder.base.text.console import emit_json, emit_text, width_of
     from tritonsmith.perf.doctor.machine import Machine, checks, text_of
@@ -61,7 +47,7 @@ def doctor(
     found = checks(Machine(os.environ, spec))
     missing = [check.name for check in found if check.state == "missing"]
     if format is Format.json:
-        emit_json({"checks": [check.as_dict() for check in found], "missing": missing})
+        emit_json({"checks": [asdict(check) for check in found], "missing": missing})
     else:
         emit_text(text_of(found, width_of(sys.stdout)))
     if missing:

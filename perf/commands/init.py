@@ -9,24 +9,23 @@ import typer
 
 from tritonsmith.builder.commands.init import STDOUT, refuse_existing, root_of, write_spec
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 if TYPE_CHECKING:
     from tritonsmith.builder.importing.imported import Imported
 
 
+@flattened
 def init(
     origins: Annotated[
         list[str],
         typer.Argument(
             metavar="PATH|URL…",
             help="ONNX files, directories of them, model repositories or directories, or a live Triton's URL.",
-            show_default=False,
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The spec to write; - prints it.")
-    ] = DEFAULT_SPEC,
-    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there.")] = False,
+    output: Path = flag(DEFAULT_SPEC, "The spec to write; - prints it.", "--output", "-o"),
+    force: bool = flag(False, "Replace a spec that is there.", "--force"),
     format: FormatOption = Format.text,
 ) -> None:
     """Write a first models.yaml from what is there.

@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tritonsmith.perf.commands.flattened import flag, flattened
+
 if TYPE_CHECKING:
-    from tritonsmith.perf.report import ReportFiles
+    from tritonsmith.perf.report import Report, ReportFiles
 
 
-class ReportFormat(str, Enum):
-    """How the result is written on stdout."""
-
-    text = "text"
-    json = "json"
-    html = "html"
-    md = "md"
-    csv = "csv"
-
-
+@flattened
 def report(
     run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.", show_default=False
-        ),
+        Path, typer.Argument(metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Directory of the files; default: the run directory; of a record file none are written.",
-        ),
-    ] = None,
-    templates: Annotated[
-        Path | None,
-        typer.Option(
-            help="A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own.",
-            show_default=False,
-        ),
-    ] = None,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Log it to MLflow, too (MLFLOW_TRACKING_URI says where).")
-    ] = False,
-    format: Annotated[ReportFormat, typer.Option(help="How to write the result.")] = ReportFormat.text,
+    output: Path | None = flag(
+        None,
+        "Directory of the files; default: the run directory; of a record file none are written.",
+        "--output",
+        "-o",
+    ),
+    templates: Path | None = flag(
+        None, "A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own."
+    ),
+    mlflow: bool = flag(False, "Log it to MLflow, too (MLFLOW_TRACKING_URI says where).", "--mlflow"),
+    format: Literal["text", "json", "html", "md", "csv"] = flag("text", "How to write the result."),
 ) -> None:
     """Make report.html, .md, .json and .csv again from what a sweep kept, also of one that was cut short.
 
@@ -66,36 +47,18 @@ def report(
 
         mlflow_module()  # before anything is written
     if run.is_file() or run.suffix == ".npz":
-        _report_records(run, output, templates, mlflow, format.value)
+        _report_records(run, output, templates, mlflow, format)
     else:
-        _report_run(run, output or run, templates, mlflow, format.value)
+        _report_run(run, output or run, templates, mlflow, format)
 
 
 def _report_run(run: Path, output: Path, templates: Path | None, mlflow: bool, format_: str) -> None:
-    from tritonsmith.builder.base.text.console import note, width_of
-    from tritonsmith.perf.report import (
-        csv_of,
-        html_of,
-        load_run,
-        markdown_of,
-        report_json,
-        text_of,
-        write_report,
-    )
+    from tritonsmith.builder.base.text.console import note
+    from tritonsmith.perf.report import load_run, report_of, write_report
 
     result = load_run(run)
     files = write_report(result, output, templates)
-    if format_ == "json":
-        _emit_json(report_json(result), files)
-    else:
-        makers = {
-            "html": lambda: html_of(result, templates),
-            "md": lambda: markdown_of(result, templates),
-            "csv": lambda: csv_of(result),
-            "text": lambda: text_of(result, width_of(sys.stdout)),
-        }
-        _emit(makers[format_](), format_)
-    note(f"report: {files.html}")
+    _emit(report_of(result, templates), format_, files)
     if mlflow:
         from tritonsmith.perf.report.mlflow_export import export_sweep
 
@@ -109,56 +72,33 @@ def _report_records(
 
     from tritonsmith.builder.base.text.console import note
     from tritonsmith.perf.load.result import result_from_records
-    from tritonsmith.perf.load.text import result_as_dict, text_of_result
     from tritonsmith.perf.records.record import load_records
     from tritonsmith.perf.records.schedule import load_from_dict, load_label
-    from tritonsmith.perf.report.load.report import (
-        load_csv_of,
-        load_html_of,
-        load_markdown_of,
-        write_load_report,
-    )
+    from tritonsmith.perf.report.load.report import load_report
 
-    records = load_records(path)
-    result = result_from_records(records)
-    summary = result.summary
-    load = load_from_dict(records.header.load)
-    files = None
-    if output is not None:
-        files = write_load_report(records, summary, result_as_dict(result), output, templates)
-    if format_ == "json":
-        _emit_json(result_as_dict(result), files)
-    else:
-        makers = {
-            "html": lambda: load_html_of(records, summary, templates),
-            "md": lambda: load_markdown_of(records, summary, templates),
-            "csv": lambda: load_csv_of(summary),
-            "text": lambda: text_of_result(result, load),
-        }
-        _emit(makers[format_](), format_)
-    if files is not None:
-        note(f"report: {files.html}")
+    result = result_from_records(load_records(path))
+    report, header, summary = load_report(result, templates), result.records.header, result.summary
+    files = None if output is None else report.write(output)
+    _emit(report, format_, files)
     if mlflow:
         from tritonsmith.perf.report.load.view import rows_of
         from tritonsmith.perf.report.mlflow_export import export_load
 
         with tempfile.TemporaryDirectory(prefix="tritonsmith-report-") as directory:
-            files = files or write_load_report(
-                records, summary, result_as_dict(result), Path(directory), templates
-            )
-            verdict = summary.validity.verdict.value
-            run_id = export_load(records.header.model, load_label(load), rows_of(summary), verdict, files)
+            files = files or report.write(Path(directory))
+            label, verdict = load_label(load_from_dict(header.load)), summary.validity.verdict.value
+            run_id = export_load(header.model, label, rows_of(summary), verdict, files)
         note(f"MLflow run: {run_id}")
 
 
-def _emit(text: str, format_: str) -> None:
-    from tritonsmith.builder.base.text.console import emit_document, emit_text
+def _emit(report: Report, format_: str, files: ReportFiles | None) -> None:
+    from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
 
-    emit = emit_text if format_ == "text" else emit_document
-    emit(text.rstrip("\n"))
-
-
-def _emit_json(data: dict[str, object], files: ReportFiles | None) -> None:
-    from tritonsmith.builder.base.text.console import emit_json
-
-    emit_json(data if files is None else data | {"files": files.names()})
+    if format_ == "json":
+        emit_json(report.data() if files is None else report.data() | {"files": files.names()})
+    elif format_ == "text":
+        emit_text(report.text(width_of(sys.stdout)).rstrip("\n"))
+    else:
+        emit_document({"html": report.html, "md": report.md, "csv": report.csv}[format_]().rstrip("\n"))
+    if files is not None:
+        note(f"report: {files.html}")

@@ -8,69 +8,37 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
 
 if TYPE_CHECKING:
     from tritonsmith.perf.server.launch import Server
 
 
-class ServeFormat(str, Enum):
-    """How the table of models is written."""
-
-    text = "text"
-    json = "json"
-
-
-class ControlMode(str, Enum):
-    """Triton's --model-control-mode."""
-
-    none = "none"
-    explicit = "explicit"
-    poll = "poll"
-
-
 class _Stop(BaseException):
     """SIGTERM: somebody wants the server to end, which is not a failure."""
 
 
+@flattened
 def serve(
-    repository: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The model repository.", show_default=True)
-    ] = Path("model_repository"),
-    extra_args: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="-- ARGS", help="Passed to tritonserver as they are.", show_default=False),
-    ] = None,
-    launch_kind: Annotated[
-        str,
-        typer.Option("--launch", metavar="KIND", help=LAUNCH_HELP),
-    ] = "embedded",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
-    model_control: Annotated[
-        ControlMode, typer.Option(help="Triton's model control mode.")
-    ] = ControlMode.none,
-    load_model: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            help="Explicit control: load this model at the start; '*' loads all.", show_default=False
-        ),
-    ] = None,
-    cache_size: Annotated[int, typer.Option(min=0, help="Response cache, bytes; 0 for none.")] = 0,
-    gpus: Annotated[bool, typer.Option("--gpus", help="docker: give the container all GPUs.")] = False,
-    log: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Keep the server's log in this file.", show_default=False),
-    ] = None,
-    format: Annotated[ServeFormat, typer.Option(help="How to write the models.")] = ServeFormat.text,
+    repository: Path = argument(Path("model_repository"), "The model repository.", metavar="DIR"),
+    extra_args: list[str] | None = argument(None, "Passed to tritonserver as they are.", metavar="-- ARGS"),
+    launch_kind: str = flag("embedded", LAUNCH_HELP, "--launch", metavar="KIND"),
+    http_port: int = flag(8000, "0 takes a free one.", min=0, max=65535),
+    grpc_port: int = flag(8001, "0 takes a free one.", min=0, max=65535),
+    metrics_port: int = flag(8002, "0 takes a free one.", min=0, max=65535),
+    model_control: Literal["none", "explicit", "poll"] = flag("none", "Triton's model control mode."),
+    load_model: list[str] | None = flag(
+        None, "Explicit control: load this model at the start; '*' loads all."
+    ),
+    cache_size: int = flag(0, "Response cache, bytes; 0 for none.", min=0),
+    gpus: bool = flag(False, "docker: give the container all GPUs.", "--gpus"),
+    log: Path | None = flag(None, "Keep the server's log in this file."),
+    format: Literal["text", "json"] = flag("text", "How to write the models."),
 ) -> None:
     """Serve a repository with a live Triton on 127.0.0.1 until Ctrl-C.
 
@@ -97,7 +65,7 @@ def serve(
         kind=kind,
         reference=reference,
         repositories=() if attached else (repository,),
-        model_control=model_control.value,
+        model_control=model_control,
         load_models=tuple(load_model or ()),
         http_port=http_port or None,
         grpc_port=None if attached else grpc_port or None,
@@ -111,7 +79,7 @@ def serve(
         with _sigterm_stops(), launch(spec) as server:
             with watched(server, spec.model_control, note):
                 told = state_of(server, spec.repositories)
-                if format is ServeFormat.json:
+                if format == "json":
                     emit_json(told)
                     sys.stdout.flush()  # a program that reads it from a pipe waits for it now, not at the end
                 else:

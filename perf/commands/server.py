@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from tritonsmith.builder.base.text.console import emit_json, emit_text
 from tritonsmith.builder.commands.help import Command, Group
 from tritonsmith.builder.commands.options import Format, FormatOption
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 app = typer.Typer(
     cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
@@ -16,18 +15,12 @@ app = typer.Typer(
 
 
 @app.command(name="install", cls=Command)
+@flattened
 def install(
-    find_links: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR|URL",
-            help="Also look for wheels here; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    no_index: Annotated[
-        bool, typer.Option("--no-index", help="Offline: look for wheels nowhere else than in --find-links.")
-    ] = False,
+    find_links: list[str] | None = flag(
+        None, "Also look for wheels here; may be given several times.", metavar="DIR|URL"
+    ),
+    no_index: bool = flag(False, "Offline: look for wheels nowhere else than in --find-links.", "--no-index"),
 ) -> None:
     """Make the environment unless it is there; serve, load, sweep and demo do the same when they need it.
 
@@ -47,10 +40,9 @@ def install(
 
 
 @app.command(name="status", cls=Command)
+@flattened
 def status(
-    list: Annotated[
-        bool, typer.Option("--list", help="Print only the path of the locked list of packages.")
-    ] = False,
+    list: bool = flag(False, "Print only the path of the locked list of packages.", "--list"),
     format: FormatOption = Format.text,
 ) -> None:
     """Whether the environment is there, and where."""

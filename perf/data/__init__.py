@@ -6,7 +6,6 @@ from tritonsmith.perf.data.distribution import Span
 from tritonsmith.perf.data.interface import ModelInterface, interface_from_metadata
 from tritonsmith.perf.data.options import DataOptions
 from tritonsmith.perf.data.pool import (
-    POOL_LIMIT_BYTES,
     Pool,
     payload_from_sample,
     payloads_from_options,
@@ -14,7 +13,6 @@ from tritonsmith.perf.data.pool import (
 )
 
 __all__ = [
-    "POOL_LIMIT_BYTES",
     "DataOptions",
     "ModelInterface",
     "Pool",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tritonsmith.builder.actions.accuracy.samples import Sample
-from tritonsmith.builder.base.errors import UsageError, Where, nearest
+from tritonsmith.builder.base.errors import UsageError, Where, unknown
 from tritonsmith.builder.base.tensors import TensorSpec, fits
 from tritonsmith.perf.data.files import array_of_one_row, in_shape, known_shape
 from tritonsmith.perf.data.interface import Array, ModelInterface
@@ -94,14 +94,12 @@ def _tensors(
 
 def _spec(path: Path, at: str, known: Mapping[str, TensorSpec], name: str) -> TensorSpec:
     if name not in known:
-        close = nearest(name, known)
+        code = "unknown_input" if at.startswith("data") else "unknown_output"
         raise UsageError(
             f"`{at}` names a tensor that the model does not have",
-            code="unknown_input" if at.startswith("data") else "unknown_output",
+            code=code,
             where=Where(path),
-            seen=name,
-            valid=list(known),
-            fix=f"did you mean `{close}`?" if close else None,
+            **unknown(name, known),
         )
     return known[name]
 

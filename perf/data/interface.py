@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from tritonsmith.builder.actions.accuracy.samples import Sample
-from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve, fits
 
 Array = npt.NDArray[Any]
@@ -75,14 +75,8 @@ def check_names(model: ModelInterface, names: Sequence[str]) -> None:
     known = [spec.name for spec in model.inputs]
     for name in names:
         if name not in known:
-            close = nearest(name, known)
-            raise UsageError(
-                f"`{model.name}` has no input `{name}`",
-                code="unknown_input",
-                seen=name,
-                valid=known,
-                fix=f"did you mean `{close}`?" if close else None,
-            )
+            message = f"`{model.name}` has no input `{name}`"
+            raise UsageError(message, code="unknown_input", **unknown(name, known))
 
 
 def check_batch(model: ModelInterface, batch_size: int | None) -> None:

@@ -44,7 +44,6 @@ def pool_from_options(
     options: DataOptions,
     *,
     parameters: Mapping[str, Parameter] | None = None,
-    request_id: str = "",
 ) -> Pool:
     """The pool. UsageError when the options or the file do not fit the model."""
     known = [spec.name for spec in model.outputs] if options.file is not None else []
@@ -54,7 +53,7 @@ def pool_from_options(
     payloads = []
     for number, sample in enumerate(sample for stream in streams for sample in stream):
         with _said_of(options, sample, number):
-            payloads.append(payload_from_sample(model, sample, parameters=parameters, request_id=request_id))
+            payloads.append(payload_from_sample(model, sample, parameters=parameters))
     if options.file is None or options.file.suffix != ".json":
         return Pool(tuple(payloads))
     ends = np.cumsum([0, *(len(stream) for stream in streams)]).tolist()
@@ -73,15 +72,9 @@ def _said_of(options: DataOptions, sample: Sample, number: int) -> Iterator[None
         raise
 
 
-def payloads_from_options(
-    model: ModelInterface,
-    options: DataOptions,
-    *,
-    parameters: Mapping[str, Parameter] | None = None,
-    request_id: str = "",
-) -> list[InferPayload]:
+def payloads_from_options(model: ModelInterface, options: DataOptions) -> list[InferPayload]:
     """The pool's requests alone."""
-    return list(pool_from_options(model, options, parameters=parameters, request_id=request_id).payloads)
+    return list(pool_from_options(model, options).payloads)
 
 
 def _streams(model: ModelInterface, options: DataOptions) -> list[list[Sample]]:
@@ -116,7 +109,6 @@ def payload_from_sample(
     sample: Sample,
     *,
     parameters: Mapping[str, Parameter] | None = None,
-    request_id: str = "",
 ) -> InferPayload:
     """One request's tensors, whole shapes → its payload, with the sample's outputs as expected ones."""
     known = {spec.name: spec for spec in model.inputs}
@@ -129,7 +121,6 @@ def payload_from_sample(
         model.name,
         inputs,
         version=model.version,
-        request_id=request_id,
         parameters=dict(parameters or {}),
         batch_size=rows,
         expected=sample.outputs or None,

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -30,10 +30,6 @@ class Check:
     state: State
     seen: str
     fix: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """JSON form."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

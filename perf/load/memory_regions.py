@@ -6,6 +6,8 @@ region in a GPU the server gets a CUDA IPC handle, which other processes of this
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,15 +74,11 @@ class CudaRegion:
 
     def write(self, data: bytes) -> None:
         """See Region."""
-        import ctypes
-
         from_host = (ctypes.c_char * len(data)).from_buffer_copy(data)
         self._copy(self._opened(), ctypes.addressof(from_host), len(data))
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
         """See Region."""
-        import ctypes
-
         to_host = (ctypes.c_char * size_bytes)()
         self._copy(ctypes.addressof(to_host), self._opened() + offset_bytes, size_bytes)
         return to_host.raw
@@ -129,49 +127,37 @@ def registered_region(
 
     device: the GPU of a CUDA region, as CUDA counts them for this process and for the server.
     """
-    if kind == "cuda":
-        with _cuda_region(api, name, max(1, size_bytes), device) as region:
+    size_bytes = max(1, size_bytes)
+    made = _cuda_region(name, size_bytes, device) if kind == "cuda" else _system_region(name, size_bytes)
+    with made as region:
+        if isinstance(region, CudaRegion):
+            register_cuda(api, name, region.handle, device, size_bytes)
+        else:
+            _register_system(api, name, region.memory.size)
+        try:
             yield region
-    else:
-        with _system_region(api, name, max(1, size_bytes)) as region:
-            yield region
+        finally:
+            _unregister(api, kind, name)
 
 
 @contextmanager
-def _system_region(api: ServerApi, name: str, size_bytes: int) -> Iterator[Region]:
+def _system_region(name: str, size_bytes: int) -> Iterator[SystemRegion]:
     """The memory also goes when this process is killed: multiprocessing's resource tracker sees to it."""
     try:
         memory = SharedMemory(name, create=True, size=size_bytes)
     except OSError as error:
-        raise ToolError(
-            "no shared memory of this size",
-            code="no_shared_memory",
-            seen=f"{size_bytes} bytes: {error.strerror}",
-        ) from error
+        seen = f"{size_bytes} bytes: {error.strerror}"
+        raise ToolError("no shared memory of this size", code="no_shared_memory", seen=seen) from error
     try:
-        try:
-            api.register_region(name, f"/{name}", memory.size)
-        except TrialError as error:
-            raise TrialError(
-                f"the server cannot map this machine's shared memory: {error.message}",
-                code="shared_memory_refused",
-                seen=error.seen,
-                fix="the server must run on this machine and see its /dev/shm (docker: --ipc=host)",
-            ) from error
-        try:
-            yield SystemRegion(name, memory)
-        finally:
-            _unregister(api, "system", name)
+        yield SystemRegion(name, memory)
     finally:
         memory.close()
         memory.unlink()
 
 
 @contextmanager
-def _cuda_region(api: ServerApi, name: str, size_bytes: int, device: int) -> Iterator[Region]:
+def _cuda_region(name: str, size_bytes: int, device: int) -> Iterator[CudaRegion]:
     """The memory goes with this process, however that ends."""
-    import base64
-
     cuda = _cuda_shared_memory()
     try:
         memory = cuda.create_shared_memory_region(name, size_bytes, device)
@@ -179,27 +165,36 @@ def _cuda_region(api: ServerApi, name: str, size_bytes: int, device: int) -> Ite
         raise _no_cuda(str(error.__cause__ or error), f"{size_bytes} bytes of GPU {device}") from error
     handle = base64.b64decode(cuda.get_raw_handle(memory))
     try:
-        register_cuda(api, name, handle, device, size_bytes)
-        try:
-            yield CudaRegion(name, device, size_bytes, handle, int(memory._base_addr))
-        finally:
-            _unregister(api, "cuda", name)
+        yield CudaRegion(name, device, size_bytes, handle, int(memory._base_addr))
     finally:
         cuda.destroy_shared_memory_region(memory)
         del memory  # its last reference, which frees it
 
 
+def _register_system(api: ServerApi, name: str, size_bytes: int) -> None:
+    with _refused(
+        "the server cannot map this machine's shared memory",
+        "the server must run on this machine and see its /dev/shm (docker: --ipc=host)",
+    ):
+        api.register_region(name, f"/{name}", size_bytes)
+
+
 def register_cuda(api: ServerApi, name: str, handle: bytes, device: int, size_bytes: int) -> None:
     """Have the server open a GPU's memory by its handle; TrialError with the server's reason."""
-    try:
+    with _refused(
+        "the server cannot open this GPU's memory",
+        "the server must run on this machine, see the same GPU and be built with GPU support",
+    ):
         api.register_cuda_region(name, handle, device, size_bytes)
+
+
+@contextmanager
+def _refused(what: str, fix: str) -> Iterator[None]:
+    try:
+        yield
     except TrialError as error:
-        raise TrialError(
-            f"the server cannot open this GPU's memory: {error.message}",
-            code="shared_memory_refused",
-            seen=error.seen,
-            fix="the server must run on this machine, see the same GPU and be built with GPU support",
-        ) from error
+        message = f"{what}: {error.message}"
+        raise TrialError(message, code="shared_memory_refused", seen=error.seen, fix=fix) from error
 
 
 def check_cuda(device: int) -> None:

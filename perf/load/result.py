@@ -10,10 +10,10 @@ from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.records.schedule import load_from_dict, load_label
-from tritonsmith.perf.records.typed import MALFORMED, typed
+from tritonsmith.perf.records.typed import MALFORMED, json_of, typed
 from tritonsmith.perf.stats import Estimate, Summary, summarise
-from tritonsmith.perf.usage.counters import ServerCounters, counters_from_dict
-from tritonsmith.perf.usage.resource_use import ResourceUse, resource_use_from_dict
+from tritonsmith.perf.usage.counters import ServerCounters
+from tritonsmith.perf.usage.resource_use import ResourceUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ def result_of(
 ) -> LoadTestResult:
     """The result, whose records say all of it: a record file holds the server's side too."""
     observed = {
-        "server": None if server is None else server.as_dict(),
+        "server": json_of(server),
         "why_no_server": why_no_server,
-        "resources": None if resources is None else resources.as_dict(),
+        "resources": json_of(resources),
         "stubs_died": list(died),
     }
     records = replace(records, header=replace(records.header, observed=observed))
@@ -98,10 +98,10 @@ def result_from_records(records: RequestRecords) -> LoadTestResult:
         return LoadTestResult(
             records,
             summarise(records),
-            None if server is None else typed(counters_from_dict(server)),
+            None if server is None else typed(ServerCounters, server),
             str(why),
-            None if resources is None else typed(resource_use_from_dict(resources)),
-            tuple(str(text) for text in seen.get("stubs_died", ())),
+            None if resources is None else typed(ResourceUse, resources),
+            typed(tuple[str, ...], seen.get("stubs_died", ())),
         )
     except MALFORMED as error:
         raise UsageError(

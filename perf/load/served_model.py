@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError, nearest
+from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError, unknown
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.paths import ends_a_path
@@ -85,14 +85,7 @@ def _not_served(
     if of_model or not rows:
         return refusal
     names = sorted({row["name"] for row in rows})
-    close = nearest(model, names)
-    return UsageError(
-        f"the server has no model `{model}`",
-        code="unknown_model",
-        seen=model,
-        valid=names,
-        fix=f"did you mean `{close}`?" if close else None,
-    )
+    return UsageError(f"the server has no model `{model}`", code="unknown_model", **unknown(model, names))
 
 
 def _is_ready(row: Row) -> bool:

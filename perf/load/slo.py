@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Generic, Literal, TypeVar
 
+from pydantic import Field, computed_field
+
+from tritonsmith.perf.records.schedule import Open
 from tritonsmith.perf.stats import Summary
+
+T = TypeVar("T")
 
 GROW = 1.6
 TOLERANCE = 0.05
@@ -39,7 +44,7 @@ class Probe:
     clear: bool
     p99_ms: float | None
     why: str
-    p50_ms: float | None = None
+    p50_ms: Annotated[float | None, Field(exclude=True)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class SloResult:
     probes: tuple[Probe, ...]
     interrupted: bool = False
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def sentence(self) -> str:
         """The finding for people."""
@@ -80,27 +86,6 @@ class SloResult:
         if self.limited_by == "client":
             return f"{text}; the client could send no more, the server may take more."
         return f"{text}; {self.missed_per_s:,.4g}/s do not."
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "limit_ms": self.limit_ms,
-            "rate_per_s": self.rate_per_s,
-            "missed_per_s": self.missed_per_s,
-            "limited_by": self.limited_by,
-            "interrupted": self.interrupted,
-            "sentence": self.sentence,
-            "probes": [
-                {
-                    "rate_per_s": p.rate_per_s,
-                    "outcome": p.outcome,
-                    "clear": p.clear,
-                    "p99_ms": p.p99_ms,
-                    "why": p.why,
-                }
-                for p in self.probes
-            ],
-        }
 
 
 def beyond_words(times: float) -> str:
@@ -253,3 +238,48 @@ def find_rate(
         "client" if by_client else "server",
         tuple(search.probes),
     )
+
+
+@dataclass(slots=True)
+class RateSearch(Generic[T]):
+    """find_rate over whole measurements, which are kept: Poisson arrivals, each probe's from a seed of its own.
+
+    run:      (load, seconds) → what came of it, its summary, and whether Ctrl-C cut it short.
+    least_s:  of a probe. seed: the first probe has the arrivals of the next one.
+    floor_per_s: rates below are hopeless and not tried. whole: rate → what came of those that ran to their end.
+    """
+
+    run: Callable[[Open, float], tuple[T, Summary, bool]]
+    limit_ms: float
+    least_s: float
+    seed: int
+    floor_per_s: float = 0.0
+    on_probe: Callable[[Probe], None] | None = None
+    whole: dict[float, T] = field(default_factory=dict)
+    last: T | None = None
+    interrupted: bool = False
+
+    def find(self, start_per_s: float, known_per_s: float | None = None) -> SloResult:
+        """See find_rate."""
+        found = find_rate(self._probe, self.limit_ms, start_per_s, known_per_s)
+        return replace(found, interrupted=self.interrupted)
+
+    def _probe(self, rate_per_s: float) -> Probe | None:
+        if self.interrupted or rate_per_s < self.floor_per_s:
+            return None
+        self.seed += 1  # two probes that agree are to be two findings
+        load = Open(rate_per_s, "poisson", self.seed)
+        self.last, summary, self.interrupted = self.run(load, probe_duration_s(rate_per_s, self.least_s))
+        if self.interrupted:
+            return None
+        self.whole[rate_per_s] = self.last
+        probe = probe_from_summary(rate_per_s, summary, self.limit_ms)
+        if self.on_probe is not None:
+            self.on_probe(probe)
+        return probe
+
+    def best(self, found: SloResult) -> T | None:
+        """What was measured at the rate that was found, else at the lowest one tried; None when none was to its end."""
+        if found.rate_per_s in self.whole:
+            return self.whole[found.rate_per_s]
+        return self.whole[min(self.whole)] if self.whole else None

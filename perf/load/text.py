@@ -7,22 +7,24 @@ from typing import Any
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Load, load_label
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.stats import Estimate, Summary
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
     """JSON form; `failures` counts the warm-up's too, `summary` is of the measurement alone."""
-    header = result.records.header
+    header, use = result.records.header, result.resources
+    energy_j = None if use is None else use.energy_per_inference_j(_inferences(result))
     return {
         "model": header.model,
         "url": header.url,
         "protocol": header.protocol,
         "seed": header.seed,
         "failures": result.records.failures(),
-        "summary": result.summary.as_dict(),
+        "summary": json_of(result.summary),
         "why_no_server": result.why_no_server or None,
-        "server": None if result.server is None else result.server.as_dict(),
-        "resources": None if result.resources is None else _resources_as_dict(result),
+        "server": json_of(result.server),
+        "resources": None if use is None else json_of(use) | {"energy_per_inference_j": energy_j},
         "stubs_died": list(result.died),
         "interrupted": header.interrupted,
         "environment": dict(header.environment),
@@ -170,12 +172,6 @@ def _inferences(result: LoadTestResult) -> int:
     """Those of the stretch that resources were sampled in."""
     measured = result.records.measured()
     return int(measured.inferences[measured.ok].sum())
-
-
-def _resources_as_dict(result: LoadTestResult) -> dict[str, Any]:
-    assert result.resources is not None
-    energy_j = result.resources.energy_per_inference_j(_inferences(result))
-    return result.resources.as_dict() | {"energy_per_inference_j": energy_j}
 
 
 def _number(estimate: Estimate, scale: float, unit: str) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,9 +254,8 @@ def load_records(path: Path) -> RequestRecords:
                 seen=seen,
                 valid=[FORMAT],
             )
-        known = {f.name for f in fields(RecordHeader)}
-        read = typed(RecordHeader(**{key: value for key, value in header.items() if key in known}))
-        typed(load_from_dict(read.load))
+        read = typed(RecordHeader, header)
+        load_from_dict(read.load)
         there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
         return _checked(RequestRecords(read, **{name: members[name] for name in there}))
     except FileNotFoundError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.records.typed import json_of, typed
 
 Arrival = Literal["constant", "poisson"]
 NS_PER_S = 1_000_000_000
@@ -87,17 +88,13 @@ class Replay:
 Load = Closed | Open | Replay
 """What is asked of the generator."""
 
-_KINDS: dict[str, type[Closed] | type[Open] | type[Replay]] = {
-    "closed": Closed,
-    "open": Open,
-    "replay": Replay,
-}
+_KINDS: dict[str, type[Load]] = {"closed": Closed, "open": Open, "replay": Replay}
 
 
 def load_as_dict(load: Load) -> dict[str, Any]:
     """The load as JSON, with its kind."""
-    kind = next(name for name, cls in _KINDS.items() if isinstance(load, cls))
-    data = {"kind": kind, **asdict(load)}
+    kind = type(load).__name__.lower()
+    data = {"kind": kind, **json_of(load)}
     if kind == "closed" and not data["steps"]:
         del data["steps"]
     return data
@@ -105,13 +102,7 @@ def load_as_dict(load: Load) -> dict[str, Any]:
 
 def load_from_dict(data: Mapping[str, Any]) -> Load:
     """The inverse of load_as_dict."""
-    values = {key: value for key, value in data.items() if key != "kind"}
-    if "steps" in values:
-        number: type[int] | type[float] = int if data["kind"] == "closed" else float
-        values["steps"] = tuple((number(value), float(duration)) for value, duration in values["steps"])
-    if "timestamps_ns" in values:
-        values["timestamps_ns"] = tuple(int(t) for t in values["timestamps_ns"])
-    return _KINDS[data["kind"]](**values)
+    return typed(_KINDS[data["kind"]], data)
 
 
 def load_label(load: Load) -> str:

@@ -1,30 +1,40 @@
-"""A frozen dataclass that was filled from a file → the same with every field of its type, or a ValueError."""
+"""A frozen dataclass ↔ its JSON form; what a stranger wrote that is none becomes a ValueError which says where.
+
+A dataclass whose form is not its fields says so itself: an alias, a computed field, a validator or a serializer of pydantic.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainSerializer, TypeAdapter, ValidationError
 
 from tritonsmith.builder.base.files.untrusted import first_fault
 
 T = TypeVar("T")
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
-"""What a dataclass's own `from_dict` raises of data that is not as `as_dict` writes it."""
+"""What is raised of data that are not as `json_of` gives them."""
+
+Seconds = Annotated[float, PlainSerializer(lambda seconds: round(seconds, 4))]
+"""A duration, in files as exact as it is worth."""
 
 
-def typed(value: T) -> T:
-    """The dataclass with the ones in it; whole numbers become floats where those are wanted."""
+def typed(kind: type[T], data: Any) -> T:
+    """What json_of gave → the dataclass with the ones in it; keys that it does not know are left out."""
     try:
-        kind: Any = type(value)
-        return cast(T, _adapter(kind).validate_python(asdict(cast(Any, value))))
+        return cast(T, _adapter(cast(Any, kind)).validate_python(data, context={}))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
 
 
-@lru_cache(maxsize=16)
+def json_of(value: Any) -> Any:
+    """The JSON form as plain values, as reading it from a file gives them: Infinity stays a number."""
+    return json.loads(json.dumps(_adapter(cast(Any, type(value))).dump_python(value), default=str))
+
+
+@lru_cache(maxsize=32)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

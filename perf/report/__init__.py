@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import Where
 from tritonsmith.builder.base.files.disk import delete_written, write_atomically
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
@@ -18,16 +19,18 @@ CONFIG = "config.pbtxt"
 MARKDOWN_TEMPLATE = "report.md.j2"
 
 __all__ = [
+    "Report",
     "ReportFiles",
     "csv_of",
+    "csv_text",
     "html_of",
     "load_run",
     "markdown_of",
     "render",
     "report_json",
+    "report_of",
     "text_of",
     "write_report",
-    "write_text",
 ]
 
 
@@ -43,27 +46,53 @@ class ReportFiles:
 
     def names(self) -> list[str]:
         """As the JSON output lists them."""
-        config = [] if self.config is None else [str(self.config)]
-        return [str(self.html), str(self.md), str(self.json), str(self.csv), *config]
+        paths = (self.html, self.md, self.json, self.csv, self.config)
+        return [str(path) for path in paths if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report in each form, made when it is asked for. data: of report.json."""
+
+    html: Callable[[], str]
+    md: Callable[[], str]
+    csv: Callable[[], str]
+    text: Callable[[int | None], str]
+    data: Callable[[], dict[str, Any]]
+
+    def write(self, directory: Path, config: Path | None = None) -> ReportFiles:
+        """The files, each whole or not at all; config is one that is there already."""
+        directory.mkdir(parents=True, exist_ok=True)
+        html, md, json, csv = (directory / f"report.{ending}" for ending in ("html", "md", "json", "csv"))
+        write_atomically(html, self.html())
+        write_atomically(md, self.md())
+        write_json(json, self.data())
+        write_atomically(csv, self.csv())
+        return ReportFiles(html, md, json, csv, config)
+
+
+def report_of(run: RunResult, templates: Path | None = None) -> Report:
+    """A sweep's report. templates: a directory that may override report.*.j2."""
+    return Report(
+        html=lambda: html_of(run, templates),
+        md=lambda: markdown_of(run, templates),
+        csv=lambda: csv_of(run),
+        text=lambda width: text_of(run, width),
+        data=lambda: report_json(run),
+    )
 
 
 def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
-    """The files, each whole or not at all. templates: a directory that may override report.*.j2."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """The sweep's report as files, and the winner's config.pbtxt where there is one."""
     from tritonsmith.perf.report.winner_pbtxt import winner_pbtxt
 
     config, path = winner_pbtxt(run), directory / CONFIG
-    html, md, json, csv_ = (directory / f"report.{ending}" for ending in ("html", "md", "json", "csv"))
-    files = ReportFiles(html, md, json, csv_, None if config is None else path)
     if config is not None:
-        write_text(path, config)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config)
     elif run.directory == directory:
         delete_written(path)  # of an earlier verdict
-    write_text(files.html, html_of(run, templates))
-    write_text(files.md, markdown_of(run, templates))
-    write_json(files.json, report_json(run))
-    write_text(files.csv, csv_of(run))
-    return files
+    return report_of(run, templates).write(directory, None if config is None else path)
 
 
 def html_of(run: RunResult, templates: Path | None = None) -> str:
@@ -123,7 +152,7 @@ def report_json(run: RunResult) -> dict[str, Any]:
     return {
         "format": "tritonsmith.report/1",
         "model": run.spec.model,
-        "verdict": run.verdict.as_dict(),
+        "verdict": json_of(run.verdict),
         "why": why_winner(run, cells),
         "next": what_next(run, cells),
         "complete": run.complete,
@@ -156,18 +185,19 @@ def text_of(run: RunResult, width: int | None = None) -> str:
 
 def csv_of(run: RunResult) -> str:
     """A header and one row an arm and load point."""
-    from tritonsmith.builder.base.text.shown import visible
     from tritonsmith.perf.report.columns import columns_in
     from tritonsmith.perf.report.view import csv_rows
 
-    text = io.StringIO()
     names = [name for column in columns_in("csv") for name in column.fields()]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    return csv_text(names, csv_rows(run))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A header and the rows; control characters are shown as such."""
+    from tritonsmith.builder.base.text.shown import visible
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(csv_rows(run))
+    writer.writerows(rows)
     return visible(text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    write_atomically(path, text)

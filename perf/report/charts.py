@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.cells import Cell
@@ -116,21 +116,30 @@ def _ratio_ticks(axis: svg.Axis, low: float, high: float) -> list[float]:
     return kept
 
 
-def _series(run: RunResult, cells: Cells, metric: str, text: str, scale: float = 1.0) -> list[svg.Series]:
+def _series(
+    run: RunResult, points_of: Callable[[Arm], Iterable[svg.Point]], joined: bool = True
+) -> list[svg.Series]:
+    """The shown arms' points; the second of the A/A pair is dashed."""
     arms = shown_arms(run)
     styles = styles_of(arms)
-    series: list[svg.Series] = []
-    for arm in arms:
-        points = []
+    again = [arm.id for arm in arms if arm.baseline][1:]
+    return [
+        svg.Series(arm.label, styles[arm.id], tuple(points_of(arm)), dashed=arm.id in again, joined=joined)
+        for arm in arms
+    ]
+
+
+def _by_point(run: RunResult, cells: Cells, metric: str, unit: str, scale: float = 1.0) -> list[svg.Series]:
+    """A metric of each arm over the load points."""
+
+    def points_of(arm: Arm) -> Iterator[svg.Point]:
         for point in run.spec.concurrency:
             cell = cells.get((arm.id, point))
             estimate = cell.estimates[metric] if cell else None
-            if estimate is None or estimate.value is None:
-                continue
-            points.append(_point(point, estimate, f"{arm.label} {run.spec.where_words(point)}", text, scale))
-        again = arm.baseline and any(s.style == 0 for s in series)
-        series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))
-    return series
+            if estimate is not None and estimate.value is not None:
+                yield _point(point, estimate, f"{arm.label} {run.spec.where_words(point)}", unit, scale)
+
+    return _series(run, points_of)
 
 
 def _point(x: float, estimate: Estimate, who: str, unit: str, scale: float) -> svg.Point:
@@ -152,7 +161,7 @@ def _top(series: Sequence[svg.Series]) -> float:
 
 def throughput(run: RunResult, cells: Cells) -> str | None:
     """Throughput by concurrency."""
-    series = _series(run, cells, "throughput_per_s", "inferences/s")
+    series = _by_point(run, cells, "throughput_per_s", "inferences/s")
     if not any(s.points for s in series):
         return None
     x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
@@ -165,7 +174,7 @@ def throughput(run: RunResult, cells: Cells) -> str | None:
 
 def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
     """A latency quantile by concurrency."""
-    series = _series(run, cells, f"{quantile}_ns", "ms", 1e-6)
+    series = _by_point(run, cells, f"{quantile}_ns", "ms", 1e-6)
     if not any(s.points for s in series):
         return None
     x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
@@ -180,34 +189,27 @@ def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
 
 def trade_off(run: RunResult, cells: Cells) -> str | None:
     """p99 latency over throughput: right and down is better."""
-    arms = shown_arms(run)
-    styles = styles_of(arms)
-    series: list[svg.Series] = []
-    for arm in arms:
-        points = []
-        for concurrency in run.spec.concurrency:
-            cell = cells.get((arm.id, concurrency))
-            if cell is None:
-                continue
-            rate, p99 = cell.estimates["throughput_per_s"].value, cell.estimates["p99_ns"].value
-            if rate is not None and p99 is not None:
-                tip = (
-                    f"{arm.label} {run.spec.where_words(concurrency)}: {rate:,.0f}/s, p99 {p99 / 1e6:.3g} ms"
-                )
-                points.append(svg.Point(rate, p99 / 1e6, tip=tip))
-        again = arm.baseline and any(s.style == 0 for s in series)
-        series.append(svg.Series(arm.label, styles[arm.id], tuple(points), dashed=again))
-    marks = [p for s in series for p in s.points]
-    if not marks:
+    shown = {arm.id for arm in shown_arms(run)}
+    places: dict[tuple[str, int], tuple[float, float]] = {}
+    for key, cell in cells.items():
+        rate, p99_ns = cell.estimates["throughput_per_s"].value, cell.estimates["p99_ns"].value
+        if key[0] in shown and rate is not None and p99_ns is not None:
+            places[key] = (rate, p99_ns / 1e6)
+    if not places:
         return None
-    x = svg.linear_axis("inferences per second", max(p.x for p in marks), numbers.short_count)
-    y = svg.log_axis("", min(p.y for p in marks), max(p.y for p in marks), lambda v: f"{v:g}")
-    shown = {arm.id for arm in arms}
-    front = []
-    for key in front_of({key: cell for key, cell in cells.items() if key[0] in shown}):
-        rate, p99 = cells[key].estimates["throughput_per_s"].value, cells[key].estimates["p99_ns"].value
-        assert rate is not None and p99 is not None
-        front.append((rate, p99 / 1e6))
+
+    def points_of(arm: Arm) -> Iterator[svg.Point]:
+        for concurrency in run.spec.concurrency:
+            if (arm.id, concurrency) in places:
+                rate, p99_ms = places[arm.id, concurrency]
+                where = f"{arm.label} {run.spec.where_words(concurrency)}"
+                yield svg.Point(rate, p99_ms, tip=f"{where}: {rate:,.0f}/s, p99 {p99_ms:.3g} ms")
+
+    rates, latencies = zip(*places.values(), strict=True)
+    x = svg.linear_axis("inferences per second", max(rates), numbers.short_count)
+    y = svg.log_axis("", min(latencies), max(latencies), lambda v: f"{v:g}")
+    front = [places[key] for key in front_of({key: cells[key] for key in places})]
+    series = _series(run, points_of)
     return svg.xy_chart("p99 latency over throughput", series, x, y, dodge=0, front=front)
 
 
@@ -216,30 +218,22 @@ def probes(run: RunResult) -> str | None:
     limit_ms = run.spec.slo_p99_ms
     if limit_ms is None:
         return None
-    arms = shown_arms(run)
-    styles = styles_of(arms)
-    series = []
-    for arm in arms:
-        points = tuple(
-            svg.Point(
-                probe["rate_per_s"],
-                probe["p99_ms"],
-                tip=f"{arm.label}, {probe['rate_per_s']:,.0f}/s: {probe['why']}",
-            )
-            for trial in run.trials
-            if trial.trial.arm_id == arm.id and trial.slo
-            for probe in trial.slo["probes"]
-            if probe["p99_ms"]
-        )
-        series.append(svg.Series(arm.label, styles[arm.id], points, joined=False))
-    marks = [p for one in series for p in one.points]
-    if not marks:
+
+    def points_of(arm: Arm) -> Iterator[svg.Point]:
+        for trial in run.trials:
+            for probe in trial.slo.probes if trial.slo and trial.trial.arm_id == arm.id else ():
+                if probe.p99_ms:
+                    tip = f"{arm.label}, {probe.rate_per_s:,.0f}/s: {probe.why}"
+                    yield svg.Point(probe.rate_per_s, probe.p99_ms, tip=tip)
+
+    series = _series(run, points_of, joined=False)
+    rates = [p.x for one in series for p in one.points]
+    if not rates:
         return None
-    x = svg.log_axis(
-        "requests per second", min(p.x for p in marks), max(p.x for p in marks), numbers.short_count
-    )
-    lows, highs = [limit_ms, *(p.y for p in marks)], [limit_ms, *(min(p.y, 50 * limit_ms) for p in marks)]
-    y = svg.log_axis("", min(lows), max(highs), lambda v: f"{v:g}")
+    latencies = [p.y for one in series for p in one.points]
+    x = svg.log_axis("requests per second", min(rates), max(rates), numbers.short_count)
+    most = max(limit_ms, *(min(value, 50 * limit_ms) for value in latencies))
+    y = svg.log_axis("", min(limit_ms, *latencies), most, lambda v: f"{v:g}")
     return svg.xy_chart("p99 latency of every probe by request rate", series, x, y, dodge=0, limit=limit_ms)
 
 

@@ -9,35 +9,27 @@ from tritonsmith.perf.stats.ratio import (
     arm_level,
     arm_ratio,
     fit_rounds,
-    ratio_from_dict,
     ratio_interval,
     times_end,
 )
-from tritonsmith.perf.stats.streaming import StreamSummary
-from tritonsmith.perf.stats.summary import QUANTILES, Summary, summarise, summary_from_dict
-from tritonsmith.perf.stats.validity import Validity, Verdict
-from tritonsmith.perf.stats.warmup import Warmup, find_warmup
+from tritonsmith.perf.stats.summary import Summary, summarise
+from tritonsmith.perf.stats.validity import Verdict
+from tritonsmith.perf.stats.warmup import find_warmup
 
 __all__ = [
-    "QUANTILES",
     "Estimate",
     "Interval",
     "Ratio",
     "RoundTable",
-    "StreamSummary",
     "Summary",
-    "Validity",
     "Verdict",
-    "Warmup",
     "arm_level",
     "arm_ratio",
     "find_warmup",
     "fit_rounds",
     "mean_estimate",
     "quantile_estimates",
-    "ratio_from_dict",
     "ratio_interval",
     "summarise",
-    "summary_from_dict",
     "times_end",
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.stats.intervals import Estimate, estimate_from_dict
+from tritonsmith.perf.stats.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +25,6 @@ class Goodput:
     limits_ns: Mapping[str, int]
     per_s: Estimate
     share: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is goodput_from_dict."""
-        return {"limits_ns": dict(self.limits_ns), "per_s": self.per_s.as_dict(), "share": self.share}
-
-
-def goodput_from_dict(data: Mapping[str, Any], level: float) -> Goodput:
-    """The inverse of Goodput.as_dict."""
-    return Goodput(dict(data["limits_ns"]), estimate_from_dict(data["per_s"], level), data["share"])
 
 
 LIMITS = ("latency", "first", "between")

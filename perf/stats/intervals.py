@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationInfo, model_serializer, model_validator
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -31,6 +32,19 @@ class Interval:
         return self.low <= value <= self.high
 
 
+def ends_of(interval: Interval | None, *more: str) -> dict[str, Any]:
+    """JSON form of an interval beside its value: low, high and `more`, which is "level" where no summary states it."""
+    return {name: None if interval is None else getattr(interval, name) for name in ("low", "high", *more)}
+
+
+def with_interval(data: Any, info: ValidationInfo) -> Any:
+    """The inverse of ends_of, for the dataclass they are in; an interval without a level has that of its summary."""
+    interval = None
+    if data["low"] is not None:
+        interval = {"level": (info.context or {}).get("level", 0.95), **data}
+    return {**data, "interval": interval}
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number, its interval, and why one of them is missing; never a silent gap.
@@ -50,16 +64,11 @@ class Estimate:
             return None
         return (self.interval.high - self.interval.low) / 2 / self.value
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form: {value, low, high, why}."""
-        low, high = (self.interval.low, self.interval.high) if self.interval else (None, None)
-        return {"value": self.value, "low": low, "high": high, "why": self.why}
+    _read = model_validator(mode="before")(with_interval)
 
-
-def estimate_from_dict(data: dict[str, Any], level: float = 0.95) -> Estimate:
-    """The inverse of Estimate.as_dict."""
-    interval = None if data["low"] is None else Interval(data["low"], data["high"], level)
-    return Estimate(data["value"], interval, data["why"])
+    @model_serializer
+    def _form(self) -> dict[str, Any]:
+        return {"value": self.value, **ends_of(self.interval), "why": self.why}
 
 
 @lru_cache(maxsize=4096)

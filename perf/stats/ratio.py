@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import model_serializer, model_validator
 
-from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, student_t
+from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, ends_of, student_t, with_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,11 @@ class Ratio:
     interval: Interval | None = None
     why: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form: {value, low, high, level, why}."""
-        interval = self.interval
-        return {
-            "value": self.value,
-            "low": None if interval is None else interval.low,
-            "high": None if interval is None else interval.high,
-            "level": None if interval is None else interval.level,
-            "why": self.why,
-        }
+    _read = model_validator(mode="before")(with_interval)
 
-
-def ratio_from_dict(data: dict[str, Any]) -> Ratio:
-    """The inverse of Ratio.as_dict."""
-    interval = None if data["low"] is None else Interval(data["low"], data["high"], data["level"])
-    return Ratio(data["value"], interval, data["why"])
+    @model_serializer
+    def _form(self) -> dict[str, Any]:
+        return {"value": self.value, **ends_of(self.interval, "level"), "why": self.why}
 
 
 def ratio_interval(a_rounds: Sequence[float], b_rounds: Sequence[float], level: float = 0.95) -> Ratio:

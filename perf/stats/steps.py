@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.stats.intervals import Estimate, Floats, estimate_from_dict, mean_estimate
+from tritonsmith.perf.stats.intervals import Estimate, Floats, mean_estimate
 
 Quantiles = Callable[[Floats, float], dict[str, Estimate]]
 Rates = Callable[[RequestRecords, int, int], Floats]
@@ -31,31 +31,6 @@ class StepSummary:
     failed: int
     throughput_per_s: Estimate
     latency_ns: Mapping[str, Estimate]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is step_summary_from_dict."""
-        return {
-            "load": self.load,
-            "begin_s": self.begin_s,
-            "duration_s": self.duration_s,
-            "requests": self.requests,
-            "failed": self.failed,
-            "throughput_per_s": self.throughput_per_s.as_dict(),
-            "latency_ns": {name: e.as_dict() for name, e in self.latency_ns.items()},
-        }
-
-
-def step_summary_from_dict(data: Mapping[str, Any], level: float) -> StepSummary:
-    """The inverse of StepSummary.as_dict."""
-    return StepSummary(
-        load=data["load"],
-        begin_s=data["begin_s"],
-        duration_s=data["duration_s"],
-        requests=data["requests"],
-        failed=data["failed"],
-        throughput_per_s=estimate_from_dict(data["throughput_per_s"], level),
-        latency_ns={name: estimate_from_dict(e, level) for name, e in data["latency_ns"].items()},
-    )
 
 
 def summarise_steps(

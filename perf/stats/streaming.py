@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.stats.intervals import Estimate, Floats, Integers, estimate_from_dict, mean_estimate
+from tritonsmith.perf.stats.intervals import Estimate, Floats, Integers, mean_estimate
 
 Quantiles = Callable[[Floats, float], dict[str, Estimate]]
 
@@ -33,28 +32,6 @@ class StreamSummary:
     first_response_ns: Mapping[str, Estimate]
     inter_response_ns: Mapping[str, Estimate]
     longest_gap_ns: Mapping[str, Estimate]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is stream_summary_from_dict."""
-        return {
-            "responses": self.responses,
-            "responses_per_s": self.responses_per_s.as_dict(),
-            "responses_per_request": dict(self.responses_per_request),
-            **{name: {q: e.as_dict() for q, e in getattr(self, name).items()} for name in _QUANTILED},
-        }
-
-
-_QUANTILED = ("first_response_ns", "inter_response_ns", "longest_gap_ns")
-
-
-def stream_summary_from_dict(data: Mapping[str, Any], level: float) -> StreamSummary:
-    """The inverse of StreamSummary.as_dict."""
-    return StreamSummary(
-        responses=data["responses"],
-        responses_per_s=estimate_from_dict(data["responses_per_s"], level),
-        responses_per_request=dict(data["responses_per_request"]),
-        **{name: {q: estimate_from_dict(e, level) for q, e in data[name].items()} for name in _QUANTILED},
-    )
 
 
 def summarise_stream(

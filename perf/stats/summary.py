@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationInfo, model_validator
 
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.stats.goodput import Goodput, goodput_from_dict, within_limits
+from tritonsmith.perf.stats.goodput import Goodput, within_limits
 from tritonsmith.perf.stats.intervals import (
     Estimate,
     Floats,
     Integers,
     Interval,
-    estimate_from_dict,
     mean_estimate,
     quantile_estimates,
 )
-from tritonsmith.perf.stats.steps import StepSummary, step_summary_from_dict, summarise_steps
-from tritonsmith.perf.stats.streaming import StreamSummary, stream_summary_from_dict, summarise_stream
-from tritonsmith.perf.stats.validity import Evidence, Validity, judge, validity_from_dict
+from tritonsmith.perf.stats.steps import StepSummary, summarise_steps
+from tritonsmith.perf.stats.streaming import StreamSummary, summarise_stream
+from tritonsmith.perf.stats.validity import Evidence, Validity, judge
 from tritonsmith.perf.stats.warmup import Warmup, find_warmup
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -55,9 +55,7 @@ class Summary:
     requests: int
     answered: int
     failures: Mapping[str, int]
-    warmup_requests: int
-    warmup_s: float
-    duration_s: float
+    validity: Validity
     throughput_per_s: Estimate
     latency_ns: Mapping[str, Estimate]
     first_byte_ns: Mapping[str, Estimate]
@@ -66,7 +64,9 @@ class Summary:
     scheduled_per_s: float
     sent_per_s: float
     client_cpu_share: float | None
-    validity: Validity
+    warmup_requests: int
+    warmup_s: float
+    duration_s: float
     level: float = 0.95
     checked: int = 0
     load: Mapping[str, Any] = field(default_factory=dict)
@@ -75,67 +75,13 @@ class Summary:
     steps: tuple[StepSummary, ...] = ()
     overloaded: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is summary_from_dict."""
-        return {
-            "requests": self.requests,
-            "answered": self.answered,
-            "failures": dict(self.failures),
-            "validity": self.validity.as_dict(),
-            "throughput_per_s": self.throughput_per_s.as_dict(),
-            "latency_ns": {name: e.as_dict() for name, e in self.latency_ns.items()},
-            "first_byte_ns": {name: e.as_dict() for name, e in self.first_byte_ns.items()},
-            "mean_latency_ns": self.mean_latency_ns.as_dict(),
-            "send_lag_ns": dict(self.send_lag_ns),
-            "scheduled_per_s": self.scheduled_per_s,
-            "sent_per_s": self.sent_per_s,
-            "client_cpu_share": self.client_cpu_share,
-            "warmup_requests": self.warmup_requests,
-            "warmup_s": self.warmup_s,
-            "duration_s": self.duration_s,
-            "level": self.level,
-            "checked": self.checked,
-            "load": dict(self.load),
-            "streaming": None if self.streaming is None else self.streaming.as_dict(),
-            "goodput": None if self.goodput is None else self.goodput.as_dict(),
-            "steps": [step.as_dict() for step in self.steps],
-            "overloaded": self.overloaded,
-        }
-
-
-def summary_from_dict(data: Mapping[str, Any]) -> Summary:
-    """The inverse of Summary.as_dict."""
-    level = data["level"]
-    plain = {name: data[name] for name in _PLAIN}
-    return Summary(
-        **plain,
-        throughput_per_s=estimate_from_dict(data["throughput_per_s"], level),
-        latency_ns={name: estimate_from_dict(e, level) for name, e in data["latency_ns"].items()},
-        first_byte_ns={name: estimate_from_dict(e, level) for name, e in data["first_byte_ns"].items()},
-        mean_latency_ns=estimate_from_dict(data["mean_latency_ns"], level),
-        validity=validity_from_dict(data["validity"]),
-        streaming=stream_summary_from_dict(streamed, level) if (streamed := data.get("streaming")) else None,
-        goodput=goodput_from_dict(kept, level) if (kept := data.get("goodput")) else None,
-        overloaded=data.get("overloaded", False),
-        steps=tuple(step_summary_from_dict(step, level) for step in data.get("steps", ())),
-    )
-
-
-_PLAIN = (
-    "requests",
-    "answered",
-    "failures",
-    "send_lag_ns",
-    "scheduled_per_s",
-    "sent_per_s",
-    "client_cpu_share",
-    "warmup_requests",
-    "warmup_s",
-    "duration_s",
-    "level",
-    "checked",
-    "load",
-)
+    @model_validator(mode="before")
+    @classmethod
+    def _level_of_all(cls, data: Any, info: ValidationInfo) -> Any:
+        """The estimates' own form leaves out the level, which is that of the summary."""
+        if info.context is not None:
+            info.context["level"] = data["level"]
+        return data
 
 
 def summarise(records: RequestRecords, level: float = 0.95) -> Summary:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 
@@ -38,19 +37,6 @@ class Validity:
     verdict: Verdict
     reasons: tuple[str, ...] = ()
     recommendation: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form: {verdict, reasons, recommendation}."""
-        return {
-            "verdict": self.verdict.value,
-            "reasons": list(self.reasons),
-            "recommendation": self.recommendation,
-        }
-
-
-def validity_from_dict(data: Mapping[str, Any]) -> Validity:
-    """The inverse of Validity.as_dict."""
-    return Validity(Verdict(data["verdict"]), tuple(data["reasons"]), data["recommendation"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,23 +6,24 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import delete_written, replacing, write_atomically
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.text.tabular import Tabular
-from tritonsmith.perf.records.typed import MALFORMED, typed
+from tritonsmith.perf.records.typed import MALFORMED, Seconds, json_of, typed
 from tritonsmith.perf.stats.summary import QUANTILES, Summary
 from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values
-from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide, verdict_from_dict
+from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
-from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
+from tritonsmith.perf.sweep.trial import TrialResult
 
 FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"
@@ -32,7 +33,7 @@ WRONG = "wrong answer"
 _MOST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult(Tabular):
     """A sweep, whole or as far as it came: all that a report needs.
 
@@ -40,22 +41,22 @@ class RunResult(Tabular):
     arm_errors:   arm id → why it could not be loaded, or was dropped from the race.
     notes:        what people must know: combinations left out, servers that died.
     stop_reason:  why it ended; complete is False when it was interrupted or died.
-    records_dir:  where the request records lie, None when they were not kept.
+    directory:    where it lies, None when it was not kept; request records are in RECORDS there.
     """
 
-    spec: SweepSpec
-    arms: tuple[Arm, ...]
-    environment: Mapping[str, Any]
-    trials: tuple[TrialResult, ...]
     verdict: Verdict
     stop_reason: str
     complete: bool
+    interrupted: bool = False
+    wall_s: Seconds = 0.0
+    notes: tuple[str, ...] = ()
+    spec: SweepSpec
+    environment: Mapping[str, Any]
+    arms: tuple[Arm, ...]
     arm_errors: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    wall_s: float = 0.0
-    interrupted: bool = False
-    directory: Path | None = None
+    trials: tuple[TrialResult, ...]
+    directory: Annotated[Path | None, Field(exclude=True)] = None
 
     def caption(self) -> str:
         """The verdict's sentence, after why it is not the last word, where it is not."""
@@ -81,24 +82,6 @@ class RunResult(Tabular):
             for t in self.trials
         ]
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is run_from_dict."""
-        return {
-            "format": FORMAT,
-            "verdict": self.verdict.as_dict(),
-            "stop_reason": self.stop_reason,
-            "complete": self.complete,
-            "interrupted": self.interrupted,
-            "wall_s": round(self.wall_s, 3),
-            "notes": list(self.notes),
-            "spec": self.spec.model_dump(mode="json"),
-            "environment": dict(self.environment),
-            "arms": [arm_as_dict(arm) for arm in self.arms],
-            "arm_errors": dict(self.arm_errors),
-            "dropped": dict(self.dropped),
-            "trials": [trial.as_dict() for trial in self.trials],
-        }
-
 
 def _numbers(summary: Summary | None) -> dict[str, Any]:
     if summary is None:
@@ -110,54 +93,6 @@ def _numbers(summary: Summary | None) -> dict[str, Any]:
         "failed_requests": sum(summary.failures.values()),
         "verdict": summary.validity.verdict.value,
     }
-
-
-def run_from_dict(data: Mapping[str, Any], directory: Path | None = None) -> RunResult:
-    """The inverse of RunResult.as_dict."""
-    return RunResult(
-        spec=SweepSpec.model_validate(data["spec"]),
-        arms=tuple(_arm_from_dict(arm) for arm in data["arms"]),
-        environment=data["environment"],
-        trials=tuple(trial_result_from_dict(trial) for trial in data["trials"]),
-        verdict=verdict_from_dict(data["verdict"]),
-        stop_reason=data["stop_reason"],
-        complete=data["complete"],
-        arm_errors=data["arm_errors"],
-        dropped=data["dropped"],
-        notes=tuple(data["notes"]),
-        wall_s=data["wall_s"],
-        interrupted=data["interrupted"],
-        directory=directory,
-    )
-
-
-def arm_as_dict(arm: Arm) -> dict[str, Any]:
-    """JSON form of an arm, config included."""
-    return {
-        "id": arm.id,
-        "label": arm.label,
-        "baseline": arm.baseline,
-        "settings": dict(arm.settings),
-        "config": dict(arm.config),
-        "variant": arm.variant,
-        "batch_size": arm.batch_size,
-        "others": {name: dict(config) for name, config in arm.others.items()},
-        "other_settings": {name: dict(values) for name, values in arm.other_settings.items()},
-    }
-
-
-def _arm_from_dict(data: Mapping[str, Any]) -> Arm:
-    return Arm(
-        data["id"],
-        data["label"],
-        data["settings"],
-        data["config"],
-        data["baseline"],
-        data.get("variant", ""),
-        data.get("batch_size"),
-        data.get("others", {}),
-        data.get("other_settings", {}),
-    )
 
 
 # From trials to what search and verdict look at.
@@ -232,7 +167,7 @@ class Journal:
         with replacing(path) as temporary:
             self._file = temporary.open("w")
             for result in kept:
-                self.write(KEPT, **result.as_dict())
+                self.write(KEPT, **json_of(result))
         delete_written(directory / RESULT)  # it would speak for the earlier run
 
     def write(self, event: str, **fields: Any) -> None:
@@ -252,6 +187,11 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
+def write_run(run: RunResult, directory: Path) -> None:
+    """The run's file; the inverse of load_run."""
+    write_json(directory / RESULT, {"format": FORMAT, **json_of(run)})
+
+
 def load_run(directory: Path) -> RunResult:
     """A run directory → RunResult: from run.json, or from the journal of a run that never came to its end."""
     try:
@@ -265,7 +205,7 @@ def load_run(directory: Path) -> RunResult:
                     seen=data.get("format"),
                     valid=[FORMAT],
                 )
-            return _checked(run_from_dict(data, directory))
+            return _checked(replace(typed(RunResult, data), directory=directory))
         if (directory / JOURNAL).is_file():
             return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
     except (OSError, *MALFORMED) as error:
@@ -288,8 +228,7 @@ def journal_lines(path: Path) -> list[str]:
 
 
 def _checked(run: RunResult) -> RunResult:
-    """The run with every value of its type and every trial of one of its arms; ValueError for any other."""
-    run = typed(run)
+    """The run, whose every trial is of one of its arms; ValueError for any other."""
     ids = Counter(arm.id for arm in run.arms)
     twin = next((arm for arm, times in ids.items() if times > 1), None)
     if twin is not None:
@@ -319,29 +258,28 @@ def events_of(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> RunResult:
     """The events of a run → what it came to. A last line that a crash cut off is left out."""
-    events = [event for event in events_of(lines) if event["event"] != KEPT]
-    if not events or events[0]["event"] != "start":
+    events: dict[str, list[Any]] = {}
+    for event in events_of(lines):
+        if event["event"] != KEPT:
+            events.setdefault(event["event"], []).append(event)
+    if next(iter(events), None) != "start":
         raise ValueError("the journal does not begin with a start")
-    start = events[0]
-    spec = SweepSpec.model_validate(start["spec"])
-    joined = (event for event in events if event["event"] == "arm")
-    arms = tuple(_arm_from_dict(arm) for arm in (*start["arms"], *joined))
-    trials = tuple(trial_result_from_dict(e) for e in events if e["event"] == "trial")
-    end = next((e for e in events if e["event"] == "end"), None)
-    return RunResult(
-        spec=spec,
-        arms=arms,
-        environment=start["environment"],
-        trials=trials,
-        verdict=verdict_of(spec, arms, trials),
-        stop_reason=end["stop_reason"]
-        if end
-        else "the sweep ended without a word: killed, or the machine stopped",
-        complete=bool(end and end["complete"]),
-        arm_errors={e["arm_id"]: e["error"] for e in events if e["event"] == "arm_failed"},
-        dropped={e["arm_id"]: e["why"] for e in events if e["event"] == "arm_dropped"},
-        notes=(*start["notes"], *(e["text"] for e in events if e["event"] == "note")),
-        wall_s=end["wall_s"] if end else sum(t.took_s for t in trials),
-        interrupted=bool(end and end["interrupted"]),
-        directory=directory,
-    )
+    start = events["start"][0]
+    arms, trials = [*start["arms"], *events.get("arm", ())], events.get("trial", [])
+    measured = typed(tuple[TrialResult, ...], trials)
+    verdict = verdict_of(typed(SweepSpec, start["spec"]), typed(tuple[Arm, ...], arms), measured)
+    run = {
+        "stop_reason": "the sweep ended without a word: killed, or the machine stopped",
+        "complete": False,
+        "wall_s": sum(trial.took_s for trial in measured),
+        **events.get("end", [{}])[0],
+        "spec": start["spec"],
+        "environment": start["environment"],
+        "arms": arms,
+        "trials": trials,
+        "verdict": json_of(verdict),
+        "arm_errors": {e["arm_id"]: e["error"] for e in events.get("arm_failed", ())},
+        "dropped": {e["arm_id"]: e["why"] for e in events.get("arm_dropped", ())},
+        "notes": [*start["notes"], *(e["text"] for e in events.get("note", ()))],
+    }
+    return replace(typed(RunResult, run), directory=directory)

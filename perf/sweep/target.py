@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.server.spec import address_from_url, kind_from_text
 
@@ -92,7 +93,6 @@ def _is_model_directory(path: Path) -> bool:
 
 
 def _models_served(text: str) -> Sequence[str]:
-    from tritonsmith.perf.server import control
     from tritonsmith.perf.server.launch import ServerSpec, launch
 
     kind, reference = kind_from_text(text)

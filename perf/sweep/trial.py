@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
-from tritonsmith.perf.load.slo import Probe, SloResult, find_rate, probe_duration_s, probe_from_summary
+from tritonsmith.perf.load.slo import RateSearch, SloResult
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.records.typed import Seconds
 from tritonsmith.perf.server import control
-from tritonsmith.perf.stats import Summary, summarise, summary_from_dict
+from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
 from tritonsmith.perf.usage.consumption import energy_j, server_memory_bytes
-from tritonsmith.perf.usage.counters import ServerCounters, counters_between, counters_from_dict
+from tritonsmith.perf.usage.counters import ServerCounters, counters_between
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -37,67 +40,33 @@ class TrialResult:
     others: counters of the other models at work: an ensemble's composing models, models under load beside.
     memory_bytes: of the server's process and the arm's instances, after the load; None where not seen.
     energy_j: of all GPUs during warm-up and measurement; None without GPU metrics.
-    slo:    of the objective rate, the search as perf.load.slo.SloResult.as_dict gives it; summary is then of the
-            highest rate that kept the limit.
+    slo:    of the objective rate, the search; summary is then of the highest rate that kept the limit.
     key:    what it was measured on, see perf.sweep.plan.fingerprint; empty when that is not known.
+
+    In its JSON form the trial's own fields stand beside the others.
     """
 
     trial: Trial
     summary: Summary | None
     server: ServerCounters | None
     error: str | None
-    took_s: float
+    took_s: Seconds
     interrupted: bool = False
     others: Mapping[str, ServerCounters] = field(default_factory=dict)
     memory_bytes: int | None = None
     energy_j: float | None = None
-    slo: Mapping[str, Any] | None = None
+    slo: SloResult | None = None
     key: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is trial_result_from_dict."""
-        return {
-            "number": self.trial.number,
-            "round": self.trial.round,
-            "arm_id": self.trial.arm_id,
-            "concurrency": self.trial.concurrency,
-            "confirms": self.trial.confirms,
-            "settles": self.trial.settles,
-            "error": self.error,
-            "took_s": round(self.took_s, 4),
-            "interrupted": self.interrupted,
-            "summary": None if self.summary is None else self.summary.as_dict(),
-            "server": None if self.server is None else self.server.as_dict(),
-            "others": {name: counters.as_dict() for name, counters in self.others.items()},
-            "memory_bytes": self.memory_bytes,
-            "energy_j": self.energy_j,
-            "slo": None if self.slo is None else dict(self.slo),
-            "key": self.key,
-        }
+    @model_validator(mode="before")
+    @classmethod
+    def _with_trial(cls, data: Any) -> Any:
+        return {**data, "trial": data}
 
-
-def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
-    """The inverse of TrialResult.as_dict."""
-    return TrialResult(
-        trial=Trial(
-            data["number"],
-            data["round"],
-            data["arm_id"],
-            data["concurrency"],
-            data.get("confirms", False),
-            data.get("settles", False),
-        ),
-        summary=None if data["summary"] is None else summary_from_dict(data["summary"]),
-        server=None if data["server"] is None else counters_from_dict(data["server"]),
-        error=data["error"],
-        took_s=data["took_s"],
-        interrupted=data["interrupted"],
-        others={name: counters_from_dict(c) for name, c in data.get("others", {}).items()},
-        memory_bytes=data.get("memory_bytes"),
-        energy_j=data.get("energy_j"),
-        slo=data.get("slo"),
-        key=data.get("key", ""),
-    )
+    @model_serializer(mode="wrap")
+    def _without_trial(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = plain(self)
+        return {**data.pop("trial"), **data}
 
 
 def apply_config(
@@ -188,7 +157,7 @@ def measure(
         interrupted=records.header.interrupted,
         others={name: c for name in subject.others if (c := counters[name]) is not None},
         memory_bytes=memory_bytes,
-        slo=None if found is None else found.as_dict(),
+        slo=found,
         energy_j=None if energy_before is None or energy_after is None else energy_after - energy_before,
     )
 
@@ -232,26 +201,15 @@ def _search_rate(
         if closed.header.interrupted:
             return closed, None
         start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
-    kept: dict[float, RequestRecords] = {}
-    interrupted = False
-    probes = 0
 
-    def probe(rate_per_s: float) -> Probe | None:
-        nonlocal interrupted, probes
-        if interrupted:
-            return None
-        probes += 1  # each probe has arrivals of its own: two that agree are to be two findings
-        load = Open(rate_per_s, "poisson", spec.seed + 100 * trial.number + probes)
-        duration_s = probe_duration_s(rate_per_s, spec.duration_s)
-        kept[rate_per_s] = records = _load(subject, load, trial, spec, payloads, duration_s)
-        interrupted = records.header.interrupted
-        return None if interrupted else probe_from_summary(rate_per_s, summarise(records), limit_ms)
+    def run(load: Open, duration_s: float) -> tuple[RequestRecords, Summary, bool]:
+        records = _load(subject, load, trial, spec, payloads, duration_s)
+        return records, summarise(records), records.header.interrupted
 
-    found = replace(find_rate(probe, limit_ms, start_per_s, known_per_s), interrupted=interrupted)
-    best = found.rate_per_s
-    records = kept[best] if best in kept else kept[min(kept)]
-    if interrupted:
-        records = next(reversed(kept.values()))
+    search = RateSearch(run, limit_ms, spec.duration_s, spec.seed + 100 * trial.number)
+    found = search.find(start_per_s, known_per_s)
+    records = search.last if search.interrupted else search.best(found)
+    assert records is not None
     return records, found
 
 

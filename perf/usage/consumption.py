@@ -7,7 +7,7 @@ import contextlib
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.server import control
 from tritonsmith.perf.usage import nvml
-from tritonsmith.perf.usage.prometheus import samples_of
+from tritonsmith.perf.usage.resource_use import energy_of, gpu_readings_from_metrics
 
 
 def server_memory_bytes(server: control.HasPid, model: str) -> int | None:
@@ -37,23 +37,8 @@ def energy_j(metrics_url: str, pid: int | None = None) -> float | None:
     told = None
     if metrics_url:
         with contextlib.suppress(OSError, TritonsmithError):
-            told = energy_from_metrics(control.metrics_text(metrics_url))
-    return energy_from_nvml(pid) if told is None and pid is not None else told
-
-
-def energy_from_nvml(pid: int) -> float | None:
-    """Of the GPUs that CUDA shows to the process; None without NVML, without a GPU, or where one of them does not tell."""
-    try:
-        module = nvml.open_nvml()
-    except Exception:  # pynvml.NVMLError: no driver; its class is known only when imported
-        return None
-    try:
-        return nvml.energy_j(nvml.read(module, nvml.handles_of(module, nvml.gpus_of_process(pid))))
-    except module.NVMLError:
-        return None
-
-
-def energy_from_metrics(text: str) -> float | None:
-    """The sum of nv_energy_consumption in Prometheus text; None where there is none."""
-    found = [value for _, _, value in samples_of(text, "nv_energy_consumption")]
-    return sum(found) if found else None
+            told = energy_of(gpu_readings_from_metrics(control.metrics_text(metrics_url)).values())
+    if told is None and pid is not None:
+        with contextlib.suppress(Exception):  # pynvml.NVMLError: its class is known only when it is imported
+            told = energy_of(nvml.reader_of(pid)().values())
+    return told

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from tritonsmith.perf.usage.prometheus import samples_of
 
@@ -46,35 +46,11 @@ class ServerCounters:
     batch_executions: Mapping[int, _Count]
     failed_by_reason: Mapping[str, _Count] = field(default_factory=dict)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def mean_batch_size(self) -> float | None:
         """Inferences an execution; None when the model did not run."""
         return self.inferences / self.executions if self.executions else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "requests": self.requests,
-            "failed": self.failed,
-            "inferences": self.inferences,
-            "executions": self.executions,
-            "mean_queue_us": self.mean_queue_us,
-            "mean_compute_input_us": self.mean_compute_input_us,
-            "mean_compute_infer_us": self.mean_compute_infer_us,
-            "mean_compute_output_us": self.mean_compute_output_us,
-            "cache_hits": self.cache_hits,
-            "cache_misses": self.cache_misses,
-            "mean_batch_size": self.mean_batch_size,
-            "batch_executions": {str(size): count for size, count in self.batch_executions.items()},
-            "failed_by_reason": dict(self.failed_by_reason),
-        }
-
-
-def counters_from_dict(data: Mapping[str, Any]) -> ServerCounters:
-    """The inverse of ServerCounters.as_dict."""
-    plain = {key: value for key, value in data.items() if key not in ("mean_batch_size", "batch_executions")}
-    batches = {int(size): int(count) for size, count in data["batch_executions"].items()}
-    return ServerCounters(**plain, batch_executions=batches)
 
 
 def failures_from_metrics(text: str, model: str) -> dict[str, int]:

@@ -112,7 +112,10 @@ def read(nvml: Any, handles: Mapping[str, Any]) -> dict[str, GpuReading]:
     return {name: reading(handle) for name, handle in handles.items()}
 
 
-def energy_j(readings: Mapping[str, GpuReading]) -> float | None:
-    """Joules of all together; None where one of them does not tell, as a part is not the whole."""
-    told = [reading.energy_j for reading in readings.values()]
-    return sum(j for j in told if j is not None) if told and None not in told else None
+def reader_of(pid: int) -> Callable[[], dict[str, GpuReading]]:
+    """Reads the GPUs that CUDA shows to a process; ImportError, or pynvml's NVMLError without a driver or a GPU."""
+    module = open_nvml()
+    handles = handles_of(module, gpus_of_process(pid))
+    if not handles:
+        raise module.NVMLError(module.NVML_ERROR_NOT_FOUND)
+    return lambda: read(module, handles)

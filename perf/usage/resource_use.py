@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import computed_field
 
 from tritonsmith.perf.usage.prometheus import samples_of
 
@@ -81,32 +82,21 @@ class ResourceUse:
     why_no_gpu: str
     gpu_source: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def energy_j(self) -> float | None:
         """Of all GPUs together; None when one of them does not tell, or there is none."""
-        parts = [gpu.energy_j for gpu in self.gpus]
-        return sum(p for p in parts if p is not None) if parts and None not in parts else None
+        return energy_of(self.gpus)
 
     def energy_per_inference_j(self, inferences: int) -> float | None:
         """Joules an inference, idle power included."""
         return None if self.energy_j is None or inferences <= 0 else self.energy_j / inferences
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is resource_use_from_dict."""
-        return {**asdict(self), "energy_j": self.energy_j}
 
-
-def resource_use_from_dict(data: Mapping[str, Any]) -> ResourceUse:
-    """The inverse of ResourceUse.as_dict."""
-    process = data["process"]
-    return ResourceUse(
-        wall_s=data["wall_s"],
-        process=None if process is None else ProcessUse(**process),
-        why_no_process=data["why_no_process"],
-        gpus=tuple(GpuUse(**gpu) for gpu in data["gpus"]),
-        why_no_gpu=data["why_no_gpu"],
-        gpu_source=data["gpu_source"],
-    )
+def energy_of(gpus: Iterable[GpuReading | GpuUse]) -> float | None:
+    """Joules of all together; None where one of them does not tell, as a part is not the whole, or there is none."""
+    parts = [gpu.energy_j for gpu in gpus]
+    return sum(p for p in parts if p is not None) if parts and None not in parts else None
 
 
 def resource_use(
@@ -157,27 +147,21 @@ def _gpu_use(samples: Sequence[GpuSample]) -> tuple[GpuUse, ...]:
 
 
 def _one_gpu(name: str, samples: Sequence[GpuSample]) -> GpuUse:
-    readings = [sample.gpus[name] for sample in samples]
-
-    def of(values: Sequence[float | None]) -> list[float]:
+    def told(what: str) -> list[float]:
+        values = (getattr(sample.gpus[name], what) for sample in samples)
         return [value for value in values if value is not None]
 
-    utilisation = of([r.utilisation for r in readings])
-    memory = of([r.memory_bytes for r in readings])
-    power = of([r.power_w for r in readings])
-    counter = of([r.energy_j for r in readings])
-    energy_j: float | None = None
+    memory, power, counter = told("memory_bytes"), told("power_w"), told("energy_j")
+    mean_w, energy_j = _mean(power), None
     if len(counter) > 1 and counter[-1] >= counter[0]:
         energy_j = counter[-1] - counter[0]
-    elif len(power) > 1:
-        energy_j = sum(power) / len(power) * (samples[-1].at_ns - samples[0].at_ns) / 1e9
-    return GpuUse(
-        name=name,
-        utilisation=sum(utilisation) / len(utilisation) if utilisation else None,
-        memory_bytes=int(max(memory)) if memory else None,
-        power_w=sum(power) / len(power) if power else None,
-        energy_j=energy_j,
-    )
+    elif len(power) > 1 and mean_w is not None:
+        energy_j = mean_w * (samples[-1].at_ns - samples[0].at_ns) / 1e9
+    return GpuUse(name, _mean(told("utilisation")), int(max(memory)) if memory else None, mean_w, energy_j)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 _FIELD_OF_METRIC = {
@@ -190,16 +174,9 @@ _FIELD_OF_METRIC = {
 
 def gpu_readings_from_metrics(text: str) -> dict[str, GpuReading]:
     """Triton's Prometheus text → {GPU uuid: reading} (docs/user_guide/metrics.md, GPU metrics: ratio, bytes, W, J)."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for metric, of, value in samples_of(text, *_FIELD_OF_METRIC):
         if "gpu_uuid" in of:
-            found.setdefault(of["gpu_uuid"], {})[_FIELD_OF_METRIC[metric]] = value
-    return {
-        uuid: GpuReading(
-            fields.get("utilisation"),
-            fields.get("memory_bytes"),
-            fields.get("power_w"),
-            fields.get("energy_j"),
-        )
-        for uuid, fields in found.items()
-    }
+            none = dict.fromkeys(_FIELD_OF_METRIC.values())
+            found.setdefault(of["gpu_uuid"], none)[_FIELD_OF_METRIC[metric]] = value
+    return {uuid: GpuReading(**fields) for uuid, fields in found.items()}

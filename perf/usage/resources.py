@@ -11,6 +11,7 @@ Triton's metrics (nv_gpu_*, docs/user_guide/metrics.md). What cannot be seen is 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,8 +133,6 @@ def sample_resources(
 
 def server_pid_at(url: str) -> tuple[int | None, str]:
     """The process that listens at a URL's port on this machine; else None and why there is none to be seen."""
-    import os
-
     import psutil
 
     parts = urlsplit(url if "://" in url else f"//{url}")
@@ -197,12 +196,10 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     why = "pynvml is not installed"
     if pid is not None:
         try:
-            return _nvml_reader(pid), "nvml", ""
+            return nvml.reader_of(pid), "nvml", ""
         except ImportError:
             pass
-        except (
-            Exception
-        ) as error:  # pynvml.NVMLError: no driver, no GPU; its class is known only when imported
+        except Exception as error:  # pynvml.NVMLError, a class that is known only when it is imported
             why = f"NVML: {error}"
     else:
         why = "no GPU of this machine is the server's"
@@ -218,12 +215,3 @@ def _gpu_reader(pid: int | None, metrics_url: str) -> tuple[ReadGpus | None, str
     except (OSError, TritonsmithError):
         return None, "", f"{why}, and Triton's metrics do not answer at {metrics_url}"
     return None, "", f"{why}, and Triton's metrics name no GPU"
-
-
-def _nvml_reader(pid: int) -> ReadGpus:
-    """NVML of the GPUs that CUDA shows to the process."""
-    module = nvml.open_nvml()
-    handles = nvml.handles_of(module, nvml.gpus_of_process(pid))
-    if not handles:
-        raise module.NVMLError(module.NVML_ERROR_NOT_FOUND)
-    return lambda: nvml.read(module, handles)

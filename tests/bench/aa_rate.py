@@ -42,11 +42,11 @@ def main() -> None:
     )
     began_s = time.monotonic()
     outcomes: Counter[str] = Counter()
-    with live_arms(spec) as (stage, arms):
+    with live_arms(spec) as (arm_server, arms):
         emit_text(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {len(arms)} arms alike")
         for number in range(given.sweeps):
             verdict, _ = measure_sweep(
-                replace_seed(spec, number), stage, arms, lambda arm, trial: [payload_for(MODEL)]
+                replace_seed(spec, number), arm_server, arms, lambda arm, trial: [payload_for(MODEL)]
             )
             outcomes[verdict.outcome] += 1
             emit_text(f"{number + 1:3d}  {verdict.sentence}")

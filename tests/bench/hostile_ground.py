@@ -156,28 +156,28 @@ def _swept(project: Path) -> None:
     from tests.perf.test_compare import records
     from tests.perf.test_report import run_result
     from tritonsmith.perf.records.record import save_records
-    from tritonsmith.perf.sweep.run_record import Journal, arm_as_dict, write_json
+    from tritonsmith.perf.records.typed import json_of
+    from tritonsmith.perf.sweep.run_record import Journal, write_run
 
     _write(project, 2.0)
     result = run_result()
     result = replace(result, spec=result.spec.model_copy(update={"model": "m"}))
     (project / "run").mkdir()
-    write_json(project / "run" / "run.json", result.as_dict())
     journal = Journal(project / "run")
     journal.write(
         "start",
         spec=result.spec.model_dump(mode="json"),
         environment=dict(result.environment),
-        arms=[arm_as_dict(arm) for arm in result.arms],
+        arms=[json_of(arm) for arm in result.arms],
         notes=list(result.notes),
         content={"the model's files": "0" * 64},
     )
     for trial in result.trials:
-        journal.write("trial", **{**trial.as_dict(), "key": f"{trial.trial.number:064d}"})
+        journal.write("trial", **{**json_of(trial), "key": f"{trial.trial.number:064d}"})
     journal.write("note", text="a note")
     journal.write("end", stop_reason=result.stop_reason, complete=True, wall_s=20.0, interrupted=False)
     journal.close()
-    write_json(project / "run" / "run.json", result.as_dict())
+    write_run(result, project / "run")
     save_records(records(200, 2.0, 1), project / "load.npz")
     save_records(records(220, 2.0, 2), project / "before.npz")
 

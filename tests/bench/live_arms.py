@@ -11,10 +11,10 @@ from tests.bench.tiny_server import write_model
 from tritonsmith.perf.server.launch import ServerSpec, launch
 from tritonsmith.perf.sweep.judge.confirmation import SETTLING_LOOKS, final_trials, is_worth_settling
 from tritonsmith.perf.sweep.judge.search import Stop
-from tritonsmith.perf.sweep.judge.strategy import GridRace
+from tritonsmith.perf.sweep.judge.strategy import GridStrategy
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, plan_arms, trials_of_round
-from tritonsmith.perf.sweep.run.arm_server import Stage
+from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run_record import values_of, verdict_of
 from tritonsmith.perf.sweep.trial import TrialResult, measure
 from tritonsmith.perf.wire.payload import InferPayload
@@ -25,7 +25,7 @@ Payloads = Callable[[Arm, Trial], Sequence[InferPayload]]
 @contextmanager
 def live_arms(
     spec: SweepSpec, write: Callable[[Path], None] = write_model
-) -> Iterator[tuple[Stage, tuple[Arm, ...]]]:
+) -> Iterator[tuple[ArmServer, tuple[Arm, ...]]]:
     """The arms of the sweep, loaded, on a server with the repository that `write` makes."""
     with tempfile.TemporaryDirectory() as directory:
         repository, scratch = Path(directory) / "model_repository", Path(directory) / "scratch"
@@ -34,20 +34,20 @@ def live_arms(
         write(repository)
         server_spec = ServerSpec(repositories=(repository, scratch), model_control="explicit")
         with launch(server_spec) as server:
-            stage = Stage(spec, server, repository / spec.model, scratch)
-            stage.placement = "side_by_side"
-            arms = plan_arms(spec, stage.look().current).arms
-            errors = stage.load(arms)
+            arm_server = ArmServer(spec, server, repository / spec.model, scratch)
+            arm_server.placement = "side_by_side"
+            arms = plan_arms(spec, arm_server.look().current).arms
+            errors = arm_server.load(arms)
             if errors:
                 raise next(iter(errors.values()))
-            yield stage, arms
+            yield arm_server, arms
 
 
 def measure_sweep(
-    spec: SweepSpec, stage: Stage, arms: Sequence[Arm], payloads: Payloads
+    spec: SweepSpec, arm_server: ArmServer, arms: Sequence[Arm], payloads: Payloads
 ) -> tuple[Verdict, list[TrialResult]]:
     """One sweep over arms that are loaded: rounds, racing, confirmation and verdict as in perf.sweep.run."""
-    race = GridRace(spec)
+    strategy = GridStrategy(spec)
     results: list[TrialResult] = []
     racing = list(arms)
     by_id = {arm.id: arm for arm in arms}
@@ -55,10 +55,10 @@ def measure_sweep(
     def run(trials: Sequence[Trial]) -> None:
         for trial in trials:
             arm = by_id[trial.arm_id]
-            results.append(measure(stage.subject(arm), trial, spec, payloads(arm, trial)))
+            results.append(measure(arm_server.subject(arm), trial, spec, payloads(arm, trial)))
 
     while True:
-        decision = race.next(racing, values_of(spec, results), float("inf"), 1.0)
+        decision = strategy.next(racing, values_of(spec, results), float("inf"), 1.0)
         if isinstance(decision, Stop):
             break
         racing = list(decision.arms)

@@ -88,14 +88,14 @@ def main() -> None:
     payload = InferPayload(MODEL, (tensor_from_array("x", np.zeros((1, 4), np.float32)),))
     found = covered = intervals = 0
     began_s = time.monotonic()
-    with live_arms(spec, write_planted) as (stage, arms):
+    with live_arms(spec, write_planted) as (arm_server, arms):
         truth = {arm.id: true_rate_per_s(arm) for arm in arms}
         best = max(truth, key=lambda arm: truth[arm])
         emit_text(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
         emit_text("; ".join(f"{arm.label}: {truth[arm.id]:.0f}/s" for arm in arms if not arm.baseline))
         for number in range(given.sweeps):
             one = spec.model_copy(update={"seed": number})
-            verdict, _ = measure_sweep(one, stage, arms, lambda arm, trial: [payload])
+            verdict, _ = measure_sweep(one, arm_server, arms, lambda arm, trial: [payload])
             equal = verdict.arm_id == best and verdict.outcome == "winner"
             found += equal
             for arm_id, ratio in verdict.ratios.items():

@@ -27,7 +27,7 @@ from tritonsmith.perf.commands.apply.yaml_edit import (
     with_value,
 )
 from tritonsmith.perf.sweep.plan import Arm
-from tritonsmith.perf.sweep.run_record import RunResult, verdict_of, write_json
+from tritonsmith.perf.sweep.run_record import RunResult, verdict_of, write_run
 
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
 SPEC = """\
@@ -210,7 +210,7 @@ def test_after_apply_the_plan_lays_out_that_model_alone(tmp_path: Path, tritonsm
     (tmp_path / "models.yaml").write_text(SPEC)
     assert tritonsmith("build").returncode == 0
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / "run.json", swept({"instance_group.count": 2}).as_dict())
+    write_run(swept({"instance_group.count": 2}), tmp_path / "run")
     dry = tritonsmith("apply", "run", "--dry-run")
     assert "+    instance_group: [{kind: KIND_CPU, count: 2}]" in dry.stdout
     assert (tmp_path / "models.yaml").read_text() == SPEC and not (tmp_path / "evidence").exists()

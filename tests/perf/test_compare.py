@@ -20,7 +20,7 @@ from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
 from tritonsmith.perf.report.compare.text import headline, markdown_of, text_of
 from tritonsmith.perf.stats import Estimate, Interval, mean_estimate
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
-from tritonsmith.perf.sweep.run_record import RunResult, write_json
+from tritonsmith.perf.sweep.run_record import RunResult, write_run
 from tritonsmith.perf.sweep.trial import TrialResult
 
 
@@ -235,6 +235,6 @@ def test_the_command_exits_with_4_when_a_gate_says_no(tmp_path: Path, tritonsmit
     assert json.loads(result.stdout)["gate"] == "violated"
     assert tritonsmith("compare", "b.npz", "a.npz", "--gate", "p50<=5%").returncode == 0
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / "run.json", run_result().as_dict())
+    write_run(run_result(), tmp_path / "run")
     mixed = tritonsmith("compare", "a.npz", "run")
     assert mixed.returncode == 2 and "two_kinds" in mixed.stderr

@@ -16,8 +16,9 @@ from tests.perf.test_report import run_result
 from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.base.errors import BuildError, UsageError
 from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.run.resume import earlier_run
-from tritonsmith.perf.sweep.run_record import JOURNAL, RESULT, load_run, write_json
+from tritonsmith.perf.sweep.run_record import FORMAT, JOURNAL, RESULT, load_run, write_json
 
 
 def _set(*path: str | int, to: object) -> Callable[[Any], None]:
@@ -47,7 +48,7 @@ BAD_RUNS: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("change", BAD_RUNS.values(), ids=BAD_RUNS)
 def test_a_run_of_wrong_types_is_one_error(tmp_path: Path, change: Callable[[Any], None]) -> None:
-    data = json.loads(json.dumps(run_result(rounds=1).as_dict(), default=str))
+    data = json.loads(json.dumps({"format": FORMAT, **json_of(run_result(rounds=1))}))
     change(data)
     write_json(tmp_path / RESULT, data)
     with pytest.raises(UsageError) as raised:

@@ -33,8 +33,9 @@ from tritonsmith.perf.load.result import result_from_records
 from tritonsmith.perf.load.text import text_of_result
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed
-from tritonsmith.perf.stats import summary_from_dict
-from tritonsmith.perf.usage.counters import counters_between, counters_from_dict, failures_from_metrics
+from tritonsmith.perf.records.typed import json_of, typed
+from tritonsmith.perf.stats import Summary
+from tritonsmith.perf.usage.counters import ServerCounters, counters_between, failures_from_metrics
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 SHORT = LoadTest("m", Closed(2), duration_s=0.4, warmup_s=0.1)
@@ -224,9 +225,9 @@ def test_goodput_counts_what_was_answered_in_time(tmp_path: Path) -> None:
         said = json.loads(command(*arguments, "--goodput", "1us", "--format", "json")[1])
     assert said["summary"]["goodput"]["share"] == 0 and said["summary"]["goodput"]["per_s"]["value"] == 0
     again = result_from_records(load_records(path))
-    assert again.summary.as_dict() == said["summary"], "the limits are in the record"
-    assert again.server is not None and again.server.as_dict() == said["server"]
-    assert again.resources is not None and again.resources.as_dict()["wall_s"] > 0
+    assert json_of(again.summary) == said["summary"], "the limits are in the record"
+    assert again.server is not None and json_of(again.server) == said["server"]
+    assert again.resources is not None and again.resources.wall_s > 0
 
 
 def test_failures_are_counted_by_tritons_reason() -> None:
@@ -241,7 +242,7 @@ def test_failures_are_counted_by_tritons_reason() -> None:
     assert after == {"REJECTED": 9, "OTHER": 2}
     counted = counters_between([], [], before, after)
     assert counted is not None and counted.failed_by_reason == {"REJECTED": 5}
-    assert counters_from_dict(counted.as_dict()) == counted
+    assert typed(ServerCounters, json_of(counted)) == counted
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -317,7 +318,7 @@ def test_the_rate_climbs_by_steps(tmp_path: Path) -> None:
     assert [step.load for step in steps] == [20, 60, 100]
     assert [step.requests for step in steps] == pytest.approx([10, 30, 50], abs=1)
     assert [step.duration_s for step in steps] == pytest.approx([0.5, 0.5, 0.5], abs=0.05)
-    assert summary_from_dict(json.loads(json.dumps(result.summary.as_dict()))) == result.summary
+    assert typed(Summary, json_of(result.summary)) == result.summary
     assert "UNSETTLED" not in text and "20 → 60 → 100 requests/s" in text
     assert "60 requests/s" in text and "p99" in text
 

@@ -12,6 +12,7 @@ import pytest
 
 from tritonsmith.perf.usage import nvml
 from tritonsmith.perf.usage.consumption import energy_j
+from tritonsmith.perf.usage.resource_use import energy_of
 
 
 class Library:
@@ -68,7 +69,7 @@ def test_energy_is_that_of_the_servers_gpus(shown: list[tuple[int, str, str]], j
     library = Library()
     readings = nvml.read(library, nvml.handles_of(library, shown))
     assert list(readings) == [f"{index} {name}" for index, name, _ in shown]
-    assert nvml.energy_j(readings) == joules
+    assert energy_of(readings.values()) == joules
 
 
 def test_a_part_of_a_gpu_tells_its_memory_and_no_power() -> None:

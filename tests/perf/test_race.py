@@ -14,7 +14,7 @@ from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, misses
 from tritonsmith.perf.sweep.judge.propose import OptunaProposer, RandomProposer, proposer_of
 from tritonsmith.perf.sweep.judge.search import Round, Stop
-from tritonsmith.perf.sweep.judge.strategy import SearchRace
+from tritonsmith.perf.sweep.judge.strategy import SearchStrategy
 from tritonsmith.perf.sweep.judge.verdict import decide
 from tritonsmith.perf.sweep.plan import (
     Arm,
@@ -28,7 +28,7 @@ from tritonsmith.perf.sweep.plan import (
 from tritonsmith.perf.sweep.plan.fingerprint import Content
 from tritonsmith.perf.sweep.run.resume import Earlier, reusable
 from tritonsmith.perf.sweep.trial import TrialResult
-from tritonsmith.perf.usage.consumption import energy_from_metrics
+from tritonsmith.perf.usage.resource_use import energy_of, gpu_readings_from_metrics
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_limit_on_p99_makes_the_rate_the_objective() -> None:
 
 def test_energy_is_the_sum_over_gpus() -> None:
     text = '# HELP\nnv_energy_consumption{gpu_uuid="a"} 100.5\nnv_energy_consumption{gpu_uuid="b"} 2e1\n'
-    assert energy_from_metrics(text) == 120.5
-    assert energy_from_metrics("nv_inference_count{} 3\n") is None
+    assert energy_of(gpu_readings_from_metrics(text).values()) == 120.5
+    assert energy_of(gpu_readings_from_metrics("nv_inference_count{} 3\n").values()) is None
 
 
 class TestAxes:
@@ -192,7 +192,7 @@ class TestSearch:
 def raced(wanted: SweepSpec) -> tuple[float, Stop, list[int]]:
     """(share of the best possible value that the best arm has, why it stopped, arms in each round)."""
     planner = ArmPlanner(wanted, CURRENT, {})
-    race = SearchRace(wanted, planner, proposer_of(wanted))
+    race = SearchStrategy(wanted, planner, proposer_of(wanted))
     rng = np.random.default_rng(0)
     values: dict[tuple[str, int, int], float] = {}
     gone: set[str] = set()

@@ -12,7 +12,7 @@ import pytest
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.publish import Switched
 from tritonsmith.perf.commands.release.live import LiveRelease
-from tritonsmith.perf.commands.release.options import release_from_flags
+from tritonsmith.perf.commands.release.options import ReleaseFlags, release_from_flags
 from tritonsmith.perf.wire.http import HttpTarget
 
 # Triton's own words, src/core/server.cc.
@@ -114,12 +114,12 @@ def test_a_restricted_server_wants_its_header(told: Told) -> None:
     with pytest.raises(TrialError, match="restricted") as caught:
         follow(told, 1)
     assert "--header" in str(caught.value.fix)
-    release = release_from_flags([told.url], ["admin-key: secret"], None, 5.0)
+    release = release_from_flags(ReleaseFlags([told.url], ["admin-key: secret"], None, 5.0))
     assert release is not None and "version 1 ready" in release.follow(Switched("m", [1]))
 
 
 def test_no_server(told: Told) -> None:
-    assert release_from_flags(None, ["a: b"], None, 5.0) is None
+    assert release_from_flags(ReleaseFlags(header=["a: b"])) is None
     with pytest.raises(ServerError, match="does not answer"):
         LiveRelease([HttpTarget("http://127.0.0.1:9")]).check()
     told.key = "secret"

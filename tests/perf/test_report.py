@@ -15,7 +15,9 @@ import pytest
 import typer
 
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.load.slo import Probe, SloResult
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords
+from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.report import html_of, load_run, numbers, report_json, text_of, write_report
 from tritonsmith.perf.report.svg.elements import linear_axis, log_axis
 from tritonsmith.perf.stats import Summary, summarise
@@ -25,10 +27,8 @@ from tritonsmith.perf.sweep.run_record import (
     RESULT,
     Journal,
     RunResult,
-    arm_as_dict,
-    run_from_dict,
     verdict_of,
-    write_json,
+    write_run,
 )
 from tritonsmith.perf.sweep.trial import TrialResult, failed
 from tritonsmith.perf.usage.counters import ServerCounters
@@ -80,9 +80,16 @@ def run_result(gain: float = 1.5, rounds: int = 3, failed: int = 0, labels: str 
                 result = summary(900 * factor * (1 + round_ / 10), number, failed)
                 trials.append(TrialResult(trial, result, counters(4), None, 1.2))
     return RunResult(
-        SPEC, arms, ENVIRONMENT, tuple(trials), verdict_of(SPEC, arms, trials), "all 3 rounds were measured", True,
-        notes=("Arms stood side by side: there is room.",), wall_s=20.0,
-    )  # fmt: skip
+        spec=SPEC,
+        arms=arms,
+        environment=ENVIRONMENT,
+        trials=tuple(trials),
+        verdict=verdict_of(SPEC, arms, trials),
+        stop_reason="all 3 rounds were measured",
+        complete=True,
+        notes=("Arms stood side by side: there is room.",),
+        wall_s=20.0,
+    )
 
 
 class Page(HTMLParser):
@@ -205,7 +212,7 @@ class TestFiles:
 
     def test_json_gives_the_same_run_and_so_the_same_report_back(self, tmp_path: Path) -> None:
         run = run_result()
-        again = run_from_dict(json.loads(json.dumps(run.as_dict())))
+        again = typed(RunResult, json_of(run))
         assert report_json(again) == json.loads(json.dumps(report_json(run)))
         assert html_of(again) == html_of(run)
 
@@ -215,10 +222,10 @@ class TestRunDirectory:
         journal = Journal(directory)
         journal.write(
             "start", spec=run.spec.model_dump(mode="json"), environment=run.environment,
-            arms=[arm_as_dict(a) for a in run.arms], notes=list(run.notes),
+            arms=[json_of(a) for a in run.arms], notes=list(run.notes),
         )  # fmt: skip
         for trial in run.trials:
-            journal.write("trial", **trial.as_dict())
+            journal.write("trial", **json_of(trial))
         if end:
             journal.write("end", stop_reason="interrupted", complete=False, interrupted=True, wall_s=3.0)
         journal.close()
@@ -239,7 +246,7 @@ class TestRunDirectory:
         assert (run.interrupted, run.complete, run.stop_reason) == (True, False, "interrupted")
 
     def test_a_new_run_does_not_leave_the_old_ones_result_beside_it(self, tmp_path: Path) -> None:
-        write_json(tmp_path / RESULT, run_result().as_dict())
+        write_run(run_result(), tmp_path)
         self.write(tmp_path, run_result(gain=1.0), end=False)
         assert not (tmp_path / RESULT).exists()
 
@@ -348,11 +355,12 @@ def test_the_table_of_a_terminal_holds_the_winner_of_many_arms() -> None:
 
 def test_a_search_for_the_highest_rate_shows_its_probes_and_the_limit_instead_of_load_points() -> None:
     run = run_result()
-    probes = [
-        {"rate_per_s": r, "p99_ms": p, "outcome": "met", "clear": True, "why": f"p99 {p} ms"}
-        for r, p in ((100.0, 5.0), (200.0, 30.0))
-    ]
-    trials = tuple(replace(t, slo={"rate_per_s": 100.0, "probes": probes}) for t in run.trials)
+    probes = tuple(
+        Probe(rate_per_s, "met", True, p99_ms, f"p99 {p99_ms} ms")
+        for rate_per_s, p99_ms in ((100.0, 5.0), (200.0, 30.0))
+    )
+    slo = SloResult(20.0, 100.0, 200.0, "server", probes)
+    trials = tuple(replace(t, slo=slo) for t in run.trials)
     spec = run.spec.model_copy(update={"slo_p99_ms": 20.0, "objective": "rate", "concurrency": (1,)})
     trials = tuple(t for t in trials if t.trial.concurrency == 1)
     page = html_of(replace(run, spec=spec, trials=trials, verdict=verdict_of(spec, run.arms, trials)))

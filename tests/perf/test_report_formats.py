@@ -16,14 +16,15 @@ from tests.perf.test_compare import records
 from tests.perf.test_report import Page, run_result
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.markdown import cell, fenced
+from tritonsmith.perf.load.result import result_from_records
 from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.report import html_of, markdown_of, report_json, text_of, write_report
 from tritonsmith.perf.report.charts import row_labels
-from tritonsmith.perf.report.load.report import load_csv_of, load_html_of, load_markdown_of
+from tritonsmith.perf.report.load.report import load_html_of, load_markdown_of, load_report
 from tritonsmith.perf.report.svg.elements import log_axis
 from tritonsmith.perf.stats import summarise
 from tritonsmith.perf.sweep.plan import Arm
-from tritonsmith.perf.sweep.run_record import RESULT, verdict_of, write_json
+from tritonsmith.perf.sweep.run_record import verdict_of, write_run
 
 EVIL = "<script>alert(1)</script>|`&\"'\n# x"
 
@@ -139,7 +140,7 @@ class TestLoadTest:
         assert load_markdown_of(few, summarise(few)).startswith("### TOO_SHORT")
 
     def test_the_csv_has_a_row_an_estimate(self) -> None:
-        rows = list(csv.DictReader(load_csv_of(summarise(records(900, 2.0, 1))).splitlines()))
+        rows = list(csv.DictReader(load_report(result_from_records(records(900, 2.0, 1))).csv().splitlines()))
         p50 = next(r for r in rows if r["metric"] == "latency p50")
         assert float(p50["low"]) < float(p50["value"]) < float(p50["high"]) and p50["unit"] == "ns"
 
@@ -148,7 +149,7 @@ def test_the_command_writes_each_format_and_files_where_they_are_asked_for(
     tmp_path: Path, tritonsmith: Run
 ) -> None:
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / RESULT, run_result().as_dict())
+    write_run(run_result(), tmp_path / "run")
     save_records(records(900, 2.0, 1), tmp_path / "load.npz")
     assert tritonsmith("report", "run", "--format", "md").stdout.startswith("### Winner")
     assert sorted(p.name for p in (tmp_path / "run").glob("report.*")) == [

@@ -21,14 +21,15 @@ from tritonsmith.perf.load.result import result_from_records
 from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.record import load_records, save_records
 from tritonsmith.perf.records.schedule import Closed
+from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.report.load.report import load_html_of
 from tritonsmith.perf.usage.resource_use import (
     GpuReading,
     GpuSample,
+    ResourceUse,
     TreeSample,
     gpu_readings_from_metrics,
     resource_use,
-    resource_use_from_dict,
 )
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 
@@ -55,7 +56,7 @@ def test_cpu_is_that_of_the_stretch_whoever_came_and_went() -> None:
     assert use.process.cpu_cores == pytest.approx(1.1)
     assert (use.process.rss_bytes, use.process.pss_bytes, use.process.processes) == (210, 130, 3)
     assert use.gpus == () and use.why_no_gpu
-    assert resource_use_from_dict(use.as_dict()) == use
+    assert typed(ResourceUse, json_of(use)) == use
 
 
 def test_gpu_energy_is_the_counters_difference_or_power_over_time() -> None:

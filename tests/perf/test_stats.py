@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonsmith.perf.records.record import RecordHeader, RequestRecords
+from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.stats import (
+    Summary,
     Verdict,
     arm_level,
     arm_ratio,
@@ -24,7 +26,6 @@ from tritonsmith.perf.stats import (
     quantile_estimates,
     ratio_interval,
     summarise,
-    summary_from_dict,
 )
 from tritonsmith.perf.stats.goodput import within_limits
 from tritonsmith.perf.stats.intervals import Floats, requests_for_quantile, student_t
@@ -322,10 +323,8 @@ class TestSummary:
         assert best < 0.2
 
     def test_json_gives_the_same_summary_back(self) -> None:
-        import json
-
         summary = summarise(records(steady(3000), failed=np.arange(3000) % 100 == 0))
-        assert summary_from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
+        assert typed(Summary, json_of(summary)) == summary
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(st.integers(1000, 10**9), max_size=300), st.integers(1, 16))

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.sweep.judge.search import Round, Stop, next_round
-from tritonsmith.perf.sweep.judge.verdict import CellFacts, decide, verdict_from_dict
+from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide
 from tritonsmith.perf.sweep.plan import (
     Arm,
     SweepSpec,
@@ -398,10 +399,8 @@ class TestVerdict:
         assert decide(spec(), arms(), {}, {}).outcome == "undecided"
 
     def test_json_gives_the_same_verdict_back(self) -> None:
-        import json
-
         verdict = decide(spec(), arms(), measured(BETTER, 4), facts(BETTER))
-        assert verdict_from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+        assert typed(Verdict, json_of(verdict)) == verdict
 
 
 class TestSearch:

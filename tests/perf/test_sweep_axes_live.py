@@ -253,8 +253,8 @@ def test_the_highest_rate_that_keeps_a_p99_is_found_for_every_arm(triton: LiveTr
         triton.server,
         in_place(triton),
     )
-    assert all(t.slo is not None and t.slo["probes"] for t in run.trials)
-    kept = [t for t in run.trials if t.slo and t.slo["rate_per_s"]]
+    assert all(t.slo is not None and t.slo.probes for t in run.trials)
+    kept = [t for t in run.trials if t.slo and t.slo.rate_per_s]
     assert kept, [t.slo for t in run.trials]
     for trial in kept:
         assert trial.summary is not None and trial.summary.load["kind"] == "open"

@@ -173,7 +173,7 @@ def with_modes(directory: Path, mode: str) -> Path:
 REASONS = {
     "refuse": "no such mode",
     "die": "is not healthy",
-    "die_late": "is not healthy",
+    "die_late": "ended with exit code 8",
     "fail": "requests was answered: HTTP 500: always fails",
 }
 """Mode → what its arm is told to have failed with."""

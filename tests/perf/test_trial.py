@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.perf.fake_server import FakeServer, fake_server
+from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.sweep.plan import Trial, spec_from_mapping
 from tritonsmith.perf.sweep.run_record import facts_of, values_of
-from tritonsmith.perf.sweep.trial import Subject, measure, trial_result_from_dict
+from tritonsmith.perf.sweep.trial import Subject, TrialResult, measure
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 REQUESTS = [InferPayload("m", (tensor_from_array("x", np.ones((1, 4), np.float32)),), batch_size=1)]
@@ -60,6 +61,6 @@ def test_an_interrupted_trial_is_marked_and_counts_in_no_verdict(stated: dict[st
         watch = interrupt_after(server, 5)
         result = measure(subject, Trial(0, 0, "arm00", 2), spec, REQUESTS)
         watch.join()
-    assert result.interrupted and trial_result_from_dict(result.as_dict()).interrupted
+    assert result.interrupted and typed(TrialResult, json_of(result)).interrupted
     assert values_of(spec, [result]) == {} and facts_of([result]) == {}
     assert result.slo is None

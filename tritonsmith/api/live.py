@@ -49,13 +49,14 @@ def serve(
     model_control: Triton's model control mode; load_models: those that "explicit" loads at the start, "*" for all.
     """
     from tritonsmith.perf.server.launch import launch as launched
+    from tritonsmith.perf.server.launches.table import launch_rows
 
     kind, reference = kind_from_text(launch)
     return launched(
         ServerSpec(
             kind=kind,
             reference=reference,
-            repositories=() if kind == "attached" else (Path(repository),),
+            repositories=() if launch_rows()[kind].attach is not None else (Path(repository),),
             model_control=model_control,
             load_models=names(load_models),
             http_port=http_port,

@@ -8,18 +8,15 @@ from typing import Annotated
 import typer
 
 from tritonsmith.builder.commands.options import DEFAULT_SPEC, Format, FormatOption, SpecOption
+from tritonsmith.perf.commands.flattened import flag, flattened
 
 
+@flattened
 def apply(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="Run directory of `sweep`.", show_default=False)
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory of `sweep`.")],
     spec: SpecOption = DEFAULT_SPEC,
-    arm: Annotated[
-        str | None,
-        typer.Option(help="Apply this arm (id or label) whatever the verdict.", show_default=False),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the diff and write nothing.")] = False,
+    arm: str | None = flag(None, "Apply this arm (id or label) whatever the verdict."),
+    dry_run: bool = flag(False, "Print the diff and write nothing.", "--dry-run"),
     format: FormatOption = Format.text,
 ) -> None:
     """Write the winner into models.yaml: Triton's own fields that were swept, `serve` for a variant, nothing else.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ from tritonsmith.perf.commands.apply.yaml_edit import (
     with_comment_above,
     with_value,
 )
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report.numbers import times
 from tritonsmith.perf.report.view import all_settings, csv_rows
 from tritonsmith.perf.stats import times_end
@@ -178,8 +180,8 @@ def evidence_of(
             ".".join(map(str, keys)): None if value is REMOVE else value for keys, value in edits.items()
         },
         "applied": now.isoformat(timespec="seconds"),
-        "verdict": run.verdict.as_dict(),
-        "ratio": None if arm.id not in run.verdict.ratios else run.verdict.ratios[arm.id].as_dict(),
+        "verdict": json_of(run.verdict),
+        "ratio": json_of(run.verdict.ratios.get(arm.id)),
         "complete": run.complete,
         "stop_reason": run.stop_reason,
         "environment": dict(run.environment),
@@ -309,8 +311,6 @@ def _check(
     spec: RepositorySpec, model: ModelSpec, text: str, edits: Mapping[tuple[str | int, ...], Any]
 ) -> None:
     """The new text must parse to the old data with exactly these edits, and be a valid spec."""
-    import tempfile
-
     wanted = copy.deepcopy(spec.source.data)
     for keys, value in edits.items():
         plain_with_value(wanted, keys, value)

@@ -1,15 +1,21 @@
-"""Command-line flags of a load test as text → values."""
+"""Command-line flags of a load test as text → values, and all of them → the test."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.commands.load.options import DataFlags, LoadFlags, MeasurementFlags, WireFlags
+from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
+from tritonsmith.perf.load.load_test import LoadTest, fitted
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, Load, Open, Replay
 from tritonsmith.perf.stats.goodput import LIMITS
+from tritonsmith.perf.wire.payload import request_parameters
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -126,37 +132,90 @@ def steps_from_flags(flags: Sequence[str]) -> tuple[tuple[float, float], ...]:
     return tuple(steps)
 
 
-def load_from_flags(
-    concurrency: int | None,
-    request_rate: float | None,
-    arrival: str,
-    replay: Path | None,
-    seed: int,
-    ramp_s: float,
-    steps: tuple[tuple[float, float], ...] = (),
-) -> Load:
-    """Exactly one of --concurrency (--sequences), --request-rate and --replay; concurrency 8 when there is none."""
-    given = [
-        flag
-        for flag, value in (
-            ("--concurrency", concurrency),
-            ("--request-rate", request_rate),
-            ("--replay", replay),
+def test_from_flags(
+    target: str, load: LoadFlags, measurement: MeasurementFlags, data: DataFlags, wire: WireFlags
+) -> LoadTest:
+    """The test of a model that is yet to be named; UsageError for flags that do not go together."""
+    meant = load_from_flags(load, measurement.seed)
+    if load.step and (load.sequences is not None or load.sequence_length):
+        raise UsageError("sequences have no steps: they end when they are over", code="bad_load")
+    if load.sequences is not None and load.concurrency not in (None, load.sequences):
+        raise UsageError("--sequences is the concurrency", code="two_loads", seen=f"-c {load.concurrency}")
+    duration_s = seconds_from_text(measurement.duration)
+    if measurement.requests is None and load.replay is None and not duration_s:
+        raise UsageError(
+            "a measurement takes time", code="bad_time", seen=measurement.duration, fix="--duration 5s"
         )
-        if value is not None
-    ]
+    timeout_us = round(seconds_from_text(load.request_timeout) * 1e6) if load.request_timeout else None
+    length = load.sequence_length
+    test = LoadTest(
+        model="",
+        load=meant,
+        duration_s=duration_s,
+        requests=measurement.requests,
+        warmup_s=seconds_from_text(measurement.warmup),
+        data=replace(
+            data_from_flags(data), batch_size=data.batch_size, pool=data.pool, seed=measurement.seed
+        ),
+        protocol=wire.protocol,
+        streaming=wire.streaming,
+        sequences=load.sequences is not None,
+        sequence_length=distribution_from_text(length) if length else None,
+        shared_memory=wire.shared_memory,
+        cuda_device=wire.cuda_device,
+        output_bytes=wire.output_shared_memory_size,
+        grpc_url=wire.grpc_url,
+        metrics_url=metrics_address_from_text(wire.metrics_url),
+        headers=headers_from_flags(wire.header or []),
+        ca_file=None if wire.ca_file is None else str(wire.ca_file),
+        parameters=request_parameters(priority=load.priority, timeout_us=timeout_us),
+        timeout_s=seconds_from_text(measurement.timeout),
+        processes=load.processes,
+        validate_every=data.check_every,
+        goodput_ms=goodput_from_flags(measurement.goodput or [], wire.streaming),
+    )
+    return fitted(test, target)
+
+
+def data_from_flags(flags: DataFlags | SweepFlags) -> DataOptions:
+    """--data, --shape and --range → where values come from."""
+    shapes, ranges = shapes_from_flags(flags.shape or []), ranges_from_flags(flags.range_ or [])
+    return DataOptions(file=flags.data, shapes=shapes, ranges=ranges)
+
+
+def check_no_load(load: LoadFlags, measurement: MeasurementFlags) -> None:
+    """UsageError when a load is given beside --slo-p99."""
+    given = (load.concurrency, load.request_rate, load.replay, measurement.requests)
+    if any(value is not None for value in given):
+        raise UsageError(
+            "--slo-p99 finds the request rate itself",
+            code="two_loads",
+            fix="leave out --concurrency, --request-rate, --replay and --requests",
+        )
+
+
+def load_from_flags(load: LoadFlags, seed: int) -> Load:
+    """Exactly one of --concurrency (--sequences), --request-rate and --replay; concurrency 8 when there is none."""
+    concurrency = load.sequences if load.concurrency is None else load.concurrency
+    loads = {
+        "--concurrency": concurrency,
+        "--request-rate": load.request_rate,
+        "--replay": load.replay,
+    }
+    given = [flag for flag, value in loads.items() if value is not None]
+    ramp_s, steps = seconds_from_text(load.ramp), steps_from_flags(load.step or [])
     if len(given) > 1:
         raise UsageError("a test has one load", code="two_loads", seen=" ".join(given))
-    if steps and request_rate is None and concurrency is None:
+    if steps and load.request_rate is None and concurrency is None:
         raise UsageError(
             "--step needs the load that follows",
             code="bad_load",
             valid=["--request-rate 200", "--concurrency 16"],
         )
-    if replay is not None:
-        return replay_from_file(replay)
-    if request_rate is not None:
-        return Open(request_rate, "poisson" if arrival == "poisson" else "constant", seed, ramp_s, steps)
+    if load.replay is not None:
+        return replay_from_file(load.replay)
+    if load.request_rate is not None:
+        return Open(load.request_rate, load.arrival, seed, ramp_s, steps)
     return Closed(concurrency or 8, ramp_s, concurrencies_of(steps))
 
 

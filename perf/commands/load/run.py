@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tritonsmith.builder.base.errors import TritonsmithError
-    from tritonsmith.perf.load.load_test import LoadTest
-    from tritonsmith.perf.load.result import LoadTestResult
-    from tritonsmith.perf.load.runs.generator import Progress
-    from tritonsmith.perf.records.schedule import Load
+from tritonsmith.builder.base.errors import GateError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.base.text.console import emit_json, emit_text, note, progress
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_at
+from tritonsmith.perf.load.rate import find_load_rate
+from tritonsmith.perf.load.result import LoadTestResult
+from tritonsmith.perf.load.runs.generator import Progress
+from tritonsmith.perf.load.text import result_as_dict, text_of_result
+from tritonsmith.perf.records.schedule import Load, Open
+from tritonsmith.perf.records.typed import json_of
 
 
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     """Serve what is to be served, test, say what came out; the exit code."""
-    from contextlib import ExitStack
-
-    from tritonsmith.builder.base.text.console import progress
-    from tritonsmith.perf.load.load_test import run_load_test, server_at
-
     check_output(output)
     first = "asking the server" if "://" in target else "starting the server"
     with progress(first, share=True) as bar, ExitStack() as stack:
@@ -39,8 +38,6 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
 
 def check_output(output: Path | None) -> None:
     """UsageError, before the test, when its record could not be kept where it is to be."""
-    from tritonsmith.builder.base.errors import UsageError, Where
-
     if output is None:
         return
     if output.is_dir():
@@ -69,10 +66,6 @@ def tell(
 
     A record that cannot be written costs the exit code, never the numbers.
     """
-    from tritonsmith.builder.base.errors import TritonsmithError
-    from tritonsmith.builder.base.text.console import emit_json, emit_text, note
-    from tritonsmith.perf.load.text import result_as_dict, text_of_result
-
     error = gate
     if output is not None:
         try:
@@ -102,23 +95,10 @@ def run_search(
     target: str,
     test: LoadTest,
     limit_ms: float,
-    given: Sequence[object],
     output: Path | None,
     format_: str,
 ) -> int:
     """Find the highest rate that keeps the limit, say it and its test; the exit code."""
-    from tritonsmith.builder.base.errors import GateError, UsageError
-    from tritonsmith.builder.base.text.console import note
-    from tritonsmith.perf.load.load_test import server_at
-    from tritonsmith.perf.load.rate import find_load_rate
-    from tritonsmith.perf.records.schedule import Open
-
-    if any(value is not None for value in given):
-        raise UsageError(
-            "--slo-p99 finds the request rate itself",
-            code="two_loads",
-            fix="leave out --concurrency, --request-rate, --replay and --requests",
-        )
     check_output(output)
     with server_at(target) as served:
         found, best = find_load_rate(
@@ -131,6 +111,6 @@ def run_search(
     load = Open(found.rate_per_s or 1.0, "poisson", test.data.seed)
     is_missed = found.rate_per_s is None and not found.interrupted
     missed = GateError(found.sentence.rstrip("."), code="slo_missed") if is_missed else None
-    more = {"slo": found.as_dict()}
+    more = {"slo": json_of(found)}
     code = tell(best, load, output, format_, lead=found.sentence, more=more, gate=missed)
     return 130 if found.interrupted else code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,18 @@ from urllib.parse import urlsplit
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, reason_of
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
-from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path, repository_path
 from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import exchange
+from tritonsmith.perf.wire.rest import RestApi, exchange
 
 ControlMode = Literal["explicit", "poll", "none"]
 
 _TIMEOUT_S = 30.0
+_JSON = {"Content-Type": "application/json"}
 _LOOK_S = 0.1
 # A poll that fails is followed by another: one failure seen for so long is the server's last word.
 _GIVE_UP_S = 3.0
@@ -42,7 +41,7 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            reply = _call(target, "GET", "/v2/health/live")
+            reply = _exchange(target, "GET", "/v2/health/live")
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
@@ -58,7 +57,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _call(target, "POST", f"{repository_path(model)}/unload", {}, self.timeout_s)
+            _exchange(target, "POST", f"{repository_path(model)}/unload", b"{}", timeout_s=self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -75,7 +74,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _call(target, "POST", f"{repository_path(model)}/load", {}, self.timeout_s)
+        reply = _exchange(target, "POST", f"{repository_path(model)}/load", b"{}", timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -186,34 +185,20 @@ def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) 
 
 def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
     """Version → (state, reason) of one model."""
-    reply = _call(target, "POST", "/v2/repository/index", {})
-    if reply.status != 200:
-        raise TrialError(
-            f"the server at {target.url} does not tell its models: {_reason(reply)}",
-            code="server_refused",
-            seen=f"HTTP {reply.status}",
-        )
-    try:
-        found = json_from(reply.body)
-    except ValueError as error:
-        raise ServerError(f"{target.url}: the index is no JSON: {error}", code="not_triton") from None
-    rows = [r for r in told.index_from(found, f"{target.url}: index") if r.name == model]
-    return {int(r.version): (r.state, r.reason) for r in rows if r.version.isdecimal()}
-
-
-def _call(
-    target: HttpTarget, method: str, path: str, body: object = None, timeout_s: float = _TIMEOUT_S
-) -> Reply:
-    sent = None if body is None else json.dumps(body).encode()
-    return _exchange(target, method, path, sent, {"Content-Type": "application/json"}, timeout_s)
+    rows = [row for row in RestApi(target).repository_index() if row["name"] == model]
+    return {
+        int(row["version"]): (row.get("state", ""), row.get("reason", ""))
+        for row in rows
+        if row.get("version", "").isdecimal()
+    }
 
 
 def _exchange(
     target: HttpTarget,
     method: str,
     path: str,
-    body: bytes | None,
-    headers: Mapping[str, str],
+    body: bytes | None = None,
+    headers: Mapping[str, str] = _JSON,
     timeout_s: float = _TIMEOUT_S,
     limit_bytes: int = ANSWER_LIMIT_BYTES,
 ) -> Reply:

@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING
 
-import typer
+from tritonsmith.perf.commands.flattened import flag
 
 if TYPE_CHECKING:
     from tritonsmith.perf.commands.release.live import LiveRelease
 
 DESTINATION_VARIABLE = "TRITONSMITH_PUBLISH_TO"
 
-ReloadOption = Annotated[
-    Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-    typer.Option(
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFlags:
+    """The servers to tell, and how."""
+
+    reload: list[str] | None = flag(
+        None,
+        "A Triton (http or https) that reads the destination: it loads the version and answers the recorded "
+        "requests, or all is as before. May be given again for more servers.",
         "--reload",
         metavar="URL",
-        help="A Triton (http or https) that reads the destination: it loads the version and answers the recorded "
-        "requests, or all is as before. May be given again for more servers.",
-        show_default=False,
-    ),
-]
-HeaderOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--header", "-H", help="NAME:VALUE sent to the servers, or @FILE with such lines.", show_default=False
-    ),
-]
-CaFileOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="Certificates that https trusts beside the system's.", show_default=False),
-]
-ReloadTimeoutOption = Annotated[
-    float, typer.Option(min=1.0, help="Seconds that a server may take to have a model ready.")
-]
+    )
+    header: list[str] | None = flag(
+        None, "NAME:VALUE sent to the servers, or @FILE with such lines.", "--header", "-H"
+    )
+    ca_file: Path | None = flag(None, "Certificates that https trusts beside the system's.")
+    reload_timeout: float = flag(600.0, "Seconds that a server may take to have a model ready.", min=1.0)
 
 
-def release_from_flags(
-    urls: list[str] | None, headers: list[str] | None, ca_file: Path | None, timeout_s: float
-) -> LiveRelease | None:
-    """Flags → the servers to tell; None without --reload."""
-    if not urls:
+def release_from_flags(flags: ReleaseFlags) -> LiveRelease | None:
+    """The servers to tell; None without --reload."""
+    if not flags.reload:
         return None
     from tritonsmith.perf.commands.load.flags import headers_from_flags
 
-    return release_at(urls, headers_from_flags(headers or []), ca_file, timeout_s)
+    return release_at(
+        flags.reload, headers_from_flags(flags.header or []), flags.ca_file, flags.reload_timeout
+    )
 
 
 def release_at(

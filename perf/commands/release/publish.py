@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,49 +20,34 @@ from tritonsmith.builder.commands.options import (
     TemplatesOption,
     build_options,
 )
-from tritonsmith.perf.commands.release.options import (
-    DESTINATION_VARIABLE,
-    CaFileOption,
-    HeaderOption,
-    ReloadOption,
-    ReloadTimeoutOption,
-    release_from_flags,
-)
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
+from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
 
 if TYPE_CHECKING:
     from tritonsmith.builder.publish import ModelPublication, PublishResult
 
 
+@flattened
 def publish(
+    *,
     destination: Annotated[
         str,
         typer.Argument(
             metavar="DEST",
             envvar=DESTINATION_VARIABLE,
             help="A directory, or s3://, gs:// or az:// and a prefix: the model repository that servers read.",
-            show_default=False,
         ),
     ],
-    models: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="MODEL", help="Only these; default: all of the spec.", show_default=False),
-    ] = None,
+    models: list[str] | None = argument(None, "Only these; default: all of the spec.", metavar="MODEL"),
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
     target: TargetOption = None,
     remote_cache: RemoteCacheOption = None,
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
-    keep: Annotated[
-        int, typer.Option(min=1, help="Versions of a model that stay, newest first; served ones always do.")
-    ] = 3,
-    reload: ReloadOption = None,
-    header: HeaderOption = None,
-    ca_file: CaFileOption = None,
-    reload_timeout: ReloadTimeoutOption = 600.0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Pass the gates, say what would be published, write nothing.")
-    ] = False,
+    keep: int = flag(3, "Versions of a model that stay, newest first; served ones always do.", min=1),
+    servers: ReleaseFlags,
+    dry_run: bool = flag(False, "Pass the gates, say what would be published, write nothing.", "--dry-run"),
     format: FormatOption = Format.text,
 ) -> None:
     """Publish what was built as new, immutable versions; what is served there already is left alone.
@@ -80,7 +66,7 @@ def publish(
 
     built = build_options(spec, repository, templates, remote_cache, remote_cache_read_only, target=target)
     options = PublishOptions(built, tuple(models or ()), keep, dry_run)
-    release = release_from_flags(reload, header, ca_file, reload_timeout)
+    release = release_from_flags(servers)
     place = open_destination(destination)
     with progress("gates") as tell:
         result = run_publish(options, place, release, tell)
@@ -137,16 +123,8 @@ def as_json(result: PublishResult) -> dict[str, Any]:
         "destination": result.destination,
         "models": [
             {
-                "model": m.model,
-                "action": m.action,
-                "version": m.version,
-                "served": list(m.served),
-                "previous": list(m.previous),
-                "removed": list(m.removed),
-                "bytes": m.bytes,
+                **{field.name: getattr(m, field.name) for field in fields(m)},
                 "seconds": round(m.seconds, 3),
-                "live": m.live,
-                "notes": list(m.notes),
                 "error": None if m.error is None else m.error.as_dict(),
             }
             for m in result.models

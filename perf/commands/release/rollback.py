@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from tritonsmith.builder.commands.options import Format, FormatOption
-from tritonsmith.perf.commands.release.options import (
-    DESTINATION_VARIABLE,
-    CaFileOption,
-    HeaderOption,
-    ReloadOption,
-    ReloadTimeoutOption,
-    release_from_flags,
-)
+from tritonsmith.perf.commands.flattened import argument, flag, flattened
+from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
 
 
+@flattened
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.", show_default=False)],
-    version: Annotated[
-        Optional[int],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(
-            help="The version; default: the one served before the present one.", show_default=False
-        ),
-    ] = None,
-    destination: Annotated[
-        str,
-        typer.Option(
-            "--at",
-            metavar="DEST",
-            envvar=DESTINATION_VARIABLE,
-            help="Where it was published: a directory, or s3://, gs:// or az:// and a prefix.",
-            show_default=False,
-        ),
-    ] = "",
-    reload: ReloadOption = None,
-    header: HeaderOption = None,
-    ca_file: CaFileOption = None,
-    reload_timeout: ReloadTimeoutOption = 600.0,
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
+    version: int | None = argument(None, "The version; default: the one served before the present one."),
+    destination: str = flag(
+        "",
+        "Where it was published: a directory, or s3://, gs:// or az:// and a prefix.",
+        "--at",
+        metavar="DEST",
+        envvar=DESTINATION_VARIABLE,
+    ),
+    servers: ReleaseFlags,
     format: FormatOption = Format.text,
 ) -> None:
     """Serve an older version of a published model again, after its files are found to be what was published.
@@ -53,7 +39,7 @@ def rollback(
 
     if not destination:
         raise UsageError("where it was published is not said", code="no_destination", fix="--at DEST")
-    release = release_from_flags(reload, header, ca_file, reload_timeout)
+    release = release_from_flags(servers)
     with progress("verifying") as tell:
         done = run_rollback(
             open_destination(destination),
@@ -63,16 +49,7 @@ def rollback(
             lambda file: tell(f"verified {file}", 0, None),
         )
     if format is Format.json:
-        emit_json(
-            {
-                "model": done.model,
-                "version": done.version,
-                "served": list(done.served),
-                "previous": list(done.previous),
-                "verified_files": done.verified_files,
-                "live": done.live,
-            }
-        )
+        emit_json(asdict(done))
     else:
         was = ", ".join(map(str, done.previous)) or "none"
         emit_text(

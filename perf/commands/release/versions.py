@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from tritonsmith.builder.commands.options import Format, FormatOption
+from tritonsmith.perf.commands.flattened import argument, flattened
 from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE
 
 
+@flattened
 def versions(
     destination: Annotated[
         str,
@@ -18,13 +20,9 @@ def versions(
             metavar="DEST",
             envvar=DESTINATION_VARIABLE,
             help="A directory, or s3://, gs:// or az:// and a prefix.",
-            show_default=False,
         ),
     ],
-    model: Annotated[
-        Optional[str],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
-        typer.Argument(metavar="MODEL", help="Only this one; default: all.", show_default=False),
-    ] = None,
+    model: str | None = argument(None, "Only this one; default: all.", metavar="MODEL"),
     format: FormatOption = Format.text,
 ) -> None:
     """List published versions, newest first; --format json has each one's whole provenance."""

@@ -1,30 +1,57 @@
-"""Flags of `tritonsmith sweep`, None where not given, and a sweep.yaml → SweepSpec."""
+"""Flags of `tritonsmith sweep` and a sweep.yaml → SweepSpec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tritonsmith.perf.sweep.plan import SweepSpec
+from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.perf.commands.load.flags import seconds_from_text
+from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.sweep.plan import SweepSpec, setting_from_text, spec_from_mapping, spec_from_yaml
+
+NOT_OF_SPEC = ("spec", "variants", "data", "shape", "range_")
+
+
+def values_of(flags: SweepFlags) -> dict[str, Any]:
+    """The spec's keys and values of the flags that are given."""
+
+    def milliseconds(text: str) -> float:
+        return seconds_from_text(text) * 1000
+
+    read: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "set_": ("space", settings),
+        "variant": ("variants", lambda given: dict(pairs(given, "=", "--variant fp16=models/minilm_fp16"))),
+        "beside": ("beside", counts),
+        "concurrency": ("concurrency", numbers),
+        "duration": ("duration_s", seconds_from_text),
+        "warmup": ("warmup_s", seconds_from_text),
+        "budget": ("budget_s", seconds_from_text),
+        "slo_p99": ("slo_p99_ms", milliseconds),
+        "max_p99": ("max_p99_ms", milliseconds),
+        "max_memory": ("max_memory_mib", float),
+    }
+    values = {}
+    for name, given in asdict(flags).items():
+        if name not in NOT_OF_SPEC and given not in (None, []) and (name, given) != ("model", ""):
+            key, value_of = read.get(name, (name, lambda same: same))
+            values[key] = value_of(given)
+    return values
 
 
 def spec_from_flags(
     file: Path | None,
-    flags: dict[str, Any],
+    given: dict[str, Any],
     resumed: Path | None = None,
     model: Callable[[], str] | None = None,
 ) -> SweepSpec:
-    """A sweep.yaml and flags, None where not given, → SweepSpec; flags win.
+    """A sweep.yaml and the values of flags → SweepSpec; flags win.
 
     resumed: directory of an earlier run, whose spec stands in where neither names a model.
     model:   asked for a name where none is given; it raises what there is to choose from.
     """
-    from tritonsmith.builder.base.errors import UsageError
-    from tritonsmith.perf.sweep.plan import spec_from_mapping, spec_from_yaml
-
-    given = {key: value for key, value in flags.items() if value is not None}
     if file is not None:
         base = spec_from_yaml(file).model_dump(exclude_unset=True)
         return spec_from_mapping(base | given)
@@ -35,14 +62,12 @@ def spec_from_flags(
     if "model" not in given:
         if model is None:
             raise UsageError("which model?", code="no_model", fix="--model NAME")
-        given["model"] = model()
+        given = {**given, "model": model()}
     return spec_from_mapping(given)
 
 
 def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:
     """Also the variants laid out as DIRECTORY/MODEL__VARIANT; UsageError when there is none."""
-    from tritonsmith.builder.base.errors import UsageError, Where
-
     head = f"{spec.model}__"
     found = {p.name.removeprefix(head): str(p) for p in sorted(directory.glob(f"{head}*")) if p.is_dir()}
     if not found:
@@ -55,28 +80,23 @@ def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:
     return spec.model_copy(update={"variants": {**found, **spec.variants}})
 
 
-def settings(flags: Sequence[str] | None) -> Iterator[tuple[str, list[Any]]]:
-    """`--set` flags → (path, values) of each; UsageError when a path comes twice."""
-    from tritonsmith.builder.base.errors import UsageError
-    from tritonsmith.perf.sweep.plan import setting_from_text
-
-    seen: set[str] = set()
-    for flag in flags or ():
+def settings(flags: Sequence[str]) -> dict[str, list[Any]]:
+    """`--set` flags → path → values; UsageError when a path comes twice."""
+    space: dict[str, list[Any]] = {}
+    for flag in flags:
         path, values = setting_from_text(flag)
-        if path in seen:
+        if path in space:
             raise UsageError(
                 f"{path} is given twice", code="bad_setting", seen=flag, fix=f"--set {path}=V1,V2"
             )
-        seen.add(path)
-        yield path, values
+        space[path] = values
+    return space
 
 
-def pairs(flags: Sequence[str] | None, sign: str, example: str) -> Iterator[tuple[str, str]]:
+def pairs(flags: Sequence[str], sign: str, example: str) -> Iterator[tuple[str, str]]:
     """NAME, sign, VALUE of each flag; UsageError with the example for what is not that, or comes twice."""
-    from tritonsmith.builder.base.errors import UsageError
-
     seen: set[str] = set()
-    for flag in flags or ():
+    for flag in flags:
         name, found, value = flag.partition(sign) if sign == "=" else flag.rpartition(sign)
         if not (name and found and value) or name in seen:
             raise UsageError("not what this flag takes", code="bad_setting", seen=flag, fix=example)
@@ -84,7 +104,7 @@ def pairs(flags: Sequence[str] | None, sign: str, example: str) -> Iterator[tupl
         yield name, value
 
 
-def counts(flags: Sequence[str] | None) -> dict[str, int]:
+def counts(flags: Sequence[str]) -> dict[str, int]:
     """`--beside MODEL:4` flags → {MODEL: 4}."""
     return {
         name: number for name, text in pairs(flags, ":", "--beside MODEL:4") for number in numbers(text)[:1]
@@ -93,8 +113,6 @@ def counts(flags: Sequence[str] | None) -> dict[str, int]:
 
 def numbers(text: str) -> list[int]:
     """`1,8,32` → load points."""
-    from tritonsmith.builder.base.errors import UsageError
-
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:

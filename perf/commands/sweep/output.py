@@ -5,22 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:
-    from tritonsmith.builder.base.errors import TritonsmithError
-    from tritonsmith.perf.report import ReportFiles
-    from tritonsmith.perf.sweep.run import SweepProgress
-    from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.builder.base.errors import GateError, TrialError, TritonsmithError
+from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note, progress, width_of
+from tritonsmith.perf.report import ReportFiles, report_json, text_of
+from tritonsmith.perf.sweep.run import SweepProgress
+from tritonsmith.perf.sweep.run_record import RunResult
 
 
 @contextmanager
 def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
     """A bar on a terminal, else a line for each round."""
-    from tritonsmith.builder.base.text.console import is_drawable, note, progress
-
     if is_drawable(sys.stderr):
         with progress("starting the server") as bar:
             yield lambda step: bar(step.text, step.done, step.expected or None)
@@ -39,8 +36,6 @@ def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
 
 def error_of(result: RunResult) -> TritonsmithError | None:
     """Why the exit code is not 0: not to be completed (1), nothing meets the constraints (4), every trial failed (1)."""
-    from tritonsmith.builder.base.errors import GateError, TrialError
-
     if result.interrupted:
         return None
     if not result.complete:
@@ -64,9 +59,6 @@ def error_of(result: RunResult) -> TritonsmithError | None:
 
 def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None:
     """The result on stdout, one document, and the way out: typer.Exit or the error that says the exit code."""
-    from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
-    from tritonsmith.perf.report import report_json, text_of
-
     error = error_of(result)
     if as_json:
         emit_json(report_json(result) | {"files": files.names(), "error": error and error.as_dict()})

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords
+from tritonsmith.perf.records.schedule import load_from_dict, load_label
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
+from tritonsmith.perf.stats.intervals import ends_of
+from tritonsmith.perf.sweep.plan import Trial
 from tritonsmith.perf.sweep.run_record import RunResult
 
 Finding = Literal["regression", "improvement", "no difference", "unknown"]
@@ -78,20 +82,11 @@ class Change:
         more_is_better = self.metric != FAILURES and METRICS[self.metric].better > 0
         return "improvement" if (self.interval.low > high) == more_is_better else "regression"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; change and its ends are fractions, 0.05 is 5 %."""
-        return {
-            "metric": self.metric,
-            "a": self.a,
-            "b": self.b,
-            "change": self.change,
-            "low": None if self.interval is None else self.interval.low,
-            "high": None if self.interval is None else self.interval.high,
-            "level": None if self.interval is None else self.interval.level,
-            "resolution": self.resolution,
-            "finding": self.finding,
-            "why": self.why,
-        }
+    @model_serializer(mode="wrap")
+    def _form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = plain(self)
+        del data["interval"]
+        return {**data, **ends_of(self.interval, "level"), "finding": self.finding}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +170,8 @@ def compare_records(a: RequestRecords, b: RequestRecords, level: float = 0.95) -
     notes = [
         *(
             f"{name} is {s.validity.verdict.value}: {'; '.join(s.validity.reasons)}"
-            for name, s in _weak(of_a, of_b)
+            for name, s in (("A", of_a), ("B", of_b))
+            if s.validity.verdict.value != "VALID"
         ),
         *_model_note(a.header.model, b.header.model),
         *_setting_notes(_record_settings(a), _record_settings(b)),
@@ -186,8 +182,6 @@ def compare_records(a: RequestRecords, b: RequestRecords, level: float = 0.95) -
 
 
 def _load_of(records: RequestRecords) -> str:
-    from tritonsmith.perf.records.schedule import load_from_dict, load_label
-
     header = records.header
     batch = "/".join(str(size) for size in sorted(set(header.batch_sizes)))
     text = load_label(load_from_dict(header.load))
@@ -198,10 +192,6 @@ def _record_change(name: str, a: Estimate, b: Estimate) -> Change:
     change, interval = mover_change(a, b)
     why = f"A: {a.why}" if a.why else f"B: {b.why}" if b.why else None
     return Change(name, a.value, b.value, change, interval, why=why if interval is None else None)
-
-
-def _weak(a: Summary, b: Summary) -> Iterator[tuple[str, Summary]]:
-    yield from ((name, s) for name, s in (("A", a), ("B", b)) if s.validity.verdict.value != "VALID")
 
 
 # Sweeps.
@@ -284,51 +274,49 @@ def _changes(
         rounds_a, rounds_b = _rounds(a, ids_a, point, metric), _rounds(b, ids_b, point, metric)
         if not rounds_a or not rounds_b:
             name = "B" if rounds_a else "A"
-            means = [math.exp(float(np.log(r).mean())) if r else None for r in (rounds_a, rounds_b)]
-            changes.append(
-                Change(metric.name, means[0], means[1], None, None, why=f"{name} has no measurement")
-            )
+            why = f"{name} has no measurement"
+            changes.append(Change(metric.name, _mean(rounds_a), _mean(rounds_b), None, None, why=why))
             continue
-        value_a, value_b = (math.exp(float(np.log(r).mean())) for r in (rounds_a, rounds_b))
         change, interval = welch_change(rounds_a, rounds_b, level)
         resolution = max(_resolution(run, point, metric) for run in (a, b))
-        why = None if interval else "an interval needs two rounds in each run"
-        changes.append(Change(metric.name, value_a, value_b, change, interval, resolution, why))
+        note = None if interval else "an interval needs two rounds in each run"
+        changes.append(
+            Change(metric.name, _mean(rounds_a), _mean(rounds_b), change, interval, resolution, note)
+        )
     return (*changes, _failures(_summaries(a, ids_a, point), _summaries(b, ids_b, point), level))
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """Geometric."""
+    return math.exp(float(np.log(values).mean())) if values else None
+
+
+def _trials(run: RunResult, ids: Sequence[str], point: int) -> Iterator[tuple[Trial, Summary]]:
+    for result in run.trials:
+        is_one = result.trial.arm_id in ids and result.trial.concurrency == point
+        if is_one and result.summary is not None and not result.interrupted:
+            yield result.trial, result.summary
+
+
 def _summaries(run: RunResult, ids: Sequence[str], point: int) -> list[Summary]:
-    return [
-        t.summary
-        for t in run.trials
-        if t.summary is not None
-        and not t.interrupted
-        and t.trial.arm_id in ids
-        and t.trial.concurrency == point
-    ]
+    return [summary for _, summary in _trials(run, ids, point)]
 
 
 def _rounds(run: RunResult, ids: Sequence[str], point: int, metric: Metric) -> list[float]:
     """One value a round: the geometric mean over the arms that are the same config."""
     by_round: dict[int, list[float]] = {}
-    for trial in run.trials:
-        if trial.summary is None or trial.interrupted or trial.trial.concurrency != point:
-            continue
-        value = metric.value(trial.summary)
-        if trial.trial.arm_id in ids and value is not None and value > 0 and math.isfinite(value):
-            by_round.setdefault(trial.trial.round, []).append(value)
-    return [math.exp(float(np.log(values).mean())) for values in by_round.values()]
+    for trial, summary in _trials(run, ids, point):
+        value = metric.value(summary)
+        if value is not None and value > 0 and math.isfinite(value):
+            by_round.setdefault(trial.round, []).append(value)
+    return [mean for values in by_round.values() if (mean := _mean(values)) is not None]
 
 
 def _resolution(run: RunResult, point: int, metric: Metric) -> float:
     """By how much the A/A pair differed, as a factor minus 1."""
-    means = []
-    for arm in run.arms:
-        if arm.baseline:
-            rounds = _rounds(run, [arm.id], point, metric)
-            if rounds:
-                means.append(float(np.log(rounds).mean()))
-    return math.expm1(max(means) - min(means)) if len(means) > 1 else 0.0
+    rounds = (_rounds(run, [arm.id], point, metric) for arm in run.arms if arm.baseline)
+    means = [mean for one in rounds if (mean := _mean(one)) is not None]
+    return max(means) / min(means) - 1 if len(means) > 1 else 0.0
 
 
 def _failures(a: Sequence[Summary], b: Sequence[Summary], level: float) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.perf.report.compare.compare import FAILURES, METRICS, Change, Comparison
@@ -51,15 +51,6 @@ class Judgement:
     point: str
     change: Change
     status: Status
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "gate": self.gate.text,
-            "point": self.point,
-            "status": self.status,
-            "change": self.change.as_dict(),
-        }
 
 
 def gate_from_text(text: str) -> Gate:

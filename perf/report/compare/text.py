@@ -9,6 +9,7 @@ from typing import Any
 from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.builder.base.text.text_layout import cells, table
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.compare.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
 from tritonsmith.perf.report.compare.gate import Gate, Judgement, judge, says_no
@@ -36,7 +37,7 @@ def headline(comparison: Comparison) -> str:
     return " ".join(words) or "No difference that these runs can tell."
 
 
-def as_dict(
+def comparison_json(
     comparison: Comparison, judgements: Sequence[Judgement], strict: bool, gate_says_no: bool
 ) -> dict[str, Any]:
     """JSON form."""
@@ -46,10 +47,13 @@ def as_dict(
         "kind": comparison.kind,
         "sentence": headline(comparison),
         "points": [
-            {"arm": p.arm, "load": p.load, "changes": [c.as_dict() for c in p.changes]}
+            {"arm": p.arm, "load": p.load, "changes": [json_of(c) for c in p.changes]}
             for p in comparison.points
         ],
-        "gates": [j.as_dict() for j in judgements],
+        "gates": [
+            {"gate": j.gate.text, "point": j.point, "status": j.status, "change": json_of(j.change)}
+            for j in judgements
+        ],
         "strict": strict,
         "gate": None if not judgements else "violated" if gate_says_no else "passed",
         "notes": list(comparison.notes),

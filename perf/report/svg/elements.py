@@ -15,6 +15,8 @@ WIDTH = 420
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38
 
 Format = Callable[[float], str]
+Place = Callable[[float], float]
+"""A value → units across or down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,11 @@ def xy_chart(
     def py(value: float) -> float:
         return TOP + (1 - min(max(y.at(value), -0.02), 1.02)) * plot_h
 
-    parts = [_grid(x, y, height, px, py), _front([(px(a), py(b)) for a, b in front])]
+    parts = [level("grid", py(value)) for value, _ in y.ticks]
+    parts += [text_at("tick", LEFT - 6, py(value) + 3.5, words, "end") for value, words in y.ticks]
+    parts += [x_axis(x, px, height - BOTTOM), _front([(px(a), py(b)) for a, b in front])]
     if limit is not None:
-        parts.append(
-            f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(limit):.1f}" y2="{py(limit):.1f}"/>'
-        )
+        parts.append(level("limit", py(limit)))
     for position, line in enumerate(series):
         shift = (position - (len(series) - 1) / 2) * dodge
         places = [(px(p.x) + shift, py(p.y), p) for p in line.points]
@@ -140,30 +142,32 @@ def _front(places: Sequence[tuple[float, float]]) -> str:
     return f'<path class="front" d="M{places[0][0]:.1f} {places[0][1]:.1f}{steps or "h0"}"/>'
 
 
-def _grid(x: Axis, y: Axis, height: int, px: Format2, py: Format2) -> str:
-    bottom = height - BOTTOM
-    parts = []
-    for value, text in y.ticks:
-        level = py(value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{LEFT - 6}" y="{level + 3.5:.1f}" text-anchor="end">{escape(text)}</text>'
-        )
-    for value, text in x.ticks:
-        parts.append(
-            f'<text class="tick" x="{px(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(text)}</text>'
-        )
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text class="label" x="{middle}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
-    )
-    return "".join(parts)
+def text_at(kind: str, x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
+    """A text of a CSS class; more: further attributes."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
 
 
-Format2 = Callable[[float], float]
+def level(kind: str, y: float, left: float = LEFT, right: float = RIGHT) -> str:
+    """A line across a plot with these margins."""
+    return f'<line class="{kind}" x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def upright(kind: str, x: float, top: float, bottom: float) -> str:
+    """A line from the top of a plot to its bottom."""
+    return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+
+
+def x_axis(
+    x: Axis, px: Place, bottom: float, left: float = LEFT, right: float = RIGHT, inside: bool = False
+) -> str:
+    """The line below a plot that ends at `bottom`, its ticks and its label; inside: no tick's text goes beyond the ends."""
+
+    def anchor(at: float) -> str:
+        return "middle" if not inside or 0.02 <= at <= 0.98 else "start" if at < 0.02 else "end"
+
+    ticks = (text_at("tick", px(value), bottom + 15, words, anchor(x.at(value))) for value, words in x.ticks)
+    label = text_at("label", (left + WIDTH - right) / 2, bottom + BOTTOM - 5, x.label)
+    return "".join([*ticks, level("axis", bottom, left, right), label])
 
 
 def _whisker(x: float, low: float, high: float, style: int) -> str:

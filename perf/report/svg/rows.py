@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from tritonsmith.perf.report.svg.elements import BOTTOM, WIDTH, Axis, Point, marker, svg_of
+from tritonsmith.perf.report.svg.elements import (
+    BOTTOM,
+    WIDTH,
+    Axis,
+    Place,
+    Point,
+    level,
+    marker,
+    svg_of,
+    text_at,
+    upright,
+    x_axis,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +31,7 @@ class Row:
 
 
 ROW_HEIGHT = 34
+SIDE = 14
 ROW_CHARACTERS = 38  # what stands beside a note, bold and on a phone too
 
 
@@ -28,78 +40,57 @@ def forest_height(rows: int) -> float:
     return 14 + rows * ROW_HEIGHT + BOTTOM
 
 
+def _across(x: Axis) -> Place:
+    return lambda value: SIDE + min(max(x.at(value), 0.0), 1.0) * (WIDTH - 2 * SIDE)
+
+
 def forest_chart(title: str, rows: Sequence[tuple[Row, Point | None, int]], band: float, x: Axis) -> str:
     """Ratios with intervals, a line at 1 and the band within which two identical configs differed."""
-    height = forest_height(len(rows))
-    plot_w = WIDTH - 2 * 14
-
-    def px(value: float) -> float:
-        return 14 + min(max(x.at(value), 0.0), 1.0) * plot_w
-
+    height, px = forest_height(len(rows)), _across(x)
     bottom = height - BOTTOM
     left, right = px(1 / (1 + band)), px(1 + band)
     parts = [
         f'<rect class="band" x="{left:.1f}" y="6" width="{max(1.5, right - left):.1f}" height="{bottom - 6}"/>',
-        f'<line class="one" x1="{px(1):.1f}" x2="{px(1):.1f}" y1="6" y2="{bottom}"/>',
+        upright("one", px(1), 6, bottom),
+        x_axis(x, px, bottom, SIDE, SIDE),
     ]
-    for value, text in x.ticks:
-        parts.append(
-            f'<text class="tick" x="{px(value):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(text)}</text>'
-        )
-    parts.append(f'<line class="axis" x1="14" x2="{WIDTH - 14}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(
-        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
-    )
     for position, (row, point, style) in enumerate(rows):
         top = 14 + position * ROW_HEIGHT
         parts.append(_row_text(row, top + 9))
         if point is not None:
-            level = top + 20
-            if point.low is not None and point.high is not None:
-                a, b = px(point.low), px(point.high)
-                ends = [  # an interval that goes on beyond the axis ends in an arrow, not in a cap
-                    f"M{a:.1f} {level - 4}v8"
-                    if x.at(point.low) >= 0
-                    else f"M{a + 5:.1f} {level - 4}l-5 4l5 4",
-                    f"M{b:.1f} {level - 4}v8"
-                    if x.at(point.high) <= 1
-                    else f"M{b - 5:.1f} {level - 4}l5 4l-5 4",
-                ]
-                parts.append(
-                    f'<path class="whisker wide c{style}" d="M{a:.1f} {level}H{b:.1f}{"".join(ends)}"/>'
-                )
-            parts.append(marker(px(point.x), level, style, point.tip))
+            parts += [
+                _interval(point, x, px, top + 20, style),
+                marker(px(point.x), top + 20, style, point.tip),
+            ]
     return svg_of(title, height, parts)
+
+
+def _interval(point: Point, x: Axis, px: Place, y: float, style: int) -> str:
+    """A whisker lying down; an interval that goes on beyond the axis ends in an arrow, not in a cap."""
+    if point.low is None or point.high is None:
+        return ""
+    a, b = px(point.low), px(point.high)
+    left = f"M{a:.1f} {y - 4}v8" if x.at(point.low) >= 0 else f"M{a + 5:.1f} {y - 4}l-5 4l5 4"
+    right = f"M{b:.1f} {y - 4}v8" if x.at(point.high) <= 1 else f"M{b - 5:.1f} {y - 4}l5 4l-5 4"
+    return f'<path class="whisker wide c{style}" d="M{a:.1f} {y}H{b:.1f}{left}{right}"/>'
 
 
 def bar_rows(title: str, rows: Sequence[tuple[Row, Sequence[tuple[str, float]]]], x: Axis) -> str:
     """Stacked bars lying down; each part is (CSS class, value)."""
-    height = 6 + len(rows) * ROW_HEIGHT + BOTTOM
-    plot_w = WIDTH - 2 * 14
+    height, px = 6 + len(rows) * ROW_HEIGHT + BOTTOM, _across(x)
     bottom = height - BOTTOM
-    parts = []
-    for value, text in x.ticks:
-        place = 14 + x.at(value) * plot_w
-        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="6" y2="{bottom}"/>')
-        anchor = "start" if x.at(value) < 0.02 else "end" if x.at(value) > 0.98 else "middle"
-        parts.append(
-            f'<text class="tick" x="{place:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{escape(text)}</text>'
-        )
+    parts = [upright("grid", px(value), 6, bottom) for value, _ in x.ticks]
     for position, (row, segments) in enumerate(rows):
         top = 6 + position * ROW_HEIGHT
         parts.append(_row_text(row, top + 9))
-        start = 14.0
+        start = float(SIDE)
         for name, value in segments:
-            width = x.at(value) * plot_w
+            width = max(0.0, px(value) - SIDE)
             parts.append(
-                f'<rect class="{name}" x="{start:.1f}" y="{top + 14}" width="{max(0.0, width):.1f}" height="12"/>'
+                f'<rect class="{name}" x="{start:.1f}" y="{top + 14}" width="{width:.1f}" height="12"/>'
             )
             start += width
-    parts.append(f'<line class="axis" x1="14" x2="{WIDTH - 14}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(
-        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(x.label)}</text>'
-    )
-    return svg_of(title, height, parts)
+    return svg_of(title, height, [*parts, x_axis(x, px, bottom, SIDE, SIDE, inside=True)])
 
 
 def histogram_rows(
@@ -108,42 +99,30 @@ def histogram_rows(
     """A row of bars over common sizes for each arm; shares are 0..1, a row's tallest bar fills it."""
     row_height = 40
     height = 4 + len(rows) * row_height + BOTTOM
-    bottom = height - BOTTOM
-    slot = (WIDTH - 2 * 14) / max(1, len(sizes))
-    place = {size: 14 + position * slot for position, size in enumerate(sizes)}
+    slot = (WIDTH - 2 * SIDE) / max(1, len(sizes))
+    middle = {size: SIDE + (position + 0.5) * slot for position, size in enumerate(sizes)}
+    width = min(slot - 2, 26) if slot > 4 else slot
     parts = []
     for position, (row, bars, style) in enumerate(rows):
         top = 4 + position * row_height
         base = top + row_height - 4
-        parts.append(_row_text(row, top + 9))
-        parts.append(f'<line class="grid" x1="14" x2="{WIDTH - 14}" y1="{base}" y2="{base}"/>')
+        parts += [_row_text(row, top + 9), level("grid", base, SIDE, SIDE)]
         tallest = max((share for _, share in bars), default=1.0)
         for size, share in bars:
             tall = share / tallest * (row_height - 20)
-            width = min(slot - 2, 26) if slot > 4 else slot
             parts.append(
-                f'<rect class="fill c{style}" x="{place[size] + (slot - width) / 2:.1f}" y="{base - tall:.1f}" '
+                f'<rect class="fill c{style}" x="{middle[size] - width / 2:.1f}" y="{base - tall:.1f}" '
                 f'width="{width:.1f}" height="{tall:.1f}"><title>batch {size}: {share:.0%}</title></rect>'
             )
-    every = max(1, math.ceil(len(sizes) / 16))
-    for position, size in enumerate(sizes):
-        if position % every == 0:
-            middle = place[size] + slot / 2
-            parts.append(
-                f'<text class="tick" x="{middle:.1f}" y="{bottom + 14}" text-anchor="middle">{size}</text>'
-            )
-    parts.append(
-        f'<text class="label" x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(label)}</text>'
-    )
-    return svg_of(title, height, parts)
+    shown = sizes[:: max(1, math.ceil(len(sizes) / 16))]
+    parts += [text_at("tick", middle[size], height - BOTTOM + 14, str(size)) for size in shown]
+    return svg_of(title, height, [*parts, text_at("label", WIDTH / 2, height - 5, label)])
 
 
 def _row_text(row: Row, y: float) -> str:
     weight = ' font-weight="600"' if row.emphasis else ""
-    return (
-        f'<text class="row" x="14" y="{y:.1f}"{weight}>{escape(_cut(row.label, ROW_CHARACTERS))}</text>'
-        f'<text class="row note" x="{WIDTH - 14}" y="{y:.1f}" text-anchor="end"{weight}>{escape(row.note)}</text>'
-    )
+    label = text_at("row", SIDE, y, _cut(row.label, ROW_CHARACTERS), "start", weight)
+    return label + text_at("row note", WIDTH - SIDE, y, row.note, "end", weight)
 
 
 def _cut(text: str, most: int) -> str:

@@ -32,7 +32,7 @@ def load_point(
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ArmComparison:
     """The arms at one load point; they are named by their place in `arms`.
 
     table:       their values there, a row an arm.

@@ -46,7 +46,7 @@ def _inferences_per_joule(spec: SweepSpec, result: TrialResult) -> float | None:
 
 
 def _rate_at_slo(spec: SweepSpec, result: TrialResult) -> float | None:
-    return None if result.slo is None else result.slo.get("rate_per_s")
+    return None if result.slo is None else result.slo.rate_per_s
 
 
 OBJECTIVES: Mapping[str, ObjectiveRow] = {

@@ -20,12 +20,12 @@ FINAL_SHARE = 0.35
 """Of the budget, kept for measuring the best ones more."""
 
 
-def race_of(spec: SweepSpec, planner: ArmPlanner) -> GridRace | SearchRace:
+def strategy_of(spec: SweepSpec, planner: ArmPlanner) -> GridStrategy | SearchStrategy:
     """How the space is gone through."""
-    return GridRace(spec) if spec.is_grid else SearchRace(spec, planner, proposer_of(spec))
+    return GridStrategy(spec) if spec.is_grid else SearchStrategy(spec, planner, proposer_of(spec))
 
 
-class GridRace:
+class GridStrategy:
     """All arms from the first round on; clear losers drop out."""
 
     def __init__(self, spec: SweepSpec) -> None:
@@ -41,7 +41,7 @@ class GridRace:
         return replace(decision, number=self._round - 1)
 
 
-class SearchRace:
+class SearchStrategy:
     """Generations of proposed arms, two rounds each beside the A/A pair and the best so far, then a final.
 
     The A/A pair is in every round, so arms of different generations are compared through it (the round

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tritonsmith.perf.load.slo import beyond_words
-from tritonsmith.perf.stats import Ratio, fit_rounds, ratio_from_dict, times_end
-from tritonsmith.perf.sweep.judge.comparison import Outcome, Standing, load_point
+from tritonsmith.perf.stats import Ratio, fit_rounds, times_end
+from tritonsmith.perf.sweep.judge.comparison import ArmComparison, Outcome, load_point
 from tritonsmith.perf.sweep.judge.constraints import CellFacts, meets, nearest_miss
 from tritonsmith.perf.sweep.judge.objective import MILLION, OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values, values_table
@@ -18,7 +17,7 @@ from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
 
-__all__ = ["CellFacts", "Outcome", "Verdict", "decide", "verdict_from_dict"]
+__all__ = ["CellFacts", "Outcome", "Verdict", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +36,14 @@ class Verdict:
     """
 
     outcome: Outcome
-    arm_id: str | None
-    concurrency: int | None
-    ratio: Ratio | None
-    resolution: float | None
     sentence: str
+    arm_id: str | None = None
+    concurrency: int | None = None
+    ratio: Ratio | None = None
+    resolution: float | None = None
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
     like_best: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; the inverse is verdict_from_dict."""
-        return {
-            "outcome": self.outcome,
-            "sentence": self.sentence,
-            "arm_id": self.arm_id,
-            "concurrency": self.concurrency,
-            "ratio": None if self.ratio is None else self.ratio.as_dict(),
-            "resolution": self.resolution,
-            "ratios": {arm: ratio.as_dict() for arm, ratio in self.ratios.items()},
-            "like_best": list(self.like_best),
-            "notes": list(self.notes),
-        }
-
-
-def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
-    """The inverse of Verdict.as_dict."""
-    return Verdict(
-        outcome=data["outcome"],
-        arm_id=data["arm_id"],
-        concurrency=data["concurrency"],
-        ratio=None if data["ratio"] is None else ratio_from_dict(data["ratio"]),
-        resolution=data["resolution"],
-        sentence=data["sentence"],
-        ratios={arm: ratio_from_dict(r) for arm, r in data["ratios"].items()},
-        like_best=tuple(data["like_best"]),
-        notes=tuple(data["notes"]),
-    )
 
 
 def decide(
@@ -111,55 +81,55 @@ def decide(
         return _nothing_fits(spec, arms, facts)
     looks = 1 + -(-len(settling) // SETTLING_ROUNDS)
     others = sum(not arm.baseline for arm in arms)
-    standing = Standing(
+    comparison = ArmComparison(
         arms,
         fit_rounds(values_table(arms, values, point)),
         frozenset(i for i, arm in enumerate(arms) if fits[arm.id, point]),
         max(1, others * len(spec.objective_points)) * looks,
     )
-    if not standing.baselines:
+    if not comparison.baselines:
         return _undecided("the current config could not be measured", point)
-    chosen = _chosen(standing, values, confirming)
-    outcome = standing.outcome(chosen)
-    notes = _notes(spec, standing, values, point, frozenset(a for a, at in facts if at == point))
+    chosen = _chosen(comparison, values, confirming)
+    outcome = comparison.outcome(chosen)
+    notes = _notes(spec, comparison, values, point, frozenset(a for a, at in facts if at == point))
     if outcome == "winner" and confirming and chosen is not None:
-        outcome, told = _confirmed(standing, chosen, values, point, confirming)
+        outcome, told = _confirmed(comparison, chosen, values, point, confirming)
         notes = (*notes, told)
     arm = None if chosen is None else arms[chosen]
-    ratio = None if chosen is None else standing.ratio(chosen)
+    ratio = None if chosen is None else comparison.ratio(chosen)
     return Verdict(
         outcome=outcome,
         arm_id=None if arm is None else arm.id,
         concurrency=point,
         ratio=ratio,
-        resolution=standing.resolution,
-        sentence=_sentence(spec, outcome, arm, point, ratio, standing.resolution),
-        ratios={arms[i].id: standing.ratio(i) for i in standing.others},
-        like_best=tuple(arms[i].id for i in standing.like_best),
+        resolution=comparison.resolution,
+        sentence=_sentence(spec, outcome, arm, point, ratio, comparison.resolution),
+        ratios={arms[i].id: comparison.ratio(i) for i in comparison.others},
+        like_best=tuple(arms[i].id for i in comparison.like_best),
         notes=notes,
     )
 
 
 def _undecided(why: str, point: int | None = None) -> Verdict:
-    return Verdict("undecided", None, point, None, None, f"Undecided: {why}.")
+    return Verdict("undecided", f"Undecided: {why}.", concurrency=point)
 
 
-def _chosen(standing: Standing, values: Values, confirming: frozenset[int]) -> int | None:
+def _chosen(comparison: ArmComparison, values: Values, confirming: frozenset[int]) -> int | None:
     """The arm that looks like the winner.
 
     Only it was measured again in the rounds of confirmation. Another may come out a hair higher afterwards, from fewer
     rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
     """
-    candidates = [i for i in standing.fitting if not standing.arms[i].baseline]
+    candidates = [i for i in comparison.fitting if not comparison.arms[i].baseline]
     again = {arm_id for arm_id, _, round_ in values if round_ in confirming}
-    return standing.highest([i for i in candidates if standing.arms[i].id in again] or candidates)
+    return comparison.highest([i for i in candidates if comparison.arms[i].id in again] or candidates)
 
 
 def _confirmed(
-    standing: Standing, chosen: int, values: Values, point: int, confirming: frozenset[int]
+    comparison: ArmComparison, chosen: int, values: Values, point: int, confirming: frozenset[int]
 ) -> tuple[Outcome, str]:
     """Whether it won again in each of the rounds of confirmation, and what to say of it."""
-    arm, pair = standing.arms[chosen], [standing.arms[i].id for i in standing.baselines]
+    arm, pair = comparison.arms[chosen], [comparison.arms[i].id for i in comparison.baselines]
     rounds = f"{len(confirming)} rounds of confirmation"
     if all(
         values.get((arm.id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
@@ -200,12 +170,12 @@ def _nothing_fits(
     nearest = nearest_miss(spec, facts)
     if nearest is None:
         text = "Nothing meets the constraints: no request was answered."
-        return Verdict("nothing_fits", None, None, None, None, text)
+        return Verdict("nothing_fits", text)
     arm_id, point, missed = nearest
     limits = " and ".join(f"{miss.name} ≤ {miss.limit_text}" for miss in missed)
     by = " and ".join(map(str, missed))
     text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} {spec.where_words(point)} with {by}."
-    return Verdict("nothing_fits", arm_id, point, None, None, text)
+    return Verdict("nothing_fits", text, arm_id, point)
 
 
 def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int) -> list[str]:
@@ -229,25 +199,25 @@ def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int
     labels = {arm.id: arm.label for arm in arms}
     known = {cell[0]: fact.p99_ms for cell, fact in facts.items() if fact.p99_ms is not None}
     if not known:
-        return Verdict("nothing_fits", None, None, None, None, "Nothing answered at any request rate.")
+        return Verdict("nothing_fits", "Nothing answered at any request rate.")
     arm_id = min(known, key=lambda arm: known[arm])
     above = beyond_words(known[arm_id] / spec.slo_p99_ms)
     text = (
         f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
         f"with {known[arm_id]:.1f} ms, {above}."
     )
-    return Verdict("nothing_fits", arm_id, None, None, None, text)
+    return Verdict("nothing_fits", text, arm_id)
 
 
 def _notes(
-    spec: SweepSpec, standing: Standing, values: Values, point: int, measured: frozenset[str]
+    spec: SweepSpec, comparison: ArmComparison, values: Values, point: int, measured: frozenset[str]
 ) -> tuple[str, ...]:
     """measured: arms that were put under load there; what became of the others is told elsewhere."""
-    arms, resolution = standing.arms, standing.resolution
+    arms, resolution = comparison.arms, comparison.resolution
     notes = []
-    if standing.fits.isdisjoint(standing.baselines):
+    if comparison.fits.isdisjoint(comparison.baselines):
         notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
-    out = [arms[i].label for i in standing.others if i not in standing.fits and arms[i].id in measured]
+    out = [arms[i].label for i in comparison.others if i not in comparison.fits and arms[i].id in measured]
     if out:
         notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
     if resolution is not None and resolution > 0.1:

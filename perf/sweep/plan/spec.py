@@ -149,6 +149,10 @@ class SweepSpec(BaseModel):
 
 def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> SweepSpec:
     """Plain data → SweepSpec; SpecError names the key and the nearest valid one."""
+
+    def bad(message: str, code: str = "bad_value", **more: Any) -> SpecError:
+        return SpecError(message, code=code, where=where, **more)
+
     if data.get("slo_p99_ms") is not None:
         data = {"objective": "rate", **data, "concurrency": [1]}
     try:
@@ -158,51 +162,32 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             valid = list(SweepSpec.model_fields)
-            raise SpecError(
-                f"unknown key '{key}'", code="unknown_key", where=where, valid=valid, fix=nearest(key, valid)
-            ) from None
+            raise bad(f"unknown key '{key}'", "unknown_key", valid=valid, fix=nearest(key, valid)) from None
         if first["type"] == "missing":
-            raise SpecError(f"'{key}' is missing", code="missing_key", where=where) from None
+            raise bad(f"'{key}' is missing", "missing_key") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise SpecError(f"{key}: {message}", code="bad_value", where=where, seen=first.get("input")) from None
+        raise bad(f"{key}: {message}", seen=first.get("input")) from None
     if spec.objective == "cost" and spec.dollars_per_hour is None:
-        raise SpecError(
-            "the objective cost needs the server's price",
-            code="missing_key",
-            where=where,
-            fix="--dollars-per-hour 2.50",
-        )
+        fix = "--dollars-per-hour 2.50"
+        raise bad("the objective cost needs the server's price", "missing_key", fix=fix)
     if (spec.objective == "rate") != (spec.slo_p99_ms is not None):
-        raise SpecError(
-            "the objective rate and slo_p99_ms belong together",
-            code="bad_value",
-            where=where,
-            seen=spec.objective,
-            fix="--slo-p99 20ms without --objective",
-        )
+        fix = "--slo-p99 20ms without --objective"
+        raise bad("the objective rate and slo_p99_ms belong together", seen=spec.objective, fix=fix)
     for path, values in spec.space.items():
         if path == CLIENT_BATCH:
             continue
         model, path = model_and_path(path)
         if model and spec.load_model is None:
-            raise SpecError(
-                f"{model}:{path} is of another model, which only counts under load on an ensemble of both",
-                code="bad_value",
-                where=where,
-                fix="--load-model ENSEMBLE",
+            message = (
+                f"{model}:{path} is of another model, which only counts under load on an ensemble of both"
             )
+            raise bad(message, fix="--load-model ENSEMBLE")
         config_path.check_path(path)
         if "[" not in path:  # an element of a list has to be there, which only the model's config tells
             for value in values:
                 config_path.with_values({}, {path: value})
     if spec.at is not None and spec.at not in spec.concurrency:
-        raise SpecError(
-            "`at` is not one of the load points",
-            code="bad_value",
-            where=where,
-            seen=spec.at,
-            valid=spec.concurrency,
-        )
+        raise bad("`at` is not one of the load points", seen=spec.at, valid=spec.concurrency)
     return spec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
-from tritonsmith.perf.sweep.run.runner import Course
+from tritonsmith.perf.sweep.run.runner import SweepRunner
 from tritonsmith.perf.sweep.run_record import RunResult
 
 __all__ = ["SweepOptions", "SweepProgress", "run_sweep"]
@@ -19,4 +19,4 @@ def run_sweep(spec: SweepSpec, server: Server, options: SweepOptions | None = No
     a restart. Raises UsageError for a space, model or budget that cannot be swept, TrialError when Triton
     refuses the current config, ServerError when the server is gone before anything was measured.
     """
-    return Course(spec, server, options or SweepOptions()).run()
+    return SweepRunner(spec, server, options or SweepOptions()).run()

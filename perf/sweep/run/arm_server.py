@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import ToolError, TrialError, TritonsmithError, UsageError
+from tritonsmith.builder.base.errors import ToolError, TrialError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
@@ -37,7 +38,7 @@ class Found:
     refused: Mapping[str, TrialError] = field(default_factory=dict)
 
 
-class Stage:
+class ArmServer:
     """One server and the models that a sweep loads on it.
 
     source:  the model's directory, None when its files are elsewhere.
@@ -66,6 +67,11 @@ class Stage:
         return self._others
 
     @property
+    def _ensemble(self) -> tuple[str, ...]:
+        """The model that gets the load, where it is not the swept one itself."""
+        return (self.spec.load_model,) if self.spec.load_model else ()
+
+    @property
     def url(self) -> str:
         """HTTP host:port."""
         return self.server.http_url
@@ -89,12 +95,7 @@ class Stage:
     def look(self) -> Found:
         """Load what is involved as it is and read it; UsageError for what cannot be swept."""
         spec, url = self.spec, self.url
-        involved = [
-            spec.model,
-            *spec.composing,
-            *([spec.load_model] if spec.load_model else []),
-            *spec.beside,
-        ]
+        involved = [spec.model, *spec.composing, *self._ensemble, *spec.beside]
         self._loaded_before = {name for name in involved if control.is_model_ready(url, name)}
         for name in involved:
             control.load_model(url, name)
@@ -109,7 +110,7 @@ class Stage:
                     seen=name,
                     valid=composing,
                 )
-        names = (*([spec.load_model] if spec.load_model else []), *composing, *spec.beside)
+        names = (*self._ensemble, *composing, *spec.beside)
         self._others = tuple(dict.fromkeys(name for name in names if name != spec.model))
         self._tells_energy = energy_j(self.server.metrics_url, self.server.pid) is not None
         if spec.objective == "energy" and not self._tells_energy:
@@ -272,11 +273,11 @@ class Stage:
             return
         spec = self.spec
         ours = (spec.model, *spec.composing)
-        involved = (*([spec.load_model] if spec.load_model else []), *ours, *spec.beside)
+        involved = (*self._ensemble, *ours, *spec.beside)
         # An override stays until its model is unloaded, so a changed model is loaded afresh.
         again = set(ours) if self._changed else set()
         self._unload([*self._ours, *(n for n in involved if n in again or n not in self._loaded_before)])
-        for name in (*again, *([spec.load_model] if spec.load_model else [])):
+        for name in (*again, *self._ensemble):
             if name in self._loaded_before:
                 control.load_model(self.url, name)
 
@@ -301,9 +302,6 @@ def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:
 def _config_of(directory: Path) -> dict[str, Any] | None:
     """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
     from google.protobuf import json_format
-
-    from tritonsmith.builder.base.errors import Where
-    from tritonsmith.builder.model_config.model_config import model_config_from_text
 
     path = directory / "config.pbtxt"
     if not path.is_file():

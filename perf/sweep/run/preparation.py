@@ -29,7 +29,7 @@ from tritonsmith.perf.sweep.plan import (
 )
 from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
 from tritonsmith.perf.sweep.run import scratch
-from tritonsmith.perf.sweep.run.arm_server import Found, Stage, widest
+from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
 from tritonsmith.perf.sweep.run.beside import BesideLoad
 from tritonsmith.perf.sweep.run.options import SweepOptions
 from tritonsmith.perf.sweep.run.resume import Earlier, earlier_run
@@ -62,26 +62,26 @@ class Preparation:
     refused: Mapping[str, TrialError]
 
 
-def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation:
-    """Nothing is written and no config changed until it stands; sets the stage's placement.
+def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Preparation:
+    """Nothing is written and no config changed until it stands; sets the arm_server's placement.
 
     Raises what run_sweep raises of UsageError, and TritonsmithError for a model that Triton refuses as it is.
     """
-    found = stage.look()
+    found = arm_server.look()
     check_has_settings(found.current)
     notes = []
     if not spec.space and not spec.variants:
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
-    files = _digests(spec, stage)
+    files = _digests(spec, arm_server)
     plan = plan_arms(spec, found.current, found.variants, files, found.composing)
     notes += plan.notes
     # Of a search, what stands on the server at once.
     expected = plan.arms if spec.is_grid else plan.arms * (1 + GENERATION // 2)
     if not spec.is_grid:
         notes.append(words_for(spec))
-    placement, why = _choose_placement(spec, expected, stage, options)
-    stage.placement = placement
+    placement, why = _choose_placement(spec, expected, arm_server, options)
+    arm_server.placement = placement
     asked_s, spec = spec.duration_s, fitted_to_budget(spec, len(expected), placement)
     if spec.duration_s != asked_s:
         notes.append(
@@ -91,7 +91,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
     check_budget(spec, len(expected), placement)
     payloads = _payloads(spec, found, plan.arms, options)
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
-    content = _content(spec, stage, options, payloads) if options.output is not None else None
+    content = _content(spec, arm_server, options, payloads) if options.output is not None else None
     return Preparation(
         spec=spec,
         planner=ArmPlanner(spec, found.current, found.variants, files, found.composing),
@@ -102,7 +102,7 @@ def prepare(spec: SweepSpec, stage: Stage, options: SweepOptions) -> Preparation
         beside=_beside(spec, found),
         content=content,
         earlier=_earlier(options, content),
-        environment=_environment(spec, stage, options, found, placement, payloads),
+        environment=_environment(spec, arm_server, options, found, placement, payloads),
         refused=found.refused,
     )
 
@@ -120,7 +120,7 @@ def words_for_space(spec: SweepSpec) -> str:
 
 
 def _choose_placement(
-    spec: SweepSpec, expected: Sequence[Arm], stage: Stage, options: SweepOptions
+    spec: SweepSpec, expected: Sequence[Arm], arm_server: ArmServer, options: SweepOptions
 ) -> tuple[Placement, str]:
     if spec.load_model is not None:
         if spec.placement == "side_by_side":
@@ -133,7 +133,7 @@ def _choose_placement(
     in_process = not launch_rows()[kind_from_text(options.kind)[0]].stubs
     if spec.max_memory_mib is not None and in_process and spec.placement == "auto":
         return "in_place", "so that the server's memory is that of one arm"
-    return scratch.choose_placement(spec.placement, expected, stage.source, options.scratch)
+    return scratch.choose_placement(spec.placement, expected, arm_server.source, options.scratch)
 
 
 def _payloads(spec: SweepSpec, found: Found, arms: Sequence[Arm], options: SweepOptions) -> Payloads:
@@ -178,22 +178,24 @@ def _beside(spec: SweepSpec, found: Found) -> BesideLoad | None:
     return BesideLoad(pools, spec.beside)
 
 
-def _digests(spec: SweepSpec, stage: Stage) -> dict[str, str]:
-    if stage.source is None or not spec.variants:
+def _digests(spec: SweepSpec, arm_server: ArmServer) -> dict[str, str]:
+    if arm_server.source is None or not spec.variants:
         return {}
     of_variants = {name: digest_of_tree(Path(directory)) for name, directory in spec.variants.items()}
-    return {"": digest_of_tree(stage.source), **of_variants}
+    return {"": digest_of_tree(arm_server.source), **of_variants}
 
 
-def _content(spec: SweepSpec, stage: Stage, options: SweepOptions, payloads: Payloads) -> Content | None:
+def _content(
+    spec: SweepSpec, arm_server: ArmServer, options: SweepOptions, payloads: Payloads
+) -> Content | None:
     """None where the model's files cannot be read, which leaves nothing to know a trial again by."""
-    if stage.source is None:
+    if arm_server.source is None:
         return None
-    directories = {name: scratch.model_directory(options.repositories, name) for name in stage.others}
+    directories = {name: scratch.model_directory(options.repositories, name) for name in arm_server.others}
     return content_of(
         spec,
-        f"{options.kind} {stage.server.version}",
-        {"": stage.source, **directories},
+        f"{options.kind} {arm_server.server.version}",
+        {"": arm_server.source, **directories},
         [payload for some in payloads.values() for payload in some],
         scratch.machine(),
     )
@@ -214,7 +216,7 @@ def _earlier(options: SweepOptions, content: Content | None) -> Earlier:
 
 def _environment(
     spec: SweepSpec,
-    stage: Stage,
+    arm_server: ArmServer,
     options: SweepOptions,
     found: Found,
     placement: Placement,
@@ -223,7 +225,7 @@ def _environment(
     return scratch.environment(
         {
             "server": options.kind,
-            "server_version": stage.server.version,
+            "server_version": arm_server.server.version,
             "model": spec.model,
             "model_version": ", ".join(str(v) for v in found.metadata.get("versions", [])),
             "backend": found.current.get("backend") or found.current.get("platform"),

@@ -12,7 +12,7 @@ from tritonsmith.perf.records.typed import MALFORMED, typed
 from tritonsmith.perf.sweep.plan import Placement, Trial
 from tritonsmith.perf.sweep.plan.fingerprint import Content
 from tritonsmith.perf.sweep.run_record import JOURNAL, KEPT, events_of, journal_lines
-from tritonsmith.perf.sweep.trial import TrialResult, trial_result_from_dict
+from tritonsmith.perf.sweep.trial import TrialResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ def earlier_run(directory: Path) -> Earlier:
     try:
         events = events_of(journal_lines(path))
         start = next((e for e in events if e["event"] == "start"), {})
-        results = [typed(trial_result_from_dict(e)) for e in events if e["event"] in ("trial", KEPT)]
-        before = typed(Earlier(start.get("spec", {}), start.get("content", {})))
+        results = [typed(TrialResult, e) for e in events if e["event"] in ("trial", KEPT)]
+        before = typed(Earlier, {"spec": start.get("spec", {}), "parts": start.get("content", {})})
     except (OSError, *MALFORMED) as error:
         raise UsageError(
             f"the earlier run cannot be read: {type(error).__name__}: {error!s:.300}",

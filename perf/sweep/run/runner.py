@@ -18,26 +18,26 @@ from tritonsmith.perf.sweep.judge.confirmation import (
 )
 from tritonsmith.perf.sweep.judge.constraints import meets
 from tritonsmith.perf.sweep.judge.search import Stop
-from tritonsmith.perf.sweep.judge.strategy import SearchRace, race_of
+from tritonsmith.perf.sweep.judge.strategy import SearchStrategy, strategy_of
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, trials_of_round
 from tritonsmith.perf.sweep.run import scratch
-from tritonsmith.perf.sweep.run.arm_server import Stage
+from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.budget import Budget
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_for_space
 from tritonsmith.perf.sweep.run.resume import reusable
-from tritonsmith.perf.sweep.run.state import Ledger
-from tritonsmith.perf.sweep.run_record import RESULT, Journal, RunResult, facts_of, values_of, write_json
+from tritonsmith.perf.sweep.run.state import SweepState
+from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
 # A server that neither answers nor ends for so long counts as dead.
 PATIENCE_S = 10.0
 
 
-class Course:
-    """One sweep under way; `ledger` holds what came of it so far."""
+class SweepRunner:
+    """One sweep under way; `state` holds what came of it so far."""
 
-    ledger: Ledger
+    state: SweepState
     prepared: Preparation
 
     def __init__(self, spec: SweepSpec, server: Server, options: SweepOptions) -> None:
@@ -45,7 +45,7 @@ class Course:
         self.options = options
         self.budget = Budget(spec, time.monotonic() if options.started_s is None else options.started_s)
         source = scratch.model_directory(options.repositories, spec.model) if options.repositories else None
-        self.stage = Stage(spec, server, source, options.scratch)
+        self.arm_server = ArmServer(spec, server, source, options.scratch)
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
 
@@ -53,28 +53,28 @@ class Course:
         """See run_sweep."""
         self._tell("loading the model as it is")
         try:
-            self.prepared = prepared = prepare(self.spec, self.stage, self.options)
+            self.prepared = prepared = prepare(self.spec, self.arm_server, self.options)
         except BaseException:
             self._leave_as_found()
             raise
         journal = Journal(self.options.output, tuple(prepared.earlier.finished.values()))
         if self.spec.space != prepared.spec.space:
             self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
-        self.spec = self.stage.spec = self.budget.spec = prepared.spec
-        self.ledger = ledger = Ledger(self.spec, self.options, prepared, journal, prepared.arms)
+        self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
+        self.state = state = SweepState(self.spec, self.options, prepared, journal, prepared.arms)
         self.number = prepared.earlier.next_number
         try:
-            ledger.open()
+            state.open()
             try:
-                self._load(ledger.arms)
+                self._load(state.arms)
                 self._rounds()
                 self._finals()
             except KeyboardInterrupt:
-                ledger.interrupt()
+                state.interrupt()
             except ServerError as error:
-                ledger.stop_reason = f"the server is gone: {error.message}"
-                ledger.note(ledger.stop_reason)
-            result = ledger.close(self.budget.used_s())
+                state.stop_reason = f"the server is gone: {error.message}"
+                state.note(state.stop_reason)
+            result = state.close(self.budget.used_s())
         finally:
             journal.close()
             if prepared.beside is not None:
@@ -82,7 +82,7 @@ class Course:
             left = self._leave_as_found()
         result = replace(result, notes=(*result.notes, *left))
         if self.options.output is not None:
-            write_json(self.options.output / RESULT, result.as_dict())
+            write_run(result, self.options.output)
         return result
 
     def _tell(self, text: str) -> None:
@@ -94,54 +94,54 @@ class Course:
         if self.options.restart is not None:
             return []
         try:
-            self.stage.leave_as_found()
+            self.arm_server.leave_as_found()
         except TritonsmithError as error:
             return [f"The server was not left as it was found: {error.message}"]
         return []
 
     def _load(self, arms: Sequence[Arm]) -> None:
-        ledger = self.ledger
+        state = self.state
         for arm in arms:
-            if arm.variant in self.prepared.refused and arm.id not in ledger.arm_errors:
-                ledger.fail(arm.id, self.prepared.refused[arm.variant])
-        arms = [arm for arm in arms if arm.id not in ledger.arm_errors]
+            if arm.variant in self.prepared.refused and arm.id not in state.arm_errors:
+                state.fail(arm.id, self.prepared.refused[arm.variant])
+        arms = [arm for arm in arms if arm.id not in state.arm_errors]
         if self.prepared.placement != "in_place":
             self._say(f"loading {len(arms)} arms side by side")
         begun_s = time.monotonic()
-        for arm_id, error in self.stage.load(arms).items():
-            ledger.fail(arm_id, error)
+        for arm_id, error in self.arm_server.load(arms).items():
+            state.fail(arm_id, error)
         self.load_arm_s = (time.monotonic() - begun_s) / max(1, len(arms))
-        if not any(arm.baseline and arm.id not in ledger.arm_errors for arm in ledger.arms):
+        if not any(arm.baseline and arm.id not in state.arm_errors for arm in state.arms):
             raise TrialError(
-                f"the current config of '{self.spec.model}' could not be loaded: {ledger.arm_errors['arm00']}",
+                f"the current config of '{self.spec.model}' could not be loaded: {state.arm_errors['arm00']}",
                 code="baseline_refused",
             )
 
     # Rounds.
 
     def _rounds(self) -> None:
-        spec, ledger, placement = self.spec, self.ledger, self.prepared.placement
-        race = race_of(spec, self.prepared.planner)
+        spec, state, placement = self.spec, self.state, self.prepared.placement
+        strategy = strategy_of(spec, self.prepared.planner)
         while True:
-            if isinstance(race, SearchRace):
-                race.load_arm_s = self.load_arm_s
-            values = values_of(spec, ledger.results)
+            if isinstance(strategy, SearchStrategy):
+                strategy.load_arm_s = self.load_arm_s
+            values = values_of(spec, state.results)
             if not spec.is_grid:
-                facts = facts_of(ledger.results)
+                facts = facts_of(state.results)
                 values = {key: v for key, v in values.items() if meets(spec, facts.get(key[:2]))}
-            racing = ledger.loadable
+            racing = state.loadable
             round_s = round_cost_s(spec, len(racing), placement, self._trial_s())
-            decision = race.next(racing, values, self.budget.left_s() - self._reserve_s(), round_s)
+            decision = strategy.next(racing, values, self.budget.left_s() - self._reserve_s(), round_s)
             if isinstance(decision, Stop):
-                ledger.stop_reason = decision.reason
+                state.stop_reason = decision.reason
                 return
             if decision.dropped:
-                ledger.drop(decision.dropped)
-                self.stage.unload(arm for arm in ledger.arms if arm.id in decision.dropped)
+                state.drop(decision.dropped)
+                self.arm_server.unload(arm for arm in state.arms if arm.id in decision.dropped)
             if decision.joining:
-                ledger.join(decision.joining)
+                state.join(decision.joining)
                 self._load(decision.joining)
-            arms = [arm for arm in decision.arms if arm.id not in ledger.arm_errors]
+            arms = [arm for arm in decision.arms if arm.id not in state.arm_errors]
             if not self._measure(trials_of_round(spec, arms, decision.number, self.number, placement)):
                 return
 
@@ -149,35 +149,33 @@ class Course:
         """Rounds of the arm that is ahead alone: to settle whether it is, and to see it win again."""
         # In place every trial of these is a reload.
         for look in range(1 if self.prepared.placement == "in_place" else SETTLING_LOOKS):
-            ledger = self.ledger
-            if ledger.interrupted or not is_worth_settling(ledger.verdict(), ledger.next_round()):
+            state = self.state
+            if state.interrupted or not is_worth_settling(state.verdict(), state.next_round()):
                 break
-            leader = ledger.leader().label
+            leader = state.leader().label
             if not self._final(confirms=False, room_for=1 + look):
                 break
-            ledger.note(f"{leader} was ahead, and was measured {SETTLING_ROUNDS} rounds more to settle it.")
-        won = not self.ledger.interrupted and self.ledger.verdict().outcome == "winner"
+            state.note(f"{leader} was ahead, and was measured {SETTLING_ROUNDS} rounds more to settle it.")
+        won = not self.state.interrupted and self.state.verdict().outcome == "winner"
         if won and not self._final(confirms=True):
-            self.ledger.note("The budget had no room to see the winner win again.")
+            self.state.note("The budget had no room to see the winner win again.")
 
     def _final(self, *, confirms: bool, room_for: int = 1) -> bool:
         """False when the budget has no room for as many finals."""
-        ledger = self.ledger
-        trials = final_trials(
-            ledger.arms, ledger.verdict(), ledger.next_round(), self.number, confirms=confirms
-        )
+        state = self.state
+        trials = final_trials(state.arms, state.verdict(), state.next_round(), self.number, confirms=confirms)
         if self.budget.left_s() < len(trials) * self._trial_s() * room_for:
             return False
-        reason = ledger.stop_reason
+        reason = state.stop_reason
         if self._measure(trials):
-            ledger.stop_reason = reason
+            state.stop_reason = reason
         return True
 
     def _measure(self, trials: Sequence[Trial]) -> bool:
         """Measure or reuse each; False when the sweep is over."""
-        ledger, content, earlier = self.ledger, self.prepared.content, self.prepared.earlier
+        state, content, earlier = self.state, self.prepared.content, self.prepared.earlier
         self.number += len(trials)
-        arms = {arm.id: arm for arm in ledger.arms}
+        arms = {arm.id: arm for arm in state.arms}
         reused: dict[int, TrialResult] = {}
         if content is not None and earlier.finished:
             reused = reusable(
@@ -186,43 +184,43 @@ class Course:
         for place, trial in enumerate(trials):
             if trial.number in reused:
                 known = reused[trial.number]
-                ledger.add(replace(known, trial=replace(trial, number=known.trial.number)))
-                ledger.reused += 1
+                state.add(replace(known, trial=replace(trial, number=known.trial.number)))
+                state.reused += 1
                 continue
             reserve_s = 0.0 if trial.confirms or trial.settles else self._reserve_s()
             if self.budget.left_s() - reserve_s < 0.9 * self._trial_s():
-                ledger.stop_reason = f"the budget of {self.spec.budget_s:g} s is used"
+                state.stop_reason = f"the budget of {self.spec.budget_s:g} s is used"
                 return False
-            if trial.arm_id not in ledger.arm_errors:
-                self._trial(trial, arms[trial.arm_id], len(ledger.results) + len(trials) - place)
-            if ledger.interrupted:
+            if trial.arm_id not in state.arm_errors:
+                self._trial(trial, arms[trial.arm_id], len(state.results) + len(trials) - place)
+            if state.interrupted:
                 return False
         return True
 
     def _trial_s(self) -> float:
-        return self.budget.trial_s(self.ledger.results)
+        return self.budget.trial_s(self.state.results)
 
     def _reserve_s(self) -> float:
-        return self.budget.reserve_s(self.ledger.results)
+        return self.budget.reserve_s(self.state.results)
 
     def _trial(self, trial: Trial, arm: Arm, expected: int) -> None:
-        ledger, prepared = self.ledger, self.prepared
+        state, prepared = self.state, self.prepared
         where = self.spec.where_words(trial.concurrency).removeprefix("at ")
         self._say(f"round {trial.round + 1}, {where}: {arm.label}", expected)
         begun_s = time.monotonic()
         unanswered: list[str] = []
 
         def keep(records: RequestRecords) -> None:
-            ledger.keep(trial, records)
+            state.keep(trial, records)
             unanswered.extend(why_unanswered(records))
 
         try:
             if prepared.beside is not None:
-                prepared.beside.ensure(self.stage.url)
-            self.stage.apply(arm)
-            self.stage.check_stubs(arm)
+                prepared.beside.ensure(self.arm_server.url)
+            self.arm_server.apply(arm)
+            self.arm_server.check_stubs(arm)
             result = measure(
-                self.stage.subject(arm),
+                self.arm_server.subject(arm),
                 trial,
                 self.spec,
                 prepared.payloads[arm.batch_size or self.spec.batch_size],
@@ -230,25 +228,25 @@ class Course:
                 self._known_rate(arm),
             )
             if not result.interrupted:
-                self.stage.check_stubs(arm)
+                self.arm_server.check_stubs(arm)
         except ServerError as error:
-            ledger.add(failed(trial, error, time.monotonic() - begun_s))
+            state.add(failed(trial, error, time.monotonic() - begun_s))
             self._server_died(error)
             return
         except TrialError as error:
-            ledger.add(failed(trial, error, time.monotonic() - begun_s))
+            state.add(failed(trial, error, time.monotonic() - begun_s))
             self._after_refusal(arm, error)
             return
         key = "" if prepared.content is None else prepared.content.key(arm, trial)
-        ledger.add(replace(result, took_s=time.monotonic() - begun_s, key=key))
+        state.add(replace(result, took_s=time.monotonic() - begun_s, key=key))
         if result.interrupted:
-            ledger.interrupt()
+            state.interrupt()
         elif unanswered and not arm.baseline:
-            ledger.fail(arm.id, TrialError(unanswered[0], code="arm_unanswered"))
+            state.fail(arm.id, TrialError(unanswered[0], code="arm_unanswered"))
 
     def _known_rate(self, arm: Arm) -> float | None:
         """Of the objective rate: what this arm's last search found."""
-        rates = [r.slo.get("rate_per_s") for r in self.ledger.results if r.slo and r.trial.arm_id == arm.id]
+        rates = [r.slo.rate_per_s for r in self.state.results if r.slo and r.trial.arm_id == arm.id]
         return rates[-1] if rates else None
 
     # When things go wrong.
@@ -256,24 +254,24 @@ class Course:
     def _after_refusal(self, arm: Arm, error: TrialError) -> None:
         """An arm that Triton refuses once is out; the others go on."""
         if not arm.baseline:
-            self.ledger.fail(arm.id, error)
-        elif all(result.error is not None for result in self.ledger.results):
+            self.state.fail(arm.id, error)
+        elif all(result.error is not None for result in self.state.results):
             raise error
 
     def _server_died(self, error: ServerError) -> None:
         if self._answers_again():
-            self.ledger.note(f"The server did not answer and lives on: {error.message}.")
+            self.state.note(f"The server did not answer and lives on: {error.message}.")
             return
         if self.options.restart is None:
             raise error
-        self.ledger.note(f"The server died in trial {len(self.ledger.results)} and was started again.")
-        self.stage.server.stop()
-        self.stage.restarted(self.options.restart())
-        self._load(self.ledger.loadable)
+        self.state.note(f"The server died in trial {len(self.state.results)} and was started again.")
+        self.arm_server.server.stop()
+        self.arm_server.restarted(self.options.restart())
+        self._load(self.state.loadable)
 
     def _answers_again(self) -> bool:
         """Whether the server is well after all. A process that was killed may seem alive for a moment."""
-        server = self.stage.server
+        server = self.arm_server.server
         deadline_s = time.monotonic() + PATIENCE_S
         while server.alive() and time.monotonic() < deadline_s:
             if control.is_ready(server.http_url):
@@ -283,8 +281,8 @@ class Course:
 
     def _say(self, text: str, expected: int = 0) -> None:
         if self.options.on_progress is not None:
-            ledger, spec = self.ledger, self.spec
-            done = len(ledger.results)
-            planned = len(ledger.arms) * len(spec.concurrency) * (spec.rounds or DEFAULT_ROUNDS)
-            last = ledger.results[-1] if done else None
+            state, spec = self.state, self.spec
+            done = len(state.results)
+            planned = len(state.arms) * len(spec.concurrency) * (spec.rounds or DEFAULT_ROUNDS)
+            last = state.results[-1] if done else None
             self.options.on_progress(SweepProgress(text, done, max(expected, done, planned), last))

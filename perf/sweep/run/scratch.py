@@ -10,10 +10,12 @@ seconds a change. Side by side is the default while the arms fit into the memory
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import UsageError, nearest
+from tritonsmith import __version__
+from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
 from tritonsmith.perf.sweep.plan import Arm, Placement
 from tritonsmith.perf.sweep.trial import instance_count
@@ -39,14 +41,8 @@ def model_directory(repositories: Sequence[Path], model: str) -> Path:
         if model in found:
             return repository / model
         names += found
-    close = nearest(model, names)
-    raise UsageError(
-        f"the model repository has no model '{model}'",
-        code="unknown_model",
-        seen=model,
-        valid=names,
-        fix=f"--model {close}" if close else None,
-    )
+    message = f"the model repository has no model '{model}'"
+    raise UsageError(message, code="unknown_model", **unknown(model, names, "give it by --model"))
 
 
 def scratch_name(model: str, arm: Arm) -> str:
@@ -102,11 +98,7 @@ def _tree_bytes(directory: Path) -> int:
 
 def environment(extra: Mapping[str, object]) -> dict[str, object]:
     """Where a run was measured: processor, cores, memory, system, Python and tritonsmith versions."""
-    import platform
-
     import psutil
-
-    from tritonsmith import __version__
 
     return {
         "cpu": _cpu_model(),
@@ -126,8 +118,6 @@ def machine() -> str:
 
 
 def _cpu_model() -> str:
-    import platform
-
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

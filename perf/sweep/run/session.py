@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, l
 from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
+from tritonsmith.perf.sweep.run.scratch import model_directory
 from tritonsmith.perf.sweep.run_record import JOURNAL, RunResult
 from tritonsmith.perf.sweep.target import SweepTarget
 
@@ -36,10 +38,6 @@ def sweep_target(
     One in a container does not see links into this machine's files, and an attached one is not ours to give
     repositories to: there the arms are loaded in place.
     """
-    import tempfile
-
-    from tritonsmith.perf.sweep.run.scratch import model_directory
-
     kind, reference = kind_from_text(target.launch)
     local = launch_rows()[kind].local
     check_output(output)

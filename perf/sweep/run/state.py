@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RequestRecords, save_records
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
 from tritonsmith.perf.sweep.run.options import SweepOptions
 from tritonsmith.perf.sweep.run.preparation import Preparation
 from tritonsmith.perf.sweep.run.resume import sentence
-from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, arm_as_dict, verdict_of
+from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, verdict_of
 from tritonsmith.perf.sweep.trial import TrialResult
 
 
 @dataclass(slots=True)
-class Ledger:
+class SweepState:
     """The state of a sweep that lasts: arms in order of joining, trials in order of measurement.
 
     arm_errors, dropped: arm id → why. stop_reason: why it ended, empty while it goes on.
@@ -43,7 +44,7 @@ class Ledger:
             "start",
             spec=self.spec.model_dump(mode="json"),
             environment=self.prepared.environment,
-            arms=[arm_as_dict(arm) for arm in self.arms],
+            arms=[json_of(arm) for arm in self.arms],
             notes=self.prepared.notes,
             content={} if content is None else dict(content.parts),
         )
@@ -56,7 +57,7 @@ class Ledger:
     def add(self, result: TrialResult) -> None:
         """A trial that ended, well or not."""
         self.results.append(result)
-        self.journal.write("trial", **result.as_dict())
+        self.journal.write("trial", **json_of(result))
 
     def keep(self, trial: Trial, records: RequestRecords) -> None:
         """The trial's requests."""
@@ -67,7 +68,7 @@ class Ledger:
         """Arms that the search has just thought of."""
         self.arms = (*self.arms, *arms)
         for arm in arms:
-            self.journal.write("arm", **arm_as_dict(arm))
+            self.journal.write("arm", **json_of(arm))
 
     def fail(self, arm_id: str, error: TritonsmithError) -> None:
         """An arm that Triton refuses."""

@@ -12,7 +12,8 @@ from tests.perf.fake_grpc import grpc_server
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
 from tritonsmith.perf.records.schedule import Closed, Load, Open
-from tritonsmith.perf.stats import summarise, summary_from_dict
+from tritonsmith.perf.records.typed import json_of, typed
+from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.wire.grpc import GrpcTarget, decode_stream
 from tritonsmith.perf.wire.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
@@ -102,7 +103,7 @@ def test_each_request_has_its_responses_and_their_times(load: Load) -> None:
     assert summary.streaming.responses_per_request["max"] == 4
     first, each = summary.streaming.first_response_ns["p50"], summary.streaming.inter_response_ns["p50"]
     assert first.value and each.value and each.value >= 8e6
-    assert summary_from_dict(summary.as_dict()) == summary
+    assert typed(Summary, json_of(summary)) == summary
 
 
 def test_wrong_responses_and_a_timeout_inside_the_stream_are_failures() -> None:

@@ -14,7 +14,7 @@ from tritonsmith.perf.doctor.gpu_check.steps.nvidia import energy_of
 from tritonsmith.perf.doctor.gpu_check.steps.serving import MODEL, gpu_reading, told
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import ServerSpec, launch
-from tritonsmith.perf.usage.prometheus import samples_of
+from tritonsmith.perf.usage.resource_use import gpu_readings_from_metrics
 
 _LOAD_S = 10.0
 _SIDE = 8192
@@ -69,7 +69,7 @@ def energy(device: str, work: Path, argument: str) -> dict[str, Any] | Outcome:
 
 def triton_j(text: str) -> float | None:
     """The first GPU's nv_energy_consumption in Prometheus text; None where there is none."""
-    return next((value for _, _, value in samples_of(text, "nv_energy_consumption")), None)
+    return next((reading.energy_j for reading in gpu_readings_from_metrics(text).values()), None)
 
 
 def _multiplication() -> tuple[str, Callable[[], None]]:

@@ -9,6 +9,7 @@ from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.doctor.gpu_check.step import UnexpectedError
 from tritonsmith.perf.doctor.gpu_check.steps import models
 from tritonsmith.perf.doctor.gpu_check.steps.serving import MODEL, require_onnxruntime_gpu
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run.session import sweep_target
 from tritonsmith.perf.sweep.target import SweepTarget
@@ -46,7 +47,7 @@ def sweep(device: str, work: Path, argument: str) -> dict[str, Any]:
     facts = {
         "arms": len(result.arms),
         "trials": len(result.trials),
-        "verdict": result.verdict.as_dict(),
+        "verdict": json_of(result.verdict),
         "stop_reason": result.stop_reason,
         "wall_s": result.wall_s,
         "notes": list(result.notes),

@@ -1,0 +1,107 @@
+"""The flags of `tritonsmith load`, as they are typed: one frozen dataclass a panel of its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from tritonsmith.perf.commands.flattened import flag
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFlags:
+    """What load there is."""
+
+    PANEL: ClassVar[str] = "Load"
+
+    concurrency: int | None = flag(
+        None, "Closed loop: requests in flight. 8 when no load is given.", "--concurrency", "-c", min=1
+    )
+    request_rate: float | None = flag(None, "Open loop: requests a second, answered or not.")
+    arrival: Literal["constant", "poisson"] = flag("constant", "With --request-rate.")
+    replay: Path | None = flag(None, "Open loop: a file of send times in seconds, one a line.")
+    ramp: str = flag("0s", "Time over which the load climbs (2s), before the measurement.")
+    step: list[str] | None = flag(
+        None,
+        "LOAD:DURATION before --request-rate or --concurrency (100:5s), several in order; --duration "
+        "counts them in.",
+    )
+    sequences: int | None = flag(
+        None, "Closed loop: so many sequences at once, for models that keep state.", min=1
+    )
+    sequence_length: str = flag(
+        "",
+        "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; by default those of the data's "
+        "streams, else 20.",
+    )
+    priority: int | None = flag(None, "Triton's request priority.")
+    request_timeout: str = flag(
+        "", "Triton's request timeout in the queue (50ms): its queue policy says what follows."
+    )
+    processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementFlags:
+    """What is measured, and for how long."""
+
+    PANEL: ClassVar[str] = "Measurement"
+
+    slo_p99: str = flag(
+        "", "Find the highest request rate with p99 within this (20ms); --duration is then the least a probe."
+    )
+    goodput: list[str] | None = flag(
+        None,
+        "Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms.",
+    )
+    duration: str = flag("5s", "Measured time (500ms, 5s, 2m).")
+    requests: int | None = flag(None, "Measure so many requests instead of a time.", min=1)
+    warmup: str = flag("500ms", "Time before the measurement.")
+    seed: int = flag(0, "Of values, order and arrivals.")
+    timeout: str = flag("30s", "A request without an answer after this has failed.")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFlags:
+    """What is sent, and what is to come back."""
+
+    PANEL: ClassVar[str] = "Data"
+
+    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
+    data: Path | None = flag(
+        None,
+        "Input values: .npz, perf_analyzer's .json, or a directory of .npz files, NAME.npy files or "
+        "raw bytes in NAME; drawn by default.",
+    )
+    shape: list[str] | None = flag(
+        None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH or MEAN~DEVIATION."
+    )
+    range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
+    pool: int = flag(32, "Distinct requests made before the test.", min=1)
+    check_every: int = flag(
+        100, "Compare one answer in so many with the data's expected outputs; 0: none.", min=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WireFlags:
+    """How requests travel."""
+
+    PANEL: ClassVar[str] = "Wire"
+
+    protocol: Literal["http", "grpc"] = flag("http", "Wire protocol.")
+    grpc_url: str = flag("", "HOST:PORT of gRPC; by default the HTTP port + 1.")
+    metrics_url: str = flag("", "HOST:PORT of Triton's metrics; by default the HTTP port + 2.")
+    streaming: bool = flag(False, "gRPC streams, for decoupled models; times each response.", "--streaming")
+    shared_memory: Literal["none", "system", "cuda"] = flag(
+        "none", "Where tensors travel, for a server on this machine."
+    )
+    cuda_device: int = flag(0, "The GPU of --shared-memory cuda, as CUDA counts them.", min=0)
+    output_shared_memory_size: int = flag(
+        102_400, "Bytes for an output whose size the model does not fix.", min=1
+    )
+    header: list[str] | None = flag(
+        None, "NAME:VALUE sent with every request, or @FILE with such lines.", "--header", "-H"
+    )
+    ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)

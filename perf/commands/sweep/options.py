@@ -1,0 +1,75 @@
+"""The flags of `tritonsmith sweep` that make its spec and data, as they are typed: None where not given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tritonsmith.perf.commands.flattened import flag
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFlags:
+    """What is swept, and with which values; perf.commands.sweep.flags has the spec's key of each."""
+
+    model: str | None = flag(None, "The model to sweep; default: the only one.", "--model", "-m")
+    set_: list[str] | None = flag(
+        None,
+        "A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
+        "instance counts and, where requests are batched, queue delays.",
+        "--set",
+        metavar="PATH=V1,V2",
+    )
+    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.")
+    concurrency: str | None = flag(None, "Load points.  [default: 1,8,32]", "--concurrency", "-c")
+    rounds: int | None = flag(None, "Default: 4, or with --budget as many as fit.", min=1)
+    duration: str | None = flag(None, "Of one measurement.  [default: 1s]")
+    warmup: str | None = flag(None, "Before each measurement.  [default: 200ms]")
+    budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
+    objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
+        None, "What is to be best.  [default: throughput]"
+    )
+    at: int | None = flag(None, "Load point of a latency objective.  [default: the largest]")
+    slo_p99: str | None = flag(
+        None, "Find each arm's highest request rate with p99 within this (20ms), instead of --concurrency."
+    )
+    dollars_per_hour: float | None = flag(None, "Price of the server, for --objective cost.")
+    max_p99: str | None = flag(None, "Constraint: p99 latency (20ms).")
+    max_memory: float | None = flag(
+        None, "Constraint: memory of the server and the arm's instances.", metavar="MIB"
+    )
+    max_failures: float | None = flag(None, "Constraint: share of failed requests.  [default: 0.01]")
+    max_wrong: float | None = flag(
+        None, "Constraint: share of wrong answers; checks answers by the outputs in --data."
+    )
+    rtol: float | None = flag(None, "With --max-wrong: relative tolerance.  [default: 0.001]")
+    variant: list[str] | None = flag(
+        None,
+        "Another model directory with the same inputs and outputs, as an arm; may be repeated.",
+        metavar="NAME=DIR",
+    )
+    variants: Path | None = flag(
+        None,
+        "Every variant of the model in this directory, as `build --variants DIR` lays them out.",
+        metavar="DIR",
+    )
+    beside: list[str] | None = flag(
+        None, "Another model under load all the time at concurrency N; may be repeated.", metavar="MODEL:N"
+    )
+    load_model: str | None = flag(
+        None,
+        "The ensemble that gets the load; -m is one of its composing models, --set OTHER:PATH=… another.",
+    )
+    search: Literal["auto", "grid", "optuna", "random"] | None = flag(
+        None, "All combinations, or proposals.  [default: grid up to 200 combinations]"
+    )
+    proposals: int | None = flag(None, "Combinations that a search measures.  [default: 24]", min=2)
+    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
+    data: Path | None = flag(None, "Input values, as in `load`; drawn by default.")
+    shape: list[str] | None = flag(None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.")
+    range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
+    seed: int | None = flag(None, "Of the order of trials and the data.  [default: 0]")
+    placement: Literal["auto", "side_by_side", "in_place"] | None = flag(
+        None, "Arms as scratch models side by side, or in place.  [default: auto]"
+    )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
-from tritonsmith.builder.base.machine import Machine, this_machine
-from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.base.machine.machine import Machine, this_machine
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.build.check_source import check_source
 from tritonsmith.builder.build.target_check import check_planned
 from tritonsmith.builder.cache.cache import Cache

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from tritonsmith.builder.base.cuda import gpus
+from tritonsmith.builder.base.machine.cuda import gpus
 from tritonsmith.builder.base.processes.budget import Budget, free_memory_bytes, machine_cpus
 from tritonsmith.builder.base.processes.run_policy import PeakMemory, RunPolicy, run_under
 from tritonsmith.builder.base.processes.warm import WarmWorkers

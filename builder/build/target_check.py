@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.base.machine.machine import Machine
 from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, read_onnx
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.plan.engine_profiles import engine_options

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, unknown
-from tritonsmith.builder.base.releases import IMAGES, NVIDIA_BACKENDS, releases
+from tritonsmith.builder.base.machine.releases import IMAGES, NVIDIA_BACKENDS, releases
 
 __all__ = [
     "IMAGES",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import files_below
-from tritonsmith.builder.base.own import PACKAGE
+from tritonsmith.builder.base.machine.own import PACKAGE
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from tritonsmith.builder.actions.compile.target import EngineTarget
-from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.base.machine.machine import Machine
 from tritonsmith.builder.plan.targets import compute_capability_of, serving_target
 from tritonsmith.builder.spec.spec import RepositorySpec
 

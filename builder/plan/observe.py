@@ -17,9 +17,9 @@ from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value, total_digest
 from tritonsmith.builder.base.files.untrusted import read_bounded
-from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.base.machine.machine import Machine
+from tritonsmith.builder.base.machine.toolchain import Toolchain
 from tritonsmith.builder.base.processes.failure import failure_of
-from tritonsmith.builder.base.toolchain import Toolchain
 from tritonsmith.builder.cache.actions import current_digest, find
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.model_config import TEMPLATE, model_config_from_text

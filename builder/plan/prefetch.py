@@ -10,8 +10,8 @@ from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.convert.action import conversion_identity, is_plain
 from tritonsmith.builder.actions.export.action import source_identity
-from tritonsmith.builder.base.machine import Machine
-from tritonsmith.builder.base.toolchain import Toolchain
+from tritonsmith.builder.base.machine.machine import Machine
+from tritonsmith.builder.base.machine.toolchain import Toolchain
 from tritonsmith.builder.cache.actions import find, key_now
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_targets import engine_targets

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from tritonsmith.builder.actions.compile.request import CompileOptions
 from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
 from tritonsmith.builder.base.files.http_ask import ask, json_from
-from tritonsmith.builder.base.precisions import precision_rows
-from tritonsmith.builder.base.releases import (
+from tritonsmith.builder.base.machine.releases import (
     IMAGES,
     NVIDIA_BACKENDS,
     builds_for,
@@ -22,6 +21,7 @@ from tritonsmith.builder.base.releases import (
     takes_version_compatible,
     tensorrt_of,
 )
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.builder.lint.target import Target, onnx_limits, target_from_text
 from tritonsmith.builder.spec.spec import Target as StatedTarget

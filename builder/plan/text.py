@@ -8,7 +8,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import SpecError, TritonsmithError
-from tritonsmith.builder.base.releases import tensorrt_requirement
+from tritonsmith.builder.base.machine.releases import tensorrt_requirement
 from tritonsmith.builder.base.text.markdown import cell
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.builder.plan.plan import MAKES, Action, BuildPlan, State

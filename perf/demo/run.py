@@ -13,7 +13,7 @@ from tritonsmith.builder.actions.accuracy.samples import load_samples
 from tritonsmith.builder.actions.export.action import is_exported
 from tritonsmith.builder.base.errors import GateError, ToolError, TrialError
 from tritonsmith.builder.base.files.disk import clear_away, private_directory
-from tritonsmith.builder.base.own import PACKAGE
+from tritonsmith.builder.base.machine.own import PACKAGE
 from tritonsmith.builder.build.build import BuildOptions, BuildResult, build, reference_samples_path
 from tritonsmith.builder.lint import Finding, LintOptions, check
 from tritonsmith.builder.spec.spec import load_spec

@@ -173,7 +173,7 @@ def _package(name: str, fix: str) -> Look:
 
 
 def _gpus(machine: Machine) -> Finding:
-    from tritonsmith.builder.base.cuda import gpus
+    from tritonsmith.builder.base.machine.cuda import gpus
 
     found, why = gpus()
     if not found:
@@ -188,7 +188,7 @@ def _gpus(machine: Machine) -> Finding:
 def _driver(machine: Machine) -> Finding:
     if not machine.spec.is_file():
         return True, f"no {machine.spec} here, so no target to hold the driver against", ""
-    from tritonsmith.builder.base.releases import releases
+    from tritonsmith.builder.base.machine.releases import releases
     from tritonsmith.builder.plan.targets import serving_target
     from tritonsmith.builder.spec.spec import load_spec
     from tritonsmith.perf.doctor.gpu_check.steps.nvidia import driver_version

@@ -15,13 +15,13 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from tritonsmith.builder.base.cuda import Gpu, gpus
-from tritonsmith.builder.base.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.cuda import Gpu, gpus
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT
 from tritonsmith.perf.usage.resource_use import GpuReading
 
 _DECIDE = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 _ASK = (
-    "import json; from tritonsmith.builder.base.cuda import gpus; "
+    "import json; from tritonsmith.builder.base.machine.cuda import gpus; "
     "print(json.dumps([[g.index, g.name, g.uuid] for g in gpus()[0]]))"
 )
 _WITHIN_S = 30.0

@@ -17,7 +17,7 @@ import numpy as np
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.text.shown import refuse_secrets
-from tritonsmith.perf.wire.grpc_connection import GrpcConnection
+from tritonsmith.perf.wire.http2.grpc_connection import GrpcConnection
 from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
 from tritonsmith.perf.wire.target import HEADER_FIX, Closed, Done
 

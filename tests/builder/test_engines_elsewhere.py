@@ -18,9 +18,9 @@ from tritonsmith.builder.actions.compile import CompileRequest
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.sidecar import sidecar, write_sidecar
 from tritonsmith.builder.actions.compile.target import EngineTarget, can_compile
-from tritonsmith.builder.base.cuda import Gpu
 from tritonsmith.builder.base.errors import ToolError
-from tritonsmith.builder.base.machine import Machine
+from tritonsmith.builder.base.machine.cuda import Gpu
+from tritonsmith.builder.base.machine.machine import Machine
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
 from tritonsmith.builder.build.model.engines import engine_artifacts
 from tritonsmith.builder.build.model.make import make_model

@@ -11,9 +11,9 @@ import pytest
 from tests import onnx_models
 from tests.conftest import Run
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError
-from tritonsmith.builder.base.machine import this_machine
+from tritonsmith.builder.base.machine.machine import this_machine
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.base.processes.failure import failure_of
-from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.build.context import BuildOptions, context_of
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.check import LintOptions, _judge, report

@@ -9,8 +9,8 @@ import pytest
 
 from tritonsmith.builder.actions.convert.action import conversion_identity
 from tritonsmith.builder.actions.export.action import source_identity
+from tritonsmith.builder.base.machine.toolchain import VERSION_PACKAGES, Toolchain
 from tritonsmith.builder.base.precisions import precision_rows
-from tritonsmith.builder.base.toolchain import VERSION_PACKAGES, Toolchain
 from tritonsmith.builder.plan.observation import Observation
 from tritonsmith.builder.plan.plan import StaleReason, State, make_plan
 from tritonsmith.builder.repository.lock import Lock, LockedModel

@@ -11,7 +11,7 @@ import pytest
 
 from tritonsmith.builder.actions.compile import CompileOptions
 from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError
-from tritonsmith.builder.base.releases import (
+from tritonsmith.builder.base.machine.releases import (
     parser_opsets,
     release_from_image,
     release_from_triton_version,

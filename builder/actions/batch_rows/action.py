@@ -23,7 +23,7 @@ from tritonsmith.builder.actions.batch_rows.run import run_rows
 from tritonsmith.builder.actions.record import MORE
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value
-from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 
 
 @with_config(MORE)

@@ -35,8 +35,8 @@ from tritonsmith.builder.actions.convert.action import ConvertRecord
 from tritonsmith.builder.actions.export.action import stated_dims
 from tritonsmith.builder.actions.record import MORE, Count
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.base.tensors import tensor_from_dict
-from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tritonsmith.builder.actions.compile.profiles import OptimizationProfile
 from tritonsmith.builder.actions.compile.request import CompileOptions
 from tritonsmith.builder.base.errors import BuildError
-from tritonsmith.builder.base.releases import is_same_tensorrt
+from tritonsmith.builder.base.machine.releases import is_same_tensorrt
 
 HEADER_BYTES = 28
 # First four bytes of a serialised engine → what wrote it. Sources: TensorRT, samples/common/sampleEngines.cpp,

@@ -9,9 +9,9 @@ from tritonsmith.builder.actions.compile.compilers.tensorrt import require_tenso
 from tritonsmith.builder.actions.compile.compilers.tensorrt_rtx import require_rtx
 from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult
 from tritonsmith.builder.base.errors import SpecError
+from tritonsmith.builder.base.machine.releases import parser_opsets
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.base.processes.child import ChildTask, run_child
-from tritonsmith.builder.base.releases import parser_opsets
-from tritonsmith.builder.base.toolchain import this_toolchain
 
 
 def run_compile(

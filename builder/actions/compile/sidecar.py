@@ -24,8 +24,8 @@ from typing import Any
 from tritonsmith.builder.actions.compile.identity import AskedEngine, refuse_other
 from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult, SerialisedEngine
 from tritonsmith.builder.base.files.disk import write_atomically
+from tritonsmith.builder.base.machine.toolchain import this_platform
 from tritonsmith.builder.base.tensors import DTYPES
-from tritonsmith.builder.base.toolchain import this_platform
 
 FORMAT = 1
 _CONFIG_BY_TENSORRT = {d.tensorrt: d.config for d in DTYPES if d.tensorrt is not None}

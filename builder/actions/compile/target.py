@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN, TENSORRT_FIX
 from tritonsmith.builder.base.errors import ToolError
-from tritonsmith.builder.base.machine import Machine
-from tritonsmith.builder.base.releases import is_same_tensorrt, tensorrt_requirement
+from tritonsmith.builder.base.machine.machine import Machine
+from tritonsmith.builder.base.machine.releases import is_same_tensorrt, tensorrt_requirement
 
 ELSEWHERE = (
     "tritonsmith build --artifacts-only on a machine with that GPU, with the --remote-cache of this one"

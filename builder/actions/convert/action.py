@@ -26,7 +26,7 @@ from tritonsmith.builder.actions.convert.run import run_convert
 from tritonsmith.builder.actions.export.action import ExportRecord, graph_level
 from tritonsmith.builder.actions.record import MORE, Count
 from tritonsmith.builder.base.files.untrusted import STRICT, Distance
-from tritonsmith.builder.base.toolchain import Toolchain, this_toolchain
+from tritonsmith.builder.base.machine.toolchain import Toolchain, this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec
 from tritonsmith.builder.spec.variant_spec import Variant
 

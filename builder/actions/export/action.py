@@ -27,9 +27,9 @@ from tritonsmith.builder.actions.record import MORE, Count, DimName, SourceRecor
 from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError
 from tritonsmith.builder.base.files.package_files import source_path
+from tritonsmith.builder.base.machine.toolchain import Toolchain, this_toolchain
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
 from tritonsmith.builder.base.text.console import note
-from tritonsmith.builder.base.toolchain import Toolchain, this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
 
 # Raised when the same inputs would give another artifact: the exporter's own version.

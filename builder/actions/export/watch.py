@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tritonsmith.builder.base.own import is_own
+from tritonsmith.builder.base.machine.own import is_own
 
 # Directories of the machine, not of a model.
 _SYSTEM = tuple(Path(p) for p in ("/proc", "/dev", "/sys", "/etc", "/run"))

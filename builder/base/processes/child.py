@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError, Where, error_from_form
-from tritonsmith.builder.base.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT
 from tritonsmith.builder.base.processes.budget import Grant
 from tritonsmith.builder.base.processes.run_policy import current_policy
 

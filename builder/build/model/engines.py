@@ -11,7 +11,7 @@ from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.compile.action import Graph, compile_action, proof_action
 from tritonsmith.builder.actions.compile.target import EngineTarget, can_compile, not_here
 from tritonsmith.builder.base.errors import ToolError
-from tritonsmith.builder.base.machine import Machine, this_machine
+from tritonsmith.builder.base.machine.machine import Machine, this_machine
 from tritonsmith.builder.cache.actions import fetched, perform, run
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tritonsmith.builder.base.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT
 from tritonsmith.perf.doctor.gpu_check import wheels
 
 _BUDGET_S = 570.0

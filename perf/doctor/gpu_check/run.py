@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tritonsmith.builder.base.cuda import gpus
 from tritonsmith.builder.base.errors import ToolError, UsageError
+from tritonsmith.builder.base.machine.cuda import gpus
 from tritonsmith.builder.base.text.console import emit_document, emit_text, note, width_of
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.doctor.gpu_check import wheels

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tritonsmith.builder.base.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT
 from tritonsmith.perf.doctor.gpu_check.step import Device, Line, Outcome, Step
 
 _TAIL_BYTES = 2000

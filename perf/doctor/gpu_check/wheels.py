@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 
-from tritonsmith.builder.base.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT
 
 HOW = "bring its wheel: make gpu-check WHEELS=DIR"
 _CONSTRAINTS = IMPORT_ROOT / "constraints.txt"

@@ -27,8 +27,8 @@ from tritonsmith.builder.actions.compile.compilers.network import set_options
 from tritonsmith.builder.actions.compile.identity import HEADER_BYTES, EngineHeader, header_of
 from tritonsmith.builder.actions.compile.worker import compile_request
 from tritonsmith.builder.base.errors import BuildError, SpecError, ToolError, TritonsmithError
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_config
-from tritonsmith.builder.base.toolchain import this_toolchain
 from tritonsmith.builder.lint.read.engine import read_engine
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'tritonsmith[rtx]'")
@@ -258,7 +258,7 @@ def test_options_that_tensorrt_would_not_take_are_refused(options: dict[str, Any
 
 
 def test_without_a_gpu_tensorrt_is_refused_at_once(tmp_path: Path) -> None:
-    from tritonsmith.builder.base.cuda import gpus
+    from tritonsmith.builder.base.machine.cuda import gpus
 
     if gpus()[0]:
         pytest.skip("there is a GPU")

@@ -102,7 +102,7 @@ def test_every_step_is_there_to_be_called_and_fits_its_name() -> None:
 
 
 def no_gpu() -> bool:
-    from tritonsmith.builder.base.cuda import gpus
+    from tritonsmith.builder.base.machine.cuda import gpus
 
     return not gpus()[0]
 

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.mounts import can_mount
 from tests.perf.server.wheels import write_list, write_wheel
 from tritonsmith.builder.base.errors import ServerError, ToolError
-from tritonsmith.builder.base.toolchain import this_toolchain
+from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.perf.server.embedded import Embedded, PythonEnvironment
 from tritonsmith.perf.server.environment import environment, interpreter
 from tritonsmith.perf.server.environment.environment import PipOptions

@@ -21,7 +21,7 @@ from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
 from tritonsmith.perf.records.schedule import Closed, Load, Open
 from tritonsmith.perf.wire.grpc import GrpcTarget, decode_message
-from tritonsmith.perf.wire.http2 import header_block, indexed_block, indexing_block
+from tritonsmith.perf.wire.http2.frames import header_block, indexed_block, indexing_block
 from tritonsmith.perf.wire.payload import InferPayload, request_parameters, tensor_from_array
 from tritonsmith.perf.wire.target import Responses
 

@@ -15,7 +15,7 @@ from tritonsmith.perf.records.schedule import Closed, Load, Open
 from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.wire.grpc import GrpcTarget, decode_stream
-from tritonsmith.perf.wire.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 

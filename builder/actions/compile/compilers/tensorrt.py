@@ -12,8 +12,8 @@ from tritonsmith.builder.actions.compile.compilers.network import build_engine, 
 from tritonsmith.builder.actions.compile.compilers.timing_cache import TimingCache
 from tritonsmith.builder.actions.compile.request import CompileRequest, CompileResult
 from tritonsmith.builder.actions.compile.sidecar import finished, triton_type
-from tritonsmith.builder.base.cuda import Gpu, gpus
 from tritonsmith.builder.base.errors import BuildError, ToolError
+from tritonsmith.builder.base.machine.cuda import Gpu, gpus
 
 if TYPE_CHECKING:
     import tensorrt

@@ -13,7 +13,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from tritonsmith.builder.base.errors import ExportError, Where, unknown
-from tritonsmith.builder.base.own import is_own
+from tritonsmith.builder.base.machine.own import is_own
 from tritonsmith.builder.base.processes.failure import one_line as one_line
 
 

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.releases import is_same_tensorrt, takes_hardware, takes_version_compatible
+from tritonsmith.builder.base.machine.releases import (
+    is_same_tensorrt,
+    takes_hardware,
+    takes_version_compatible,
+)
 from tritonsmith.builder.lint.read.engine import Engine
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.rule import Context, Hit, rule

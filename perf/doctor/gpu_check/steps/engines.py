@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.compile.profiles import OptimizationProfile, ShapeRange
 from tritonsmith.builder.actions.compile.request import CompileOptions, CompileRequest
-from tritonsmith.builder.base.cuda import gpus
+from tritonsmith.builder.base.machine.cuda import gpus
 from tritonsmith.perf.doctor.gpu_check.step import MissingError, Outcome, UnexpectedError
 from tritonsmith.perf.doctor.gpu_check.steps import models
 from tritonsmith.perf.doctor.gpu_check.steps.serving import answer_of, check_answer, reference

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.cuda import gpus
+from tritonsmith.builder.base.machine.cuda import gpus
 from tritonsmith.perf.doctor.gpu_check.step import MissingError
 from tritonsmith.perf.doctor.gpu_check.steps.nvidia import driver_version, smi_gpus
 

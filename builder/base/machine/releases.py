@@ -42,7 +42,7 @@ _CAPABILITIES: tuple[tuple[str, str, str, str], ...] = (
 
 @lru_cache(maxsize=1)
 def releases() -> dict[str, dict[str, str]]:
-    """The release table builder/base/releases.csv: release → row; an empty cell is not known."""
+    """The release table builder/base/machine/releases.csv: release → row; an empty cell is not known."""
     path = Path(__file__).with_name("releases.csv")
     with path.open(newline="", encoding="utf-8") as file:
         return {row["release"]: row for row in csv.DictReader(file)}

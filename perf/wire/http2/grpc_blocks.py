@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from tritonsmith.perf.wire.http2 import Http2Error
+from tritonsmith.perf.wire.http2.frames import Http2Error
 
 _BLOCKS_LIMIT = 256
 _TEXT_LIMIT = 300

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tritonsmith.builder.base.cuda import Gpu, gpus
-from tritonsmith.builder.base.toolchain import this_platform, this_toolchain
+from tritonsmith.builder.base.machine.cuda import Gpu, gpus
+from tritonsmith.builder.base.machine.toolchain import this_platform, this_toolchain
 
 
 @dataclass(frozen=True, slots=True)

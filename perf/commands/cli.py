@@ -6,7 +6,6 @@ import typer
 
 from tritonsmith.builder.commands.help import Command
 from tritonsmith.perf.commands.apply.command import apply
-from tritonsmith.perf.commands.compare import compare
 from tritonsmith.perf.commands.demo import demo
 from tritonsmith.perf.commands.doctor import doctor
 from tritonsmith.perf.commands.init import init
@@ -14,7 +13,8 @@ from tritonsmith.perf.commands.load.load import load
 from tritonsmith.perf.commands.release.publish import publish
 from tritonsmith.perf.commands.release.rollback import rollback
 from tritonsmith.perf.commands.release.versions import versions
-from tritonsmith.perf.commands.report import report
+from tritonsmith.perf.commands.runs.compare import compare
+from tritonsmith.perf.commands.runs.report import report
 from tritonsmith.perf.commands.serve import serve
 from tritonsmith.perf.commands.server import app as server
 from tritonsmith.perf.commands.sweep.sweep import sweep

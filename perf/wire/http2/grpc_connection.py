@@ -14,15 +14,9 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
 
-from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
 from tritonsmith.perf.wire.http2 import frames as http2
-from tritonsmith.perf.wire.http2.grpc_blocks import (
-    BLOCKS,
-    GOOD_HEADS,
-    GOOD_TRAILERS,
-    fields_of_block,
-    reason_of,
-)
+from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
+from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
 from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 

@@ -1,0 +1,1 @@
+"""Runs that were measured: told again, and compared."""

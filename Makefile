@@ -50,8 +50,8 @@ lowest:  ## the pure tests with the lowest versions that pyproject.toml promises
 	    editables hypothesis jsonschema pytest pytest-timeout pytest-xdist
 	uv pip install --quiet --python $(LOWEST) --no-deps --editable .
 	$(LOWEST)/bin/python -m pytest $(SPREAD) -m "not slow and not server and not demo" \
-	    tests/builder/lint tests/builder/test_diff.py tests/builder/test_import.py tests/builder/test_model_config.py \
-	    tests/builder/test_plan.py tests/builder/test_spec.py tests/perf/test_stats.py tests/perf/test_sweep.py \
+	    tests/builder/lint tests/builder/lint/test_diff.py tests/builder/importing/test_import.py tests/builder/model_config/test_model_config.py \
+	    tests/builder/plan/test_plan.py tests/builder/spec/test_spec.py tests/perf/stats/test_stats.py tests/perf/sweep/test_sweep.py \
 	    tests/perf/wire tests/test_command_line.py
 
 # By the Python that has torch and CUDA's libraries: .venv's when it is made, else $(PYTHON), with wheels from WHEELS.
@@ -67,7 +67,7 @@ lint: $(STAMP) $(STUBS)  ## ruff, mypy (TensorRT's stubs, too), import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python tests/builder/compile/check_types.py $(STUBS)
+	$(BIN)/python tests/builder/actions/compile/check_types.py $(STUBS)
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## let ruff rewrite

@@ -247,7 +247,7 @@ class TestLinksOfACheckout:
         assert not lock.is_symlink() and victim.read_text() == "here"
 
     def test_evidence_that_leads_elsewhere_is_not_written(self, checkout: Path) -> None:
-        from tests.perf.test_report import run_result
+        from tests.perf.report.test_report import run_result
         from tritonsmith.perf.commands.apply.winner import application
 
         run = run_result()
@@ -289,7 +289,7 @@ class TestArchives:
 class TestRunsAndRecords:
     @pytest.fixture
     def records(self, tmp_path: Path) -> Path:
-        from tests.perf.test_compare import records
+        from tests.perf.report.test_compare import records
 
         save_records(records(100, 2.0, 1), tmp_path / "load.npz")
         return tmp_path / "load.npz"
@@ -331,7 +331,7 @@ class TestRunsAndRecords:
     def test_a_run_whose_values_are_of_other_types(
         self, place: tuple[str | int, ...], value: object, told: str, tmp_path: Path
     ) -> None:
-        from tests.perf.test_report import run_result
+        from tests.perf.report.test_report import run_result
 
         write_run(run_result(), tmp_path)
         data = json.loads((tmp_path / RESULT).read_text())

@@ -16,8 +16,8 @@ from google.protobuf import text_format
 
 from tests.conftest import ROOT
 from tests.perf.hostile_server import NASTY
-from tests.perf.test_compare import records
-from tests.perf.test_report import ENVIRONMENT, SPEC, Page, run_result
+from tests.perf.report.test_compare import records
+from tests.perf.report.test_report import ENVIRONMENT, SPEC, Page, run_result
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TrialError, Where
 from tritonsmith.builder.base.text import console

@@ -20,8 +20,8 @@ import pytest
 from onnx import helper
 
 from tests import onnx_models
-from tests.perf.test_compare import records
-from tests.perf.test_report import Page, run_result
+from tests.perf.report.test_compare import records
+from tests.perf.report.test_report import Page, run_result
 from tritonsmith.perf.records.record import save_records
 from tritonsmith.perf.sweep.run_record import write_run
 

@@ -37,7 +37,7 @@ def ratio_interval(a_rounds: Sequence[float], b_rounds: Sequence[float], level: 
 
     Pairing by round takes the drift that both arms saw out of the comparison; the logarithm makes a/b and
     b/a the same finding. At three to eight rounds a bootstrap has too few values to resample and covers
-    well below its level; t keeps it (tests/perf/test_stats.py simulates both).
+    well below its level; t keeps it (tests/perf/stats/test_stats.py simulates both).
     """
     if len(a_rounds) != len(b_rounds):
         raise ValueError(f"the arms have {len(a_rounds)} and {len(b_rounds)} rounds")

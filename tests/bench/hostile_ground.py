@@ -153,8 +153,8 @@ def engine(project: Path, run: Run) -> None:
 
 
 def _swept(project: Path) -> None:
-    from tests.perf.test_compare import records
-    from tests.perf.test_report import run_result
+    from tests.perf.report.test_compare import records
+    from tests.perf.report.test_report import run_result
     from tritonsmith.perf.records.record import save_records
     from tritonsmith.perf.records.typed import json_of
     from tritonsmith.perf.sweep.run_record import Journal, write_run

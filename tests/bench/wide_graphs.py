@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from tests.builder.batch_rows.models import model
-from tests.builder.batch_rows.random_graphs import (
+from tests.builder.actions.batch_rows.models import model
+from tests.builder.actions.batch_rows.random_graphs import (
     MIXING,
     NAMES,
     ROW_WISE,

@@ -28,7 +28,7 @@ from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.demo.live_check import check_live
 from tritonsmith.perf.server.launch import ServerSpec, launch
 
-# Three minutes; tests/builder/convert/test_minilm.py and test_build_variants.py hold the same gates in `make test`.
+# Three minutes; tests/builder/actions/convert/test_minilm.py and test_build_variants.py hold the same gates in `make test`.
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.demo, pytest.mark.timeout(600)]
 
 RANGES: dict[str, dict[str, tuple[int, int, int]]] = {

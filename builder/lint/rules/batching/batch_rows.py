@@ -20,7 +20,7 @@ _FIX = "write max_batch_size: 0, or make the model treat its first dimension as 
     "silent",
     then="requests that are batched together get wrong answers",
     fix=_FIX,
-    source=f"{_PAGE}; the answers of a live server differ likewise (tests/perf/test_batching_live.py)",
+    source=f"{_PAGE}; the answers of a live server differ likewise (tests/perf/load/test_batching_live.py)",
     bad=_MEAN,
     good=_ROWS,
     needs="deep",

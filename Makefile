@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
-# Two processes for two cores. A file's tests stay together, with their fixtures; the order is conftest's.
-SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, as tests of servers wait much of their time. A file's tests stay together, with their fixtures; the order is conftest's.
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test nightly quick lowest gpu-check lint format bench constraints server-requirements clean

@@ -35,7 +35,19 @@ def test_json_has_every_field(findings: list[Finding]) -> None:
     data = json.loads(FORMATS["json"](findings, 1))
     assert (data["models"], data["errors"], data["warnings"]) == (1, 2, 1)
     assert set(data["findings"][0]) == {
-        *("rule", "severity", "model", "path", "line", "message", "seen", "stage", "consequence", "fix")
+        *(
+            "rule",
+            "severity",
+            "model",
+            "path",
+            "line",
+            "message",
+            "seen",
+            "stage",
+            "consequence",
+            "fix",
+            "field",
+        )
     }
 
 

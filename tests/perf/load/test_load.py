@@ -176,7 +176,7 @@ def test_errors_name_what_is_there_and_what_was_meant(tmp_path: Path) -> None:
                 command(server.url, *arguments)
             return str(raised.value)
 
-        assert "did you mean `m`?" in words("-m", "mn") and "broken, m, unloaded" in words("-m", "mn")
+        assert "did you mean 'm'?" in words("-m", "mn") and "broken, m, unloaded" in words("-m", "mn")
         assert "broken version 2: UNAVAILABLE (onnx: not a graph)" in words("-m", "broken")
         said = words("--data", str(tmp_path / "wide.npz"))
         assert f"{tmp_path / 'wide.npz'}: sample wide.npz[1]: the data for input `x`" in said

@@ -421,7 +421,7 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
     assert result.server is not None
     with pytest.raises(UsageError, match="no model `kinds_strem`") as raised:
         run(kinds, "grpc", grpc_only=True, model="kinds_strem", streaming=True)
-    assert raised.value.fix == "did you mean `kinds_stream`?"
+    assert raised.value.fix == "did you mean 'kinds_stream'?"
 
 
 @pytest.mark.parametrize(

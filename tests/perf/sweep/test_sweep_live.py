@@ -179,6 +179,7 @@ REASONS = {
 """Mode → what its arm is told to have failed with."""
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(120)
 def test_a_variant_that_fails_costs_itself_alone_and_is_never_ranked(tmp_path: Path) -> None:
     modes = ("refuse", "fail", "fine")

@@ -134,7 +134,7 @@ def _module_not_found(name: str, missing: str, what: str) -> ExportError:
         f"{what} module {missing} does not exist",
         code="module_not_found",
         where=Where(search_path),
-        **unknown(name, present, fix),
+        **unknown(name, [other for other in present if other != name], fix),
     )
 
 

@@ -68,7 +68,7 @@ class StatCache:
     def digest(self, path: Path) -> str:
         """sha256 of a file's content, reread only when its stat changed; OSError when it cannot be read."""
         stat = path.stat()
-        key = os.fspath(path.resolve())
+        key = os.path.abspath(path)  # noqa: PTH100  (links are not followed: the stamp tells another file)
         known = self._known.get(key)
         if known is not None and known[:4] == _stamp(stat):
             return known[4]
@@ -79,7 +79,7 @@ class StatCache:
 
     def learn(self, path: Path, digest: str) -> None:
         """Takes a digest as given, of a file that nobody writes any more."""
-        self._note(os.fspath(path.resolve()), path.stat(), digest)
+        self._note(os.path.abspath(path), path.stat(), digest)  # noqa: PTH100
 
     def save(self) -> None:
         """Adds what was learnt to the file; a full or read-only disk is no error here."""

@@ -6,12 +6,11 @@ A dataclass whose form is not its fields says so itself: an alias, a computed fi
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import PlainSerializer, TypeAdapter, ValidationError
+from pydantic import PlainSerializer, ValidationError
 
-from tritonsmith.builder.base.files.untrusted import first_fault
+from tritonsmith.builder.base.files.untrusted import adapter_of, first_fault
 
 T = TypeVar("T")
 
@@ -25,16 +24,11 @@ Seconds = Annotated[float, PlainSerializer(lambda seconds: round(seconds, 4))]
 def typed(kind: type[T], data: Any) -> T:
     """What json_of gave → the dataclass with the ones in it; keys that it does not know are left out."""
     try:
-        return cast(T, _adapter(cast(Any, kind)).validate_python(data, context={}))
+        return cast(T, adapter_of(kind).validate_python(data, context={}))
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
 
 
 def json_of(value: Any) -> Any:
     """The JSON form as plain values, as reading it from a file gives them: Infinity stays a number."""
-    return json.loads(json.dumps(_adapter(cast(Any, type(value))).dump_python(value), default=str))
-
-
-@lru_cache(maxsize=32)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return json.loads(json.dumps(adapter_of(type(value)).dump_python(value), default=str))

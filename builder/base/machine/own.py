@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import tritonsmith
@@ -13,6 +15,11 @@ IMPORT_ROOT = PACKAGE.parent
 """The directory on an import path in which `tritonsmith` is found."""
 
 _CODE = tuple((PACKAGE / name).resolve() for name in ("builder", "perf"))
+
+
+def python_path(environment: Mapping[str, str]) -> str:
+    """PYTHONPATH for an interpreter that imports this very package: its place, then what the environment says."""
+    return os.pathsep.join(filter(None, [str(IMPORT_ROOT), environment.get("PYTHONPATH")]))
 
 
 def is_own(path: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError, Where, error_from_form
-from tritonsmith.builder.base.machine.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import IMPORT_ROOT, python_path
 from tritonsmith.builder.base.processes.budget import Grant
 from tritonsmith.builder.base.processes.run_policy import current_policy
 
@@ -146,7 +146,7 @@ def _start(task: ChildTask, send: int, log: int, out_dir: Path, grant: Grant) ->
     # The package's own directory comes first so that a source's `tritonsmith` cannot stand in for ours.
     root = str(IMPORT_ROOT)
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = python_path(environment)
     # torch.load without weights_only must stay safe whatever the caller's shell says.
     environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     if grant.cpus:

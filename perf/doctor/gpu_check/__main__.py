@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tritonsmith.builder.base.machine.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import python_path
 from tritonsmith.perf.doctor.gpu_check import wheels
 
 _BUDGET_S = 570.0
@@ -30,7 +30,7 @@ def main() -> int:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tritonsmith-gpu-check-") as temporary:
         python, env = sys.executable, dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(IMPORT_ROOT), env.get("PYTHONPATH")]))
+        env["PYTHONPATH"] = python_path(env)
         if options.wheels is not None:
             if not options.wheels.is_dir():
                 _say(f"error: no directory of wheels: {options.wheels}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tritonsmith.builder.base.machine.own import IMPORT_ROOT
+from tritonsmith.builder.base.machine.own import python_path
 from tritonsmith.perf.doctor.gpu_check.step import Device, Line, Outcome, Step
 
 _TAIL_BYTES = 2000
@@ -79,7 +79,7 @@ def environment(base: Mapping[str, str], place: Path, hide: str = "") -> dict[st
     (`file too short`) wherever else the library lies.
     """
     env = {**base, "PIP_NO_INDEX": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(IMPORT_ROOT), base.get("PYTHONPATH")]))
+    env["PYTHONPATH"] = python_path(base)
     libraries = cuda_libraries(Path(p) for p in dict.fromkeys([*site.getsitepackages(), *sys.path]))
     if hide:
         hidden = place / "hidden"

@@ -11,7 +11,7 @@ from tritonsmith.perf.report.columns import Column, Point
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.report.svg import rows as svg_rows
 from tritonsmith.perf.report.svg.pareto import front_of
-from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.stats import Estimate, Ratio
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
@@ -41,9 +41,20 @@ def shown_arms(run: RunResult) -> list[Arm]:
 
 
 def by_merit(run: RunResult, arms: Sequence[Arm]) -> list[Arm]:
-    """The best first."""
-    ratios = run.verdict.ratios
-    return sorted(arms, key=lambda arm: -(ratios[arm.id].value or 0.0) if arm.id in ratios else 0.0)
+    """The verdict's arm first, then by the highest ratio at any load point."""
+
+    def height(arm: Arm) -> float:
+        found = [p.arms[arm.id].ratio for p in run.verdict.points if arm.id in p.arms]
+        return max((ratio.value or 0.0 for ratio in found if ratio is not None), default=0.0)
+
+    return sorted(arms, key=lambda arm: (arm.id != run.verdict.arm_id, -height(arm)))
+
+
+def ratios_at(run: RunResult, concurrency: int) -> dict[str, Ratio]:
+    """Arm → its ratio to the current config at a load point, where there is one."""
+    point = run.verdict.at(concurrency)
+    found = {} if point is None else point.arms
+    return {arm: one.ratio for arm, one in found.items() if one.ratio is not None}
 
 
 def styles_of(arms: Sequence[Arm]) -> dict[str, int]:
@@ -70,12 +81,12 @@ def legend(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     return [(svg.key(styles[arm.id], dashed=arm in seen), arm.label) for arm in arms]
 
 
-def forest(run: RunResult) -> str | None:
-    """Every arm's ratio to the current config at the load point of the verdict."""
-    verdict = run.verdict
-    ratios = [(arm, verdict.ratios[arm.id]) for arm in run.arms if arm.id in verdict.ratios]
+def forest(run: RunResult, concurrency: int) -> str | None:
+    """Every arm's ratio to the current config at a load point."""
+    verdict, known_ratios = run.verdict.at(concurrency), ratios_at(run, concurrency)
+    ratios = [(arm, known_ratios[arm.id]) for arm in run.arms if arm.id in known_ratios]
     known = [(arm, r) for arm, r in ratios if r.value is not None]
-    if not known:
+    if not known or verdict is None:
         return None
     styles = styles_of(shown_arms(run))
     band = verdict.resolution or 0.0
@@ -166,7 +177,8 @@ def throughput(run: RunResult, cells: Cells) -> str | None:
         return None
     x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
     y = svg.linear_axis("", _top(series), numbers.short_count)
-    beside = svg_rows.forest_height(sum(ratio.value is not None for ratio in run.verdict.ratios.values()))
+    ratios = ratios_at(run, run.verdict.concurrency or 0).values()
+    beside = svg_rows.forest_height(sum(ratio.value is not None for ratio in ratios))
     return svg.xy_chart(
         "Throughput by concurrency", series, x, y, height=round(min(TALLEST, max(270, beside)))
     )

@@ -106,8 +106,7 @@ def _quantile(name: str, *places: Place, drop: int = 0) -> Column:
 
 
 def _ratio(point: Point) -> Any:
-    verdict = point.run.verdict
-    return verdict.ratios.get(point.arm.id) if point.concurrency == verdict_point(point.run) else None
+    return point.run.verdict.ratio_of(point.arm.id, point.concurrency)
 
 
 def _server(part: Callable[[Any], Any]) -> Callable[[Point], Any]:
@@ -206,5 +205,5 @@ def measured_columns(run: RunResult, cells: Mapping[tuple[str, int], Cell], plac
 
 
 def verdict_point(run: RunResult) -> int:
-    """The load point that the verdict is of, else the highest."""
+    """The load point where the verdict's sentence begins, else the highest."""
     return run.verdict.concurrency or max(run.spec.concurrency)

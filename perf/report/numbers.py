@@ -39,6 +39,11 @@ def times(ratio: Ratio | None) -> str:
     return "–" if ratio is None or ratio.value is None else f"{ratio.value:.2f}×"
 
 
+def ratio_text(value: float | None) -> str:
+    """`1.34`; nothing where there is none."""
+    return "" if value is None else f"{value:.2f}"
+
+
 def times_span(ratio: Ratio | None) -> str:
     """`1.22–1.47`; an end that only says that nothing is known is `>99`."""
     if ratio is None or ratio.interval is None:

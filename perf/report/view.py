@@ -24,10 +24,12 @@ from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 TABLES: Sequence[Place] = ("page", "summary", "all")
 HEADLINE = {
     "winner": "Winner",
-    "tie": "Tie",
+    "depends": "It depends on the load",
     "keep": "Keep the current config",
-    "nothing_fits": "Nothing meets the constraints",
+    "equivalent": "Equivalent",
     "undecided": "Undecided",
+    "nothing_fits": "Nothing meets the constraints",
+    "failed": "Failed",
 }
 
 
@@ -54,7 +56,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "legend": charts.legend(arms),
         "hidden": hidden,
         "charts": {
-            "forest": charts.forest(run),
+            "forest": charts.forest(run, point),
             **_load_charts(run, cells),
             "server": charts.server_time(run, cells, point),
             "batches": charts.batch_sizes(run, cells, point),
@@ -201,18 +203,14 @@ def table(
 
 
 def state_of(run: RunResult, arm: Arm, point: int) -> str:
-    """winner | highest (of a tie) | like (not to be told from the best) | baseline | dropped | empty."""
+    """winner (better, and the verdict's), or how the arm stands there, or baseline, dropped, empty."""
     verdict = run.verdict
-    if point == verdict.concurrency:
-        if verdict.outcome == "winner" and arm.id == verdict.arm_id:
-            return "winner"
-        if verdict.outcome == "tie" and arm.id == verdict.arm_id:
-            return "highest"
-        if arm.id in verdict.like_best:
-            return "like"
-    if arm.id in run.dropped:
-        return "dropped"
-    return "baseline" if arm.baseline else ""
+    found = verdict.of(arm.id, point)
+    if found is None:
+        return "dropped" if arm.id in run.dropped else "baseline" if arm.baseline else ""
+    if found.outcome == "better" and verdict.outcome == "winner" and arm.id == verdict.arm_id:
+        return "winner"
+    return "dropped" if found.outcome == "undecided" and arm.id in run.dropped else found.outcome
 
 
 def why_no_cell(run: RunResult, arm: Arm) -> str:

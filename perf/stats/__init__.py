@@ -9,6 +9,7 @@ from tritonsmith.perf.stats.ratio import (
     arm_level,
     arm_ratio,
     fit_rounds,
+    more_rounds,
     ratio_interval,
     times_end,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "find_warmup",
     "fit_rounds",
     "mean_estimate",
+    "more_rounds",
     "quantile_estimates",
     "ratio_interval",
     "summarise",

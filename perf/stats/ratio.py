@@ -164,3 +164,19 @@ def _moderated(table: RoundTable, weights: Floats) -> tuple[float, int]:
     # The worse the two agree, the less the calm of the other arms is worth as a witness.
     df = own_df + table.df * (table.pooled_variance / own) ** 2
     return own, max(1, int(df))
+
+
+def more_rounds(ratio: Ratio, rounds: int, band: float, beyond: float) -> int | None:
+    """How many rounds more would decide whether the ratio is beyond `band` or within `beyond`, if it stays as it is.
+
+    band, beyond: factors above 1. The half-width shrinks with the square root of the rounds; Student's t shrinks a little
+    faster, so this is an upper estimate. None: no interval yet, or the ratio lies on the border of both.
+    """
+    if ratio.interval is None or ratio.value is None or rounds < 1:
+        return None
+    centre = abs(math.log(ratio.value))
+    half = (math.log(ratio.interval.high) - math.log(ratio.interval.low)) / 2
+    gap = max(centre - math.log(band), math.log(beyond) - centre)
+    if gap <= 0 or half / gap > 1000:
+        return None
+    return max(1, math.ceil(rounds * ((half / gap) ** 2 - 1)))

@@ -31,6 +31,8 @@ RESULT = "run.json"
 RECORDS = "records"
 WRONG = "wrong answer"
 _MOST_BYTES = 1 << 30
+_NONE_YET = {"outcome": "undecided", "sentence": ""}
+"""The verdict of a file is made again from its trials: it may have been written by a version that told it otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +134,23 @@ def facts_of(trials: Sequence[TrialResult]) -> dict[tuple[str, int], CellFacts]:
             failure_share=share,
             wrong_share=wrong / checked if checked else None,
             memory_mib=max(memory) / 2**20 if memory else None,
+            failure=_most_frequent(summaries),
         )
     return facts
 
 
-def verdict_of(spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult]) -> Verdict:
-    """The verdict over everything measured."""
-    return decide(spec, arms, values_of(spec, trials), facts_of(trials), *final_rounds(trials))
+def _most_frequent(summaries: Sequence[Summary]) -> str | None:
+    counts: Counter[str] = Counter()
+    for summary in summaries:
+        counts.update(summary.failures)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def verdict_of(
+    spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult], errors: Mapping[str, str]
+) -> Verdict:
+    """The verdict over everything measured. errors: arm id → why it is out of the race."""
+    return decide(spec, arms, values_of(spec, trials), facts_of(trials), *final_rounds(trials), errors)
 
 
 def final_rounds(trials: Sequence[TrialResult]) -> tuple[frozenset[int], frozenset[int]]:
@@ -205,7 +217,8 @@ def load_run(directory: Path) -> RunResult:
                     seen=data.get("format"),
                     valid=[FORMAT],
                 )
-            return _checked(replace(typed(RunResult, data), directory=directory))
+            run = _checked(replace(typed(RunResult, data | {"verdict": _NONE_YET}), directory=directory))
+            return replace(run, verdict=verdict_of(run.spec, run.arms, run.trials, run.arm_errors))
         if (directory / JOURNAL).is_file():
             return _checked(run_from_journal(journal_lines(directory / JOURNAL), directory))
     except (OSError, *MALFORMED) as error:
@@ -266,20 +279,19 @@ def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> Run
         raise ValueError("the journal does not begin with a start")
     start = events["start"][0]
     arms, trials = [*start["arms"], *events.get("arm", ())], events.get("trial", [])
-    measured = typed(tuple[TrialResult, ...], trials)
-    verdict = verdict_of(typed(SweepSpec, start["spec"]), typed(tuple[Arm, ...], arms), measured)
     run = {
         "stop_reason": "the sweep ended without a word: killed, or the machine stopped",
         "complete": False,
-        "wall_s": sum(trial.took_s for trial in measured),
+        "wall_s": sum(trial["took_s"] for trial in trials),
         **events.get("end", [{}])[0],
         "spec": start["spec"],
         "environment": start["environment"],
         "arms": arms,
         "trials": trials,
-        "verdict": json_of(verdict),
+        "verdict": _NONE_YET,
         "arm_errors": {e["arm_id"]: e["error"] for e in events.get("arm_failed", ())},
         "dropped": {e["arm_id"]: e["why"] for e in events.get("arm_dropped", ())},
         "notes": [*start["notes"], *(e["text"] for e in events.get("note", ()))],
     }
-    return replace(typed(RunResult, run), directory=directory)
+    result = replace(typed(RunResult, run), directory=directory)
+    return replace(result, verdict=verdict_of(result.spec, result.arms, result.trials, result.arm_errors))

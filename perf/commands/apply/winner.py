@@ -17,6 +17,7 @@ from tritonsmith.builder.base.files.untrusted import inside
 from tritonsmith.builder.base.text.shown import one_line
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, load_spec
 from tritonsmith.builder.spec.yaml_source import read_yaml
+from tritonsmith.perf.commands.apply.chosen import Chosen
 from tritonsmith.perf.commands.apply.yaml_edit import (
     REMOVE,
     has_key,
@@ -66,38 +67,13 @@ class Application:
         return "\n".join(lines)
 
 
-def chosen_arm(run: RunResult, wanted: str | None) -> Arm | None:
-    """The arm to apply: the winner, or the one that is asked for by id or label. None: nothing won."""
-    others = [arm for arm in run.arms if not arm.baseline]
-    if wanted is None:
-        return next(
-            (a for a in others if run.verdict.outcome == "winner" and a.id == run.verdict.arm_id), None
-        )
-    for arm in run.arms:
-        if wanted in (arm.id, arm.label):
-            if not arm.baseline:
-                return arm
-            raise UsageError(
-                "that arm is the current config: there is nothing to apply", code="no_arm", seen=wanted
-            )
-    names = [name for arm in others for name in (arm.id, arm.label)]
-    close = nearest(wanted, names)
-    raise UsageError(
-        "the run has no such arm",
-        code="no_arm",
-        seen=wanted,
-        valid=[f"{arm.id} ({arm.label})" for arm in others],
-        fix=f"--arm '{close}'" if close else None,
-    )
-
-
-def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None = None) -> Application:
+def application(run: RunResult, chosen: Chosen, spec_path: Path, now: datetime | None = None) -> Application:
     """Settings of the arm → the new text of the spec; it is parsed and compared before it is given back.
 
     SpecError unknown_model when the spec does not have the sweep's model; UsageError cannot_edit when the
     text cannot be changed without changing something else (an alias that two models share).
     """
-    spec = load_spec(spec_path)
+    spec, arm = load_spec(spec_path), chosen.arm
     model = _model(spec, run.spec.model)
     if not (arm.settings or arm.other_settings or arm.variant):
         raise UsageError(
@@ -121,10 +97,10 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
         for keys, value in edits.items():
             text = with_value(text, keys, value)
         text = _commented(
-            text, comment_of(run, arm, model.name), model, arm.settings, serve=bool(arm.variant)
+            text, comment_of(run, chosen, model.name), model, arm.settings, serve=bool(arm.variant)
         )
         for other, settings in others:
-            text = _commented(text, comment_of(run, arm, model.name), other, settings)
+            text = _commented(text, comment_of(run, chosen, model.name), other, settings)
     except (KeyError, ValueError, IndexError) as error:
         raise _cannot_edit(spec, model, f"{type(error).__name__}: {error}") from error
     _check(spec, model, text, edits)
@@ -136,7 +112,7 @@ def application(run: RunResult, arm: Arm, spec_path: Path, now: datetime | None 
         arm,
         edits,
         evidence_path,
-        evidence_of(run, arm, edits, moment),
+        evidence_of(run, chosen, edits, moment),
         tuple(_notes(run, arm, model)),
     )
 
@@ -164,9 +140,10 @@ def write(plan: Application) -> None:
 
 
 def evidence_of(
-    run: RunResult, arm: Arm, edits: Mapping[tuple[str | int, ...], Any], now: datetime
+    run: RunResult, chosen: Chosen, edits: Mapping[tuple[str | int, ...], Any], now: datetime
 ) -> dict[str, Any]:
     """What a reviewer needs to judge the settings, and to measure them again."""
+    arm = chosen.arm
     return {
         "format": FORMAT,
         "model": run.spec.model,
@@ -181,7 +158,8 @@ def evidence_of(
         },
         "applied": now.isoformat(timespec="seconds"),
         "verdict": json_of(run.verdict),
-        "ratio": json_of(run.verdict.ratios.get(arm.id)),
+        "ratio": json_of(chosen.ratio),
+        "chosen_for": chosen.where,
         "complete": run.complete,
         "stop_reason": run.stop_reason,
         "environment": dict(run.environment),
@@ -190,18 +168,17 @@ def evidence_of(
     }
 
 
-def comment_of(run: RunResult, arm: Arm, model: str) -> str:
+def comment_of(run: RunResult, chosen: Chosen, model: str) -> str:
     """The comment above a setting: ratio with interval, load point, server, date, and where the evidence is."""
-    verdict = run.verdict
-    ratio = verdict.ratios.get(arm.id)
+    ratio = chosen.ratio
     what = OBJECTIVES[run.spec.objective].words
     parts = []
     if ratio is not None and ratio.value is not None:
-        text = f"{times(ratio)} {what} {run.spec.where_words(verdict.concurrency or 0)}"
+        text = f"{times(ratio)} {what} {chosen.where}"
         if ratio.interval is not None:
             text += f" (95 % interval {times_end(ratio.interval.low)} to {times_end(ratio.interval.high)})"
         parts.append(text)
-    if verdict.outcome != "winner" or verdict.arm_id != arm.id:
+    if not chosen.is_better:
         parts.append("not a winner, chosen by hand")
     e = run.environment
     parts.append(f"Triton {e.get('server_version', '?')} {e.get('server', '')}".strip())

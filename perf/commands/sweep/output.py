@@ -35,7 +35,7 @@ def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
 
 
 def error_of(result: RunResult) -> TritonsmithError | None:
-    """Why the exit code is not 0: not to be completed (1), nothing meets the constraints (4), every trial failed (1)."""
+    """Why the exit code is not 0: not to be completed or nothing to compare (1), nothing meets the constraints (4)."""
     if result.interrupted:
         return None
     if not result.complete:
@@ -54,6 +54,12 @@ def error_of(result: RunResult) -> TritonsmithError | None:
         )
     if not any(trial.summary for trial in result.trials):
         return TrialError("every trial failed", code="all_trials_failed", seen=result.trials[-1].error)
+    if result.verdict.outcome == "failed":
+        return TrialError(
+            result.verdict.sentence.removeprefix("Failed: ").rstrip("."),
+            code="nothing_to_compare",
+            fix="the report names what each config met; tritonsmith load shows one by itself",
+        )
     return None
 
 

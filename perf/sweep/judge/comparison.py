@@ -1,49 +1,102 @@
-"""Values of all arms → how each stands to the current config at the one load point where that is asked; pure."""
+"""Values of all arms at one load point → how each arm stands to the current config there; pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from tritonsmith.perf.stats import Ratio, RoundTable, arm_ratio, fit_rounds
-from tritonsmith.perf.sweep.judge.search import Values, values_table
+from tritonsmith.perf.stats import Ratio, RoundTable, arm_ratio, more_rounds
 from tritonsmith.perf.sweep.plan import Arm
 
-Outcome = Literal["winner", "tie", "keep", "nothing_fits", "undecided"]
+Outcome = Literal["better", "worse", "equivalent", "undecided", "outside", "broken"]
+"""Of one arm at one load point, beside the current config there.
 
-
-def load_point(
-    points: Sequence[int], arms: Sequence[Arm], values: Values, fits: Mapping[tuple[str, int], bool]
-) -> int | None:
-    """The load point where the best arm that meets the constraints has the highest value; None when none does."""
-    best: tuple[float, int] | None = None
-    for point in points:
-        rows = [i for i, arm in enumerate(arms) if fits[arm.id, point]]
-        effect = fit_rounds(values_table(arms, values, point)).effect[rows]
-        if effect.size and not np.isnan(effect).all():
-            height = float(np.nanmax(effect))
-            if best is None or height > best[0]:
-                best = (height, point)
-    return None if best is None else best[1]
+better, worse: the interval of the ratio lies beyond 1 by more than the A/A pair differed.
+equivalent:    the interval lies inside the margin: whatever the difference is, it is smaller than that. This is a finding
+               (two one-sided tests), not a failure to find a difference.
+undecided:     neither; more rounds may decide.
+outside:       a stated limit (p99, memory) is missed.
+broken:        refused, died, failed requests or answered differently: never ranked.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class ArmComparison:
+class ArmVerdict:
+    """One arm at one load point.
+
+    ratio:       to the current config, at a level that holds for all arms and load points together; None where there is none.
+    why:         of `broken` and `outside` the reason, of `undecided` what is missing, where it is not more rounds.
+    more_rounds: of `undecided`: so many more would decide, if the arm stays where it is; None where none would.
+    """
+
+    outcome: Outcome
+    ratio: Ratio | None = None
+    why: str | None = None
+    more_rounds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointVerdict:
+    """All arms at one load point.
+
+    arms:         arm id → how it stands, of all but the current config.
+    resolution:   by what factor minus 1 the two arms of the A/A pair differed here; None without both.
+    current_fits: whether the current config meets the constraints here.
+    best:         the highest of those that meet them, the current config among them; None when none does.
+    like_best:    those that cannot be told from it.
+    """
+
+    concurrency: int
+    arms: Mapping[str, ArmVerdict]
+    resolution: float | None = None
+    current_fits: bool = True
+    best: str | None = None
+    like_best: tuple[str, ...] = field(default=())
+
+    def having(self, outcome: Outcome) -> list[str]:
+        """Ids of the arms that are so here."""
+        return [arm for arm, found in self.arms.items() if found.outcome == outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class PointComparison:
     """The arms at one load point; they are named by their place in `arms`.
 
     table:       their values there, a row an arm.
-    fits:        places of the arms that meet the constraints there.
-    comparisons: in how many the best is looked for; the intervals hold for all of them together.
+    out:         place → (broken or outside, the reason) of those that do not count there.
+    refuted:     places of arms that looked better and did not win again here.
+    comparisons: how many ratios are looked at in the whole sweep; the intervals hold for all of them together.
+    margin:      a difference below it does not matter.
     """
 
+    concurrency: int
     arms: Sequence[Arm]
     table: RoundTable
-    fits: frozenset[int]
+    out: Mapping[int, tuple[Outcome, str]]
+    refuted: frozenset[int]
     comparisons: int
+    margin: float
+
+    def verdict(self) -> PointVerdict:
+        """See PointVerdict."""
+        others = [i for i, arm in enumerate(self.arms) if not arm.baseline]
+        fitting = [i for i in (*self.baselines, *others) if i not in self.out and self._is_measured(i)]
+        best = max(fitting, key=self._height, default=None)
+        like = [
+            i for i in fitting if i != best and best is not None and self._is_like(self._ratio(i, [best]))
+        ]
+        return PointVerdict(
+            self.concurrency,
+            {self.arms[i].id: self._judge(i) for i in others},
+            self.resolution,
+            self.current_fits,
+            None if best is None else self.arms[best].id,
+            tuple(self.arms[i].id for i in like),
+        )
 
     @property
     def baselines(self) -> list[int]:
@@ -51,57 +104,45 @@ class ArmComparison:
         return [i for i, arm in enumerate(self.arms) if arm.baseline and self._is_measured(i)]
 
     @property
-    def others(self) -> list[int]:
-        """All that are not the current config."""
-        return [i for i, arm in enumerate(self.arms) if not arm.baseline]
-
-    @property
-    def fitting(self) -> list[int]:
-        """Those that were measured and meet the constraints, the current config first."""
-        return [i for i in (*self.baselines, *self.others) if i in self.fits and self._is_measured(i)]
+    def current_fits(self) -> bool:
+        """Whether one of them meets the constraints here."""
+        return any(i not in self.out for i in self.baselines)
 
     @property
     def resolution(self) -> float | None:
-        """By what factor minus 1 the A/A pair differed; None without a pair."""
+        """See PointVerdict."""
         pair = self.baselines
         if len(pair) < 2:
             return None
         return math.expm1(abs(float(self.table.effect[pair[0]] - self.table.effect[pair[1]])))
 
-    @property
-    def best(self) -> int:
-        """The highest of those that fit; the current config counts by the mean of its pair."""
-        return max(self.fitting, key=self._height)
-
-    @property
-    def like_best(self) -> tuple[int, ...]:
-        """Those that fit and cannot be told from the best."""
-        best = self.best
-        return tuple(i for i in self.fitting if i != best and self._is_like(self.ratio(i, [best])))
-
-    def ratio(self, arm: int, to: Sequence[int] | None = None) -> Ratio:
-        """An arm to the current config, or to other arms."""
-        return arm_ratio(self.table, arm, self.baselines if to is None else to, comparisons=self.comparisons)
-
-    def highest(self, among: Sequence[int]) -> int | None:
-        """The highest of these arms."""
-        return max(among, key=lambda i: float(self.table.effect[i]), default=None)
-
-    def outcome(self, chosen: int | None) -> Outcome:
-        """What can be said of the arm that came out highest; None: no other arm fits."""
-        if chosen is None:
-            return "keep"
-        interval = self.ratio(chosen).interval
+    def _judge(self, arm: int) -> ArmVerdict:
+        ratio = self._ratio(arm, self.baselines) if self.baselines else None
+        if arm in self.out:
+            outcome, why = self.out[arm]
+            return ArmVerdict(outcome, None if outcome == "broken" else ratio, why)
+        if not self._is_measured(arm):
+            return ArmVerdict("undecided", None, "not measured")
+        if not self.current_fits:
+            return ArmVerdict("better", ratio, "the current config does not meet the constraints")
+        assert ratio is not None
+        interval = ratio.interval
         if interval is None:
-            return "undecided"
-        band = 1 + (self.resolution or 0.0)
+            return ArmVerdict("undecided", ratio, ratio.why)
+        band, beyond = 1 + (self.resolution or 0.0), 1 + self.margin
+        if interval.low >= 1 / beyond and interval.high <= beyond:
+            return ArmVerdict("equivalent", ratio)
+        if interval.high < 1 / band:
+            return ArmVerdict("worse", ratio)
+        if arm in self.refuted:
+            return ArmVerdict("undecided", ratio, "it looked better and did not win again")
         if interval.low > band:
-            return "winner"
-        if self.fits.isdisjoint(self.baselines):
-            return "winner"  # the current config does not meet the constraints here; this one does
-        intervals = [self.ratio(i).interval for i in self.others]
-        all_worse = all(found is not None and found.high < 1 / band for found in intervals)
-        return "keep" if all_worse and self.arms[self.best].baseline else "tie"
+            return ArmVerdict("better", ratio)
+        rounds = int(np.isfinite(self.table.logs[arm]).sum())
+        return ArmVerdict("undecided", ratio, None, more_rounds(ratio, rounds, band, beyond))
+
+    def _ratio(self, arm: int, to: Sequence[int]) -> Ratio:
+        return arm_ratio(self.table, arm, to, comparisons=self.comparisons)
 
     def _is_measured(self, arm: int) -> bool:
         return not math.isnan(self.table.effect[arm])

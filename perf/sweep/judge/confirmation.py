@@ -24,13 +24,13 @@ FEWEST_ROUNDS = 3
 
 
 def is_worth_settling(verdict: Verdict, rounds: int) -> bool:
-    """A tie whose highest arm is ahead by 5 % and by more than the A/A pair differs: the interval is what is wide.
+    """Undecided, and the highest arm is ahead by 5 % and by more than the A/A pair differs: the interval is what is wide.
 
     rounds: measured so far; whoever asked for fewer than three did not ask for an answer that holds.
     """
     ratio = None if verdict.ratio is None else verdict.ratio.value
     ahead = ratio is not None and ratio > max(WORTH_SETTLING, 1 + (verdict.resolution or 0.0))
-    return rounds >= FEWEST_ROUNDS and verdict.outcome == "tie" and ahead
+    return rounds >= FEWEST_ROUNDS and verdict.outcome == "undecided" and ahead
 
 
 def final_trials(
@@ -41,7 +41,7 @@ def final_trials(
     *,
     confirms: bool,
 ) -> list[Trial]:
-    """The verdict's arm beside the A/A pair at its load point, in rounds of alternating order."""
+    """The verdict's arm beside the A/A pair at the load point where its sentence begins, in rounds of alternating order."""
     assert verdict.arm_id is not None and verdict.concurrency is not None
     ids = [arm.id for arm in arms if arm.baseline]
     ids.insert(1, verdict.arm_id)

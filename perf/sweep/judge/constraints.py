@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tritonsmith.perf.load.slo import beyond_words
 from tritonsmith.perf.sweep.plan import SweepSpec
@@ -17,12 +18,14 @@ class CellFacts:
     failure_share: failed requests of all.
     wrong_share:   wrong answers of those checked; None when none was checked.
     memory_mib:    the most of all rounds; None where it cannot be seen.
+    failure:       the most frequent reason of failed requests.
     """
 
     p99_ms: float | None
     failure_share: float
     wrong_share: float | None = None
     memory_mib: float | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,22 @@ def misses(spec: SweepSpec, facts: CellFacts) -> tuple[Miss, ...]:
 
 def meets(spec: SweepSpec, facts: CellFacts | None) -> bool:
     """Whether the arm counts at this load point; without an answer it does not."""
-    return facts is not None and facts.p99_ms is not None and not misses(spec, facts)
+    return facts is not None and why_out(spec, facts) is None
+
+
+def why_out(spec: SweepSpec, facts: CellFacts) -> tuple[Literal["broken", "outside"], str] | None:
+    """Why the arm does not count at this load point: it does not work there, or it misses a limit; None: it counts."""
+    if facts.p99_ms is None:
+        return (
+            "broken",
+            f"no request was answered: {facts.failure}" if facts.failure else "no request was answered",
+        )
+    missed = misses(spec, facts)
+    wrong = next((miss for miss in missed if miss.is_share), None)
+    if wrong is not None:
+        reason = f": {facts.failure}" if facts.failure else ""
+        return "broken", f"{wrong.value_text} {wrong.name}{reason}"
+    return ("outside", " and ".join(f"{m.name} {m}" for m in missed)) if missed else None
 
 
 def nearest_miss(

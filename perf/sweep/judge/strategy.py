@@ -128,12 +128,18 @@ class SearchStrategy:
 
 
 def scores_of(spec: SweepSpec, arms: Sequence[Arm], values: Values) -> dict[str, float]:
-    """Arm id → log value at its best load point in an average round; 1 below the worst without any value."""
-    best: dict[str, float] = {}
+    """Arm id → log value at its best load point in an average round; 1 below the worst without any value.
+
+    Of a latency the least is always at the least load, so there it is the mean over all load points.
+    """
+    found: dict[str, list[float]] = {}
     for point in spec.objective_points:
         effect = fit_rounds(values_table(arms, values, point)).effect
         for arm, score in zip(arms, effect, strict=True):
             if not np.isnan(score):
-                best[arm.id] = max(best.get(arm.id, -math.inf), float(score))
-    worst = min(best.values(), default=0.0) - 1.0
-    return {arm.id: best.get(arm.id, worst) for arm in arms}
+                found.setdefault(arm.id, []).append(float(score))
+    is_latency = spec.objective.startswith("p")
+    of = {arm: sum(s) / len(spec.objective_points) if is_latency else max(s) for arm, s in found.items()}
+    of = {arm: s for arm, s in of.items() if not is_latency or len(found[arm]) == len(spec.objective_points)}
+    worst = min(of.values(), default=0.0) - 1.0
+    return {arm.id: of.get(arm.id, worst) for arm in arms}

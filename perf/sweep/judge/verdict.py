@@ -1,49 +1,73 @@
-"""Values of all arms at all load points → the winner or a tie, with intervals; pure."""
+"""Values of all arms at all load points → how each arm stands at each, and the finding over all of them; pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tritonsmith.perf.load.slo import beyond_words
-from tritonsmith.perf.stats import Ratio, fit_rounds, times_end
-from tritonsmith.perf.sweep.judge.comparison import ArmComparison, Outcome, load_point
-from tritonsmith.perf.sweep.judge.constraints import CellFacts, meets, nearest_miss
-from tritonsmith.perf.sweep.judge.objective import MILLION, OBJECTIVES
+from tritonsmith.perf.stats import Ratio, fit_rounds
+from tritonsmith.perf.sweep.judge import words
+from tritonsmith.perf.sweep.judge.comparison import ArmVerdict, Outcome, PointComparison, PointVerdict
+from tritonsmith.perf.sweep.judge.constraints import CellFacts, nearest_miss, why_out
+from tritonsmith.perf.sweep.judge.objective import MILLION
 from tritonsmith.perf.sweep.judge.search import Values, values_table
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 
 SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
 
-__all__ = ["CellFacts", "Outcome", "Verdict", "decide"]
+Finding = Literal["winner", "depends", "keep", "equivalent", "undecided", "nothing_fits", "failed"]
+"""Over all load points.
+
+winner:       an arm is better at one load point or more, and worse at none.
+depends:      whoever is better somewhere is worse somewhere else.
+equivalent:   nothing is better, all is decided, and an arm is equivalent at every load point.
+keep:         nothing is better, and all is decided.
+undecided:    nothing is better yet, and something may be.
+nothing_fits: no arm, the current config neither, meets the constraints anywhere.
+failed:       there is nothing to compare: the current config, or everything beside it, does not work.
+"""
+
+__all__ = ["ArmVerdict", "CellFacts", "Finding", "Outcome", "PointVerdict", "Verdict", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the sweep found.
 
-    outcome:     winner (the arm beats the current config), tie (none can be told from it), keep (all others
-                 are clearly worse), nothing_fits (no arm meets the constraints), undecided (no interval).
-    arm_id:      the winner, or for a tie the arm with the highest value; None when there is none.
-    concurrency: the load point of the comparison.
-    ratio:       that arm to the current config, in the objective; above 1 is better.
-    resolution:  what the A/A pair showed: two identical configs differed by this factor minus 1.
-    ratios:      every arm to the current config at that load point, at a level that holds for all of them.
-    like_best:   arms that cannot be told from the best one.
     sentence:    the finding for people. notes: what else must be known to read it.
+    arm_id:      the arm that the sentence is about: the winner, or the one that comes nearest to it.
+    concurrency: the load point where the sentence begins. ratio: of that arm there; resolution: of the A/A pair there.
+    points:      every load point at which arms are compared.
+    broken:      arm id → why it does not work, at one load point at least.
     """
 
-    outcome: Outcome
+    outcome: Finding
     sentence: str
     arm_id: str | None = None
     concurrency: int | None = None
     ratio: Ratio | None = None
     resolution: float | None = None
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
-    like_best: tuple[str, ...] = ()
+    points: tuple[PointVerdict, ...] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def at(self, concurrency: int | None) -> PointVerdict | None:
+        """The load point; None when arms are not compared there."""
+        return next((point for point in self.points if point.concurrency == concurrency), None)
+
+    def of(self, arm_id: str, concurrency: int | None) -> ArmVerdict | None:
+        """One arm at one load point."""
+        point = self.at(concurrency)
+        return None if point is None else point.arms.get(arm_id)
+
+    def ratio_of(self, arm_id: str, concurrency: int | None) -> Ratio | None:
+        """To the current config."""
+        found = self.of(arm_id, concurrency)
+        return None if found is None else found.ratio
 
 
 def decide(
@@ -53,134 +77,237 @@ def decide(
     facts: Mapping[tuple[str, int], CellFacts],
     confirming: frozenset[int] = frozenset(),
     settling: frozenset[int] = frozenset(),
+    errors: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The verdict.
 
-    confirming: rounds that were run after the others to see a winner win again; it must beat both of the A/A
-    pair in each of them. An arm that was picked because it came out highest owes some of that to luck, and
-    these rounds had no part in the picking.
-    settling: rounds that were added because an arm was ahead; whoever adds rounds until something shows looks
-    more than once, so the intervals are widened for each look.
+    confirming: rounds that were run after the others to see an arm win again; it must beat both of the A/A pair in each of
+    them. An arm that was picked because it came out highest owes some of that to luck, and these rounds had no part in the
+    picking.
+    settling: rounds that were added because an arm was ahead; whoever adds rounds until something shows looks more than
+    once, so the intervals are widened for each look.
+    errors: arm id → why it is out of the race.
 
-    The load point is the one where the best arm that meets the constraints has the highest value, and every
-    arm is compared with the current config there and nowhere else. Looking for the best of so many arms at so
-    many load points finds luck as well as merit, so the intervals hold for all of these comparisons together
-    (Šidák). A winner's interval must lie above 1 by more than the A/A pair differed.
+    Every arm is compared with the current config at every load point. Looking at so many finds luck as well as merit, so
+    the intervals hold for all of these comparisons together (Šidák). To be better, an interval must lie above 1 by more
+    than the A/A pair differed there.
     """
-    fits = {
-        (arm.id, point): meets(spec, facts.get((arm.id, point))) for arm in arms for point in spec.concurrency
-    }
-    if not values:
-        if spec.slo_p99_ms is not None and facts:
-            return _no_rate(spec, arms, facts)
-        return _undecided("nothing was measured")
-    # Rounds at one load point only would move that one's average among the others.
-    picking = {cell: value for cell, value in values.items() if cell[2] not in confirming | settling}
-    point = load_point(spec.objective_points, arms, picking, fits)
-    if point is None:
-        return _nothing_fits(spec, arms, facts)
+    errors = errors or {}
+    if not values and spec.slo_p99_ms is not None and facts:
+        return _no_rate(spec, arms, facts)
     looks = 1 + -(-len(settling) // SETTLING_ROUNDS)
     others = sum(not arm.baseline for arm in arms)
-    comparison = ArmComparison(
-        arms,
-        fit_rounds(values_table(arms, values, point)),
-        frozenset(i for i, arm in enumerate(arms) if fits[arm.id, point]),
-        max(1, others * len(spec.objective_points)) * looks,
-    )
-    if not comparison.baselines:
-        return _undecided("the current config could not be measured", point)
-    chosen = _chosen(comparison, values, confirming)
-    outcome = comparison.outcome(chosen)
-    notes = _notes(spec, comparison, values, point, frozenset(a for a, at in facts if at == point))
-    if outcome == "winner" and confirming and chosen is not None:
-        outcome, told = _confirmed(comparison, chosen, values, point, confirming)
-        notes = (*notes, told)
-    arm = None if chosen is None else arms[chosen]
-    ratio = None if chosen is None else comparison.ratio(chosen)
-    return Verdict(
-        outcome=outcome,
-        arm_id=None if arm is None else arm.id,
-        concurrency=point,
-        ratio=ratio,
-        resolution=comparison.resolution,
-        sentence=_sentence(spec, outcome, arm, point, ratio, comparison.resolution),
-        ratios={arms[i].id: comparison.ratio(i) for i in comparison.others},
-        like_best=tuple(arms[i].id for i in comparison.like_best),
-        notes=notes,
-    )
+    comparisons = max(1, others * len(spec.objective_points)) * looks
+    refuted = _refuted(arms, values, confirming)
+    points = []
+    for point in spec.objective_points:
+        out: dict[int, tuple[Outcome, str]] = {}
+        for place, arm in enumerate(arms):
+            fact = facts.get((arm.id, point))
+            reason = None if fact is None else why_out(spec, fact)
+            if arm.id in errors and not arm.baseline:
+                out[place] = ("broken", errors[arm.id])
+            elif reason is not None:
+                out[place] = reason
+        again = frozenset(i for i, arm in enumerate(arms) if (arm.id, point) in refuted)
+        table = fit_rounds(values_table(arms, values, point))
+        points.append(PointComparison(point, arms, table, out, again, comparisons, spec.margin).verdict())
+    return _found(spec, arms, values, facts, tuple(points), confirming, errors)
 
 
-def _undecided(why: str, point: int | None = None) -> Verdict:
-    return Verdict("undecided", f"Undecided: {why}.", concurrency=point)
-
-
-def _chosen(comparison: ArmComparison, values: Values, confirming: frozenset[int]) -> int | None:
-    """The arm that looks like the winner.
-
-    Only it was measured again in the rounds of confirmation. Another may come out a hair higher afterwards, from fewer
-    rounds and so with a wider interval: that takes nothing from the one that was seen to win again.
-    """
-    candidates = [i for i in comparison.fitting if not comparison.arms[i].baseline]
-    again = {arm_id for arm_id, _, round_ in values if round_ in confirming}
-    return comparison.highest([i for i in candidates if comparison.arms[i].id in again] or candidates)
-
-
-def _confirmed(
-    comparison: ArmComparison, chosen: int, values: Values, point: int, confirming: frozenset[int]
-) -> tuple[Outcome, str]:
-    """Whether it won again in each of the rounds of confirmation, and what to say of it."""
-    arm, pair = comparison.arms[chosen], [comparison.arms[i].id for i in comparison.baselines]
-    rounds = f"{len(confirming)} rounds of confirmation"
-    if all(
-        values.get((arm.id, point, r), 0.0) > max(values.get((b, point, r), 0.0) for b in pair)
-        for r in confirming
-    ):
-        return "winner", f"It won again in each of {rounds}."
-    return "tie", f"{arm.label} looked better and did not win again in {rounds}."
-
-
-def _sentence(
+def _found(
     spec: SweepSpec,
-    outcome: Outcome,
-    arm: Arm | None,
-    point: int,
-    ratio: Ratio | None,
-    resolution: float | None,
-) -> str:
-    what = OBJECTIVES[spec.objective].words
-    where = spec.where_words(point)
-    if arm is None or ratio is None or ratio.value is None:
-        return f"Keep the current config: no other arm meets the constraints {where}."
-    numbers = f"{ratio.value:.2f}× the current config's {what} {where}"
-    if ratio.interval is None:
-        return f"Undecided: {arm.label} shows {numbers}, but {ratio.why}."
-    numbers += f" (95 % interval {times_end(ratio.interval.low)} to {times_end(ratio.interval.high)}"
-    numbers += ")" if resolution is None else f"; identical configs differed by {resolution:.1%})"
+    arms: Sequence[Arm],
+    values: Values,
+    facts: Mapping[tuple[str, int], CellFacts],
+    points: tuple[PointVerdict, ...],
+    confirming: frozenset[int],
+    errors: Mapping[str, str],
+) -> Verdict:
+    labels = {arm.id: arm.label for arm in arms}
+    broken = {arm.id: errors[arm.id] for arm in arms if arm.id in errors and not arm.baseline}
+    for point in points:
+        for failing in point.having("broken"):
+            broken.setdefault(failing, point.arms[failing].why or "")
+    if not values and not broken and not facts:
+        return Verdict("undecided", "Undecided: nothing was measured.", points=points)
+    if facts and all(point.best is None for point in points):
+        return _nothing_fits(spec, labels, facts, points, broken)
+    told = [p for p in points if p.current_fits or p.best is not None]
+    measured = {(a, p) for a, p, _ in values}
+    if not any((arm.id, p.concurrency) in measured for arm in arms if arm.baseline for p in points):
+        return Verdict("failed", words.no_current(spec), points=points, broken=broken)
+    if all(found.outcome == "broken" for point in told for found in point.arms.values()):
+        return Verdict("failed", words.all_broken(labels, broken), points=points, broken=broken)
+    outcome = _outcome(points)
+    arm_id, at = _headline(outcome, points, {a for a, _, round_ in values if round_ in confirming})
+    here = next((p for p in points if p.concurrency == at), None)
+    verdict = Verdict(
+        outcome,
+        "",
+        arm_id,
+        at,
+        here.arms[arm_id].ratio if here and arm_id else None,
+        here.resolution if here else None,
+        points,
+        broken,
+    )
+    sentence = words.sentence(spec, labels, outcome, points, arm_id, here)
+    notes = [*words.notes(spec, labels, points, broken, arm_id if outcome == "winner" else None)]
+    notes += _confirmation(labels, points, verdict, values, confirming)
+    notes += _cost_notes(spec, arms, values, at)
+    rounds = {key[2] for key in values}
+    if len(rounds) < 3:
+        many = "s" if len(rounds) > 1 else ""
+        notes.append(f"{len(rounds)} round{many}: intervals are wide; 3 or more settle it.")
+    return Verdict(
+        outcome, sentence, arm_id, at, verdict.ratio, verdict.resolution, points, broken, tuple(notes)
+    )
+
+
+# The finding over all load points.
+
+
+def _by_arm(points: Sequence[PointVerdict]) -> dict[str, list[tuple[PointVerdict, ArmVerdict]]]:
+    """Arm → how it stands wherever it works; a broken one is not ranked anywhere."""
+    found: dict[str, list[tuple[PointVerdict, ArmVerdict]]] = {}
+    for point in points:
+        for arm_id, one in point.arms.items():
+            found.setdefault(arm_id, []).append((point, one))
+    return {arm: cells for arm, cells in found.items() if all(one.outcome != "broken" for _, one in cells)}
+
+
+def is_clean(cells: Sequence[tuple[PointVerdict, ArmVerdict]]) -> bool:
+    """Better somewhere, and nowhere worse or outside a limit that the current config meets."""
+    outcomes = [one.outcome for _, one in cells]
+    loses = any(
+        o == "worse" or (o == "outside" and p.current_fits) for (p, _), o in zip(cells, outcomes, strict=True)
+    )
+    return "better" in outcomes and not loses
+
+
+def _outcome(points: Sequence[PointVerdict]) -> Finding:
+    arms = _by_arm(points).values()
+    if any(is_clean(cells) for cells in arms):
+        return "winner"
+    outcomes = [{one.outcome for _, one in cells} for cells in arms]
+    if any("better" in found for found in outcomes):
+        return "depends"
+    if any("undecided" in found for found in outcomes):
+        return "undecided"
+    return "equivalent" if {"equivalent"} in outcomes else "keep"
+
+
+def _height(ratio: Ratio | None, *, low: bool = False) -> float:
+    if ratio is None or ratio.value is None:
+        return -math.inf
+    return math.log(ratio.interval.low if low and ratio.interval else ratio.value)
+
+
+def _headline(
+    outcome: Finding, points: Sequence[PointVerdict], confirmed: set[str]
+) -> tuple[str | None, int | None]:
+    """(the arm that the sentence is about, the load point where it begins).
+
+    Of several winners it is the one with the highest ratio on average over the load points. Only it was measured again in
+    the rounds of confirmation: another that comes out a hair higher afterwards, from fewer rounds, takes nothing from it.
+    """
+    arms = _by_arm(points)
     if outcome == "winner":
-        return f"Winner: {arm.label} gives {numbers}."
-    if outcome == "keep":
-        return f"Keep the current config: every other arm is slower; the closest, {arm.label}, has {numbers}."
-    return f"Tie: no arm can be told from the current config; the highest, {arm.label}, has {numbers}."
+        clean = {arm: cells for arm, cells in arms.items() if is_clean(cells)}
+        clean = {arm: cells for arm, cells in clean.items() if arm in confirmed} or clean
+
+        def mean(arm: str) -> float:
+            heights = [
+                _height(one.ratio) for _, one in clean[arm] if one.ratio is not None and one.ratio.value
+            ]
+            return sum(heights) / len(heights) if heights else 0.0
+
+        arm_id = max(clean, key=mean)
+        better = [(p, one) for p, one in clean[arm_id] if one.outcome == "better"]
+        return arm_id, max(better, key=lambda cell: _height(cell[1].ratio, low=True))[0].concurrency
+    wanted = {"depends": "better", "undecided": "undecided"}.get(outcome)
+    cells = [(arm, p, one) for arm, found in arms.items() for p, one in found]
+    cells = [cell for cell in cells if wanted in (None, cell[2].outcome)] or cells
+    ranked = [cell for cell in cells if cell[2].ratio is not None and cell[2].ratio.value]
+    if not ranked:
+        return (cells[0][0], cells[0][1].concurrency) if cells else (None, None)
+    arm_id, point, _ = max(ranked, key=lambda cell: _height(cell[2].ratio, low=outcome == "depends"))
+    return arm_id, point.concurrency
+
+
+def _refuted(arms: Sequence[Arm], values: Values, confirming: frozenset[int]) -> set[tuple[str, int]]:
+    """(arm, load point) that were measured again in rounds of confirmation and did not win in each of them."""
+    pair = [arm.id for arm in arms if arm.baseline]
+    again = {(a, p) for a, p, round_ in values if round_ in confirming and a not in pair}
+    return {
+        (a, p)
+        for a, p in again
+        if any(
+            values.get((a, p, r), 0.0) <= max((values.get((b, p, r), 0.0) for b in pair), default=0.0)
+            for r in confirming
+        )
+    }
+
+
+def _confirmation(
+    labels: Mapping[str, str],
+    points: Sequence[PointVerdict],
+    verdict: Verdict,
+    values: Values,
+    confirming: frozenset[int],
+) -> Iterator[str]:
+    """What came of seeing it win again."""
+    rounds = f"{len(confirming)} rounds of confirmation"
+    for arm_id, point in sorted({(a, p) for a, p, r in values if r in confirming}):
+        found = next((p.arms.get(arm_id) for p in points if p.concurrency == point), None)
+        if found is None:
+            continue
+        if found.outcome == "better" and arm_id == verdict.arm_id:
+            yield f"It won again in each of {rounds}."
+        elif found.outcome != "better":
+            yield f"{labels[arm_id]} looked better and did not win again in {rounds}."
+
+
+# Where nothing can be ranked.
 
 
 def _nothing_fits(
-    spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]
+    spec: SweepSpec,
+    labels: Mapping[str, str],
+    facts: Mapping[tuple[str, int], CellFacts],
+    points: tuple[PointVerdict, ...],
+    broken: Mapping[str, str],
 ) -> Verdict:
-    labels = {arm.id: arm.label for arm in arms}
     nearest = nearest_miss(spec, facts)
     if nearest is None:
-        text = "Nothing meets the constraints: no request was answered."
-        return Verdict("nothing_fits", text)
+        return Verdict("failed", "Failed: no request was answered.", points=points, broken=broken)
     arm_id, point, missed = nearest
     limits = " and ".join(f"{miss.name} ≤ {miss.limit_text}" for miss in missed)
     by = " and ".join(map(str, missed))
     text = f"Nothing meets {limits}: the nearest is {labels[arm_id]} {spec.where_words(point)} with {by}."
-    return Verdict("nothing_fits", text, arm_id, point)
+    return Verdict("nothing_fits", text, arm_id, point, points=points, broken=broken)
 
 
-def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int) -> list[str]:
-    """Dollars for a million inferences of the current config and of the cheapest arm at the load point."""
-    if spec.objective != "cost":
+def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]) -> Verdict:
+    """Not one arm kept the limit at any request rate."""
+    assert spec.slo_p99_ms is not None
+    labels = {arm.id: arm.label for arm in arms}
+    known = {cell[0]: fact.p99_ms for cell, fact in facts.items() if fact.p99_ms is not None}
+    if not known:
+        return Verdict("failed", "Failed: nothing answered at any request rate.")
+    arm_id = min(known, key=lambda arm: known[arm])
+    above = beyond_words(known[arm_id] / spec.slo_p99_ms)
+    text = (
+        f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
+        f"with {known[arm_id]:.1f} ms, {above}."
+    )
+    return Verdict("nothing_fits", text, arm_id)
+
+
+def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int | None) -> list[str]:
+    """Dollars for a million inferences of the current config and of the cheapest arms at the load point."""
+    if spec.objective != "cost" or point is None:
         return []
     effect = fit_rounds(values_table(arms, values, point)).effect
     dollars = {
@@ -191,44 +318,3 @@ def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int
     told = sorted(dollars.items(), key=lambda item: item[1])[:3]
     texts = [f"{label} ${cost:.4g}" for label, cost in told]
     return [f"A million inferences at ${spec.dollars_per_hour:g} an hour cost: {'; '.join(texts)}."]
-
-
-def _no_rate(spec: SweepSpec, arms: Sequence[Arm], facts: Mapping[tuple[str, int], CellFacts]) -> Verdict:
-    """Not one arm kept the limit at any request rate."""
-    assert spec.slo_p99_ms is not None
-    labels = {arm.id: arm.label for arm in arms}
-    known = {cell[0]: fact.p99_ms for cell, fact in facts.items() if fact.p99_ms is not None}
-    if not known:
-        return Verdict("nothing_fits", "Nothing answered at any request rate.")
-    arm_id = min(known, key=lambda arm: known[arm])
-    above = beyond_words(known[arm_id] / spec.slo_p99_ms)
-    text = (
-        f"Nothing keeps p99 ≤ {spec.slo_p99_ms:g} ms at any request rate: the nearest is {labels[arm_id]} "
-        f"with {known[arm_id]:.1f} ms, {above}."
-    )
-    return Verdict("nothing_fits", text, arm_id)
-
-
-def _notes(
-    spec: SweepSpec, comparison: ArmComparison, values: Values, point: int, measured: frozenset[str]
-) -> tuple[str, ...]:
-    """measured: arms that were put under load there; what became of the others is told elsewhere."""
-    arms, resolution = comparison.arms, comparison.resolution
-    notes = []
-    if comparison.fits.isdisjoint(comparison.baselines):
-        notes.append(f"The current config itself misses the constraints {spec.where_words(point)}.")
-    out = [arms[i].label for i in comparison.others if i not in comparison.fits and arms[i].id in measured]
-    if out:
-        notes.append(f"Outside the constraints {spec.where_words(point)}: {'; '.join(out)}.")
-    if resolution is not None and resolution > 0.1:
-        notes.append(
-            f"Two identical configs differed by {resolution:.0%}: the machine is too noisy for more. "
-            "More rounds or a quiet machine help."
-        )
-    notes += _cost_notes(spec, arms, values, point)
-    rounds = {key[2] for key in values}
-    if len(rounds) < 3:
-        notes.append(
-            f"{len(rounds)} round{'s' if len(rounds) > 1 else ''}: intervals are wide; 3 or more settle it."
-        )
-    return tuple(notes)

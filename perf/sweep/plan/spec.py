@@ -40,10 +40,11 @@ class SweepSpec(BaseModel):
     rounds:        how often each arm meets each load point; without it 4, or with a budget as many as fit.
     duration_s, warmup_s: of each measurement.
     budget_s:      wall-clock time for all of it, reloads included.
-    objective:     throughput (most inferences per second at one load point), p50, p90 or p99 (least, at
-                   `at`), cost (least per inference, from dollars_per_hour), energy (least per inference), rate
-                   (the highest request rate of an open loop that keeps slo_p99_ms; there are no load points).
-    at:            load point of a latency objective; default: the largest.
+    objective:     throughput (most inferences per second at a load point), p50, p90 or p99 (least), cost (least
+                   per inference, from dollars_per_hour), energy (least per inference), rate (the highest
+                   request rate of an open loop that keeps slo_p99_ms; there are no load points).
+    at:            the one load point at which arms are compared; default: each of them.
+    margin:        a difference below this share does not matter: 0.05 is 5 %.
     slo_p99_ms:    limit of the objective rate, which it stands for when no other is named.
     dollars_per_hour: price of the server.
     max_p99_ms:    an arm whose p99 is above at a load point does not count there.
@@ -73,6 +74,7 @@ class SweepSpec(BaseModel):
     budget_s: float | None = Field(default=None, gt=0)
     objective: Objective = "throughput"
     at: int | None = None
+    margin: float = Field(default=0.05, gt=0, lt=1)
     slo_p99_ms: float | None = Field(default=None, gt=0)
     dollars_per_hour: float | None = Field(default=None, gt=0)
     max_p99_ms: float | None = Field(default=None, gt=0)
@@ -112,14 +114,9 @@ class SweepSpec(BaseModel):
         return tuple(sorted(set(points)))
 
     @property
-    def objective_at(self) -> int:
-        """The load point of a latency objective."""
-        return self.at if self.at is not None else max(self.concurrency)
-
-    @property
     def objective_points(self) -> tuple[int, ...]:
-        """The load points at which arms may be compared."""
-        return (self.objective_at,) if self.objective.startswith("p") else self.concurrency
+        """The load points at which arms are compared."""
+        return self.concurrency if self.at is None else (self.at,)
 
     def where_words(self, point: int) -> str:
         """`at concurrency 8`, or for the objective rate the limit that is kept."""

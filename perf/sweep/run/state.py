@@ -93,7 +93,7 @@ class SweepState:
 
     def verdict(self) -> Verdict:
         """Over everything so far."""
-        return verdict_of(self.spec, self.arms, self.results)
+        return verdict_of(self.spec, self.arms, self.results, self.arm_errors)
 
     def leader(self) -> Arm:
         """The arm that the verdict is about."""

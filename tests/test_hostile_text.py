@@ -29,6 +29,7 @@ from tritonsmith.builder.lint.render import FORMATS
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.builder.plan.plan import Action, BuildPlan, StaleReason, State
 from tritonsmith.builder.plan.text import markdown_of_plan, matrix_text_of
+from tritonsmith.perf.commands.apply.chosen import Chosen
 from tritonsmith.perf.commands.apply.winner import comment_of
 from tritonsmith.perf.commands.apply.yaml_edit import with_comment_above
 from tritonsmith.perf.records.record import RequestRecords
@@ -231,6 +232,6 @@ def test_what_is_written_as_a_comment_is_one_line(tmp_path: Path) -> None:
     assert text is not None
     assert text_format.Parse(text, model_config_pb2().ModelConfig()).backend == ""
     spec = "models:\n  m:\n    max_batch_size: 4\n"
-    comment = comment_of(run, run.arms[2], "m")
+    comment = comment_of(run, Chosen(run.arms[2], None, "at concurrency 1", False), "m")
     said = with_comment_above(spec, ("models", "m", "max_batch_size"), comment, "swept")
     assert yaml.safe_load(said) == yaml.safe_load(spec) and len(said.splitlines()) == 4

@@ -68,7 +68,7 @@ def demo(
 
 
 def text_of_demo(result: DemoResult, seconds: float) -> str:
-    """The closing lines: built, deviation, winner or tie, report."""
+    """The closing lines: built, deviation, what the sweep found, report."""
     warnings = sum(f.severity == "warning" for f in result.findings)
     checks = "\n".join(
         f"           {c.model}: {c.requests} answers at batch {', '.join(map(str, c.batch_sizes))}, "

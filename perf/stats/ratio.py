@@ -12,6 +12,8 @@ from pydantic import model_serializer, model_validator
 
 from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, ends_of, student_t, with_interval
 
+MANY_ROUNDS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -166,17 +168,20 @@ def _moderated(table: RoundTable, weights: Floats) -> tuple[float, int]:
     return own, max(1, int(df))
 
 
-def more_rounds(ratio: Ratio, rounds: int, band: float, beyond: float) -> int | None:
-    """How many rounds more would decide whether the ratio is beyond `band` or within `beyond`, if it stays as it is.
+def more_rounds(ratio: Ratio, rounds: int, resolution: float, margin: float) -> int | None:
+    """How many rounds more would decide whether the ratio is beyond what an A/A pair shows or within the margin.
 
-    band, beyond: factors above 1. The half-width shrinks with the square root of the rounds; Student's t shrinks a little
-    faster, so this is an upper estimate. None: no interval yet, or the ratio lies on the border of both.
+    resolution: by what factor minus 1 the A/A pair differed; margin: the difference that does not matter.
+
+    The ratio is taken to stay as it is; the interval's half-width and the A/A difference shrink with the square root of the
+    rounds. (Student's t shrinks a little faster, so few rounds are overestimated.) None: no interval yet, or more than MANY_ROUNDS.
     """
     if ratio.interval is None or ratio.value is None or rounds < 1:
         return None
     centre = abs(math.log(ratio.value))
     half = (math.log(ratio.interval.high) - math.log(ratio.interval.low)) / 2
-    gap = max(centre - math.log(band), math.log(beyond) - centre)
-    if gap <= 0 or half / gap > 1000:
+    if not 0 < half < math.inf:
         return None
-    return max(1, math.ceil(rounds * ((half / gap) ** 2 - 1)))
+    shrunk = max(centre / (half + math.log1p(resolution)), (math.log1p(margin) - centre) / half)
+    more = rounds / shrunk**2 - rounds
+    return None if more > MANY_ROUNDS else max(1, math.ceil(more))

@@ -1,1 +1,1 @@
-"""Settings × load points on a live server → arms, rounds, trials → winner or tie."""
+"""Settings × load points on a live server → arms, rounds, trials → how each config stands at each load."""

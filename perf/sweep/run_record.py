@@ -147,7 +147,10 @@ def _most_frequent(summaries: Sequence[Summary]) -> str | None:
 
 
 def verdict_of(
-    spec: SweepSpec, arms: Sequence[Arm], trials: Sequence[TrialResult], errors: Mapping[str, str]
+    spec: SweepSpec,
+    arms: Sequence[Arm],
+    trials: Sequence[TrialResult],
+    errors: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The verdict over everything measured. errors: arm id → why it is out of the race."""
     return decide(spec, arms, values_of(spec, trials), facts_of(trials), *final_rounds(trials), errors)

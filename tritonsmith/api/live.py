@@ -145,6 +145,7 @@ class SweepSettings(TypedDict, total=False):
     budget_s: float
     objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
     at: int
+    margin: float
     slo_p99_ms: float
     dollars_per_hour: float
     max_p99_ms: float
@@ -172,7 +173,7 @@ def sweep(
     errors: OnError = "raise",
     **settings: Unpack[SweepSettings],
 ) -> RunResult:
-    """Find the serving settings that are measurably better, or learn that it is a tie. As `tritonsmith sweep`.
+    """Find the serving settings that are measurably better, or learn that none is. As `tritonsmith sweep`.
 
     where:    a model repository; a server of `serve` or a Triton's URL, whose models are then changed in place.
     model:    may be left out when there is only one.

@@ -24,7 +24,7 @@ def sweep(
     ),
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
-    """Find the serving settings that are measurably better, or learn that it is a tie.
+    """Find the serving settings that are measurably better, or learn that none is.
 
     Every combination of the --set values is measured at every load point, in interleaved rounds beside the
     current config, which is measured twice: what two identical configs differ by is never called a

@@ -68,7 +68,7 @@ class PointComparison:
 
     table:       their values there, a row an arm.
     out:         place → (broken or outside, the reason) of those that do not count there.
-    refuted:     places of arms that looked better and did not win again here.
+    refuted:     places of arms that looked better, here or elsewhere, and did not win again there.
     comparisons: how many ratios are looked at in the whole sweep; the intervals hold for all of them together.
     margin:      a difference below it does not matter.
     """
@@ -134,12 +134,15 @@ class PointComparison:
             return ArmVerdict("equivalent", ratio)
         if interval.high < 1 / band:
             return ArmVerdict("worse", ratio)
-        if arm in self.refuted:
-            return ArmVerdict("undecided", ratio, "it looked better and did not win again")
         if interval.low > band:
-            return ArmVerdict("better", ratio)
+            again = "it looked better and did not win again"
+            return (
+                ArmVerdict("undecided", ratio, again) if arm in self.refuted else ArmVerdict("better", ratio)
+            )
         rounds = int(np.isfinite(self.table.logs[arm]).sum())
-        return ArmVerdict("undecided", ratio, None, more_rounds(ratio, rounds, band, beyond))
+        return ArmVerdict(
+            "undecided", ratio, None, more_rounds(ratio, rounds, self.resolution or 0.0, self.margin)
+        )
 
     def _ratio(self, arm: int, to: Sequence[int]) -> Ratio:
         return arm_ratio(self.table, arm, to, comparisons=self.comparisons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tritonsmith.perf.sweep.judge.verdict import SETTLING_ROUNDS, Verdict
+from tritonsmith.perf.sweep.judge.verdict import CONFIRMING_ROUNDS, SETTLING_ROUNDS, Verdict
 from tritonsmith.perf.sweep.plan import Arm, Trial
 
 __all__ = [
@@ -15,8 +15,6 @@ __all__ = [
     "is_worth_settling",
 ]
 
-CONFIRMING_ROUNDS = 3
-"""An arm that is no better is the best of three in all of them in 1 of 27 cases."""
 SETTLING_LOOKS = 2
 """How often SETTLING_ROUNDS are added and looked at; the intervals allow for it, see perf.sweep.judge.verdict.decide."""
 WORTH_SETTLING = 1.05

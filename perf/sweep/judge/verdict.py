@@ -18,6 +18,8 @@ from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 
 SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
+CONFIRMING_ROUNDS = 3
+"""An arm that is no better is the best of three in all of them in 1 of 27 cases."""
 
 Finding = Literal["winner", "depends", "keep", "equivalent", "undecided", "nothing_fits", "failed"]
 """Over all load points.
@@ -109,7 +111,7 @@ def decide(
                 out[place] = ("broken", errors[arm.id])
             elif reason is not None:
                 out[place] = reason
-        again = frozenset(i for i, arm in enumerate(arms) if (arm.id, point) in refuted)
+        again = frozenset(i for i, arm in enumerate(arms) if arm.id in refuted)
         table = fit_rounds(values_table(arms, values, point))
         points.append(PointComparison(point, arms, table, out, again, comparisons, spec.margin).verdict())
     return _found(spec, arms, values, facts, tuple(points), confirming, errors)
@@ -153,7 +155,7 @@ def _found(
         broken,
     )
     sentence = words.sentence(spec, labels, outcome, points, arm_id, here)
-    notes = [*words.notes(spec, labels, points, broken, arm_id if outcome == "winner" else None)]
+    notes = [*words.notes(spec, labels, points, broken, arm_id if outcome in ("winner", "depends") else None)]
     notes += _confirmation(labels, points, verdict, values, confirming)
     notes += _cost_notes(spec, arms, values, at)
     rounds = {key[2] for key in values}
@@ -236,18 +238,18 @@ def _headline(
     return arm_id, point.concurrency
 
 
-def _refuted(arms: Sequence[Arm], values: Values, confirming: frozenset[int]) -> set[tuple[str, int]]:
-    """(arm, load point) that were measured again in rounds of confirmation and did not win in each of them."""
+def _refuted(arms: Sequence[Arm], values: Values, confirming: frozenset[int]) -> set[str]:
+    """Arms that were measured again in rounds of confirmation and did not win in each of them.
+
+    A round of theirs that has no value was not won.
+    """
     pair = [arm.id for arm in arms if arm.baseline]
-    again = {(a, p) for a, p, round_ in values if round_ in confirming and a not in pair}
-    return {
-        (a, p)
-        for a, p in again
-        if any(
-            values.get((a, p, r), 0.0) <= max((values.get((b, p, r), 0.0) for b in pair), default=0.0)
-            for r in confirming
-        )
-    }
+    again: dict[tuple[str, int], list[bool]] = {}
+    for (arm, point, round_), value in values.items():
+        if round_ in confirming and arm not in pair:
+            best = max((values.get((one, point, round_), 0.0) for one in pair), default=0.0)
+            again.setdefault((arm, point), []).append(value > best)
+    return {arm for (arm, _), won in again.items() if len(won) < CONFIRMING_ROUNDS or not all(won)}
 
 
 def _confirmation(
@@ -258,7 +260,7 @@ def _confirmation(
     confirming: frozenset[int],
 ) -> Iterator[str]:
     """What came of seeing it win again."""
-    rounds = f"{len(confirming)} rounds of confirmation"
+    rounds = f"{CONFIRMING_ROUNDS} rounds of confirmation"
     for arm_id, point in sorted({(a, p) for a, p, r in values if r in confirming}):
         found = next((p.arms.get(arm_id) for p in points if p.concurrency == point), None)
         if found is None:

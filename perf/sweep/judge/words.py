@@ -64,7 +64,7 @@ def what_decides(found: ArmVerdict) -> str:
     if found.why is not None:
         return found.why
     if found.more_rounds is None:
-        return "it lies so near the border that more rounds would hardly decide"
+        return "it is so near 1× or the machine so noisy that more rounds would hardly decide"
     return f"about {found.more_rounds:,} more round{'s' if found.more_rounds > 1 else ''} would decide"
 
 
@@ -110,9 +110,9 @@ def notes(
     labels: Labels,
     points: Sequence[PointVerdict],
     broken: Mapping[str, str],
-    winner: str | None,
+    told: str | None,
 ) -> Iterator[str]:
-    """What else must be known to read the sentence."""
+    """What else must be known to read the sentence, which tells of the arm `told`."""
     for arm_id, why in broken.items():
         yield f"Broken: {labels[arm_id]}: {_short(why)}."
     missed = [p.concurrency for p in points if not p.current_fits]
@@ -124,7 +124,7 @@ def notes(
             yield f"Outside the constraints {spec.where_words(p.concurrency)}: {'; '.join(outside)}."
     for p in points:
         better = [arm for arm in p.having("better") if arm not in broken]
-        if p.best in better and p.best != winner and winner not in p.like_best:
+        if p.best in better and p.best != told and told not in p.like_best:
             ratio = p.arms[p.best].ratio
             times = (
                 ""

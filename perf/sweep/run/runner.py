@@ -30,6 +30,9 @@ from tritonsmith.perf.sweep.run.state import SweepState
 from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
+# When the winner does not win again, the next one is seen to, or not.
+MOST_CONFIRMED = 2
+
 # A server that neither answers nor ends for so long counts as dead.
 PATIENCE_S = 10.0
 
@@ -156,9 +159,15 @@ class SweepRunner:
             if not self._final(confirms=False, room_for=1 + look):
                 break
             state.note(f"{leader} was ahead, and was measured {SETTLING_ROUNDS} rounds more to settle it.")
-        won = not self.state.interrupted and self.state.verdict().outcome == "winner"
-        if won and not self._final(confirms=True):
-            self.state.note("The budget had no room to see the winner win again.")
+        seen: set[str | None] = set()
+        while not self.state.interrupted and len(seen) < MOST_CONFIRMED:
+            verdict = self.state.verdict()
+            if verdict.outcome != "winner" or verdict.arm_id in seen:
+                return
+            seen.add(verdict.arm_id)
+            if not self._final(confirms=True):
+                self.state.note("The budget had no room to see the winner win again.")
+                return
 
     def _final(self, *, confirms: bool, room_for: int = 1) -> bool:
         """False when the budget has no room for as many finals."""

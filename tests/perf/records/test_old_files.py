@@ -23,15 +23,19 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_a_run_is_read_and_comes_out_as_it_was(tmp_path: Path) -> None:
+def test_a_run_is_read_and_comes_out_as_it_was_but_for_the_verdict_which_is_made_anew(tmp_path: Path) -> None:
     run = load_run(OLD)
     write_run(run, tmp_path)
-    assert _read(tmp_path / RESULT) == _read(OLD / RESULT)
+    again, old = _read(tmp_path / RESULT), _read(OLD / RESULT)
+    assert again.pop("verdict") != old.pop("verdict")
+    assert again.pop("spec").items() >= old.pop("spec").items()
+    assert again == old
     first, failed = run.trials[:2]
     assert first.slo is not None and [probe.outcome for probe in first.slo.probes] == ["met", "client"]
     assert first.summary is not None and first.summary.streaming is not None and len(first.summary.steps) == 2
     assert failed.summary is None and failed.error == "refused"
-    assert run.verdict.ratios["arm02"].interval is not None
+    ratio = run.verdict.ratio_of("arm02", 8)
+    assert ratio is not None and ratio.interval is not None and run.verdict.broken == {"arm03": "no memory"}
 
 
 def test_an_interval_without_a_level_has_that_of_its_summary(tmp_path: Path) -> None:

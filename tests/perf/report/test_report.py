@@ -150,9 +150,9 @@ class TestPage:
         ):
             assert heading in page.text
 
-    def test_a_tie_is_called_one(self) -> None:
+    def test_what_is_equivalent_is_called_so(self) -> None:
         text = Page(html_of(run_result(gain=1.0))).text
-        assert "No arm can be told from the current config" in text
+        assert "No config is better than the current one by 5% or more" in text
 
     def test_hostile_names_stay_text(self) -> None:
         evil = "<script>alert(1)</script>&\"'"

@@ -58,7 +58,7 @@ def share(truth: Truth, noise: float, *, settle: bool, sweeps: int = 200) -> flo
     return sum(v.outcome == "winner" and v.arm_id == "arm02" for v in found) / sweeps
 
 
-def test_a_real_lead_on_a_noisy_machine_is_settled_where_three_rounds_leave_a_tie() -> None:
+def test_a_real_lead_on_a_noisy_machine_is_settled_where_three_rounds_leave_it_open() -> None:
     assert share(BETTER, 0.12, settle=False) < 0.75
     assert share(BETTER, 0.12, settle=True) > 0.9
 
@@ -77,8 +77,8 @@ def test_a_final_is_the_leader_beside_the_pair_in_alternating_order() -> None:
     assert [t.number for t in trials] == list(range(40, 49)) and all(t.confirms for t in trials)
 
 
-def test_a_tie_is_only_settled_when_someone_is_ahead_and_an_answer_that_holds_was_asked_for() -> None:
+def test_what_is_open_is_only_settled_when_someone_is_ahead_and_an_answer_that_holds_was_asked_for() -> None:
     tied = swept(ALIKE, 0.01, 1, settle=False)
-    assert tied.outcome == "tie" and not is_worth_settling(tied, 3)
+    assert tied.outcome == "equivalent" and not is_worth_settling(tied, 3)
     ahead = swept(BETTER, 0.3, 5, settle=False)
-    assert ahead.outcome == "tie" and is_worth_settling(ahead, 3) and not is_worth_settling(ahead, 2)
+    assert ahead.outcome == "undecided" and is_worth_settling(ahead, 3) and not is_worth_settling(ahead, 2)

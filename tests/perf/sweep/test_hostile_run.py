@@ -40,7 +40,6 @@ BAD_RUNS: dict[str, Callable[[Any], None]] = {
     "a mean of the server that is no number": _set("trials", 0, "server", "mean_queue_us", to=float("inf")),
     "an arm without a name": _set("arms", 0, to={}),
     "settings that are a list": _set("arms", 0, "settings", to=[1]),
-    "a verdict that is none": _set("verdict", to={}),
     "a spec that is none": _set("spec", to={"model": 1}),
     "another format": _set("format", to="tritonsmith.run/9"),
 }

@@ -215,7 +215,7 @@ def raced(wanted: SweepSpec) -> tuple[float, Stop, list[int]]:
             values[arm.id, 8, decision.number] = truth(arm) * float(np.exp(rng.normal(0, 0.05)))
 
 
-def test_a_winner_that_does_not_win_again_is_a_tie() -> None:
+def test_a_winner_that_does_not_win_again_is_undecided() -> None:
     values = measured(BETTER, 4)
     again = {
         (arm, 32, r): v for arm, v in (("arm00", 10), ("arm01", 10.05), ("arm02", 15)) for r in (4, 5, 6)
@@ -225,7 +225,10 @@ def test_a_winner_that_does_not_win_again_is_a_tie() -> None:
     assert confirmed.outcome == "winner"
     assert "It won again in each of 3 rounds of confirmation." in confirmed.notes
     refuted = decide(spec(), arms(), values | again | {("arm02", 32, 6): 10.01}, facts(BETTER), rounds)
-    assert refuted.outcome == "tie"
+    assert refuted.outcome == "undecided"
+    assert all(point.arms["arm02"].outcome != "better" for point in refuted.points), (
+        "at no other load point either"
+    )
     assert any("did not win again" in note for note in refuted.notes)
 
 
@@ -244,4 +247,8 @@ def test_another_arm_that_ends_a_hair_higher_takes_nothing_from_the_confirmed_wi
     only_32 = spec(concurrency=(32,))
     verdict = decide(only_32, arms(), values, facts(BETTER), frozenset({2, 3, 4}))
     assert (verdict.outcome, verdict.arm_id) == ("winner", "arm02")
-    assert "arm02" in verdict.like_best, "the two cannot be told apart, and the report says so"
+    here = verdict.at(32)
+    assert here is not None and here.having("better") == ["arm02"]
+    assert (here.best, here.like_best) == ("arm03", ("arm02",)), (
+        "the two cannot be told apart, and the report says so"
+    )

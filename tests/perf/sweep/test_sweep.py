@@ -331,16 +331,20 @@ class TestVerdict:
         assert verdict.sentence.startswith("Winner: count 2 gives 1.")
         assert "at concurrency 32 (95 % interval" in verdict.sentence
 
-    def test_arms_that_are_alike_are_a_tie(self) -> None:
-        verdict = decide(spec(), arms(), measured(ALIKE, 4), facts(ALIKE))
-        assert verdict.outcome == "tie"
-        assert verdict.sentence.startswith("Tie: no arm can be told from the current config")
-        assert verdict.resolution is not None
+    def test_arms_that_are_alike_are_equivalent_on_a_calm_machine_and_undecided_on_a_noisy_one(self) -> None:
+        verdict = decide(spec(), arms(), measured(ALIKE, 6, 0.005), facts(ALIKE))
+        assert verdict.outcome == "equivalent"
+        assert verdict.sentence.startswith(
+            "Equivalent: no config is better than the current one by 5% or more"
+        )
+        noisy = decide(spec(), arms(), measured(ALIKE, 4, 0.1), facts(ALIKE))
+        assert noisy.outcome == "undecided" and noisy.resolution is not None
+        assert noisy.sentence.startswith("Undecided: count ") and "would decide." in noisy.sentence
 
     def test_arms_that_are_worse_keep_the_current_config(self) -> None:
         verdict = decide(spec(), arms(), measured(WORSE, 4), facts(WORSE))
         assert verdict.outcome == "keep"
-        assert "every other arm is slower" in verdict.sentence
+        assert verdict.sentence.startswith("Keep the current config: no other config is better at any load; ")
 
     def test_identical_arms_name_a_winner_in_at_most_five_of_a_hundred_sweeps(self) -> None:
         named = sum(
@@ -359,9 +363,10 @@ class TestVerdict:
         )
         assert found >= 57
 
-    def test_an_a_a_pair_that_differs_widens_the_band_of_a_tie(self) -> None:
-        truth = BETTER | {"arm01": {1: 100.0, 8: 800.0, 32: 2000.0}}
+    def test_an_a_a_pair_that_differs_widens_the_band_of_what_is_undecided(self) -> None:
+        truth = ALIKE | {"arm01": {1: 100.0, 8: 800.0, 32: 2000.0}, "arm02": {1: 100.0, 8: 800.0, 32: 1500.0}}
         verdict = decide(spec(), arms(), measured(truth, 8), facts(truth))
+        assert verdict.concurrency == 32
         assert verdict.resolution == pytest.approx(1.0, rel=0.1)
         assert verdict.outcome != "winner"
         assert any("too noisy" in note for note in verdict.notes)

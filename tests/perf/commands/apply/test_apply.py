@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tests import onnx_models
 from tests.conftest import Run
-from tests.perf.report.test_report import run_result
+from tests.perf.report.test_report import run_result, summary
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.spec.spec import load_spec
-from tritonsmith.perf.commands.apply.winner import Application, application, chosen_arm, write
+from tritonsmith.perf.commands.apply.chosen import Chosen, chosen_arm, weights_from_text
+from tritonsmith.perf.commands.apply.winner import Application, application, write
 from tritonsmith.perf.commands.apply.yaml_edit import (
     REMOVE,
     inline,
@@ -54,12 +55,16 @@ def swept(settings: dict[str, Any], gain: float = 1.5) -> RunResult:
     return replace(run, arms=arms, verdict=verdict_of(run.spec, arms, run.trials))
 
 
+def by_hand(run: RunResult, arm: Arm) -> Chosen:
+    return Chosen(arm, run.verdict.ratio_of(arm.id, 8), "at concurrency 8", False)
+
+
 def applied(text: str, settings: dict[str, Any], directory: Path) -> Application:
     (directory / "models.yaml").write_text(text)
     run = swept(settings)
-    arm = chosen_arm(run, None)
-    assert arm is not None
-    return application(run, arm, directory / "models.yaml", NOW)
+    chosen = chosen_arm(run, None)
+    assert chosen is not None
+    return application(run, chosen, directory / "models.yaml", NOW)
 
 
 def changed_lines(plan: Application) -> list[str]:
@@ -132,7 +137,7 @@ def test_writing_keeps_mode_and_line_ends_and_leaves_nothing_else(tmp_path: Path
     path.write_bytes(SPEC.replace("\n", "\r\n").encode())
     path.chmod(0o640)
     run = swept({"instance_group.count": 2})
-    write(application(run, run.arms[2], path, NOW))
+    write(application(run, by_hand(run, run.arms[2]), path, NOW))
     data = path.read_bytes()
     assert data.count(b"\n") == data.count(b"\r\n") == SPEC.count("\n") + 2
     assert path.stat().st_mode & 0o777 == 0o640
@@ -188,20 +193,52 @@ def test_a_spec_that_moved_on_since_the_sweep_is_told(tmp_path: Path) -> None:
         replace(a, config={"dynamic_batching": {"max_queue_delay_microseconds": 77}}) for a in run.arms[:2]
     )
     run = replace(run, arms=(*baseline, run.arms[2]))
-    (note,) = application(run, run.arms[2], tmp_path / "models.yaml", NOW).notes
+    (note,) = application(run, by_hand(run, run.arms[2]), tmp_path / "models.yaml", NOW).notes
     assert "is 500 in the spec" in note and "had 77" in note
 
 
-def test_a_tie_applies_nothing_unless_an_arm_is_named() -> None:
-    tie = swept({DELAY: 0}, gain=1.0)
-    assert chosen_arm(tie, None) is None
+def test_without_a_winner_nothing_is_applied_unless_an_arm_is_named() -> None:
+    alike = swept({DELAY: 0}, gain=1.0)
+    assert alike.verdict.outcome == "equivalent" and chosen_arm(alike, None) is None
     for name in ("arm02", "count 2"):
-        arm = chosen_arm(tie, name)
-        assert isinstance(arm, Arm) and arm.id == "arm02"
+        chosen = chosen_arm(alike, name)
+        assert chosen is not None and chosen.arm.id == "arm02" and not chosen.is_better
     for wrong in ("arm00", "arm2"):
         with pytest.raises(TritonsmithError) as error:
-            chosen_arm(tie, wrong)
+            chosen_arm(alike, wrong)
         assert error.value.code == "no_arm"
+
+
+def test_what_is_applied_depends_on_the_load_where_an_arm_is_better_at_one_and_worse_at_another() -> None:
+    run = run_result(gain=1.5)
+    trials = [
+        replace(t, summary=summary(300 * (1 + t.trial.round / 10), t.trial.number, 0))
+        if t.trial.arm_id == "arm02" and t.trial.concurrency == 8
+        else t
+        for t in run.trials
+    ]
+    run = replace(run, trials=tuple(trials), verdict=verdict_of(run.spec, run.arms, trials))
+    assert run.verdict.outcome == "depends" and "; 0.33× at 8." in run.verdict.sentence
+    chosen = {
+        text: chosen_arm(run, None, weights_from_text(text))
+        for text in ("1:1", "8:1", "1:0.9,8:0.1", "1:1,8:1")
+    }
+    assert chosen_arm(run, None) is None and chosen["8:1"] is None and chosen["1:1,8:1"] is None
+    alone, mostly = chosen["1:1"], chosen["1:0.9,8:0.1"]
+    assert alone is not None and alone.where == "at concurrency 1"
+    assert mostly is not None and mostly.where == "over concurrency 1 (90%) and 8 (10%)"
+    assert mostly.ratio is not None and mostly.ratio.value == pytest.approx(
+        1.5**0.9 * (1 / 3) ** 0.1, rel=0.02
+    )
+    with pytest.raises(TritonsmithError, match="not compared at that load"):
+        chosen_arm(run, None, {16: 1.0})
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:", "1:0", "1:-1", "a:1", "1:1,1:2", "0:1", "1:nan", "1:inf"])
+def test_a_mix_of_loads_that_is_none_is_one_error(text: str) -> None:
+    with pytest.raises(TritonsmithError) as error:
+        weights_from_text(text)
+    assert (error.value.code, error.value.exit_code) == ("bad_weights", 2)
 
 
 def test_after_apply_the_plan_lays_out_that_model_alone(tmp_path: Path, tritonsmith: Run) -> None:
@@ -304,7 +341,7 @@ def test_a_variant_that_wins_is_served_and_what_else_was_liked_stays_behind_it(
     path = tmp_path / "models.yaml"
     path.write_text(VARIANTS.replace("SERVE", serve))
     run = swept_variant(variant, {})
-    plan = application(run, run.arms[2], path, NOW)
+    plan = application(run, by_hand(run, run.arms[2]), path, NOW)
     assert changed_lines(plan) == lines
     assert plan.evidence["arm"]["variant"] == variant
     if lines:
@@ -319,7 +356,7 @@ def test_a_variant_and_its_settings_are_written_together(tmp_path: Path) -> None
     path = tmp_path / "models.yaml"
     path.write_text(VARIANTS.replace("SERVE", "serve: fp32"))
     run = swept_variant("fp16", {"max_batch_size": 32})
-    plan = application(run, run.arms[2], path, NOW)
+    plan = application(run, by_hand(run, run.arms[2]), path, NOW)
     assert set(plan.edits) == {("models", "minilm", "serve"), ("models", "minilm", "max_batch_size")}
     assert plan.after.count("# tritonsmith apply:") == 2
 
@@ -329,7 +366,7 @@ def test_a_variant_that_the_spec_does_not_state_is_refused_with_the_nearest(tmp_
     path.write_text(VARIANTS.replace("SERVE", "serve: fp32"))
     run = swept_variant("fp61", {})
     with pytest.raises(TritonsmithError) as error:
-        application(run, run.arms[2], path, NOW)
+        application(run, by_hand(run, run.arms[2]), path, NOW)
     assert error.value.code == "unknown_variant" and "fp16" in str(error.value.fix)
 
 
@@ -342,7 +379,7 @@ def test_settings_of_another_composing_model_are_written_into_that_model(tmp_pat
         other_settings={"other": {"instance_group.count": 2}},
     )
     run = replace(run, arms=(*run.arms[:2], arm))
-    plan = application(run, arm, tmp_path / "models.yaml", NOW)
+    plan = application(run, by_hand(run, arm), tmp_path / "models.yaml", NOW)
     assert plan.edits == {
         ("models", "minilm", "dynamic_batching", "max_queue_delay_microseconds"): 0,
         ("models", "other", "instance_group"): [{"kind": "KIND_CPU", "count": 2}],

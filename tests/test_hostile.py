@@ -248,13 +248,14 @@ class TestLinksOfACheckout:
 
     def test_evidence_that_leads_elsewhere_is_not_written(self, checkout: Path) -> None:
         from tests.perf.report.test_report import run_result
+        from tritonsmith.perf.commands.apply.chosen import Chosen
         from tritonsmith.perf.commands.apply.winner import application
 
         run = run_result()
         run = replace(run, spec=run.spec.model_copy(update={"model": "m"}))
         (checkout / "evidence").symlink_to("../victim")
         with pytest.raises(UsageError, match="is a link") as caught:
-            application(run, run.arms[2], checkout / "models.yaml")
+            application(run, Chosen(run.arms[2], None, "", False), checkout / "models.yaml")
         assert caught.value.code == "evidence_link"
 
 

@@ -98,10 +98,10 @@ def main() -> None:
             verdict, _ = measure_sweep(one, arm_server, arms, lambda arm, trial: [payload])
             equal = verdict.arm_id == best and verdict.outcome == "winner"
             found += equal
-            for arm_id, ratio in verdict.ratios.items():
-                if ratio.interval is not None:
+            for arm_id, judged in verdict.points[0].arms.items():
+                if judged.ratio is not None and judged.ratio.interval is not None:
                     intervals += 1
-                    covered += ratio.interval.contains(truth[arm_id] / truth["arm00"])
+                    covered += judged.ratio.interval.contains(truth[arm_id] / truth["arm00"])
             emit_text(f"{number + 1:3d}  {verdict.sentence}")
     emit_text(
         f"{given.sweeps} sweeps in {time.monotonic() - began_s:.0f} s: the true best was named in {found}; "

@@ -213,8 +213,12 @@ def fails_alone(tmp_path: Path, **varied: Any) -> None:
     assert {m: error for m, error in told.items() if error and REASONS[m] in error}.keys() == told.keys() - {
         "fine"
     }
-    ranked = {arm for arm, ratio in run.verdict.ratios.items() if ratio.value is not None}
-    assert {run.verdict.arm_id, *run.verdict.like_best, *ranked}.isdisjoint(run.arm_errors)
+    assert run.verdict.broken.keys() == run.arm_errors.keys(), (
+        "each is named with its reason, and none is ranked"
+    )
+    for point in run.verdict.points:
+        assert set(point.having("broken")) == run.arm_errors.keys()
+        assert {run.verdict.arm_id, point.best, *point.like_best}.isdisjoint(run.arm_errors)
     # Out after its first trial: no later round waits for it.
     assert all(sum(t.trial.arm_id == arm for t in run.trials) <= 1 for arm in run.arm_errors)
     measured = {t.trial.arm_id for t in run.trials if t.summary is not None and t.summary.answered}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,6 +31,9 @@ from tritonsmith.perf.sweep.run.state import SweepState
 from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
+# A config whose trials the server did not survive so often is out; once may be chance.
+MOST_DEATHS = 2
+
 # When the winner does not win again, the next one is seen to, or not.
 MOST_CONFIRMED = 2
 
@@ -51,6 +55,7 @@ class SweepRunner:
         self.arm_server = ArmServer(spec, server, source, options.scratch)
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
+        self.deaths: Counter[str] = Counter()  # of the server, in trials of an arm
 
     def run(self) -> RunResult:
         """See run_sweep."""
@@ -240,7 +245,7 @@ class SweepRunner:
                 self.arm_server.check_stubs(arm)
         except ServerError as error:
             state.add(failed(trial, error, time.monotonic() - begun_s))
-            self._server_died(error)
+            self._server_died(error, arm)
             return
         except TrialError as error:
             state.add(failed(trial, error, time.monotonic() - begun_s))
@@ -267,13 +272,20 @@ class SweepRunner:
         elif all(result.error is not None for result in self.state.results):
             raise error
 
-    def _server_died(self, error: ServerError) -> None:
+    def _server_died(self, error: ServerError, arm: Arm) -> None:
         if self._answers_again():
             self.state.note(f"The server did not answer and lives on: {error.message}.")
             return
         if self.options.restart is None:
             raise error
-        self.state.note(f"The server died in trial {len(self.state.results)} and was started again.")
+        self.deaths[arm.id] += 1
+        number = len(self.state.results)
+        self.state.note(f"The server died in trial {number}, of {arm.label}, and was started again.")
+        if self.deaths[arm.id] == MOST_DEATHS:
+            if arm.baseline:
+                raise error
+            why = f"the server died in {MOST_DEATHS} of its trials: {error.message}"
+            self.state.fail(arm.id, TrialError(why, code="arm_kills_server"))
         self.arm_server.server.stop()
         self.arm_server.restarted(self.options.restart())
         self._load(self.state.loadable)

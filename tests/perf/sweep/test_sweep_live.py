@@ -19,6 +19,7 @@ import pytest
 from tests.onnx_models import add_model, affine
 from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
+from tritonsmith.perf.commands.sweep.output import error_of
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.report import load_run, write_report
 from tritonsmith.perf.server import control
@@ -324,6 +325,36 @@ def test_a_server_killed_in_a_trial_is_a_failed_trial_and_a_restart(repository: 
     assert run.complete and len([t for t in run.trials if not t.trial.confirms]) == 12
     assert any("died in trial" in note and "started again" in note for note in run.notes)
     assert any("died in trial" in note for note in load_run(tmp_path / "run").notes)
+
+
+@pytest.mark.slow
+def test_a_config_that_kills_the_server_again_is_named_broken_and_the_rest_goes_on(
+    repository: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    server_spec = ServerSpec(repositories=(repository, scratch), model_control="explicit", exit_timeout_s=2)
+    started: list[Server] = []
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def start() -> Server:
+            started.append(stack.enter_context(launch(server_spec)))
+            return started[-1]
+
+        def kill(step: SweepProgress) -> None:
+            pid = started[-1].pid
+            if step.text.endswith(": count 2") and pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+        options = SweepOptions((repository,), scratch, tmp_path / "run", restart=start, on_progress=kill)
+        run = run_sweep(spec("m"), start(), options)
+    assert len(started) == 3 and run.complete
+    assert run.verdict.outcome == "failed" and list(run.verdict.broken) == ["arm02"]
+    assert "count 2: the server died in 2 of its trials" in run.verdict.sentence
+    error = error_of(run)
+    assert error is not None and (error.code, error.exit_code) == ("nothing_to_compare", 1)
 
 
 def test_without_a_restart_a_dead_server_ends_the_sweep_with_what_was_measured(

@@ -30,7 +30,8 @@ class SweepFlags:
     objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
         None, "What is to be best.  [default: throughput]"
     )
-    at: int | None = flag(None, "Load point of a latency objective.  [default: the largest]")
+    at: int | None = flag(None, "Compare at this load point only.  [default: at each]")
+    margin: float | None = flag(None, "A difference below this share does not matter.  [default: 0.05]")
     slo_p99: str | None = flag(
         None, "Find each arm's highest request rate with p99 within this (20ms), instead of --concurrency."
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from tritonsmith.builder.spec.field_words import field_words
 from tritonsmith.builder.spec.model_spec import OWN_KEYS, TRITON_KEYS, ModelSpec, Target, source_type
-from tritonsmith.builder.spec.triton_schema import model_config_type
+from tritonsmith.builder.spec.triton_schema import model_config_type, schema_name
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of models.yaml, for editors."""
     own = ModelSpec.model_json_schema()
-    triton = model_config_type().model_json_schema()
+    triton = _with_words(model_config_type().model_json_schema())
     properties = {k: v for k, v in own["properties"].items() if k in OWN_KEYS}
     properties |= {k: v for k, v in triton["properties"].items() if k in TRITON_KEYS}
     target = Target.model_json_schema()
@@ -26,9 +27,14 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["models"],
         "properties": {
-            "target": target,
-            "defaults": {"$ref": "#/$defs/Model"},
-            "models": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Model"}},
+            "target": target
+            | {"description": "What the repository must load on; refused before building where it cannot."},
+            "defaults": {"$ref": "#/$defs/Model", "description": "Merged under every model."},
+            "models": {
+                "type": "object",
+                "description": "A model's name → the model.",
+                "additionalProperties": {"$ref": "#/$defs/Model"},
+            },
         },
         "$defs": {**definitions, "Model": model},
     }
@@ -40,13 +46,27 @@ def json_schema() -> dict[str, Any]:
     return dict(result)
 
 
+def _with_words(triton: dict[str, Any]) -> dict[str, Any]:
+    """Triton's messages with what each field is, and without titles that only repeat its name."""
+    words = field_words()
+    messages = {"ModelConfig": triton, **triton["$defs"]}
+    for (message, name), text in words.items():
+        field = messages.get(schema_name(message) if message != "ModelParameter" else "_Parameter", {})
+        if name in field.get("properties", {}):
+            field["properties"][name]["description"] = text
+    return triton
+
+
 def _without_null(schema: Any) -> Any:
-    """The schema without `null`: a key is left out of models.yaml, never written as null."""
+    """The schema without `null`: a key is left out of models.yaml, never written as null; and without titles, which only
+    repeat a key's name."""
     if isinstance(schema, list):
         return [_without_null(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {k: _without_null(v) for k, v in schema.items() if not (k == "default" and v is None)}
+    if isinstance(kept.get("title"), str) and "$schema" not in kept:
+        del kept["title"]
     options = [o for o in kept.get("anyOf", ()) if o != {"type": "null"}]
     if "anyOf" in kept and len(options) == 1:
         del kept["anyOf"]

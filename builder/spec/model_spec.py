@@ -34,7 +34,7 @@ NOT_FOR_ENSEMBLES = frozenset(
 class Step(Frozen):
     """One step of an ensemble; tensors of the ensemble are named by whoever writes or reads them."""
 
-    model: str
+    model: str = Field(description="the model that this step runs")
     version: StrictInt = Field(-1, description="a version number; -1 is the newest")
     inputs: dict[str, str] = Field(
         alias="from", min_length=1, description="the step's input → ensemble tensor it reads"
@@ -115,7 +115,9 @@ def source_type() -> type[Source]:
 class Target(Frozen):
     """What the repository must load on."""
 
-    triton: Annotated[str, Field(pattern=r"^\d\d\.\d\d$")] | None = None
+    triton: Annotated[str, Field(pattern=r"^\d\d\.\d\d$")] | None = Field(
+        None, description="the release of Triton's container, as 25.01"
+    )
     gpus: tuple[str, ...] = Field((), description="kinds of GPUs; engines are built for each")
     tensorrt: str | None = Field(None, description="the image's, in full: 10.16.0.72")
     platform: Literal["linux_x86_64", "linux_aarch64"] | None = Field(
@@ -127,7 +129,7 @@ class ModelSpec(Frozen):
     """One model: a few keys of ours, and any field of Triton's ModelConfig in Triton's own form."""
 
     name: str
-    source: Source
+    source: Source = Field(description="where the model comes from")
     opset: StrictInt = Field(20, ge=18, le=22, description="ONNX opset of an export from torch")
     exporter: Literal["dynamo", "torchscript"] | None = Field(
         None,
@@ -138,7 +140,7 @@ class ModelSpec(Frozen):
         {},
         description="each named dynamic dimension: its range, or what it follows from, as `past + new` or `2*n`",
     )
-    accuracy: AccuracySpec = AccuracySpec()
+    accuracy: AccuracySpec = Field(AccuracySpec(), description="how the model is held against its source")
     variants: dict[str, Variant] = Field(
         {}, description="ways to run the model; all are built, one is served"
     )

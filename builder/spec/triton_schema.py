@@ -145,6 +145,11 @@ def _field_type(message: Any, field: Any) -> Any:
     return _single_type(field)
 
 
+def schema_name(full_name: str) -> str:
+    """`inference.ModelEnsembling.Step` → its name in the JSON Schema, which no other message has."""
+    return full_name.removeprefix("inference.").replace(".", "_")
+
+
 @cache
 def message_type(full_name: str) -> type[TritonMessage]:
     """`inference.ModelInstanceGroup` → its pydantic type."""
@@ -161,7 +166,7 @@ def message_type(full_name: str) -> type[TritonMessage]:
             "__module__": __name__,
         },
     )
-    created: Any = create_model(descriptor.name, __base__=base, **fields)
+    created: Any = create_model(schema_name(full_name), __base__=base, **fields)
     return cast("type[TritonMessage]", created)
 
 

@@ -50,9 +50,9 @@ Json = Annotated[Any, AfterValidator(_finite)]
 class DynamicDim(Frozen):
     """The range of a named dynamic dimension."""
 
-    min: StrictInt = Field(1, ge=0)
+    min: StrictInt = Field(1, ge=0, description="the smallest size")
     opt: StrictInt | None = Field(None, ge=1, description="the size to tune for; default: max")
-    max: StrictInt = Field(ge=1)
+    max: StrictInt = Field(ge=1, description="the largest size")
 
     @model_validator(mode="after")
     def _ordered(self) -> DynamicDim:
@@ -81,9 +81,11 @@ StatedDim = Annotated[
 class MetricSpec(Frozen):
     """A measure of the user's own: f(reference outputs, candidate outputs), two lists with a dict a sample → a number."""
 
-    callable: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
-    at_least: Real | None = None
-    at_most: Real | None = None
+    callable: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] = Field(
+        description="the function, as module:callable"
+    )
+    at_least: Real | None = Field(None, description="the number must not be below")
+    at_most: Real | None = Field(None, description="the number must not be above")
 
     @model_validator(mode="after")
     def _bounded(self) -> MetricSpec:
@@ -115,9 +117,9 @@ class AccuracySpec(Frozen):
 class InputShapes(Frozen):
     """Whole shapes of one input in an optimization profile, batch dimension included."""
 
-    min: tuple[StrictInt, ...]
-    opt: tuple[StrictInt, ...]
-    max: tuple[StrictInt, ...]
+    min: tuple[StrictInt, ...] = Field(description="the smallest that the engine takes")
+    opt: tuple[StrictInt, ...] = Field(description="the one that it is tuned for")
+    max: tuple[StrictInt, ...] = Field(description="the largest that it takes")
 
 
 class ProfileSpec(Frozen):
@@ -139,8 +141,10 @@ else:
 class Variant(Frozen):
     """One way to run a model: a backend at a precision."""
 
-    backend: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
-    precision: Precision = "fp32"
+    backend: Literal["onnxruntime", "tensorrt"] = Field(
+        "onnxruntime", description="what runs it; tensorrt: an engine is compiled"
+    )
+    precision: Precision = Field("fp32", description="what it computes in; see docs/precision.md")
     exclude: tuple[str, ...] = Field(
         (), description="nodes that stay fp32: globs over node names and op types"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import typer
 
@@ -16,11 +17,14 @@ from tritonsmith.perf.sweep.run_record import RunResult
 
 
 @contextmanager
-def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
-    """A bar on a terminal, else a line for each round."""
+def progress_on_stderr(directory: Path) -> Iterator[Callable[[SweepProgress], None]]:
+    """On a terminal a bar, and from the first trial on a table of the race; else a line for each round.
+
+    directory: where the run's journal comes to lie.
+    """
     if is_drawable(sys.stderr):
-        with progress("starting the server") as bar:
-            yield lambda step: bar(step.text, step.done, step.expected or None)
+        with _table_on_stderr(directory) as draw:
+            yield draw
         return
     said = ""
 
@@ -32,6 +36,37 @@ def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
             note(f"{head}: {step.done} of {step.expected} trials" if step.expected else head)
 
     yield tell
+
+
+@contextmanager
+def _table_on_stderr(directory: Path) -> Iterator[Callable[[SweepProgress], None]]:
+    from tritonsmith.builder.base.text.progress import pictured
+    from tritonsmith.perf.commands.sweep.live_table import live_lines
+    from tritonsmith.perf.sweep.live.follow import Follower, journal_identity
+    from tritonsmith.perf.sweep.live.race import RaceWatch
+
+    follower = Follower(directory, journal_identity(directory))
+    watch = RaceWatch(follower)
+
+    def lines(columns: int, lines: int) -> Sequence[str]:
+        race = watch.look()
+        return [] if race is None else live_lines(race, columns, lines)
+
+    with ExitStack() as shown:
+        bar, draw = shown.enter_context(progress("starting the server")), None
+
+        def tell(step: SweepProgress) -> None:
+            nonlocal draw
+            follower.read()
+            if draw is None and follower.step is not None and follower.step.arm_id is not None:
+                shown.close()
+                draw = shown.enter_context(pictured(lines))
+            if draw is None:
+                bar(step.text, step.done, step.expected or None)
+            else:
+                draw()
+
+        yield tell
 
 
 def error_of(result: RunResult) -> TritonsmithError | None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.watch import WatchFlags, watched
 from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
 
 
@@ -22,6 +23,7 @@ def sweep(
     resume: bool = flag(
         False, "Go on with the run in --output: finished trials of the same content are reused.", "--resume"
     ),
+    watch: WatchFlags,
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
     """Find the serving settings that are measurably better, or learn that none is.
@@ -53,15 +55,16 @@ def sweep(
     if flags.variants is not None:
         spec = with_variants_in(spec, flags.variants)
     directory = output or Path(f"sweep-{spec.model}")
-    with progress_on_stderr() as on_progress:
-        result = sweep_target(
-            spec,
-            target,
-            data_from_flags(flags),
-            directory,
-            command=shlex.join(["tritonsmith", *sys.argv[1:]]),
-            resume=resume,
-            started_s=started_s,
-            on_progress=on_progress,
-        )
-    emit_result(result, write_report(result, directory), as_json=format == "json")
+    with watched(directory, watch):
+        with progress_on_stderr(directory) as on_progress:
+            result = sweep_target(
+                spec,
+                target,
+                data_from_flags(flags),
+                directory,
+                command=shlex.join(["tritonsmith", *sys.argv[1:]]),
+                resume=resume,
+                started_s=started_s,
+                on_progress=on_progress,
+            )
+        emit_result(result, write_report(result, directory), as_json=format == "json")

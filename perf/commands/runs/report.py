@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @flattened
 def report(
+    *,
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.")
     ],

@@ -18,13 +18,12 @@ _BAR = 14
 _FORMS = (("span", True), ("within", True), ("within", False), ("", True), ("", False))
 
 
-def live_lines(race: Race, columns: int, lines: int) -> list[str]:
-    """At most `lines` lines of at most `columns` columns."""
-    width = columns - 1  # a full line would make some terminals begin another
+def live_lines(race: Race, width: int, lines: int) -> list[str]:
+    """At most `lines` lines of at most `width` columns."""
     most = max(2, min(MOST_ROWS, lines - _OTHER_LINES))
     shown = race.rows if len(race.rows) <= most else race.rows[: most - 1]
     head = f"{race.model}: × the current config's {race.objective}"
-    beneath = [*_more(race, len(shown)), *_legend(shown)]
+    beneath = [*_more(race, len(shown)), _legend(shown, width)]
     news = f"note: {race.news}" if race.news else ""
     text = [head, *_table(race, shown, width), *beneath, news, race.doing, _time(race, width)]
     return [_cut(one_line(line), width) for line in text if line][:lines]
@@ -61,7 +60,7 @@ def _short(where: str, is_first: bool) -> str:
 
 def _cell(cell: RaceCell, form: str) -> str:
     if cell.resolution is not None:
-        return f"  ±{_share(cell.resolution)}"
+        return f"{'  ' if form else ''}±{_share(cell.resolution)}"
     if cell.outcome is None:
         return ""
     text = f"{MARKS[cell.outcome]} {'' if cell.ratio is None else f'{cell.ratio:.2f}'}".rstrip()
@@ -86,12 +85,11 @@ def _more(race: Race, shown: int) -> Iterator[str]:
         yield f"  … {len(rest)} more: {kinds}"
 
 
-def _legend(rows: Sequence[RaceRow]) -> Iterator[str]:
+def _legend(rows: Sequence[RaceRow], width: int) -> str:
     seen = {cell.outcome for row in rows for cell in row.cells}
-    pair = (
-        ["± two of the current config"] if any(cell.resolution for row in rows for cell in row.cells) else []
-    )
-    yield "  ".join([*(f"{mark} {outcome}" for outcome, mark in MARKS.items() if outcome in seen), *pair])
+    marks = "  ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items() if outcome in seen)
+    pair = "  ± identical configs" if any(cell.resolution is not None for cell in rows[0].cells) else ""
+    return marks + pair if cells(marks + pair) <= width else marks
 
 
 def _time(race: Race, width: int) -> str:
@@ -101,12 +99,12 @@ def _time(race: Race, width: int) -> str:
         share = race.used_s / max(race.used_s + race.left_s, 1e-9)
     full = round(_BAR * min(1.0, share))
     about = "" if race.has_budget else f" of {race.expected}"
-    parts = [f"{race.done}{about} trials", _clock(race.used_s)]
-    if race.left_s is not None:
-        parts.append(f"{'' if race.has_budget else 'about '}{_clock(race.left_s)} left")
-    text = "  ".join(parts)
-    bar = f"{'━' * full}{'─' * (_BAR - full)}  "
-    return bar + text if cells(bar + text) <= width else text
+    trials, took = f"{race.done}{about} trials", _clock(race.used_s)
+    left = "" if race.left_s is None else f"{'' if race.has_budget else 'about '}{_clock(race.left_s)} left"
+    bar = f"{'━' * full}{'─' * (_BAR - full)}"
+    forms = ([bar, trials, took, left], [trials, took, left], [trials, left or took], [took])
+    texts = ("  ".join(filter(None, form)) for form in forms)
+    return next((text for text in texts if cells(text) <= width), took)
 
 
 def _clock(seconds: float) -> str:

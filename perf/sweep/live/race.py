@@ -99,13 +99,12 @@ class RaceWatch:
         if run is None:
             self._verdict = None
             return None
-        begun_s = time.monotonic()
-        is_due = begun_s >= self._next_s or self.follower.is_over
+        is_due = time.monotonic() >= self._next_s or self.follower.is_over
         if self._verdict is None or (len(run.trials) != self._judged_trials and is_due):
+            begun_s = time.thread_time()
             self._verdict = verdict_of(run.spec, run.arms, run.trials, run.arm_errors)
             self._judged_trials = len(run.trials)
-            ended_s = time.monotonic()
-            self._next_s = ended_s + (ended_s - begun_s) / SHARE
+            self._next_s = time.monotonic() + (time.thread_time() - begun_s) / SHARE
         return race_of(run, self._verdict, self.follower, time.time())
 
 
@@ -163,8 +162,8 @@ def _row(
     cells = []
     for point in verdict.points:
         found = point.arms.get(arm.id)
-        if found is None:
-            cells.append(RaceCell())
+        if found is None or (found.outcome == "undecided" and found.ratio is None):
+            cells.append(RaceCell())  # not measured yet
             continue
         ratio = found.ratio
         interval = None if ratio is None else ratio.interval

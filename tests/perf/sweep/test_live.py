@@ -35,6 +35,11 @@ def whole(lines: list[str]) -> RunResult:
     return run_from_journal([line.rstrip("\n") for line in lines])
 
 
+def trials_in(follower: Follower) -> int | None:
+    """How many it knows of; None before the run begins."""
+    return None if follower.run is None else len(follower.run.trials)
+
+
 def looked(directory: Path) -> Race:
     race = RaceWatch(Follower(directory)).look()
     assert race is not None
@@ -50,7 +55,7 @@ class TestFollow:
         directory = tmp_path_factory.mktemp("follow")
         data = "".join(EVENTS).encode()
         follower = Follower(directory)
-        assert not follower.read() and follower.run is None
+        assert not follower.read() and trials_in(follower) is None
         for begin, end in itertools.pairwise([0, *sorted(cuts), len(data)]):
             with (directory / "run.jsonl").open("ab") as file:
                 file.write(data[begin:end])
@@ -63,19 +68,18 @@ class TestFollow:
     def test_a_journal_that_lay_there_before_is_not_this_run(self, tmp_path: Path) -> None:
         write(tmp_path, EVENTS)
         follower = Follower(tmp_path, journal_identity(tmp_path))
-        assert not follower.read() and follower.run is None
+        assert not follower.read() and trials_in(follower) is None
         new = write(tmp_path / "new", [start_of(SPEC, ARMS)])
         (new / "run.jsonl").replace(tmp_path / "run.jsonl")
-        assert follower.read() and follower.run is not None and not follower.run.trials
+        assert follower.read() and trials_in(follower) == 0
 
     def test_another_run_in_its_place_is_followed_from_its_beginning(self, tmp_path: Path) -> None:
         follower = Follower(write(tmp_path, EVENTS))
         follower.read()
-        assert follower.is_over
+        assert trials_in(follower) == 4
         new = write(tmp_path / "new", [start_of(SPEC, ARMS), *EVENTS[2:4]])
         (new / "run.jsonl").replace(tmp_path / "run.jsonl")
-        assert follower.read() and not follower.is_over
-        assert follower.run is not None and len(follower.run.trials) == 1
+        assert follower.read() and trials_in(follower) == 1 and not follower.is_over
 
     @pytest.mark.parametrize(
         "lines",

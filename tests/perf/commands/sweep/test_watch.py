@@ -153,6 +153,7 @@ class TestServing:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         directory = write(tmp_path / "run", [*journal(ARMS, {})])  # an earlier run is not shown
+        seen: list[str] = []
         with watched(directory, WatchFlags(watch=True)):
             port = int(re.search(r"watch: http://127\.0\.0\.1:(\d+)/", capsys.readouterr().err)[1])  # type: ignore[index]
             (child,) = psutil.Process().children()
@@ -161,7 +162,7 @@ class TestServing:
             new = write(tmp_path / "new", LINES[:10])
             (new / "run.jsonl").replace(directory / "run.jsonl")
             assert told(port)["race"]["done"] == 4
-            closed = threading.Thread(target=_look_until_it_is_over, args=(port, seen := []))
+            closed = threading.Thread(target=_look_until_it_is_over, args=(port, seen))
             closed.start()
         closed.join()
         assert seen[-1] == "The sweep ended without a word: what was measured is in its run directory."

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from tritonsmith.builder.base.errors import shortened
+from tritonsmith.builder.base.text.shown import one_line, without_secrets
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Load, Open, load_as_dict, load_from_dict, load_label
 from tritonsmith.perf.sweep.run_record import RunResult
@@ -35,6 +37,7 @@ def not_comparable(differences: Sequence[Difference]) -> str:
     return f"Not comparable: {'; '.join(each.text for each in differences)}."
 
 
+_MOST_SHOWN = 100
 _SERVER = {"server": "server", "server_version": "server version"}
 _MACHINE = {"cpu": "processor", "cores": "processor cores", "cpus": "processor cores"}
 _NOTED = {"platform": "system", "system": "system", "backend": "backend", "tritonsmith": "tritonsmith"}
@@ -55,7 +58,7 @@ def differences_of_records(a: RequestRecords, b: RequestRecords) -> tuple[Differ
     ]
     if "cpu" not in here or "cpu" not in there:  # an earlier version noted the system alone
         seen += _known(here, there, {"platform": "system"})
-    return tuple(each for each in seen if each.a != each.b)
+    return _unlike(seen)
 
 
 def differences_of_runs(a: RunResult, b: RunResult) -> tuple[Difference, ...]:
@@ -73,7 +76,16 @@ def differences_of_runs(a: RunResult, b: RunResult) -> tuple[Difference, ...]:
     ]
     if a.spec.model != b.spec.model and a.spec.load_model == b.spec.load_model:
         seen = [each for each in seen if each.name != "model under load"]
-    return tuple(each for each in seen if each.a != each.b)
+    return _unlike(seen)
+
+
+def _unlike(seen: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Those that differ, each a short line: runs may be of anyone."""
+
+    def shown(text: str) -> str:
+        return one_line(without_secrets(shortened(text, _MOST_SHOWN)))
+
+    return tuple(Difference(each.name, shown(each.a), shown(each.b)) for each in seen if each.a != each.b)
 
 
 def _known(here: Mapping[str, Any], there: Mapping[str, Any], names: Mapping[str, str]) -> list[Difference]:
@@ -117,17 +129,12 @@ def _load_texts(a: RequestRecords, b: RequestRecords) -> tuple[str, str]:
         return texts
     one, other = (load_as_dict(load) for load in loads)
     unlike = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    shown = [", ".join(f"{key} {_short(load.get(key))}" for key in unlike) for load in (one, other)]
-    return (shown[0], shown[1]) if shown[0] != shown[1] else (f"{shown[0]} (another)", shown[1])
+    shown = [", ".join(f"{key} {load.get(key)}" for key in unlike) for load in (one, other)]
+    return shown[0], shown[1]
 
 
 def _without_seed(load: Load) -> Load:
     return replace(load, seed=0) if isinstance(load, Open) else load
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _protocol(records: RequestRecords) -> str:
@@ -135,7 +142,10 @@ def _protocol(records: RequestRecords) -> str:
 
 
 def _host(url: str) -> str:
-    host = urlsplit(url).hostname or url
+    try:
+        host = urlsplit(url).hostname or url
+    except ValueError:  # brackets that are no address
+        host = url
     return "localhost" if host in ("127.0.0.1", "::1") else host
 
 

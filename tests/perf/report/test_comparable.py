@@ -117,6 +117,27 @@ def test_arrivals_of_another_seed_are_the_same_load() -> None:
     assert compare_records(a, b).differences == ()
 
 
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        ({"model": "a\nNo difference"}, "model minilm in A, a\\nNo difference in B"),
+        ({"url": "http://[x"}, "host x in A, http://[x in B"),
+        (
+            {"environment": {**OF_LOAD, "server": "http://me:secret@host/"}},
+            "server triton 2.51.0 in A, http://***@host/ in B",
+        ),
+        (
+            {"environment": {**OF_LOAD, "cpu": "x" * 10_000}},
+            f"processor A CPU in A, {'x' * 100}… (10000 characters) in B",
+        ),
+        ({"environment": {**OF_LOAD, "cpus": [1, {}]}}, "processor cores 2 in A, [1, {}] in B"),
+    ],
+    ids=["lines", "no address", "secret", "long", "types"],
+)
+def test_what_others_wrote_stays_one_short_line(b: dict[str, Any], said: str) -> None:
+    assert headline(compare_records(load_test(), load_test(2, **b))) == f"Not comparable: {said}."
+
+
 def test_one_host_has_several_names() -> None:
     a, b = load_test(url="http://127.0.0.1:8000"), load_test(2, url="http://localhost:31234")
     assert compare_records(a, b).differences == ()

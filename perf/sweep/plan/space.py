@@ -77,7 +77,7 @@ def checked_space(
             checked[name] = _values(place, path, given, where)
             check_no_value_twice(path, checked[name])
             if place.path == MAX_BATCH:
-                _check_one_kind_of_request(name, checked[name])
+                _check_batching_stays(name, checked[name])
     return checked
 
 
@@ -142,14 +142,13 @@ def _check_apart(path: str, other: str) -> None:
     raise UsageError(message, code="bad_setting", seen=f"{other}, {path}", fix="leave one of the two out")
 
 
-def _check_one_kind_of_request(path: str, sizes: Sequence[int | None]) -> None:
-    """UsageError when some sizes batch and others (0) do not: their requests have other shapes."""
-    without = [size for size in sizes if not size]
-    if without and len(without) < len(sizes):
+def _check_batching_stays(path: str, sizes: Sequence[int | None]) -> None:
+    """UsageError for 0, which is the config as it is, or one whose requests have another shape."""
+    if not all(sizes):
         raise UsageError(
-            f"{path} 0 changes the requests: without batching they have no batch dimension, and no request fits both",
+            f"{path} 0 changes the requests: without batching they have no batch dimension, and nor have the model's dims",
             code="bad_value",
-            seen=", ".join(map(str, sizes)),
+            seen=", ".join("null" if size is None else str(size) for size in sizes),
             valid=["1 and more"],
             fix="1 in place of 0: a batch of one request at most",
         )
@@ -159,11 +158,11 @@ def check_batches(space: Mapping[str, Sequence[Any]], batch_size: int) -> None:
     """UsageError for a max_batch_size that takes none of the requests; batch_size: theirs where the space has none."""
     smallest = min(space.get(CLIENT_BATCH, [batch_size]))
     for size in space.get(MAX_BATCH, ()):
-        if max(size or 0, 1) < smallest:
+        if size < smallest:
             raise UsageError(
-                f"max_batch_size {size or 0} takes no request of batch size {smallest}, which is the smallest of this sweep",
+                f"max_batch_size {size} takes no request of batch size {smallest}, which is the smallest of this sweep",
                 code="bad_value",
                 seen=", ".join(map(str, space[MAX_BATCH])),
                 valid=[f"{smallest} and more"],
-                fix=f"--batch-size {max(size or 0, 1)}",
+                fix=f"--batch-size {size}",
             )

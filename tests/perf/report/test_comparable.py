@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run
+from tests.perf.fake_server import fake_server
 from tests.perf.report.test_compare import records, slower
 from tests.perf.report.test_report import run_result
 from tritonsmith.builder.base.errors import GateError
+from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.records.record import RequestRecords, save_records
+from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.report.compare.compare import Comparison, compare_records, compare_runs
 from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
 from tritonsmith.perf.report.compare.text import comparison_json, gated, headline, markdown_of, text_of
@@ -263,3 +267,17 @@ def test_the_command_tells_recorded_load_tests_apart(tmp_path: Path, tritonsmith
     assert shown.returncode == 0 and shown.stdout.startswith("Not comparable: "), shown.stderr
     assert tritonsmith("compare", "old.npz", "old.npz", "--gate", "p50<=1%").returncode == 0
     assert tritonsmith("compare", "old.npz", "new.npz", "--gate", "p50<=1%").returncode == 4
+
+
+def test_a_load_test_keeps_what_it_sent_and_by_which_processor() -> None:
+    """Data of another seed are other data; the same seed is the same data on every run."""
+
+    def measured(url: str, seed: int) -> RequestRecords:
+        test = LoadTest(model="m", load=Closed(2), requests=40, warmup_s=0.0, data=DataOptions(seed=seed))
+        return run_load_test(url, test).records
+
+    with fake_server(delay_s=0.001) as server:
+        first, again, other = (measured(server.url, seed) for seed in (0, 0, 1))
+    assert first.header.environment["cpu"] and len(first.header.environment["data"]) == 64
+    assert compare_records(first, again).differences == ()
+    assert [each.name for each in compare_records(first, other).differences] == ["data (sha256)"]

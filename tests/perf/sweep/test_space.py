@@ -277,6 +277,12 @@ class TestSpace:
             spec_from_flags(file, {"model": "m", "space": {"instance_group.cuont": [1]}})
         assert error.value.where is None, "it is not of the file"
 
+    @pytest.mark.parametrize("sizes", [[0], [8, 0], [None], ["0"]])
+    def test_a_max_batch_size_of_0_is_refused_before_any_server_starts(self, sizes: list[Any]) -> None:
+        with pytest.raises(TritonsmithError, match="changes the requests") as error:
+            spec_from_mapping({"model": "m", "space": {"max_batch_size": sizes}})
+        assert error.value.exit_code == 2 and str(error.value.fix).startswith("1 in place of 0")
+
     @pytest.mark.parametrize(
         ("now", "then", "said"),
         [(8, 0, "without batching"), (0, 8, "with batching")],

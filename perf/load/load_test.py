@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from tritonsmith import __version__
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from tritonsmith.perf.data.distribution import Distribution, Span
 from tritonsmith.perf.load.answers import Validation
@@ -29,7 +30,7 @@ from tritonsmith.perf.server.stubs.deaths import Stubs
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.payload import InferPayload, Parameter
+from tritonsmith.perf.wire.payload import InferPayload, Parameter, digest_of_inputs
 from tritonsmith.perf.wire.rest import RestApi
 from tritonsmith.perf.wire.target import Target
 
@@ -113,6 +114,7 @@ def run_load_test(
     _check_model(model, test)
     pool = pool_from_options(model, test.data, parameters=test.parameters)
     payloads: Sequence[InferPayload] = pool.payloads
+    environment = {**environment_of(about_server), "data": digest_of_inputs(payloads)}
     metrics_url = test.metrics_url or _metrics_url(url)
     counting = Counting(api, model.name, model.version, metrics_url)
     before: list[Counted | None] = []
@@ -157,7 +159,7 @@ def run_load_test(
                 validation=_validation(test, payloads),
                 sequences=_sequences(test, model, pool),
             ),
-            environment=environment_of(about_server),
+            environment=environment,
             on_progress=on_progress,
             at_measure_start=at_measure_start if test.warmup_s else None,
         )
@@ -254,6 +256,7 @@ def environment_of(about_server: Mapping[str, Any]) -> dict[str, Any]:
         "server": f"{about_server.get('name', '')} {about_server.get('version', '')}".strip(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": this_processor(),
         "cpus": os.cpu_count(),
         "load_average_1min": os.getloadavg()[0],
     }

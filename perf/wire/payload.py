@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
 from tritonsmith.builder.base.files.http_ask import json_from
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_kserve
 from tritonsmith.perf.wire.paths import model_path
@@ -74,6 +75,13 @@ class InferPayload:
     batch_size: int = 1
     expected: Mapping[str, Array] | None = field(default=None, compare=False)
     shared_outputs: Mapping[str, SharedSlice] = field(default_factory=dict)
+
+
+def digest_of_inputs(payloads: Sequence[InferPayload]) -> str:
+    """sha256 over every tensor that is sent, in the order of the payloads."""
+    return digest_of_value(
+        [[[t.name, t.datatype, list(t.shape), digest_of_bytes(t.data)] for t in p.inputs] for p in payloads]
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

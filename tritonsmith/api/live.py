@@ -232,7 +232,8 @@ def compare(
     a, b:   two results of `sweep` or of `load`, or the run directories or record files that they were kept in.
     arm:    of sweeps: "current" config, "all" that both have, or one arm's label or id.
     gate:   "p99<=5%", "throughput>=-3%": GateError when the whole interval of a change lies beyond one of them. What the
-            intervals cannot decide passes and is told in `notes`; with strict it is refused, too.
+            intervals cannot decide passes and is told in `notes`; with strict it is refused, too, as it always is of runs
+            that did not measure the same (`differences` of the Comparison).
     """
     from tritonsmith.perf.report.compare.gate import gate_from_text
     from tritonsmith.perf.report.compare.sides import compared

@@ -53,8 +53,7 @@ def spec_from_flags(
     model:   asked for a name where none is given; it raises what there is to choose from.
     """
     if file is not None:
-        base = spec_from_yaml(file).model_dump(exclude_unset=True)
-        return spec_from_mapping(base | given)
+        return spec_from_yaml(file, given)
     if "model" not in given and resumed is not None:
         from tritonsmith.perf.sweep.run.resume import earlier_run
 

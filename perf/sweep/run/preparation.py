@@ -33,7 +33,7 @@ from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
 from tritonsmith.perf.sweep.run.beside import BesideLoad
 from tritonsmith.perf.sweep.run.options import SweepOptions
 from tritonsmith.perf.sweep.run.resume import Earlier, earlier_run
-from tritonsmith.perf.wire.payload import InferPayload
+from tritonsmith.perf.wire.payload import InferPayload, digest_of_inputs
 
 Payloads = Mapping[int, Sequence[InferPayload]]
 """Batch size → the requests of it."""
@@ -231,6 +231,7 @@ def _environment(
             "backend": found.current.get("backend") or found.current.get("platform"),
             "placement": placement,
             "payloads": len(payloads[spec.batch_size]),
+            "data": digest_of_inputs(payloads[spec.batch_size]),
             "protocol": "http",
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": options.command,

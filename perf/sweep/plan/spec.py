@@ -49,7 +49,9 @@ class SweepSpec(BaseModel):
     max_p99_ms:    an arm whose p99 is above at a load point does not count there.
     max_failures:  share of failed requests above which an arm does not count.
     max_wrong:     share of the checked answers that may be wrong, by rtol and atol of the data's outputs;
-                   without it none is checked.
+                   without it answers are held against the current config's alone, before the trials.
+    answers:       same leaves out an arm whose answers are not the current config's (floats by rtol and atol, a
+                   variant by its accuracy bounds); any ranks other models, too.
     max_memory_mib: of the server's process and the arm's instances (proportional set size), under load.
     search:        grid measures all combinations; optuna and random propose some of them, `proposals` in
                    all; auto is the grid as long as it has no more than 200.
@@ -80,6 +82,7 @@ class SweepSpec(BaseModel):
     max_wrong: float | None = Field(default=None, ge=0, le=1)
     rtol: float = Field(default=1e-3, ge=0)
     atol: float = Field(default=1e-5, ge=0)
+    answers: Literal["same", "any"] = "same"
     max_memory_mib: float | None = Field(default=None, gt=0)
     search: Search = "auto"
     proposals: int = Field(default=24, ge=2, le=MOST_ARMS)

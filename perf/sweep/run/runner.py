@@ -74,6 +74,9 @@ class SweepRunner:
             except ServerError as error:
                 state.stop_reason = f"the server is gone: {error.message}"
                 state.note(state.stop_reason)
+            journal.write("answers", held=prepared.answers.held)
+            for text in prepared.answers.notes():
+                state.note(text)
             result = state.close(self.budget.used_s())
         finally:
             journal.close()
@@ -116,6 +119,20 @@ class SweepRunner:
                 f"the current config of '{self.spec.model}' could not be loaded: {state.arm_errors['arm00']}",
                 code="baseline_refused",
             )
+        if self.prepared.placement != "in_place":
+            self._say("comparing answers")
+            for arm in arms:
+                self._hold(arm)
+
+    def _hold(self, arm: Arm) -> None:
+        """Out with an arm whose answers are not the current config's; see AnswersCheck."""
+        try:
+            if arm.id not in self.state.arm_errors:
+                self.prepared.answers.hold(arm)
+        except ServerError as error:
+            self._server_died(error)
+        except TrialError as error:
+            self._after_refusal(arm, error)
 
     # Rounds.
 
@@ -183,6 +200,9 @@ class SweepRunner:
             )
         for place, trial in enumerate(trials):
             if trial.number in reused:
+                self._hold(arms[trial.arm_id])
+                if trial.arm_id in state.arm_errors:
+                    continue
                 known = reused[trial.number]
                 state.add(replace(known, trial=replace(trial, number=known.trial.number)))
                 state.reused += 1
@@ -217,6 +237,7 @@ class SweepRunner:
         try:
             if prepared.beside is not None:
                 prepared.beside.ensure(self.arm_server.url)
+            prepared.answers.hold(arm)
             self.arm_server.apply(arm)
             self.arm_server.check_stubs(arm)
             result = measure(

@@ -76,3 +76,7 @@ class SweepFlags:
     answers: Literal["same", "any"] | None = flag(
         None, "An arm whose answers are not the current config's is out (same).  [default: same]"
     )
+    repeat: str | None = flag(
+        None,
+        "How requests repeat, as in `load`.  [default: 0 where an arm has a response cache, else pool]",
+    )

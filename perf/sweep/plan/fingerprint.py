@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tritonsmith.builder.actions.accuracy.laid_out import ACCURACY_FILE
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
+from tritonsmith.perf.data.repeat import POOL
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -61,6 +62,8 @@ def content_of(
         mode="json",
         include={"batch_size", "duration_s", "warmup_s", "slo_p99_ms", "max_wrong", "rtol", "atol"},
     )
+    if spec.repeat not in (None, POOL):  # without it the digest is what it was before there was any
+        settings["repeat"] = spec.repeat
     beside = {str(directories.get(name, name)): count for name, count in spec.beside.items()}
     return Content(
         {

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tritonsmith.builder.base.errors import SpecError, Where, nearest
 from tritonsmith.builder.spec.yaml_source import read_yaml
+from tritonsmith.perf.data.repeat import POOL, repeat_from_text
 from tritonsmith.perf.sweep.plan import config_path
 
 Placement = Literal["auto", "side_by_side", "in_place"]
@@ -52,6 +53,8 @@ class SweepSpec(BaseModel):
                    without it answers are held against the current config's alone, before the trials.
     answers:       same leaves out an arm whose answers are not the current config's (floats by rtol and atol, a
                    variant by its accuracy bounds); any ranks other models, too.
+    repeat:        how requests repeat, see perf.data.repeat; without it never where an arm has a response cache, for
+                   the pool's few would all be in it, and else the pool's again and again.
     max_memory_mib: of the server's process and the arm's instances (proportional set size), under load.
     search:        grid measures all combinations; optuna and random propose some of them, `proposals` in
                    all; auto is the grid as long as it has no more than 200.
@@ -83,6 +86,7 @@ class SweepSpec(BaseModel):
     rtol: float = Field(default=1e-3, ge=0)
     atol: float = Field(default=1e-5, ge=0)
     answers: Literal["same", "any"] = "same"
+    repeat: str | None = None
     max_memory_mib: float | None = Field(default=None, gt=0)
     search: Search = "auto"
     proposals: int = Field(default=24, ge=2, le=MOST_ARMS)
@@ -189,6 +193,15 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
         if "[" not in path:  # an element of a list has to be there, which only the model's config tells
             for value in values:
                 config_path.with_values({}, {path: value})
+    if spec.repeat is not None:
+        repeats = repeat_from_text(spec.repeat) is not None
+        if repeats and spec.max_wrong is not None:
+            message = "answers are held against those of the data, and requests that are made one by one have none there"
+            raise bad(
+                message,
+                seen=f"max_wrong beside repeat {spec.repeat}",
+                fix=f"--repeat {POOL}, or no --max-wrong",
+            )
     if spec.at is not None and spec.at not in spec.concurrency:
         raise bad("`at` is not one of the load points", seen=spec.at, valid=spec.concurrency)
     return spec

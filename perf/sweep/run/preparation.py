@@ -28,6 +28,7 @@ from tritonsmith.perf.sweep.plan import (
     plan_arms,
 )
 from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
+from tritonsmith.perf.sweep.repeats import with_repeat
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.run.answers_check import AnswersCheck
 from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
@@ -93,6 +94,8 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         )
     check_budget(spec, len(expected), placement)
     payloads = _payloads(spec, found, plan.arms, options)
+    spec, repeats = with_repeat(spec, plan.arms, payloads.values())
+    notes += repeats
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
     content = _content(spec, arm_server, options, payloads) if options.output is not None else None
     return Preparation(

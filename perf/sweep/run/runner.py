@@ -20,6 +20,7 @@ from tritonsmith.perf.sweep.judge.constraints import meets
 from tritonsmith.perf.sweep.judge.search import Stop
 from tritonsmith.perf.sweep.judge.strategy import SearchStrategy, strategy_of
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, trials_of_round
+from tritonsmith.perf.sweep.repeats import cache_notes, repeating_of
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.budget import Budget
@@ -48,6 +49,7 @@ class SweepRunner:
         self.arm_server = ArmServer(spec, server, source, options.scratch)
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
+        self.first_requests: dict[str, int] = {}
 
     def run(self) -> RunResult:
         """See run_sweep."""
@@ -75,7 +77,7 @@ class SweepRunner:
                 state.stop_reason = f"the server is gone: {error.message}"
                 state.note(state.stop_reason)
             journal.write("answers", held=prepared.answers.held)
-            for text in prepared.answers.notes():
+            for text in (*prepared.answers.notes(), *cache_notes(state.arms, state.results)):
                 state.note(text)
             result = state.close(self.budget.used_s())
         finally:
@@ -247,6 +249,7 @@ class SweepRunner:
                 prepared.payloads[arm.batch_size or self.spec.batch_size],
                 keep,
                 self._known_rate(arm),
+                repeating_of(self.spec, trial, self.first_requests),
             )
             if not result.interrupted:
                 self.arm_server.check_stubs(arm)

@@ -11,7 +11,7 @@ from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.data.repeat import Repeat, repeat_from_text
 
 
-def numbers(repeat: Repeat, count: int, seed: int = 0, part: int = 0, parts: int = 1) -> np.ndarray:  # type: ignore[type-arg]
+def numbers(repeat: Repeat, count: int, seed: int = 0, part: int = 0, parts: int = 1) -> np.ndarray:
     blocks = itertools.islice(repeat.blocks(seed, part, parts), -(-count // 256))
     return np.concatenate(list(blocks))[:count]
 

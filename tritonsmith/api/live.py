@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from tritonsmith.api.common import OnError, PathLike, Progress, names, unless_failed, unless_interrupted
 from tritonsmith.builder.base.text.console import progress_as_asked
 from tritonsmith.perf.data.distribution import Distribution
-from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Closed, Load
 from tritonsmith.perf.report.compare.compare import Comparison

@@ -63,15 +63,15 @@ class AnswersCheck:
         self._reference: dict[int, list[Answer]] | None = None
         self._why_not = _why_not_compared(model) if spec.answers == "same" else "--answers any"
         self._why_not_values = ""
-        self.held: dict[str, str] = {}
-        """Arm id → what its answers differ by; empty where by nothing."""
+        self.held: dict[str, str | None] = {}
+        """Arm id → what its answers differ by; empty where by nothing, None where there was nothing to compare."""
 
     def hold(self, arm: Arm) -> None:
         """The first time for each arm. Raises TrialError `answers_differ` or `arm_unanswered`, what applying it in
         place raises, and ServerError when nothing answers any more."""
         if arm.id in self.held or not self._is_known():
             return
-        self.held[arm.id] = "not compared"  # should it end the server, it is not asked again
+        self.held[arm.id] = None  # should it end the server, it is not asked again
         self._server.apply(arm)
         size = arm.batch_size or self._spec.batch_size
         assert self._reference is not None
@@ -86,7 +86,8 @@ class AnswersCheck:
             self._why_not_values = self._why_not_values or found or ""
             self.held[arm.id] = ""
             return
-        _check_answered(answers, reference)
+        if not _is_answered(answers, reference):
+            return
         values = not self._why_not_values
         found = differs(answers, reference, self._model, self._tolerance(arm), values=values)
         self.held[arm.id] = found or ""
@@ -108,6 +109,9 @@ class AnswersCheck:
 
     def _learn(self) -> None:
         """Ask the current config, twice."""
+        self._why_not = (
+            "the server ended when the current config was asked"  # should it, it is not asked again
+        )
         self._server.apply(self._baseline)
         subject, tolerance = self._server.subject(self._baseline), Tolerance(self._spec.rtol, self._spec.atol)
         first = {size: _ask(subject, pool) for size, pool in self._payloads.items()}
@@ -120,6 +124,7 @@ class AnswersCheck:
         for size, some in first.items():
             again = _ask(subject, self._payloads[size][: len(some)])
             self._why_not_values = self._why_not_values or differs(again, some, self._model, tolerance) or ""
+        self._why_not = ""
 
     def _tolerance(self, arm: Arm) -> Tolerance:
         """By the bounds of the arm's variant and of the one that the model itself is; else by rtol and atol."""
@@ -135,7 +140,7 @@ class AnswersCheck:
             return [f"Answers were not compared with the current config's: {self._why_not}."]
         if self._reference is None:
             return []
-        same = sum(not differs for differs in self.held.values())
+        same = sum(differs == "" for differs in self.held.values())
         most = max((len(some) for some in self._reference.values()), default=0)
         found = [
             f"{same} of {len(self.held)} arms gave the current config's answers to {most} requests each."
@@ -192,14 +197,15 @@ def _ask(subject: Subject, payloads: Sequence[InferPayload]) -> list[Answer]:
     return answers
 
 
-def _check_answered(answers: Sequence[Answer], reference: Sequence[Answer]) -> None:
-    """TrialError when the arm answers nothing of what the current config answers."""
+def _is_answered(answers: Sequence[Answer], reference: Sequence[Answer]) -> bool:
+    """Whether there are two answers to compare; TrialError when the arm answers nothing of what the current config does."""
     errors = [a.error for a, r in zip(answers, reference, strict=False) if r.error is None]
     if errors and None not in errors:
         raise TrialError(
             f"none of {len(errors)} request{'s' * (len(errors) != 1)} was answered: {errors[0]}",
             code="arm_unanswered",
         )
+    return bool(errors)
 
 
 def _caches(arm: Arm) -> bool:

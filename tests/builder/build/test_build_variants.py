@@ -103,7 +103,7 @@ def test_every_variant_can_be_laid_out_as_a_model_of_its_own(project: Path, trit
     assert (config.name, config.max_batch_size) == ("m__fp16", 8)
     held = {p.name: read_accuracy(p) for p in (project / "variants").iterdir()}
     assert held["m__fp16"] == ServedAccuracy("fp16")
-    assert held["m__strict"] is not None and held["m__strict"].stated == {"relative_l2": 1e-9}
+    assert held["m__strict"] is not None and held["m__strict"].stated == {"relative_l2": 1e-12}
     check = tritonsmith("check", "variants")
     assert check.returncode == 0, check.stdout
 

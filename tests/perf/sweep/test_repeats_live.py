@@ -11,7 +11,7 @@ import pytest
 
 from tests.onnx_models import add_model, model, tensor
 from tests.perf.conftest import LiveTriton
-from tritonsmith.builder.base.errors import ToolError, TritonsmithError
+from tritonsmith.builder.base.errors import ToolError, TritonsmithError, UsageError
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_at
@@ -20,11 +20,13 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.launch import ServerSpec
 from tritonsmith.perf.server.process.response_cache import DEFAULT_CACHE_BYTES, cache_size_bytes
-from tritonsmith.perf.sweep.plan import SweepSpec, spec_from_mapping
+from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, spec_from_mapping
+from tritonsmith.perf.sweep.repeats import repeating_of, with_repeat
 from tritonsmith.perf.sweep.run import SweepOptions, run_sweep
 from tritonsmith.perf.sweep.run.session import sweep_target
 from tritonsmith.perf.sweep.run_record import RunResult
 from tritonsmith.perf.sweep.target import SweepTarget
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 CONFIG = """
 backend: "onnxruntime"
@@ -62,6 +64,7 @@ def hit_share(run: RunResult, arm: str) -> float:
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_a_cache_is_judged_on_requests_that_do_not_repeat_where_nothing_is_stated(tmp_path: Path) -> None:
     add_model(tmp_path / "models", "m", chain(2), CONFIG)
     run = swept(tmp_path / "models", tmp_path / "run", rounds=1)
@@ -140,6 +143,45 @@ def test_what_asks_for_a_cache_and_what_is_said_where_there_is_no_library(
     (caches / "local").mkdir(parents=True)
     (caches / "local" / "libtritoncache_local.so").touch()
     assert cache_size_bytes(spec, caches) == DEFAULT_CACHE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "repeat", "said"),
+    [
+        ({}, {"space": {"instance_group.count": [2]}}, None, []),
+        ({}, {"space": {"instance_group.count": [2]}, "repeat": "0.3"}, "0.3", ["30 % of the requests repeat one before (--"]),
+        ({}, {"space": {"instance_group.count": [2]}, "repeat": "pool"}, "pool", []),
+        ({}, {}, "0", ["no two requests are the same, as an arm has a response cache (--repeat 0)"]),
+        ({"response_cache": {"enable": True}}, {"space": {}}, "0", ["as an arm has a response cache"]),
+        ({}, {"repeat": "zipf:1.1:500"}, "zipf:1.1:500", ["each request is one of 500"]),
+        ({}, {"repeat": "pool"}, "pool", ["a response cache holds them all"]),
+    ],
+)  # fmt: skip
+def test_requests_do_not_repeat_where_an_arm_has_a_cache_and_nothing_else_is_stated(
+    config: dict[str, Any], changes: dict[str, Any], repeat: str | None, said: list[str]
+) -> None:
+    spec = SweepSpec.model_validate({"model": "m", "space": CACHE, **changes})
+    rows = np.random.default_rng(0).uniform(size=(4, 1, 8)).astype(np.float32)
+    payloads = [InferPayload("m", (tensor_from_array("x", row),)) for row in rows]
+    told, notes = with_repeat(spec, [Arm("arm00", "current config", {}, config, True)], [payloads])
+    assert told.repeat == repeat and len(notes) == len(said)
+    assert all(text in note for text, note in zip(said, notes, strict=True)), notes
+    # The same order for every arm of a round at a load point, other requests for each arm; others the next round.
+    known: dict[str, int] = {}
+    first, twin, later = (
+        repeating_of(told, Trial(n, round_, arm, 4), known)
+        for n, (round_, arm) in enumerate([(0, "arm00"), (0, "arm01"), (1, "arm00")])
+    )
+    if first is None or twin is None or later is None:
+        assert repeat in (None, "pool")
+        return
+    assert first.seed == twin.seed != later.seed and first.first == later.first != twin.first
+
+
+def test_answers_of_the_data_and_a_cache_do_not_go_together_unsaid() -> None:
+    with pytest.raises(UsageError, match="no two requests are the same") as error:
+        with_repeat(SweepSpec(model="m", space=CACHE, max_wrong=0.0), [], [])
+    assert "--repeat pool" in str(error.value.fix)
 
 
 @pytest.mark.parametrize(

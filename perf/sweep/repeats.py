@@ -50,9 +50,7 @@ def with_repeat(
         ]
     changed = [check_distinct(repeat, pool) for pool in pools]
     why = "" if not caches else ", as an arm has a response cache"
-    return spec, [
-        f"Of the requests, {repeat.sentence}{why} (--repeat {repeat}); what is changed: {changed[0]}."
-    ]
+    return spec, [f"Requests: {repeat.sentence}{why} (--repeat {repeat}); what is changed: {changed[0]}."]
 
 
 def _sweeps_cache(spec: SweepSpec) -> bool:

@@ -178,6 +178,13 @@ def test_requests_do_not_repeat_where_an_arm_has_a_cache_and_nothing_else_is_sta
     assert first.seed == twin.seed != later.seed and first.first == later.first != twin.first
 
 
+@pytest.mark.parametrize("changes", [{"sequences": True}, {"shared_memory": "system"}])
+def test_a_load_of_requests_that_are_not_made_one_by_one_does_not_vary_them(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="made one by one") as error:
+        run_load_test("http://127.0.0.1:9", LoadTest("m", Closed(1), repeat=Repeat(), **changes))
+    assert error.value.code == "bad_repeat"
+
+
 def test_answers_of_the_data_and_a_cache_do_not_go_together_unsaid() -> None:
     with pytest.raises(UsageError, match="no two requests are the same") as error:
         with_repeat(SweepSpec(model="m", space=CACHE, max_wrong=0.0), [], [])

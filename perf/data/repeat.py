@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.wire.payload import InferPayload
+from tritonsmith.perf.wire.varied_bytes import distinct_of, prepared_payloads, words_for
 
 Ids = npt.NDArray[np.int64]
 
@@ -104,3 +106,18 @@ def repeat_from_text(text: str) -> Repeat | None:
     if len(rest) > 2 or not 0 <= exponent <= 10 or not 2 <= universe <= MOST_UNIVERSE:
         raise refused(f"zipf:EXPONENT:REQUESTS with an exponent of 0..10 and 2..{MOST_UNIVERSE} requests")
     return Repeat(0.0, exponent, universe)
+
+
+def check_distinct(repeat: Repeat, payloads: Sequence[InferPayload]) -> str:
+    """`the low bits of 7 values of x`: what makes each request another; UsageError where too few can be made."""
+    _, places = prepared_payloads(payloads)
+    distinct = distinct_of(places)
+    if distinct >= repeat.least_distinct:
+        return words_for(places)
+    names = ", ".join(dict.fromkeys(t.name for payload in payloads for t in payload.inputs))
+    raise UsageError(
+        f"only {distinct:,} different requests can be made of these values, --repeat {repeat} needs {repeat.least_distinct:,}",
+        code="too_few_requests",
+        seen=f"changed: {words_for(places)}; inputs: {names}",
+        fix=f"--range INPUT:LOW..HIGH with more values, or --repeat {POOL} to send the same ones again and again",
+    )

@@ -16,11 +16,10 @@ from tritonsmith import __version__
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from tritonsmith.perf.data.distribution import Distribution, Span
-from tritonsmith.perf.data.repeat import Repeat
+from tritonsmith.perf.data.repeat import Repeat, check_distinct
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.counting import Counted, Counting
 from tritonsmith.perf.load.memory_regions import check_cuda
-from tritonsmith.perf.load.repeating import check_distinct
 from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
 from tritonsmith.perf.load.runs.plan import Repeating

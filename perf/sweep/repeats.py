@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 
 from tritonsmith.builder.base.errors import UsageError
-from tritonsmith.perf.data.repeat import POOL, repeat_from_text
-from tritonsmith.perf.load.repeating import check_distinct
+from tritonsmith.perf.data.repeat import POOL, check_distinct, repeat_from_text
 from tritonsmith.perf.load.runs.plan import Repeating
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
 from tritonsmith.perf.sweep.plan.spec import model_and_path

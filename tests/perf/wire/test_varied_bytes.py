@@ -13,8 +13,7 @@ from tests.onnx_models import affine
 from tests.perf.conftest import LiveTriton
 from tests.perf.fake_server import fake_server
 from tritonsmith.builder.base.errors import UsageError
-from tritonsmith.perf.data.repeat import Repeat
-from tritonsmith.perf.load.repeating import check_distinct
+from tritonsmith.perf.data.repeat import Repeat, check_distinct
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
 from tritonsmith.perf.load.runs.plan import Repeating
 from tritonsmith.perf.records.schedule import Closed, Open

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.accuracy import Bounds, variant_bounds
+from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_config, fits
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -118,22 +118,13 @@ def smoke_bytes(samples: SampleSet, scratch: Path) -> bytes:
 
 
 def smoke_bounds(spec: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
-    """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's.
-
-    Where nothing is stated, FP32 is held to TF32's: a GPU computes FP32 products so where it may, and no build
-    on a CPU can tell.
-    """
+    """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's."""
     accuracy = spec.accuracy if variant is None else spec.variants[variant].accuracy
-    stated = Bounds(**accuracy.stated_bounds())
     precision = "fp32" if variant is None else spec.variants[variant].precision
-    exact = precision_rows()[precision].exact
-    found: dict[str, dict[str, Any]] = {}
-    for name, array in samples.samples[0].outputs.items():
-        bounds = stated if stated.stated else variant_bounds(precision, array.dtype.name)
-        if not stated.stated and exact and array.dtype.kind == "f":
-            bounds = variant_bounds("fp16" if array.dtype.itemsize == 2 else "tf32", array.dtype.name)
-        found[name] = {f: getattr(bounds, f) for f in Bounds.__dataclass_fields__}
-    return found
+    served = ServedAccuracy(precision, accuracy.stated_bounds())
+    return {
+        name: asdict(served.bounds_of(array.dtype.name)) for name, array in samples.samples[0].outputs.items()
+    }
 
 
 def _first_row(sample: Sample) -> Sample:

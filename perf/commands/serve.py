@@ -35,7 +35,9 @@ def serve(
     load_model: list[str] | None = flag(
         None, "Explicit control: load this model at the start; '*' loads all."
     ),
-    cache_size: int = flag(0, "Response cache, bytes; 0 for none.", min=0),
+    cache_size: int | None = flag(
+        None, "Response cache, bytes; 0 for none.  [default: 64 MiB where a model asks for it]", min=0
+    ),
     gpus: bool = flag(False, "docker: give the container all GPUs.", "--gpus"),
     log: Path | None = flag(None, "Keep the server's log in this file."),
     format: Literal["text", "json"] = flag("text", "How to write the models."),

@@ -17,11 +17,13 @@ from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from tritonsmith.perf.data.distribution import Distribution, Span
+from tritonsmith.perf.data.repeat import Repeat, check_distinct
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.counting import Counted, Counting
 from tritonsmith.perf.load.memory_regions import check_cuda
 from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
+from tritonsmith.perf.load.runs.plan import Repeating
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.load.shared_memory import shared_target
 from tritonsmith.perf.records.schedule import Closed, Load, Replay
@@ -50,6 +52,7 @@ class LoadTest:
     output_bytes: room there for an output whose size the model does not fix.
     parameters: request parameters (priority, timeout …) of every request.
     validate_every: one answer in so many is compared with the data's outputs, where they have any; 0 none.
+    repeat:     how requests repeat, see perf.data.repeat; None: those of the pool are sent again and again.
     goodput_ms: limits that a request has to keep to count as good, see perf.stats.goodput.
     pid:        the server's process, when the caller has started it; else it is looked for by its port.
     metrics_url: HOST:PORT of its metrics; empty means the port after gRPC's usual one, HTTP's + 2.
@@ -77,6 +80,7 @@ class LoadTest:
     max_connections: int = 1024
     processes: int = 1
     validate_every: int = 100
+    repeat: Repeat | None = None
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     pid: int | None = None
     metrics_url: str = ""
@@ -115,6 +119,10 @@ def run_load_test(
     pool = pool_from_options(model, test.data, parameters=test.parameters)
     payloads: Sequence[InferPayload] = pool.payloads
     environment = {**environment_of(about_server), "data": digest_of_inputs(payloads)}
+    repeating = None
+    if test.repeat is not None:
+        check_distinct(test.repeat, payloads)
+        repeating = Repeating(test.repeat, test.data.seed)
     metrics_url = test.metrics_url or _metrics_url(url)
     counting = Counting(api, model.name, model.version, metrics_url)
     before: list[Counted | None] = []
@@ -158,6 +166,7 @@ def run_load_test(
                 processes=test.processes,
                 validation=_validation(test, payloads),
                 sequences=_sequences(test, model, pool),
+                repeat=repeating,
             ),
             environment=environment,
             on_progress=on_progress,
@@ -178,6 +187,13 @@ def _check(test: LoadTest) -> None:
     """UsageError or ToolError for what does not go together, before any server is asked."""
     if test.shared_memory == "cuda":
         check_cuda(test.cuda_device)
+    if test.repeat is not None and (test.sequences or test.shared_memory != "none"):
+        raise UsageError(
+            "requests that do not repeat are made one by one, which those of sequences and those in shared memory are not",
+            code="bad_repeat",
+            seen=f"--repeat {test.repeat}",
+            fix="leave out --repeat, or --sequences and --shared-memory",
+        )
     if test.streaming and test.protocol != "grpc":
         raise UsageError("streaming needs gRPC", code="bad_streaming", fix="--protocol grpc")
 

@@ -205,8 +205,12 @@ def _server_lines(result: LoadTestResult) -> list[str]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in server.failed_by_reason.items())
         lines.append(f"              failed {server.failed:,}{f' ({reasons})' if reasons else ''}")
     if server.cache_hits or server.cache_misses:
+        header = result.records.header
+        share = 100 * server.cache_hits / (server.cache_hits + server.cache_misses)
+        again = f"the pool's {len(header.batch_sizes)} requests again and again; --repeat 0 sends others"
         lines.append(
-            f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"
+            f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses "
+            f"({share:.0f} % hits; {f'--repeat {header.repeat}' if header.repeat else again})"
         )
     return lines
 

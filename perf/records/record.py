@@ -69,6 +69,7 @@ class RecordHeader:
     most_in_flight:   open loop: requests that all of them would have in flight at once; 0 when not known.
     interrupted:      stopped by the user before its time.
     checked:          answers compared with expected outputs.
+    repeat:           how requests repeat, as --repeat takes it; empty: the pool's were sent again and again.
     goodput_limits_ns: what a request has to keep to count as good, see perf.stats.goodput; empty: none asked.
     environment:      versions, host and whatever the caller adds.
     observed:         what was seen of the server meanwhile, see perf.load.result; empty when nobody looked.
@@ -91,6 +92,7 @@ class RecordHeader:
     most_in_flight: int = 0
     interrupted: bool = False
     checked: int = 0
+    repeat: str = ""
     goodput_limits_ns: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     observed: Mapping[str, Any] = field(default_factory=dict)

@@ -39,7 +39,8 @@ class ServerSpec:
     model_control:   Triton's --model-control-mode.
     load_models:     explicit mode: models to load at the start; ("*",) loads all.
     *_port:          None takes a free one. Attached: None takes Triton's convention, HTTP + 1 and + 2.
-    cache_size_bytes: size of the local response cache; 0 for none.
+    cache_size_bytes: size of the local response cache; 0 for none; None: DEFAULT_CACHE_BYTES where a config.pbtxt of
+                     the repositories asks for one, see perf.server.process.response_cache.
     extra_args:      passed to tritonserver as they are, last, so that they win. Paths in them must be absolute,
                      for the server runs in a directory of its own.
     exit_timeout_s:  how long a stop waits for requests in flight and for connections that clients left open.
@@ -57,7 +58,7 @@ class ServerSpec:
     http_port: int | None = None
     grpc_port: int | None = None
     metrics_port: int | None = None
-    cache_size_bytes: int = 0
+    cache_size_bytes: int | None = None
     extra_args: tuple[str, ...] = ()
     exit_timeout_s: int = 5
     startup_timeout_s: float = 300.0

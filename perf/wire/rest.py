@@ -7,13 +7,14 @@ import json
 import ssl
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path
+from tritonsmith.perf.wire.payload import Answer, InferPayload, decode_http, http_request
 
 _TIMEOUT_S = 10.0
 
@@ -40,6 +41,26 @@ def exchange(
         limit_bytes=limit_bytes,
         tls=target.tls_context() if secure else None,
     )
+
+
+def ask_infer(target: HttpTarget, payload: InferPayload, *, timeout_s: float, limit_bytes: int) -> Answer:
+    """One infer request on a connection of its own → its answer, `error` set where it is none.
+
+    limit_bytes: of the answer. OSError when nothing answers.
+    """
+    head, _, body = http_request(payload, urlsplit(target.base_url).netloc).partition(b"\r\n\r\n")
+    lines = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
+    fields = {name: value for name, value in lines if name != "Host"}
+    path = f"{model_path(payload.model, payload.version)}/infer"
+    reply = exchange(target, "POST", path, body, fields, timeout_s=timeout_s, limit_bytes=limit_bytes)
+    if reply.status != 200:
+        reason = reason_of(reply.body).partition("\n\nAt:\n")[0].strip() or "no reason given"
+        return Answer({}, f"HTTP {reply.status}: {' '.join(reason.split())}")
+    length = reply.fields.get("inference-header-content-length")
+    try:
+        return decode_http(None if length is None else int(length), reply.body)
+    except ValueError as error:
+        return Answer({}, f"not an infer answer: {error}")
 
 
 def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:

@@ -14,6 +14,7 @@ from tritonsmith.api.common import OnError, PathLike, Progress, names, unless_fa
 from tritonsmith.builder.base.text.console import progress_as_asked
 from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Closed, Load
 from tritonsmith.perf.report.compare.compare import Comparison
@@ -32,7 +33,7 @@ def serve(
     metrics_port: int | None = None,
     model_control: ModelControl = "none",
     load_models: str | Sequence[str] = (),
-    cache_size_bytes: int = 0,
+    cache_size_bytes: int | None = None,
     extra_args: Sequence[str] = (),
     log_path: PathLike | None = None,
     gpus: bool = False,
@@ -94,6 +95,7 @@ class LoadSettings(TypedDict, total=False):
     max_connections: int
     processes: int
     validate_every: int
+    repeat: Repeat | None
     goodput_ms: Mapping[str, float]
     metrics_url: str
 
@@ -151,6 +153,8 @@ class SweepSettings(TypedDict, total=False):
     max_p99_ms: float
     max_failures: float
     max_wrong: float
+    answers: Literal["same", "any"]
+    repeat: str
     rtol: float
     atol: float
     max_memory_mib: float

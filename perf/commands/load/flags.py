@@ -12,6 +12,7 @@ from tritonsmith.perf.commands.load.options import DataFlags, LoadFlags, Measure
 from tritonsmith.perf.commands.sweep.options import SweepFlags
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
+from tritonsmith.perf.data.repeat import repeat_from_text
 from tritonsmith.perf.load.load_test import LoadTest, fitted
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, Load, Open, Replay
 from tritonsmith.perf.stats.goodput import LIMITS
@@ -172,6 +173,7 @@ def test_from_flags(
         timeout_s=seconds_from_text(measurement.timeout),
         processes=load.processes,
         validate_every=data.check_every,
+        repeat=repeat_from_text(data.repeat),
         goodput_ms=goodput_from_flags(measurement.goodput or [], wire.streaming),
     )
     return fitted(test, target)

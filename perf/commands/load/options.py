@@ -79,6 +79,11 @@ class DataFlags:
     )
     range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
     pool: int = flag(32, "Distinct requests made before the test.", min=1)
+    repeat: str = flag(
+        "pool",
+        "How requests repeat: the pool's again and again; 0: never, each is changed a little; 0.3: that share; "
+        "zipf:EXPONENT:REQUESTS.",
+    )
     check_every: int = flag(
         100, "Compare one answer in so many with the data's expected outputs; 0: none.", min=0
     )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
@@ -16,8 +15,8 @@ from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path, repository_path
-from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, exchange
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
+from tritonsmith.perf.wire.rest import RestApi, ask_infer, exchange
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -158,22 +157,15 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
         version=version,
         outputs=tuple(sample.outputs),
     )
-    host = urlsplit(target.base_url).netloc
-    head, _, body = http_request(payload, host).partition(b"\r\n\r\n")
-    fields = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
-    headers = {name: value for name, value in fields if name != "Host"}
     # An answer in JSON is a few times as long as its tensors.
     limit_bytes = ANSWER_LIMIT_BYTES + 16 * sum(array.nbytes for array in sample.outputs.values())
-    path = f"{model_path(model, version)}/infer"
-    reply = _exchange(target, "POST", path, body, headers, limit_bytes=limit_bytes)
-    if reply.status != 200:
-        raise _smoke_failed(target, model, version, f"HTTP {reply.status} {_reason(reply)}")
-    length = reply.fields.get("inference-header-content-length")
     try:
-        decoded = decode_http(None if length is None else int(length), reply.body)
-    except ValueError as error:
-        raise _smoke_failed(target, model, version, f"not an infer answer: {error}") from None
-    return dict(decoded.outputs), decoded.model_version
+        answer = ask_infer(target, payload, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
+    except OSError as error:
+        raise _unreachable(target, "POST", f"{model_path(model, version)}/infer", error) from error
+    if answer.error is not None:
+        raise _smoke_failed(target, model, version, answer.error)
+    return dict(answer.outputs), answer.model_version
 
 
 def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) -> TrialError:
@@ -206,12 +198,16 @@ def _exchange(
     try:
         return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
     except OSError as error:
-        raise ServerError(
-            f"the server at {target.url} does not answer: {error or type(error).__name__}",
-            code="server_unreachable",
-            seen=f"{method} {path}",
-            fix="is it running, and is this its HTTP port (8000 by default)?",
-        ) from error
+        raise _unreachable(target, method, path, error) from error
+
+
+def _unreachable(target: HttpTarget, method: str, path: str, error: OSError) -> ServerError:
+    return ServerError(
+        f"the server at {target.url} does not answer: {error or type(error).__name__}",
+        code="server_unreachable",
+        seen=f"{method} {path}",
+        fix="is it running, and is this its HTTP port (8000 by default)?",
+    )
 
 
 def _reason(reply: Reply) -> str:

@@ -110,11 +110,16 @@ class ClosedRun(Run):
                 self.rows.extend(
                     (self.scheduled[slot], sent[slot], first_byte_ns, end_ns, 0, self.payload[slot])
                 )
-                self.payload[slot] = payload = self.order[self.next % self.pool]
+                if self.varied is None:
+                    payload = self.order[self.next % self.pool]
+                    request = self.wire[payload]
+                else:
+                    payload, request = next(self.varied)
+                self.payload[slot] = payload
                 self.next += 1
                 now = monotonic_ns()
                 self.scheduled[slot] = sent[slot] = now
-                connection.send(slot, self.wire[payload], False)
+                connection.send(slot, request, False)
                 return
         self.record(slot, first_byte_ns, end_ns, reason, answer, responses)
         self._go_on(slot)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection as PipeEnd
 from time import monotonic_ns
@@ -22,6 +22,7 @@ from tritonsmith.perf.records.record import OK, RecordHeader, RequestRecords, re
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, load_as_dict
 from tritonsmith.perf.wire.payload import InferPayload
 from tritonsmith.perf.wire.target import Connection, Responses, Target
+from tritonsmith.perf.wire.varied_bytes import VariedRequests
 
 _REASONS_LIMIT = 200
 MOST_CONNECTS_AT_ONCE = 64
@@ -47,7 +48,6 @@ class Run:
         self.plan = plan
         self.options = options
         self.on_progress = on_progress
-        self.wire = [target.encode(payload) for payload in payloads]
         order = np.random.default_rng(plan.seed).permutation(len(payloads))
         # An open loop's processes take turns in one order; a closed loop's are not equally fast, and each
         # goes through the whole pool from a place of its own.
@@ -57,6 +57,16 @@ class Run:
         else:
             places = (turns * plan.parts + plan.part) % len(payloads)
         self.order: list[int] = order[places].tolist()
+        self.varied: Iterator[tuple[int, bytes]] | None = (
+            None  # (payload, its bytes) where requests do not repeat
+        )
+        self.wire: list[bytes] = []
+        if options.repeat is None:
+            self.wire = [target.encode(payload) for payload in payloads]
+        else:
+            how = options.repeat
+            varied = VariedRequests(target.encode, payloads, order.tolist(), how.first)
+            self.varied = varied.requests(how.repeat.blocks(how.seed, plan.part, plan.parts))
         self.pool = len(self.order)
         self.rows = array("q")  # six values a row: the columns of RequestRecords
         self.responses = array("q")  # three values a row: Responses; empty when the target does not stream
@@ -65,7 +75,7 @@ class Run:
         self.next = 0  # requests sent so far, which is the place in the pool's order
         self.checks: AnswerChecks | None = None
         self.next_check = self.check_step = NEVER_NS
-        if options.validation is not None:
+        if options.validation is not None and self.varied is None:
             expected = [payload.expected for payload in payloads]
             self.checks = AnswerChecks(target.decode, expected, options.validation)
             step = max(1, options.validation.every)
@@ -237,7 +247,11 @@ class Run:
         """Send the next payload on this slot; scheduled_ns 0 means it is due now."""
         index = self.next
         self.next = index + 1
-        payload = self.order[index % self.pool]
+        if self.varied is None:
+            payload = self.order[index % self.pool]
+            request = self.wire[payload]
+        else:
+            payload, request = next(self.varied)
         keep = False
         if index >= self.next_check:
             keep = True
@@ -246,7 +260,7 @@ class Run:
         now = monotonic_ns()
         self.scheduled[slot] = scheduled_ns or now
         self.sent[slot] = now
-        self.connection_of[slot].send(slot, self.wire[payload], keep)
+        self.connection_of[slot].send(slot, request, keep)
 
     def record(
         self,
@@ -309,6 +323,7 @@ class Run:
             else self.options.max_connections * self.target.streams_per_connection,
             interrupted=self.interrupted,
             checked=checked,
+            repeat="" if self.options.repeat is None else str(self.options.repeat.repeat),
             environment=environment,
         )
         names = ("scheduled_ns", "sent_ns", "first_byte_ns", "end_ns", "status", "payload_index")

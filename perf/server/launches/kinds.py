@@ -21,6 +21,7 @@ from tritonsmith.perf.server.process.command import (
     local_command,
 )
 from tritonsmith.perf.server.process.ports import Ports
+from tritonsmith.perf.server.process.response_cache import cache_size_bytes
 from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.spec import ServerSpec, address_from_url
 from tritonsmith.perf.server.stubs.shell_words import lay_out_shell
@@ -77,6 +78,7 @@ def _with_our_backends(spec: ServerSpec, work_dir: Path) -> LocalPlan:
 
 
 def _local(spec: ServerSpec, ports: Ports, work_dir: Path, plan: LocalPlan) -> Command:
+    spec = replace(spec, cache_size_bytes=cache_size_bytes(spec, plan.caches))
     prefix = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}_"
     return Command(local_command(spec, ports, plan, prefix), plan.env, shm_prefix=prefix)
 
@@ -90,6 +92,7 @@ def start_docker(spec: ServerSpec, ports: Ports, work_dir: Path) -> Command:
             seen=spec.reference,
             fix="install Docker, or serve with --launch embedded",
         )
+    spec = replace(spec, cache_size_bytes=cache_size_bytes(spec, None))
     name = f"tritonsmith-{secrets.token_hex(6)}"
     # The docker client's end is not the container's.
     return Command(docker_command(spec, ports, name), after=("docker", "rm", "--force", name))

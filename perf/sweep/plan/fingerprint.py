@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonsmith.builder.actions.accuracy.laid_out import ACCURACY_FILE
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
+from tritonsmith.perf.data.repeat import POOL
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -60,6 +62,8 @@ def content_of(
         mode="json",
         include={"batch_size", "duration_s", "warmup_s", "slo_p99_ms", "max_wrong", "rtol", "atol"},
     )
+    if spec.repeat not in (None, POOL):  # without it the digest is what it was before there was any
+        settings["repeat"] = spec.repeat
     beside = {str(directories.get(name, name)): count for name, count in spec.beside.items()}
     return Content(
         {
@@ -73,8 +77,9 @@ def content_of(
 
 
 def digest_of_tree(directory: Path) -> str:
-    """sha256 over relative paths and contents; config.pbtxt is left out, each arm has its own config."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "config.pbtxt")
+    """sha256 over relative paths and contents of what is served; config.pbtxt is none of it, each arm has its own."""
+    other = ("config.pbtxt", ACCURACY_FILE)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in other)
     return digest_of_value([[str(path.relative_to(directory)), digest_of_file(path)] for path in files])
 
 

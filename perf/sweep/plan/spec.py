@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tritonsmith.builder.base.errors import SpecError, Where, at, nearest
 from tritonsmith.builder.spec.yaml_source import KeyPath, read_yaml
+from tritonsmith.perf.data.repeat import POOL, repeat_from_text
 from tritonsmith.perf.sweep.plan.config_path import model_and_path, with_values
 from tritonsmith.perf.sweep.plan.field_value import CLIENT_BATCH
 from tritonsmith.perf.sweep.plan.space import MAX_BATCH, check_batches, checked_space
@@ -50,7 +51,11 @@ class SweepSpec(BaseModel):
     max_p99_ms:    an arm whose p99 is above at a load point does not count there.
     max_failures:  share of failed requests above which an arm does not count.
     max_wrong:     share of the checked answers that may be wrong, by rtol and atol of the data's outputs;
-                   without it none is checked.
+                   without it answers are held against the current config's alone, before the trials.
+    answers:       same leaves out an arm whose answers are not the current config's (floats by rtol and atol, a
+                   variant by its accuracy bounds); any ranks other models, too.
+    repeat:        how requests repeat, see perf.data.repeat; without it never where an arm has a response cache, for
+                   the pool's few would all be in it, and else the pool's again and again.
     max_memory_mib: of the server's process and the arm's instances (proportional set size), under load.
     search:        grid measures all combinations; optuna and random propose some of them, `proposals` in
                    all; auto is the grid as long as it has no more than 200.
@@ -82,6 +87,8 @@ class SweepSpec(BaseModel):
     max_wrong: float | None = Field(default=None, ge=0, le=1)
     rtol: float = Field(default=1e-3, ge=0)
     atol: float = Field(default=1e-5, ge=0)
+    answers: Literal["same", "any"] = "same"
+    repeat: str | None = None
     max_memory_mib: float | None = Field(default=None, gt=0)
     search: Search = "auto"
     proposals: int = Field(default=24, ge=2, le=MOST_ARMS)
@@ -184,6 +191,15 @@ def spec_from_mapping(
                     with_values({}, {inner: value})
     with at(where(("space", MAX_BATCH))):
         check_batches(spec.space, spec.batch_size)
+    if spec.repeat is not None:
+        repeats = repeat_from_text(spec.repeat) is not None
+        if repeats and spec.max_wrong is not None:
+            message = "answers are held against those of the data, and requests that are made one by one have none there"
+            raise bad(
+                message,
+                seen=f"max_wrong beside repeat {spec.repeat}",
+                fix=f"--repeat {POOL}, or no --max-wrong",
+            )
     if spec.at is not None and spec.at not in spec.concurrency:
         raise bad("`at` is not one of the load points", seen=spec.at, valid=spec.concurrency)
     return spec

@@ -28,7 +28,9 @@ from tritonsmith.perf.sweep.plan import (
     plan_arms,
 )
 from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
+from tritonsmith.perf.sweep.repeats import with_repeat
 from tritonsmith.perf.sweep.run import scratch
+from tritonsmith.perf.sweep.run.answers_check import AnswersCheck
 from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
 from tritonsmith.perf.sweep.run.beside import BesideLoad
 from tritonsmith.perf.sweep.run.options import SweepOptions
@@ -47,6 +49,7 @@ class Preparation:
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
     content:  None when nothing is kept, or when the model's files cannot be read.
     refused:  variants that Triton does not load, with its reason.
+    answers:  what each arm's are held against.
     """
 
     spec: SweepSpec
@@ -60,6 +63,7 @@ class Preparation:
     earlier: Earlier
     environment: Mapping[str, Any]
     refused: Mapping[str, TrialError]
+    answers: AnswersCheck
 
 
 def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Preparation:
@@ -90,6 +94,8 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         )
     check_budget(spec, len(expected), placement)
     payloads = _payloads(spec, found, plan.arms, options)
+    spec, repeats = with_repeat(spec, plan.arms, payloads.values())
+    notes += repeats
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
     content = _content(spec, arm_server, options, payloads) if options.output is not None else None
     return Preparation(
@@ -104,6 +110,15 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         earlier=_earlier(options, content),
         environment=_environment(spec, arm_server, options, found, placement, payloads),
         refused=found.refused,
+        answers=AnswersCheck(
+            spec,
+            arm_server,
+            plan.arms[0],
+            found.interface,
+            payloads,
+            same_as=next((name for name in spec.variants if name in files and files[name] == files[""]), ""),
+            is_drawn=options.payloads is None and options.data.file is None,
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from tritonsmith.perf.sweep.judge.constraints import meets
 from tritonsmith.perf.sweep.judge.search import Stop
 from tritonsmith.perf.sweep.judge.strategy import SearchStrategy, strategy_of
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, trials_of_round
+from tritonsmith.perf.sweep.repeats import cache_notes, repeating_of
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.budget import Budget
@@ -56,6 +57,7 @@ class SweepRunner:
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
         self.deaths: Counter[str] = Counter()  # of the server, in trials of an arm
+        self.first_requests: dict[str, int] = {}
 
     def run(self) -> RunResult:
         """See run_sweep."""
@@ -82,6 +84,9 @@ class SweepRunner:
             except ServerError as error:
                 state.stop_reason = f"the server is gone: {error.message}"
                 state.note(state.stop_reason)
+            journal.write("answers", held=prepared.answers.held)
+            for text in (*prepared.answers.notes(), *cache_notes(state.arms, state.results)):
+                state.note(text)
             result = state.close(self.budget.used_s())
         finally:
             journal.close()
@@ -124,6 +129,20 @@ class SweepRunner:
                 f"the current config of '{self.spec.model}' could not be loaded: {state.arm_errors['arm00']}",
                 code="baseline_refused",
             )
+        if self.prepared.placement != "in_place":
+            self._say("comparing answers")
+            for arm in arms:
+                self._hold(arm)
+
+    def _hold(self, arm: Arm) -> None:
+        """Out with an arm whose answers are not the current config's; see AnswersCheck."""
+        try:
+            if arm.id not in self.state.arm_errors:
+                self.prepared.answers.hold(arm)
+        except ServerError as error:
+            self._server_died(error, arm)
+        except TrialError as error:
+            self._after_refusal(arm, error)
 
     # Rounds.
 
@@ -197,6 +216,9 @@ class SweepRunner:
             )
         for place, trial in enumerate(trials):
             if trial.number in reused:
+                self._hold(arms[trial.arm_id])
+                if trial.arm_id in state.arm_errors:
+                    continue
                 known = reused[trial.number]
                 state.add(replace(known, trial=replace(trial, number=known.trial.number)))
                 state.reused += 1
@@ -231,6 +253,7 @@ class SweepRunner:
         try:
             if prepared.beside is not None:
                 prepared.beside.ensure(self.arm_server.url)
+            prepared.answers.hold(arm)
             self.arm_server.apply(arm)
             self.arm_server.check_stubs(arm)
             result = measure(
@@ -240,6 +263,7 @@ class SweepRunner:
                 prepared.payloads[arm.batch_size or self.spec.batch_size],
                 keep,
                 self._known_rate(arm),
+                repeating_of(self.spec, trial, self.first_requests),
             )
             if not result.interrupted:
                 self.arm_server.check_stubs(arm)

@@ -12,7 +12,9 @@ from tritonsmith.builder.base.text.shown import without_secrets
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server, ServerSpec, kind_from_text, launch
 from tritonsmith.perf.server.launches.table import launch_rows
+from tritonsmith.perf.server.process.response_cache import DEFAULT_CACHE_BYTES, models_that_cache
 from tritonsmith.perf.sweep.plan import SweepSpec
+from tritonsmith.perf.sweep.plan.config_path import model_and_path
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
 from tritonsmith.perf.sweep.run.scratch import model_directory
 from tritonsmith.perf.sweep.run_record import JOURNAL, RunResult
@@ -51,6 +53,7 @@ def sweep_target(
             reference=reference,
             repositories=(*ours, scratch) if local else ours,
             model_control="none" if target.is_attached else "explicit",
+            cache_size_bytes=DEFAULT_CACHE_BYTES if _sweeps_cache(spec) else None,
         )
 
         def start() -> Server:
@@ -75,6 +78,12 @@ def sweep_target(
         if on_progress is not None and not target.is_attached:
             on_progress(SweepProgress("stopping the server", len(result.trials), 0))
         return result
+
+
+def _sweeps_cache(spec: SweepSpec) -> bool:
+    """Whether an arm may ask for a response cache that the model as it is does without."""
+    asked = any(model_and_path(path)[1].startswith("response_cache") for path in spec.space)
+    return asked or bool(models_that_cache(Path(directory) for directory in spec.variants.values()))
 
 
 def check_output(output: Path) -> None:

@@ -142,6 +142,7 @@ def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count
             variants={"five": str(tmp_path / "other"), "same": str(triton.repository / model)},
             rounds=1,
             max_wrong=0.0,
+            answers="any",
         ),
         triton.server,
         options(triton, data=DataOptions(file=tmp_path / "samples.npz")),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server
+from tritonsmith.perf.sweep.attached.changes import Changes
+from tritonsmith.perf.sweep.run.asked import Asked
 from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -36,6 +38,8 @@ class SweepOptions:
                   do this owns its server, and leaves the tidying to the server's end.
     started_s:    time.monotonic() from which the budget counts; None: when the sweep begins.
     kind:         what the server is, for the report: embedded, binary:…, docker:…, a URL.
+    changes:      of a server that others share: where is noted what it looked like before.
+    asked:        what a resumed run takes from this one where it is not given again.
     """
 
     repositories: tuple[Path, ...] = ()
@@ -49,3 +53,5 @@ class SweepOptions:
     on_progress: Callable[[SweepProgress], None] | None = None
     kind: str = "embedded"
     command: str = ""
+    changes: Changes | None = None
+    asked: Asked | None = None

@@ -10,12 +10,11 @@ from typing import Any
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.commands.sweep.flags import spec_from_flags, with_variants_in
 from tritonsmith.perf.data import DataOptions
-from tritonsmith.perf.sweep.attached.held import is_left_changed
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run.asked import data_over
 from tritonsmith.perf.sweep.run.resume import Earlier, earlier_run
 from tritonsmith.perf.sweep.run.session import check_output
-from tritonsmith.perf.sweep.run_record import RESULT, is_run, load_run
+from tritonsmith.perf.sweep.run_record import JOURNAL, RESULT, is_run, load_run
 from tritonsmith.perf.sweep.target import SweepTarget, only_model, target_from_text
 
 DEFAULT_REPOSITORY, DEFAULT_LAUNCH = "model_repository", "embedded"
@@ -23,12 +22,14 @@ DEFAULT_REPOSITORY, DEFAULT_LAUNCH = "model_repository", "embedded"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sweep. directory: of the run."""
+    """One sweep. directory: of the run. journal: of the run that is there already, its inode; 0 where there is none."""
 
     spec: SweepSpec
     target: SweepTarget
     data: DataOptions
     directory: Path
+    overwrite: bool
+    journal: int
 
 
 def request_from(
@@ -65,7 +66,14 @@ def request_from(
         spec = with_variants_in(spec, variants)
     directory = output or Path(f"sweep-{spec.model}")
     check_output(directory, resume=resume, overwrite=overwrite)
-    return Request(spec, target, data, directory)
+    return Request(spec, target, data, directory, overwrite, _journal(directory))
+
+
+def _journal(directory: Path) -> int:
+    try:
+        return (directory / JOURNAL).stat().st_ino
+    except OSError:
+        return 0
 
 
 def _target(where: str | None, launch: str | None) -> SweepTarget:
@@ -76,15 +84,14 @@ def _model(where: str | None, launch: str | None, spec_file: Path | None, given:
     return spec_from_flags(spec_file, given, None, lambda: only_model(_target(where, launch))).model
 
 
-def how_to_go_on(directory: Path, target: SweepTarget) -> str:
+def how_to_go_on(asked: Request) -> str:
     """After a Ctrl-C, one line."""
+    directory, now = asked.directory, _journal(asked.directory)
     quoted = shlex.quote(str(directory))
-    if target.is_attached and is_left_changed(target.launch):
-        return f"the server is still changed: tritonsmith sweep --restore {target.launch} puts it back"
-    if not is_run(directory):
+    if not now or (asked.overwrite and now == asked.journal):
         return "nothing was measured yet; the same command begins anew"
     if (directory / RESULT).is_file() and load_run(directory).complete:
         return f"the sweep is whole: tritonsmith report {quoted} writes its report"
-    if target.is_attached:
+    if asked.target.is_attached:
         return f"tritonsmith report {quoted} shows what was measured; --overwrite begins anew"
     return f"tritonsmith sweep --resume -o {quoted} goes on from here"

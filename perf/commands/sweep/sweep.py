@@ -84,7 +84,7 @@ def sweep(
             )
         files = write_report(result, asked.directory)
     except KeyboardInterrupt:
-        note(how_to_go_on(asked.directory, asked.target))
+        note(how_to_go_on(asked))
         raise
-    going_on = how_to_go_on(asked.directory, asked.target)
+    going_on = how_to_go_on(asked)
     emit_result(result, files, as_json=format == "json", going_on=going_on)

@@ -35,13 +35,17 @@ def held_server(
         changes = Changes(place)
         if changes.before.models:
             tell("putting back what an earlier sweep left changed")
-            who = "a sweep that did not come to its end" + (f" ({killed})" if killed else "")
+            who = "a sweep that did not come to its end" + (f": {killed}" if killed else "")
             said = changes.restore()
             changes.note = (
                 f"{url} was left changed by {who}; put back: {'; '.join(said) or 'all was as before'}"
             )
             on_note(changes.note)
-        yield changes
+        try:
+            yield changes
+        finally:
+            if changes.before.models:  # a second Ctrl-C, a server that does not answer
+                on_note(f"{url} is still changed: tritonsmith sweep --restore {url} puts it back")
 
 
 def is_left_changed(url: str) -> bool:

@@ -41,7 +41,7 @@ class Holder:
     def __str__(self) -> str:
         if not self.pid:
             return "a sweep that has just begun"
-        return f"process {self.pid} on {self.host}, since {self.since}: {self.command}"
+        return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
 def this_process(command: str) -> Holder:

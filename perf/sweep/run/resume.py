@@ -10,7 +10,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.records.typed import MALFORMED, typed
-from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec, Trial
+from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec, Trial, spec_from_mapping
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
 from tritonsmith.perf.sweep.plan.fingerprint import PLAIN_PARTS, SETTINGS, Content
 from tritonsmith.perf.sweep.run.asked import Asked
@@ -35,13 +35,10 @@ class Earlier:
     @property
     def settings(self) -> dict[str, Any]:
         """The keys of its spec that are not the defaults, as flags would give them."""
-        fields = SweepSpec.model_fields
-        plain = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
-        stated = {
-            name: value
-            for name, value in self.spec.items()
-            if name in fields and json_form(value) != json_form(plain[name])
-        }
+        if not self.spec:
+            return {}
+        known = {name: value for name, value in self.spec.items() if name in SweepSpec.model_fields}
+        stated = spec_from_mapping(known).model_dump(mode="json", exclude_defaults=True)
         if self.asked is not None and self.asked.variants:
             stated["variants"] = dict(self.asked.variants)
         return stated

@@ -1,4 +1,4 @@
-"""A server that others share is held by one sweep at a time: no longer by one that was killed, still by one that cannot be seen."""
+"""A server that others share is held by one sweep at a time: not by one that was killed, but by one that cannot be seen."""
 
 from __future__ import annotations
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
 from tests.perf.fake_server import FakeServer, running
 from tritonsmith.builder.base.errors import Where
+
+ROOT = Path(__file__).parents[2]  # pytest is not imported, so that it starts sooner
 
 CONFIG: dict[str, Any] = {
     "backend": "fake",

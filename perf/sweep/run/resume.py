@@ -134,10 +134,10 @@ def sentence(earlier: Earlier, changed: Sequence[str], reused: int) -> str:
         return "There was no earlier run to resume."
     total = len(earlier.finished)
     if changed and not reused:
-        return f"Nothing of the earlier run is reused ({total} trials): changed since: {', '.join(changed)}."
+        return f"Nothing of the earlier run is reused ({total} trials): changed since: {'; '.join(changed)}."
     text = f"{reused} of {total} finished trials of the earlier run are reused"
     if changed:
-        return f"{text}; changed since: {', '.join(changed)}."
+        return f"{text}; changed since: {'; '.join(changed)}."
     if reused < total:
         text += (
             "; the others belong to comparisons that were cut in two or are not asked for now, "

@@ -79,7 +79,7 @@ class SweepRunner:
         if self.spec.space != prepared.spec.space:
             self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
         if prepared.changed:
-            self._tell(f"changed since the earlier run: {', '.join(prepared.changed)}")
+            self.options.on_note(f"changed since the earlier run: {'; '.join(prepared.changed)}")
         self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
         kept = tuple(prepared.earlier.finished.values())
         start = first_line(self.spec, prepared, self.options.asked)

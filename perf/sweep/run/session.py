@@ -92,6 +92,7 @@ def sweep_target(
                 restart=None if target.is_attached else start,
                 started_s=started_s,
                 on_progress=on_progress,
+                on_note=on_note,
                 kind=target.launch,
                 command=command,
                 changes=changes,

@@ -28,7 +28,7 @@ from tritonsmith.perf.sweep.plan import SweepSpec, Trial
 from tritonsmith.perf.sweep.plan.fingerprint import MACHINE, SERVER, SETTINGS, Content, content_of
 from tritonsmith.perf.sweep.run.asked import Asked, asked_for
 from tritonsmith.perf.sweep.run.resume import Earlier, changes, earlier_run, sentence
-from tritonsmith.perf.sweep.run.session import check_output
+from tritonsmith.perf.sweep.run.session import check_output, sweep_target
 from tritonsmith.perf.sweep.run_record import (
     JOURNAL,
     RECORDS,
@@ -360,8 +360,10 @@ def test_ctrl_c_in_a_trial_keeps_all_and_resume_needs_no_other_flag(repository: 
     before = earlier_run(swept.run).finished
     assert len(before) >= 8
     (repository / "m" / "config.pbtxt").write_text(CONFIG)  # touched, and the same
-    swept.resumed("--rounds", "1")
-    run = load_run(swept.run)
+    asked = request_from(None, None, None, {"rounds": 1}, DataOptions(), swept.run, resume=True)
+    run = sweep_target(
+        asked.spec, asked.target, asked.data, asked.directory, command="tritonsmith sweep", resume=True
+    )
     assert (run.spec.rounds, run.spec.duration_s) == (1, 0.06)
     first = [t for t in run.trials if t.trial.round == 0]
     assert len(first) == 6 and all(before.get(t.key) == t for t in first)
@@ -412,7 +414,7 @@ def test_ctrl_c_at_any_moment_keeps_what_was_recorded_and_exits_130(repository: 
         assert (code, stderr.count("interrupted; "), "Traceback" in stderr) == (130, 1, False), stderr
         kept = earlier_run(swept.run).finished
         if swept.run.exists():
-            assert "tritonsmith " in stderr.splitlines()[-2], stderr
+            assert "tritonsmith " in stderr.splitlines()[-2] or "begins anew" in stderr, stderr
             swept.resumed("--rounds", "1")
             now = {t.key: t for t in load_run(swept.run).trials}
             assert all(now.get(t.key, t) == t for t in kept.values() if swept.trials() >= 6)

@@ -103,8 +103,20 @@ def test_a_sweep_killed_outright_goes_on_with_resume_and_no_other_flag(tmp_path:
     repository = tmp_path / "model_repository"
     repository.mkdir()
     add_model(repository, "m", affine(["batch", 4]), CONFIG)
-    command = [sys.executable, "-m", "tritonsmith", "sweep", str(repository), "-o", "run"]
-    flags = ["-m", "m", "--set", f"{COUNT}=1,2", "-c", "1,2", "--rounds", "3", "--duration", "150ms"]
+    command = [sys.executable, "-m", "tritonsmith", "sweep", "-o", "run"]
+    flags = [
+        str(repository),
+        "-m",
+        "m",
+        "--set",
+        f"{COUNT}=1,2",
+        "-c",
+        "1,2",
+        "--rounds",
+        "3",
+        "--duration",
+        "150ms",
+    ]
     where: dict[str, Any] = {
         "cwd": tmp_path,
         "env": {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},

@@ -74,7 +74,7 @@ def test_what_was_served_is_on_disk_before_any_order_and_gone_when_all_is_as_bef
         noted.append(changes_file(server).exists())
         return await order(*of)
 
-    server._order = looked_at  # type: ignore[method-assign]
+    server._order = looked_at  # type: ignore[method-assign,assignment]
     run = swept(server, tmp_path / "run")
     assert run.complete and noted and all(noted)
     assert server.loaded == {"m": with_count(1)} and server.orders[-2:] == ["unload m", "load m"]

@@ -7,7 +7,7 @@ Ctrl-C, and after a kill -9 by the next sweep of that server or by `tritonsmith 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from tritonsmith.builder.base.files.disk import delete_written, flush, write_ato
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.perf.records.typed import MALFORMED, json_of, typed
 from tritonsmith.perf.server import control
-from tritonsmith.perf.sweep.attached.place import unwritable
+from tritonsmith.perf.sweep.attached.place import started_s, unwritable
 from tritonsmith.perf.sweep.plan import config_path
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
 
 CHANGES = "changes.json"
 _MOST_BYTES = 64 << 20
+_CLOCK_S = 2.0
+"""What the time of a machine's start may move by, of which a process's start is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,13 @@ class ModelBefore:
 
 @dataclass(frozen=True, slots=True)
 class ServerBefore:
-    """models: in the order in which they are put back, what is composed of others after these. url: HTTP host:port."""
+    """models: in the order in which they are put back, what is composed of others after these. url: HTTP host:port.
+
+    started_s: when its process began, as perf.sweep.attached.place tells it.
+    """
 
     url: str = ""
+    started_s: float | None = None
     models: Mapping[str, ModelBefore] = field(default_factory=dict)
 
 
@@ -57,7 +63,7 @@ class Changes:
 
     def begin(self, before: ServerBefore) -> None:
         """Before anything is touched. Nothing of an earlier sweep may be left."""
-        self._write(before)
+        self._write(replace(before, started_s=started_s(before.url)))
 
     def load_own(self, name: str) -> list[str]:
         """Loads a model that was served with the config of its repository; where it was served with another.
@@ -79,19 +85,25 @@ class Changes:
 
         swept: False where no config was loaded yet but the models' own.
         TrialError for a model that Triton refuses, ServerError when the server does not answer: the file stays.
+        A server that was started anew has none of it any more, and may be another altogether.
         """
-        said = [
-            text
-            for name, before in self.before.models.items()
-            if (
-                text := restore_model(
-                    self.before.url, name, before, before.swept and (swept or before.override)
-                )
-            )
-        ]
+        said = ["nothing, as it was started anew"] if self._is_another() else [*self._restored(swept)]
         self.before = ServerBefore()
         delete_written(self._path)
         return said
+
+    def _is_another(self) -> bool:
+        before_s, now_s = self.before.started_s, started_s(self.before.url)
+        return before_s is not None and now_s is not None and abs(now_s - before_s) > _CLOCK_S
+
+    def _restored(self, swept: bool) -> Iterator[str]:
+        url = self.before.url
+        known = {row.name for row in control.repository_index(url)}
+        for name, before in self.before.models.items():
+            if name not in known:
+                yield f"{name} is not in its repository any more"
+            elif text := restore_model(url, name, before, before.swept and (swept or before.override)):
+                yield text
 
     def _read(self) -> ServerBefore:
         try:

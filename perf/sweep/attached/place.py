@@ -67,3 +67,20 @@ def _is_here(address: str) -> bool:
             return True
     own = {one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found}
     return address in own
+
+
+def started_s(http_url: str) -> float | None:
+    """When the process began that listens at host:port; None where it is another machine's or another user's."""
+    import psutil
+
+    if not server_key(http_url).startswith("localhost-"):
+        return None
+    port = int(http_url.rpartition(":")[2])
+    with suppress(psutil.Error, OSError):
+        pids = {
+            one.pid
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid
+        }
+        return max((psutil.Process(pid).create_time() for pid in pids), default=None)
+    return None

@@ -182,7 +182,7 @@ class ArmServer:
         }
         changes.begin(
             ServerBefore(
-                self.url, {name: ModelBefore(config, name in ours) for name, config in served.items()}
+                self.url, models={name: ModelBefore(config, name in ours) for name, config in served.items()}
             )
         )
         differing = {name: changes.load_own(name) for name in dict.fromkeys(ours) if served[name] is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT
@@ -131,7 +133,7 @@ def test_whatever_a_killed_sweep_left_is_put_back_and_said_in_one_line(
 ) -> None:
     server.loaded = {} if loaded is None else {"m": loaded}
     place = place_of(f"127.0.0.1:{server.port}")
-    Changes(place).begin(ServerBefore(f"127.0.0.1:{server.port}", {"m": before}))
+    Changes(place).begin(ServerBefore(f"127.0.0.1:{server.port}", models={"m": before}))
     said: list[str] = []
     with held_server(server.url, "next", on_note=said.append):
         assert (server.count() if "m" in server.loaded else None) == after
@@ -144,12 +146,40 @@ def test_a_config_that_was_mended_in_the_repository_meanwhile_is_not_taken_back(
 ) -> None:
     place = place_of(f"127.0.0.1:{server.port}")
     Changes(place).begin(
-        ServerBefore(f"127.0.0.1:{server.port}", {"m": ModelBefore(with_count(1), True, override=False)})
+        ServerBefore(
+            f"127.0.0.1:{server.port}", models={"m": ModelBefore(with_count(1), True, override=False)}
+        )
     )
     server.loaded["m"] = with_count(3)
     server.repository["m"] = with_count(2)
     with held_server(server.url, "next"):
         assert server.count() == 2
+
+
+def test_a_server_that_was_started_anew_is_left_alone(server: ExplicitServer) -> None:
+    """It may be another, on the same port, with a model of the same name."""
+    url = f"127.0.0.1:{server.port}"
+    before = ServerBefore(url, models={"m": ModelBefore(with_count(4), True)})
+    Changes(place_of(url)).begin(before)
+    path = changes_file(server)
+    noted = json.loads(path.read_text())
+    assert noted["started_s"] == psutil.Process().create_time()
+    path.write_text(json.dumps({**noted, "started_s": noted["started_s"] - 60}))
+    said: list[str] = []
+    with held_server(server.url, "next", on_note=said.append):
+        assert server.orders == [] and not path.exists()
+    assert said[0].endswith("put back: nothing, as it was started anew")
+
+
+def test_a_model_that_is_not_there_any_more_blocks_no_sweep(server: ExplicitServer) -> None:
+    url = f"127.0.0.1:{server.port}"
+    models = {"gone": ModelBefore(with_count(1), True), "m": ModelBefore(with_count(1), True)}
+    Changes(place_of(url)).begin(ServerBefore(url, models=models))
+    server.loaded["m"] = with_count(3)
+    said: list[str] = []
+    with held_server(server.url, "next", on_note=said.append):
+        assert server.count() == 1
+    assert "gone is not in its repository any more; m has" in said[0]
 
 
 def test_a_server_that_does_not_answer_stays_noted_as_changed(server: ExplicitServer, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say
 
 def _end(number: int, frame: FrameType | None) -> None:
     """A Ctrl-C before anything is begun: as an exception it could come where nothing here catches it."""
-    os.write(2, b"interrupted; nothing was begun\n")
+    os.write(2, b"interrupted; nothing half-written was left\n")
     os._exit(_INTERRUPTED)
 
 

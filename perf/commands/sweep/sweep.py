@@ -83,8 +83,8 @@ def sweep(
                 on_note=note,
             )
         files = write_report(result, asked.directory)
+        going_on = "" if result.complete else how_to_go_on(asked)
+        emit_result(result, files, as_json=format == "json", going_on=going_on)
     except KeyboardInterrupt:
         note(how_to_go_on(asked))
         raise
-    going_on = how_to_go_on(asked)
-    emit_result(result, files, as_json=format == "json", going_on=going_on)

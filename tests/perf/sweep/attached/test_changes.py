@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -309,3 +310,36 @@ def test_restore_puts_back_without_a_sweep_and_says_when_there_is_nothing(
     assert told[1] == f"no sweep that is known here has left {server.url} changed\n"
     assert server.loaded == {"m": with_count(1)}
     assert server.orders[-2:] == ["unload m", "load m"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_whenever_it_ends_the_server_is_put_back(
+    server: ExplicitServer, tmp_path: Path, ending: signal.Signals
+) -> None:
+    """At once by a Ctrl-C, by whoever comes next after a kill; the seed is in the directories' names."""
+    seed = random.SystemRandom().randrange(10**6)
+    drawn = random.Random(seed)
+    server.load_s = 0.1
+    for number in range(10):
+        directory = tmp_path / f"{seed}-{number}"
+        directory.mkdir()
+        process = subprocess.Popen(
+            command(server.url, *FLAGS, "--rounds", "30", "-o", "run"),
+            cwd=directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline_s = time.monotonic() + 60
+        orders = len(server.orders) + drawn.randrange(12)
+        while len(server.orders) < orders and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        time.sleep(drawn.uniform(0.0, 0.15))
+        process.send_signal(ending)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGKILL) and "Traceback" not in stderr, stderr
+        if ending is signal.SIGINT:
+            assert not is_left_changed(server.url), stderr
+        else:
+            with held_server(server.url, "next"):
+                pass
+        assert server.loaded == {"m": with_count(1)}, (directory, stderr)

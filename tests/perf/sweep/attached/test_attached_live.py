@@ -47,12 +47,12 @@ def test_a_killed_sweep_is_put_back_where_a_plain_load_would_not(triton: LiveTri
     while process.poll() is None and time.monotonic() < deadline_s and served(triton) != 4:
         time.sleep(0.02)
     process.kill()
-    assert is_left_changed(url), process.communicate()
+    told = process.communicate()
+    assert is_left_changed(url), told
     control.load_model(triton.http_url, "killed")
     assert served(triton) == 4
     said: list[str] = []
     with held_server(url, "next", on_note=said.append):
         assert control.model_config(triton.http_url, "killed") == own
     assert said and said[0].endswith("put back: killed has its repository's config again")
-    process.communicate()
     control.unload_model(triton.http_url, "killed")

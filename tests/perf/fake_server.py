@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -283,7 +283,16 @@ class FakeServer:
 @contextmanager
 def fake_server(ssl: Any = None, max_batch_size: int = 8, **behaviour: Any) -> Iterator[FakeServer]:
     """A running server; keyword arguments are Behaviour's."""
-    server = FakeServer(Behaviour(**behaviour), max_batch_size=max_batch_size, ssl=ssl)
+    with running(FakeServer(Behaviour(**behaviour), max_batch_size=max_batch_size, ssl=ssl)) as server:
+        yield server
+
+
+Kind = TypeVar("Kind", bound=FakeServer)
+
+
+@contextmanager
+def running(server: Kind) -> Iterator[Kind]:
+    """It listens for the length of the block."""
     loop = asyncio.new_event_loop()
     server._loop = loop
     thread = threading.Thread(target=loop.run_forever, name="fake-server", daemon=True)

@@ -165,13 +165,14 @@ class SweepSettings(TypedDict, total=False):
 
 
 def sweep(
-    where: PathLike | Server = "model_repository",
+    where: PathLike | Server | None = None,
     model: str = "",
     *,
     spec: PathLike | None = None,
     output: PathLike | None = None,
     resume: bool = False,
-    launch: str = "embedded",
+    overwrite: bool = False,
+    launch: str | None = None,
     data: DataOptions | None = None,
     progress: Progress = False,
     errors: OnError = "raise",
@@ -179,45 +180,48 @@ def sweep(
 ) -> RunResult:
     """Find the serving settings that are measurably better, or learn that none is. As `tritonsmith sweep`.
 
-    where:    a model repository; a server of `serve` or a Triton's URL, whose models are then changed in place.
+    where:    a model repository (default: model_repository); a server of `serve` or a Triton's URL, whose models are then
+              changed in place.
     model:    may be left out when there is only one.
     spec:     a sweep.yaml; settings given beside it win.
     output:   run directory, with records and report.html; default: sweep-MODEL.
-    resume:   go on with the run that is there.
+    resume:   go on with the run in output, as it was asked for but for what is given now.
+    overwrite: begin anew in the place of the run in output; without either, a run that is there is an error.
     errors:   "raise" why a sweep has no answer (GateError where no arm meets the constraints; KeyboardInterrupt after a
               Ctrl-C), or "return" the result all the same. What was measured is in the run directory either way.
     settings: fields of SweepSpec: space={"instance_group.count": [1, 2]}, concurrency=(1, 8, 32), budget_s, rounds,
               objective="throughput", max_p99_ms, variants={"fp16": "models/minilm_fp16"}, …
     """
-    from tritonsmith.perf.commands.sweep.flags import spec_from_flags
     from tritonsmith.perf.commands.sweep.output import error_of
+    from tritonsmith.perf.commands.sweep.request import request_from
     from tritonsmith.perf.report import write_report
     from tritonsmith.perf.sweep.run.session import sweep_target
-    from tritonsmith.perf.sweep.target import only_model, target_from_text
 
     started_s = time.monotonic()
-    place = f"http://{where.http_url}" if isinstance(where, Server) else str(where)
-    target = target_from_text(place, launch)
-    earlier = Path(output) if resume and output is not None else None
-    wanted = spec_from_flags(
+    place = f"http://{where.http_url}" if isinstance(where, Server) else None if where is None else str(where)
+    asked = request_from(
+        place,
+        launch,
         None if spec is None else Path(spec),
         {**({"model": model} if model else {}), **settings},
-        earlier,
-        lambda: only_model(target),
+        data or DataOptions(),
+        None if output is None else Path(output),
+        resume=resume,
+        overwrite=overwrite,
     )
-    directory = Path(f"sweep-{wanted.model}" if output is None else output)
     with progress_as_asked(progress, "starting the server") as tell:
         result = sweep_target(
-            wanted,
-            target,
-            data or DataOptions(),
-            directory,
-            command=f"tritonsmith.sweep({place!r}, {wanted.model!r}, …)",
+            asked.spec,
+            asked.target,
+            asked.data,
+            asked.directory,
+            command=f"tritonsmith.sweep({str(asked.target.repository or asked.target.launch)!r}, {asked.spec.model!r}, …)",
             resume=resume,
+            overwrite=overwrite,
             started_s=started_s,
             on_progress=tell and (lambda at: tell(at.text, at.done, at.expected or None)),
         )
-    write_report(result, directory)
+    write_report(result, asked.directory)
     unless_interrupted(result, result.interrupted, errors)
     error = error_of(result)
     return unless_failed(result, () if error is None else (error,), errors)

@@ -81,3 +81,26 @@ class SweepFlags:
         None,
         "How requests repeat, as in `load`.  [default: 0 where an arm has a response cache, else pool]",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """How a sweep goes about a run that is there already, and a server that others share."""
+
+    resume: bool = flag(
+        False,
+        "Go on with the run in --output, as it was asked for: finished trials of the same content are reused.",
+        "--resume",
+    )
+    overwrite: bool = flag(
+        False, "Begin anew in the place of the run in --output; other files there stay.", "--overwrite"
+    )
+    wait: bool = flag(False, "Wait for another sweep of the same running server to end.", "--wait")
+    break_lock: bool = flag(
+        False,
+        "Sweep a server that a sweep on another machine holds, which cannot be seen from here.",
+        "--break-lock",
+    )
+    restore: bool = flag(
+        False, "Only put back what a sweep that was killed left changed on the server at URL.", "--restore"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.actions.accuracy.laid_out import ACCURACY_FILE
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
@@ -45,6 +46,10 @@ class Content:
 
 
 VARIANT_FILES = "the files of variant "
+SERVER, MACHINE = "the server", "the machine"
+PLAIN_PARTS = (SERVER, MACHINE)
+"""Parts whose values are words, not digests."""
+SETTINGS = "the measurement settings"
 
 
 def content_of(
@@ -53,10 +58,18 @@ def content_of(
     directories: Mapping[str, Path],
     payloads: Sequence[InferPayload],
     machine: str = "",
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Content:
-    """directories: "" for the model, the others by model name for those at work beside it."""
+    """directories: "" for the model, the others by model name for those at work beside it.
+
+    configs: of those others whose settings no arm changes.
+    """
     parts = {"the model's files": digest_of_tree(directories[""])}
     parts |= {f"the files of {name}": digest_of_tree(path) for name, path in directories.items() if name}
+    parts |= {
+        f"the config of {name}": digest_of_bytes(config_path.identity(config))
+        for name, config in (configs or {}).items()
+    }
     parts |= {VARIANT_FILES + name: digest_of_tree(Path(path)) for name, path in spec.variants.items()}
     settings = spec.model_dump(
         mode="json",
@@ -68,10 +81,10 @@ def content_of(
     return Content(
         {
             **parts,
-            "the server": server,
-            "the machine": machine,
+            SERVER: server,
+            MACHINE: machine,
             "the requests' data": digest_of_payloads(payloads),
-            "the measurement settings": digest_of_value({**settings, "beside": sorted(beside.values())}),
+            SETTINGS: digest_of_value({**settings, "beside": sorted(beside.values())}),
         }
     )
 

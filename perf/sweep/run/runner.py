@@ -28,7 +28,7 @@ from tritonsmith.perf.sweep.run.budget import Budget
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_for_space
 from tritonsmith.perf.sweep.run.resume import reusable
-from tritonsmith.perf.sweep.run.state import SweepState
+from tritonsmith.perf.sweep.run.state import SweepState, first_line
 from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
@@ -53,7 +53,7 @@ class SweepRunner:
         self.options = options
         self.budget = Budget(spec, time.monotonic() if options.started_s is None else options.started_s)
         source = scratch.model_directory(options.repositories, spec.model) if options.repositories else None
-        self.arm_server = ArmServer(spec, server, source, options.scratch)
+        self.arm_server = ArmServer(spec, server, source, options.scratch, options.changes)
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
         self.deaths: Counter[str] = Counter()  # of the server, in trials of an arm
@@ -61,55 +61,61 @@ class SweepRunner:
 
     def run(self) -> RunResult:
         """See run_sweep."""
-        self._tell("loading the model as it is")
+        left: list[str] = []
         try:
-            self.prepared = prepared = prepare(self.spec, self.arm_server, self.options)
-        except BaseException:
-            self._leave_as_found()
-            raise
-        journal = Journal(self.options.output, tuple(prepared.earlier.finished.values()))
-        if self.spec.space != prepared.spec.space:
-            self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
-        self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
-        self.state = state = SweepState(self.spec, self.options, prepared, journal, prepared.arms)
-        self.number = prepared.earlier.next_number
-        try:
-            state.open()
+            self._begin()
             try:
-                self._load(state.arms)
+                self._load(self.state.arms)
                 self._rounds()
                 self._finals()
             except KeyboardInterrupt:
-                state.interrupt()
+                self.state.interrupt()
             except ServerError as error:
-                state.stop_reason = f"the server is gone: {error.message}"
-                state.note(state.stop_reason)
-            journal.write("answers", held=prepared.answers.held)
-            for text in (*prepared.answers.notes(), *cache_notes(state.arms, state.results)):
-                state.note(text)
-            result = state.close(self.budget.used_s())
-        finally:
-            journal.close()
-            if prepared.beside is not None:
-                prepared.beside.stop()
+                self.state.lose(error)
+        finally:  # at once, whatever it was: what is worked out and written can wait
             left = self._leave_as_found()
-        result = replace(result, notes=(*result.notes, *left))
+        self.state.journal.write("answers", held=self.prepared.answers.held)
+        told = (*self.prepared.answers.notes(), *cache_notes(self.state.arms, self.state.results))
+        for text in (*told, *left):
+            self.state.note(text)
+        result = self.state.close(self.budget.used_s())
+        self.state.journal.close()
         if self.options.output is not None:
             write_run(result, self.options.output)
         return result
+
+    def _begin(self) -> None:
+        """Nothing is on disk until all is prepared: before, a run that is there already stays as it is."""
+        self._tell("loading the model as it is")
+        self.prepared = prepared = prepare(self.spec, self.arm_server, self.options)
+        if self.spec.space != prepared.spec.space:
+            self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
+        if prepared.changed:
+            self.options.on_note(f"changed since the earlier run: {'; '.join(prepared.changed)}")
+        self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
+        kept = tuple(prepared.earlier.finished.values())
+        start = first_line(self.spec, prepared, self.options.asked)
+        journal = Journal(self.options.output, kept, start=start)
+        self.state = SweepState(self.spec, self.options, prepared, journal, prepared.arms)
+        self.number = prepared.earlier.next_number
 
     def _tell(self, text: str) -> None:
         if self.options.on_progress is not None:
             self.options.on_progress(SweepProgress(text, 0, 0))
 
     def _leave_as_found(self) -> list[str]:
-        """A server of ours ends after the sweep and needs no tidying; nor does a dead one."""
+        """Ends the load beside. A server of ours ends after the sweep and needs no tidying; nor does a dead one."""
+        if (prepared := getattr(self, "prepared", None)) is not None and prepared.beside is not None:
+            prepared.beside.stop()
         if self.options.restart is not None:
             return []
         try:
             self.arm_server.leave_as_found()
         except TritonsmithError as error:
-            return [f"The server was not left as it was found: {error.message}"]
+            told = f"The server was not left as it was found: {error.message}"
+            if self.options.changes is not None:
+                told += f"; tritonsmith sweep --restore {self.options.kind} does it when it answers"
+            return [told]
         return []
 
     def _load(self, arms: Sequence[Arm]) -> None:
@@ -267,8 +273,11 @@ class SweepRunner:
             )
             if not result.interrupted:
                 self.arm_server.check_stubs(arm)
+                self.arm_server.check_unchanged()
         except ServerError as error:
             state.add(failed(trial, error, time.monotonic() - begun_s))
+            if error.code == "server_shared":
+                raise
             self._server_died(error, arm)
             return
         except TrialError as error:

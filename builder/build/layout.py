@@ -28,7 +28,7 @@ from tritonsmith.builder.build.model.variants import (
     served_files,
 )
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.ensemble import ensemble_config

@@ -120,12 +120,13 @@ class _Look:
         self, spec: ModelSpec, locked: LockedModel | None, config: Mapping[str, str], files: Mapping[str, str]
     ) -> Observation:
         identity = source_identity(spec, self.toolchain)
-        key = self.key(identity)
+        dependencies = self.digests({} if locked is None else locked.dependencies)
+        key = self.key(identity, dependencies)
         was: Mapping[str, LockedVariant] = {} if locked is None else locked.variants
         return Observation(
             parameters=identity.parameters,
             tools=identity.tools,
-            dependencies=self.digests({} if locked is None else locked.dependencies),
+            dependencies=dependencies,
             cached_key=key,
             variants={name: self.variant(spec, name, was.get(name), key) for name in spec.variants},
             config=config,
@@ -138,19 +139,20 @@ class _Look:
         """base_key: the export's artifact as it is now, None when it must be made."""
         identity = conversion_identity(spec, name, base_key, self.toolchain)
         plain = is_plain(spec.variants[name])
-        key = base_key if plain else self.key(identity)
+        dependencies = self.digests({} if was is None else was["dependencies"])
+        key = base_key if plain else self.key(identity, dependencies)
         targets = self.targets if spec.variants[name].backend == "tensorrt" else ()
         engines = ((t, engine_identity(spec, name, key, t)) for t in targets)
         return VariantObservation(
             identity,
-            self.digests({} if was is None else was["dependencies"]),
+            dependencies,
             key,
             plain,
             tuple(EngineObservation(target, engine, self.key(engine)) for target, engine in engines),
         )
 
-    def key(self, identity: Identity) -> str | None:
-        return find(identity, self.repository.root, self.cache)
+    def key(self, identity: Identity, now: Mapping[str, str | None] | None = None) -> str | None:
+        return find(identity, self.repository.root, self.cache, now=now)
 
     def digests(self, names: Iterable[str]) -> dict[str, str | None]:
         return {name: current_digest(name, self.repository.root, self.cache) for name in names}

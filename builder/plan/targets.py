@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from tritonsmith.builder.actions.compile.request import CompileOptions
 from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
-from tritonsmith.builder.base.files.http_ask import ask, json_from
 from tritonsmith.builder.base.machine.releases import (
     IMAGES,
     NVIDIA_BACKENDS,
@@ -171,6 +170,8 @@ def target_from_reference(text: str) -> Target:
 def _release_of_server(url: str) -> str:
     refuse_secrets(url, "name the release: --target 26.08")
     try:
+        from tritonsmith.builder.base.files.http_ask import ask, json_from  # with ssl: for live servers alone
+
         reply = ask(url, "GET", "/v2", timeout_s=_ANSWER_WITHIN_S)
         version = json_from(reply.body)["version"]
         if reply.status != 200 or not isinstance(version, str):

@@ -13,7 +13,7 @@ from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.build.context import Context
 from tritonsmith.builder.build.model.gate_of_export import judge_export
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.plan.plan import State
 from tritonsmith.builder.publish.candidate import Candidate

@@ -30,7 +30,7 @@ from tritonsmith.builder.spec.refusals import (
     refuse_step_cycles,
     refuse_twins,
 )
-from tritonsmith.builder.spec.triton_schema import model_config_type
+from tritonsmith.builder.spec.triton_schema import TritonMessage, model_config_type
 from tritonsmith.builder.spec.variant_spec import UNION_TAGS
 from tritonsmith.builder.spec.yaml_source import KeyPath, YamlSource, read_yaml
 
@@ -77,13 +77,19 @@ def load_spec(path: Path) -> RepositorySpec:
             fix="models: {NAME: {source: {onnx: FILE}}}",
         )
     target = _validated(source, Target, top.get("target", {}), ("target",))
-    specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
+    given = frozenset(
+        key for model in (defaults, *models.values()) if isinstance(model, Mapping) for key in model
+    )
+    config_type = model_config_type(given.intersection(TRITON_KEYS))
+    specs = tuple(_model(source, name, raw, defaults, config_type) for name, raw in models.items())
     refuse_twins(source, specs)
     refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
-def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any]) -> ModelSpec:
+def _model(
+    source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any], config_type: type[TritonMessage]
+) -> ModelSpec:
     at: KeyPath = ("models", name)
     reason = fault_of_model_name(name)
     if reason:
@@ -99,9 +105,7 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
-    config = _validated(
-        source, model_config_type(), {k: v for k, v in merged.items() if k in TRITON_KEYS}, at
-    )
+    config = _validated(source, config_type, {k: v for k, v in merged.items() if k in TRITON_KEYS}, at)
     if "source" not in own:
         raise SpecError(
             f"model {name!r} has no source",

@@ -8,6 +8,7 @@ _LINUX_MODULES = ("fcntl", "resource", "uvloop")
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 try:  # a Ctrl-C may come before anything can be done about it
+    import gc
     import io
     import itertools
     import os
@@ -96,6 +97,9 @@ def main() -> None:
     """Runs the command line; expected errors become one message and an exit code, anything else a traceback."""
     sigterm = _Sigterm()
     signal.signal(signal.SIGTERM, sigterm)
+    gc.set_threshold(
+        50_000
+    )  # what a command reads lives until its end, and a search for garbage reads it all
     code = _run(sys.argv[1:])
     if code == _INTERRUPTED:
         note(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,12 +17,11 @@ from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path, repository_path
 from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, exchange
+from tritonsmith.perf.wire.rest import RestApi, call
 
 ControlMode = Literal["explicit", "poll", "none"]
 
 _TIMEOUT_S = 30.0
-_JSON = {"Content-Type": "application/json"}
 _LOOK_S = 0.1
 # A poll that fails is followed by another: one failure seen for so long is the server's last word.
 _GIVE_UP_S = 3.0
@@ -41,7 +40,7 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            reply = _exchange(target, "GET", "/v2/health/live")
+            reply = call(target, "GET", "/v2/health/live", timeout_s=_TIMEOUT_S)
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
@@ -57,7 +56,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _exchange(target, "POST", f"{repository_path(model)}/unload", b"{}", timeout_s=self.timeout_s)
+            call(target, "POST", f"{repository_path(model)}/unload", {}, timeout_s=self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -74,7 +73,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _exchange(target, "POST", f"{repository_path(model)}/load", b"{}", timeout_s=self.timeout_s)
+        reply = call(target, "POST", f"{repository_path(model)}/load", {}, timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -165,7 +164,7 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
     # An answer in JSON is a few times as long as its tensors.
     limit_bytes = ANSWER_LIMIT_BYTES + 16 * sum(array.nbytes for array in sample.outputs.values())
     path = f"{model_path(model, version)}/infer"
-    reply = _exchange(target, "POST", path, body, headers, limit_bytes=limit_bytes)
+    reply = call(target, "POST", path, body, headers, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
     if reply.status != 200:
         raise _smoke_failed(target, model, version, f"HTTP {reply.status} {_reason(reply)}")
     length = reply.fields.get("inference-header-content-length")
@@ -191,27 +190,6 @@ def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
         for row in rows
         if row.get("version", "").isdecimal()
     }
-
-
-def _exchange(
-    target: HttpTarget,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] = _JSON,
-    timeout_s: float = _TIMEOUT_S,
-    limit_bytes: int = ANSWER_LIMIT_BYTES,
-) -> Reply:
-    """tritonsmith.perf.wire.rest.exchange, its failures as the error that people see."""
-    try:
-        return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
-    except OSError as error:
-        raise ServerError(
-            f"the server at {target.url} does not answer: {error or type(error).__name__}",
-            code="server_unreachable",
-            seen=f"{method} {path}",
-            fix="is it running, and is this its HTTP port (8000 by default)?",
-        ) from error
 
 
 def _reason(reply: Reply) -> str:

@@ -32,6 +32,11 @@ def model_config_pb2() -> Any:
     return module
 
 
+def is_map(field: Any) -> bool:
+    """Whether a FieldDescriptor is of a map."""
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
 def is_repeated(field: Any) -> bool:
     """Whether a FieldDescriptor is of a repeated field (or a map): protobuf says it in two ways, by its release."""
     repeated = getattr(field, "is_repeated", None)  # protobuf 6.31 and later

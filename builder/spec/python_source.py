@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import ExportError, SpecError, Where
-from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX, resolve_package_file
+from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
 
 MODEL_FILE = "model.py"
@@ -30,9 +30,9 @@ def check_python_source(spec: ModelSpec, repository: RepositorySpec) -> None:
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
     """Name in the version directory → file; SpecError when two would have one name."""
-    found = {MODEL_FILE: _path(spec.source.reference, root)}
+    found = {MODEL_FILE: source_path(spec.source.reference, root)}
     for reference in spec.source.files:
-        path = _path(reference, root)
+        path = source_path(reference, root)
         if path.name in found or path.name == REQUIREMENTS_FILE:
             raise SpecError(
                 f"{spec.name}: two files would be laid out as {path.name}",
@@ -41,10 +41,6 @@ def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
             )
         found[path.name] = path
     return found
-
-
-def _path(reference: str, root: Path) -> Path:
-    return resolve_package_file(reference) if reference.startswith(PACKAGE_PREFIX) else root / reference
 
 
 def place_python_source(spec: ModelSpec, root: Path, into: Path) -> dict[str, Path]:

@@ -40,9 +40,7 @@ def refuse_state_elsewhere(source: YamlSource, spec: ModelSpec, at: KeyPath) -> 
 def refuse_bad_names(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
     """SpecError at the line of a name that does not print, or that cannot be the path it becomes."""
     for keys, fault in _faults_of_names(spec):
-        where = source.where((*at, *keys))
-        if (*at, *keys) not in source.lines and ("defaults", *keys) in source.lines:
-            where = source.where(("defaults", *keys))
+        where = source.where_stated((*at, *keys))
         raise SpecError(f"{spec.name}: {fault}", code="bad_name", where=where)
 
 

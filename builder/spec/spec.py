@@ -55,10 +55,7 @@ class RepositorySpec:
 
     def where(self, model: str, *keys: str | int) -> Where:
         """The place of a model's key in models.yaml (in `defaults:` when it was inherited)."""
-        own = ("models", model, *keys)
-        if own not in self.source.lines and ("defaults", *keys) in self.source.lines:
-            return self.source.where(("defaults", *keys))
-        return self.source.where(own)
+        return self.source.where_stated(("models", model, *keys))
 
 
 def load_spec(path: Path) -> RepositorySpec:
@@ -171,13 +168,6 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
     location: KeyPath = (*at, *_real_keys(error["loc"], source, at))
     if error["type"] == "extra_forbidden":
         return _unknown_key(source, location, _valid_keys(model, error["loc"][:-1]))
-    where = source.where(location)
-    if at[:1] == ("models",) and location not in source.lines:
-        where = (
-            source.where(("defaults", *location[2:]))
-            if ("defaults", *location[2:]) in source.lines
-            else where
-        )
     name = ".".join(str(k) for k in location)
     seen = error.get("input")
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -186,7 +176,7 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
     return SpecError(
         f"{name}: {message[:1].lower() + message[1:]}",
         code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
-        where=where,
+        where=source.where_stated(location),
         seen=None if isinstance(seen, Mapping | BaseModel) else shortened(repr(seen)),
         fix=unknown(seen, words)["fix"],
     )

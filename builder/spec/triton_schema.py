@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from tritonsmith.builder.base.triton_proto import is_repeated, model_config_pb2
+from tritonsmith.builder.base.triton_proto import is_map, is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
 _INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)
@@ -121,10 +121,6 @@ def _enum_type(enum: Any) -> Any:
     ]
 
 
-def _is_map(field: Any) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
-
-
 def _single_type(field: Any) -> Any:
     if field.cpp_type == _ENUM:
         return _enum_type(field.enum_type)
@@ -136,7 +132,7 @@ def _single_type(field: Any) -> Any:
 def _field_type(message: Any, field: Any) -> Any:
     if message.name in ("ModelInput", "ModelOutput") and field.name == "dims":
         return tuple[_NamedDim, ...]
-    if _is_map(field):
+    if is_map(field):
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
         key_type = _single_type(key)
         if key.cpp_type != _STRING:

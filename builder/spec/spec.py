@@ -111,11 +111,11 @@ def _model(
             valid=[f"source: {{{row.kind}: {row.example}}}" for row in source_rows().values()],
         )
     own["source"] = _validated(source, source_type(), own["source"], (*at, "source"))
-    spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
-    refuse_bad_names(source, spec, at)
-    refuse_range_of_unknown_dim(source, spec, at)
-    refuse_state_elsewhere(source, spec, at)
-    return spec
+    model: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
+    refuse_bad_names(source, model, at)
+    refuse_range_of_unknown_dim(source, model, at)
+    refuse_state_elsewhere(source, model, at)
+    return model
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,26 @@ def test_help_loads_no_framework() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_a_plan_imports_nothing_that_only_a_build_needs(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"its content is digested, and not read")
+    (tmp_path / "models.yaml").write_text("models: {m: {source: {onnx: m.onnx}}}\n")
+    code = (
+        "import sys; from tritonsmith import command_line; from typer.testing import CliRunner; "
+        "assert '1 of 1 models stale' in CliRunner().invoke(command_line.app, ['plan']).stdout; "
+        "import tritonsmith.builder.build.build; "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'jinja2', 'ssl', 'tritonsmith.builder.lint.table'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRITONSMITH_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 USAGE = [
     (["biuld"], "build"),
     (["build", "--fromat", "json"], "--format"),

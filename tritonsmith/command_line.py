@@ -9,6 +9,8 @@ import threading
 from types import FrameType
 
 _LINUX_MODULES = ("fcntl", "resource", "uvloop")
+YOUNG_OBJECTS = 50_000
+"""What a command reads lives until its end, and each search for garbage reads all of it."""
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 
@@ -25,6 +27,7 @@ _is_ours = (
 if _is_ours:
     signal.signal(signal.SIGINT, _end)
 
+import gc
 import io
 import itertools
 import select
@@ -109,6 +112,7 @@ def main() -> None:
     sigterm = _Sigterm()
     try:
         signal.signal(signal.SIGTERM, sigterm)
+        gc.set_threshold(YOUNG_OBJECTS)
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:
         code = _INTERRUPTED

@@ -30,20 +30,20 @@ def smoke_samples(path: Path, config: Any) -> tuple[SampleSet | None, str]:
     return _fitted(load_samples(path), config)
 
 
-def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> SampleSet:
+def stated_samples(model: ModelSpec, spec: RepositorySpec, config: Any) -> SampleSet:
     """The requests and answers of the file that the spec names as `smoke`, as smoke_samples gives them.
 
     SpecError `smoke_file` when it does not go with the config; BuildError when it cannot be read.
     """
-    assert spec.smoke is not None
+    assert model.smoke is not None
 
     def refused(label: str, problem: str, seen: str | None = None, valid: Sequence[str] = ()) -> SpecError:
-        where = repository.where(spec.name, "smoke")
+        where = spec.where(model.name, "smoke")
         return SpecError(
-            f"{spec.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
+            f"{model.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
         )
 
-    read = load_samples(source_path(spec.smoke, repository.root))
+    read = load_samples(source_path(model.smoke, spec.root))
     parted: list[Sample] = []
     for sample in read.samples:
         arrays = {**sample.inputs, **sample.outputs}
@@ -56,7 +56,7 @@ def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> 
         parted.append(Sample(asked, answered, sample.label))
     fitted, why = _fitted(SampleSet(tuple(parted), read.origin), config)
     if fitted is None:
-        raise refused(spec.smoke, why)
+        raise refused(model.smoke, why)
     return fitted
 
 
@@ -117,10 +117,10 @@ def smoke_bytes(samples: SampleSet, scratch: Path) -> bytes:
     return path.read_bytes()
 
 
-def smoke_bounds(spec: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
+def smoke_bounds(model: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
     """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's."""
-    accuracy = spec.accuracy if variant is None else spec.variants[variant].accuracy
-    precision = "fp32" if variant is None else spec.variants[variant].precision
+    accuracy = model.accuracy if variant is None else model.variants[variant].accuracy
+    precision = "fp32" if variant is None else model.variants[variant].precision
     served = ServedAccuracy(precision, accuracy.stated_bounds())
     return {
         name: asdict(served.bounds_of(array.dtype.name)) for name, array in samples.samples[0].outputs.items()

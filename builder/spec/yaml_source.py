@@ -49,6 +49,12 @@ class YamlSource:
                 return Where(self.path, line)
         return Where(self.path)
 
+    def where_stated(self, key_path: KeyPath) -> Where:
+        """`where`; of a key that a model inherits, its place in `defaults:`."""
+        inherited = ("defaults", *key_path[2:])
+        is_inherited = key_path not in self.lines and inherited in self.lines
+        return self.where(inherited if is_inherited and key_path[:1] == ("models",) else key_path)
+
 
 def read_yaml(path: Path, *, as_text: bool = False) -> YamlSource:
     """Reads one YAML document safely; SpecError for a missing or too large file, bad syntax or a duplicate key.

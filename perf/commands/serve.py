@@ -170,7 +170,7 @@ _STEP_REFUSED = re.compile(r"ensemble '.+?' depends on '(.+?)' which ")
 
 def rules_behind(model: str, refusals: Mapping[str, str], repositories: Sequence[Path]) -> list[str]:
     """Ids of the rules that explain why a model of these repositories was refused, or the step that it depends on."""
-    from tritonsmith.builder.lint import LintOptions, check
+    from tritonsmith.builder.lint.check import LintOptions, check
     from tritonsmith.builder.lint.refusal import explaining_rules
 
     others = {name: reason for name, reason in refusals.items() if name != model}

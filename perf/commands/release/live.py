@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,14 +14,13 @@ from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, r
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.paths import model_path, repository_path
+from tritonsmith.perf.wire.paths import repository_path
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, ask_infer, exchange
+from tritonsmith.perf.wire.rest import RestApi, ask_infer, call, unreachable
 
 ControlMode = Literal["explicit", "poll", "none"]
 
 _TIMEOUT_S = 30.0
-_JSON = {"Content-Type": "application/json"}
 _LOOK_S = 0.1
 # A poll that fails is followed by another: one failure seen for so long is the server's last word.
 _GIVE_UP_S = 3.0
@@ -40,7 +39,7 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            reply = _exchange(target, "GET", "/v2/health/live")
+            reply = call(target, "GET", "/v2/health/live", timeout_s=_TIMEOUT_S)
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
@@ -56,7 +55,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _exchange(target, "POST", f"{repository_path(model)}/unload", b"{}", timeout_s=self.timeout_s)
+            call(target, "POST", f"{repository_path(model)}/unload", {}, timeout_s=self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -73,7 +72,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _exchange(target, "POST", f"{repository_path(model)}/load", b"{}", timeout_s=self.timeout_s)
+        reply = call(target, "POST", f"{repository_path(model)}/load", {}, timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -162,7 +161,7 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
     try:
         answer = ask_infer(target, payload, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
     except OSError as error:
-        raise _unreachable(target, "POST", f"{model_path(model, version)}/infer", error) from error
+        raise unreachable(target, "POST", f"{model_path(model, version)}/infer", error) from error
     if answer.error is not None:
         raise _smoke_failed(target, model, version, answer.error)
     return dict(answer.outputs), answer.model_version
@@ -183,31 +182,6 @@ def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
         for row in rows
         if row.get("version", "").isdecimal()
     }
-
-
-def _exchange(
-    target: HttpTarget,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] = _JSON,
-    timeout_s: float = _TIMEOUT_S,
-    limit_bytes: int = ANSWER_LIMIT_BYTES,
-) -> Reply:
-    """tritonsmith.perf.wire.rest.exchange, its failures as the error that people see."""
-    try:
-        return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
-    except OSError as error:
-        raise _unreachable(target, method, path, error) from error
-
-
-def _unreachable(target: HttpTarget, method: str, path: str, error: OSError) -> ServerError:
-    return ServerError(
-        f"the server at {target.url} does not answer: {error or type(error).__name__}",
-        code="server_unreachable",
-        seen=f"{method} {path}",
-        fix="is it running, and is this its HTTP port (8000 by default)?",
-    )
 
 
 def _reason(reply: Reply) -> str:

@@ -28,6 +28,7 @@ from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.schedule import Closed, Open
 from tritonsmith.perf.server import control
 from tritonsmith.perf.wire.payload import request_parameters
+from tritonsmith.perf.wire.rest import call_json
 
 pytestmark = pytest.mark.server
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
@@ -336,8 +337,9 @@ def regions(pid: int) -> list[Path]:
 
 
 def nothing_is_left(triton: LiveTriton, pid: int | None = None) -> bool:
-    _, body = control._exchange(triton.http_url, "GET", "/v2/systemsharedmemory/status")
-    return json.loads(body) == [] and not regions(pid or os.getpid())
+    return call_json(triton.http_url, "/v2/systemsharedmemory/status") == [] and not regions(
+        pid or os.getpid()
+    )
 
 
 @pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.nightly)])
@@ -408,7 +410,7 @@ def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signa
         assert process.returncode == 130
         assert nothing_is_left(kinds, process.pid)
     else:
-        control._exchange(kinds.http_url, "POST", "/v2/systemsharedmemory/unregister", {})
+        call_json(kinds.http_url, "/v2/systemsharedmemory/unregister", method="POST", body={})
 
 
 def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: Path) -> None:

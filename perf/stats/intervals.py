@@ -114,13 +114,14 @@ def batch_means(series: Floats) -> Floats:
     simplest form). A series shorter than 8 is returned as it is.
     """
     batches = min(MOST_BATCHES, series.size)
-    means = _means_of_batches(series, batches)
-    while means.size >= 2 * FEWEST_BATCHES and _lag_one(means) > 1.645 / math.sqrt(means.size):
-        means = _means_of_batches(series, means.size // 2)
+    means = means_of_batches(series, batches)
+    while means.size >= 2 * FEWEST_BATCHES and lag_one(means) > 1.645 / math.sqrt(means.size):
+        means = means_of_batches(series, means.size // 2)
     return means
 
 
-def _means_of_batches(series: Floats, batches: int) -> Floats:
+def means_of_batches(series: Floats, batches: int) -> Floats:
+    """Means of so many consecutive batches of equal length; what does not fill one is left out at the start."""
     if batches == 0:
         return series
     length = series.size // batches
@@ -128,7 +129,8 @@ def _means_of_batches(series: Floats, batches: int) -> Floats:
     return means
 
 
-def _lag_one(means: Floats) -> float:
+def lag_one(means: Floats) -> float:
+    """The correlation of each value with the one before it."""
     centred = means - means.mean()
     power = float(centred @ centred)
     return float(centred[1:] @ centred[:-1]) / power if power > 0 else 0.0
@@ -143,7 +145,7 @@ def mean_estimate(series: Floats, level: float = 0.95) -> Estimate:
     if means.size < FEWEST_BATCHES:
         return Estimate(value, None, f"needs {FEWEST_BATCHES} batches, the run has {means.size}")
     error = float(means.std(ddof=1)) / math.sqrt(means.size)
-    correlation = _lag_one(means)
+    correlation = lag_one(means)
     if correlation < -1.645 / math.sqrt(means.size):
         # Answers that come in lumps (batches) make a full bin follow a poor one; the mean knows better.
         error *= math.sqrt(max(0.1, 1 + 2 * correlation))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -163,9 +164,24 @@ def quantile_estimates(
     comes from batch means of the indicator in time order, so requests that waited for the same batch or
     the same stall count as few, not as many. The shares are exact binomial ones at that effective sample
     size, which is why a tail without enough requests behind it gets no interval but the number it needs.
+
+    Intervals of higher quantiles lie no lower, at either end: a quantile is not below one of a lower share, so
+    it is not below that one's lower bound, and the lower one is not above the higher one's upper bound. Each
+    lower bound is therefore the largest of those so far, each upper bound the smallest of those from there on;
+    where the intervals hold together, these hold too.
     """
     ordered = np.sort(series)
-    return tuple(_quantile_estimate(series, ordered, p, level) for p in probabilities)
+    return _rising([_quantile_estimate(series, ordered, p, level) for p in probabilities], probabilities)
+
+
+def _rising(estimates: list[Estimate], probabilities: tuple[float, ...]) -> tuple[Estimate, ...]:
+    held = {i: e.interval for i, e in enumerate(estimates) if e.interval is not None}
+    order = sorted(held, key=probabilities.__getitem__)
+    for lower, higher in pairwise(order):
+        held[higher] = replace(held[higher], low=max(held[lower].low, held[higher].low))
+    for higher, lower in pairwise(reversed(order)):
+        held[lower] = replace(held[lower], high=min(held[lower].high, held[higher].high))
+    return tuple(Estimate(e.value, held.get(i), e.why) for i, e in enumerate(estimates))
 
 
 def _quantile_estimate(series: Floats, ordered: Floats, p: float, level: float) -> Estimate:

@@ -21,6 +21,7 @@ MOST_CHANGE = 0.075
 """From the first quarter of the run to the last: of a straight line, 10 % over the whole run."""
 LEVEL = 0.995
 STEPS_AT = (0.25, 0.5, 0.75)
+IN_ORDER = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def find_drift(series: Floats, logged: bool = False) -> Drift | None:
     pairs while what the fit leaves of them is correlated, so that a queue's slow ups and downs are not taken for
     a trend; the fit is taken out before that look, else a trend would be its own excuse. What correlation the last
     eight have widens the error. Of steady series less than one in twenty is found to drift, while their memory is
-    below a twelfth of the run. Logged: of the logarithms, so that means are geometric and one stall weighs little.
+    below a twentieth of the run. Logged: of the logarithms, so that means are geometric and one stall weighs little.
     """
     if series.size < LEAST_VALUES:
         return None
@@ -54,10 +55,18 @@ def find_drift(series: Floats, logged: bool = False) -> Drift | None:
     drift = Drift(math.exp(first), math.exp(last)) if logged else Drift(first, last)
     if abs(drift.relative) <= MOST_CHANGE:
         return None
-    return drift if any(_is_sure(used, step_at) for step_at in (None, *STEPS_AT)) else None
+    is_sure = _is_in_order(used) or any(_fits(used, step_at) for step_at in (None, *STEPS_AT))
+    return drift if is_sure else None
 
 
-def _is_sure(series: Floats, step_at: float | None) -> bool:
+def _is_in_order(series: Floats) -> bool:
+    """Whether hardly one of sixteen means is out of its place by size (Kendall's tau): a climb, straight or not."""
+    means = means_of_batches(series, 2 * FEWEST_BATCHES)
+    pairs = np.sign(means[None, :] - means[:, None])[np.triu_indices(means.size, 1)]
+    return bool(abs(pairs.mean()) >= IN_ORDER)
+
+
+def _fits(series: Floats, step_at: float | None) -> bool:
     means = means_of_batches(series, min(MOST_BATCHES, series.size))
     slope, error, correlation = _fit(means, step_at)
     while means.size >= 2 * FEWEST_BATCHES and correlation > 1 / math.sqrt(means.size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,8 +48,11 @@ def find_modes(latencies_ns: Floats) -> tuple[Mode, ...]:
     if not cuts:
         return ()
     place = np.searchsorted(edges[cuts], logs, side="right")
-    modes = [Mode(float((place == i).mean()), float(np.median(latencies_ns[place == i]))) for i in range(len(cuts) + 1)]
-    apart = all(b.median_ns > LEAST_RATIO * a.median_ns for a, b in zip(modes, modes[1:], strict=False))
+    modes = [
+        Mode(float((place == i).mean()), float(np.median(latencies_ns[place == i])))
+        for i in range(len(cuts) + 1)
+    ]
+    apart = all(b.median_ns > LEAST_RATIO * a.median_ns for a, b in pairwise(modes))
     return tuple(modes) if apart else ()
 
 

@@ -13,7 +13,7 @@ from tritonsmith.perf.stats.ratio import (
     times_end,
 )
 from tritonsmith.perf.stats.summary import Summary, summarise
-from tritonsmith.perf.stats.validity import ValidityLevel
+from tritonsmith.perf.stats.validity import Validity, ValidityLevel
 from tritonsmith.perf.stats.warmup import find_warmup
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Ratio",
     "RoundTable",
     "Summary",
+    "Validity",
     "ValidityLevel",
     "arm_level",
     "arm_ratio",

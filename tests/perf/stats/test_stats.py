@@ -227,7 +227,7 @@ class TestSummary:
                 lambda: records(steady(50)),
                 ValidityLevel.TOO_SHORT,
                 "50 answered requests; p99 with an interval needs 368",
-                "measure for 1 s, or 368 requests",
+                "measure for 0.2 s, or 368 requests",
             ),
             (lambda: records([]), ValidityLevel.TOO_SHORT, "no request was sent", "measure longer"),
             (

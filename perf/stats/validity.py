@@ -240,7 +240,7 @@ def _drifts(e: Evidence) -> Iterator[Complaint]:
     latency, rate = find_drift(e.latencies_ns, logged=True), find_drift(e.rates_per_s)
     if latency is not None:
         rises = latency.relative > 0
-        what = f"latency {'rises' if rises else 'falls'} over the run: on average {latency.first / 1e6:.3g} ms in "
+        what = f"latency {'rises' if rises else 'falls'} over the run: typically {latency.first / 1e6:.3g} ms in "
         what += f"its first quarter, {latency.last / 1e6:.3g} ms in its last ({latency.relative:+.0%})"
         if rises and e.open_loop:
             advice = f"a lower request rate, or {twice} s, which show whether the queue goes on growing"

@@ -206,7 +206,7 @@ class TestStalls:
                 assert find_stalls(*rows) is None
 
     def test_the_long_request_of_a_pool_is_no_stall_though_it_comes_at_regular_times(self) -> None:
-        rows = closed_loop(1, 3.0, lambda payload: 0.1 if payload == 3 else 0.002, _at_once)
+        rows = closed_loop(1, 3.0, lambda payload: 0.03 if payload == 3 else 0.002, _at_once)
         assert find_stalls(*rows) is None
         same = (rows[0], rows[1], np.random.default_rng(1).integers(0, 32, rows[0].size))
         assert isinstance(find_stalls(*same), Stalls), "had they been different requests"

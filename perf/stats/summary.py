@@ -151,9 +151,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         mean_in_flight=mean_in_flight(records, begin_ns),
         left_out_s=(begin_ns - (header.measure_start_ns or header.start_ns)) / 1e9,
         modes=find_modes(latencies),
-        stalls=find_stalls(
-            *(column[order] for column in (kept.scheduled_ns, kept.end_ns, kept.payload_index))
-        ),
+        stalls=find_stalls(kept.scheduled_ns[order], kept.end_ns[order], kept.payload_index[order]),
     )
     return Summary(
         requests=len(kept),

@@ -20,7 +20,7 @@ LEAST_VALUES = 16
 MOST_CHANGE = 0.075
 """From the first quarter of the run to the last: of a straight line, 10 % over the whole run."""
 LEVEL = 0.995
-STEPS_AT = (0.25, 0.5, 0.75)
+STEP_LEVEL = 0.9995
 IN_ORDER = 0.85
 
 
@@ -41,11 +41,11 @@ def find_drift(series: Floats, logged: bool = False) -> Drift | None:
     """A trend over the whole run, or a step in it, by more than MOST_CHANGE; None when there is none, or chance
     explains it.
 
-    A straight line and steps are fitted to batch means, each tested by Student's t. Batches are merged in
-    pairs while what the fit leaves of them is correlated, so that a queue's slow ups and downs are not taken for
-    a trend; the fit is taken out before that look, else a trend would be its own excuse. What correlation the last
-    eight have widens the error. Of steady series less than one in twenty is found to drift, while their memory is
-    below a twentieth of the run. Logged: of the logarithms, so that means are geometric and one stall weighs little.
+    A straight line and the best step are fitted to batch means, each tested by Student's t, its error widened by the
+    correlation from one mean to the next of what the fit leaves (Bartlett's (1 + r) / (1 - r)), so that a queue's slow
+    ups and downs are not taken for a trend. Of steady series less than one in twenty is found to drift, while their
+    memory is below a twentieth of the run. Logged: of the logarithms, so that means are geometric and one stall
+    weighs little.
     """
     if series.size < LEAST_VALUES:
         return None
@@ -55,7 +55,8 @@ def find_drift(series: Floats, logged: bool = False) -> Drift | None:
     drift = Drift(math.exp(first), math.exp(last)) if logged else Drift(first, last)
     if abs(drift.relative) <= MOST_CHANGE:
         return None
-    is_sure = _is_in_order(used) or any(_fits(used, step_at) for step_at in (None, *STEPS_AT))
+    means = means_of_batches(used, min(MOST_BATCHES, used.size))
+    is_sure = _is_in_order(used) or _is_line(means) or _is_step(means)
     return drift if is_sure else None
 
 
@@ -66,26 +67,27 @@ def _is_in_order(series: Floats) -> bool:
     return bool(abs(pairs.mean()) >= IN_ORDER)
 
 
-def _fits(series: Floats, step_at: float | None) -> bool:
-    means = means_of_batches(series, min(MOST_BATCHES, series.size))
-    slope, error, correlation = _fit(means, step_at)
-    while means.size >= 2 * FEWEST_BATCHES and correlation > 1 / math.sqrt(means.size):
-        means = means_of_batches(means, means.size // 2)
-        slope, error, correlation = _fit(means, step_at)
-    left = min(0.85, max(0.0, correlation + 2 / means.size))  # a guess from few batches: rather too much
-    error *= math.sqrt((1 + left) / (1 - left))
-    return abs(slope) > student_t((1 + LEVEL) / 2, means.size - 2) * error
+def _is_line(means: Floats) -> bool:
+    return _is_sure(means, np.arange(means.size, dtype=np.float64), LEVEL)
 
 
-def _fit(means: Floats, step_at: float | None) -> tuple[float, float, float]:
-    """A line or a step through the means: slope, its standard error, and the correlation from one to the next of
-    what is left, which the fit alone makes too low by about 2 / n."""
-    place = np.arange(means.size, dtype=np.float64)
-    if step_at is not None:
-        place = np.asarray(place >= step_at * means.size, np.float64)
-    place -= place.mean()
-    centred, power = means - means.mean(), float(place @ place)
+def _is_step(means: Floats) -> bool:
+    """The best of all steps, of which one by chance would often be good: hence the higher level."""
+    eighth = means.size // 8
+    cuts = np.arange(eighth, means.size - eighth + 1)
+    sums = np.cumsum(means - means.mean())[cuts - 1]
+    best = int(cuts[np.argmax(sums * sums / (cuts * (means.size - cuts)))])
+    return _is_sure(means, np.asarray(np.arange(means.size) >= best, np.float64), STEP_LEVEL)
+
+
+def _is_sure(means: Floats, shape: Floats, level: float) -> bool:
+    """Whether the means follow the shape by more than chance."""
+    n, place, centred = means.size, shape - shape.mean(), means - means.mean()
+    power = float(place @ place)
     slope = float(place @ centred) / power
     rest = centred - slope * place
-    error = math.sqrt(float(rest @ rest) / (means.size - 2) / power)
-    return slope, error, lag_one(rest) + 2 / means.size
+    correlation = min(
+        0.95, max(0.0, lag_one(rest) + 5 / n)
+    )  # the fit makes it too low; rather too much than that
+    error = math.sqrt(float(rest @ rest) / (n - 2) / power * (1 + correlation) / (1 - correlation))
+    return abs(slope) > student_t((1 + level) / 2, n - 2) * error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tritonsmith.perf.stats.intervals import Floats, Integers
+
+Indices = npt.NDArray[np.integer[Any]]
 
 FEWEST = 5
 MOST_PER_REQUEST = 0.05
@@ -24,7 +28,7 @@ class Stalls:
     length_s: float
 
 
-def find_stalls(scheduled_ns: Integers, end_ns: Integers, payload_index: Integers) -> Stalls | None:
+def find_stalls(scheduled_ns: Integers, end_ns: Integers, payload_index: Indices) -> Stalls | None:
     """Regular pauses of a garbage collection, a throttled cgroup, a timer; None when there are none.
 
     All of answered requests, as they ended. A pause is a time with requests in flight and no answer. Pauses beyond
@@ -60,7 +64,7 @@ def _regular(ends_ns: Floats, pauses_ns: Floats) -> Stalls | None:
     return Stalls(ends_ns.size, period / 1e9, length / 1e9)
 
 
-def _same_requests(payloads: Integers, pool: int) -> bool:
+def _same_requests(payloads: Indices, pool: int) -> bool:
     """Whether they are far fewer different ones than chance would draw from the pool."""
     expected = pool * (1 - (1 - 1 / pool) ** payloads.size)
     return bool(np.unique(payloads).size < 0.6 * expected)

@@ -228,6 +228,18 @@ class TestCourse:
         assert "31% of the requests around 40 ms; no one number stands for all of them" in found.notes[0]
         assert all("mode" not in reason for reason in found.reasons)
 
+    def test_two_speeds_one_after_the_other_are_a_drift_and_no_modes(self) -> None:
+        found = validity_of(closed_loop(1, 8.0, lambda rng, now: steady(rng, now) * (1 if now < 4 else 5)))
+        assert found.verdict is ValidityLevel.UNSETTLED and "latency rises" in found.reasons[0]
+        assert found.notes == ()
+
+    def test_long_answers_that_come_last_are_no_drift(self) -> None:
+        """Where each slot has few requests, those sent at once end in the order of their length."""
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            records = closed_loop(100, 0.02, lambda _, now, rng=rng: rng.lognormal(math.log(0.004), 0.5))
+            assert not any("over the run: typically" in reason for reason in validity_of(records).reasons)
+
     def test_regular_pauses_are_told_with_their_period_and_length(self) -> None:
         def paused(rng: np.random.Generator, now: float) -> float:
             end = now + steady(rng, now)

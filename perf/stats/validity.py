@@ -159,7 +159,7 @@ def _fields(e: Evidence) -> str:
 
 def _less_or_more(e: Evidence) -> str:
     less = (
-        f"less than {_rate(e.answered_per_s)} requests a second"
+        f"less than {_short(e.answered_per_s)} requests a second"
         if e.open_loop
         else "fewer requests in flight"
     )
@@ -185,7 +185,7 @@ def _beyond_capacity(e: Evidence) -> Iterator[Complaint]:
     grows = e.queue_growth > MOST_GROWTH and not at_client and not e.changes and _latency_rises(e)
     if not (grows or (e.full_at and not e.changes)):
         return
-    due, held = _rate(e.scheduled_per_s), _rate(e.answered_per_s)
+    due, held = _short(e.scheduled_per_s), _short(e.answered_per_s)
     full = f"; {e.full_at:,} requests were in flight, the most that the client has" if e.full_at else ""
     yield Complaint(
         ValidityLevel.UNSETTLED,
@@ -240,8 +240,8 @@ def _drifts(e: Evidence) -> Iterator[Complaint]:
     latency, rate = find_drift(e.latencies_ns, logged=True), find_drift(e.rates_per_s)
     if latency is not None:
         rises = latency.relative > 0
-        what = f"latency {'rises' if rises else 'falls'} over the run: typically {latency.first / 1e6:.3g} ms in "
-        what += f"its first quarter, {latency.last / 1e6:.3g} ms in its last ({latency.relative:+.0%})"
+        what = f"latency {'rises' if rises else 'falls'} over the run: typically {_short(latency.first / 1e6)} ms in "
+        what += f"its first quarter, {_short(latency.last / 1e6)} ms in its last ({latency.relative:+.0%})"
         if rises and e.open_loop:
             advice = f"a lower request rate, or {twice} s, which show whether the queue goes on growing"
         elif rises:
@@ -255,8 +255,8 @@ def _drifts(e: Evidence) -> Iterator[Complaint]:
         what = "latency still changes in the second half"
         yield Complaint(ValidityLevel.UNSETTLED, what, f"measure for {twice} s or longer", moves=True)
     if rate is not None:
-        what = f"throughput {'rises' if rate.relative > 0 else 'falls'} over the run: {_rate(rate.first)}/s in its first "
-        what += f"quarter, {_rate(rate.last)}/s in its last ({rate.relative:+.0%})"
+        what = f"throughput {'rises' if rate.relative > 0 else 'falls'} over the run: {_short(rate.first)}/s in its first "
+        what += f"quarter, {_short(rate.last)}/s in its last ({rate.relative:+.0%})"
         yield Complaint(ValidityLevel.UNSETTLED, what, f"measure for {twice} s or longer, on a quiet machine")
 
 
@@ -313,8 +313,8 @@ def _notes(e: Evidence, moves: bool) -> Iterator[str]:
         )
 
 
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _round_up(seconds: float) -> str:

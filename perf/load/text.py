@@ -8,7 +8,7 @@ from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Load, load_label
 from tritonsmith.perf.records.typed import json_of
-from tritonsmith.perf.stats import Estimate, Summary
+from tritonsmith.perf.stats import Estimate, Summary, Validity
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -53,9 +53,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         )
     if header.interrupted:
         lines.append("  interrupted before its time; the numbers are of what was done")
-    lines += [f"  because     {reason}" for reason in summary.validity.reasons]
-    if summary.validity.recommendation:
-        lines.append(f"  try         {summary.validity.recommendation}")
+    lines += _validity_lines(summary.validity)
     lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
     lines += _goodput_lines(summary)
     label = "latency   "
@@ -70,6 +68,15 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
+
+
+def _validity_lines(validity: Validity) -> list[str]:
+    """The cause and what to do about it, then what else speaks against the numbers, then what they do not show."""
+    lines = [f"  because     {reason}" for reason in validity.reasons[:1]]
+    if validity.recommendation:
+        lines.append(f"  try         {validity.recommendation}")
+    lines += [f"  also        {reason}" for reason in validity.reasons[1:]]
+    return lines + [f"  note        {note}" for note in validity.notes]
 
 
 def _goodput_lines(summary: Summary) -> list[str]:

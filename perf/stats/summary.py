@@ -19,6 +19,9 @@ from tritonsmith.perf.stats.intervals import (
     mean_estimate,
     quantile_estimates,
 )
+from tritonsmith.perf.stats.patterns.modes import find_modes
+from tritonsmith.perf.stats.patterns.queue import is_full, mean_in_flight, queue_growth
+from tritonsmith.perf.stats.patterns.stalls import find_stalls
 from tritonsmith.perf.stats.steps import StepSummary, summarise_steps
 from tritonsmith.perf.stats.streaming import StreamSummary, summarise_stream
 from tritonsmith.perf.stats.validity import Evidence, Validity, judge
@@ -125,7 +128,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         answered=int(order.size),
         requests=len(kept),
         duration_s=duration_s,
-        latencies_ns=latencies,
+        latencies_ns=kept.latency_ns[kept.ok].astype(np.float64),
         rates_per_s=rates,
         throughput=throughput,
         p50_ns=latency["p50"].value,
@@ -139,7 +142,16 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         client_cpu_share=cpu_share,
         interrupted=header.interrupted,
         changes=bool(steps),
-        full_at=header.most_in_flight if _is_full(kept) else 0,
+        full_at=header.most_in_flight if is_full(kept) else 0,
+        failures=kept.failures(),
+        first_failure=_first_failure(kept),
+        answered_per_s=_answered_per_s(records, begin_ns, stop_ns),
+        queue_growth=queue_growth(records, begin_ns, stop_ns),
+        concurrency=int(header.load.get("concurrency") or 0),
+        mean_in_flight=mean_in_flight(records, begin_ns),
+        left_out_s=(begin_ns - (header.measure_start_ns or header.start_ns)) / 1e9,
+        modes=find_modes(latencies),
+        stalls=find_stalls(kept.scheduled_ns[order], kept.end_ns[order], kept.payload_index[order]),
     )
     return Summary(
         requests=len(kept),
@@ -167,15 +179,14 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     )
 
 
-def _is_full(records: RequestRecords) -> bool:
-    """Whether as many requests were in flight as the client ever has: what is due then waits for the server."""
-    most = records.header.most_in_flight
-    if not most or len(records) < most:
-        return False
-    sent = records.sent_ns > 0
-    instants = np.concatenate([records.sent_ns[sent], records.end_ns[sent]])
-    change = np.repeat([1, -1], int(sent.sum()))
-    return bool(change[np.lexsort((change, instants))].cumsum().max() >= 0.95 * most)
+def _first_failure(records: RequestRecords) -> str:
+    failed = np.flatnonzero(~records.ok)
+    return records.header.reasons[records.status[failed[0]]] if failed.size else ""
+
+
+def _answered_per_s(records: RequestRecords, begin_ns: int, stop_ns: int) -> float:
+    ends = records.end_ns[records.ok]
+    return int(((ends > begin_ns) & (ends <= stop_ns)).sum()) / max((stop_ns - begin_ns) / 1e9, 1e-9)
 
 
 def _goodput(

@@ -161,7 +161,7 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
     try:
         answer = ask_infer(target, payload, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
     except OSError as error:
-        raise unreachable(target, "POST", f"{model_path(model, version)}/infer", error) from error
+        raise unreachable(target, "POST", f"{model}/infer", error) from error
     if answer.error is not None:
         raise _smoke_failed(target, model, version, answer.error)
     return dict(answer.outputs), answer.model_version

@@ -34,6 +34,7 @@ def load_view(records: RequestRecords, summary: Summary) -> dict[str, Any]:
         "sentence": _sentence(summary),
         "reasons": list(summary.validity.reasons),
         "recommendation": summary.validity.recommendation,
+        "notes": list(summary.validity.notes),
         "facts": _facts(records, summary),
         "alarms": _alarms(records),
         "rows": rows_of(summary),

@@ -122,6 +122,7 @@ dynamic_batching {
     timeout_action: REJECT
     default_timeout_microseconds: 10000000
     allow_timeout_override: true
+    max_queue_size: 8
   }
 }
 """
@@ -357,8 +358,13 @@ def test_requests_that_the_queue_policy_refuses_are_failures_here_and_there(
     assert result.server is not None and result.server.failed == refused > 0
     assert result.server.failed_by_reason == {"REJECTED": refused}
     assert f"failed {refused} ({refused} REJECTED)" in text_of_result(result, Closed(4))
+    assert "by the queue policy's default_timeout_microseconds" in result.summary.validity.reasons[0]
     patient = run(kinds, protocol, Closed(4), model=name, parameters=request_parameters(priority=2), **wait)
     assert patient.records.failures() == {}
+    crowd = {**wait, "requests": 60, "parameters": request_parameters(priority=2)}
+    full = run(kinds, protocol, Closed(24), model=name, **crowd).summary.validity
+    assert "rejected by the queue policy's max_queue_size" in full.reasons[0], full
+    assert full.recommendation is not None and full.recommendation.startswith("fewer requests in flight")
     control.unload_model(kinds.http_url, name)
 
 

@@ -120,7 +120,7 @@ def test_a_reason_stands_on_every_kind_of_report() -> None:
 
 class TestLoadTest:
     def test_one_whole_page_with_its_verdict_charts_and_intervals(self) -> None:
-        of = records(900, 2.0, 1)
+        of = records(3900, 2.0, 1)  # eight in flight, as its load says
         page = Page(load_html_of(of, summarise(of)))
         assert page.stack == [] and page.fetched == [] and "script" not in page.tags
         assert page.tags.count("svg") == 3

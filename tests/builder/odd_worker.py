@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tritonsmith.builder.base.processes.child_worker import serve
+from tritonsmith.builder.base.processes.child_worker import Task, serve
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one {do}."""
-    serve(_handle, "being odd")
+    serve(_handle, "being odd", task)
 
 
 def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:

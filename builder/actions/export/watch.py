@@ -8,6 +8,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tritonsmith.builder.base.machine.own import is_own
@@ -19,17 +20,14 @@ _CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyi", ".so", ".pyd"})
 
 
 class OpenedFiles:
-    """Paths seen by the audit hook while watching."""
+    """Paths of the files that were opened while it was watching."""
 
     def __init__(self, ignore: Iterable[Path]) -> None:
         self._ignore = tuple(path.resolve() for path in ignore)
         self._paths: set[str] = set()
-        self.watching = False
 
-    def see(self, event: str, args: tuple[object, ...]) -> None:
-        """The audit hook; `open` carries (path, mode, flags), mode None when os.open was called."""
-        if not self.watching or event != "open":
-            return
+    def see(self, args: tuple[object, ...]) -> None:
+        """What an `open` is audited with: (path, mode, flags), mode None when os.open was called."""
         path, mode, flags = args
         if isinstance(path, bytes):
             path = os.fsdecode(path)
@@ -107,14 +105,29 @@ class _Places:
 
 @contextmanager
 def watch_files(ignore: Iterable[Path] = ()) -> Iterator[OpenedFiles]:
-    """Watches every `open` of this process inside the block; the audit hook itself stays for good."""
+    """Watches every `open` of this process inside the block."""
     opened = OpenedFiles(ignore)
-    sys.addaudithook(opened.see)
-    opened.watching = True
+    _hook()
+    _watching.append(opened)
     try:
         yield opened
     finally:
-        opened.watching = False
+        _watching.remove(opened)
+
+
+_watching: list[OpenedFiles] = []
+
+
+@cache
+def _hook() -> None:
+    """Once in a process: nothing takes an audit hook away again."""
+    sys.addaudithook(_see)
+
+
+def _see(event: str, args: tuple[object, ...]) -> None:
+    if event == "open":
+        for opened in _watching:
+            opened.see(args)
 
 
 def _flags(value: object) -> int:

@@ -13,9 +13,12 @@ _POLL_S = 0.2
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Grant:
-    """What one action may use: CPUs (threads of its libraries), and the GPU's number where it asked for one."""
+    """What one action may use: CPUs (threads of its libraries), and the GPU's number where it asked for one.
+
+    Two are never the same, whatever they give.
+    """
 
     cpus: int
     gpu: int | None = None
@@ -31,6 +34,8 @@ class Budget:
         self.memory_bytes = memory_bytes
         self._threads = max(1, cpus // self.jobs)
         self._running = 0
+        self._lent: set[Grant] = set()
+        self._returning = 0
         self._memory = memory_bytes
         self._gpus = list(gpus)
         self._all_gpus = frozenset(gpus)
@@ -65,19 +70,44 @@ class Budget:
             if number is not None:
                 self._gpus.remove(number)
             self._changed.notify_all()
+        grant = Grant(self._threads, number)
         try:
-            yield Grant(self._threads, number)
+            yield grant
         finally:
             with self._changed:
-                self._running -= 1
+                self._running -= grant not in self._lent
+                self._lent.discard(grant)
                 self._memory += wanted
                 if number is not None:
                     self._gpus.append(number)
                 self._changed.notify_all()
 
+    def lend(self, grant: Grant) -> None:
+        """Gives the CPUs to others for a while; memory, and a GPU, stay with who holds them."""
+        with self._changed:
+            self._lent.add(grant)
+            self._running -= 1
+            self._changed.notify_all()
+
+    def take_back(self, grant: Grant, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Waits for CPUs again; False, and they stay lent, when `stop` said so first.
+
+        It comes before all who hold nothing yet: they may be waiting for the memory that this one has.
+        """
+        with self._changed:
+            self._returning += 1
+            while (is_full := self._running >= self.jobs) and not stop():
+                self._changed.wait(_POLL_S)
+            self._returning -= 1
+            if not is_full:
+                self._lent.remove(grant)
+                self._running += 1
+            self._changed.notify_all()
+            return not is_full
+
     def _has(self, memory_bytes: int, fitting: frozenset[int]) -> bool:
         return (
-            self._running < self.jobs
+            self._running + self._returning < self.jobs
             and self._memory >= memory_bytes
             and (not fitting or not fitting.isdisjoint(self._gpus))
         )

@@ -11,8 +11,9 @@ _NAME = "session"
 
 
 def keep_session(path: Path, level: int, session: Any) -> None:
-    """Leaves a session, optimised at Triton's `level`, to the next action of the same turn."""
-    left()[_NAME] = (_identity(path), level, session)
+    """Leaves a session, optimised at Triton's `level`, to the next action of the same turn; none that cannot batch."""
+    if all(tensor.shape and not isinstance(tensor.shape[0], int) for tensor in session.get_inputs()):
+        left()[_NAME] = (_identity(path), level, session)
 
 
 def take_session(path: Path, level: int) -> Any | None:

@@ -156,9 +156,8 @@ def _run(
         except BaseException:
             _end(child)
             raise
-        if isinstance(child, Worker) and answer is not None and "grown_bytes" in answer:
-            child.grown_bytes = answer["grown_bytes"]
-            turn.worker = child
+        if isinstance(child, Worker) and answer is not None and "stays" in answer:
+            turn.keep(child, **answer["stays"])
             return answer, 0
         _end(child)
     if answer is None and isinstance(child, Worker) and child.tasks > 1:
@@ -176,13 +175,9 @@ def _start(
     warm = current_policy().warm
     if warm is not None and task.imports:
         place = Place(task.imports, directory, environment)
-        kept, turn.worker = turn.worker, None
-        follows = kept is not None and task.shares and kept.key == place.key
-        if kept is not None and not follows:
-            warm.give_back(kept)
-        worker = kept if follows else warm.idle(place) if task.shares else None
-        worker = worker or warm.forked(place)
-        told = {"module": task.module, "out_dir": out, "shares": task.shares, "follows": follows}
+        kept = turn.kept(place) if task.shares else None
+        worker = kept or (warm.idle(place) if task.shares else None) or warm.forked(place)
+        told = {"module": task.module, "out_dir": out, "shares": task.shares, "follows": kept is not None}
         worker.give(json.dumps({**told, "request": request}).encode() + b"\n", send, log)
         return worker
     fresh = _Fresh(
@@ -248,7 +243,7 @@ def _answer(
         answer: _Answer = json.loads(b"".join(chunks))
     except ValueError:  # none, or the part that it could still write
         answer = {}
-    if "grown_bytes" not in answer:
+    if "stays" not in answer:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_GRACE_S)
     return answer or None

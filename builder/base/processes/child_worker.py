@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,12 +54,13 @@ def serve(handle: Handle, doing: str, task: Task | None = None) -> None:
     _running[:] = [given]
     if given.state is not None:
         given.state.forget_peak()
-    answered = _answer(handle, given.request, given.out_dir, doing)
+    with warnings.catch_warnings():  # else one that was said is in no later task's log
+        answered = _answer(handle, given.request, given.out_dir, doing)
     # ru_maxrss counts KiB on Linux.
     answered["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     stays = given.state is not None and "bug" not in answered and given.state.put_back()
     if given.state is not None and stays:
-        answered["grown_bytes"] = given.state.grown_bytes
+        answered["stays"] = {"grown_bytes": given.state.grown_bytes, "left": bool(given.state.left)}
     message = json.dumps(answered).encode()
     while message:
         message = message[os.write(given.answer, message) :]

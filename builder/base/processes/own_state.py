@@ -9,7 +9,6 @@ import random
 import resource
 import sys
 import threading
-import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +29,6 @@ class OwnState:
         self._environment = dict(os.environ)
         self._path = list(sys.path)
         self._modules = frozenset(sys.modules)
-        self._warnings = list(warnings.filters)
         self._fixed = _fixed()
         self._nothing = os.open(os.devnull, os.O_WRONLY)
         self._resident_bytes = resident_bytes()
@@ -48,8 +46,8 @@ class OwnState:
     def put_back(self) -> bool:
         """Whether the process is as it was; then its log is closed, too.
 
-        Put back are environment, working directory, sys.path, warnings and the state of random numbers. Nothing puts back
-        threads, child processes, limits, or a module that was found where the task had sys.path lead.
+        Put back are environment, working directory, sys.path and the state of random numbers. Nothing puts back threads,
+        child processes, limits, or a module that was found where the task had sys.path lead.
         """
         if _fixed() != self._fixed or _has_children() or self._has_foreign_modules():
             return False
@@ -61,9 +59,6 @@ class OwnState:
             os.environ.clear()
             os.environ.update(self._environment)
         sys.path[:] = self._path
-        # Said once in a process, a warning would be in the first task's log alone; resetwarnings makes all forgotten.
-        warnings.resetwarnings()
-        warnings.filters[:] = self._warnings
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()

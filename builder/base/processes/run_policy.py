@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tritonsmith.builder.base.files.disk import write_atomically
 from tritonsmith.builder.base.processes.budget import Budget, Grant
-from tritonsmith.builder.base.processes.warm import WarmWorkers, Worker
+from tritonsmith.builder.base.processes.warm import Place, WarmWorkers, Worker
 
 _UNKNOWN_BYTES = 1 << 30
 
@@ -60,14 +60,33 @@ class PeakMemory:
 class Turn:
     """An action's turn, or that of several which follow one another (`in_one_turn`).
 
-    expected_bytes: memory that was asked for. worker: the process of the last action, where it takes another.
+    expected_bytes: memory that was asked for.
+    warm, worker:   where its processes come from, and that which has something left for the next action.
     used:           names of its actions, and the most memory that one of them used.
     """
 
     grant: Grant
     expected_bytes: int
+    warm: WarmWorkers | None = None
     worker: Worker | None = None
     used: tuple[tuple[str, ...], int] = ((), 0)
+
+    def keep(self, worker: Worker, grown_bytes: int, left: bool) -> None:
+        """Takes a process after its action, for the next one where something is left for it, else for whoever comes."""
+        worker.grown_bytes = grown_bytes
+        if left:
+            self.worker = worker
+        elif self.warm is not None:
+            self.warm.give_back(worker)
+
+    def kept(self, place: Place) -> Worker | None:
+        """The process that was kept, where it will do; one that will not is given back."""
+        worker, self.worker = self.worker, None
+        if worker is None or worker.key == place.key:
+            return worker
+        if self.warm is not None:
+            self.warm.give_back(worker)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +128,7 @@ class RunPolicy:
                 grant: Grant | None = Grant(0, gpus[0] if gpus else None)
             else:
                 grant = stack.enter_context(self.budget.hold(expected_bytes, gpus, self.stop))
-            turn = None if grant is None else Turn(grant, expected_bytes)
+            turn = None if grant is None else Turn(grant, expected_bytes, self.warm)
             try:
                 yield turn
             finally:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 _END_S = 2.0
 _MOST_BYTES = 1 << 16
 
-_MOST_TASKS = 100
+MOST_TASKS = 100
 _MOST_GROWN_BYTES = 64 << 20
 """Of a worker that waits for its next task, beyond what it had when it was forked: no budget counts it."""
 
@@ -75,7 +75,7 @@ class WarmWorkers:
 
     def give_back(self, worker: Worker) -> None:
         """Takes one that is fit for another task, and ends it when it has done many or kept much memory."""
-        if worker.tasks >= _MOST_TASKS or worker.grown_bytes > _MOST_GROWN_BYTES or worker.poll() is not None:
+        if worker.tasks >= MOST_TASKS or worker.grown_bytes > _MOST_GROWN_BYTES or worker.poll() is not None:
             worker.end()
             return
         with self._lock:

@@ -107,7 +107,8 @@ def _become(tasks: int) -> None:
 
 def _receive(tasks: socket.socket, given: SimpleQueue[tuple[bytes, int, int]]) -> None:
     """A line a task, with the descriptors of its answer and its log; their end means that nobody waits for us."""
-    line, descriptors = b"", []
+    line = b""
+    descriptors: list[int] = []
     while True:
         chunk, more, _, _ = socket.recv_fds(tasks, _MOST_BYTES, 2, _CLOSED_ON_EXEC)
         if not chunk:

@@ -19,7 +19,7 @@ def keep_session(path: Path, level: int, session: Any) -> None:
 def take_session(path: Path, level: int) -> Any | None:
     """The session that was kept of this very file, which may have been moved since; None when there is none."""
     identity, its_level, session = left().pop(_NAME, (None, 0, None))
-    return session if (identity, its_level) == (_identity(path), level) else None
+    return session if session is not None and (identity, its_level) == (_identity(path), level) else None
 
 
 def _identity(path: Path) -> tuple[int, ...]:

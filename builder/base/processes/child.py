@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,8 +161,8 @@ def _run(
             return answer, 0
         _end(child)
     if answer is None and isinstance(child, Worker) and child.tasks > 1:
-        # What it did before may be why it died: a model pays for no other's.
-        return _run(task, request, out_dir, log_path, timeout_s, stop, turn)
+        # What it did before may be why it died: in a process of its own, a model pays for no other.
+        return _run(replace(task, shares=False), request, out_dir, log_path, timeout_s, stop, turn)
     assert child.returncode is not None
     return answer, child.returncode
 

@@ -34,12 +34,12 @@ class Task:
     state: OwnState | None = None
 
 
-_running: list[Task] = []
+running: list[Task] = []
 
 
 def left() -> dict[str, Any]:
     """What the tasks of one turn leave to one another, where they share a process; else an empty one, which is lost."""
-    state = _running[0].state if _running else None
+    state = running[0].state if running else None
     return {} if state is None else state.left
 
 
@@ -51,7 +51,7 @@ def serve(handle: Handle, doing: str, task: Task | None = None) -> None:
     """
     given = task or _task_of_program()
     os.set_inheritable(given.answer, False)
-    _running[:] = [given]
+    running[:] = [given]
     if given.state is not None:
         given.state.forget_peak()
     with warnings.catch_warnings():  # else one that was said is in no later task's log

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from tritonsmith.builder.base.machine.own import is_own
+from tritonsmith.builder.base.machine.own import has_own_name, is_own
 
 # Directories of the machine, not of a model.
 _SYSTEM = tuple(Path(p) for p in ("/proc", "/dev", "/sys", "/etc", "/run"))
@@ -81,8 +81,10 @@ class _Places:
         )
 
     def has_code(self, name: str) -> bool:
-        """Whether a name alone, which costs no look at the disk, says that it is installed code."""
-        return name.startswith(self._code) and os.path.splitext(name)[1] in _CODE_SUFFIXES  # noqa: PTH122
+        """Whether a name alone, which costs no look at the disk, says that it is installed code or ours."""
+        return (name.startswith(self._code) or has_own_name(name)) and os.path.splitext(name)[
+            1
+        ] in _CODE_SUFFIXES  # noqa: PTH122
 
     def belongs(self, path: Path) -> bool:
         if path.suffix == ".pyc" or is_own(path) or any(path.is_relative_to(place) for place in _SYSTEM):

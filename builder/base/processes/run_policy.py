@@ -20,6 +20,9 @@ from tritonsmith.builder.base.processes.warm import Place, WarmWorkers, Worker
 
 _UNKNOWN_BYTES = 1 << 30
 
+_SOON_S = 0.3
+"""Until the next action of a turn, for which something is left, an artifact is put into the local cache, as a rule."""
+
 
 class PeakMemory:
     """Peak memory of actions by their name, as their last runs had it; a hint in a file, like the digests' cache."""
@@ -165,7 +168,7 @@ class _Sequence:
             yield self._turn
         finally:
             if self._turn is not None and policy.budget is not None:
-                policy.budget.lend(self._turn.grant)
+                policy.budget.lend(self._turn.grant, _SOON_S if self._turn.worker is not None else 0.0)
 
     def end(self) -> None:
         """Gives all back."""

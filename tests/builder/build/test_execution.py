@@ -179,6 +179,44 @@ def test_cpus_that_are_lent_come_back_before_all_who_hold_nothing() -> None:
     last.let_go()
 
 
+def test_cpus_that_are_soon_taken_back_are_nobody_elses_for_so_long() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(10) as grant:
+        assert grant is not None
+        budget.lend(grant, in_s=60)
+        other = Holder(budget, 10)
+        assert not other.has(0.3)
+        assert budget.take_back(grant, stop=lambda: True), "they are still there"
+        budget.lend(grant, in_s=0.1)
+        assert other.has(), "it took longer than was said"
+    other.let_go()
+
+
+def test_two_that_take_back_do_not_wait_for_each_other() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(10) as one:
+        assert one is not None
+        budget.lend(one)
+        with budget.hold(10) as two:
+            assert two is not None
+            budget.lend(two)
+            running = Holder(budget, 10)
+            assert running.has()
+            taking = []
+            for grant in (one, two):
+
+                def take(grant: Grant = grant) -> None:
+                    budget.take_back(grant)
+                    budget.lend(grant)
+
+                taking.append(threading.Thread(target=take, daemon=True))
+                taking[-1].start()
+            running.let_go()
+            for thread in taking:
+                thread.join(5)
+                assert not thread.is_alive()
+
+
 def test_who_is_stopped_has_not_taken_back_what_was_lent() -> None:
     budget = Budget(cpus=1, memory_bytes=100)
     with budget.hold(1) as grant:
@@ -428,7 +466,7 @@ def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> No
     shown, terminal = os.openpty()
     try:
         build = subprocess.Popen(
-            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "1"],
+            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "2"],
             cwd=tmp_path,
             env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory), "TERM": "xterm"},
             stdout=subprocess.DEVNULL,

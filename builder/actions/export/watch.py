@@ -82,9 +82,8 @@ class _Places:
 
     def has_code(self, name: str) -> bool:
         """Whether a name alone, which costs no look at the disk, says that it is installed code or ours."""
-        return (name.startswith(self._code) or has_own_name(name)) and os.path.splitext(name)[
-            1
-        ] in _CODE_SUFFIXES  # noqa: PTH122
+        is_code = os.path.splitext(name)[1] in _CODE_SUFFIXES  # noqa: PTH122
+        return is_code and (name.startswith(self._code) or has_own_name(name))
 
     def belongs(self, path: Path) -> bool:
         if path.suffix == ".pyc" or is_own(path) or any(path.is_relative_to(place) for place in _SYSTEM):

@@ -53,7 +53,9 @@ class OwnState:
             return False
         try:
             os.fchdir(self._directory)
-        except OSError:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # the log may lie on the disk that is full
             return False
         if os.environ != self._environment:
             os.environ.clear()
@@ -62,9 +64,6 @@ class OwnState:
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # the log may lie on the disk that is full
-                stream.flush()
         os.dup2(self._nothing, 1)
         os.dup2(self._nothing, 2)
         gc.collect()

@@ -39,7 +39,7 @@ class Made:
 
 
 def make_model(spec: ModelSpec, planned: Sequence[Action], repository: RepositorySpec, cache: Cache) -> Made:
-    """Does what the plan says of the model: fetches what it found in the cache, runs the rest in processes of their own.
+    """Does what the plan says of the model: fetches what it found in the cache, runs the rest in child processes.
 
     GateError when the export does not answer like its source, or its rows not alone as in a batch; what an export or
     a taken-over file raises.

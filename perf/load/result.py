@@ -62,6 +62,9 @@ class LoadTestResult(Tabular):
         rows += [
             (f"{name} first byte", "ms", 1e-6, estimate) for name, estimate in summary.first_byte_ns.items()
         ]
+        rows.append(("max latency", "ms", 1e-6, Estimate(summary.max_latency_ns)))
+        rows.append(("sent", "MB/s", 1e-6, Estimate(summary.sent_bytes_per_s)))
+        rows.append(("received", "MB/s", 1e-6, Estimate(summary.received_bytes_per_s)))
         return [_row(*row) for row in rows]
 
 

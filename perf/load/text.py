@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tritonsmith.builder.base.files.http_ask import SIGN_IN
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Load, load_label
 from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.stats import Estimate, Summary
+from tritonsmith.perf.wire.target import UNKNOWN_CALLER
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         where = f", {early:,} of them in the warm-up" if early else ""
         lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
         lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+        if any(reason.startswith(UNKNOWN_CALLER) for reason in failures):
+            lines.append(f"  give        {SIGN_IN}")
     lines += [f"  STUB DIED   {sentence}" for sentence in result.died]
     if summary.warmup_requests:
         lines.append(
@@ -64,12 +68,29 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     for name, estimate in summary.latency_ns.items() if summary.answered else ():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
         label = " " * 10
+    lines += _mean_and_max_lines(summary)
     lines += _step_lines(summary)
     lines += _stream_lines(summary)
     lines += _server_lines(result)
     lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
+
+
+def _mean_and_max_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.max_latency_ns is not None:
+        most = Estimate(summary.max_latency_ns)
+        lines += [
+            f"  {'':10}  mean  {_number(summary.mean_latency_ns, 1e-6, 'ms')}",
+            f"  {'':10}  max   {_number(most, 1e-6, 'ms')}",
+        ]
+    traffic = [
+        f"{word} {_number(Estimate(value), 1e-6, 'MB/s')}"
+        for word, value in (("sent", summary.sent_bytes_per_s), ("received", summary.received_bytes_per_s))
+        if value is not None
+    ]
+    return [*lines, f"  traffic     {', '.join(traffic)}"] if traffic else lines
 
 
 def _goodput_lines(summary: Summary) -> list[str]:
@@ -98,9 +119,10 @@ def _step_lines(summary: Summary) -> list[str]:
         failed = f", {step.failed:,} FAILED" if step.failed else ""
         asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
         rate = step.throughput_per_s.value or 0.0
-        rows.append((asked, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
+        verdict = "" if step.validity is None else step.validity.verdict.value
+        rows.append((asked, verdict, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
     labels = ["steps", *[""] * len(rows)]
-    return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(1,)), strict=False)]
+    return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(2,)), strict=False)]
 
 
 def _percent(share: float) -> str:

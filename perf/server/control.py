@@ -19,7 +19,14 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ask, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    NotHttpError,
+    ask,
+    json_from,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.paths import ends_a_path, model_path, repository_path
 
@@ -58,6 +65,33 @@ def is_ready(url: str, timeout_s: float = 2.0) -> bool:
     except OSError:
         return False
     return status == 200
+
+
+def why_not_ready(url: str) -> ServerError:
+    """What answers at HOST:PORT, of which is_ready says no: nothing, something else, or a Triton that is not ready."""
+    address = f"http://{url}"
+    try:
+        reply = ask(address, "GET", "/v2/health/ready", timeout_s=2.0)
+        about = ask(address, "GET", "/v2", timeout_s=2.0)
+    except NotHttpError as error:
+        return no_answer(address, error)
+    except OSError as error:
+        return ServerError(
+            f"no ready Triton answers at {address}",
+            code="server_unreachable",
+            seen=str(error) or type(error).__name__,
+            fix="give the address of its HTTP port (8000 by default), or serve with --launch embedded",
+        )
+    try:
+        told.server_metadata_from(json_from(about.body), address)
+    except (ValueError, ServerError):
+        return not_triton(address, about)
+    return ServerError(
+        f"the Triton at {address} is not ready",
+        code="server_unreachable",
+        seen=f"HTTP {reply.status} {_reason(reply.body)}",
+        fix="give it time to load its models, or look into its log",
+    )
 
 
 def server_metadata(url: str) -> dict[str, Any]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    ANSWER_LIMIT_BYTES,
+    SIGN_IN,
+    Reply,
+    ask,
+    is_strange,
+    json_from,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path
@@ -38,34 +47,35 @@ def exchange(
         {**target.headers, **(fields or {})},
         timeout_s=timeout_s,
         limit_bytes=limit_bytes,
-        tls=target.tls_context() if secure else None,
+        tls=target.tls.context() if secure else None,
     )
 
 
 def call_json(target: HttpTarget, path: str, *, method: str = "GET", body: object = None) -> Any:
     """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
+    return _json_of(target, f"{method} {path}", _reply(target, method, path, body))
+
+
+def _reply(target: HttpTarget, method: str, path: str, body: object = None) -> Reply:
     try:
-        reply = exchange(target, method, path, None if body is None else json.dumps(body).encode())
+        return exchange(target, method, path, None if body is None else json.dumps(body).encode())
     except OSError as error:
-        raise ServerError(
-            f"nothing answers HTTP at {target.url}",
-            code="server_unreachable",
-            seen=str(error) or type(error).__name__,
-            fix="--ca-file with the certificate that vouches for the server's"
-            if isinstance(error, ssl.SSLCertVerificationError)
-            else "is the server up, and is this its HTTP port (8000 by default)?",
-        ) from error
+        raise no_answer(target.url, error) from error
+
+
+def _json_of(target: HttpTarget, asked: str, reply: Reply) -> Any:
     if reply.status != 200:
         raise TrialError(
-            f"{method} {path}: {reason_of(reply.body) or 'no reason given'}",
+            f"{asked}: {reason_of(reply.body) or 'no reason given'}",
             code="server_refused",
             seen=f"HTTP {reply.status}",
+            fix=SIGN_IN if reply.status in (401, 403) else None,
         )
     try:
         return json_from(reply.body) if reply.body else None
     except ValueError as error:
         raise ServerError(
-            f"{target.url}: {method} {path}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
+            f"{target.url}: {asked}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
         ) from None
 
 
@@ -79,8 +89,11 @@ class RestApi:
         return f"{self._target.url}: {what}"
 
     def server_metadata(self) -> Mapping[str, Any]:
-        """See ServerApi."""
-        return told.server_metadata_from(call_json(self._target, "/v2"), self._where("server"))
+        """See ServerApi. ServerError not_triton where something else answers: it is what is asked first."""
+        reply = _reply(self._target, "GET", "/v2")
+        if is_strange(reply):
+            raise not_triton(self._target.url, reply)
+        return told.server_metadata_from(_json_of(self._target, "GET /v2", reply), self._where("server"))
 
     def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    ANSWER_LIMIT_BYTES,
+    SIGN_IN,
+    NotHttpError,
+    Reply,
+    is_strange,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
@@ -42,11 +51,14 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             reply = _exchange(target, "GET", "/v2/health/live")
+            if is_strange(reply):
+                raise not_triton(target.url, reply)
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
                     code="server_unreachable",
                     seen=f"HTTP {reply.status} {_reason(reply)}".strip(),
+                    fix=SIGN_IN if reply.status in (401, 403) else None,
                 )
 
     def follow(self, switched: Switched) -> str:
@@ -87,7 +99,7 @@ class LiveRelease:
             f"the server at {target.url} refused to load {model!r}: {reason}",
             code="model_refused",
             seen=f"HTTP {reply.status}",
-            fix="give what it wants to see of you with --header NAME:VALUE" if forbidden else None,
+            fix=SIGN_IN if forbidden else None,
         )
 
     def _wait(self, target: HttpTarget, model: str, served: tuple[int, ...], mode: ControlMode) -> None:
@@ -158,7 +170,7 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
         version=version,
         outputs=tuple(sample.outputs),
     )
-    host = urlsplit(target.base_url).netloc
+    host = target.address().authority
     head, _, body = http_request(payload, host).partition(b"\r\n\r\n")
     fields = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
     headers = {name: value for name, value in fields if name != "Host"}
@@ -205,6 +217,8 @@ def _exchange(
     """tritonsmith.perf.wire.rest.exchange, its failures as the error that people see."""
     try:
         return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
+    except (NotHttpError, ssl.SSLError) as error:
+        raise no_answer(target.url, error) from error
     except OSError as error:
         raise ServerError(
             f"the server at {target.url} does not answer: {error or type(error).__name__}",

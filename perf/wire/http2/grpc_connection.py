@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
 
+from tritonsmith.builder.base.files.http_ask import spoken
 from tritonsmith.perf.wire.http2 import frames as http2
 from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
@@ -50,8 +51,15 @@ class GrpcConnection(asyncio.Protocol):
     """One HTTP/2 connection; implements perf.wire.target.Connection."""
 
     def __init__(
-        self, done: Done, closed: Closed, fields: Sequence[tuple[str, str]], streaming: bool = False
+        self,
+        done: Done,
+        closed: Closed,
+        fields: Sequence[tuple[str, str]],
+        streaming: bool = False,
+        limit_bytes: int = KEPT_LIMIT_BYTES,
     ) -> None:
+        self.received_bytes = 0
+        self._limit_bytes = limit_bytes
         self._done = done
         self._streaming = streaming
         self._on_closed: Closed | None = closed
@@ -162,6 +170,7 @@ class GrpcConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         now = monotonic_ns()
+        self.received_bytes += len(data)
         if self._buffer:
             data = self._buffer + data
         at, size = 0, len(data)
@@ -173,7 +182,11 @@ class GrpcConnection(asyncio.Protocol):
                 end = start + (mixed >> 8)
                 if end > size:
                     if mixed >> 8 > _RECEIVE_FRAME_BYTES:
-                        raise Http2Error("not HTTP/2" if not self._settings else "a frame that is too large")
+                        raise Http2Error(
+                            "a frame that is too large"
+                            if self._settings
+                            else f"not HTTP/2 but {spoken(data[at : at + 80])}"
+                        )
                     break
                 at = end
                 kind = mixed & 0xFF
@@ -215,8 +228,8 @@ class GrpcConnection(asyncio.Protocol):
                 data = http2.without_padding(flags, payload) if flags & http2.PADDED else payload
                 if stream.keep:
                     stream.body += data
-                    if len(stream.body) > KEPT_LIMIT_BYTES:
-                        raise Http2Error(f"an answer of more than {KEPT_LIMIT_BYTES >> 20} MiB")
+                    if len(stream.body) > self._limit_bytes:
+                        raise Http2Error(f"an answer of more than {self._limit_bytes >> 20} MiB")
                 if stream.parser is not None:
                     stream.parser.feed(data, now)
             if flags & http2.END_STREAM:
@@ -396,4 +409,6 @@ class GrpcConnection(asyncio.Protocol):
         self.open = False
         for number, stream in list(self._streams.items()):
             self._end(number, stream.failure)
+        if self._buffer and not self.ready.done():  # an alert of TLS is shorter than a frame's head
+            self._fail_all(f"protocol: not HTTP/2 but {spoken(self._buffer[:80])}")
         self._fail_all(f"connection: {how} by the server before an answer")

@@ -22,7 +22,7 @@ from tritonsmith.perf.load.counting import Counted, Counting
 from tritonsmith.perf.load.memory_regions import check_cuda
 from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
-from tritonsmith.perf.load.served_model import interface_of
+from tritonsmith.perf.load.served_model import interface_of, members_of
 from tritonsmith.perf.load.shared_memory import shared_target
 from tritonsmith.perf.records.schedule import Closed, Load, Replay
 from tritonsmith.perf.server.server import Server
@@ -126,7 +126,7 @@ def run_load_test(
     pool = pool_from_options(model, test.data, parameters=test.parameters)
     payloads: Sequence[InferPayload] = pool.payloads
     metrics_url = test.metrics_url or _metrics_url(url)
-    counting = Counting(api, model.name, model.version, metrics_url)
+    counting = Counting(api, model.name, model.version, metrics_url, members_of(api, model))
     before: list[Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
     stubs = None if pid is None else Stubs(pid)
@@ -173,12 +173,12 @@ def run_load_test(
             on_progress=on_progress,
             at_measure_start=at_measure_start if test.warmup_s else None,
         )
-    server, why = counting.since(before[0] if before else None, records)
+    seen = counting.since(before[0] if before else None, records)
     if test.goodput_ms:
         limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
         records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
     died = [] if stubs is None else [death.sentence for death in stubs.settled()]
-    return result_of(records, server, why, sampled.use, tuple(died))
+    return result_of(records, seen.server, seen.why, sampled.use, tuple(died), seen.members)
 
 
 # What is asked → what is put together.

@@ -26,6 +26,7 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
         "summary": json_of(result.summary),
         "why_no_server": result.why_no_server or None,
         "server": json_of(result.server),
+        "members": {name: json_of(counters) for name, counters in result.members.items()},
         "resources": None if use is None else json_of(use) | {"energy_per_inference_j": energy_j},
         "stubs_died": list(result.died),
         "interrupted": header.interrupted,
@@ -72,6 +73,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     lines += _step_lines(summary)
     lines += _stream_lines(summary)
     lines += _server_lines(result)
+    lines += _member_lines(result)
     lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
@@ -231,6 +233,35 @@ def _server_lines(result: LoadTestResult) -> list[str]:
             f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"
         )
     return lines
+
+
+def _member_lines(result: LoadTestResult) -> list[str]:
+    """A row a model that an ensemble is composed of: means of a request, in µs."""
+    if not result.members:
+        return []
+    rows: list[tuple[str, ...]] = [("", "requests", "queue", "input", "infer", "output", "mean batch")]
+    rows += [
+        (
+            name,
+            f"{c.requests:,}" + (f" ({c.failed:,} FAILED)" if c.failed else ""),
+            *(
+                f"{mean_us:,.0f} µs"
+                for mean_us in (
+                    c.mean_queue_us,
+                    c.mean_compute_input_us,
+                    c.mean_compute_infer_us,
+                    c.mean_compute_output_us,
+                )
+            ),
+            "-" if c.mean_batch_size is None else f"{c.mean_batch_size:.2f}",
+        )
+        for name, c in result.members.items()
+    ]
+    labels = ["members", *[""] * len(rows)]
+    return [
+        f"  {label:<12}{line}"
+        for label, line in zip(labels, table(rows, right=(1, 2, 3, 4, 5, 6)), strict=False)
+    ]
 
 
 def _client_line(result: LoadTestResult) -> str:

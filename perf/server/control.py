@@ -20,8 +20,10 @@ from typing import Any, Protocol
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import (
-    NotHttpError,
+    ANSWERED_ERRORS,
+    Reply,
     ask,
+    is_strange,
     json_from,
     no_answer,
     not_triton,
@@ -62,9 +64,9 @@ def is_ready(url: str, timeout_s: float = 2.0) -> bool:
     """Whether the server answers and says it is ready."""
     try:
         status, _ = _exchange(url, "GET", "/v2/health/ready", timeout_s=timeout_s)
+        return status == 200
     except OSError:
         return False
-    return status == 200
 
 
 def why_not_ready(url: str) -> ServerError:
@@ -73,7 +75,7 @@ def why_not_ready(url: str) -> ServerError:
     try:
         reply = ask(address, "GET", "/v2/health/ready", timeout_s=2.0)
         about = ask(address, "GET", "/v2", timeout_s=2.0)
-    except NotHttpError as error:
+    except ANSWERED_ERRORS as error:
         return no_answer(address, error)
     except OSError as error:
         return ServerError(
@@ -95,8 +97,11 @@ def why_not_ready(url: str) -> ServerError:
 
 
 def server_metadata(url: str) -> dict[str, Any]:
-    """name, version, extensions."""
-    return told.server_metadata_from(_call(url, "GET", "/v2"), f"{url}: server")
+    """name, version, extensions. ServerError not_triton where something else answers."""
+    reply = _reply(url, "GET", "/v2")
+    if is_strange(reply):
+        raise not_triton(f"http://{url}", reply)
+    return told.server_metadata_from(_json_of(url, "GET", "/v2", reply), f"{url}: server")
 
 
 def model_metadata(url: str, name: str, version: str = "") -> dict[str, Any]:
@@ -251,11 +256,14 @@ def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30
 
 
 def _call(url: str, method: str, path: str, body: object = None) -> Any:
-    status, answer = _request(url, method, path, body)
-    if status != 200:
-        raise _refused(url, method, path, status, answer)
+    return _json_of(url, method, path, _reply(url, method, path, body))
+
+
+def _json_of(url: str, method: str, path: str, reply: Reply) -> Any:
+    if reply.status != 200:
+        raise _refused(url, method, path, reply.status, reply.body)
     try:
-        return json_from(answer) if answer else None
+        return json_from(reply.body) if reply.body else None
     except ValueError as error:
         raise ServerError(
             f"{url}: {method} {path}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
@@ -295,8 +303,13 @@ def _fix_for_refusal(name: str, status: int, reason: str) -> str | None:
 def _request(
     url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, bytes]:
+    reply = _reply(url, method, path, body, timeout_s)
+    return reply.status, reply.body
+
+
+def _reply(url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S) -> Reply:
     try:
-        return _exchange(url, method, path, body, timeout_s)
+        return _asked(url, method, path, body, timeout_s)
     except OSError as error:
         raise ServerError(
             f"the server at {url} does not answer: {error}",
@@ -309,7 +322,11 @@ def _request(
 def _exchange(
     url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, bytes]:
+    reply = _asked(url, method, path, body, timeout_s)
+    return reply.status, reply.body
+
+
+def _asked(url: str, method: str, path: str, body: object, timeout_s: float) -> Reply:
     data = None if body is None else json.dumps(body).encode()
     fields = {"Content-Type": "application/json"} if data is not None else {}
-    reply = ask(f"http://{url}", method, path, data, fields, timeout_s=timeout_s)
-    return reply.status, reply.body
+    return ask(f"http://{url}", method, path, data, fields, timeout_s=timeout_s)

@@ -16,7 +16,7 @@ import numpy as np
 from tritonsmith.builder.base.files.address import Address, address_of, refuse_bare_ipv6
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.wire.http2.grpc_connection import GrpcConnection
-from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, Uint, array_from_raw
+from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
 from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done, Tls
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -169,7 +169,7 @@ def _set_parameters(message: Any, parameters: Mapping[str, Parameter]) -> None:
         if isinstance(value, bool):
             parameter.bool_param = value
         elif isinstance(value, int):
-            if name == "priority" or isinstance(value, Uint):  # the server reads priority as unsigned
+            if name == "priority":  # the server reads this one as unsigned
                 parameter.uint64_param = value
             else:
                 parameter.int64_param = value

@@ -23,12 +23,6 @@ from tritonsmith.perf.wire.paths import model_path
 
 Array = npt.NDArray[Any]
 Parameter = bool | int | float | str
-
-
-class Uint(int):
-    """A parameter that gRPC is to carry as uint64_param; other whole numbers travel as int64_param."""
-
-
 _KSERVE_NAMES = [d.kserve for d in DTYPES]
 
 

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from tritonsmith.builder.base.errors import UsageError
 
-_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.%\w]+\](:\d+)?(/.*)?")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f.]*:[\w:.%]*\](:\d+)?(/.*)?")
+_NETLOC = re.compile(r"(.*@)?([^\[\]]+|\[[^\[\]]+\](:\d+)?)")
 _BARE = re.compile(r"(?:\w+://)?([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)/?")
 
 
@@ -55,7 +56,7 @@ def address_of(url: str, schemes: Sequence[str], example: str) -> Address:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:  # brackets that do not match, a port that is no number or too large
         raise _bad(url, f"not an address: {error}", example) from None
-    if parts.scheme not in schemes or not host or port == 0:
+    if parts.scheme not in schemes or not host or port == 0 or not _NETLOC.fullmatch(parts.netloc):
         raise _bad(url, f"not {' or '.join(f'{s}://HOST:PORT' for s in schemes)}", example)
     return Address(parts.scheme, host, port, parts.path.rstrip("/"))
 

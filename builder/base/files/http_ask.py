@@ -43,6 +43,10 @@ class NotHttpError(ConnectionError):
         self.first = first
 
 
+ANSWERED_ERRORS = (NotHttpError, ssl.SSLError, ConnectionResetError)
+"""What `ask` raises where something is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """fields: of the head, names in lower case."""
@@ -132,20 +136,26 @@ def no_answer(url: str, error: OSError) -> ServerError:
         return ServerError(
             f"what answers at {url} does not speak TLS", code="not_triton", seen=seen, fix=f"is it {other}?"
         )
+    if isinstance(error, ConnectionResetError):
+        return ServerError(
+            f"what answers at {url} broke the connection off",
+            code="server_unreachable",
+            seen=seen,
+            fix=usual if secure else f"{usual} With TLS it is {other}",
+        )
     if not isinstance(error, NotHttpError):
-        return ServerError(f"nothing answers HTTP at {url}", code="server_unreachable", seen=seen, fix=usual)
+        fix = f"{usual} Without TLS it is {other}" if secure and isinstance(error, TimeoutError) else usual
+        return ServerError(f"nothing answers HTTP at {url}", code="server_unreachable", seen=seen, fix=fix)
     tongue = spoken(error.first)
-    fix = {
-        "TLS": other,
-        "HTTP/2": "that is a gRPC port: give the HTTP one (8000 by default), or grpc://HOST:PORT",
-    }
+    other_port = "that is a gRPC port: give the HTTP one (8000 by default), or grpc://HOST:PORT"
+    fixes = {"TLS": other, "HTTP/2": other_port}
     return ServerError(
         f"what answers at {url} is not a Triton: it says {tongue}"
-        if tongue not in fix
+        if tongue not in fixes
         else f"what answers at {url} speaks {tongue}, not HTTP",
         code="not_triton",
         seen=seen,
-        fix=fix.get(tongue, usual if error.first else f"{usual} With TLS it is {other}"),
+        fix=fixes.get(tongue, usual if error.first else f"{usual} With TLS it is {other}"),
     )
 
 

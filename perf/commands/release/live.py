@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import (
     ANSWER_LIMIT_BYTES,
+    ANSWERED_ERRORS,
     SIGN_IN,
-    NotHttpError,
     Reply,
     is_strange,
     no_answer,
@@ -217,7 +216,7 @@ def _exchange(
     """tritonsmith.perf.wire.rest.exchange, its failures as the error that people see."""
     try:
         return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
-    except (NotHttpError, ssl.SSLError) as error:
+    except ANSWERED_ERRORS as error:
         raise no_answer(target.url, error) from error
     except OSError as error:
         raise ServerError(

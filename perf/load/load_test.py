@@ -247,7 +247,7 @@ def _metrics_url(url: str) -> str:
 
 def server_of(url: str, test: LoadTest) -> tuple[ServerApi, Target]:
     """(what is asked once, the measured side) of the server at an http, https, grpc or grpcs URL."""
-    if urlsplit(url).scheme in ("grpc", "grpcs"):
+    if url.startswith(("grpc://", "grpcs://")):
         from tritonsmith.perf.wire.grpc_api import GrpcApi
 
         if test.asks_over == "http":

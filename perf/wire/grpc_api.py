@@ -147,7 +147,9 @@ class GrpcApi:
             f"nothing answers gRPC at {url}",
             code="server_unreachable",
             seen=seen,
-            fix=f"{usual} Does it speak TLS?" if secure else f"{usual} With TLS the URL is grpcs://",
+            fix=f"{usual} Does it speak TLS, or want a client certificate (--cert)?"
+            if secure
+            else f"{usual} With TLS the URL is grpcs://",
         )
 
     def _error(self, name: str, reason: str) -> TritonsmithError:

@@ -86,6 +86,7 @@ class FakeServer:
     regions: list[tuple[str, Any]] = field(default_factory=list)
     ssl: Any = None
     host: str = "127.0.0.1"
+    answer_bytes: int = 0
     ensembles: dict[str, list[str]] = field(default_factory=dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.AbstractServer | None = None
@@ -258,6 +259,8 @@ class FakeServer:
             chunks = [body[i : i + size] for i in range(0, len(body), size)]
             body = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(c), c) for c in chunks) + b"0\r\nTrailer: t\r\n\r\n"
         data = head + body
+        if json_length is not None:
+            self.answer_bytes = len(data)
         step = behaviour.piece_bytes or len(data)
         for at in range(0, len(data), step):
             writer.write(data[at : at + step])

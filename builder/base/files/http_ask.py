@@ -141,7 +141,9 @@ def no_answer(url: str, error: OSError) -> ServerError:
             f"what answers at {url} broke the connection off",
             code="server_unreachable",
             seen=seen,
-            fix=usual if secure else f"{usual} With TLS it is {other}",
+            fix=f"{usual} Does it want a client certificate? --cert and --key"
+            if secure
+            else f"{usual} With TLS it is {other}",
         )
     if not isinstance(error, NotHttpError):
         fix = f"{usual} Without TLS it is {other}" if secure and isinstance(error, TimeoutError) else usual

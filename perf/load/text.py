@@ -158,8 +158,13 @@ def _stream_lines(summary: Summary) -> list[str]:
 
 
 def observed_of(result: LoadTestResult) -> dict[str, str]:
-    """What was seen of the server, by a word on it: `server` (its counters) and `used` (CPU, memory, GPUs)."""
-    found = {"server": _server_lines(result), "used": _resource_lines(result)}
+    """What was seen of the server, by a word on it: `server` (its counters), `members` (of an ensemble), `used` (CPU,
+    memory, GPUs)."""
+    found = {
+        "server": _server_lines(result),
+        "members": _member_sentences(result),
+        "used": _resource_lines(result),
+    }
     return {name: "; ".join(line[14:] for line in lines) for name, lines in found.items() if lines}
 
 
@@ -233,6 +238,14 @@ def _server_lines(result: LoadTestResult) -> list[str]:
             f"              response cache {server.cache_hits:,} hits, {server.cache_misses:,} misses"
         )
     return lines
+
+
+def _member_sentences(result: LoadTestResult) -> list[str]:
+    return [
+        f"{'':14}{name} {c.requests:,} requests, queue {c.mean_queue_us:,.0f} µs, "
+        f"infer {c.mean_compute_infer_us:,.0f} µs, mean batch {c.mean_batch_size or 0:.2f}"
+        for name, c in result.members.items()
+    ]
 
 
 def _member_lines(result: LoadTestResult) -> list[str]:

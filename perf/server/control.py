@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import (
     ANSWERED_ERRORS,
+    NotHttpError,
     Reply,
     ask,
     is_strange,
@@ -83,6 +84,13 @@ def why_not_ready(url: str) -> ServerError:
             code="server_unreachable",
             seen=str(error) or type(error).__name__,
             fix="give the address of its HTTP port (8000 by default), or serve with --launch embedded",
+        )
+    if about.status in (401, 403):
+        return ServerError(
+            f"what answers at {address} wants to know who asks",
+            code="server_unreachable",
+            seen=f"HTTP {about.status} {_reason(about.body)}",
+            fix="an attached server is asked without credentials: give an address that needs none",
         )
     try:
         told.server_metadata_from(json_from(about.body), address)
@@ -311,6 +319,8 @@ def _reply(url: str, method: str, path: str, body: object = None, timeout_s: flo
     try:
         return _asked(url, method, path, body, timeout_s)
     except OSError as error:
+        if isinstance(error, NotHttpError) and error.first:
+            raise no_answer(f"http://{url}", error) from None
         raise ServerError(
             f"the server at {url} does not answer: {error}",
             code="server_unreachable",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tritonsmith.builder.base.errors import ServerError, TrialError, TritonsmithError
 from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, SIGN_IN
@@ -15,6 +15,7 @@ from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.grpc import SERVICE, GrpcTarget, framed
 from tritonsmith.perf.wire.target import UNKNOWN_CALLER, Responses
 
+Result = TypeVar("Result")
 _TIMEOUT_S = 10.0
 _UNANSWERED = ("gRPC UNAVAILABLE", "gRPC DEADLINE_EXCEEDED")
 
@@ -78,8 +79,7 @@ class GrpcApi:
         from tritonclient.grpc import service_pb2
 
         request: bytes = getattr(service_pb2, f"{method}Request")(**fields).SerializeToString()
-        with ThreadPoolExecutor(1) as thread:  # where a loop runs in this one already, as in a notebook
-            reason, answer = thread.submit(asyncio.run, self._exchange(method, framed(request))).result()
+        reason, answer = _awaited(self._exchange(method, framed(request)))
         if reason is not None:
             raise self._error(method, reason)
         message = getattr(service_pb2, f"{method}Response")()
@@ -171,3 +171,13 @@ class GrpcApi:
             seen=name,
             fix="give the address of its gRPC port (8001 by default)",
         )
+
+
+def _awaited(work: Coroutine[Any, Any, Result]) -> Result:
+    """Its result; from a thread of its own where a loop runs in this one already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()

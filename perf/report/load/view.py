@@ -168,7 +168,7 @@ def _environment(records: RequestRecords, summary: Summary) -> list[tuple[str, s
     return [*rows, ("Seed", str(header.seed))]
 
 
-_OBSERVED = {"server": "The server itself", "used": "The server used"}
+_OBSERVED = {"server": "The server itself", "members": "The ensemble's members", "used": "The server used"}
 
 
 # Charts.

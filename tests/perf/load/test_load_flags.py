@@ -26,9 +26,11 @@ from tritonsmith.perf.commands.load.flags import (
 from tritonsmith.perf.commands.release.live import LiveRelease
 from tritonsmith.perf.load.load_test import LoadTest, fitted, run_load_test
 from tritonsmith.perf.load.result import LoadTestResult, result_from_records
+from tritonsmith.perf.load.text import observed_of
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.records.typed import json_of, typed
+from tritonsmith.perf.report.load.view import load_view
 from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
 from tritonsmith.perf.stats import Summary
 from tritonsmith.perf.sweep.target import target_from_text
@@ -390,6 +392,8 @@ def test_an_ensembles_members_are_told_one_by_one(tmp_path: Path) -> None:
     again = result_from_records(load_records(path))
     assert {name: json_of(row) for name, row in again.members.items()} == said["members"]
     assert isinstance(again.members["net"], ServerCounters)
+    assert "net 20 requests, queue 90 µs" in observed_of(again)["members"]
+    assert "net 20 requests" in str(load_view(again.records, again.summary)["environment"])
     with fake_server() as plain:
         assert "members" not in command(plain.url, *TEN)[1]
 

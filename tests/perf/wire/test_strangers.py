@@ -18,6 +18,7 @@ from tests.perf.fake_server import fake_server
 from tests.perf.hostile_server import always, hostile_server
 from tritonsmith.builder.base.errors import ServerError, TrialError, TritonsmithError
 from tritonsmith.builder.base.files.http_ask import spoken
+from tritonsmith.perf.commands.init import imported_url
 from tritonsmith.perf.commands.release.live import LiveRelease
 from tritonsmith.perf.load.load_test import LoadTest, fitted, run_load_test
 from tritonsmith.perf.load.text import text_of_result
@@ -43,7 +44,7 @@ def release(url: str) -> None:
     LiveRelease([HttpTarget(url)]).check()
 
 
-HTTP = [load, attach, release]
+HTTP = [load, attach, release, imported_url]
 
 
 def error_of(ask: Callable[[str], object], url: str) -> TritonsmithError:
@@ -111,7 +112,7 @@ def test_tls_met_in_plain_and_plain_met_with_tls_name_the_other_scheme(tmp_path:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     with fake_server(ssl=context) as server:
-        for ask in HTTP:
+        for ask in (load, attach, release):
             error = error_of(ask, server.url.replace("https", "http"))
             assert error.exit_code == 3 and server.url in str(error.fix), error
         assert "grpcs://" in str(error_of(load, server.url.replace("https", "grpc")).fix)
@@ -160,7 +161,9 @@ def test_a_server_that_wants_to_know_who_asks_is_told_how(status: int) -> None:
     said = b'HTTP/1.1 %d X\r\nContent-Length: 17\r\n\r\n{"error":"token"}' % status
     with hostile_server(always(said)) as url:
         error = error_of(load, url)
+        attached = error_of(attach, url)
     assert isinstance(error, TrialError) and "-H 'Authorization: Bearer …'" in str(error.fix)
+    assert "wants to know who asks" in attached.message and attached.exit_code == 3
 
 
 def test_grpc_that_wants_to_know_who_asks_is_told_how() -> None:

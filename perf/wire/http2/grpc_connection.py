@@ -18,7 +18,7 @@ from tritonsmith.builder.base.files.http_ask import spoken
 from tritonsmith.perf.wire.http2 import frames as http2
 from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
-from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.http2.grpc_stream import Stream
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
 _RECEIVE_FRAME_BYTES = 1 << 17
@@ -28,23 +28,6 @@ _BLOCK_LIMIT_BYTES = 1 << 17
 _OWED_LIMIT_BYTES = 1 << 16
 
 _LAST_HEADERS = http2.END_HEADERS | http2.END_STREAM
-
-
-class _Stream:
-    """A request in flight."""
-
-    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "watched", "window")
-
-    def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
-        self.slot = slot
-        self.keep = keep
-        self.watched = keep or streaming
-        self.first_ns = 0
-        self.body = b"" if not keep else bytearray()
-        self.failure: str | None = None
-        self.parser = ResponseParser() if streaming else None
-        self.unsent: memoryview | None = None  # what flow control holds back
-        self.window = 0  # bytes this stream may still send; kept only while something is unsent
 
 
 class GrpcConnection(asyncio.Protocol):
@@ -66,7 +49,7 @@ class GrpcConnection(asyncio.Protocol):
         self._fields = fields
         self._block = http2.header_block(fields)
         self._once: bytes | None = None  # the block of the next request alone
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._stream_of: dict[int, int] = {}  # slot → stream
         self._next_stream = 1
         self._buffer = b""
@@ -107,7 +90,7 @@ class GrpcConnection(asyncio.Protocol):
         self._next_stream = number + 2
         if self._next_stream > http2.LAST_STREAM_ID:
             self.open = False
-        stream = _Stream(slot, keep, self._streaming)
+        stream = Stream(slot, keep, self._streaming)
         self._streams[number] = stream
         self._stream_of[slot] = number
         length = len(request)
@@ -352,7 +335,7 @@ class GrpcConnection(asyncio.Protocol):
 
     # Ending.
 
-    def _answered(self, number: int, stream: _Stream, now: int) -> None:
+    def _answered(self, number: int, stream: Stream, now: int) -> None:
         """`_end` of a request that was answered well; in one call where nothing else is to be done."""
         if stream.failure is not None or stream.unsent is not None or self._waiting or not self.open:
             self._end(number, stream.failure, now)

@@ -107,6 +107,7 @@ def with_steps(whole: Validity, steps: Sequence[StepSummary]) -> Validity:
         worst[1].verdict,
         (*whole.reasons, *told),
         f"for the step at {worst[0].load:g}: {worst[1].recommendation}",
+        whole.notes,
     )
 
 

@@ -327,6 +327,12 @@ class Run:
             reason = "other: too many different reasons"
         return self.reasons.setdefault(reason, len(self.reasons))
 
+    def _request_bytes(self) -> tuple[int, ...]:
+        """Of each payload's request. What stands for a slot's own, or is made for each request, is not there yet."""
+        kept = self.wire or [None] * len(self.payloads)
+        pairs = zip(kept, self.payloads, strict=True)
+        return tuple(len(w if type(w) is bytes else self.target.encode(p, 0)) for w, p in pairs)
+
     def records(self, environment: dict[str, Any]) -> RequestRecords:
         """The rows, sorted and with their header, once the run is over."""
         table = np.frombuffer(self.rows, np.int64).reshape(-1, 6).copy()
@@ -343,12 +349,7 @@ class Run:
             seed=self.plan.seed,
             reasons=tuple(self.reasons),
             batch_sizes=tuple(payload.batch_size for payload in self.payloads),
-            request_bytes=tuple(
-                len(
-                    wire if type(wire) is bytes else self.target.encode(payload, 0)
-                )  # what stands for it is short
-                for wire, payload in zip(self.wire, self.payloads, strict=True)
-            ),
+            request_bytes=self._request_bytes(),
             received_bytes=max(0, (self.received_at_stop or 0) - self.received_before),
             started_unix_ns=self.started_unix_ns,
             start_ns=self.start_ns,

@@ -402,7 +402,7 @@ def test_each_step_has_its_verdict_in_its_row_and_the_worst_leads(tmp_path: Path
     # 500 answers are enough for p99, 6 are not.
     path = tmp_path / "run.npz"
     with fake_server() as server:
-        steps = ("--step", "20:300ms", "--request-rate", "1000", "--duration", "800ms", "--warmup", "0s")
+        steps = ("--step", "20:300ms", "--request-rate", "1500", "--duration", "800ms", "--warmup", "0s")
         code, text = command(server.url, "-m", "m", *steps, "-o", str(path))
     summary = result_from_records(load_records(path)).summary
     first, second = (step.validity for step in summary.steps)

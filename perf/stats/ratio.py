@@ -13,6 +13,8 @@ from pydantic import model_serializer, model_validator
 from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, ends_of, student_t, with_interval
 
 MANY_ROUNDS = 1000
+WIDEST = 300.0
+"""Half an interval of a logarithm, at most: with one degree of freedom and thousands of comparisons it leaves the floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ def ratio_interval(a_rounds: Sequence[float], b_rounds: Sequence[float], level: 
     centre = float(logs.mean())
     if logs.size < 2:
         return Ratio(math.exp(centre), None, "an interval needs two rounds, one was measured")
-    half = student_t((1 + level) / 2, logs.size - 1) * float(logs.std(ddof=1)) / math.sqrt(logs.size)
+    half = min(
+        student_t((1 + level) / 2, logs.size - 1) * float(logs.std(ddof=1)) / math.sqrt(logs.size), WIDEST
+    )
     return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
 
 
@@ -130,7 +134,7 @@ def arm_ratio(
     leverage = float(weights @ table.unscaled @ weights)
     variance, df = _moderated(table, weights)
     single = level ** (1 / max(1, comparisons))
-    half = student_t((1 + single) / 2, df) * math.sqrt(max(0.0, leverage * variance))
+    half = min(student_t((1 + single) / 2, df) * math.sqrt(max(0.0, leverage * variance)), WIDEST)
     return Ratio(math.exp(centre), Interval(math.exp(centre - half), math.exp(centre + half), level))
 
 

@@ -13,7 +13,7 @@ from tests.perf.report.test_report import run_result
 from tritonsmith.perf.report.cells import ServerTime
 from tritonsmith.perf.report.columns import cells_of
 from tritonsmith.perf.report.svg.pareto import pareto_front
-from tritonsmith.perf.report.why import (
+from tritonsmith.perf.report.page.why import (
     Evidence,
     Rule,
     Side,

@@ -61,6 +61,18 @@ def faded_arms(run: RunResult, arms: Sequence[Arm]) -> frozenset[str]:
     return frozenset(arm.id for arm in arms if told is not None and not arm.baseline and arm.id != told)
 
 
+def spread_points(run: RunResult, most: int) -> list[int]:
+    """The load points, or as many, spread over them, the verdict's among them."""
+    points, at = list(run.spec.concurrency), run.verdict.concurrency
+    if len(points) <= most:
+        return points
+    kept = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
+    if at in points and points.index(at) not in kept:
+        kept.remove(min(kept, key=lambda place: abs(place - points.index(at))))
+        kept.add(points.index(at))
+    return [points[place] for place in sorted(kept)]
+
+
 def ratios_at(run: RunResult, concurrency: int) -> dict[str, Ratio]:
     """Arm → its ratio to the current config at a load point, where there is one."""
     point = run.verdict.at(concurrency)
@@ -129,7 +141,13 @@ def forest(run: RunResult, concurrency: int) -> str | None:
             point = svg.Point(
                 ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
             )
-        rows.append((svg_rows.Row(labels[arm.id], note, _is_told(run, arm)), point, styles.get(arm.id, 0)))
+        rows.append(
+            (
+                svg_rows.Row(labels[arm.id], note, _is_told(run, arm), numbers.times(ratio)),
+                point,
+                styles.get(arm.id, 0),
+            )
+        )
     return svg_rows.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 

@@ -40,16 +40,9 @@ HEADLINE = {
 
 TOLD_BY_MAP = ("Broken: ", "Outside the constraints ")
 """Beginnings of the verdict's notes that the page has below its map, with the load points."""
+PAGE_ROWS = 600
 MARKDOWN_ROWS, MARKDOWN_CELLS = 150, 600
 """A comment on a pull request takes 65,536 characters."""
-
-
-def _few(run: RunResult) -> set[str]:
-    """Ids of the arms that a Markdown table has room for: the A/A pair and the best."""
-    baselines = [arm.id for arm in run.arms if arm.baseline]
-    best = charts.by_merit(run, [arm for arm in run.arms if not arm.baseline])
-    room = max(2, MARKDOWN_ROWS // len(run.spec.concurrency) - len(baselines))
-    return {*baselines, *(arm.id for arm in best[:room])}
 
 
 def view_of(run: RunResult) -> dict[str, Any]:
@@ -58,8 +51,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
     point = verdict_point(run)
     arms = charts.shown_arms(run)
     shown = {place: measured_columns(run, cells, place) for place in TABLES}
-    rows, standing = table(run, cells, shown), standing_of(run, cells)
-    few = _few(run)
+    rows, standing = table(run, cells, shown, _best(run, PAGE_ROWS)), standing_of(run, cells)
+    few = {arm.id for arm in _best(run, MARKDOWN_ROWS)}
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
     return {
         "title": f"Sweep of {run.spec.model}",
@@ -94,7 +87,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
         ],
         "columns": shown,
         "server_parts": [name for name, _ in charts.SERVER_PARTS],
-        "table": rows,
+        "page_rows": rows,
+        "rows_in_all": len(run.arms) * len(run.spec.concurrency),
         "best": [row for row in rows if row["concurrency"] == point and row["arm"].id in few],
         "all_points": [row for row in rows if row["arm"].id in few],
         "trust": trust_of(run),
@@ -204,14 +198,21 @@ def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
     return text + "."
 
 
+def _best(run: RunResult, rows: int) -> list[Arm]:
+    """The A/A pair and as many of the others, the best, as a table of so many rows has room for; in their order."""
+    others = charts.by_merit(run, [arm for arm in run.arms if not arm.baseline])
+    kept = {arm.id for arm in others[: max(2, rows // len(run.spec.concurrency) - 2)]}
+    return [arm for arm in run.arms if arm.baseline or arm.id in kept]
+
+
 def table(
-    run: RunResult, cells: charts.Cells, shown: Mapping[Place, Sequence[Column]]
+    run: RunResult, cells: charts.Cells, shown: Mapping[Place, Sequence[Column]], arms: Sequence[Arm]
 ) -> list[dict[str, Any]]:
     """One row an arm and load point, load point by load point, ready to print; `shown` of a row: place → (text, interval)s."""
     rows = []
     labels = charts.row_labels(run.arms)
     for point in run.spec.concurrency:
-        for position, arm in enumerate(run.arms):
+        for position, arm in enumerate(arms):
             cell, state = cells.get((arm.id, point)), state_of(run, arm, point)
             of = None if cell is None else Point(run, arm, point, cell, state)
             rows.append(
@@ -221,7 +222,6 @@ def table(
                     "concurrency": point,
                     "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
-                    "count": len(run.arms),
                     "state": state,
                     "tag": TAGS.get(state, state),
                     "cell": cell,

@@ -178,7 +178,8 @@ def more_rounds(ratio: Ratio, rounds: int, resolution: float, margin: float) -> 
     resolution: by what factor minus 1 the A/A pair differed; margin: the difference that does not matter.
 
     The ratio is taken to stay as it is; the interval's half-width and the A/A difference shrink with the square root of the
-    rounds. (Student's t shrinks a little faster, so few rounds are overestimated.) None: no interval yet, or more than MANY_ROUNDS.
+    rounds. (Student's t shrinks a little faster, so few rounds are overestimated.) None: no interval yet, or more than
+    MANY_ROUNDS.
     """
     if ratio.interval is None or ratio.value is None or rounds < 1:
         return None

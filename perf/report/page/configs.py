@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.report import numbers
-from tritonsmith.perf.report.charts import LINEAR_SPAN, STYLES, shown_arms
+from tritonsmith.perf.report.charts import LINEAR_SPAN, STYLES, shown_arms, spread_points
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.stats import Summary
 from tritonsmith.perf.sweep.plan import Arm
@@ -39,9 +39,9 @@ class ConfigDetails:
 
 
 def details_of(run: RunResult) -> list[ConfigDetails]:
-    """Of the configs that the page's charts have; 200 of them would be a page that no browser likes."""
+    """A colour a load point. Of the configs that the page's charts have; 200 of them would be a page that no browser likes."""
     started_s = _started_s(run)
-    points = _shown_points(run)
+    points = {point: style for style, point in enumerate(spread_points(run, STYLES), start=1)}
     base = next((arm for arm in run.arms if arm.baseline), None)
     at = run.verdict.concurrency
     beside = latencies_ms(run, base, at) if base is not None and at in points else None
@@ -83,19 +83,6 @@ _METRICS: Sequence[tuple[str, Callable[[Summary], float | None], Callable[[float
     ("p50 of each trial, ms", _milliseconds("p50"), lambda v: f"{v:g}"),
     ("p99 of each trial, ms", _milliseconds("p99"), lambda v: f"{v:g}"),
 )
-
-
-def _shown_points(run: RunResult) -> dict[int, int]:
-    """Load point → its style; as many as there are styles, the verdict's among them, spread over the others."""
-    points = list(run.spec.concurrency)
-    if len(points) > STYLES:
-        kept = {points[round(i)] for i in np.linspace(0, len(points) - 1, STYLES)}
-        at = run.verdict.concurrency
-        if at in points and at not in kept:
-            kept.remove(min(kept, key=lambda point: abs(points.index(point) - points.index(at))))
-            kept.add(at)
-        points = [point for point in points if point in kept]
-    return {point: 1 + i for i, point in enumerate(points)}
 
 
 def _started_s(run: RunResult) -> dict[int, float]:

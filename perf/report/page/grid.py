@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.perf.report.charts import by_merit
+from tritonsmith.perf.report.charts import by_merit, spread_points
 from tritonsmith.perf.report.page.standing import MapCell, map_cell
 from tritonsmith.perf.sweep.plan import CLIENT_BATCH, Arm, SweepSpec, axes_of, config_path
 from tritonsmith.perf.sweep.plan.arms import VARIANT
@@ -14,6 +14,7 @@ from tritonsmith.perf.sweep.plan.spec import model_and_path
 from tritonsmith.perf.sweep.run_record import RunResult
 
 CURRENT = MapCell("even", "•", "current", "1×", title="the current config")
+MOST_CELLS = 800
 MOST_VALUES = 24
 """A setting with more values has no room across a page."""
 
@@ -23,13 +24,19 @@ class Grid:
     """Cells of every pair of values, at each load point.
 
     rows, columns: (the setting's name, its values as text). fixed: what the other settings are.
-    tables:        (load point, rows of cells; None where no config of its own was measured).
+    tables:        (load point, rows of cells; None where no config of its own was measured), of as many load points as a
+                   page has room for.
     """
 
     rows: tuple[str, tuple[str, ...]]
     columns: tuple[str, tuple[str, ...]]
     fixed: str
     tables: tuple[tuple[str, tuple[tuple[MapCell | None, ...], ...]], ...]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a pair of values has no cell."""
+        return any(cell is None for _, rows in self.tables for row in rows for cell in row)
 
 
 def grid_of(run: RunResult) -> Grid | None:
@@ -51,7 +58,10 @@ def grid_of(run: RunResult) -> Grid | None:
     if len(placed) < 3:
         return None
     tables = []
+    shown = spread_points(run, max(1, MOST_CELLS // (len(axes[down]) * len(axes[across]))))
     for point in run.verdict.points:
+        if point.concurrency not in shown:
+            continue
         rows = []
         for a in axes[down]:
             row: list[MapCell | None] = []

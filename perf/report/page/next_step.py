@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,12 +78,14 @@ def _more_rounds(run: RunResult, directory: str) -> Step:
             sweep_again(run, directory, None, "--duration", f"{5 * run.spec.duration_s:g}s"),
         )
     final = final_rounds(run.trials)
-    usual = len({t.trial.round for t in run.trials} - final[0] - final[1])
-    wanted = min(MOST_ROUNDS, usual + more)
-    short = "" if wanted == usual + more else f" A sweep takes {MOST_ROUNDS} rounds at most."
+    needed = len({t.trial.round for t in run.trials} - final[0] - final[1]) + more
+    told = f"About {more:,} more round{'s' if more > 1 else ''} would decide"
+    if needed <= MOST_ROUNDS:
+        return Step(f"{told}; what was measured is kept.", sweep_again(run, directory, needed))
+    longer_s = run.spec.duration_s * math.ceil(needed / MOST_ROUNDS)
     return Step(
-        f"About {more:,} more round{'s' if more > 1 else ''} would decide; what was measured is kept.{short}",
-        sweep_again(run, directory, wanted),
+        f"{told}; a sweep has {MOST_ROUNDS} at most, so measure longer in each:",
+        sweep_again(run, directory, MOST_ROUNDS, "--duration", f"{longer_s:g}s"),
     )
 
 

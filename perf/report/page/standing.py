@@ -11,7 +11,7 @@ from tritonsmith.perf.report.cells import Cell
 from tritonsmith.perf.report.charts import by_merit, row_labels
 from tritonsmith.perf.stats import Estimate, Ratio
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict, Outcome
-from tritonsmith.perf.sweep.judge.words import what_decides
+from tritonsmith.perf.sweep.judge.words import listed, what_decides
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
@@ -25,7 +25,7 @@ MARKS: Mapping[Outcome, str] = {
 }
 MOST_ROWS = 15
 """More configs than these are folded away below the best of them."""
-MOST_REASONS = 12
+MOST_REASONS, MOST_NAMES = 12, 6
 TAGS: Mapping[str, str] = {
     "baseline": "current",
     "outside": "outside the limits",
@@ -39,7 +39,7 @@ _STEPS = (1.1, 1.35)
 
 @dataclass(frozen=True, slots=True)
 class MapCell:
-    """One config at one load point. tone: its CSS class. note: beside the ratio. title: all of it in words."""
+    """One config at one load point. tone: its CSS class. note: beside the ratio. title: where and why, if there is a reason."""
 
     tone: str
     mark: str
@@ -69,12 +69,18 @@ class MapRow:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a config does not count, or cannot be told, at some load points."""
+    """Why configs do not count, or cannot be told, at some load points. configs: their labels, with the loads if not at all."""
 
     mark: str
-    label: str
-    where: str
+    outcome: Outcome
     text: str
+    configs: tuple[str, ...]
+
+    @property
+    def who(self) -> str:
+        """The configs, as many as a line has room for."""
+        more = len(self.configs) - MOST_NAMES
+        return "; ".join(self.configs[:MOST_NAMES]) + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,7 @@ def meanings(run: RunResult) -> dict[Outcome, str]:
         "equivalent": f"whatever the difference is, it is below {run.spec.margin:.0%}",
         "undecided": "the interval leaves both open",
         "outside": "misses a limit that was set",
-        "broken": "refused, died, failed requests or answered otherwise; not ranked",
+        "broken": "refused, died, failed requests or gave wrong answers; not ranked",
     }
 
 
@@ -175,10 +181,6 @@ def map_cell(run: RunResult, label: str, concurrency: int, found: ArmVerdict) ->
     ratio = None if found.ratio is None or found.ratio.value is None else found.ratio
     times, span = ("", "") if ratio is None else (numbers.times(ratio), numbers.times_span(ratio))
     title = f"{label} {run.spec.where_words(concurrency)}: {found.outcome}"
-    if times:
-        title += f", {times} the current config's {_OBJECTIVES[run.spec.objective][0]}"
-    if span:
-        title += f" (95 % interval {span}, for all configs and load points together)"
     why = one_line_of(what_decides(found)) if found.outcome == "undecided" else one_line_of(found.why or "")
     note = ""
     if found.outcome == "undecided" and found.more_rounds is not None:
@@ -190,7 +192,7 @@ def map_cell(run: RunResult, label: str, concurrency: int, found: ArmVerdict) ->
         times,
         span,
         note,
-        f"{title}: {why}" if why else title,
+        f"{title}: {why}" if why else "",
     )
 
 
@@ -200,26 +202,26 @@ def one_line_of(why: str) -> str:
 
 
 def _reasons(run: RunResult, arms: Sequence[Arm]) -> list[Reason]:
-    """One a config and reason, with the load points where it holds."""
-    found: dict[tuple[str, Outcome, str], list[int]] = {}
+    """One a reason, with the configs and the load points where it holds."""
+    found: dict[tuple[Outcome, str], dict[str, list[int]]] = {}
     for arm in arms:
         for point in run.verdict.points:
             one = point.arms.get(arm.id)
             if one is not None and one.why and one.outcome != "better":
-                found.setdefault((arm.label, one.outcome, one_line_of(one.why)), []).append(point.concurrency)
+                of = found.setdefault((one.outcome, one_line_of(one.why)), {})
+                of.setdefault(arm.label, []).append(point.concurrency)
     everywhere = len(run.verdict.points)
     return [
         Reason(
             MARKS[outcome],
-            label,
-            ""
-            if len(loads) == everywhere
-            else run.spec.where_words(loads[0])
-            if len(loads) == 1
-            else f"at concurrency {', '.join(map(str, loads))}",
-            f"{outcome}: {text}",
+            outcome,
+            text,
+            tuple(
+                label if len(loads) == everywhere else f"{label} at {listed(loads)}"
+                for label, loads in configs.items()
+            ),
         )
-        for (label, outcome, text), loads in found.items()
+        for (outcome, text), configs in found.items()
     ]
 
 

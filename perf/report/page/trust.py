@@ -81,8 +81,8 @@ def _seen(run: RunResult) -> Iterator[str]:
     told = ", ".join(f"{_share(value)} {run.spec.where_words(at)}" for at, value in least.items())
     if len(least) > MOST_POINTS:
         told = f"{ends[0]} to {ends[1]}, by the load"
-    yield f"The smallest difference that this run could tell: about {told}."
+    yield f"The smallest difference that this run could tell: {told}."
 
 
 def _share(value: float) -> str:
-    return "more than double" if value > 1 else numbers.percent(value)
+    return "more than double" if value > 1 else f"about {numbers.percent(value)}"

@@ -25,11 +25,12 @@ from tritonsmith.perf.report.svg.elements import (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a chart of rows: a label above, marks below, a text at the right."""
+    """One line of a chart of rows: a label above, marks below, a text at the right. short: that text where it is narrow."""
 
     label: str
     note: str
     emphasis: bool = False
+    short: str = ""
 
 
 ROW_HEIGHT = 34
@@ -147,12 +148,13 @@ def _drawn_histograms(
 def _row_text(row: Row, y: float, width: int) -> str:
     """The label is cut to what stands beside the note; the whole of it is its tooltip."""
     weight = ' font-weight="600"' if row.emphasis else ""
+    note = row.note if width == WIDTH or not row.short else row.short
     room = ROW_CHARACTERS
     if width < WIDTH:
-        room = max(12, int((width - 2 * SIDE) / _CHARACTER) - len(row.note) - 2)
+        room = max(12, int((width - 2 * SIDE) / _CHARACTER) - len(note) - 2)
     label = text_at("row", SIDE, y, _cut(row.label, room), "start", weight)
     whole = f"<g><title>{escape(row.label)}</title>{label}</g>" if len(row.label) > room else label
-    return whole + text_at("row note", width - SIDE, y, row.note, "end", weight)
+    return whole + text_at("row note", width - SIDE, y, note, "end", weight)
 
 
 def _cut(text: str, most: int) -> str:

@@ -28,7 +28,8 @@ def next_steps(run: RunResult) -> tuple[Step, ...]:
         return (
             Step("The run was not kept: `tritonsmith sweep --output DIR` keeps one that can be applied."),
         )
-    return tuple(_steps(run, str(run.directory)))
+    directory = str(run.directory)
+    return tuple(_steps(run, f"./{directory}" if directory.startswith("-") else directory))
 
 
 def _steps(run: RunResult, directory: str) -> Iterator[Step]:
@@ -91,7 +92,7 @@ def _more_rounds(run: RunResult, directory: str) -> Step:
 
 def sweep_again(run: RunResult, directory: str, rounds: int | None, *more: str) -> str:
     """The command that the run was made with, going on in its directory; where it is not known, the shortest that does."""
-    given = shlex.split(str(run.environment.get("command") or ""), comments=False)
+    given = _words(str(run.environment.get("command") or ""))
     words = ["tritonsmith", "sweep"]
     if given[:2] == words:
         replaced = (*_REPLACED, *(word for word in more if word.startswith("-")))
@@ -101,6 +102,13 @@ def sweep_again(run: RunResult, directory: str, rounds: int | None, *more: str) 
     words += ["--resume", "--output", directory]
     words += [] if rounds is None else ["--rounds", str(rounds)]
     return shlex.join([*words, *more])
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a record may say anything
+        return []
 
 
 def _without(words: list[str], flags: tuple[str, ...]) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Row:
 ROW_HEIGHT = 34
 SIDE = 14
 ROW_CHARACTERS = 38  # what stands beside a note, bold too
-_CHARACTER = 6.6
+_CHARACTER = 7.0
 
 
 def forest_height(rows: int) -> float:

@@ -66,15 +66,15 @@ def grid_of(run: RunResult) -> Grid | None:
         for a in axes[down]:
             row: list[MapCell | None] = []
             for b in axes[across]:
-                arm = placed.get((str(a), str(b)))
-                found = None if arm is None else point.arms.get(arm.id)
-                if arm is not None and arm.baseline:
+                at = placed.get((str(a), str(b)))
+                found = None if at is None else point.arms.get(at.id)
+                if at is not None and at.baseline:
                     row.append(CURRENT)
                 else:
                     row.append(
                         None
-                        if arm is None or found is None
-                        else map_cell(run, arm.label, point.concurrency, found)
+                        if at is None or found is None
+                        else map_cell(run, at.label, point.concurrency, found)
                     )
             rows.append(tuple(row))
         tables.append((run.spec.where_words(point.concurrency), tuple(rows)))

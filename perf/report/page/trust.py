@@ -45,7 +45,7 @@ def _failed(run: RunResult) -> Iterator[str]:
 def _weak(run: RunResult, whole: Sequence[TrialResult]) -> Iterator[str]:
     if not whole:
         return
-    weak = Counter(
+    weak: Counter[Verdict] = Counter(
         t.summary.validity.verdict for t in whole if t.summary and t.summary.validity.verdict != Verdict.VALID
     )
     if not weak:

@@ -322,10 +322,11 @@ class TestNextStep:
         run = undecided()
         verdict = run.verdict
         (at,) = [p for p in verdict.points if p.concurrency == verdict.concurrency]
-        assert verdict.outcome == "undecided" and verdict.arm_id is not None
+        arm_id = verdict.arm_id or ""
+        assert verdict.outcome == "undecided" and arm_id in at.arms
 
         def step_of(more: int | None) -> str:
-            arms = {**at.arms, verdict.arm_id: replace(at.arms[verdict.arm_id], more_rounds=more)}  # type: ignore[index, dict-item]
+            arms = {**at.arms, arm_id: replace(at.arms[arm_id], more_rounds=more)}
             points = tuple(replace(p, arms=arms) if p is at else p for p in verdict.points)
             command = "tritonsmith sweep 'my models' -m m --rounds 3 --budget=60s --shape x:3 -o old --resume"
             changed = replace(

@@ -51,9 +51,9 @@ class MapCell:
 
     @property
     def text(self) -> str:
-        """In one line: `▲ 1.34× (1.22–1.47)`."""
+        """In one line: `▲ 1.34× better (1.22–1.47)`."""
         between = f" ({self.span})" if self.span else ""
-        known = f"{self.mark} {self.ratio or self.word}{between}"
+        known = f"{self.mark} {f'{self.ratio} {self.word}'.strip()}{between}"
         return f"{known}, {self.note}" if self.note else known
 
 

@@ -35,7 +35,7 @@ class TestMarkdown:
         lines = text.splitlines()
         assert lines[0] == "### Winner: Sweep of minilm"
         assert "count 2 gives 1." in lines[2].lower()
-        assert re.search(r"\| 🏆 \*\*count 2\*\* \| ▲ 1\.\d\d× \(1\.\d\d–1\.\d\d\) \|", text)
+        assert re.search(r"\| 🏆 \*\*count 2\*\* \| ▲ 1\.\d\d× better \(1\.\d\d–1\.\d\d\) \|", text)
         assert "| 🏆 **count 2** | winner |" in text
         assert "🏆 **count 2**" in text
         assert text.count("<details>") == text.count("</details>") == 4

@@ -329,7 +329,7 @@ class Run:
 
     def _request_bytes(self) -> tuple[int, ...]:
         """Of each payload's request. What stands for a slot's own, or is made for each request, is not there yet."""
-        kept = self.wire or [None] * len(self.payloads)
+        kept: list[bytes | None] = [*self.wire] or [None] * len(self.payloads)
         pairs = zip(kept, self.payloads, strict=True)
         return tuple(len(w if type(w) is bytes else self.target.encode(p, 0)) for w, p in pairs)
 

@@ -90,6 +90,15 @@ def _long_files_first(items: list[pytest.Item]) -> None:
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where sweeps of running servers note what they change: no test's lies in the user's."""
+    directory = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(directory))
+        yield directory
+
+
 @pytest.fixture
 def cache_directory(tmp_path: Path) -> Path:
     """A cache that no other test sees."""

@@ -283,7 +283,7 @@ class TestALoadTest:
             def cell() -> tuple[tritonsmith.LoadTestResult, tritonsmith.LoadTestResult]:
                 first = tritonsmith.load(server.url, load=2, requests=60, warmup_s=0.0)
                 return first, tritonsmith.load(
-                    server.url, "model", tritonsmith.Closed(2), requests=60, warmup_s=0.0
+                    server.url, "m", tritonsmith.Closed(2), requests=60, warmup_s=0.0
                 )
 
             before, after = in_a_running_loop(cell)

@@ -53,6 +53,26 @@ def test_help_loads_no_framework() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_a_plan_imports_nothing_that_only_a_build_needs(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"its content is digested, and not read")
+    (tmp_path / "models.yaml").write_text("models: {m: {source: {onnx: m.onnx}}}\n")
+    code = (
+        "import sys; from tritonsmith import command_line; from typer.testing import CliRunner; "
+        "assert '1 of 1 models stale' in CliRunner().invoke(command_line.app, ['plan']).stdout; "
+        "import tritonsmith.builder.build.build; "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'jinja2', 'ssl', 'tritonsmith.builder.lint.table'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRITONSMITH_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 USAGE = [
     (["biuld"], "build"),
     (["build", "--fromat", "json"], "--format"),
@@ -164,3 +184,28 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     result = ends("raise OSError(28, 'No space left on device', '/full/file')", tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.startswith("error[disk]: No space left on device: /full/file")
+
+
+def test_a_ctrl_c_while_the_command_is_imported_is_one_line() -> None:
+    """Between two imports nothing could catch it as an exception."""
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+import tritonsmith.command_line
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "interrupted; nothing half-written was left\n"
+
+
+def test_imported_by_others_the_command_line_leaves_ctrl_c_to_them() -> None:
+    code = """
+import signal
+import tritonsmith.command_line
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

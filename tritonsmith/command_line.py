@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from types import FrameType
 
 _LINUX_MODULES = ("fcntl", "resource", "uvloop")
+YOUNG_OBJECTS = 50_000
+"""What a command reads lives until its end, and each search for garbage reads all of it."""
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
-try:  # a Ctrl-C may come before anything can be done about it
-    import io
-    import itertools
-    import os
-    import select
-    import signal
-    from types import FrameType
-    from typing import Any
 
-    import typer
+def _end(number: int, frame: FrameType | None) -> None:
+    """A Ctrl-C before anything is begun: as an exception it could come where nothing here catches it."""
+    os.write(2, b"interrupted; nothing half-written was left\n")
+    os._exit(_INTERRUPTED)
 
-    from tritonsmith import __version__
-    from tritonsmith.builder.base.errors import ToolError, TritonsmithError
-    from tritonsmith.builder.base.processes.failure import DISK_FIXES
-    from tritonsmith.builder.base.text.console import emit_json, emit_text, note
-    from tritonsmith.builder.commands import cli as builder_cli
-    from tritonsmith.builder.commands.help import Group
-    from tritonsmith.perf.commands import cli as perf_cli
-except KeyboardInterrupt:
-    sys.exit(_INTERRUPTED)
+
+_is_ours = (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+)
+if _is_ours:
+    signal.signal(signal.SIGINT, _end)
+
+import gc
+import io
+import itertools
+import select
+from typing import Any
+
+import typer
+
+from tritonsmith import __version__
+from tritonsmith.builder.base.errors import ToolError, TritonsmithError
+from tritonsmith.builder.base.processes.failure import DISK_FIXES
+from tritonsmith.builder.base.text.console import emit_json, emit_text, note
+from tritonsmith.builder.commands import cli as builder_cli
+from tritonsmith.builder.commands.help import Group
+from tritonsmith.perf.commands import cli as perf_cli
 
 
 class _Passed(BaseException):
@@ -95,8 +110,12 @@ class _Sigterm:
 def main() -> None:
     """Runs the command line; expected errors become one message and an exit code, anything else a traceback."""
     sigterm = _Sigterm()
-    signal.signal(signal.SIGTERM, sigterm)
-    code = _run(sys.argv[1:])
+    try:
+        signal.signal(signal.SIGTERM, sigterm)
+        gc.set_threshold(YOUNG_OBJECTS)
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
     if code == _INTERRUPTED:
         note(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")
         code = _TERMINATED if sigterm.came else code
@@ -168,3 +187,7 @@ def _report(error: TritonsmithError, arguments: list[str]) -> int:
         emit_json({"error": error.as_dict()})
     note(f"error[{error.code}]: {error}")
     return error.exit_code
+
+
+if _is_ours:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -230,16 +230,20 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def did_you_mean(word: str, valid: Iterable[str]) -> str | None:
+    """The question that names the nearest valid word; None when nothing is close."""
+    close = nearest(word, valid)
+    return f"did you mean {close!r}?" if close else None
+
+
 def unknown(word: object, valid: Iterable[str], fix: str | None = None) -> dict[str, Any]:
     """`seen`, `valid` and `fix` of an error about a word that is none of the valid ones.
 
     Sets are sorted. fix: what to do when no valid word is near, and said behind the nearest where one is.
     """
     known = sorted(valid) if isinstance(valid, Set) else [*valid]
-    close = nearest(str(word), known)
-    guess = f"did you mean {close!r}?" if close else None
     return {
         "seen": shortened(str(word)),
         "valid": known[:_MAX_VALID],
-        "fix": " ".join(filter(None, (guess, fix))) or None,
+        "fix": " ".join(filter(None, (did_you_mean(str(word), known), fix))) or None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -18,10 +19,8 @@ def table_of(group: str, kind: type[Row], own: Iterable[Row], key: Callable[[Row
     ToolError bad_row, with the package, for an entry point that cannot be imported, is no such row, or takes a key that
     there is already: left out, it would be missed silently.
     """
-    from importlib.metadata import entry_points  # not for --help
-
     rows = {key(row): row for row in own}
-    for found in sorted(entry_points(group=group), key=lambda e: e.name):
+    for found in sorted(_entry_points().select(group=group), key=lambda e: e.name):
         try:
             row = found.load()
         except Exception as error:  # whatever the module of another package raises
@@ -31,6 +30,14 @@ def table_of(group: str, kind: type[Row], own: Iterable[Row], key: Callable[[Row
         if rows.setdefault(key(row), row) is not row:
             raise _refused(found, f"there is a {key(row)!r} already")
     return MappingProxyType(rows)
+
+
+@cache
+def _entry_points() -> Any:
+    """Of all packages: read once, because each reading opens a file of every package that is installed."""
+    from importlib.metadata import entry_points  # not for --help
+
+    return entry_points()
 
 
 def _refused(found: Any, why: str) -> ToolError:

@@ -36,3 +36,8 @@ def is_repeated(field: Any) -> bool:
     """Whether a FieldDescriptor is of a repeated field (or a map): protobuf says it in two ways, by its release."""
     repeated = getattr(field, "is_repeated", None)  # protobuf 6.31 and later
     return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)
+
+
+def is_map(field: Any) -> bool:
+    """Whether a FieldDescriptor is of a map; its message has the fields `key` and `value`."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)

@@ -44,14 +44,15 @@ def check_source(spec: RepositorySpec, model: ModelSpec) -> None:
         )
         if keys == ("calibration",) and is_dir(path):
             continue
-        if exists(path) and not (is_dir(path) if wanted == "directory" else is_file(path)):
+        is_there = is_dir(path) if wanted == "directory" else is_file(path)
+        if not is_there and exists(path):
             raise SpecError(
                 f"{model.name}: {reference!r} is no {wanted}",
                 code="source_missing",
                 where=where,
                 seen=_kind(path),
             )
-        if not exists(path):
+        if not is_there:
             beside = (
                 sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
             )

@@ -28,7 +28,6 @@ from tritonsmith.builder.build.model.variants import (
     served_files,
 )
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
-from tritonsmith.builder.lint import LintOptions, check
 from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.ensemble import ensemble_config
@@ -285,6 +284,11 @@ def lint_gate(
     steps: the models that an ensemble calls; they are looked up in the repository that it will join.
     place: a field of the config, or None → where the user wrote it. loaded: what sessions of its ONNX files showed.
     """
+    from tritonsmith.builder.lint.check import (  # all rules: not for a build that finds nothing stale
+        LintOptions,
+        check,
+    )
+
     links = [
         directory.parent / s
         for s in dict.fromkeys(steps)

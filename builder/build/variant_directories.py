@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, write_accuracy
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.actions.convert.action import is_plain
@@ -70,7 +71,10 @@ def _lay_out(
     served = served_files(built)
     served |= {place: context.spec.root / file for place, file in spec.model_files.items()}
     text = config_text(context, named, artifact, built)
-    publish_model(stage_model(staging, named.name, text, served), directory)
+    staged = stage_model(staging, named.name, text, served)
+    variant = spec.variants[name]
+    write_accuracy(staged, ServedAccuracy(variant.precision, variant.accuracy.stated_bounds()))
+    publish_model(staged, directory)
     return directory / named.name
 
 

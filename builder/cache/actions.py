@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tritonsmith.builder.actions.action import Action, Artifact, Identity
@@ -12,14 +12,26 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.spec.model_directory import read_model_directory
 
 
-def find(identity: Identity, root: Path, cache: Cache, *, here: bool = False) -> str | None:
+def find(
+    identity: Identity,
+    root: Path,
+    cache: Cache,
+    *,
+    here: bool = False,
+    now: Mapping[str, str | None] | None = None,
+) -> str | None:
     """The key of an artifact that was made of the same with all files as they are now, here or elsewhere.
 
-    root: the spec's directory. here: looks into the local cache alone.
+    root: the spec's directory. here: looks into the local cache alone. now: the content digests of the files that the
+    last run is known to have read, None where one is gone; they are tried first, and most often that is all.
     """
     remembered, has = (cache.remembered_here, cache.has_here) if here else (cache.remembered, cache.has)
     if identity.request is None:
         return None
+    if identity.reads and now:
+        known = {name: digest for name, digest in now.items() if digest is not None}
+        if len(known) == len(now) and cache.has_here(key := identity.key(known)):
+            return key
     runs: Iterable[tuple[str, ...]] = remembered(identity.request) if identity.reads else [()]
     keys = (key_now(identity, names, root, cache) for names in runs)
     return next((key for key in keys if key is not None and has(key)), None)
@@ -56,7 +68,7 @@ def fetched(action: Action, key: str | None, cache: Cache) -> Artifact | None:
 
 
 def run(action: Action, root: Path, cache: Cache) -> Artifact:
-    """Runs it, in a process of its own, and puts what it made into the cache. Errors: the action's."""
+    """Runs it, in a child process, and puts what it made into the cache. Errors: the action's."""
     identity = action.identity
     with cache.workspace() as made:
         ran = action.run(made, cache)

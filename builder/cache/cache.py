@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.base.files.digest import StatCache, digest_of_file, digest_of_value
@@ -42,7 +42,9 @@ from tritonsmith.builder.cache.request_records import (
     text_of_record,
 )
 from tritonsmith.builder.cache.session import Session, locked_file
-from tritonsmith.builder.cache.shared import SharedCache
+
+if TYPE_CHECKING:  # the object stores' side of it: not for those who have none
+    from tritonsmith.builder.cache.shared import SharedCache
 
 
 def default_cache_directory() -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tritonsmith.builder.base.text.console import emit_json, emit_text
+from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.builder.commands.options import Format, FormatOption
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _text(found: Difference) -> str:
     for model in found.models:
         lines.append(f"{_MARKS[model.kind]} {model.model}" + ("" if model.changes else f"  {model.kind}"))
         lines += [f"    {_change(change)}" for change in model.changes]
-    total = f"{found.compared} {'model' if found.compared == 1 else 'models'} compared"
+    total = f"{counted(found.compared, 'model')} compared"
     return "\n".join(
         [*lines, f"{total}, {len(found.models)} differ" if found.models else f"{total}, all the same"]
     )

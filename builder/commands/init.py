@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note
+from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.builder.commands.failures import end_with
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_spec(imported: Imported, origins: str, output: Path, as_json: bool) ->
 
 
 def _tell_written(imported: Imported, output: Path) -> None:
-    emit_text(f"{output}: {len(imported.models)} {'model' if len(imported.models) == 1 else 'models'}")
+    emit_text(f"{output}: {counted(len(imported.models), 'model')}")
     spec = "" if output.name == "models.yaml" and output.parent == Path() else f" --spec {output}"
     note(f"next: tritonsmith plan{spec}, then tritonsmith build{spec}")
     origins_inside = [m.name for m in imported.models if _is_built_there(m.source.values())]

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
 from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.lint.deep.rows import rows_by_running
 from tritonsmith.builder.lint.deep.sessions import Loaded, as_loaded
@@ -116,9 +117,8 @@ class LintReport(Tabular):
 def summary(findings: Sequence[Finding], models: int) -> str:
     """`3 models: 1 error, 2 warnings`."""
     errors = sum(finding.severity == "error" for finding in findings)
-    counts = (models, "model"), (errors, "error"), (len(findings) - errors, "warning")
-    told = [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts]
-    return f"{told[0]}: {told[1]}, {told[2]}"
+    warnings = counted(len(findings) - errors, "warning")
+    return f"{counted(models, 'model')}: {counted(errors, 'error')}, {warnings}"
 
 
 def report(paths: Sequence[Path], options: LintOptions | None = None) -> LintReport:

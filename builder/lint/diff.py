@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tritonsmith.builder.base.files.digest import digest_of_file
-from tritonsmith.builder.base.triton_proto import is_repeated
+from tritonsmith.builder.base.triton_proto import is_map, is_repeated
 from tritonsmith.builder.lint.check import read_paths
 from tritonsmith.builder.lint.read.model import Model, Repository, refuse_unreadable
 from tritonsmith.builder.lint.read.server_defaults import without_server_defaults
@@ -110,7 +110,7 @@ def _fields(path: str, old: Any, new: Any) -> Iterator[Change]:
     """Every field of two messages of one type that differs; `""` is the message itself."""
     for field in old.DESCRIPTOR.fields:
         here = f"{path}.{field.name}" if path else field.name
-        if _is_map(field):
+        if is_map(field):
             yield from _maps(field, here, getattr(old, field.name), getattr(new, field.name))
         elif is_repeated(field):
             yield from _lists(field, here, getattr(old, field.name), getattr(new, field.name))
@@ -162,10 +162,6 @@ def _keys(items: Sequence[Any]) -> list[Any] | None:
     """What tells the items of a list of messages apart; None when only their place does."""
     names = [getattr(item, "name", "") for item in items]
     return names if all(names) and len(set(names)) == len(names) else None
-
-
-def _is_map(field: Any) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
 
 
 def _list_text(field: Any, values: Sequence[Any]) -> str | None:

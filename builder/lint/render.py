@@ -11,6 +11,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.builder.base.text.shown import one_line, visible
 from tritonsmith.builder.lint.check import Finding, summary
 from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
@@ -42,10 +43,6 @@ def text(findings: Sequence[Finding], models: int, colour: bool = False) -> str:
         lines.append("")
     lines.append(summary(findings, models))
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def as_dict(findings: Sequence[Finding], models: int) -> dict[str, Any]:
@@ -124,7 +121,7 @@ def junit(findings: Sequence[Finding], models: int) -> str:
             f"<{tag}{label}>{words}</{tag}></testcase>"
         )
     if not cases:
-        cases.append(f'    <testcase classname="tritonsmith" name="{_count(models, "model")} checked"/>')
+        cases.append(f'    <testcase classname="tritonsmith" name="{counted(models, "model")} checked"/>')
     body = "\n".join(cases)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'

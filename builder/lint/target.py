@@ -10,18 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, unknown
-from tritonsmith.builder.base.machine.releases import IMAGES, NVIDIA_BACKENDS, releases
-
-__all__ = [
-    "IMAGES",
-    "KNOWN_AGENTS",
-    "NVIDIA_BACKENDS",
-    "Target",
-    "onnx_limits",
-    "releases",
-    "server_args_from_list",
-    "target_from_text",
-]
+from tritonsmith.builder.base.machine.releases import IMAGES, releases
 
 # Repository agents in NVIDIA's images. Source: triton-inference-server/checksum_repository_agent, its README.
 KNOWN_AGENTS = frozenset({"checksum"})

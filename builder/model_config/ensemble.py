@@ -24,7 +24,7 @@ class Wire:
     where: Where
 
 
-def ensemble_config(spec: ModelSpec, configs: Mapping[str, Any], repository: RepositorySpec) -> Any:
+def ensemble_config(model: ModelSpec, configs: Mapping[str, Any], spec: RepositorySpec) -> Any:
     """What the spec states, completed from the steps' own configs.
 
     configs: model name → its ModelConfig message. max_batch_size left out is the smallest of the steps'.
@@ -35,19 +35,19 @@ def ensemble_config(spec: ModelSpec, configs: Mapping[str, Any], repository: Rep
 
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
-    steps = spec.source.steps or ()
-    written, read = _wires(spec, steps, configs, repository)
-    _check_types(spec, written, read)
-    stated = spec.config.as_proto_json()
+    steps = model.source.steps or ()
+    written, read = _wires(model, steps, configs, spec)
+    _check_types(model, written, read)
+    stated = model.config.as_proto_json()
     batch_sizes = [configs[step.model].max_batch_size for step in steps]
     max_batch_size = int(stated.get("max_batch_size", min(batch_sizes)))
-    _check_batch(spec, max_batch_size, steps, batch_sizes, repository)
+    _check_batch(model, max_batch_size, steps, batch_sizes, spec)
     inputs = {n: wires[0] for n, wires in read.items() if n not in written}
-    outputs = _outputs(spec, stated, written, read, repository)
+    outputs = _outputs(model, stated, written, read, spec)
     message = model_config_pb2().ModelConfig()
     config = {
         **stated,
-        "name": spec.name,
+        "name": model.name,
         "platform": "ensemble",
         "max_batch_size": max_batch_size,
         "input": [_tensor(n, w, max_batch_size > 0) for n, w in inputs.items()],
@@ -68,15 +68,15 @@ def ensemble_config(spec: ModelSpec, configs: Mapping[str, Any], repository: Rep
     return message
 
 
-def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpec) -> None:
+def check_steps(model: ModelSpec, known: Iterable[str], spec: RepositorySpec) -> None:
     """What can be told before any model is built: every step's model exists, nothing is written twice."""
     names = set(known)
     written: dict[str, str] = {}
-    for index, step in enumerate(spec.source.steps or ()):
-        where = repository.where(spec.name, "source", "steps", index)
+    for index, step in enumerate(model.source.steps or ()):
+        where = spec.where(model.name, "source", "steps", index)
         if step.model not in names:
             raise SpecError(
-                f"{spec.name}: there is no model {step.model!r}",
+                f"{model.name}: there is no model {step.model!r}",
                 code="unknown_step_model",
                 where=where,
                 **unknown(step.model, names),
@@ -84,7 +84,7 @@ def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpe
         for tensor in step.outputs.values():
             if tensor in written:
                 raise SpecError(
-                    f"{spec.name}: tensor {tensor!r} is written by {written[tensor]} and by {step.model}",
+                    f"{model.name}: tensor {tensor!r} is written by {written[tensor]} and by {step.model}",
                     code="tensor_written_twice",
                     where=where,
                 )
@@ -92,22 +92,22 @@ def check_steps(spec: ModelSpec, known: Iterable[str], repository: RepositorySpe
 
 
 def _wires(
-    spec: ModelSpec, steps: Sequence[Step], configs: Mapping[str, Any], repository: RepositorySpec
+    model: ModelSpec, steps: Sequence[Step], configs: Mapping[str, Any], spec: RepositorySpec
 ) -> tuple[dict[str, Wire], dict[str, list[Wire]]]:
     """Ensemble tensor → who writes it; ensemble tensor → who reads it."""
     written: dict[str, Wire] = {}
     read: dict[str, list[Wire]] = {}
     for index, step in enumerate(steps):
         config = configs[step.model]
-        where = repository.where(spec.name, "source", "steps", index)
+        where = spec.where(model.name, "source", "steps", index)
         inputs = {t.name: t for t in config.input}
         outputs = {t.name: t for t in config.output}
-        _check_names(spec, step, "from", step.inputs, inputs, where)
-        _check_names(spec, step, "to", step.outputs, outputs, where)
+        _check_names(model, step, "from", step.inputs, inputs, where)
+        _check_names(model, step, "to", step.outputs, outputs, where)
         missing = [n for n, t in inputs.items() if n not in step.inputs and not t.optional]
         if missing:
             raise SpecError(
-                f"{spec.name}: step {step.model!r} is not given its input {missing[0]!r}",
+                f"{model.name}: step {step.model!r} is not given its input {missing[0]!r}",
                 code="input_not_wired",
                 where=where,
                 fix=f"from: {{{missing[0]}: …}}",
@@ -130,20 +130,20 @@ def _wire(config: Any, tensor: Any, where: Where) -> Wire:
 
 
 def _check_names(
-    spec: ModelSpec, step: Step, key: str, names: Mapping[str, str], known: Mapping[str, Any], where: Where
+    model: ModelSpec, step: Step, key: str, names: Mapping[str, str], known: Mapping[str, Any], where: Where
 ) -> None:
     for name in names:
         if name not in known:
             kind = "input" if key == "from" else "output"
             raise SpecError(
-                f"{spec.name}: {step.model!r} has no {kind} {name!r} ({key}: maps the model's {kind} to a tensor)",
+                f"{model.name}: {step.model!r} has no {kind} {name!r} ({key}: maps the model's {kind} to a tensor)",
                 code="unknown_step_tensor",
                 where=where,
                 **unknown(name, sorted(known)),
             )
 
 
-def _check_types(spec: ModelSpec, written: Mapping[str, Wire], read: Mapping[str, Sequence[Wire]]) -> None:
+def _check_types(model: ModelSpec, written: Mapping[str, Wire], read: Mapping[str, Sequence[Wire]]) -> None:
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     type_name = model_config_pb2().DataType.Name
@@ -152,14 +152,14 @@ def _check_types(spec: ModelSpec, written: Mapping[str, Wire], read: Mapping[str
         for reader in readers:
             if reader.data_type != source.data_type:
                 raise SpecError(
-                    f"{spec.name}: tensor {tensor!r} is {type_name(source.data_type)} at {source.end}, "
+                    f"{model.name}: tensor {tensor!r} is {type_name(source.data_type)} at {source.end}, "
                     f"but {type_name(reader.data_type)} at {reader.end}",
                     code="step_dtype_mismatch",
                     where=reader.where,
                 )
             if not _fits(source.shape, reader.shape):
                 raise SpecError(
-                    f"{spec.name}: tensor {tensor!r} is {list(source.shape)} at {source.end}, "
+                    f"{model.name}: tensor {tensor!r} is {list(source.shape)} at {source.end}, "
                     f"but {list(reader.shape)} at {reader.end}",
                     code="step_shape_mismatch",
                     where=reader.where,
@@ -172,41 +172,41 @@ def _fits(left: Sequence[int], right: Sequence[int]) -> bool:
 
 
 def _check_batch(
-    spec: ModelSpec, largest: int, steps: Sequence[Step], sizes: Sequence[int], repository: RepositorySpec
+    model: ModelSpec, largest: int, steps: Sequence[Step], sizes: Sequence[int], spec: RepositorySpec
 ) -> None:
     for step, size in zip(steps, sizes, strict=True):
         if largest > 0 and size < largest:
             raise SpecError(
-                f"{spec.name}: max_batch_size is {largest}, but its step {step.model!r} takes {size}",
+                f"{model.name}: max_batch_size is {largest}, but its step {step.model!r} takes {size}",
                 code="step_batch",
-                where=repository.where(spec.name, "max_batch_size"),
+                where=spec.where(model.name, "max_batch_size"),
                 fix=f"max_batch_size: {min(sizes)}, or leave it out",
             )
 
 
 def _outputs(
-    spec: ModelSpec,
+    model: ModelSpec,
     stated: Mapping[str, Any],
     written: Mapping[str, Wire],
     read: Mapping[str, Sequence[Wire]],
-    repository: RepositorySpec,
+    spec: RepositorySpec,
 ) -> dict[str, Wire]:
     wanted = [t["name"] for t in stated.get("output", ())] or [n for n in written if n not in read]
     for name in wanted:
         if name not in written:
             raise SpecError(
-                f"{spec.name}: no step writes the output {name!r}",
+                f"{model.name}: no step writes the output {name!r}",
                 code="output_not_wired",
-                where=repository.where(spec.name, "output"),
+                where=spec.where(model.name, "output"),
                 valid=sorted(written),
             )
     unused = [n for n in written if n not in read and n not in wanted]
     if unused or not wanted:
         name = (unused or ["(none)"])[0]
         raise SpecError(
-            f"{spec.name}: nobody reads tensor {name!r}, and it is no output",
+            f"{model.name}: nobody reads tensor {name!r}, and it is no output",
             code="tensor_unused",
-            where=repository.where(spec.name, "source", "steps"),
+            where=spec.where(model.name, "source", "steps"),
             fix="leave it out of `to:`, or add it to output:",
         )
     return {n: written[n] for n in wanted}

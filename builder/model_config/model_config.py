@@ -31,21 +31,21 @@ def batches(tensors: Sequence[TensorSpec]) -> bool:
 
 
 def model_config_from_spec(
-    spec: ModelSpec,
+    model: ModelSpec,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    where: RepositorySpec | None = None,
+    spec: RepositorySpec | None = None,
     backend: str | None = None,
 ) -> Any:
     """The ModelConfig that is meant: what the spec states, completed from the model's own tensors.
 
     inputs, outputs: the artifact's, whole shapes. SpecError when the spec contradicts the model.
     """
-    row = spec.source.row
+    row = model.source.row
     if not row.backend:
-        return model_config_as_stated(spec, where)
-    stated = spec.config.as_proto_json()
-    config: dict[str, Any] = {"name": spec.name, **stated}
+        return model_config_as_stated(model, spec)
+    stated = model.config.as_proto_json()
+    config: dict[str, Any] = {"name": model.name, **stated}
     max_batch_size = stated.get("max_batch_size")
     if max_batch_size is None and row.stated:
         max_batch_size = 0
@@ -53,20 +53,20 @@ def model_config_from_spec(
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if batches((*inputs, *outputs)) else 0
         if (
             max_batch_size
-            and not spec.state
+            and not model.state
             and not {"dynamic_batching", "sequence_batching"} & stated.keys()
         ):
             config["dynamic_batching"] = {}
     elif max_batch_size > 0 and not batches((*inputs, *outputs)):
-        raise _fixed_batch(spec, (*inputs, *outputs), where)
+        raise _fixed_batch(model, (*inputs, *outputs), spec)
     config["max_batch_size"] = max_batch_size
     if not {"backend", "platform"} & stated.keys():
         config["backend"] = backend or row.backend
-    config["input"] = _tensors("input", spec, stated.get("input", ()), inputs, max_batch_size > 0, where)
-    config["output"] = _tensors("output", spec, stated.get("output", ()), outputs, max_batch_size > 0, where)
-    if spec.state:
-        config |= _with_states(spec, config, outputs, max_batch_size > 0, where)
-    return _message(spec, config, where)
+    config["input"] = _tensors("input", model, stated.get("input", ()), inputs, max_batch_size > 0, spec)
+    config["output"] = _tensors("output", model, stated.get("output", ()), outputs, max_batch_size > 0, spec)
+    if model.state:
+        config |= _with_states(model, config, outputs, max_batch_size > 0, spec)
+    return _message(model, config, spec)
 
 
 # Sequences that may be under way at once when the spec does not say; their states are kept.
@@ -74,11 +74,11 @@ _CANDIDATE_SEQUENCES = 64
 
 
 def _with_states(
-    spec: ModelSpec,
+    model: ModelSpec,
     config: Mapping[str, Any],
     outputs: Sequence[TensorSpec],
     batched: bool,
-    where: RepositorySpec | None,
+    spec: RepositorySpec | None,
 ) -> dict[str, Any]:
     """Inputs and outputs without those of `state:`, and the sequence batcher that keeps them from request to request.
 
@@ -88,12 +88,12 @@ def _with_states(
     inputs = {t["name"]: t for t in config["input"]}
     returned = {t.name: _tensor(t, batched) for t in outputs}
     states = []
-    for fed, kept in spec.state.items():
-        at = _where(where, spec.name, "state", fed)
+    for fed, kept in model.state.items():
+        at = _where(spec, model.name, "state", fed)
         for name, kind, known in ((fed, "input", inputs), (kept, "output", returned)):
             if name not in known:
                 raise SpecError(
-                    f"{spec.name}: state: the model has no {kind} {name!r}",
+                    f"{model.name}: state: the model has no {kind} {name!r}",
                     code="unknown_tensor",
                     where=at,
                     valid=sorted(known),
@@ -103,7 +103,7 @@ def _with_states(
         fits = len(dims) == len(back) and all(b in (d, -1) for d, b in zip(dims, back, strict=True))
         if one["data_type"] != other["data_type"] or (not fits and -1 not in dims):
             raise SpecError(
-                f"{spec.name}: state: output {kept!r} cannot be fed to input {fed!r}",
+                f"{model.name}: state: output {kept!r} cannot be fed to input {fed!r}",
                 code="state_mismatch",
                 where=at,
                 seen=f"{kept} {other['data_type']} {back}",
@@ -111,7 +111,7 @@ def _with_states(
             )
         if -1 in dims:
             raise SpecError(
-                f"{spec.name}: state: {fed!r} has a dynamic dimension, and a sequence begins with zeros of a fixed size",
+                f"{model.name}: state: {fed!r} has a dynamic dimension, and a sequence begins with zeros of a fixed size",
                 code="state_dynamic",
                 where=at,
                 seen=dims,
@@ -134,15 +134,15 @@ def _with_states(
             }
         )
     rest = {
-        "input": [t for t in config["input"] if t["name"] not in spec.state],
-        "output": [t for t in config["output"] if t["name"] not in spec.state.values()],
+        "input": [t for t in config["input"] if t["name"] not in model.state],
+        "output": [t for t in config["output"] if t["name"] not in model.state.values()],
     }
     for kind, tensors in rest.items():
         if not tensors:
             raise SpecError(
-                f"{spec.name}: state: no {kind} is left for requests",
+                f"{model.name}: state: no {kind} is left for requests",
                 code="state_refused",
-                where=_where(where, spec.name, "state"),
+                where=_where(spec, model.name, "state"),
             )
     batcher = {"oldest": {"max_candidate_sequences": _CANDIDATE_SEQUENCES}}
     stated = config.get("sequence_batching", {})
@@ -157,13 +157,13 @@ def _shape_of(tensor: Mapping[str, Any]) -> list[int]:
     return [int(d) for d in shape]
 
 
-def model_config_as_stated(spec: ModelSpec, where: RepositorySpec | None = None) -> Any:
+def model_config_as_stated(model: ModelSpec, spec: RepositorySpec | None = None) -> Any:
     """The ModelConfig that the spec states and nothing more, but for the name."""
-    config = {"name": spec.name, **spec.config.as_proto_json()}
+    config = {"name": model.name, **model.config.as_proto_json()}
     for kind in ("input", "output"):
         if kind in config:
             config[kind] = [_with_plain_dims(t) for t in config[kind]]
-    return _message(spec, config, where)
+    return _message(model, config, spec)
 
 
 def runs_on_cpus_alone(config: Any) -> bool:
@@ -172,14 +172,14 @@ def runs_on_cpus_alone(config: Any) -> bool:
     return bool(groups) and all(group.Kind.Name(group.kind) == "KIND_CPU" for group in groups)
 
 
-def _message(spec: ModelSpec, config: dict[str, Any], where: RepositorySpec | None) -> Any:
+def _message(model: ModelSpec, config: dict[str, Any], spec: RepositorySpec | None) -> Any:
     from google.protobuf import json_format
 
     try:
         return json_format.ParseDict(config, model_config_pb2().ModelConfig())
     except json_format.ParseError as error:
         raise ConfigError(
-            f"{spec.name}: {error}", code="config_invalid", where=_where(where, spec.name)
+            f"{model.name}: {error}", code="config_invalid", where=_where(spec, model.name)
         ) from None
 
 
@@ -191,36 +191,36 @@ def _with_plain_dims(tensor: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tensors(
     kind: Literal["input", "output"],
-    spec: ModelSpec,
+    model: ModelSpec,
     stated: Sequence[Mapping[str, Any]],
     actual: Sequence[TensorSpec],
     batched: bool,
-    where: RepositorySpec | None,
+    spec: RepositorySpec | None,
 ) -> list[dict[str, Any]]:
     by_name = {t.name: t for t in actual}
     result: list[dict[str, Any]] = []
     for index, given in enumerate(stated):
-        at = _where(where, spec.name, kind, index)
+        at = _where(spec, model.name, kind, index)
         name = given.get("name") or (actual[index].name if index < len(actual) else None)
         if name not in by_name:
             raise SpecError(
-                f"{spec.name}: the model has no {kind} {name!r}",
+                f"{model.name}: the model has no {kind} {name!r}",
                 code="unknown_tensor",
                 where=at,
                 valid=sorted(by_name),
             )
-        result.append(_checked_tensor(kind, spec.name, given, by_name.pop(name), batched, at))
-    by_name = {n: t for n, t in by_name.items() if n not in spec.state}
+        result.append(_checked_tensor(kind, model.name, given, by_name.pop(name), batched, at))
+    by_name = {n: t for n, t in by_name.items() if n not in model.state}
     if stated and kind == "input" and by_name:
         raise SpecError(
-            f"{spec.name}: these inputs of the model are not stated: {', '.join(sorted(by_name))}",
+            f"{model.name}: these inputs of the model are not stated: {', '.join(sorted(by_name))}",
             code="missing_input",
-            where=_where(where, spec.name, kind),
+            where=_where(spec, model.name, kind),
             fix="state every input, or none to infer them all",
         )
     if stated:
         known = {t["name"] for t in result}
-        own = (*spec.state, *spec.state.values())
+        own = (*model.state, *model.state.values())
         return result + [_tensor(t, batched) for t in actual if t.name in own and t.name not in known]
     return [_tensor(t, batched) for t in actual]
 
@@ -277,19 +277,19 @@ def _checked_tensor(
     return merged
 
 
-def _fixed_batch(spec: ModelSpec, tensors: Sequence[TensorSpec], where: RepositorySpec | None) -> SpecError:
+def _fixed_batch(model: ModelSpec, tensors: Sequence[TensorSpec], spec: RepositorySpec | None) -> SpecError:
     fixed = next(t for t in tensors if not batches([t]))
     return SpecError(
-        f"{spec.name}: max_batch_size is {spec.max_batch_size}, but {fixed.name!r} has no dynamic first dimension",
+        f"{model.name}: max_batch_size is {model.max_batch_size}, but {fixed.name!r} has no dynamic first dimension",
         code="fixed_batch",
-        where=_where(where, spec.name, "max_batch_size"),
+        where=_where(spec, model.name, "max_batch_size"),
         seen=f"shape {list(fixed.shape)}",
         fix="max_batch_size: 0, or export the model again with a dynamic first dimension",
     )
 
 
-def _where(repository: RepositorySpec | None, model: str, *keys: str | int) -> Where | None:
-    return None if repository is None else repository.where(model, *keys)
+def _where(spec: RepositorySpec | None, model: str, *keys: str | int) -> Where | None:
+    return None if spec is None else spec.where(model, *keys)
 
 
 @lru_cache(maxsize=4)

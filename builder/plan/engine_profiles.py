@@ -25,7 +25,7 @@ from tritonsmith.builder.spec.variant_spec import DynamicDim, ProfileSpec, Varia
 
 
 def engine_profiles(
-    spec: ModelSpec, name: str, record: Mapping[str, Any], repository: RepositorySpec
+    model: ModelSpec, name: str, record: Mapping[str, Any], spec: RepositorySpec
 ) -> tuple[OptimizationProfile, ...]:
     """The profiles of the variant's engine.
 
@@ -33,10 +33,10 @@ def engine_profiles(
     that names a profile which there will not be, profile_coverage for one whose profiles do not take every request.
     """
     inputs, outputs = ([tensor_from_dict(t) for t in record[kind]] for kind in ("inputs", "outputs"))
-    variant, subject = spec.variants[name], f"{spec.name}/{name}"
-    config = spec.config.as_proto_json()
+    variant, subject = model.variants[name], f"{model.name}/{name}"
+    config = model.config.as_proto_json()
     key = ("variants", name, "optimization_profiles") if variant.optimization_profiles else ("variants", name)
-    where = repository.where(spec.name, *key)
+    where = spec.where(model.name, *key)
     preferred = config.get("dynamic_batching", {}).get("preferred_batch_size", ())
     if variant.profile_per_preferred_batch_size and not preferred:
         raise SpecError(
@@ -45,9 +45,9 @@ def engine_profiles(
             where=where,
             fix="dynamic_batching: {preferred_batch_size: [4, 8]}",
         )
-    max_batch_size = _max_batch_size(spec, (*inputs, *outputs))
-    relations = _relations(spec, record, inputs)
-    ranges = {n: sizes for n, sizes in spec.dim_ranges.items() if n not in relations}
+    max_batch_size = _max_batch_size(model, (*inputs, *outputs))
+    relations = _relations(model, record, inputs)
+    ranges = {n: sizes for n, sizes in model.dim_ranges.items() if n not in relations}
     profiles = derive_profiles(
         inputs,
         max_batch_size=max_batch_size,
@@ -59,7 +59,7 @@ def engine_profiles(
         model=subject,
         where=where,
     )
-    at = repository.where(spec.name, "instance_group")
+    at = spec.where(model.name, "instance_group")
     groups = instance_groups_with_profiles(config.get("instance_group", ()), len(profiles), subject, at)
     for number, group in enumerate(groups if profiles else ()):
         run = [int(index) for index in group.get("profile", ("0",))]
@@ -75,18 +75,18 @@ def engine_profiles(
     return profiles
 
 
-def _relations(spec: ModelSpec, record: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> dict[str, str]:
+def _relations(model: ModelSpec, record: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Dims that follow from others, as stated or as the export found; not those of 32*k, where k is no dim and has no
     range."""
-    every = with_found(spec.dim_relations, record.get("relations", {}))
-    known = {*spec.dynamic_dims, *(dim for tensor in inputs for dim in tensor.dynamic_names)}
+    every = with_found(model.dim_relations, record.get("relations", {}))
+    known = {*model.dynamic_dims, *(dim for tensor in inputs for dim in tensor.dynamic_names)}
     return {name: text for name, text in every.items() if known.issuperset(relation_from_text(text).names)}
 
 
-def _max_batch_size(spec: ModelSpec, tensors: Sequence[TensorSpec]) -> int:
+def _max_batch_size(model: ModelSpec, tensors: Sequence[TensorSpec]) -> int:
     """As config.pbtxt will have it."""
-    if spec.max_batch_size is not None:
-        return spec.max_batch_size
+    if model.max_batch_size is not None:
+        return model.max_batch_size
     return DEFAULT_MAX_BATCH_SIZE if batches(tensors) else 0
 
 

@@ -32,46 +32,46 @@ from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
 def config_digests(
-    spec: ModelSpec, stated: RepositorySpec, repository: Path, templates: Path | None, cache: Cache
+    model: ModelSpec, spec: RepositorySpec, repository: Path, templates: Path | None, cache: Cache
 ) -> dict[str, str]:
     """Digests of what is laid out beside the artifact, and of the checks that let the model through.
 
-    stated: the spec that the model stands in.
+    spec: that the model stands in.
     """
     files = [(p.name, cache.stats.digest(p)) for p in template_files(TEMPLATE, templates)]
     digests = {
         "spec": digest_of_value(
-            [__version__, spec.name, spec.config.as_proto_json(), *_choice(spec, stated), *_states(spec)]
+            [__version__, model.name, model.config.as_proto_json(), *_choice(model, spec), *_states(model)]
         ),
         "template": total_digest(files),
-        "accuracy": digest_of_value(_bounds(spec)),
+        "accuracy": digest_of_value(_bounds(model)),
     }
-    if spec.source.row.rows_checked and spec.max_batch_size != 0:
+    if model.source.row.rows_checked and model.max_batch_size != 0:
         digests["rows"] = digest_of_value(["rows", ROWS_REVISION])
-    if spec.model_files:
-        placed = {n: cache.stats.digest(stated.root / file) for n, file in spec.model_files.items()}
+    if model.model_files:
+        placed = {n: cache.stats.digest(spec.root / file) for n, file in model.model_files.items()}
         digests["model_files"] = digest_of_value(placed)
-    if spec.source.steps is not None:
-        digests["steps"] = digest_of_value([_tensors_of(repository / s.model) for s in spec.source.steps])
+    if model.source.steps is not None:
+        digests["steps"] = digest_of_value([_tensors_of(repository / s.model) for s in model.source.steps])
     return digests
 
 
-def _bounds(spec: ModelSpec) -> Any:
+def _bounds(model: ModelSpec) -> Any:
     """The bounds that the export and the variants must keep."""
-    bounds = spec.accuracy.stated_bounds()
-    if not spec.variants:
+    bounds = model.accuracy.stated_bounds()
+    if not model.variants:
         return bounds
-    return [bounds, {n: v.accuracy.stated_bounds() for n, v in spec.variants.items()}]
+    return [bounds, {n: v.accuracy.stated_bounds() for n, v in model.variants.items()}]
 
 
-def _choice(spec: ModelSpec, stated: RepositorySpec) -> list[Any]:
+def _choice(model: ModelSpec, spec: RepositorySpec) -> list[Any]:
     """What decides which variant is laid out, and whether its config is for a GPU; nothing without variants."""
-    gpus = ["on GPUs"] if stated.target.gpus else []
-    return [list(spec.preference), spec.on_fail, *gpus] if spec.variants else []
+    gpus = ["on GPUs"] if spec.target.gpus else []
+    return [list(model.preference), model.on_fail, *gpus] if model.variants else []
 
 
-def _states(spec: ModelSpec) -> list[Any]:
-    return [spec.state] if spec.state else []
+def _states(model: ModelSpec) -> list[Any]:
+    return [model.state] if model.state else []
 
 
 def _tensors_of(model: Path) -> Any:
@@ -84,7 +84,7 @@ def _tensors_of(model: Path) -> Any:
 
 
 def observe(
-    repository_spec: RepositorySpec,
+    spec: RepositorySpec,
     lock: Lock,
     cache: Cache,
     toolchain: Toolchain,
@@ -94,16 +94,16 @@ def observe(
     machine: Machine,
 ) -> tuple[dict[str, Observation], dict[str, TritonsmithError]]:
     """(one Observation a model named, in the spec's order, why the others could not be observed)"""
-    at = _Look(repository_spec, cache, toolchain, engine_targets(repository_spec, machine))
+    at = _Look(spec, cache, toolchain, engine_targets(spec, machine))
     observed: dict[str, Observation] = {}
     failures: dict[str, TritonsmithError] = {}
-    for spec in (spec for spec in repository_spec.models if spec.name in names):
+    for model in (model for model in spec.models if model.name in names):
         try:
-            config = config_digests(spec, repository_spec, repository, templates, cache)
-            files = model_files(repository / spec.name, cache.stats)
-            observed[spec.name] = at.model(spec, lock.models.get(spec.name), config, files)
+            config = config_digests(model, spec, repository, templates, cache)
+            files = model_files(repository / model.name, cache.stats)
+            observed[model.name] = at.model(model, lock.models.get(model.name), config, files)
         except Exception as error:  # noqa: PERF203 - one model's alone
-            failures[spec.name] = failure_of(error, spec.name)
+            failures[model.name] = failure_of(error, model.name)
     return observed, failures
 
 
@@ -111,46 +111,52 @@ def observe(
 class _Look:
     """What every model's actions are looked for by."""
 
-    repository: RepositorySpec
+    spec: RepositorySpec
     cache: Cache
     toolchain: Toolchain
     targets: Sequence[EngineTarget]
 
     def model(
-        self, spec: ModelSpec, locked: LockedModel | None, config: Mapping[str, str], files: Mapping[str, str]
+        self,
+        model: ModelSpec,
+        locked: LockedModel | None,
+        config: Mapping[str, str],
+        files: Mapping[str, str],
     ) -> Observation:
-        identity = source_identity(spec, self.toolchain)
-        key = self.key(identity)
+        identity = source_identity(model, self.toolchain)
+        dependencies = self.digests({} if locked is None else locked.dependencies)
+        key = self.key(identity, dependencies)
         was: Mapping[str, LockedVariant] = {} if locked is None else locked.variants
         return Observation(
             parameters=identity.parameters,
             tools=identity.tools,
-            dependencies=self.digests({} if locked is None else locked.dependencies),
+            dependencies=dependencies,
             cached_key=key,
-            variants={name: self.variant(spec, name, was.get(name), key) for name in spec.variants},
+            variants={name: self.variant(model, name, was.get(name), key) for name in model.variants},
             config=config,
             files=files,
         )
 
     def variant(
-        self, spec: ModelSpec, name: str, was: LockedVariant | None, base_key: str | None
+        self, model: ModelSpec, name: str, was: LockedVariant | None, base_key: str | None
     ) -> VariantObservation:
         """base_key: the export's artifact as it is now, None when it must be made."""
-        identity = conversion_identity(spec, name, base_key, self.toolchain)
-        plain = is_plain(spec.variants[name])
-        key = base_key if plain else self.key(identity)
-        targets = self.targets if spec.variants[name].backend == "tensorrt" else ()
-        engines = ((t, engine_identity(spec, name, key, t)) for t in targets)
+        identity = conversion_identity(model, name, base_key, self.toolchain)
+        plain = is_plain(model.variants[name])
+        dependencies = self.digests({} if was is None else was["dependencies"])
+        key = base_key if plain else self.key(identity, dependencies)
+        targets = self.targets if model.variants[name].backend == "tensorrt" else ()
+        engines = ((t, engine_identity(model, name, key, t)) for t in targets)
         return VariantObservation(
             identity,
-            self.digests({} if was is None else was["dependencies"]),
+            dependencies,
             key,
             plain,
             tuple(EngineObservation(target, engine, self.key(engine)) for target, engine in engines),
         )
 
-    def key(self, identity: Identity) -> str | None:
-        return find(identity, self.repository.root, self.cache)
+    def key(self, identity: Identity, now: Mapping[str, str | None] | None = None) -> str | None:
+        return find(identity, self.spec.root, self.cache, now=now)
 
     def digests(self, names: Iterable[str]) -> dict[str, str | None]:
-        return {name: current_digest(name, self.repository.root, self.cache) for name in names}
+        return {name: current_digest(name, self.spec.root, self.cache) for name in names}

@@ -118,15 +118,7 @@ class BuildPlan(Tabular):
     def rows(self) -> list[dict[str, Any]]:
         """One row an action; engine: what a compilation is for."""
         return [
-            {
-                "model": a.model,
-                "variant": a.variant,
-                "action": a.kind,
-                "state": a.state.value,
-                "reason": None if a.reason is None else a.reason.value,
-                "detail": a.detail,
-                "engine": None if a.engine is None else a.engine.name,
-            }
+            {"model": a.model, "variant": a.variant, **a.as_dict(), "engine": a.engine and a.engine.name}
             for a in self.actions
         ]
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tritonsmith.builder.actions.compile.request import CompileOptions
-from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError, Where, nearest
-from tritonsmith.builder.base.files.http_ask import ask, json_from
+from tritonsmith.builder.base.errors import GateError, ServerError, SpecError, UsageError, Where, did_you_mean
 from tritonsmith.builder.base.machine.releases import (
     IMAGES,
     NVIDIA_BACKENDS,
@@ -89,14 +88,13 @@ def serving_target(stated: StatedTarget, where: Where | None = None) -> ServingT
     """The spec's `target:` → ServingTarget; SpecError for a release or a GPU that is not known, and for GPUs of
     machines with different CPUs: an engine runs on one platform only."""
     if stated.triton is not None and stated.triton not in releases():
-        guess = nearest(stated.triton, releases())
         raise SpecError(
             f"no Triton release {stated.triton!r} is known",
             code="unknown_release",
             where=where,
             seen=stated.triton,
             valid=tuple(releases()),
-            fix=f"did you mean {guess!r}?" if guess else None,
+            fix=did_you_mean(stated.triton, releases()),
         )
     kinds = tuple(dict.fromkeys(_plain(gpu) for gpu in stated.gpus))
     capabilities = tuple(dict.fromkeys(compute_capability_of(gpu, where) for gpu in stated.gpus))
@@ -141,14 +139,13 @@ def compute_capability_of(gpu: str, where: Where | None = None) -> str:
         return f"{numbers.group(1)}.{numbers.group(2)}"
     known = COMPUTE_CAPABILITIES.get(plain)
     if known is None:
-        guess = nearest(plain, COMPUTE_CAPABILITIES)
         raise SpecError(
             f"no GPU {gpu!r} is known",
             code="unknown_gpu",
             where=where,
             seen=gpu,
             valid=(*COMPUTE_CAPABILITIES, "a compute capability such as 9.0"),
-            fix=f"did you mean {guess!r}?" if guess else None,
+            fix=did_you_mean(plain, COMPUTE_CAPABILITIES),
         )
     return known
 
@@ -171,6 +168,8 @@ def target_from_reference(text: str) -> Target:
 def _release_of_server(url: str) -> str:
     refuse_secrets(url, "name the release: --target 26.08")
     try:
+        from tritonsmith.builder.base.files.http_ask import ask, json_from  # with ssl: for live servers alone
+
         reply = ask(url, "GET", "/v2", timeout_s=_ANSWER_WITHIN_S)
         version = json_from(reply.body)["version"]
         if reply.status != 200 or not isinstance(version, str):

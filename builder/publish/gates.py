@@ -13,7 +13,7 @@ from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.build.context import Context
 from tritonsmith.builder.build.model.gate_of_export import judge_export
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.plan.plan import State
 from tritonsmith.builder.publish.candidate import Candidate
@@ -41,25 +41,25 @@ def stale_gate(context: Context, models: Collection[str]) -> None:
         )
 
 
-def accuracy_gate(context: Context, spec: ModelSpec, locked: LockedModel) -> None:
+def accuracy_gate(context: Context, model: ModelSpec, locked: LockedModel) -> None:
     """GateError `accuracy` when what is served is outside the bounds that the spec states now.
 
     Judged by the build's whole report where the cache still has it, else by the lock's worst deviation.
     """
     base = context.cache.get(locked.key, "source")
     if base is not None:
-        judge_export(spec, base.record["accuracy"], context.spec)
+        judge_export(model, base.record["accuracy"], context.spec)
     else:
-        _judge_summary(spec.name, locked.accuracy, Bounds(**spec.accuracy.stated_bounds()))
-    if locked.served is None or locked.served not in spec.variants or locked.served not in locked.variants:
+        _judge_summary(model.name, locked.accuracy, Bounds(**model.accuracy.stated_bounds()))
+    if locked.served is None or locked.served not in model.variants or locked.served not in locked.variants:
         return
-    variant, entry = spec.variants[locked.served], locked.variants[locked.served]
+    variant, entry = model.variants[locked.served], locked.variants[locked.served]
     artifact = context.cache.get(entry["key"], "source" if is_plain(variant) else "convert")
-    subject = f"{spec.name}/{locked.served}"
+    subject = f"{model.name}/{locked.served}"
     if artifact is None:
         _judge_summary(subject, entry["accuracy"], Bounds(**variant.accuracy.stated_bounds()))
     elif not (judged := judgement_of(variant, artifact.record)).passed:
-        raise refusal(subject, judged, context.spec.where(spec.name, "variants", locked.served))
+        raise refusal(subject, judged, context.spec.where(model.name, "variants", locked.served))
 
 
 def _judge_summary(subject: str, accuracy: Accuracy, bounds: Bounds) -> None:

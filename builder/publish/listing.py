@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tritonsmith.builder.base.text.text_layout import table
@@ -25,13 +25,7 @@ class VersionRow:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, with the whole record."""
-        return {
-            "model": self.model,
-            "version": self.version,
-            "state": self.state,
-            "bytes": self.bytes,
-            "provenance": dict(self.provenance) or None,
-        }
+        return {**asdict(self), "provenance": dict(self.provenance) or None}
 
 
 def list_versions(destination: Destination, model: str | None = None) -> list[VersionRow]:

@@ -152,31 +152,31 @@ def publish(
     return PublishResult(destination.url, tuple(done))
 
 
-def _would(prepared: Prepared, spec: ModelSpec) -> ModelPublication:
-    state = prepared.states[spec.name]
-    if spec.name in prepared.skipped:
-        return ModelPublication(spec.name, "up to date", state.served[-1], state.served, state.served)
+def _would(prepared: Prepared, model: ModelSpec) -> ModelPublication:
+    state = prepared.states[model.name]
+    if model.name in prepared.skipped:
+        return ModelPublication(model.name, "up to date", state.served[-1], state.served, state.served)
     number = state.next_number
-    size = sum(f.stat().st_size for f in prepared.candidates[spec.name].files.values())
-    return ModelPublication(spec.name, "would publish", number, state.served, state.served, bytes=size)
+    size = sum(f.stat().st_size for f in prepared.candidates[model.name].files.values())
+    return ModelPublication(model.name, "would publish", number, state.served, state.served, bytes=size)
 
 
-def _not_published(prepared: Prepared, spec: ModelSpec, step: str) -> ModelPublication:
-    state = prepared.states[spec.name]
-    error = GateError(f"{spec.name}: not published, because its step {step!r} failed", code="step_failed")
-    return ModelPublication(spec.name, "not published", None, state.served, state.served, error=error)
+def _not_published(prepared: Prepared, model: ModelSpec, step: str) -> ModelPublication:
+    state = prepared.states[model.name]
+    error = GateError(f"{model.name}: not published, because its step {step!r} failed", code="step_failed")
+    return ModelPublication(model.name, "not published", None, state.served, state.served, error=error)
 
 
 def _publish(
     options: PublishOptions,
     prepared: Prepared,
-    spec: ModelSpec,
+    model: ModelSpec,
     destination: Destination,
     release: Release | None,
 ) -> ModelPublication:
     started = time.monotonic()
-    candidate, state = prepared.candidates[spec.name], prepared.states[spec.name]
-    if spec.name in prepared.skipped:
+    candidate, state = prepared.candidates[model.name], prepared.states[model.name]
+    if model.name in prepared.skipped:
         return _up_to_date(options, candidate, state, destination, release)
     placeholder = manifest(candidate.text, [], options.build.spec.name, options.build.templates)
     live = ""
@@ -184,31 +184,31 @@ def _publish(
     try:
         number = destination.claim(state, placeholder)
         try:
-            record = _upload(prepared, spec, state, number, destination)
+            record = _upload(prepared, model, state, number, destination)
         except BaseException:
-            destination.abandon(spec.name, number)
+            destination.abandon(model.name, number)
             raise
         available = [n for n in state.complete if n not in state.failed]
         versions = versions_to_serve(candidate.policy, number, available, options.keep)
         text = manifest(candidate.text, versions, options.build.spec.name, options.build.templates)
         # A switch that fails may have come through all the same: the version is left there, whole and not in use.
         root = {name: record["files"][f"{ROOT}/{name}"]["sha256"] for name in record["root"]}
-        destination.switch(state, Switch(spec.name, number, root, text, state.root_before))
+        destination.switch(state, Switch(model.name, number, root, text, state.root_before))
         if release is not None:
-            switched = Switched(spec.name, versions, expected_of(destination, spec.name, number, record))
+            switched = Switched(model.name, versions, expected_of(destination, model.name, number, record))
             live = follow_or_undo(destination, release, state, switched, placeholder)
     except (TritonsmithError, OSError) as error:
         if not isinstance(error, TritonsmithError):
             error = _disk(error)
         now = destination_served(destination, state)
         return ModelPublication(
-            spec.name, "failed", number, now, state.served, (), 0, time.monotonic() - started, error=error
+            model.name, "failed", number, now, state.served, (), 0, time.monotonic() - started, error=error
         )
     after = _with_version(state, number, record, text)
     removed = _drop_surplus(options, candidate, after, destination)
     notes = (record["smoke"]["note"],) if release is not None and record["smoke"]["note"] else ()
     return ModelPublication(
-        model=spec.name,
+        model=model.name,
         action="published",
         version=number,
         served=versions,
@@ -265,20 +265,20 @@ def destination_served(destination: Destination, state: ModelState) -> tuple[int
 
 
 def _upload(
-    prepared: Prepared, spec: ModelSpec, state: ModelState, number: int, destination: Destination
+    prepared: Prepared, model: ModelSpec, state: ModelState, number: int, destination: Destination
 ) -> dict[str, Any]:
-    candidate = prepared.candidates[spec.name]
+    candidate = prepared.candidates[model.name]
     files: dict[str, Content] = dict(candidate.files)
     stamps = stamps_of(candidate)
     files[STATED_CONFIG] = candidate.text.encode()
     files |= {f"{ROOT}/{name}": file for name, file in candidate.root.items()}
-    content, smoke = _smoke(prepared, spec, candidate)
+    content, smoke = _smoke(prepared, model, candidate)
     if content is not None:
         files[SMOKE] = content
     records = file_records(files, {})
     check_copied(candidate, records)
     record = record_of(
-        model=spec.name,
+        model=model.name,
         version=number,
         content=candidate.content,
         files=records,
@@ -288,28 +288,30 @@ def _upload(
         locked=candidate.locked,
         origin=prepared.origin,
         smoke=smoke,
-        evidence=sweep_evidence(prepared.context.spec, spec.name),
+        evidence=sweep_evidence(prepared.context.spec, model.name),
     )
-    destination.add(spec.name, number, files, record_bytes(record))
+    destination.add(model.name, number, files, record_bytes(record))
     if stamps_of(candidate) != stamps:
-        raise changed_meanwhile(candidate, prepared.context.repository / spec.name)
+        raise changed_meanwhile(candidate, prepared.context.repository / model.name)
     return record
 
 
-def _smoke(prepared: Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
-    samples, why = _smoke_samples(prepared, spec, candidate)
+def _smoke(prepared: Prepared, model: ModelSpec, candidate: Candidate) -> tuple[bytes | None, dict[str, Any]]:
+    samples, why = _smoke_samples(prepared, model, candidate)
     if samples is None:
         return None, {"samples": 0, "bounds": {}, "note": why}
-    bounds = smoke_bounds(spec, candidate.locked.served, samples)
+    bounds = smoke_bounds(model, candidate.locked.served, samples)
     with tempfile.TemporaryDirectory(prefix="tritonsmith-publish-") as scratch:
         content = smoke_bytes(samples, Path(scratch))
     return content, {"samples": len(samples.samples), "bounds": bounds, "note": ""}
 
 
-def _smoke_samples(prepared: Prepared, spec: ModelSpec, candidate: Candidate) -> tuple[SampleSet | None, str]:
-    if spec.name in prepared.stated:
-        return prepared.stated[spec.name], ""
-    path = reference_samples_path(prepared.context.options, spec.name)
+def _smoke_samples(
+    prepared: Prepared, model: ModelSpec, candidate: Candidate
+) -> tuple[SampleSet | None, str]:
+    if model.name in prepared.stated:
+        return prepared.stated[model.name], ""
+    path = reference_samples_path(prepared.context.options, model.name)
     if path is not None:
         return smoke_samples(path, candidate.config)
     if candidate.locked.accuracy.get("samples") == 0:

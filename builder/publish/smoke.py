@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonsmith.builder.actions.accuracy.accuracy import Bounds, variant_bounds
+from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, load_samples, save_samples
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_config, fits
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -30,20 +30,20 @@ def smoke_samples(path: Path, config: Any) -> tuple[SampleSet | None, str]:
     return _fitted(load_samples(path), config)
 
 
-def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> SampleSet:
+def stated_samples(model: ModelSpec, spec: RepositorySpec, config: Any) -> SampleSet:
     """The requests and answers of the file that the spec names as `smoke`, as smoke_samples gives them.
 
     SpecError `smoke_file` when it does not go with the config; BuildError when it cannot be read.
     """
-    assert spec.smoke is not None
+    assert model.smoke is not None
 
     def refused(label: str, problem: str, seen: str | None = None, valid: Sequence[str] = ()) -> SpecError:
-        where = repository.where(spec.name, "smoke")
+        where = spec.where(model.name, "smoke")
         return SpecError(
-            f"{spec.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
+            f"{model.name}: {label}: {problem}", code="smoke_file", where=where, seen=seen, valid=valid
         )
 
-    read = load_samples(source_path(spec.smoke, repository.root))
+    read = load_samples(source_path(model.smoke, spec.root))
     parted: list[Sample] = []
     for sample in read.samples:
         arrays = {**sample.inputs, **sample.outputs}
@@ -56,7 +56,7 @@ def stated_samples(spec: ModelSpec, repository: RepositorySpec, config: Any) -> 
         parted.append(Sample(asked, answered, sample.label))
     fitted, why = _fitted(SampleSet(tuple(parted), read.origin), config)
     if fitted is None:
-        raise refused(spec.smoke, why)
+        raise refused(model.smoke, why)
     return fitted
 
 
@@ -117,23 +117,14 @@ def smoke_bytes(samples: SampleSet, scratch: Path) -> bytes:
     return path.read_bytes()
 
 
-def smoke_bounds(spec: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
-    """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's.
-
-    Where nothing is stated, FP32 is held to TF32's: a GPU computes FP32 products so where it may, and no build
-    on a CPU can tell.
-    """
-    accuracy = spec.accuracy if variant is None else spec.variants[variant].accuracy
-    stated = Bounds(**accuracy.stated_bounds())
-    precision = "fp32" if variant is None else spec.variants[variant].precision
-    exact = precision_rows()[precision].exact
-    found: dict[str, dict[str, Any]] = {}
-    for name, array in samples.samples[0].outputs.items():
-        bounds = stated if stated.stated else variant_bounds(precision, array.dtype.name)
-        if not stated.stated and exact and array.dtype.kind == "f":
-            bounds = variant_bounds("fp16" if array.dtype.itemsize == 2 else "tf32", array.dtype.name)
-        found[name] = {f: getattr(bounds, f) for f in Bounds.__dataclass_fields__}
-    return found
+def smoke_bounds(model: ModelSpec, variant: str | None, samples: SampleSet) -> dict[str, dict[str, Any]]:
+    """Output → the bounds that live answers are held to: those stated for the served variant, else its precision's."""
+    accuracy = model.accuracy if variant is None else model.variants[variant].accuracy
+    precision = "fp32" if variant is None else model.variants[variant].precision
+    served = ServedAccuracy(precision, accuracy.stated_bounds())
+    return {
+        name: asdict(served.bounds_of(array.dtype.name)) for name, array in samples.samples[0].outputs.items()
+    }
 
 
 def _first_row(sample: Sample) -> Sample:

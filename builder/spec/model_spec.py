@@ -214,7 +214,7 @@ OWN_KEYS: tuple[str, ...] = tuple(k for k in ModelSpec.model_fields if k not in 
 TRITON_KEYS: tuple[str, ...] = tuple(k for k in model_config_fields() if k != "name")
 
 
-def stated_tensors(spec: ModelSpec, kind: Literal["input", "output"]) -> tuple[Mapping[str, Any], ...]:
+def stated_tensors(model: ModelSpec, kind: Literal["input", "output"]) -> tuple[Mapping[str, Any], ...]:
     """The inputs or outputs as the spec states them: {name, data_type, dims, …}, None where left out."""
-    tensors = getattr(spec.config, kind) or ()
+    tensors = getattr(model.config, kind) or ()
     return tuple(t.model_dump() for t in tensors)

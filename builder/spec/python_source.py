@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import ExportError, SpecError, Where
-from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX, resolve_package_file
+from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
 
 MODEL_FILE = "model.py"
@@ -15,27 +15,27 @@ REQUIREMENTS_FILE = "requirements.txt"
 _CLASS = "TritonPythonModel"
 
 
-def check_python_source(spec: ModelSpec, repository: RepositorySpec) -> None:
+def check_python_source(model: ModelSpec, spec: RepositorySpec) -> None:
     """SpecError when its tensors are not stated in full: nothing can be inferred from a program."""
     for kind in ("input", "output"):
-        tensors = stated_tensors(spec, "input" if kind == "input" else "output")
+        tensors = stated_tensors(model, "input" if kind == "input" else "output")
         if not tensors or any(not (t["name"] and t["data_type"] and t["dims"] is not None) for t in tensors):
             raise SpecError(
-                f"{spec.name}: a python source states every {kind} with name, data_type and dims",
+                f"{model.name}: a python source states every {kind} with name, data_type and dims",
                 code="tensors_not_stated",
-                where=repository.where(spec.name, kind),
+                where=spec.where(model.name, kind),
                 fix=f"{kind}: [{{name: TEXT, data_type: TYPE_STRING, dims: [1]}}]",
             )
 
 
-def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
+def source_files(model: ModelSpec, root: Path) -> dict[str, Path]:
     """Name in the version directory → file; SpecError when two would have one name."""
-    found = {MODEL_FILE: _path(spec.source.reference, root)}
-    for reference in spec.source.files:
-        path = _path(reference, root)
+    found = {MODEL_FILE: source_path(model.source.reference, root)}
+    for reference in model.source.files:
+        path = source_path(reference, root)
         if path.name in found or path.name == REQUIREMENTS_FILE:
             raise SpecError(
-                f"{spec.name}: two files would be laid out as {path.name}",
+                f"{model.name}: two files would be laid out as {path.name}",
                 code="duplicate_file",
                 seen=reference,
             )
@@ -43,20 +43,16 @@ def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
     return found
 
 
-def _path(reference: str, root: Path) -> Path:
-    return resolve_package_file(reference) if reference.startswith(PACKAGE_PREFIX) else root / reference
-
-
-def place_python_source(spec: ModelSpec, root: Path, into: Path) -> dict[str, Path]:
+def place_python_source(model: ModelSpec, root: Path, into: Path) -> dict[str, Path]:
     """Copies the files into a version directory → name → source file. ExportError when model.py is none.
 
     The file is parsed, never run: what it imports need not be on the machine that builds.
     """
-    files = source_files(spec, root)
+    files = source_files(model, root)
     _check_program(files[MODEL_FILE])
     for name, path in files.items():
         shutil.copyfile(path, into / name)
-    if requirements := spec.source.options["requirements"]:
+    if requirements := model.source.options["requirements"]:
         (into / REQUIREMENTS_FILE).write_text("".join(f"{r}\n" for r in requirements))
     return files
 

@@ -14,80 +14,78 @@ from tritonsmith.builder.spec.model_spec import ModelSpec, stated_tensors
 from tritonsmith.builder.spec.yaml_source import KeyPath, YamlSource
 
 
-def refuse_state_elsewhere(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+def refuse_state_elsewhere(source: YamlSource, model: ModelSpec, at: KeyPath) -> None:
     """`state` is completed from the model's own tensors, and is the sequence batcher's."""
-    if not spec.state:
+    if not model.state:
         return
-    config = spec.config.as_proto_json()
-    if not spec.source.row.backend or spec.source.row.stated or spec.source.steps is not None:
+    config = model.config.as_proto_json()
+    if not model.source.row.backend or model.source.row.stated or model.source.steps is not None:
         reason, fix = (
-            f"a {spec.source.kind} source states its states itself",
+            f"a {model.source.kind} source states its states itself",
             "sequence_batching: {state: […]}",
         )
     elif "dynamic_batching" in config:
         reason, fix = "sequences and dynamic_batching exclude each other", "leave dynamic_batching out"
     elif config.get("sequence_batching", {}).get("state"):
         reason, fix = "sequence_batching.state says the same at length", "leave one of the two out"
-    elif len(set(spec.state.values())) < len(spec.state):
+    elif len(set(model.state.values())) < len(model.state):
         reason, fix = "two inputs cannot be fed from one output", "state: {INPUT: OUTPUT}, each output once"
     else:
         return
     raise SpecError(
-        f"{spec.name}: state: {reason}", code="state_refused", where=source.where((*at, "state")), fix=fix
+        f"{model.name}: state: {reason}", code="state_refused", where=source.where((*at, "state")), fix=fix
     )
 
 
-def refuse_bad_names(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+def refuse_bad_names(source: YamlSource, model: ModelSpec, at: KeyPath) -> None:
     """SpecError at the line of a name that does not print, or that cannot be the path it becomes."""
-    for keys, fault in _faults_of_names(spec):
-        where = source.where((*at, *keys))
-        if (*at, *keys) not in source.lines and ("defaults", *keys) in source.lines:
-            where = source.where(("defaults", *keys))
-        raise SpecError(f"{spec.name}: {fault}", code="bad_name", where=where)
+    for keys, fault in _faults_of_names(model):
+        where = source.where_stated((*at, *keys))
+        raise SpecError(f"{model.name}: {fault}", code="bad_name", where=where)
 
 
-def _faults_of_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str]]:
+def _faults_of_names(model: ModelSpec) -> Iterator[tuple[KeyPath, str]]:
     """(key path, what is named there and why it cannot be)"""
-    for name in spec.variants:
+    for name in model.variants:
         # A variant alone is laid out, cached and swept as MODEL__VARIANT.
-        if fault := fault_of_model_name(name) or fault_of_model_name(f"{spec.name}__{name}"):
+        if fault := fault_of_model_name(name) or fault_of_model_name(f"{model.name}__{name}"):
             yield ("variants", name), f"the variant {name!r} {fault}"
-    for name in spec.model_files:
+    for name in model.model_files:
         if fault := fault_of_place(name):
             yield (
                 ("model_files", name),
                 f"no file can be laid at {name!r} inside the model's directory: it {fault}",
             )
-    if clash := fault_of_places(spec.model_files):
+    if clash := fault_of_places(model.model_files):
         name, fault = clash
         yield ("model_files", name), f"no file can be laid at {name!r} inside the model's directory: {fault}"
-    for keys, what, text in _stated_names(spec):
+    for keys, what, text in _stated_names(model):
         if fault := fault_of_text(text):
             yield keys, f"{what} {shortened(ascii(text))} {fault}"
 
 
-def _stated_names(spec: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
+def _stated_names(model: ModelSpec) -> Iterator[tuple[KeyPath, str, str]]:
     """(key path, what it is, the text) of tensors and of files, which become names in the lock and in the repository."""
     for kind in ("input", "output"):
-        for index, tensor in enumerate(getattr(spec.config, kind) or ()):
+        for index, tensor in enumerate(getattr(model.config, kind) or ()):
             yield (kind, index, "name"), "the tensor", tensor.name or ""
-    for index, step in enumerate(spec.source.steps or ()):
+    for index, step in enumerate(model.source.steps or ()):
         for key, tensors in (("from", step.inputs), ("to", step.outputs)):
             for name, tensor in tensors.items():
                 yield ("source", "steps", index, key, name), "the tensor", name
                 yield ("source", "steps", index, key, name), "the tensor", tensor
-    if spec.source.steps is None:
-        yield ("source", spec.source.kind), "the source", spec.source.reference
-    for index, file in enumerate(spec.source.files):
+    if model.source.steps is None:
+        yield ("source", model.source.kind), "the source", model.source.reference
+    for index, file in enumerate(model.source.files):
         yield ("source", "files", index), "the file", file
-    for name, file in spec.model_files.items():
+    for name, file in model.model_files.items():
         yield ("model_files", name), "the file", file
-    for name in spec.dynamic_dims:
+    for name in model.dynamic_dims:
         yield ("dynamic_dims", name), "the dimension", name
-    yield ("calibration",), "the calibration", spec.calibration or ""
-    yield ("smoke",), "the file", spec.smoke or ""
-    yield ("accuracy", "samples"), "the samples", spec.accuracy.samples or ""
-    for name, variant in spec.variants.items():
+    yield ("calibration",), "the calibration", model.calibration or ""
+    yield ("smoke",), "the file", model.smoke or ""
+    yield ("accuracy", "samples"), "the samples", model.accuracy.samples or ""
+    for name, variant in model.variants.items():
         yield ("variants", name, "accuracy", "samples"), "the samples", variant.accuracy.samples or ""
 
 
@@ -133,16 +131,16 @@ def _chain(names: Sequence[str]) -> str:
     return " → ".join(shown)
 
 
-def refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath) -> None:
+def refuse_range_of_unknown_dim(source: YamlSource, model: ModelSpec, at: KeyPath) -> None:
     """A dim that no input has, and no other dim follows from; one that follows from what is no dim, or in a circle."""
-    named = {d for t in stated_tensors(spec, "input") for d in t["dims"] or () if isinstance(d, str)}
-    used = {n for text in spec.dim_relations.values() for n in relation_from_text(text).names}
-    for dim, stated in spec.dynamic_dims.items():
+    named = {d for t in stated_tensors(model, "input") for d in t["dims"] or () if isinstance(d, str)}
+    used = {n for text in model.dim_relations.values() for n in relation_from_text(text).names}
+    for dim, stated in model.dynamic_dims.items():
         where = source.where((*at, "dynamic_dims", dim))
         unknown = [
             n
             for n in (relation_from_text(stated).names if isinstance(stated, str) else ())
-            if n not in named and n not in spec.dynamic_dims
+            if n not in named and n not in model.dynamic_dims
         ]
         if unknown:
             raise SpecError(
@@ -161,15 +159,17 @@ def refuse_range_of_unknown_dim(source: YamlSource, spec: ModelSpec, at: KeyPath
                 fix=f"input: [{{name: …, dims: [{dim}]}}]",
             )
     try:
-        ranges = spec.dim_ranges
+        ranges = model.dim_ranges
     except ValueError as error:
         raise SpecError(
-            f"{spec.name}: a dimension {error}", code="wrong_value", where=source.where((*at, "dynamic_dims"))
+            f"{model.name}: a dimension {error}",
+            code="wrong_value",
+            where=source.where((*at, "dynamic_dims")),
         ) from None
     for dim, sizes in ranges.items():
         if sizes[0] < 0:
             raise SpecError(
-                f"dynamic_dims: {dim}: {spec.dynamic_dims[dim]} would be {sizes[0]} at the smallest sizes",
+                f"dynamic_dims: {dim}: {model.dynamic_dims[dim]} would be {sizes[0]} at the smallest sizes",
                 code="wrong_value",
                 where=source.where((*at, "dynamic_dims", dim)),
             )

@@ -30,7 +30,7 @@ from tritonsmith.builder.spec.refusals import (
     refuse_step_cycles,
     refuse_twins,
 )
-from tritonsmith.builder.spec.triton_schema import model_config_type
+from tritonsmith.builder.spec.triton_schema import TritonMessage, model_config_type
 from tritonsmith.builder.spec.variant_spec import UNION_TAGS
 from tritonsmith.builder.spec.yaml_source import KeyPath, YamlSource, read_yaml
 
@@ -55,10 +55,7 @@ class RepositorySpec:
 
     def where(self, model: str, *keys: str | int) -> Where:
         """The place of a model's key in models.yaml (in `defaults:` when it was inherited)."""
-        own = ("models", model, *keys)
-        if own not in self.source.lines and ("defaults", *keys) in self.source.lines:
-            return self.source.where(("defaults", *keys))
-        return self.source.where(own)
+        return self.source.where_stated(("models", model, *keys))
 
 
 def load_spec(path: Path) -> RepositorySpec:
@@ -77,13 +74,19 @@ def load_spec(path: Path) -> RepositorySpec:
             fix="models: {NAME: {source: {onnx: FILE}}}",
         )
     target = _validated(source, Target, top.get("target", {}), ("target",))
-    specs = tuple(_model(source, name, raw, defaults) for name, raw in models.items())
+    given = frozenset(
+        key for model in (defaults, *models.values()) if isinstance(model, Mapping) for key in model
+    )
+    config_type = model_config_type(given.intersection(TRITON_KEYS))
+    specs = tuple(_model(source, name, raw, defaults, config_type) for name, raw in models.items())
     refuse_twins(source, specs)
     refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
-def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any]) -> ModelSpec:
+def _model(
+    source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any], config_type: type[TritonMessage]
+) -> ModelSpec:
     at: KeyPath = ("models", name)
     reason = fault_of_model_name(name)
     if reason:
@@ -99,9 +102,7 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
     left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
-    config = _validated(
-        source, model_config_type(), {k: v for k, v in merged.items() if k in TRITON_KEYS}, at
-    )
+    config = _validated(source, config_type, {k: v for k, v in merged.items() if k in TRITON_KEYS}, at)
     if "source" not in own:
         raise SpecError(
             f"model {name!r} has no source",
@@ -110,11 +111,11 @@ def _model(source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any])
             valid=[f"source: {{{row.kind}: {row.example}}}" for row in source_rows().values()],
         )
     own["source"] = _validated(source, source_type(), own["source"], (*at, "source"))
-    spec: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
-    refuse_bad_names(source, spec, at)
-    refuse_range_of_unknown_dim(source, spec, at)
-    refuse_state_elsewhere(source, spec, at)
-    return spec
+    model: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
+    refuse_bad_names(source, model, at)
+    refuse_range_of_unknown_dim(source, model, at)
+    refuse_state_elsewhere(source, model, at)
+    return model
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,13 +168,6 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
     location: KeyPath = (*at, *_real_keys(error["loc"], source, at))
     if error["type"] == "extra_forbidden":
         return _unknown_key(source, location, _valid_keys(model, error["loc"][:-1]))
-    where = source.where(location)
-    if at[:1] == ("models",) and location not in source.lines:
-        where = (
-            source.where(("defaults", *location[2:]))
-            if ("defaults", *location[2:]) in source.lines
-            else where
-        )
     name = ".".join(str(k) for k in location)
     seen = error.get("input")
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -182,7 +176,7 @@ def _spec_error(source: YamlSource, model: type[BaseModel], error: Any, at: KeyP
     return SpecError(
         f"{name}: {message[:1].lower() + message[1:]}",
         code="wrong_value" if error["type"] in ("value_error", "literal_error") else "wrong_type",
-        where=where,
+        where=source.where_stated(location),
         seen=None if isinstance(seen, Mapping | BaseModel) else shortened(repr(seen)),
         fix=unknown(seen, words)["fix"],
     )

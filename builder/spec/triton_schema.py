@@ -7,8 +7,9 @@ release that adds one needs no change here.
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from tritonsmith.builder.base.triton_proto import is_repeated, model_config_pb2
+from tritonsmith.builder.base.triton_proto import is_map, is_repeated, model_config_pb2
 
 # google.protobuf.descriptor.FieldDescriptor.CPPTYPE_*
 _INT32, _INT64, _UINT32, _UINT64, _DOUBLE, _FLOAT, _BOOL, _ENUM, _STRING, _MESSAGE = range(1, 11)
@@ -64,10 +65,11 @@ class TritonMessage(BaseModel):
     """Base of every generated type: unknown keys are refused, at most one member of a oneof is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    __oneofs__: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @model_validator(mode="after")
     def _one_of_each_oneof(self) -> TritonMessage:
-        for oneof, members in getattr(self, "__oneofs__", {}).items():
+        for oneof, members in self.__oneofs__.items():
             present = [m for m in members if getattr(self, m) is not None]
             if len(present) > 1:
                 raise ValueError(
@@ -119,10 +121,6 @@ def _enum_type(enum: Any) -> Any:
     ]
 
 
-def _is_map(field: Any) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
-
-
 def _single_type(field: Any) -> Any:
     if field.cpp_type == _ENUM:
         return _enum_type(field.enum_type)
@@ -134,7 +132,7 @@ def _single_type(field: Any) -> Any:
 def _field_type(message: Any, field: Any) -> Any:
     if message.name in ("ModelInput", "ModelOutput") and field.name == "dims":
         return tuple[_NamedDim, ...]
-    if _is_map(field):
+    if is_map(field):
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
         key_type = _single_type(key)
         if key.cpp_type != _STRING:
@@ -151,31 +149,33 @@ def schema_name(full_name: str) -> str:
 
 
 @cache
-def message_type(full_name: str) -> type[TritonMessage]:
-    """`inference.ModelInstanceGroup` → its pydantic type."""
+def message_type(full_name: str, given: frozenset[str] | None = None) -> type[TritonMessage]:
+    """`inference.ModelInstanceGroup` → its pydantic type. given: of the fields that are messages, those that may be."""
     if full_name == "inference.ModelParameter":
         return _Parameter
     pool = model_config_pb2().DESCRIPTOR.pool
     descriptor = pool.FindMessageTypeByName(full_name)
-    fields: dict[str, Any] = {f.name: (_field_type(descriptor, f) | None, None) for f in descriptor.fields}
-    base = type(
-        f"_{descriptor.name}Base",
-        (TritonMessage,),
-        {
-            "__oneofs__": {o.name: tuple(f.name for f in o.fields) for o in descriptor.oneofs},
-            "__module__": __name__,
-        },
+    fields: dict[str, Any] = {
+        f.name: (
+            _field_type(descriptor, f) | None
+            if given is None or f.name in given or f.message_type is None
+            else None,
+            None,
+        )
+        for f in descriptor.fields
+    }
+    created: type[TritonMessage] = create_model(
+        schema_name(full_name), __base__=TritonMessage, __module__=__name__, **fields
     )
-    created: Any = create_model(schema_name(full_name), __base__=base, **fields)
-    return cast("type[TritonMessage]", created)
+    created.__oneofs__ = {o.name: tuple(f.name for f in o.fields) for o in descriptor.oneofs}
+    return created
 
 
-@lru_cache(maxsize=1)
-def model_config_type() -> type[TritonMessage]:
-    """The type of Triton's whole ModelConfig."""
-    return message_type("inference.ModelConfig")
+def model_config_type(given: frozenset[str] | None = None) -> type[TritonMessage]:
+    """The type of Triton's ModelConfig. given: the only fields that will be, for types of messages take long to make."""
+    return message_type("inference.ModelConfig", given)
 
 
 def model_config_fields() -> tuple[str, ...]:
     """Names of ModelConfig's fields."""
-    return tuple(model_config_type().model_fields)
+    return tuple(field.name for field in model_config_pb2().ModelConfig.DESCRIPTOR.fields)

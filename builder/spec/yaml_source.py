@@ -49,9 +49,18 @@ class YamlSource:
                 return Where(self.path, line)
         return Where(self.path)
 
+    def where_stated(self, key_path: KeyPath) -> Where:
+        """`where`; of a key that a model inherits, its place in `defaults:`."""
+        inherited = ("defaults", *key_path[2:])
+        is_inherited = key_path not in self.lines and inherited in self.lines
+        return self.where(inherited if is_inherited and key_path[:1] == ("models",) else key_path)
 
-def read_yaml(path: Path) -> YamlSource:
-    """Reads one YAML document safely; SpecError for a missing or too large file, bad syntax or a duplicate key."""
+
+def read_yaml(path: Path, *, as_text: bool = False) -> YamlSource:
+    """Reads one YAML document safely; SpecError for a missing or too large file, bad syntax or a duplicate key.
+
+    as_text: scalars stay the text that is written, for a reader that knows their types; null alone is None.
+    """
     try:
         text = read_bounded(path, _MAX_BYTES).decode()
     except FileNotFoundError:
@@ -63,12 +72,12 @@ def read_yaml(path: Path) -> YamlSource:
         ) from None
     except (OSError, ValueError) as error:
         raise SpecError(f"cannot read the spec: {error}", code="spec_unreadable", where=Where(path)) from None
-    return yaml_from_text(text, path)
+    return yaml_from_text(text, path, as_text=as_text)
 
 
-def yaml_from_text(text: str, path: Path) -> YamlSource:
+def yaml_from_text(text: str, path: Path, *, as_text: bool = False) -> YamlSource:
     """`read_yaml` of text that came from `path`."""
-    reader = _Reader(path)
+    reader = _Reader(path, as_text)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             reader.take(event)
@@ -114,6 +123,7 @@ class _Reader:
     """Takes the parser's events one by one, without recursion; what aliases stand for is counted before it is copied."""
 
     path: Path
+    as_text: bool
     data: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     begun: list[tuple[KeyPath, int]] = field(default_factory=list)
@@ -244,6 +254,8 @@ class _Reader:
             return event.value
         if tag not in _SCALARS:
             raise self.unknown_tag(tag, event)
+        if self.as_text:
+            return None if tag == f"{_TAG}null" else event.value
         if len(event.value) > _MAX_NUMBER_LENGTH:
             raise self.fault("yaml_value", f"a number of more than {_MAX_NUMBER_LENGTH} characters", event)
         try:

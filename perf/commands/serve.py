@@ -35,7 +35,9 @@ def serve(
     load_model: list[str] | None = flag(
         None, "Explicit control: load this model at the start; '*' loads all."
     ),
-    cache_size: int = flag(0, "Response cache, bytes; 0 for none.", min=0),
+    cache_size: int | None = flag(
+        None, "Response cache, bytes; 0 for none.  [default: 64 MiB where a model asks for it]", min=0
+    ),
     gpus: bool = flag(False, "docker: give the container all GPUs.", "--gpus"),
     log: Path | None = flag(None, "Keep the server's log in this file."),
     format: Literal["text", "json"] = flag("text", "How to write the models."),
@@ -168,7 +170,7 @@ _STEP_REFUSED = re.compile(r"ensemble '.+?' depends on '(.+?)' which ")
 
 def rules_behind(model: str, refusals: Mapping[str, str], repositories: Sequence[Path]) -> list[str]:
     """Ids of the rules that explain why a model of these repositories was refused, or the step that it depends on."""
-    from tritonsmith.builder.lint import LintOptions, check
+    from tritonsmith.builder.lint.check import LintOptions, check
     from tritonsmith.builder.lint.refusal import explaining_rules
 
     others = {name: reason for name, reason in refusals.items() if name != model}

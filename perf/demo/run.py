@@ -15,7 +15,7 @@ from tritonsmith.builder.base.errors import GateError, ToolError, TrialError
 from tritonsmith.builder.base.files.disk import clear_away, private_directory
 from tritonsmith.builder.base.machine.own import PACKAGE
 from tritonsmith.builder.build.build import BuildOptions, BuildResult, build, reference_samples_path
-from tritonsmith.builder.lint import Finding, LintOptions, check
+from tritonsmith.builder.lint.check import Finding, LintOptions, check
 from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.demo.live_check import LiveCheck, check_live

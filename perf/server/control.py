@@ -1,11 +1,5 @@
 """A server's address → its models, configs, statistics, readiness; and orders to load and unload, over
-Triton's HTTP API.
-
-One connection a call, closed at once: an idle keep-alive connection would hold up the server's own shutdown.
-Importing tritonclient.http would cost 0.3 s, so this speaks HTTP itself. Protocol: KServe v2 with Triton's
-extensions (model repository, model configuration, statistics), as documented in
-triton-inference-server/server docs/protocol.
-"""
+Triton's HTTP API (perf.wire.rest)."""
 
 from __future__ import annotations
 
@@ -19,9 +13,10 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ask, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import ANSWERED_ERRORS, json_from, no_answer, not_triton
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.paths import ends_a_path, model_path, repository_path
+from tritonsmith.perf.wire.rest import RestApi, call, call_json, exchange, reason, refused, tidy
 
 TIMEOUT_S = 60.0
 # A load answers when the model is ready: big engines take minutes.
@@ -54,44 +49,77 @@ class HasPid(Protocol):
 def is_ready(url: str, timeout_s: float = 2.0) -> bool:
     """Whether the server answers and says it is ready."""
     try:
-        status, _ = _exchange(url, "GET", "/v2/health/ready", timeout_s=timeout_s)
+        return exchange(url, "GET", "/v2/health/ready", timeout_s=timeout_s).status == 200
     except OSError:
         return False
-    return status == 200
+
+
+def why_not_ready(url: str) -> ServerError:
+    """What answers at HOST:PORT, of which is_ready says no: nothing, something else, or a Triton that is not ready."""
+    address = f"http://{url}"
+    try:
+        reply = exchange(url, "GET", "/v2/health/ready", timeout_s=2.0)
+        about = exchange(url, "GET", "/v2", timeout_s=2.0)
+    except ANSWERED_ERRORS as error:
+        return no_answer(address, error)
+    except OSError as error:
+        return ServerError(
+            f"no ready Triton answers at {address}",
+            code="server_unreachable",
+            seen=str(error) or type(error).__name__,
+            fix="give the address of its HTTP port (8000 by default), or serve with --launch embedded",
+        )
+    if about.status in (401, 403):
+        return ServerError(
+            f"what answers at {address} wants to know who asks",
+            code="server_unreachable",
+            seen=f"HTTP {about.status} {reason(about)}",
+            fix="an attached server is asked without credentials: give an address that needs none",
+        )
+    try:
+        told.server_metadata_from(json_from(about.body), address)
+    except (ValueError, ServerError):
+        return not_triton(address, about)
+    return ServerError(
+        f"the Triton at {address} is not ready",
+        code="server_unreachable",
+        seen=f"HTTP {reply.status} {reason(reply)}",
+        fix="give it time to load its models, or look into its log",
+    )
 
 
 def server_metadata(url: str) -> dict[str, Any]:
-    """name, version, extensions."""
-    return told.server_metadata_from(_call(url, "GET", "/v2"), f"{url}: server")
+    """name, version, extensions. ServerError not_triton where something else answers."""
+    return _api(url).server_metadata()
 
 
 def model_metadata(url: str, name: str, version: str = "") -> dict[str, Any]:
     """name, versions, platform, inputs and outputs (datatype, shape with the batch dimension as -1)."""
-    return told.model_metadata_from(_call(url, "GET", model_path(name, version)), f"{url}: {name}")
+    return _api(url).model_metadata(name, version)
 
 
 def model_config(url: str, name: str, version: str = "") -> dict[str, Any]:
     """The config the server uses, after auto-completion and overrides, as Triton's JSON."""
-    return told.config_from(_call(url, "GET", model_path(name, version) + "/config"), f"{url}: {name}")
+    return _api(url).model_config(name, version)
 
 
 def model_statistics(url: str, name: str = "", version: str = "") -> list[dict[str, Any]]:
     """One row a model version; counters since it was loaded, durations in nanoseconds. All models without a
     name."""
-    path = model_path(name, version) + "/stats" if name else "/v2/models/stats"
-    return told.statistics_from(_call(url, "GET", path), f"{url}: {name or 'statistics'}")
+    return _api(url).statistics(name, version)
 
 
 def is_model_ready(url: str, name: str, version: str = "") -> bool:
     """Whether the model takes requests."""
-    status, _ = _request(url, "GET", model_path(name, version) + "/ready")
-    return status == 200
+    return call(url, "GET", f"{model_path(name, version)}/ready", timeout_s=TIMEOUT_S).status == 200
 
 
 def repository_index(url: str) -> list[IndexRow]:
     """Every model the server knows of, loaded or not."""
-    rows = told.index_from(_call(url, "POST", "/v2/repository/index", {}), f"{url}: index")
-    return [IndexRow(row.name, row.version, row.state, tidy(row.reason)) for row in rows]
+    return [
+        IndexRow(row["name"], row.get("version", ""), row.get("state", ""), tidy(row.get("reason", "")))
+        for row in _api(url).repository_index()
+    ]
 
 
 def load_model(
@@ -116,19 +144,19 @@ def load_model(
     for path, content in (files or {}).items():
         parameters[f"file:{path}"] = base64.b64encode(content).decode()
     body = {"parameters": parameters} if parameters else {}
-    status, answer = _request(url, "POST", f"{repository_path(name)}/load", body, timeout_s)
-    if status != 200:
+    reply = call(url, "POST", f"{repository_path(name)}/load", body, timeout_s=timeout_s)
+    if reply.status != 200:
         raise TrialError(
-            f"Triton refused to load model '{name}': {_reason(answer)}",
+            f"Triton refused to load model '{name}': {reason(reply)}",
             code="model_refused",
-            seen=f"HTTP {status}",
-            fix=_fix_for_refusal(name, status, _reason(answer)),
+            seen=f"HTTP {reply.status}",
+            fix=_fix_for_refusal(name, reply.status, reason(reply)),
         )
 
 
 def unload_model(url: str, name: str, timeout_s: float = TIMEOUT_S) -> None:
     """Unload a model; returns when it is really gone (Triton itself answers before that)."""
-    _call(url, "POST", f"{repository_path(name)}/unload", {})
+    call_json(url, f"{repository_path(name)}/unload", method="POST", body={}, timeout_s=TIMEOUT_S)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         # "UNLOADING" until the last instance has ended.
@@ -158,11 +186,9 @@ def reload_model(url: str, name: str) -> None:
 
 def metrics_text(metrics_url: str, timeout_s: float = TIMEOUT_S) -> str:
     """The Prometheus text of the metrics port."""
-    reply = ask(
-        f"http://{metrics_url}", "GET", "/metrics", timeout_s=timeout_s, limit_bytes=_METRICS_LIMIT_BYTES
-    )
+    reply = exchange(metrics_url, "GET", "/metrics", timeout_s=timeout_s, limit_bytes=_METRICS_LIMIT_BYTES)
     if reply.status != 200:
-        raise _refused(metrics_url, "GET", "/metrics", reply.status, reply.body)
+        raise refused(metrics_url, "GET", "/metrics", reply)
     return reply.body.decode(errors="replace")
 
 
@@ -216,36 +242,8 @@ def wait_instances(server: HasPid, model: str, count: int, timeout_s: float = 30
         time.sleep(0.05)
 
 
-def _call(url: str, method: str, path: str, body: object = None) -> Any:
-    status, answer = _request(url, method, path, body)
-    if status != 200:
-        raise _refused(url, method, path, status, answer)
-    try:
-        return json_from(answer) if answer else None
-    except ValueError as error:
-        raise ServerError(
-            f"{url}: {method} {path}: the answer is no JSON: {str(error)[:200]}", code="not_triton"
-        ) from None
-
-
-def _refused(url: str, method: str, path: str, status: int, answer: bytes) -> TrialError:
-    return TrialError(
-        f"Triton at {url} refused {method} {path}: {_reason(answer)}",
-        code="server_refused",
-        seen=f"HTTP {status}",
-    )
-
-
-def _reason(answer: bytes) -> str:
-    return tidy(reason_of(answer)) or "no reason given"
-
-
-def tidy(reason: str) -> str:
-    """Without the traceback of our own backend; that of a user's Python model stays."""
-    frames = reason.partition("\nAt:\n")[2].strip("; \n").splitlines()
-    if frames and all("/backends/onnxruntime/" in f or "/onnxruntime/capi/" in f for f in frames):
-        reason = reason.partition("\nAt:\n")[0]
-    return reason.strip().removeprefix("Internal: TritonModelException: ")
+def _api(url: str) -> RestApi:
+    return RestApi(url, TIMEOUT_S)
 
 
 def _fix_for_refusal(name: str, status: int, reason: str) -> str | None:
@@ -256,26 +254,3 @@ def _fix_for_refusal(name: str, status: int, reason: str) -> str | None:
     if "failed to poll from model repository" in reason:
         return "tritonsmith check DIRECTORY names the rule that its config.pbtxt breaks"
     return None
-
-
-def _request(
-    url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
-) -> tuple[int, bytes]:
-    try:
-        return _exchange(url, method, path, body, timeout_s)
-    except OSError as error:
-        raise ServerError(
-            f"the server at {url} does not answer: {error}",
-            code="server_unreachable",
-            seen=f"{method} {path}",
-            fix="is it running? its log says why it ended",
-        ) from None
-
-
-def _exchange(
-    url: str, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S
-) -> tuple[int, bytes]:
-    data = None if body is None else json.dumps(body).encode()
-    fields = {"Content-Type": "application/json"} if data is not None else {}
-    reply = ask(f"http://{url}", method, path, data, fields, timeout_s=timeout_s)
-    return reply.status, reply.body

@@ -12,6 +12,7 @@ from tritonsmith.builder.base.errors import ServerError
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.process.ports import Ports
 from tritonsmith.perf.server.process.process import GuardedProcess
+from tritonsmith.perf.wire.rest import tidy
 
 
 class Server:
@@ -94,7 +95,7 @@ def refusals_from(index: list[control.IndexRow], log: str) -> dict[str, str]:
             reason = _unquoted(match[1])
             if (of_model := _NO_VERSION.match(reason)) and of_model[1] not in listed:
                 reasons[of_model[1]] = of_model[2]
-            reason = control.tidy(reason.removeprefix("Invalid argument: "))
+            reason = tidy(reason.removeprefix("Invalid argument: "))
             reasons |= dict.fromkeys(_ensemble_of(reason, never_loaded), reason)
     return {name: reason for name, reason in sorted(reasons.items()) if name not in serving}
 

@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.address import bracketed, is_bracketed, refuse_bare_ipv6
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.server.launches.table import launch_rows
@@ -39,7 +40,8 @@ class ServerSpec:
     model_control:   Triton's --model-control-mode.
     load_models:     explicit mode: models to load at the start; ("*",) loads all.
     *_port:          None takes a free one. Attached: None takes Triton's convention, HTTP + 1 and + 2.
-    cache_size_bytes: size of the local response cache; 0 for none.
+    cache_size_bytes: size of the local response cache; 0 for none; None: DEFAULT_CACHE_BYTES where a config.pbtxt of
+                     the repositories asks for one, see perf.server.process.response_cache.
     extra_args:      passed to tritonserver as they are, last, so that they win. Paths in them must be absolute,
                      for the server runs in a directory of its own.
     exit_timeout_s:  how long a stop waits for requests in flight and for connections that clients left open.
@@ -57,7 +59,7 @@ class ServerSpec:
     http_port: int | None = None
     grpc_port: int | None = None
     metrics_port: int | None = None
-    cache_size_bytes: int = 0
+    cache_size_bytes: int | None = None
     extra_args: tuple[str, ...] = ()
     exit_timeout_s: int = 5
     startup_timeout_s: float = 300.0
@@ -67,6 +69,9 @@ class ServerSpec:
 
 def kind_from_text(text: str) -> tuple[str, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
+    refuse_bare_ipv6(text)
+    if is_bracketed(text):  # [::1]:8000 is nothing else
+        text = f"http://{text}"
     rows = launch_rows().values()
     for row in rows:
         reference = row.reference(text)
@@ -89,11 +94,12 @@ def address_from_url(url: str) -> tuple[str, int]:
     UsageError for all that would be dropped: another scheme, https among them, a path; and for credentials.
     """
     refuse_secrets(url, "an attached server is asked without one")
-    parts = urlsplit(url)
+    refuse_bare_ipv6(url)
     try:
+        parts = urlsplit(url)
         port = 8000 if parts.port is None else parts.port
-    except ValueError:
-        port = 0
+    except ValueError:  # no number, or a bracket without its other one
+        parts, port = urlsplit(url.replace("[", "").replace("]", "")), 0
     host = parts.hostname or ""
     dropped = parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment
     if parts.scheme != "http" or not host or not port or dropped:
@@ -109,7 +115,7 @@ def address_from_url(url: str) -> tuple[str, int]:
             if parts.scheme == "https"
             else "http://localhost:8000",
         )
-    return f"[{host}]" if ":" in host else host, port
+    return bracketed(host), port
 
 
 def check_usage(spec: ServerSpec) -> None:

@@ -14,7 +14,7 @@ from tritonsmith.perf.stats.ratio import (
     times_end,
 )
 from tritonsmith.perf.stats.summary import Summary, summarise
-from tritonsmith.perf.stats.validity import Verdict
+from tritonsmith.perf.stats.validity import Validity, ValidityLevel
 from tritonsmith.perf.stats.warmup import find_warmup
 
 __all__ = [
@@ -23,7 +23,8 @@ __all__ = [
     "Ratio",
     "RoundTable",
     "Summary",
-    "Verdict",
+    "Validity",
+    "ValidityLevel",
     "arm_level",
     "arm_ratio",
     "find_warmup",

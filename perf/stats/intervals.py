@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -114,13 +115,14 @@ def batch_means(series: Floats) -> Floats:
     simplest form). A series shorter than 8 is returned as it is.
     """
     batches = min(MOST_BATCHES, series.size)
-    means = _means_of_batches(series, batches)
-    while means.size >= 2 * FEWEST_BATCHES and _lag_one(means) > 1.645 / math.sqrt(means.size):
-        means = _means_of_batches(series, means.size // 2)
+    means = means_of_batches(series, batches)
+    while means.size >= 2 * FEWEST_BATCHES and lag_one(means) > 1.645 / math.sqrt(means.size):
+        means = means_of_batches(series, means.size // 2)
     return means
 
 
-def _means_of_batches(series: Floats, batches: int) -> Floats:
+def means_of_batches(series: Floats, batches: int) -> Floats:
+    """Means of so many consecutive batches of equal length; what does not fill one is left out at the start."""
     if batches == 0:
         return series
     length = series.size // batches
@@ -128,7 +130,8 @@ def _means_of_batches(series: Floats, batches: int) -> Floats:
     return means
 
 
-def _lag_one(means: Floats) -> float:
+def lag_one(means: Floats) -> float:
+    """The correlation of each value with the one before it."""
     centred = means - means.mean()
     power = float(centred @ centred)
     return float(centred[1:] @ centred[:-1]) / power if power > 0 else 0.0
@@ -143,7 +146,7 @@ def mean_estimate(series: Floats, level: float = 0.95) -> Estimate:
     if means.size < FEWEST_BATCHES:
         return Estimate(value, None, f"needs {FEWEST_BATCHES} batches, the run has {means.size}")
     error = float(means.std(ddof=1)) / math.sqrt(means.size)
-    correlation = _lag_one(means)
+    correlation = lag_one(means)
     if correlation < -1.645 / math.sqrt(means.size):
         # Answers that come in lumps (batches) make a full bin follow a poor one; the mean knows better.
         error *= math.sqrt(max(0.1, 1 + 2 * correlation))
@@ -161,9 +164,24 @@ def quantile_estimates(
     comes from batch means of the indicator in time order, so requests that waited for the same batch or
     the same stall count as few, not as many. The shares are exact binomial ones at that effective sample
     size, which is why a tail without enough requests behind it gets no interval but the number it needs.
+
+    Intervals of higher quantiles lie no lower, at either end: a quantile is not below one of a lower share, so
+    it is not below that one's lower bound, and the lower one is not above the higher one's upper bound. Each
+    lower bound is therefore the largest of those so far, each upper bound the smallest of those from there on;
+    where the intervals hold together, these hold too.
     """
     ordered = np.sort(series)
-    return tuple(_quantile_estimate(series, ordered, p, level) for p in probabilities)
+    return _rising([_quantile_estimate(series, ordered, p, level) for p in probabilities], probabilities)
+
+
+def _rising(estimates: list[Estimate], probabilities: tuple[float, ...]) -> tuple[Estimate, ...]:
+    held = {i: e.interval for i, e in enumerate(estimates) if e.interval is not None}
+    order = sorted(held, key=probabilities.__getitem__)
+    for lower, higher in pairwise(order):
+        held[higher] = replace(held[higher], low=max(held[lower].low, held[higher].low))
+    for higher, lower in pairwise(reversed(order)):
+        held[lower] = replace(held[lower], high=min(held[lower].high, held[higher].high))
+    return tuple(Estimate(e.value, held.get(i), e.why) for i, e in enumerate(estimates))
 
 
 def _quantile_estimate(series: Floats, ordered: Floats, p: float, level: float) -> Estimate:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tritonsmith.perf.stats.intervals import Floats
+from tritonsmith.perf.stats.patterns.drift import find_drift
 
 BATCH = 5
 LEAST_DIFFERENCE = 0.05
@@ -30,7 +31,8 @@ def find_warmup(latencies: Floats) -> Warmup:
     MSER-5 (White 1997; White, Cobb & Spratt 2000) cuts where the standard error of what is left is least,
     over means of five. Two guards are ours: the logarithm, so that one stall is not taken for a start, and
     the cut only stands if the median before it differs by 5 % and by four standard errors from the median
-    after it, so that plain noise costs no requests. A best cut in the second half means that the series has not settled.
+    after it, so that plain noise costs no requests. A best cut in the second half means that the series has not settled,
+    and so does a long cut after which it drifts on: a climb over the whole run has no start to be cut off.
     """
     batches = latencies.size // BATCH
     if batches < 4:
@@ -45,7 +47,8 @@ def find_warmup(latencies: Floats) -> Warmup:
     cut = int(np.argmin(error[:usable]))
     if cut == 0 or not _differs(means, cut):
         return Warmup(0, True)
-    if cut > batches // 2:
+    still_moves = cut > batches // 10 and find_drift(latencies[cut * BATCH :], logged=True) is not None
+    if cut > batches // 2 or still_moves:
         return Warmup(0, False)
     return Warmup(cut * BATCH, True)
 

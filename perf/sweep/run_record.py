@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +33,11 @@ FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"
 RESULT = "run.json"
 RECORDS = "records"
+REPORTS = ("report.html", "report.md", "report.json", "report.csv", "config.pbtxt")
+"""What perf.report writes there."""
 WRONG = "wrong answer"
+_RECORDS_NAME = re.compile(r"([0-9]{4,})\.npz")
+_FIRST_BYTES = b'{"event": "'
 _MOST_BYTES = 1 << 30
 _NONE_YET = {"outcome": "undecided", "sentence": ""}
 """The verdict of a file is made again from its trials: it may have been written by a version that told it otherwise."""
@@ -170,31 +178,71 @@ KEPT = "kept"
 
 
 class Journal:
-    """run.jsonl: one event a line, flushed as it is written, so that a crash loses at most the last line."""
+    """run.jsonl: one event a line, each written in one piece, so that a crash loses at most the last line."""
 
-    def __init__(self, directory: Path | None, kept: Sequence[TrialResult] = ()) -> None:
-        """kept: trials of an earlier run in this directory that may still be reused; a crash loses none."""
-        self._file = None
+    def __init__(
+        self,
+        directory: Path | None,
+        kept: Sequence[TrialResult] = (),
+        *,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes the place of the run that is in this directory; what is not of a run is left alone.
+
+        kept:  trials of that run that may still be reused; a crash loses none.
+        start: its first event, there from the beginning.
+        """
+        self._file: FileIO | None = None
         if directory is None:
             return
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / JOURNAL
+        earlier = is_run(directory)
+        delete_written(directory / RESULT)  # it speaks for the earlier run, whose journal says the same
         with replacing(path) as temporary:
-            self._file = temporary.open("w")
+            self._file = FileIO(temporary, "w")
             for result in kept:
                 self.write(KEPT, **json_of(result))
-        delete_written(directory / RESULT)  # it would speak for the earlier run
+            if start is not None:
+                self.write("start", **start)
+        if earlier:
+            _delete_files_of_run(directory, {result.trial.number for result in kept})
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
         if self._file is not None:
-            self._file.write(json.dumps({"event": event, **fields}, default=str) + "\n")
-            self._file.flush()
+            line = f"{json.dumps({'event': event, **fields}, default=str)}\n".encode()
+            # One call: a Ctrl-C comes before or after it.
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         """Nothing is written after this."""
         if self._file is not None:
             self._file.close()
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a sweep of ours has written here: its journal, whole or cut off in its first line."""
+    try:
+        with (directory / JOURNAL).open("rb") as file:
+            head = file.read(len(_FIRST_BYTES))
+    except OSError:
+        return False
+    return _FIRST_BYTES.startswith(head)
+
+
+def _delete_files_of_run(directory: Path, kept: Set[int]) -> None:
+    """What sweep and report write under these very names; a run that goes on keeps its report, and its trials' requests."""
+    for name in () if kept else REPORTS:
+        delete_written(directory / name)
+    records = directory / RECORDS
+    if records.is_symlink() or not records.is_dir():
+        return
+    for path in records.iterdir():
+        number = _RECORDS_NAME.fullmatch(path.name)
+        if number is not None and int(number[1]) not in kept and path.is_file():
+            delete_written(path)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -11,6 +11,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.load.runs.generator import ClientOptions, generate
+from tritonsmith.perf.load.runs.plan import Repeating
 from tritonsmith.perf.load.slo import RateSearch, SloResult
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed, Load, Open
@@ -127,11 +128,13 @@ def measure(
     payloads: Sequence[InferPayload],
     on_records: Callable[[RequestRecords], None] | None = None,
     known_per_s: float | None = None,
+    repeating: Repeating | None = None,
 ) -> TrialResult:
     """The result of one load on a loaded model; `took_s` and `key` are the caller's.
 
     Counters, memory and energy are those of warm-up and measurement together. Answers are checked when the
-    payloads hold expected ones. known_per_s: of the objective rate, what an earlier round found.
+    payloads hold expected ones. known_per_s: of the objective rate, what an earlier round found. repeating: None sends
+    the payloads again and again.
     Raises ServerError when the server does not answer.
     """
     url, watched = subject.http_url, (subject.model, *subject.others)
@@ -140,9 +143,9 @@ def measure(
     energy_before = subject.energy_j()
     found: SloResult | None = None
     if spec.slo_p99_ms is None:
-        records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s)
+        records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s, repeating)
     else:
-        records, found = _search_rate(subject, trial, spec, named, known_per_s)
+        records, found = _search_rate(subject, trial, spec, named, known_per_s, repeating)
     if on_records is not None:
         on_records(records)
     energy_after = subject.energy_j()
@@ -169,7 +172,10 @@ def _load(
     spec: SweepSpec,
     payloads: Sequence[InferPayload],
     duration_s: float,
+    repeating: Repeating | None,
 ) -> RequestRecords:
+    if repeating is not None and repeating.repeat.exponent is None:  # what is new is new to the server
+        repeating = Repeating(repeating.repeat, repeating.seed)
     checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
     return generate(
         HttpTarget(subject.http_url),
@@ -178,7 +184,7 @@ def _load(
         warmup_s=spec.warmup_s,
         duration_s=duration_s,
         seed=spec.seed + trial.number,
-        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks),
+        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks, repeat=repeating),
     )
 
 
@@ -188,6 +194,7 @@ def _search_rate(
     spec: SweepSpec,
     payloads: Sequence[InferPayload],
     known_per_s: float | None,
+    repeating: Repeating | None,
 ) -> tuple[RequestRecords, SloResult | None]:
     """The search of perf.load.slo with Poisson arrivals, begun at half of what a closed loop gets done.
 
@@ -197,13 +204,13 @@ def _search_rate(
     assert limit_ms is not None
     start_per_s = known_per_s
     if start_per_s is None:
-        closed = _load(subject, Closed(START_CONCURRENCY), trial, spec, payloads, START_S)
+        closed = _load(subject, Closed(START_CONCURRENCY), trial, spec, payloads, START_S, repeating)
         if closed.header.interrupted:
             return closed, None
         start_per_s = max(1.0, 0.5 * closed.ok.sum() / (spec.warmup_s + START_S))
 
     def run(load: Open, duration_s: float) -> tuple[RequestRecords, Summary, bool]:
-        records = _load(subject, load, trial, spec, payloads, duration_s)
+        records = _load(subject, load, trial, spec, payloads, duration_s, repeating)
         return records, summarise(records), records.header.interrupted
 
     search = RateSearch(run, limit_ms, spec.duration_s, spec.seed + 100 * trial.number)

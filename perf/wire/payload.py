@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_value
 from tritonsmith.builder.base.files.http_ask import json_from
 from tritonsmith.builder.base.tensors import DTYPES, dtype_from_kserve
 from tritonsmith.perf.wire.paths import model_path
@@ -76,12 +77,20 @@ class InferPayload:
     shared_outputs: Mapping[str, SharedSlice] = field(default_factory=dict)
 
 
+def digest_of_inputs(payloads: Sequence[InferPayload]) -> str:
+    """sha256 over every tensor that is sent, in the order of the payloads."""
+    return digest_of_value(
+        [[[t.name, t.datatype, list(t.shape), digest_of_bytes(t.data)] for t in p.inputs] for p in payloads]
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """A decoded answer: the outputs by name, or the server's error text.
 
     shared: (datatype, shape) of outputs whose bytes are in shared memory.
     model_version: which version answered; "" where that is not told.
+    is_flat: shapes are not told, every output has one dimension.
     """
 
     outputs: Mapping[str, Array]
@@ -89,6 +98,7 @@ class Answer:
     request_id: str = ""
     shared: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     model_version: str = ""
+    is_flat: bool = False
 
 
 def request_parameters(
@@ -229,14 +239,25 @@ def http_request(
     ]
     text = json.dumps(header, separators=(",", ":")).encode()
     body = b"".join([text, *(tensor.data for tensor in payload.inputs)])
-    path = f"{path_prefix}{model_path(payload.model, payload.version)}".encode().decode("latin-1")
+    path = f"{path_prefix}{model_path(payload.model, payload.version)}/infer"
+    fields = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(text)),
+    }
+    return http_message(path, host, fields, headers or {}, body)
+
+
+def http_message(
+    path: str, host: str, fields: Mapping[str, str], headers: Mapping[str, str], body: bytes
+) -> bytes:
+    """A POST, head and body. headers: the user's, among which a Host stands in for the address's own."""
+    own_host = {} if any(name.lower() == "host" for name in headers) else {"Host": host}
     lines = [
-        f"POST {path}/infer HTTP/1.1",
-        f"Host: {host}",
-        "Content-Type: application/octet-stream",
-        f"Inference-Header-Content-Length: {len(text)}",
-        f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+        f"POST {path.encode().decode('latin-1')} HTTP/1.1",
+        *(
+            f"{name}: {value}"
+            for name, value in {**own_host, **fields, "Content-Length": len(body), **headers}.items()
+        ),
     ]
     if any("\r" in line or "\n" in line for line in lines):
         raise UsageError("a header must not contain a line break", code="bad_header")

@@ -240,10 +240,12 @@ def expected_answers(project: Path) -> None:
 
 def resume(project: Path) -> None:
     """Reads what `sweep --resume` would reuse."""
+    from tritonsmith.perf.sweep.plan import SweepSpec
     from tritonsmith.perf.sweep.plan.fingerprint import Content
-    from tritonsmith.perf.sweep.run.resume import earlier_run, sentence
+    from tritonsmith.perf.sweep.run.resume import changes, earlier_run, sentence
 
-    sentence(earlier_run(project / "run"), Content({}), 0)
+    earlier = earlier_run(project / "run")
+    sentence(earlier, changes(earlier, Content({}), SweepSpec(model="m"), {}), 0)
 
 
 def forged_stamps(rng: Random, content: bytes, aims: Aims) -> bytes:

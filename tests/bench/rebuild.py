@@ -83,9 +83,9 @@ def many_models(root: Path, count: int, rounds: int) -> list[Row]:
     write_project(root, count)
     note(f"filling the cache for {count} models")
     fill_cache(ground)
-    first, done = _timed(ground, "build", "--format", "json")
+    _, done = _timed(ground, "build", "--format", "json")
     _expect(set(actions_in(done).values()), {"from cache"}, "the first build from a full cache")
-    _expect(_logs(ground), 1, "exports, conversions and compilations ever run")
+    _expect(_logs(ground), 1 + count, "actions ever run: one export, and a check of each model's rows")
     # The first reading makes the hints by which the next ones need not read the files again.
     _timed(ground, "plan")
     before = _snapshot(ground)
@@ -96,7 +96,7 @@ def many_models(root: Path, count: int, rounds: int) -> list[Row]:
         rows.append(
             (
                 f"`{command}` of {count:,} models, nothing changed",
-                "≤ 2 s, nothing written",
+                "≤ 1 s, nothing written",
                 f"{_median(times)}, nothing written",
             )
         )
@@ -110,9 +110,10 @@ def many_models(root: Path, count: int, rounds: int) -> list[Row]:
     differing = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
     touched = {path.split("/")[1] for path in differing if path.startswith("model_repository/")}
     _expect(touched, {_name(count // 2)}, "directories of the repository that changed")
-    ran = _logs(ground) - 1
-    _expect(ran, 1, "actions run after one source changed")
-    rows.append(("one source changed: `build`", "its actions only", f"{ran} action run, {changed}"))
+    ran = _logs(ground) - 1 - count
+    # A log's name is the model's and the action's, so that the check of its rows has one already.
+    _expect(ran, 1, "logs that are new after one source changed")
+    rows.append(("one source changed: `build`", "its export and check only", f"one export run, {changed}"))
     note("the repository is gone")
     shutil.rmtree(ground.repository)
     (root / "models.lock.json").unlink()
@@ -124,7 +125,7 @@ def many_models(root: Path, count: int, rounds: int) -> list[Row]:
         (
             f"no `model_repository/`, no lock, a full cache: `build` of {count:,} models",
             "nothing exported, converted or compiled; seconds",
-            f"0 actions run; {first}, again {again}",
+            f"0 actions run; {again}",
         )
     )
     return rows
@@ -141,7 +142,7 @@ def first_build(root: Path, count: int) -> list[Row]:
         (
             f"the first `build` of {count:,} models",
             "",
-            f"{spent}; each export is a process: {spent.cpu_s / count:.2f} s CPU a model",
+            f"{spent}: {spent.cpu_s / count:.2f} s CPU a model, its export and check of rows",
         )
     ]
 
@@ -279,7 +280,7 @@ def _median(spent: Sequence[Spent]) -> Spent:
 
 
 def _logs(ground: Ground) -> int:
-    """Exports, conversions and compilations that ever ran: each leaves its log."""
+    """Actions that ever ran: each leaves its log, in place of its own from before."""
     return len(list((ground.cache_directory / "logs").glob("*.log")))
 
 

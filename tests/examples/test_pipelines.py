@@ -99,7 +99,7 @@ def test_every_pipeline_answers_as_plain_python_does(live: Live) -> None:
 
 def test_a_repository_with_pipelines_is_clean(live: Live) -> None:
     """But for what is known of models with dynamic dims: only requests of one shape share a batch."""
-    from tritonsmith.builder.lint import LintOptions, check
+    from tritonsmith.builder.lint.check import LintOptions, check
 
     findings = check([live.repository], LintOptions())
     assert {(f.rule, f.severity) for f in findings} == {("IO022", "warning")}

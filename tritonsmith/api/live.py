@@ -14,6 +14,7 @@ from tritonsmith.api.common import OnError, PathLike, Progress, names, unless_fa
 from tritonsmith.builder.base.text.console import progress_as_asked
 from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.data.options import DataOptions
+from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Closed, Load
 from tritonsmith.perf.report.compare.compare import Comparison
@@ -32,7 +33,7 @@ def serve(
     metrics_port: int | None = None,
     model_control: ModelControl = "none",
     load_models: str | Sequence[str] = (),
-    cache_size_bytes: int = 0,
+    cache_size_bytes: int | None = None,
     extra_args: Sequence[str] = (),
     log_path: PathLike | None = None,
     gpus: bool = False,
@@ -79,7 +80,7 @@ class LoadSettings(TypedDict, total=False):
     requests: int | None
     warmup_s: float
     data: DataOptions
-    protocol: Literal["http", "grpc"]
+    protocol: Literal["http", "grpc"] | None
     grpc_url: str
     streaming: bool
     sequences: bool
@@ -89,11 +90,15 @@ class LoadSettings(TypedDict, total=False):
     output_bytes: int
     headers: Mapping[str, str]
     ca_file: str | None
+    verify: bool
+    cert_file: str | None
+    key_file: str | None
     parameters: Mapping[str, Parameter]
     timeout_s: float
     max_connections: int
     processes: int
     validate_every: int
+    repeat: Repeat | None
     goodput_ms: Mapping[str, float]
     metrics_url: str
 
@@ -151,6 +156,8 @@ class SweepSettings(TypedDict, total=False):
     max_p99_ms: float
     max_failures: float
     max_wrong: float
+    answers: Literal["same", "any"]
+    repeat: str
     rtol: float
     atol: float
     max_memory_mib: float
@@ -161,13 +168,14 @@ class SweepSettings(TypedDict, total=False):
 
 
 def sweep(
-    where: PathLike | Server = "model_repository",
+    where: PathLike | Server | None = None,
     model: str = "",
     *,
     spec: PathLike | None = None,
     output: PathLike | None = None,
     resume: bool = False,
-    launch: str = "embedded",
+    overwrite: bool = False,
+    launch: str | None = None,
     data: DataOptions | None = None,
     progress: Progress = False,
     errors: OnError = "raise",
@@ -175,45 +183,48 @@ def sweep(
 ) -> RunResult:
     """Find the serving settings that are measurably better, or learn that none is. As `tritonsmith sweep`.
 
-    where:    a model repository; a server of `serve` or a Triton's URL, whose models are then changed in place.
+    where:    a model repository (default: model_repository); a server of `serve` or a Triton's URL, whose models are then
+              changed in place.
     model:    may be left out when there is only one.
     spec:     a sweep.yaml; settings given beside it win.
     output:   run directory, with records and report.html; default: sweep-MODEL.
-    resume:   go on with the run that is there.
+    resume:   go on with the run in output, as it was asked for but for what is given now.
+    overwrite: begin anew in the place of the run in output; without either, a run that is there is an error.
     errors:   "raise" why a sweep has no answer (GateError where no arm meets the constraints; KeyboardInterrupt after a
               Ctrl-C), or "return" the result all the same. What was measured is in the run directory either way.
     settings: fields of SweepSpec: space={"instance_group.count": [1, 2]}, concurrency=(1, 8, 32), budget_s, rounds,
               objective="throughput", max_p99_ms, variants={"fp16": "models/minilm_fp16"}, …
     """
-    from tritonsmith.perf.commands.sweep.flags import spec_from_flags
     from tritonsmith.perf.commands.sweep.output import error_of
+    from tritonsmith.perf.commands.sweep.request import request_from
     from tritonsmith.perf.report import write_report
     from tritonsmith.perf.sweep.run.session import sweep_target
-    from tritonsmith.perf.sweep.target import only_model, target_from_text
 
     started_s = time.monotonic()
-    place = f"http://{where.http_url}" if isinstance(where, Server) else str(where)
-    target = target_from_text(place, launch)
-    earlier = Path(output) if resume and output is not None else None
-    wanted = spec_from_flags(
+    place = f"http://{where.http_url}" if isinstance(where, Server) else None if where is None else str(where)
+    asked = request_from(
+        place,
+        launch,
         None if spec is None else Path(spec),
         {**({"model": model} if model else {}), **settings},
-        earlier,
-        lambda: only_model(target),
+        data or DataOptions(),
+        None if output is None else Path(output),
+        resume=resume,
+        overwrite=overwrite,
     )
-    directory = Path(f"sweep-{wanted.model}" if output is None else output)
     with progress_as_asked(progress, "starting the server") as tell:
         result = sweep_target(
-            wanted,
-            target,
-            data or DataOptions(),
-            directory,
-            command=f"tritonsmith.sweep({place!r}, {wanted.model!r}, …)",
+            asked.spec,
+            asked.target,
+            asked.data,
+            asked.directory,
+            command=f"tritonsmith.sweep({str(asked.target.repository or asked.target.launch)!r}, {asked.spec.model!r}, …)",
             resume=resume,
+            overwrite=overwrite,
             started_s=started_s,
             on_progress=tell and (lambda at: tell(at.text, at.done, at.expected or None)),
         )
-    write_report(result, directory)
+    write_report(result, asked.directory)
     unless_interrupted(result, result.interrupted, errors)
     error = error_of(result)
     return unless_failed(result, () if error is None else (error,), errors)
@@ -232,7 +243,8 @@ def compare(
     a, b:   two results of `sweep` or of `load`, or the run directories or record files that they were kept in.
     arm:    of sweeps: "current" config, "all" that both have, or one arm's label or id.
     gate:   "p99<=5%", "throughput>=-3%": GateError when the whole interval of a change lies beyond one of them. What the
-            intervals cannot decide passes and is told in `notes`; with strict it is refused, too.
+            intervals cannot decide passes and is told in `notes`; with strict it is refused, too, as it always is of runs
+            that did not measure the same (`differences` of the Comparison).
     """
     from tritonsmith.perf.report.compare.gate import gate_from_text
     from tritonsmith.perf.report.compare.sides import compared

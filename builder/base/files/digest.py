@@ -65,14 +65,14 @@ class StatCache:
         self._learnt: dict[str, _Known] = {}
         self._guard = threading.Lock()
 
-    def digest(self, path: Path) -> str:
+    def digest(self, path: Path | str) -> str:
         """sha256 of a file's content, reread only when its stat changed; OSError when it cannot be read."""
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116  (asked of thousands of files, for which no Path is made)
         key = os.path.abspath(path)  # noqa: PTH100  (links are not followed: the stamp tells another file)
         known = self._known.get(key)
         if known is not None and known[:4] == _stamp(stat):
             return known[4]
-        value = digest_of_file(path)
+        value = digest_of_file(Path(path))
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _RACY_NS:
             self._note(key, stat, value)
         return value

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.base.sources import source_rows
@@ -66,3 +67,13 @@ def this_platform() -> str:
     """`linux_x86_64`, `linux_aarch64`: operating system and CPU, which an engine is tied to."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     return f"{sys.platform}_{machine}"
+
+
+def this_processor() -> str:
+    """The processor's name as its maker gives it, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Text of people ↔ bytes and seconds: `20GiB`, `30d`."""
+"""Text of people ↔ numbers of bytes, of seconds and of things: `20GiB`, `30d`, `3 models`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def seconds_from_text(text: str, flag: str) -> float:
 def _parts(text: str) -> tuple[float | None, str]:
     found = _QUANTITY.fullmatch(text)
     return (float(found[1]), found[2].lower()) if found else (None, "")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 model`, `3 models`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def text_of_bytes(size_bytes: float) -> str:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tritonsmith.builder.base.machine.releases import NVIDIA_BACKENDS
 from tritonsmith.builder.base.odd_names import stub_words
 from tritonsmith.builder.lint.read.autofill import PLATFORMS
 from tritonsmith.builder.lint.read.files import exists, is_file
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.rule import Context, Hit, rule
 from tritonsmith.builder.lint.rules.common import is_ensemble
-from tritonsmith.builder.lint.target import NVIDIA_BACKENDS
 
 # Backends whose platform the core insists on. Source: core, GetBackendType and GetBackendTypeFromPlatform.
 CHECKED = frozenset({"tensorrt", "onnxruntime", "pytorch", "tensorflow"})

@@ -39,6 +39,11 @@ class LoadFlags:
     request_timeout: str = flag(
         "", "Triton's request timeout in the queue (50ms): its queue policy says what follows."
     )
+    request_parameter: list[str] | None = flag(
+        None,
+        "NAME:VALUE:TYPE of a parameter that every request carries (max_tokens:256:int); TYPE is int, uint, "
+        "bool, string or double. May be given again.",
+    )
     processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
 
 
@@ -79,6 +84,11 @@ class DataFlags:
     )
     range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
     pool: int = flag(32, "Distinct requests made before the test.", min=1)
+    repeat: str = flag(
+        "pool",
+        "How requests repeat: the pool's again and again; 0: never, each is changed a little; 0.3: that share; "
+        "zipf:EXPONENT:REQUESTS.",
+    )
     check_every: int = flag(
         100, "Compare one answer in so many with the data's expected outputs; 0: none.", min=0
     )
@@ -90,10 +100,16 @@ class WireFlags:
 
     PANEL: ClassVar[str] = "Wire"
 
-    protocol: Literal["http", "grpc"] = flag("http", "Wire protocol.")
+    protocol: Literal["http", "grpc"] | None = flag(
+        None, "Wire protocol: http, or with --streaming grpc; both can do both."
+    )
     grpc_url: str = flag("", "HOST:PORT of gRPC; by default the HTTP port + 1.")
     metrics_url: str = flag("", "HOST:PORT of Triton's metrics; by default the HTTP port + 2.")
-    streaming: bool = flag(False, "gRPC streams, for decoupled models; times each response.", "--streaming")
+    streaming: bool = flag(
+        False,
+        "For decoupled models; times each response. gRPC streams, or with --protocol http generate_stream.",
+        "--streaming",
+    )
     shared_memory: Literal["none", "system", "cuda"] = flag(
         "none", "Where tensors travel, for a server on this machine."
     )
@@ -105,3 +121,6 @@ class WireFlags:
         None, "NAME:VALUE sent with every request, or @FILE with such lines.", "--header", "-H"
     )
     ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
+    insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
+    cert: Path | None = flag(None, "The client's own certificate (PEM), for a server that asks.", exists=True)
+    key: Path | None = flag(None, "Its key, where it is not in --cert's file.", exists=True)

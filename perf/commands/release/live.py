@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    ANSWER_LIMIT_BYTES,
+    SIGN_IN,
+    Reply,
+    is_strange,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.paths import model_path, repository_path
-from tritonsmith.perf.wire.payload import InferPayload, decode_http, http_request, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, exchange
+from tritonsmith.perf.wire.paths import repository_path
+from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
+from tritonsmith.perf.wire.rest import RestApi, ask_infer, call
 
 ControlMode = Literal["explicit", "poll", "none"]
 
 _TIMEOUT_S = 30.0
-_JSON = {"Content-Type": "application/json"}
 _LOOK_S = 0.1
 # A poll that fails is followed by another: one failure seen for so long is the server's last word.
 _GIVE_UP_S = 3.0
@@ -41,12 +47,15 @@ class LiveRelease:
     def check(self) -> None:
         """See Release."""
         for target in self.targets:
-            reply = _exchange(target, "GET", "/v2/health/live")
+            reply = call(target, "GET", "/v2/health/live", timeout_s=_TIMEOUT_S)
+            if is_strange(reply):
+                raise not_triton(target.url, reply)
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
                     code="server_unreachable",
                     seen=f"HTTP {reply.status} {_reason(reply)}".strip(),
+                    fix=SIGN_IN if reply.status in (401, 403) else None,
                 )
 
     def follow(self, switched: Switched) -> str:
@@ -57,7 +66,7 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             # A server that polls sees by itself that the model is gone, one without control cannot be told.
-            _exchange(target, "POST", f"{repository_path(model)}/unload", b"{}", timeout_s=self.timeout_s)
+            call(target, "POST", f"{repository_path(model)}/unload", {}, timeout_s=self.timeout_s)
 
     def _follow(self, target: HttpTarget, switched: Switched) -> str:
         started = time.monotonic()
@@ -74,7 +83,7 @@ class LiveRelease:
         return f"{told}, {asked} answers as recorded (relative L2 ≤ {worst.relative_l2:.1e})"
 
     def _load(self, target: HttpTarget, model: str) -> ControlMode:
-        reply = _exchange(target, "POST", f"{repository_path(model)}/load", b"{}", timeout_s=self.timeout_s)
+        reply = call(target, "POST", f"{repository_path(model)}/load", {}, timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
         reason = _reason(reply)
@@ -87,7 +96,7 @@ class LiveRelease:
             f"the server at {target.url} refused to load {model!r}: {reason}",
             code="model_refused",
             seen=f"HTTP {reply.status}",
-            fix="give what it wants to see of you with --header NAME:VALUE" if forbidden else None,
+            fix=SIGN_IN if forbidden else None,
         )
 
     def _wait(self, target: HttpTarget, model: str, served: tuple[int, ...], mode: ControlMode) -> None:
@@ -158,22 +167,15 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
         version=version,
         outputs=tuple(sample.outputs),
     )
-    host = urlsplit(target.base_url).netloc
-    head, _, body = http_request(payload, host).partition(b"\r\n\r\n")
-    fields = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
-    headers = {name: value for name, value in fields if name != "Host"}
     # An answer in JSON is a few times as long as its tensors.
     limit_bytes = ANSWER_LIMIT_BYTES + 16 * sum(array.nbytes for array in sample.outputs.values())
-    path = f"{model_path(model, version)}/infer"
-    reply = _exchange(target, "POST", path, body, headers, limit_bytes=limit_bytes)
-    if reply.status != 200:
-        raise _smoke_failed(target, model, version, f"HTTP {reply.status} {_reason(reply)}")
-    length = reply.fields.get("inference-header-content-length")
     try:
-        decoded = decode_http(None if length is None else int(length), reply.body)
-    except ValueError as error:
-        raise _smoke_failed(target, model, version, f"not an infer answer: {error}") from None
-    return dict(decoded.outputs), decoded.model_version
+        answer = ask_infer(target, payload, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
+    except OSError as error:
+        raise no_answer(target.url, error) from error
+    if answer.error is not None:
+        raise _smoke_failed(target, model, version, answer.error)
+    return dict(answer.outputs), answer.model_version
 
 
 def _smoke_failed(target: HttpTarget, model: str, version: int | str, why: str) -> TrialError:
@@ -191,27 +193,6 @@ def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
         for row in rows
         if row.get("version", "").isdecimal()
     }
-
-
-def _exchange(
-    target: HttpTarget,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] = _JSON,
-    timeout_s: float = _TIMEOUT_S,
-    limit_bytes: int = ANSWER_LIMIT_BYTES,
-) -> Reply:
-    """tritonsmith.perf.wire.rest.exchange, its failures as the error that people see."""
-    try:
-        return exchange(target, method, path, body, headers, timeout_s=timeout_s, limit_bytes=limit_bytes)
-    except OSError as error:
-        raise ServerError(
-            f"the server at {target.url} does not answer: {error or type(error).__name__}",
-            code="server_unreachable",
-            seen=f"{method} {path}",
-            fix="is it running, and is this its HTTP port (8000 by default)?",
-        ) from error
 
 
 def _reason(reply: Reply) -> str:

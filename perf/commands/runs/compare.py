@@ -32,7 +32,9 @@ def compare(
 
     A difference is called one when its 95 % interval excludes none (and, of sweeps, more than the identical
     A/A configs differed). Exit code 4 when a gate is violated with confidence: the whole interval lies beyond
-    the limit. What the intervals cannot decide passes with a warning, and fails with --strict.
+    the limit. What the intervals cannot decide passes with a warning, and fails with --strict. Runs that did not
+    measure the same (model, data, load, server, machine) are not comparable: their numbers stand beside each
+    other, no change is told, and any gate exits with 4.
 
     Examples: tritonsmith compare before.npz after.npz --gate 'p99<=5%' --gate 'throughput>=-3%'
               tritonsmith compare sweep-main sweep-branch --format md
@@ -40,7 +42,7 @@ def compare(
     from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, note, width_of
     from tritonsmith.perf.report.compare.gate import gate_from_text, judge, says_no
     from tritonsmith.perf.report.compare.sides import compared
-    from tritonsmith.perf.report.compare.text import comparison_json, markdown_of, text_of
+    from tritonsmith.perf.report.compare.text import MEASURE_AGAIN, comparison_json, markdown_of, text_of
 
     gates = [gate_from_text(text) for text in gate or ()]
     comparison = compared(a, b, arm)
@@ -52,6 +54,9 @@ def compare(
         emit_document(markdown_of(comparison, judgements))
     else:
         emit_text(text_of(comparison, judgements, width=width_of(sys.stdout)))
+    if judgements and comparison.differences:
+        note(f"the gate cannot be told: the runs are not comparable; {MEASURE_AGAIN}")
+        raise typer.Exit(4)
     undecided = sum(j.status == "open" for j in judgements)
     if no:
         note("the gate says no")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.commands.load.flags import seconds_from_text
 from tritonsmith.perf.commands.sweep.options import SweepFlags
 from tritonsmith.perf.sweep.plan import SweepSpec, setting_from_text, spec_from_mapping, spec_from_yaml
+
+if TYPE_CHECKING:
+    from tritonsmith.perf.sweep.run.resume import Earlier
 
 NOT_OF_SPEC = ("spec", "variants", "data", "shape", "range_")
 
@@ -44,26 +47,33 @@ def values_of(flags: SweepFlags) -> dict[str, Any]:
 def spec_from_flags(
     file: Path | None,
     given: dict[str, Any],
-    resumed: Path | None = None,
+    earlier: Earlier | None = None,
     model: Callable[[], str] | None = None,
 ) -> SweepSpec:
     """A sweep.yaml and the values of flags → SweepSpec; flags win.
 
-    resumed: directory of an earlier run, whose spec stands in where neither names a model.
+    earlier: the run that is resumed, whose spec stands in for the file where there is none.
     model:   asked for a name where none is given; it raises what there is to choose from.
     """
     if file is not None:
-        base = spec_from_yaml(file).model_dump(exclude_unset=True)
-        return spec_from_mapping(base | given)
-    if "model" not in given and resumed is not None:
-        from tritonsmith.perf.sweep.run.resume import earlier_run
-
-        given = {**earlier_run(resumed).spec, **given}
-    if "model" not in given:
-        if model is None:
-            raise UsageError("which model?", code="no_model", fix="--model NAME")
-        given = {**given, "model": model()}
-    return spec_from_mapping(given)
+        spec = spec_from_yaml(file, given)
+    else:
+        values = given if earlier is None else earlier.settings | given
+        if "model" not in values:
+            if model is None:
+                raise UsageError("which model?", code="no_model", fix="--model NAME")
+            values = values | {"model": model()}
+        spec = spec_from_mapping(values)
+    before = None if earlier is None else earlier.spec.get("model")
+    if before not in (None, spec.model):
+        raise UsageError(
+            "the run that is to be resumed is of another model",
+            code="other_model",
+            seen=spec.model,
+            valid=[before],
+            fix="begin a run of its own: --output DIR",
+        )
+    return spec
 
 
 def with_variants_in(spec: SweepSpec, directory: Path) -> SweepSpec:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from tritonsmith.builder.base.text.shown import one_line
 from tritonsmith.builder.base.text.text_layout import cells, narrowed, table
-from tritonsmith.perf.report.text_table import MARKS
+from tritonsmith.perf.report.page.standing import MARKS
 from tritonsmith.perf.stats import times_end
 from tritonsmith.perf.sweep.live.race import Race, RaceCell, RaceRow
 

@@ -44,7 +44,7 @@ class SweepFlags:
     max_wrong: float | None = flag(
         None, "Constraint: share of wrong answers; checks answers by the outputs in --data."
     )
-    rtol: float | None = flag(None, "With --max-wrong: relative tolerance.  [default: 0.001]")
+    rtol: float | None = flag(None, "Of answers of floats: relative tolerance.  [default: 0.001]")
     variant: list[str] | None = flag(
         None,
         "Another model directory with the same inputs and outputs, as an arm; may be repeated.",
@@ -73,4 +73,34 @@ class SweepFlags:
     seed: int | None = flag(None, "Of the order of trials and the data.  [default: 0]")
     placement: Literal["auto", "side_by_side", "in_place"] | None = flag(
         None, "Arms as scratch models side by side, or in place.  [default: auto]"
+    )
+    answers: Literal["same", "any"] | None = flag(
+        None, "An arm whose answers are not the current config's is out (same).  [default: same]"
+    )
+    repeat: str | None = flag(
+        None,
+        "How requests repeat, as in `load`.  [default: 0 where an arm has a response cache, else pool]",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """How a sweep goes about a run that is there already, and a server that others share."""
+
+    resume: bool = flag(
+        False,
+        "Go on with the run in --output, as it was asked for: finished trials of the same content are reused.",
+        "--resume",
+    )
+    overwrite: bool = flag(
+        False, "Begin anew in the place of the run in --output; other files there stay.", "--overwrite"
+    )
+    wait: bool = flag(False, "Wait for another sweep of the same running server to end.", "--wait")
+    break_lock: bool = flag(
+        False,
+        "Sweep a server that a sweep on another machine holds, which cannot be seen from here.",
+        "--break-lock",
+    )
+    restore: bool = flag(
+        False, "Only put back what a sweep that was killed left changed on the server at URL.", "--restore"
     )

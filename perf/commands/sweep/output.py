@@ -98,8 +98,13 @@ def error_of(result: RunResult) -> TritonsmithError | None:
     return None
 
 
-def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None:
-    """The result on stdout, one document, and the way out: typer.Exit or the error that says the exit code."""
+def emit_result(
+    result: RunResult, files: ReportFiles, *, as_json: bool, going_on: str = "--resume goes on from here"
+) -> None:
+    """The result on stdout, one document, and the way out: typer.Exit or the error that says the exit code.
+
+    going_on: said of a sweep that did not come to its end.
+    """
     error = error_of(result)
     if as_json:
         emit_json(report_json(result) | {"files": files.names(), "error": error and error.as_dict()})
@@ -111,12 +116,12 @@ def emit_result(result: RunResult, files: ReportFiles, *, as_json: bool) -> None
             f"next: tritonsmith apply {files.html.parent} writes the winner into models.yaml; {files.config} has it whole"
         )
     if result.interrupted:
-        note("--resume goes on from here")
+        note(going_on)
         raise typer.Exit(130)
     if error is None:
         return
     if not result.complete:
-        note("--resume goes on from here")
+        note(going_on)
     if as_json:  # the error is part of the document; raised, it would become a second one
         note(f"error[{error.code}]: {error}")
         raise typer.Exit(error.exit_code)

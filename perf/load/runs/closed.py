@@ -38,7 +38,7 @@ class ClosedRun(Run):
 
         async def opened() -> Connection:
             async with gate:
-                return await self.target.connect(self.done, self.closed)
+                return await self.connect()
 
         made = await asyncio.gather(*(opened() for _ in self.lanes), return_exceptions=True)
         good = [c for c in made if not isinstance(c, BaseException)]
@@ -110,11 +110,16 @@ class ClosedRun(Run):
                 self.rows.extend(
                     (self.scheduled[slot], sent[slot], first_byte_ns, end_ns, 0, self.payload[slot])
                 )
-                self.payload[slot] = payload = self.order[self.next % self.pool]
+                if self.varied is None:
+                    payload = self.order[self.next % self.pool]
+                    request = self.wire[payload]
+                else:
+                    payload, request = next(self.varied)
+                self.payload[slot] = payload
                 self.next += 1
                 now = monotonic_ns()
                 self.scheduled[slot] = sent[slot] = now
-                connection.send(slot, self.wire[payload], False)
+                connection.send(slot, request, False)
                 return
         self.record(slot, first_byte_ns, end_ns, reason, answer, responses)
         self._go_on(slot)
@@ -138,7 +143,7 @@ class ClosedRun(Run):
         while monotonic_ns() < self.stop_ns and self.next < self.limit:
             due_ns = monotonic_ns()
             try:
-                connection = await self.target.connect(self.done, self.closed)
+                connection = await self.connect()
             except OSError as error:
                 for _ in lane.waiting:
                     self.record_unsent(due_ns, f"connect: {os_reason(error)}")
@@ -182,6 +187,7 @@ class _Unopened:
     """Stands for a connection that could not be opened."""
 
     open = False
+    received_bytes = 0
 
     def send(self, slot: int, request: bytes, keep: bool) -> None:
         raise AssertionError("not open")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.data.distribution import Distribution
+from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.records.schedule import Load, Open, Replay, intended_send_times_ns
+from tritonsmith.perf.wire.varied_bytes import ENOUGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,20 @@ class SequenceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeating:
+    """How the requests of a load repeat.
+
+    seed:  of what follows what: equal for loads that are compared.
+    first: the request that number 0 stands for, of all that can be made; far from those of other loads, whose answers
+           a response cache may still hold.
+    """
+
+    repeat: Repeat
+    seed: int
+    first: int = field(default_factory=lambda: secrets.randbelow(ENOUGH))
+
+
+@dataclass(frozen=True, slots=True)
 class ClientOptions:
     """How the client behaves, whatever the load.
 
@@ -42,6 +59,7 @@ class ClientOptions:
     validation:      check answers against the payloads' expected outputs; None checks nothing.
     processes:       client processes that share the load, for when one core is not enough.
     sequences:       the requests are those of sequences; a closed loop's only.
+    repeat:          how requests repeat; None: the pool's again and again. No answer is then checked.
     """
 
     timeout_s: float = 30.0
@@ -50,6 +68,7 @@ class ClientOptions:
     validation: Validation | None = None
     processes: int = 1
     sequences: SequenceOptions | None = None
+    repeat: Repeating | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +18,23 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.record import RequestRecords
-from tritonsmith.perf.records.schedule import load_from_dict, load_label
+from tritonsmith.perf.report.compare.sameness import (
+    Difference,
+    differences_of_records,
+    differences_of_runs,
+    load_of_records,
+    load_of_run,
+    not_comparable,
+    notes_on_records,
+    notes_on_runs,
+)
 from tritonsmith.perf.stats import Estimate, Interval, Summary, summarise
 from tritonsmith.perf.stats.change import mover_change, share_change, welch_change
 from tritonsmith.perf.stats.intervals import ends_of
 from tritonsmith.perf.sweep.plan import Trial
 from tritonsmith.perf.sweep.run_record import RunResult
 
-Finding = Literal["regression", "improvement", "no difference", "unknown"]
+Finding = Literal["regression", "improvement", "no difference", "unknown", "not comparable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Change:
     interval: of the change, at a level that holds for all load points of the comparison together.
     resolution: A/A pairs inside the sweeps differed by this much at this metric and load; 0 without any.
     why:     what is missing, when something is.
+    comparable: False where the runs did not measure the same; a and b then only stand beside each other.
     """
 
     metric: str
@@ -70,10 +80,13 @@ class Change:
     interval: Interval | None
     resolution: float = 0.0
     why: str | None = None
+    comparable: bool = True
 
     @property
     def finding(self) -> Finding:
         """A difference is one when the interval excludes none by more than identical configs differed."""
+        if not self.comparable:
+            return "not comparable"
         if self.interval is None:
             return "unknown"
         low, high = 1 / (1 + self.resolution) - 1, self.resolution
@@ -85,7 +98,7 @@ class Change:
     @model_serializer(mode="wrap")
     def _form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data = plain(self)
-        del data["interval"]
+        del data["interval"], data["comparable"]
         return {**data, **ends_of(self.interval, "level"), "finding": self.finding}
 
 
@@ -105,15 +118,21 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Tabular):
-    """points: in order of arm and load. notes: what must be known to read it; weak measurements first."""
+    """points: in order of arm and load. notes: what must be known to read it; weak measurements first.
+
+    differences: what A and B do not have in common, of what makes a measurement the same; with any, no change is told.
+    """
 
     model: str
     kind: Literal["sweeps", "load tests"]
     points: tuple[Point, ...]
     notes: tuple[str, ...]
+    differences: tuple[Difference, ...] = ()
 
     def caption(self) -> str:
         """How often each finding was made; what could not be told is among them."""
+        if self.differences:
+            return not_comparable(self.differences)
         counts = Counter(change.finding for point in self.points for change in point.changes)
         return f"{self.model}, A → B: {', '.join(f'{n} × {finding}' for finding, n in counts.most_common())}"
 
@@ -152,40 +171,54 @@ def _in_unit(change: Change) -> dict[str, Any]:
 
 
 def compare_records(a: RequestRecords, b: RequestRecords, level: float = 0.95) -> Comparison:
-    """Two load tests under the same load; UsageError different_load, for any other comparison misleads."""
-    loads = [_load_of(r) for r in (a, b)]
-    if loads[0] != loads[1]:
-        raise UsageError(
-            "the two tests had different loads, so their numbers do not compare",
-            code="different_load",
-            seen=f"A: {loads[0]}; B: {loads[1]}",
-            fix="run the second with the load of the first",
-        )
+    """Two load tests; without any change where they did not measure the same."""
     of_a, of_b = summarise(a, level), summarise(b, level)
     changes = [
         _record_change("throughput", of_a.throughput_per_s, of_b.throughput_per_s),
         *(_record_change(name, of_a.latency_ns[name], of_b.latency_ns[name]) for name in of_a.latency_ns),
         _failures([of_a], [of_b], level),
     ]
-    notes = [
-        *(
-            f"{name} is {s.validity.verdict.value}: {'; '.join(s.validity.reasons)}"
-            for name, s in (("A", of_a), ("B", of_b))
-            if s.validity.verdict.value != "VALID"
-        ),
-        *_model_note(a.header.model, b.header.model),
-        *_setting_notes(_record_settings(a), _record_settings(b)),
-        "A and B are one run each: the intervals hold the noise inside the runs, not what changed on the "
-        "machine between them. Repeat A to see how much that is.",
+    weak = [
+        f"{name} is {s.validity.verdict.value}: {'; '.join(s.validity.reasons)}"
+        for name, s in (("A", of_a), ("B", of_b))
+        if s.validity.verdict.value != "VALID"
     ]
-    return Comparison(b.header.model, "load tests", (Point("", loads[1], tuple(changes)),), tuple(notes))
+    apart = (
+        "A and B are one run each: the intervals hold the noise inside the runs, not what changed on the "
+        "machine between them. Repeat A to see how much that is."
+    )
+    loads = dict.fromkeys(map(load_of_records, (a, b)))
+    point = Point("", " / ".join(loads), tuple(changes))
+    return _told(
+        "load tests",
+        b.header.model,
+        [point],
+        [*weak, *notes_on_records(a, b)],
+        differences_of_records(a, b),
+        apart,
+    )
 
 
-def _load_of(records: RequestRecords) -> str:
-    header = records.header
-    batch = "/".join(str(size) for size in sorted(set(header.batch_sizes)))
-    text = load_label(load_from_dict(header.load))
-    return text if batch == "1" else f"{text}, batch size {batch}"
+def _told(
+    kind: Literal["sweeps", "load tests"],
+    model: str,
+    points: Sequence[Point],
+    notes: Sequence[str],
+    differences: tuple[Difference, ...],
+    apart: str,
+) -> Comparison:
+    """The comparison. Where the runs did not measure the same, values stand beside each other and no change is told.
+
+    apart: the note on what the intervals are of.
+    """
+    if not differences:
+        return Comparison(model, kind, tuple(points), (*notes, apart))
+
+    def bare(change: Change) -> Change:
+        return Change(change.metric, change.a, change.b, None, None, why="not comparable", comparable=False)
+
+    bared = tuple(replace(point, changes=tuple(map(bare, point.changes))) for point in points)
+    return Comparison(model, kind, bared, tuple(notes), differences)
 
 
 def _record_change(name: str, a: Estimate, b: Estimate) -> Change:
@@ -198,36 +231,33 @@ def _record_change(name: str, a: Estimate, b: Estimate) -> Change:
 
 
 def compare_runs(a: RunResult, b: RunResult, arm: str = "current", level: float = 0.95) -> Comparison:
-    """Two sweeps at their common load points.
+    """Two sweeps at their common load points; without any change where they did not measure the same.
 
     arm: `current`, the current config of both, `all`, every config that both have, or one's label or id in A.
     """
     pairs = _arms(a, b, arm)
     points = [p for p in a.spec.concurrency if p in b.spec.concurrency]
-    if not points or (a.spec.batch_size, a.spec.slo_p99_ms) != (b.spec.batch_size, b.spec.slo_p99_ms):
-        raise UsageError(
-            "the two sweeps have no load in common",
-            code="different_load",
-            seen="; ".join(
-                f"{n}: {', '.join(_load(r, p) for p in r.spec.concurrency)}, batch size {r.spec.batch_size}"
-                for n, r in (("A", a), ("B", b))
-            ),
-        )
-    level_each = level ** (1 / (len(points) * len(pairs)))
+    level_each = level ** (1 / (max(1, len(points)) * len(pairs)))
     compared = tuple(
         Point(
             label,
-            _load(a, point),
+            load_of_run(a, point),
             _changes(a, b, ids_a, ids_b, point, level_each),
         )
         for label, ids_a, ids_b in pairs
         for point in points
     )
-    return Comparison(b.spec.model, "sweeps", compared, tuple(_run_notes(a, b, len(compared), points)))
-
-
-def _load(run: RunResult, point: int) -> str:
-    return run.spec.where_words(point).removeprefix("at ")
+    apart = (
+        "A and B were measured apart: no rounds are shared, so the spread of both counts in full and intervals "
+        "are wider than inside a sweep. What changed on the machine between them is part of the difference."
+    )
+    if len(compared) > 1:
+        apart += (
+            f" Intervals of one metric hold for all {len(compared)} load points and configs together (Šidák)."
+        )
+    return _told(
+        "sweeps", b.spec.model, compared, [*_run_notes(a, b, points)], differences_of_runs(a, b), apart
+    )
 
 
 Pair = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -330,7 +360,7 @@ def _failures(a: Sequence[Summary], b: Sequence[Summary], level: float) -> Chang
 # Notes.
 
 
-def _run_notes(a: RunResult, b: RunResult, comparisons: int, points: Sequence[int]) -> Iterator[str]:
+def _run_notes(a: RunResult, b: RunResult, points: Sequence[int]) -> Iterator[str]:
     for name, run in (("A", a), ("B", b)):
         if not run.complete:
             yield f"{name} did not come to its end: {run.stop_reason}"
@@ -345,40 +375,4 @@ def _run_notes(a: RunResult, b: RunResult, comparisons: int, points: Sequence[in
         left = [p for p in run.spec.concurrency if p not in points]
         if left:
             yield f"only {name} has concurrency {', '.join(map(str, left))}: not compared"
-    yield from _model_note(a.spec.model, b.spec.model)
-    yield from _setting_notes(a.environment, b.environment)
-    yield (
-        "A and B were measured apart: no rounds are shared, so the spread of both counts in full and intervals "
-        "are wider than inside a sweep. What changed on the machine between them is part of the difference."
-    )
-    if comparisons > 1:
-        yield f"Intervals of one metric hold for all {comparisons} load points and configs together (Šidák)."
-
-
-def _model_note(a: str, b: str) -> Iterator[str]:
-    if a != b:
-        yield f"the models differ: {a} against {b}"
-
-
-_SETTINGS = (
-    "server",
-    "server_version",
-    "cpu",
-    "cores",
-    "cpus",
-    "platform",
-    "system",
-    "protocol",
-    "backend",
-    "tritonsmith",
-)
-
-
-def _record_settings(records: RequestRecords) -> dict[str, Any]:
-    return {**records.header.environment, "protocol": records.header.protocol}
-
-
-def _setting_notes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    for key in _SETTINGS:
-        if a.get(key) != b.get(key):
-            yield f"{key.replace('_', ' ')} differs: {a.get(key, '?')} in A, {b.get(key, '?')} in B"
+    yield from notes_on_runs(a, b)

@@ -31,8 +31,11 @@ class Gate:
     def judge(self, change: Change) -> Status:
         """Violated when the whole interval lies beyond the limit, passed when none of it does, else open.
 
-        A metric that A has and B has not (every request failed) is violated; one without an interval is open.
+        A metric that A has and B has not (every request failed) is violated; one without an interval is open, as all
+        are of runs that did not measure the same.
         """
+        if not change.comparable:
+            return "open"
         if change.a and not change.b and change.metric != FAILURES:
             return "violated"
         if change.interval is None:
@@ -93,7 +96,7 @@ def gate_from_text(text: str) -> Gate:
 
 
 def judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Judgement]:
-    """Every gate at every load point that was compared."""
+    """Every gate at every load point that was compared; once where the runs have none in common."""
     return list(_judge(comparison, gates))
 
 
@@ -103,8 +106,14 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[Judgement]
             for change in point.changes:
                 if change.metric == gate.metric:
                     yield Judgement(gate, point.label, change, gate.judge(change))
+        if not comparison.points:
+            nothing = Change(gate.metric, None, None, None, None, why="not comparable", comparable=False)
+            yield Judgement(gate, "no load in common", nothing, gate.judge(nothing))
 
 
 def says_no(judgements: Sequence[Judgement], strict: bool) -> bool:
-    """Whether the gate closes: a violation, or with `strict` anything short of a pass."""
-    return any(j.status == "violated" or (strict and j.status == "open") for j in judgements)
+    """Whether the gate closes: a violation, runs that are not comparable, or with `strict` anything short of a pass."""
+    return any(
+        j.status == "violated" or (j.status == "open" and (strict or not j.change.comparable))
+        for j in judgements
+    )

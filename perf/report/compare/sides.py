@@ -16,8 +16,8 @@ Side = Path | RunResult | LoadTestResult
 def compared(a: Side, b: Side, arm: str = "current") -> Comparison:
     """What changed from A to B. A path is a run directory of a sweep, or the record file of a load test.
 
-    arm: of sweeps, see perf.report.compare.compare.compare_runs. UsageError where there is no such run or arm, where one
-    side is a sweep and the other a load test, and where the loads differ.
+    arm: of sweeps, see perf.report.compare.compare.compare_runs. UsageError where there is no such run or arm, and where
+    one side is a sweep and the other a load test.
     """
     sides = _opened(a), _opened(b)
     if isinstance(sides[0], RunResult) and isinstance(sides[1], RunResult):

@@ -13,13 +13,17 @@ from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.compare.compare import FAILURES, METRICS, SHOWN, Change, Comparison, Point
 from tritonsmith.perf.report.compare.gate import Gate, Judgement, judge, says_no
+from tritonsmith.perf.report.compare.sameness import not_comparable
 
-_MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?"}
+_MARK = {"regression": "✗", "improvement": "✓", "no difference": "=", "unknown": "?", "not comparable": "≠"}
+MEASURE_AGAIN = "measure one of the two again as the other was measured"
 _GATE_WORDS = {"passed": "passed", "violated": "VIOLATED", "open": "cannot be told"}
 
 
 def headline(comparison: Comparison) -> str:
-    """The findings in one sentence."""
+    """The findings in one sentence, or what A and B do not have in common."""
+    if comparison.differences:
+        return not_comparable(comparison.differences)
     words = []
     for finding in ("regression", "improvement"):
         found = [(p, c) for p, c in comparison.findings if c.finding == finding]
@@ -55,15 +59,28 @@ def comparison_json(
             for j in judgements
         ],
         "strict": strict,
-        "gate": None if not judgements else "violated" if gate_says_no else "passed",
+        "comparable": not comparison.differences,
+        "differences": [json_of(difference) for difference in comparison.differences],
+        "gate": _gate_of(comparison, judgements, gate_says_no),
         "notes": list(comparison.notes),
     }
 
 
+def _gate_of(comparison: Comparison, judgements: Sequence[Judgement], says_no: bool) -> str | None:
+    if not judgements:
+        return None
+    return "cannot be told" if comparison.differences else "violated" if says_no else "passed"
+
+
 def gated(comparison: Comparison, gates: Sequence[Gate], strict: bool = False) -> Comparison:
-    """The comparison, its notes led by what the gates could not decide; GateError `gate_violated` when they say no."""
+    """The comparison, its notes led by what the gates could not decide.
+
+    GateError `gate_violated` when they say no, `not_comparable` when A and B did not measure the same.
+    """
     judgements = judge(comparison, gates)
     lines = [_gate_line(j) for j in judgements if j.status != "passed"]
+    if judgements and comparison.differences:
+        raise GateError(headline(comparison), code="not_comparable", details=lines, fix=MEASURE_AGAIN)
     if says_no(judgements, strict):
         raise GateError(
             "the change from A to B is more than a gate allows"
@@ -82,7 +99,10 @@ def text_of(
     width: int | None = None,
 ) -> str:
     """The findings, then a row a load point and metric, gates and notes. width: of the terminal, if there is one."""
-    lines = [headline(comparison), "", *_table_lines(comparison, metrics, width)]
+    lines = [
+        headline(comparison),
+        *(["", *_table_lines(comparison, metrics, width)] if comparison.points else []),
+    ]
     if judgements:
         lines += ["", *(_gate_line(j) for j in judgements)]
     return "\n".join([*lines, "", *(f"note: {note}" for note in comparison.notes)]).rstrip()

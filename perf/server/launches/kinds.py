@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import ServerError, ToolError
+from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.perf.server import control, embedded, preflight
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.environment.canary import Canary
@@ -21,6 +21,7 @@ from tritonsmith.perf.server.process.command import (
     local_command,
 )
 from tritonsmith.perf.server.process.ports import Ports
+from tritonsmith.perf.server.process.response_cache import cache_size_bytes
 from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.spec import ServerSpec, address_from_url
 from tritonsmith.perf.server.stubs.shell_words import lay_out_shell
@@ -77,6 +78,7 @@ def _with_our_backends(spec: ServerSpec, work_dir: Path) -> LocalPlan:
 
 
 def _local(spec: ServerSpec, ports: Ports, work_dir: Path, plan: LocalPlan) -> Command:
+    spec = replace(spec, cache_size_bytes=cache_size_bytes(spec, plan.caches))
     prefix = f"tritonsmith_{os.getpid()}_{secrets.token_hex(4)}_"
     return Command(local_command(spec, ports, plan, prefix), plan.env, shm_prefix=prefix)
 
@@ -90,6 +92,7 @@ def start_docker(spec: ServerSpec, ports: Ports, work_dir: Path) -> Command:
             seen=spec.reference,
             fix="install Docker, or serve with --launch embedded",
         )
+    spec = replace(spec, cache_size_bytes=cache_size_bytes(spec, None))
     name = f"tritonsmith-{secrets.token_hex(6)}"
     # The docker client's end is not the container's.
     return Command(docker_command(spec, ports, name), after=("docker", "rm", "--force", name))
@@ -101,11 +104,6 @@ def attach(spec: ServerSpec) -> Server:
     ports = Ports(http_port, spec.grpc_port or http_port + 1, spec.metrics_port or http_port + 2)
     server = Server(host=host, ports=ports)
     if not control.is_ready(server.http_url):
-        raise ServerError(
-            f"no ready Triton answers at {spec.reference}",
-            code="server_unreachable",
-            seen=server.http_url,
-            fix="give the address of its HTTP port, or serve with --launch embedded",
-        )
+        raise control.why_not_ready(server.http_url)
     server.version = str(control.server_metadata(server.http_url).get("version", ""))
     return server

@@ -17,9 +17,9 @@ from tritonsmith.perf.sweep.plan.cost import (
     trial_cost_s,
 )
 from tritonsmith.perf.sweep.plan.default_space import check_has_settings, default_space
+from tritonsmith.perf.sweep.plan.field_value import CLIENT_BATCH
 from tritonsmith.perf.sweep.plan.setting import setting_from_text
 from tritonsmith.perf.sweep.plan.spec import (
-    CLIENT_BATCH,
     DEFAULT_ROUNDS,
     MOST_ROUNDS,
     Placement,

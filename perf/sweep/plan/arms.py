@@ -9,7 +9,9 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.sweep.plan import config_path
-from tritonsmith.perf.sweep.plan.spec import CLIENT_BATCH, MOST_ARMS, SweepSpec, model_and_path
+from tritonsmith.perf.sweep.plan.config_path import model_and_path
+from tritonsmith.perf.sweep.plan.field_value import CLIENT_BATCH
+from tritonsmith.perf.sweep.plan.spec import MOST_ARMS, SweepSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,9 @@ class ArmPlanner:
         words += [f"client batch {batch}"] if batch is not None else []
         text = ", ".join(words) or "current config"
         config = config_path.with_values(self.configs[variant], settings)
+        _check_requests_fit(spec.model, self.configs[variant], settings)
+        for name, values in of_model.items():
+            _check_requests_fit(name, self._composing[name], values)
         if "max_batch_size" in settings and not any("preferred_batch_size" in path for path in settings):
             self._fit_preferred(config, self.configs[variant], text)
         most = int(config.get("max_batch_size", 0))
@@ -199,6 +204,21 @@ class ArmPlanner:
             config["max_batch_size"] = reach + 1
         others = tuple((name, config_path.identity(other)) for name, other in sorted(arm.others.items()))
         return self._files.get(arm.variant, arm.variant), batch, config_path.identity(config), others
+
+
+def _check_requests_fit(model: str, current: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """UsageError for a max_batch_size that gives requests a batch dimension or takes it from them."""
+    now, then = (int(config.get("max_batch_size") or 0) for config in (current, {**current, **settings}))
+    if bool(now) != bool(then):
+        raise UsageError(
+            f"max_batch_size {then} changes the requests: '{model}' has {now} now, "
+            + ("and without batching" if now else "and with batching")
+            + " its requests and its dims have another shape",
+            code="bad_value",
+            seen=then,
+            valid=["1 and more"] if now else [0],
+            fix="1: a batch of one request at most" if now else "max_batch_size in models.yaml, and build",
+        )
 
 
 def _without_name(config: Mapping[str, Any]) -> dict[str, Any]:

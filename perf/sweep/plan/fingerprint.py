@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tritonsmith.builder.actions.accuracy.laid_out import ACCURACY_FILE
 from tritonsmith.builder.base.files.digest import digest_of_bytes, digest_of_file, digest_of_value
+from tritonsmith.perf.data.repeat import POOL
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -43,6 +46,10 @@ class Content:
 
 
 VARIANT_FILES = "the files of variant "
+SERVER, MACHINE = "the server", "the machine"
+PLAIN_PARTS = (SERVER, MACHINE)
+"""Parts whose values are words, not digests."""
+SETTINGS = "the measurement settings"
 
 
 def content_of(
@@ -51,30 +58,41 @@ def content_of(
     directories: Mapping[str, Path],
     payloads: Sequence[InferPayload],
     machine: str = "",
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Content:
-    """directories: "" for the model, the others by model name for those at work beside it."""
+    """directories: "" for the model, the others by model name for those at work beside it.
+
+    configs: of those others whose settings no arm changes.
+    """
     parts = {"the model's files": digest_of_tree(directories[""])}
     parts |= {f"the files of {name}": digest_of_tree(path) for name, path in directories.items() if name}
+    parts |= {
+        f"the config of {name}": digest_of_bytes(config_path.identity(config))
+        for name, config in (configs or {}).items()
+    }
     parts |= {VARIANT_FILES + name: digest_of_tree(Path(path)) for name, path in spec.variants.items()}
     settings = spec.model_dump(
         mode="json",
         include={"batch_size", "duration_s", "warmup_s", "slo_p99_ms", "max_wrong", "rtol", "atol"},
     )
+    if spec.repeat not in (None, POOL):  # without it the digest is what it was before there was any
+        settings["repeat"] = spec.repeat
     beside = {str(directories.get(name, name)): count for name, count in spec.beside.items()}
     return Content(
         {
             **parts,
-            "the server": server,
-            "the machine": machine,
+            SERVER: server,
+            MACHINE: machine,
             "the requests' data": digest_of_payloads(payloads),
-            "the measurement settings": digest_of_value({**settings, "beside": sorted(beside.values())}),
+            SETTINGS: digest_of_value({**settings, "beside": sorted(beside.values())}),
         }
     )
 
 
 def digest_of_tree(directory: Path) -> str:
-    """sha256 over relative paths and contents; config.pbtxt is left out, each arm has its own config."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "config.pbtxt")
+    """sha256 over relative paths and contents of what is served; config.pbtxt is none of it, each arm has its own."""
+    other = ("config.pbtxt", ACCURACY_FILE)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in other)
     return digest_of_value([[str(path.relative_to(directory)), digest_of_file(path)] for path in files])
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tritonsmith.builder.base.errors import SpecError, Where, nearest
-from tritonsmith.builder.spec.yaml_source import read_yaml
-from tritonsmith.perf.sweep.plan import config_path
+from tritonsmith.builder.base.errors import SpecError, Where, at, nearest
+from tritonsmith.builder.spec.yaml_source import KeyPath, read_yaml
+from tritonsmith.perf.data.repeat import POOL, repeat_from_text
+from tritonsmith.perf.sweep.plan.config_path import model_and_path, with_values
+from tritonsmith.perf.sweep.plan.field_value import CLIENT_BATCH
+from tritonsmith.perf.sweep.plan.space import MAX_BATCH, check_batches, checked_space
 
 Placement = Literal["auto", "side_by_side", "in_place"]
 Objective = Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
 Search = Literal["auto", "grid", "optuna", "random"]
-CLIENT_BATCH = "client.batch_size"
-"""The one path of a space that is the client's, not the model config's."""
 MOST_ARMS = 200
 DEFAULT_ROUNDS = 4
 MOST_ROUNDS = 30
@@ -50,7 +51,11 @@ class SweepSpec(BaseModel):
     max_p99_ms:    an arm whose p99 is above at a load point does not count there.
     max_failures:  share of failed requests above which an arm does not count.
     max_wrong:     share of the checked answers that may be wrong, by rtol and atol of the data's outputs;
-                   without it none is checked.
+                   without it answers are held against the current config's alone, before the trials.
+    answers:       same leaves out an arm whose answers are not the current config's (floats by rtol and atol, a
+                   variant by its accuracy bounds); any ranks other models, too.
+    repeat:        how requests repeat, see perf.data.repeat; without it never where an arm has a response cache, for
+                   the pool's few would all be in it, and else the pool's again and again.
     max_memory_mib: of the server's process and the arm's instances (proportional set size), under load.
     search:        grid measures all combinations; optuna and random propose some of them, `proposals` in
                    all; auto is the grid as long as it has no more than 200.
@@ -82,6 +87,8 @@ class SweepSpec(BaseModel):
     max_wrong: float | None = Field(default=None, ge=0, le=1)
     rtol: float = Field(default=1e-3, ge=0)
     atol: float = Field(default=1e-5, ge=0)
+    answers: Literal["same", "any"] = "same"
+    repeat: str | None = None
     max_memory_mib: float | None = Field(default=None, gt=0)
     search: Search = "auto"
     proposals: int = Field(default=24, ge=2, le=MOST_ARMS)
@@ -94,8 +101,6 @@ class SweepSpec(BaseModel):
         for path, values in space.items():
             if not values:
                 raise ValueError(f"{path} has no values")
-        if any(not isinstance(size, int) or size < 1 for size in space.get(CLIENT_BATCH, ())):
-            raise ValueError(f"{CLIENT_BATCH} is a whole number of 1 or more")
         return space
 
     @field_validator("variants")
@@ -144,14 +149,18 @@ class SweepSpec(BaseModel):
         return self.search == "grid" or (self.search == "auto" and self.combinations <= MOST_ARMS)
 
 
-def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> SweepSpec:
-    """Plain data → SweepSpec; SpecError names the key and the nearest valid one."""
+def spec_from_mapping(
+    data: Mapping[str, Any], where: Callable[[KeyPath], Where | None] = lambda key: None
+) -> SweepSpec:
+    """Plain data → SweepSpec; an error names the key and the nearest valid one. where: a key path → its place in a file."""
 
-    def bad(message: str, code: str = "bad_value", **more: Any) -> SpecError:
-        return SpecError(message, code=code, where=where, **more)
+    def bad(message: str, code: str = "bad_value", key: KeyPath = (), **more: Any) -> SpecError:
+        return SpecError(message, code=code, where=where(key), **more)
 
     if data.get("slo_p99_ms") is not None:
         data = {"objective": "rate", **data, "concurrency": [1]}
+    if isinstance(space := data.get("space"), Mapping):
+        data = {**data, "space": checked_space(space, str(data.get("model")), where)}
     try:
         spec = SweepSpec.model_validate(dict(data))
     except ValidationError as error:
@@ -159,11 +168,12 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             valid = list(SweepSpec.model_fields)
-            raise bad(f"unknown key '{key}'", "unknown_key", valid=valid, fix=nearest(key, valid)) from None
+            near = nearest(key, valid)
+            raise bad(f"unknown key '{key}'", "unknown_key", first["loc"], valid=valid, fix=near) from None
         if first["type"] == "missing":
             raise bad(f"'{key}' is missing", "missing_key") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise bad(f"{key}: {message}", seen=first.get("input")) from None
+        raise bad(f"{key}: {message}", key=first["loc"], seen=first.get("input")) from None
     if spec.objective == "cost" and spec.dollars_per_hour is None:
         fix = "--dollars-per-hour 2.50"
         raise bad("the objective cost needs the server's price", "missing_key", fix=fix)
@@ -171,40 +181,51 @@ def spec_from_mapping(data: Mapping[str, Any], where: Where | None = None) -> Sw
         fix = "--slo-p99 20ms without --objective"
         raise bad("the objective rate and slo_p99_ms belong together", seen=spec.objective, fix=fix)
     for path, values in spec.space.items():
-        if path == CLIENT_BATCH:
-            continue
-        model, path = model_and_path(path)
+        model, inner = model_and_path(path)
         if model and spec.load_model is None:
-            message = (
-                f"{model}:{path} is of another model, which only counts under load on an ensemble of both"
+            message = f"{path} is of another model, which only counts under load on an ensemble of both"
+            raise bad(message, key=("space", path), fix="--load-model ENSEMBLE")
+        if path != CLIENT_BATCH and "[" not in inner:  # whether an element is there, the model's config tells
+            with at(where(("space", path))):
+                for value in values:
+                    with_values({}, {inner: value})
+    with at(where(("space", MAX_BATCH))):
+        check_batches(spec.space, spec.batch_size)
+    if spec.repeat is not None:
+        repeats = repeat_from_text(spec.repeat) is not None
+        if repeats and spec.max_wrong is not None:
+            message = "answers are held against those of the data, and requests that are made one by one have none there"
+            raise bad(
+                message,
+                seen=f"max_wrong beside repeat {spec.repeat}",
+                fix=f"--repeat {POOL}, or no --max-wrong",
             )
-            raise bad(message, fix="--load-model ENSEMBLE")
-        config_path.check_path(path)
-        if "[" not in path:  # an element of a list has to be there, which only the model's config tells
-            for value in values:
-                config_path.with_values({}, {path: value})
     if spec.at is not None and spec.at not in spec.concurrency:
         raise bad("`at` is not one of the load points", seen=spec.at, valid=spec.concurrency)
     return spec
 
 
-def model_and_path(path: str) -> tuple[str, str]:
-    """`tokenizer:instance_group.count` → (tokenizer, instance_group.count); without a model the first is empty."""
-    model, colon, inner = path.partition(":")
-    return (model, inner) if colon else ("", path)
+def spec_from_yaml(path: Path, over: Mapping[str, Any] | None = None) -> SweepSpec:
+    """A sweep.yaml → SweepSpec; an error names file and line. Values of the space are read by their fields' types.
 
-
-def spec_from_yaml(path: Path) -> SweepSpec:
-    """A sweep.yaml → SweepSpec; SpecError names file and line where the YAML itself is wrong."""
+    over: keys and values of flags, which win over the file's.
+    """
     try:
-        data = read_yaml(path).data
+        source, as_text = read_yaml(path), read_yaml(path, as_text=True).data
     except SpecError as error:
         if error.code in ("spec_missing", "spec_unreadable"):
             message = f"cannot read it: {error.message}"
             raise SpecError(message, code="no_spec", where=Where(path)) from None
         raise SpecError(error.message, code="bad_yaml", where=error.where, seen=error.seen) from None
+    data, given = source.data, over or {}
     if not isinstance(data, dict):
         raise SpecError("a sweep is a mapping of keys", code="bad_yaml", where=Where(path), seen=data)
     if isinstance(data.get("variants"), dict):  # relative to the file that names them
         data["variants"] = {name: str(path.parent / str(d)) for name, d in data["variants"].items()}
-    return spec_from_mapping(data, Where(path))
+    if "space" in data:
+        data["space"] = as_text["space"]
+
+    def where(key: KeyPath) -> Where | None:
+        return None if key and key[0] in given else source.where(key)
+
+    return spec_from_mapping({**data, **given}, where)

@@ -8,13 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import ToolError, TrialError, TritonsmithError, UsageError, Where
+from tritonsmith.builder.base.errors import (
+    ServerError,
+    ToolError,
+    TrialError,
+    TritonsmithError,
+    UsageError,
+    Where,
+)
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.server.stubs.deaths import Death, Stubs
+from tritonsmith.perf.sweep.attached.changes import Changes, ModelBefore, ServerBefore
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
+from tritonsmith.perf.sweep.plan.config_changes import config_changes
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
 from tritonsmith.perf.usage.consumption import energy_j
@@ -27,6 +36,7 @@ class Found:
     current, metadata: of the swept model. interface: of the model that gets the load. variants: name → config.
     beside: model → interface. composing: of the others in the space, name → config.
     refused: variants that Triton does not load, with its reason; their configs are as they state them.
+    overrides: models that were served with another config than their repository has → where that differed.
     """
 
     current: Mapping[str, Any]
@@ -36,6 +46,7 @@ class Found:
     beside: Mapping[str, ModelInterface]
     composing: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, TrialError] = field(default_factory=dict)
+    overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class ArmServer:
@@ -43,21 +54,31 @@ class ArmServer:
 
     source:  the model's directory, None when its files are elsewhere.
     scratch: one of the server's repositories to write to, None when there is none.
+    changes: of a server that others share.
     """
 
     placement: Placement = "in_place"
 
-    def __init__(self, spec: SweepSpec, server: Server, source: Path | None, scratch: Path | None) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        server: Server,
+        source: Path | None,
+        scratch: Path | None,
+        changes: Changes | None = None,
+    ) -> None:
         self.spec = spec
         self.server = server
         self.source = source
         self.scratch = scratch
+        self.changes = changes
         self.applied: Arm | None = None  # in place: the arm that serves
         self._loaded_before: set[str] = set()
         self._ours: set[str] = set()
         self._others: tuple[str, ...] = ()
         self._tells_energy = False
         self._changed = False
+        self._served: dict[str, Mapping[str, Any]] = {}
         self._stubs = _stubs_of(server)
         self._dead: dict[str, Death] = {}
 
@@ -97,6 +118,7 @@ class ArmServer:
         spec, url = self.spec, self.url
         involved = [spec.model, *spec.composing, *self._ensemble, *spec.beside]
         self._loaded_before = {name for name in involved if control.is_model_ready(url, name)}
+        overrides = {} if self.changes is None else self._begin(self.changes, involved)
         for name in involved:
             control.load_model(url, name)
         current = control.model_config(url, spec.model)
@@ -148,7 +170,23 @@ class ArmServer:
             },
             {name: control.model_config(url, name) for name in spec.composing},
             refused,
+            overrides,
         )
+
+    def _begin(self, changes: Changes, involved: Sequence[str]) -> dict[str, Sequence[str]]:
+        """Notes what a server that others share has loaded, then loads what is swept with its own config."""
+        ours = (self.spec.model, *self.spec.composing)
+        served = {
+            name: control.model_config(self.url, name) if name in self._loaded_before else None
+            for name in involved
+        }
+        changes.begin(
+            ServerBefore(
+                self.url, models={name: ModelBefore(config, name in ours) for name, config in served.items()}
+            )
+        )
+        differing = {name: changes.load_own(name) for name in dict.fromkeys(ours) if served[name] is not None}
+        return {name: fields for name, fields in differing.items() if fields}
 
     def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ, TrialError
@@ -234,7 +272,23 @@ class ArmServer:
                 apply_config(self.server, self.url, other, changed, before=instance_count(config))
         if self.spec.load_model:
             control.load_model(self.url, self.spec.load_model)
+        if self.changes is not None:
+            self._served = {n: control.model_config(self.url, n) for n in (name, *arm.others)}
         self.applied = arm
+
+    def check_unchanged(self) -> None:
+        """ServerError when another client loaded a model of the arm with another config while a trial ran.
+
+        A sweep of another machine is not seen by any lock, and what was measured under it is of no arm.
+        """
+        for name, config in self._served.items():
+            differing = config_changes(config, control.model_config(self.url, name))
+            if differing:
+                raise ServerError(
+                    f"another client changed '{name}' on {self.url} during a trial: {'; '.join(differing)}",
+                    code="server_shared",
+                    fix="one sweep of a server at a time, from whatever machine",
+                )
 
     def check_stubs(self, arm: Arm) -> None:
         """TrialError when a Python stub died of a model that the arm's trials need; that model is loaded again first.
@@ -269,6 +323,9 @@ class ArmServer:
 
     def leave_as_found(self) -> None:
         """Unload the scratch models and give the model its own config back."""
+        if self.changes is not None:
+            self.changes.restore(swept=self._changed)
+            return
         if not self.server.alive():
             return
         spec = self.spec

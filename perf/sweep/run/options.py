@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.server.launch import Server
+from tritonsmith.perf.sweep.attached.changes import Changes
+from tritonsmith.perf.sweep.run.asked import Asked
 from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.wire.payload import InferPayload
 
@@ -35,7 +37,10 @@ class SweepOptions:
     restart:      makes a new server after the old one died; None ends the sweep instead. A sweep that may
                   do this owns its server, and leaves the tidying to the server's end.
     started_s:    time.monotonic() from which the budget counts; None: when the sweep begins.
+    on_note:      told what people must know at once, a line each.
     kind:         what the server is, for the report: embedded, binary:…, docker:…, a URL.
+    changes:      of a server that others share: where is noted what it looked like before.
+    asked:        what a resumed run takes from this one where it is not given again.
     """
 
     repositories: tuple[Path, ...] = ()
@@ -47,5 +52,8 @@ class SweepOptions:
     restart: Callable[[], Server] | None = None
     started_s: float | None = None
     on_progress: Callable[[SweepProgress], None] | None = None
+    on_note: Callable[[str], None] = field(default=lambda text: None)
     kind: str = "embedded"
     command: str = ""
+    changes: Changes | None = None
+    asked: Asked | None = None

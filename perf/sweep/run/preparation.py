@@ -11,6 +11,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import TrialError, UsageError
 from tritonsmith.perf.data import DataOptions, payloads_from_options
+from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.server.spec import kind_from_text
 from tritonsmith.perf.sweep.judge.propose import words_for
@@ -28,12 +29,14 @@ from tritonsmith.perf.sweep.plan import (
     plan_arms,
 )
 from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
+from tritonsmith.perf.sweep.repeats import with_repeat
 from tritonsmith.perf.sweep.run import scratch
+from tritonsmith.perf.sweep.run.answers_check import AnswersCheck
 from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
 from tritonsmith.perf.sweep.run.beside import BesideLoad
 from tritonsmith.perf.sweep.run.options import SweepOptions
-from tritonsmith.perf.sweep.run.resume import Earlier, earlier_run
-from tritonsmith.perf.wire.payload import InferPayload
+from tritonsmith.perf.sweep.run.resume import Earlier, changes, earlier_run
+from tritonsmith.perf.wire.payload import InferPayload, digest_of_inputs
 
 Payloads = Mapping[int, Sequence[InferPayload]]
 """Batch size → the requests of it."""
@@ -45,8 +48,10 @@ class Preparation:
 
     spec:     with a space, also where none was asked for.
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
+    changed:  what is not as it was in the earlier run, in words.
     content:  None when nothing is kept, or when the model's files cannot be read.
     refused:  variants that Triton does not load, with its reason.
+    answers:  what each arm's are held against.
     """
 
     spec: SweepSpec
@@ -58,8 +63,10 @@ class Preparation:
     beside: BesideLoad | None
     content: Content | None
     earlier: Earlier
+    changed: tuple[str, ...]
     environment: Mapping[str, Any]
     refused: Mapping[str, TrialError]
+    answers: AnswersCheck
 
 
 def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Preparation:
@@ -69,7 +76,12 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
     """
     found = arm_server.look()
     check_has_settings(found.current)
-    notes = []
+    notes = [options.changes.note] if options.changes is not None and options.changes.note else []
+    notes += [
+        f"The server had '{name}' loaded with another config than its repository has ({'; '.join(differing)}): the "
+        "current config is the repository's, and what was served is put back at the end."
+        for name, differing in found.overrides.items()
+    ]
     if not spec.space and not spec.variants:
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
@@ -90,8 +102,11 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         )
     check_budget(spec, len(expected), placement)
     payloads = _payloads(spec, found, plan.arms, options)
+    spec, repeats = with_repeat(spec, plan.arms, payloads.values())
+    notes += repeats
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
     content = _content(spec, arm_server, options, payloads) if options.output is not None else None
+    earlier = _earlier(options, content)
     return Preparation(
         spec=spec,
         planner=ArmPlanner(spec, found.current, found.variants, files, found.composing),
@@ -101,9 +116,19 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         payloads=payloads,
         beside=_beside(spec, found),
         content=content,
-        earlier=_earlier(options, content),
+        earlier=earlier,
+        changed=() if content is None else tuple(changes(earlier, content, spec, found.current)),
         environment=_environment(spec, arm_server, options, found, placement, payloads),
         refused=found.refused,
+        answers=AnswersCheck(
+            spec,
+            arm_server,
+            plan.arms[0],
+            found.interface,
+            payloads,
+            same_as=next((name for name in spec.variants if name in files and files[name] == files[""]), ""),
+            is_drawn=options.payloads is None and options.data.file is None,
+        ),
     )
 
 
@@ -198,6 +223,11 @@ def _content(
         {"": arm_server.source, **directories},
         [payload for some in payloads.values() for payload in some],
         scratch.machine(),
+        {
+            name: control.model_config(arm_server.url, name)
+            for name in arm_server.others
+            if name not in spec.composing
+        },
     )
 
 
@@ -231,6 +261,7 @@ def _environment(
             "backend": found.current.get("backend") or found.current.get("platform"),
             "placement": placement,
             "payloads": len(payloads[spec.batch_size]),
+            "data": digest_of_inputs(payloads[spec.batch_size]),
             "protocol": "http",
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": options.command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,20 +10,38 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.records.typed import MALFORMED, typed
-from tritonsmith.perf.sweep.plan import Placement, Trial
-from tritonsmith.perf.sweep.plan.fingerprint import Content
+from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec, Trial, spec_from_mapping
+from tritonsmith.perf.sweep.plan.config_changes import config_changes
+from tritonsmith.perf.sweep.plan.fingerprint import PLAIN_PARTS, SETTINGS, Content
+from tritonsmith.perf.sweep.run.asked import Asked
 from tritonsmith.perf.sweep.run_record import JOURNAL, KEPT, events_of, journal_lines
 from tritonsmith.perf.sweep.trial import TrialResult
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """finished: key → result of every trial that came to its end; next_number: above all numbers in use."""
+    """finished: key → result of every trial that came to its end; next_number: above all numbers in use.
+
+    current: the model's config as the server gave it. asked: None in a journal of before it was kept.
+    """
 
     spec: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    current: Mapping[str, Any] = field(default_factory=dict)
+    asked: Asked | None = None
     finished: Mapping[str, TrialResult] = field(default_factory=dict)
     next_number: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of its spec that are not the defaults, as flags would give them."""
+        if not self.spec:
+            return {}
+        known = {name: value for name, value in self.spec.items() if name in SweepSpec.model_fields}
+        stated = spec_from_mapping(known).model_dump(mode="json", exclude_defaults=True)
+        if self.asked is not None and self.asked.variants:
+            stated["variants"] = dict(self.asked.variants)
+        return stated
 
 
 def earlier_run(directory: Path) -> Earlier:
@@ -34,7 +53,16 @@ def earlier_run(directory: Path) -> Earlier:
         events = events_of(journal_lines(path))
         start = next((e for e in events if e["event"] == "start"), {})
         results = [typed(TrialResult, e) for e in events if e["event"] in ("trial", KEPT)]
-        before = typed(Earlier, {"spec": start.get("spec", {}), "parts": start.get("content", {})})
+        arms = typed(tuple[Arm, ...], start.get("arms", []))
+        before = typed(
+            Earlier,
+            {
+                "spec": start.get("spec", {}),
+                "parts": start.get("content", {}),
+                "current": arms[0].config if arms else {},
+                "asked": start.get("asked"),
+            },
+        )
     except (OSError, *MALFORMED) as error:
         raise UsageError(
             f"the earlier run cannot be read: {type(error).__name__}: {error!s:.300}",
@@ -66,26 +94,50 @@ def reusable(
     return {t.number: found[t.number] for t in trials if t.concurrency not in cut}
 
 
-def changes(earlier: Earlier, content: Content) -> list[str]:
-    """`the model's files`, and what else is not as it was when the earlier run was measured."""
-    return [
-        name
-        for name in sorted({*earlier.parts, *content.parts})
-        if earlier.parts.get(name) != content.parts.get(name)
+def changes(earlier: Earlier, content: Content, spec: SweepSpec, current: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the earlier run was measured: `the model's files`, `rounds is 8, was 4`."""
+    if not earlier.parts:
+        return []
+    told = [
+        _words(name, earlier.parts.get(name), content.parts.get(name))
+        for name in _differing(earlier, content)
     ]
+    settings = spec.model_dump(mode="json")
+    told += [
+        f"{name} is {settings[name]}, was {earlier.spec[name]}"
+        for name in settings
+        if name in earlier.spec and name != "variants" and settings[name] != json_form(earlier.spec[name])
+    ]
+    if earlier.current:
+        told += [f"the current config's {text}" for text in config_changes(earlier.current, current)]
+    return told
 
 
-def sentence(earlier: Earlier, content: Content, reused: int) -> str:
+def _differing(earlier: Earlier, content: Content) -> list[str]:
+    """Parts of the content; the measurement settings are told one by one."""
+    names = sorted({*earlier.parts, *content.parts} - {SETTINGS})
+    return [name for name in names if earlier.parts.get(name) != content.parts.get(name)]
+
+
+def _words(name: str, before: str | None, now: str | None) -> str:
+    return f"{name} ({now}, was {before})" if name in PLAIN_PARTS and before and now else name
+
+
+def json_form(value: Any) -> Any:
+    """A spec's value as a journal has it."""
+    return json.loads(json.dumps(value))
+
+
+def sentence(earlier: Earlier, changed: Sequence[str], reused: int) -> str:
     """What was taken from the earlier run, and why not more, for the notes of the new one."""
     if not earlier.parts and not earlier.finished:
         return "There was no earlier run to resume."
     total = len(earlier.finished)
-    changed = changes(earlier, content)
     if changed and not reused:
-        return f"Nothing of the earlier run is reused ({total} trials): changed since: {', '.join(changed)}."
+        return f"Nothing of the earlier run is reused ({total} trials): changed since: {'; '.join(changed)}."
     text = f"{reused} of {total} finished trials of the earlier run are reused"
     if changed:
-        return f"{text}; changed since: {', '.join(changed)}."
+        return f"{text}; changed since: {'; '.join(changed)}."
     if reused < total:
         text += (
             "; the others belong to comparisons that were cut in two or are not asked for now, "

@@ -21,13 +21,14 @@ from tritonsmith.perf.sweep.judge.constraints import meets
 from tritonsmith.perf.sweep.judge.search import Stop
 from tritonsmith.perf.sweep.judge.strategy import SearchStrategy, strategy_of
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, trials_of_round
+from tritonsmith.perf.sweep.repeats import cache_notes, repeating_of
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.budget import Budget
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation, prepare, words_for_space
 from tritonsmith.perf.sweep.run.resume import reusable
-from tritonsmith.perf.sweep.run.state import SweepState
+from tritonsmith.perf.sweep.run.state import SweepState, first_line
 from tritonsmith.perf.sweep.run_record import Journal, RunResult, facts_of, values_of, write_run
 from tritonsmith.perf.sweep.trial import TrialResult, failed, measure, why_unanswered
 
@@ -52,59 +53,69 @@ class SweepRunner:
         self.options = options
         self.budget = Budget(spec, time.monotonic() if options.started_s is None else options.started_s)
         source = scratch.model_directory(options.repositories, spec.model) if options.repositories else None
-        self.arm_server = ArmServer(spec, server, source, options.scratch)
+        self.arm_server = ArmServer(spec, server, source, options.scratch, options.changes)
         self.number = 0
         self.load_arm_s = 0.0  # side by side, as it took the last time
         self.deaths: Counter[str] = Counter()  # of the server, in trials of an arm
+        self.first_requests: dict[str, int] = {}
 
     def run(self) -> RunResult:
         """See run_sweep."""
-        self._tell("loading the model as it is")
+        left: list[str] = []
         try:
-            self.prepared = prepared = prepare(self.spec, self.arm_server, self.options)
-        except BaseException:
-            self._leave_as_found()
-            raise
-        journal = Journal(self.options.output, tuple(prepared.earlier.finished.values()))
-        if self.spec.space != prepared.spec.space:
-            self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
-        self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
-        self.state = state = SweepState(self.spec, self.options, prepared, journal, prepared.arms)
-        self.number = prepared.earlier.next_number
-        try:
-            state.open()
+            self._begin()
             try:
-                self._load(state.arms)
+                self._load(self.state.arms)
                 self._rounds()
                 self._finals()
             except KeyboardInterrupt:
-                state.interrupt()
+                self.state.interrupt()
             except ServerError as error:
-                state.stop_reason = f"the server is gone: {error.message}"
-                state.note(state.stop_reason)
-            result = state.close(self.budget.used_s())
-        finally:
-            journal.close()
-            if prepared.beside is not None:
-                prepared.beside.stop()
+                self.state.lose(error)
+        finally:  # at once, whatever it was: what is worked out and written can wait
             left = self._leave_as_found()
-        result = replace(result, notes=(*result.notes, *left))
+        self.state.journal.write("answers", held=self.prepared.answers.held)
+        told = (*self.prepared.answers.notes(), *cache_notes(self.state.arms, self.state.results))
+        for text in (*told, *left):
+            self.state.note(text)
+        result = self.state.close(self.budget.used_s())
+        self.state.journal.close()
         if self.options.output is not None:
             write_run(result, self.options.output)
         return result
+
+    def _begin(self) -> None:
+        """Nothing is on disk until all is prepared: before, a run that is there already stays as it is."""
+        self._tell("loading the model as it is")
+        self.prepared = prepared = prepare(self.spec, self.arm_server, self.options)
+        if self.spec.space != prepared.spec.space:
+            self._tell(f"no settings were named; trying {words_for_space(prepared.spec)}")
+        if prepared.changed:
+            self.options.on_note(f"changed since the earlier run: {'; '.join(prepared.changed)}")
+        self.spec = self.arm_server.spec = self.budget.spec = prepared.spec
+        kept = tuple(prepared.earlier.finished.values())
+        start = first_line(self.spec, prepared, self.options.asked)
+        journal = Journal(self.options.output, kept, start=start)
+        self.state = SweepState(self.spec, self.options, prepared, journal, prepared.arms)
+        self.number = prepared.earlier.next_number
 
     def _tell(self, text: str) -> None:
         if self.options.on_progress is not None:
             self.options.on_progress(SweepProgress(text, 0, 0))
 
     def _leave_as_found(self) -> list[str]:
-        """A server of ours ends after the sweep and needs no tidying; nor does a dead one."""
+        """Ends the load beside. A server of ours ends after the sweep and needs no tidying; nor does a dead one."""
+        if (prepared := getattr(self, "prepared", None)) is not None and prepared.beside is not None:
+            prepared.beside.stop()
         if self.options.restart is not None:
             return []
         try:
             self.arm_server.leave_as_found()
         except TritonsmithError as error:
-            return [f"The server was not left as it was found: {error.message}"]
+            told = f"The server was not left as it was found: {error.message}"
+            if self.options.changes is not None:
+                told += f"; tritonsmith sweep --restore {self.options.kind} does it when it answers"
+            return [told]
         return []
 
     def _load(self, arms: Sequence[Arm]) -> None:
@@ -124,6 +135,20 @@ class SweepRunner:
                 f"the current config of '{self.spec.model}' could not be loaded: {state.arm_errors['arm00']}",
                 code="baseline_refused",
             )
+        if self.prepared.placement != "in_place":
+            self._say("comparing answers")
+            for arm in arms:
+                self._hold(arm)
+
+    def _hold(self, arm: Arm) -> None:
+        """Out with an arm whose answers are not the current config's; see AnswersCheck."""
+        try:
+            if arm.id not in self.state.arm_errors:
+                self.prepared.answers.hold(arm)
+        except ServerError as error:
+            self._server_died(error, arm)
+        except TrialError as error:
+            self._after_refusal(arm, error)
 
     # Rounds.
 
@@ -197,6 +222,9 @@ class SweepRunner:
             )
         for place, trial in enumerate(trials):
             if trial.number in reused:
+                self._hold(arms[trial.arm_id])
+                if trial.arm_id in state.arm_errors:
+                    continue
                 known = reused[trial.number]
                 state.add(replace(known, trial=replace(trial, number=known.trial.number)))
                 state.reused += 1
@@ -231,6 +259,7 @@ class SweepRunner:
         try:
             if prepared.beside is not None:
                 prepared.beside.ensure(self.arm_server.url)
+            prepared.answers.hold(arm)
             self.arm_server.apply(arm)
             self.arm_server.check_stubs(arm)
             result = measure(
@@ -240,11 +269,15 @@ class SweepRunner:
                 prepared.payloads[arm.batch_size or self.spec.batch_size],
                 keep,
                 self._known_rate(arm),
+                repeating_of(self.spec, trial, self.first_requests),
             )
             if not result.interrupted:
                 self.arm_server.check_stubs(arm)
+                self.arm_server.check_unchanged()
         except ServerError as error:
             state.add(failed(trial, error, time.monotonic() - begun_s))
+            if error.code == "server_shared":
+                raise
             self._server_died(error, arm)
             return
         except TrialError as error:

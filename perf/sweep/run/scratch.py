@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tritonsmith import __version__
 from tritonsmith.builder.base.errors import UsageError, unknown
+from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
 from tritonsmith.perf.sweep.plan import Arm, Placement
 from tritonsmith.perf.sweep.trial import instance_count
@@ -101,7 +102,7 @@ def environment(extra: Mapping[str, object]) -> dict[str, object]:
     import psutil
 
     return {
-        "cpu": _cpu_model(),
+        "cpu": this_processor(),
         "cores": os.cpu_count(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "load_average": round(os.getloadavg()[0], 2),
@@ -114,13 +115,4 @@ def environment(extra: Mapping[str, object]) -> dict[str, object]:
 
 def machine() -> str:
     """Processor and cores: what numbers of another machine are told by."""
-    return f"{_cpu_model()}, {os.cpu_count()} cores"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return f"{this_processor()}, {os.cpu_count()} cores"

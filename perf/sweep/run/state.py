@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RequestRecords, save_records
@@ -12,6 +13,7 @@ from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.live.follow import STEP, Step
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
+from tritonsmith.perf.sweep.run.asked import Asked
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation
 from tritonsmith.perf.sweep.run.resume import sentence
@@ -19,11 +21,24 @@ from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, verdi
 from tritonsmith.perf.sweep.trial import TrialResult
 
 
+def first_line(spec: SweepSpec, prepared: Preparation, asked: Asked | None) -> dict[str, Any]:
+    """The journal's `start`: all that a run cut short needs to be reported and resumed."""
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "environment": prepared.environment,
+        "arms": [json_of(arm) for arm in prepared.arms],
+        "notes": prepared.notes,
+        "content": {} if prepared.content is None else dict(prepared.content.parts),
+        "asked": None if asked is None else json_of(asked),
+    }
+
+
 @dataclass(slots=True)
 class SweepState:
     """The state of a sweep that lasts: arms in order of joining, trials in order of measurement.
 
     arm_errors, dropped: arm id → why. stop_reason: why it ended, empty while it goes on.
+    lost: the server is gone, or is not this sweep's alone any more.
     """
 
     spec: SweepSpec
@@ -38,18 +53,7 @@ class SweepState:
     reused: int = 0
     stop_reason: str = ""
     interrupted: bool = False
-
-    def open(self) -> None:
-        """The journal's first line: all that a run cut short needs to be reported and resumed."""
-        content = self.prepared.content
-        self.journal.write(
-            "start",
-            spec=self.spec.model_dump(mode="json"),
-            environment=self.prepared.environment,
-            arms=[json_of(arm) for arm in self.arms],
-            notes=self.prepared.notes,
-            content={} if content is None else dict(content.parts),
-        )
+    lost: bool = False
 
     def note(self, text: str) -> None:
         """A sentence for the report."""
@@ -97,6 +101,13 @@ class SweepState:
             self.dropped[arm_id] = why
             self.journal.write("arm_dropped", arm_id=arm_id, why=why)
 
+    def lose(self, error: TritonsmithError) -> None:
+        """The server."""
+        self.lost = True
+        shared = error.code == "server_shared"
+        self.stop_reason = error.message if shared else f"the server is gone: {error.message}"
+        self.note(self.stop_reason)
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         self.interrupted = True
@@ -123,7 +134,7 @@ class SweepState:
     def close(self, wall_s: float) -> RunResult:
         """The result, and the journal's last line."""
         if self.options.resume and self.prepared.content is not None:
-            self.note(sentence(self.prepared.earlier, self.prepared.content, self.reused))
+            self.note(sentence(self.prepared.earlier, self.prepared.changed, self.reused))
         result = RunResult(
             spec=self.spec,
             arms=self.arms,
@@ -131,7 +142,7 @@ class SweepState:
             trials=tuple(self.results),
             verdict=self.verdict(),
             stop_reason=self.stop_reason,
-            complete=not self.interrupted and not self.stop_reason.startswith("the server is gone"),
+            complete=not self.interrupted and not self.lost,
             arm_errors=self.arm_errors,
             dropped=self.dropped,
             notes=(*self.prepared.notes, *self.notes),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tritonsmith.builder.actions.action import Action, Identity, Ran, Workplace, request_digest
-from tritonsmith.builder.cache.actions import fetched, find, perform, run
+from tritonsmith.builder.cache.actions import current_digest, fetched, find, perform, run
 from tritonsmith.builder.cache.cache import Cache
 
 
@@ -41,6 +43,29 @@ def test_an_action_runs_once_for_each_content_of_what_it_reads(tmp_path: Path) -
     assert len(runs) == 2 and keys[:2] == keys[2:] and keys[0] != keys[1]
     file.unlink()
     assert find(action.identity, tmp_path, cache) is None, "what it read is gone"
+
+
+def test_what_the_lock_says_was_read_finds_the_artifact_only_by_its_content_now(tmp_path: Path) -> None:
+    cache, runs, file = Cache(tmp_path / "cache"), list[str](), tmp_path / "source"
+    file.write_text("one")
+    action = copying(file, runs)
+    key = run(action, tmp_path, cache).key
+
+    def found(cache: Cache) -> str | None:
+        now = {name: current_digest(name, tmp_path, cache) for name in ("source",)}
+        return find(action.identity, tmp_path, cache, now=now)
+
+    shutil.rmtree(tmp_path / "cache" / "requests")
+    assert found(cache) == key, "no record of the run is asked for"
+    before = file.stat()
+    os.utime(file)
+    assert found(Cache(tmp_path / "cache")) == key, "touched, and the same bytes"
+    file.write_text("two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert found(Cache(tmp_path / "cache")) is None and found(cache) is None, "its size and mtime stayed"
+    file.unlink()
+    assert found(cache) is None
 
 
 def test_what_is_not_there_yet_makes_nothing_findable(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tritonsmith.builder.build.context import BuildOptions
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.importing.live import imported_configs
 from tritonsmith.builder.importing.spec_text import without_refused
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 
 ENSEMBLE = """platform: "ensemble"
 input { name: "IN" data_type: TYPE_FP32 dims: [ 4 ] }

@@ -13,6 +13,7 @@ from onnx import helper
 
 from tests import onnx_models
 from tests.conftest import Run
+from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, read_accuracy
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 
@@ -100,6 +101,9 @@ def test_every_variant_can_be_laid_out_as_a_model_of_its_own(project: Path, trit
     assert sorted(p.name for p in (project / "variants").iterdir()) == ["m__fp16", "m__fp32", "m__strict"]
     config = model_config_from_text((project / "variants" / "m__fp16" / "config.pbtxt").read_text())
     assert (config.name, config.max_batch_size) == ("m__fp16", 8)
+    held = {p.name: read_accuracy(p) for p in (project / "variants").iterdir()}
+    assert held["m__fp16"] == ServedAccuracy("fp16")
+    assert held["m__strict"] is not None and held["m__strict"].stated == {"relative_l2": 1e-12}
     check = tritonsmith("check", "variants")
     assert check.returncode == 0, check.stdout
 

@@ -17,7 +17,7 @@ from tritonsmith.builder.importing.files import imported_paths
 from tritonsmith.builder.importing.imported import ImportedModel
 from tritonsmith.builder.importing.live import imported_configs
 from tritonsmith.builder.importing.spec_text import text_of_spec, without_refused
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 from tritonsmith.builder.spec.spec import load_spec
 
 

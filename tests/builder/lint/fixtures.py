@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tritonsmith.builder.lint import LintOptions
+from tritonsmith.builder.lint.check import LintOptions
 from tritonsmith.builder.lint.read.pbtxt import parse_config
 from tritonsmith.builder.lint.rule import Rule
 from tritonsmith.builder.lint.table import RULES

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.builder.lint.fixtures import onnx_bytes
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 from tritonsmith.builder.lint.read.model import read_model
 
 FLOAT = ("FLOAT", ("batch", 4))

@@ -8,17 +8,11 @@ import pytest
 
 from tests.builder.lint.fixtures import MODEL_PY, Tree, model, onnx_bytes, tree, with_base
 from tritonsmith.builder.base.errors import UsageError
-from tritonsmith.builder.lint import LintOptions, check
-from tritonsmith.builder.lint.check import report
+from tritonsmith.builder.base.machine.releases import releases
+from tritonsmith.builder.lint.check import LintOptions, check, report
 from tritonsmith.builder.lint.read.model import read_model
 from tritonsmith.builder.lint.rules.ensembles.ensemble import ONE_STEP
-from tritonsmith.builder.lint.target import (
-    Target,
-    onnx_limits,
-    releases,
-    server_args_from_list,
-    target_from_text,
-)
+from tritonsmith.builder.lint.target import Target, onnx_limits, server_args_from_list, target_from_text
 
 
 def rules(paths: list[Path], options: LintOptions | None = None) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.builder.lint.fixtures import Tree, fixtures
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import launch

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builder.lint.fixtures import Tree, engine_tree, tree
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.target import Target, server_args_from_list
 from tritonsmith.builder.plan.targets import serving_target
 from tritonsmith.builder.spec.spec import Target as StatedTarget

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builder.lint.fixtures import fixtures, onnx_bytes
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 
 SEED = 20260821
 TOKENS = ["{", "}", "[", "]", "<", ">", ":", ",", ";", '"', "'", "#", "\\", "-", "-1", "0", "1e400", "nan", "inf",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builder.lint.fixtures import tree
-from tritonsmith.builder.lint import Finding, check
+from tritonsmith.builder.lint.check import Finding, check
 from tritonsmith.builder.lint.render import FORMATS, explanation, text
 from tritonsmith.builder.lint.table import RULES
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.builder.lint.fixtures import Tree, fixtures
-from tritonsmith.builder.lint import check
-from tritonsmith.builder.lint.check import Finding
+from tritonsmith.builder.lint.check import Finding, check
 from tritonsmith.builder.lint.rule import Rule
 from tritonsmith.builder.lint.table import RULES
 

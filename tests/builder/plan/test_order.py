@@ -11,7 +11,7 @@ from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.build.context import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.importing.files import imported_paths
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.plan.order import called_models, in_build_order, with_steps
 from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 

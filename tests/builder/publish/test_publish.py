@@ -15,7 +15,7 @@ from tests import onnx_models
 from tests.builder.publish.projects import Project
 from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError, UsageError
 from tritonsmith.builder.build.build import build
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 from tritonsmith.builder.publish import Switched, list_versions, open_destination, text_of_versions
 from tritonsmith.builder.publish.destinations.versions import CLAIM, FAILED, PROVENANCE
 

@@ -15,7 +15,7 @@ from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.build.build import BuildOptions, build, plan_build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.importing.files import imported_paths
-from tritonsmith.builder.lint import check
+from tritonsmith.builder.lint.check import check
 from tritonsmith.builder.lint.diff import diff
 from tritonsmith.builder.spec.model_directory import read_model_directory
 from tritonsmith.builder.spec.spec import load_spec

@@ -28,6 +28,7 @@ from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.schedule import Closed, Open
 from tritonsmith.perf.server import control
 from tritonsmith.perf.wire.payload import request_parameters
+from tritonsmith.perf.wire.rest import call_json
 
 pytestmark = pytest.mark.server
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
@@ -121,6 +122,7 @@ dynamic_batching {
     timeout_action: REJECT
     default_timeout_microseconds: 10000000
     allow_timeout_override: true
+    max_queue_size: 8
   }
 }
 """
@@ -336,8 +338,9 @@ def regions(pid: int) -> list[Path]:
 
 
 def nothing_is_left(triton: LiveTriton, pid: int | None = None) -> bool:
-    _, body = control._exchange(triton.http_url, "GET", "/v2/systemsharedmemory/status")
-    return json.loads(body) == [] and not regions(pid or os.getpid())
+    return call_json(triton.http_url, "/v2/systemsharedmemory/status") == [] and not regions(
+        pid or os.getpid()
+    )
 
 
 @pytest.mark.parametrize("protocol", ["http", pytest.param("grpc", marks=pytest.mark.nightly)])
@@ -355,8 +358,13 @@ def test_requests_that_the_queue_policy_refuses_are_failures_here_and_there(
     assert result.server is not None and result.server.failed == refused > 0
     assert result.server.failed_by_reason == {"REJECTED": refused}
     assert f"failed {refused} ({refused} REJECTED)" in text_of_result(result, Closed(4))
+    assert "by the queue policy's default_timeout_microseconds" in result.summary.validity.reasons[0]
     patient = run(kinds, protocol, Closed(4), model=name, parameters=request_parameters(priority=2), **wait)
     assert patient.records.failures() == {}
+    crowd = {**wait, "requests": 60, "parameters": request_parameters(priority=2)}
+    full = run(kinds, protocol, Closed(24), model=name, **crowd).summary.validity
+    assert "rejected by the queue policy's max_queue_size" in full.reasons[0], full
+    assert full.recommendation is not None and full.recommendation.startswith("fewer requests in flight")
     control.unload_model(kinds.http_url, name)
 
 
@@ -408,7 +416,7 @@ def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signa
         assert process.returncode == 130
         assert nothing_is_left(kinds, process.pid)
     else:
-        control._exchange(kinds.http_url, "POST", "/v2/systemsharedmemory/unregister", {})
+        call_json(kinds.http_url, "/v2/systemsharedmemory/unregister", method="POST", body={})
 
 
 def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: Path) -> None:
@@ -436,7 +444,7 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
             "no_cuda_shared_memory",
             marks=NO_GPU,
         ),
-        ({"model": "kinds_stream", "streaming": True}, UsageError, "bad_streaming"),
+        ({"model": "kinds_sum", "streaming": True, "sequences": True}, UsageError, "bad_streaming"),
     ],
     ids=str,
 )

@@ -17,7 +17,7 @@ from tritonsmith.perf.records.record import RecordHeader, RequestRecords
 from tritonsmith.perf.records.typed import json_of, typed
 from tritonsmith.perf.stats import (
     Summary,
-    Verdict,
+    ValidityLevel,
     arm_level,
     arm_ratio,
     find_warmup,
@@ -180,7 +180,7 @@ class TestWarmup:
 class TestSummary:
     def test_a_steady_closed_loop_is_valid_and_its_throughput_is_concurrency_over_latency(self) -> None:
         summary = summarise(records(steady(8000), concurrency=8))
-        assert summary.validity.verdict is Verdict.VALID
+        assert summary.validity.verdict is ValidityLevel.VALID
         assert summary.validity.reasons == ()
         assert summary.throughput_per_s.value == pytest.approx(8 / 0.00204, rel=0.02)
         assert summary.throughput_per_s.interval is not None
@@ -190,7 +190,7 @@ class TestSummary:
     def test_a_slow_start_of_most_of_the_time_is_no_warm_up_but_an_unsettled_run(self) -> None:
         whole = summarise(records(np.concatenate([steady(300, mean_ms=20.0), steady(1500)])))
         assert whole.warmup_requests == 0
-        assert whole.validity.verdict is Verdict.UNSETTLED
+        assert whole.validity.verdict is ValidityLevel.UNSETTLED
         short = summarise(records(np.concatenate([steady(50, mean_ms=20.0), steady(1500)])))
         assert short.warmup_requests >= 45
 
@@ -225,38 +225,38 @@ class TestSummary:
         [
             (
                 lambda: records(steady(50)),
-                Verdict.TOO_SHORT,
+                ValidityLevel.TOO_SHORT,
                 "50 answered requests; p99 with an interval needs 368",
-                "measure for",
+                "measure for 0.2 s, or 368 requests",
             ),
-            (lambda: records([]), Verdict.TOO_SHORT, "no request was sent", "measure longer"),
+            (lambda: records([]), ValidityLevel.TOO_SHORT, "no request was sent", "measure longer"),
             (
                 lambda: records(steady(500), failed=np.ones(500)),
-                Verdict.TOO_SHORT,
-                "all 500 requests failed",
-                "see the failures first",
+                ValidityLevel.FAILED,
+                "all 500 requests failed, the first with: HTTP 503: busy",
+                "see why it failed",
             ),
             (
                 lambda: records(steady(4000), interrupted=True),
-                Verdict.TOO_SHORT,
+                ValidityLevel.TOO_SHORT,
                 "interrupted before its time",
                 "run it again to the end",
             ),
             (
                 lambda: records(steady(4000), cpu_s=0.97),
-                Verdict.CLIENT_BOUND,
+                ValidityLevel.CLIENT_BOUND,
                 "the client used 97% of a core",
                 "more client processes",
             ),
             (
                 lambda: records(steady(4000), lag_ns=MS, cpu_s=0.7),
-                Verdict.CLIENT_BOUND,
+                ValidityLevel.CLIENT_BOUND,
                 "half of the requests left 1.00 ms late",
                 "more client processes",
             ),
             (
                 lambda: records(steady(4000), lag_ns=MS, cpu_s=0.1),
-                Verdict.CLIENT_BOUND,
+                ValidityLevel.CLIENT_BOUND,
                 "half of the requests left 1.00 ms late",
                 "a quieter machine",
             ),
@@ -271,21 +271,21 @@ class TestSummary:
                     ),
                     most_in_flight=500,
                 ),
-                Verdict.UNSETTLED,
-                "500 requests in flight, the most at once: the server does not keep up",
-                "lower the request rate",
+                ValidityLevel.UNSETTLED,
+                "667 were answered: the queue grows; 500 requests were in flight, the most that the client has",
+                "a request rate below 667/s, the most that the server holds",
             ),
             (
                 lambda: records(np.linspace(1, 9, 4000) * MS),
-                Verdict.UNSETTLED,
-                "latency",
-                "measure for",
+                ValidityLevel.UNSETTLED,
+                "latency rises over the run",
+                "find what slows the server down",
             ),
             (
                 lambda: records(np.linspace(1, 2000, 4000) * MS, kind="open", spacing_ns=MS, duration_s=4.0),
-                Verdict.UNSETTLED,
-                "latency",
-                "",
+                ValidityLevel.UNSETTLED,
+                "1,000 requests a second were due and 667 were answered: the queue grows",
+                "a request rate below 667/s",
             ),
         ],
         ids=[
@@ -302,7 +302,7 @@ class TestSummary:
         ],
     )
     def test_each_weakness_has_its_verdict_a_reason_and_an_advice(
-        self, what: Callable[[], RequestRecords], verdict: Verdict, reason: str, advice: str
+        self, what: Callable[[], RequestRecords], verdict: ValidityLevel, reason: str, advice: str
     ) -> None:
         validity = summarise(what()).validity
         assert validity.verdict is verdict
@@ -419,6 +419,12 @@ class TestRatios:
         assert arm_level(fit_rounds(values), 2).value == pytest.approx(
             1.5 * float(np.exp(np.log(rounds).mean()))
         )
+
+    def test_two_wild_rounds_among_thousands_of_comparisons_have_an_interval_all_the_same(self) -> None:
+        values = np.array([[100.0, 101.0], [101.0, 100.0], [100.0, 300.0]])
+        ratio = arm_ratio(fit_rounds(values), 2, (0, 1), comparisons=4000)
+        assert ratio.interval is not None
+        assert 0 < ratio.interval.low < 1e-99 and 1e99 < ratio.interval.high < math.inf
 
     def test_an_arm_that_was_never_measured_has_no_ratio_and_says_so(self) -> None:
         values = np.array([[1.0, 1.1], [1.0, 1.0], [np.nan, np.nan]])

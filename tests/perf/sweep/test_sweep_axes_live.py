@@ -86,7 +86,8 @@ def test_a_sweep_is_resumed_by_content_and_measures_only_what_is_new(
     )
     assert {n: t for n, t in ((t.trial.number, t) for t in more.trials) if n in first} == first
     assert len([t for t in more.trials if not t.trial.confirms]) == len(first) + 3
-    assert f"{len(first)} of {len(first)} finished trials of the earlier run are reused." in more.notes
+    reused = f"{len(first)} of {len(first)} finished trials of the earlier run are reused"
+    assert f"{reused}; changed since: rounds is 2, was 1." in more.notes
     assert [t.key for t in load_run(tmp_path).trials] == [t.key for t in more.trials]
 
     onnx = triton.repository / model / "1" / "model.onnx"
@@ -103,8 +104,20 @@ def test_a_sweep_killed_outright_goes_on_with_resume_and_no_other_flag(tmp_path:
     repository = tmp_path / "model_repository"
     repository.mkdir()
     add_model(repository, "m", affine(["batch", 4]), CONFIG)
-    command = [sys.executable, "-m", "tritonsmith", "sweep", str(repository), "-o", "run"]
-    flags = ["-m", "m", "--set", f"{COUNT}=1,2", "-c", "1,2", "--rounds", "3", "--duration", "150ms"]
+    command = [sys.executable, "-m", "tritonsmith", "sweep", "-o", "run"]
+    flags = [
+        str(repository),
+        "-m",
+        "m",
+        "--set",
+        f"{COUNT}=1,2",
+        "-c",
+        "1,2",
+        "--rounds",
+        "3",
+        "--duration",
+        "150ms",
+    ]
     where: dict[str, Any] = {
         "cwd": tmp_path,
         "env": {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
@@ -142,6 +155,7 @@ def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count
             variants={"five": str(tmp_path / "other"), "same": str(triton.repository / model)},
             rounds=1,
             max_wrong=0.0,
+            answers="any",
         ),
         triton.server,
         options(triton, data=DataOptions(file=tmp_path / "samples.npz")),

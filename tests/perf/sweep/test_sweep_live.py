@@ -440,7 +440,7 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(repository: Path, tmp_path
     ("arguments", "text"),
     [
         (("-m", "mm", "--set", f"{COUNT}=2"), "error[unknown_model]"),
-        (("-m", "m", "--set", "instance_group.cuont=1,2"), "fix:   instance_group.count"),
+        (("-m", "m", "--set", "instance_group.cuont=1,2"), "fix:   --set instance_group.count=1,2"),
         (("--model", "m", "--set", f"{COUNT}=1,x"), "error["),
         (("-m", "m", "--set", f"{COUNT}=1,2", "--set", f"{COUNT}=3"), "given twice"),
         (("-m", "m", "--set", f"{COUNT}=2", "-c", "one"), "error[bad_concurrency]"),

@@ -275,7 +275,7 @@ def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple
         result = run_load_test(server.url, test)
         assert result.summary.answered > 0 and not result.records.failures()
         assert result.server is not None, "its counters were read, too"
-        with pytest.raises(ServerError, match="nothing answers"):
+        with pytest.raises(ServerError, match="nothing answers HTTP"):
             run_load_test(server.url, replace(test, ca_file=None))
     with fake_server() as plain, pytest.raises(ServerError):
         run_load_test(plain.url.replace("http://", "https://"), test)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.builder.base.errors import nearest
+from tritonsmith.builder.base.errors import did_you_mean
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.rule import Context, Hit, rule
 from tritonsmith.builder.lint.rules.common import model_dims, same_dims, type_name
@@ -32,12 +32,11 @@ def step_model_absent(model: Model, context: Context) -> Iterator[Hit]:
     for field, step in steps(model):
         if step.model_name and not step.model_namespace and _step_model(step, context) is None:
             known = {name for repository in context.repositories for name in repository.models}
-            close = nearest(step.model_name, known)
             yield Hit(
                 f"there is no model '{step.model_name}' in the repository",
                 f"{field}.model_name",
                 step.model_name,
-                fix=f"did you mean '{close}'?" if close else None,
+                fix=did_you_mean(step.model_name, known),
             )
 
 
@@ -316,13 +315,12 @@ def _map_keys(model: Model, context: Context, kind: str, field_name: str) -> Ite
         names = dict.fromkeys(tensor.name for tensor in getattr(other.config, kind))
         for key in sorted(getattr(step, field_name)):
             if names and key not in names:
-                close = nearest(key, names)
                 known = ", ".join(list(names)[:20]) + (", …" if len(names) > 20 else "")
                 yield Hit(
                     f"'{step.model_name}' has no {kind} '{key}', but {known}",
                     f'{field}.{field_name}["{key}"]',
                     key,
-                    fix=f"did you mean '{close}'?" if close else None,
+                    fix=did_you_mean(key, names),
                 )
 
 

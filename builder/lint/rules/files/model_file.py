@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tritonsmith.builder.base.errors import nearest
+from tritonsmith.builder.base.errors import did_you_mean
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.read.onnx_io import OnnxTensor
 from tritonsmith.builder.lint.rule import Context, Hit, rule
@@ -332,13 +332,8 @@ def batch_input_target(model: Model, context: Context) -> Iterator[Hit]:
 
 
 def _unknown(field: str, kind: str, name: str, names: list[str], where: str) -> Hit:
-    close = nearest(name, names)
-    return Hit(
-        f"{where} has no {kind} '{name}', but {', '.join(names) or 'none'}",
-        field,
-        name,
-        fix=f"did you mean '{close}'?" if close else None,
-    )
+    message = f"{where} has no {kind} '{name}', but {', '.join(names) or 'none'}"
+    return Hit(message, field, name, fix=did_you_mean(name, names))
 
 
 def _given_inputs(model: Model) -> set[str]:

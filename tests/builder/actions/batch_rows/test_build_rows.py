@@ -14,7 +14,7 @@ import yaml
 from tests import onnx_models
 from tests.builder.actions.batch_rows.models import KINDS, X, Y, model, node
 from tests.conftest import Run
-from tritonsmith.builder.lint import LintOptions, check
+from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.deep.rows import rows_of_file
 from tritonsmith.builder.lint.table import RULES
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from tritonsmith.builder.base.files.untrusted import (
+    MAX_JSON_BYTES,
     Distance,
     fault_of_model_name,
     fault_of_relative_path,
@@ -105,6 +107,24 @@ def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
     assert read_bounded(tmp_path / "large", 11) == b"x" * 11
     with pytest.raises(ValueError, match="larger"):
         read_bounded(tmp_path / "large", 10)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
+def test_a_file_that_tells_no_size_is_read_whole_and_no_further_than_the_limit() -> None:
+    status = Path("/proc/self/status")
+    assert status.stat().st_size == 0 and b"VmRSS" in read_bounded(status)
+    with pytest.raises(ValueError, match="larger"):
+        read_bounded(status, 10)
+
+
+def test_a_small_file_takes_no_memory_for_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x" * 100)
+    tracemalloc.start()
+    try:
+        assert len(read_bounded(tmp_path / "small")) == 100
+        assert tracemalloc.get_traced_memory()[1] < MAX_JSON_BYTES / 8
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Latencies and answers in time order → what is to be said of their course: drift, modes, stalls, the queue."""

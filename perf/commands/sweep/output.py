@@ -11,6 +11,7 @@ import typer
 
 from tritonsmith.builder.base.errors import GateError, TrialError, TritonsmithError
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note, progress, width_of
+from tritonsmith.builder.base.text.text_layout import command_lines
 from tritonsmith.perf.report import ReportFiles, report_json, text_of
 from tritonsmith.perf.sweep.run import SweepProgress
 from tritonsmith.perf.sweep.run_record import RunResult
@@ -98,6 +99,18 @@ def error_of(result: RunResult) -> TritonsmithError | None:
     return None
 
 
+def _tell_next(result: RunResult) -> None:
+    """The commands that may come next, each ready to be copied."""
+    from tritonsmith.perf.report.page.next_step import next_steps
+
+    width = width_of(sys.stderr)
+    for step in next_steps(result):
+        if step.command:
+            note(f"next: {step.text}")
+            for line in command_lines(step.command, None if width is None else width - 4):
+                note(f"    {line}")
+
+
 def emit_result(
     result: RunResult, files: ReportFiles, *, as_json: bool, going_on: str = "--resume goes on from here"
 ) -> None:
@@ -112,9 +125,9 @@ def emit_result(
         emit_text(text_of(result, width_of(sys.stdout)))
     note(f"report: {files.html}")
     if files.config is not None:
-        note(
-            f"next: tritonsmith apply {files.html.parent} writes the winner into models.yaml; {files.config} has it whole"
-        )
+        note(f"config: {files.config}, the winner's")
+    if error is None and result.complete:
+        _tell_next(result)
     if result.interrupted:
         note(going_on)
         raise typer.Exit(130)

@@ -88,7 +88,10 @@ def _numbers(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str
         width,
         right=[i for i, column in numbered if not column.sentence and "terminal" not in column.spans],
         names=(0,),
-        drop=[i for i, column in sorted(numbered, key=lambda item: item[1].drop) if column.drop],
+        drop=[
+            *(i for i, column in sorted(numbered, key=lambda item: item[1].drop) if column.drop),
+            *(i for i, column in reversed(numbered) if not column.drop),  # on a terminal of 40 columns
+        ],
     )
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tritonsmith.perf.sweep.judge.confirmation import FEWEST_ROUNDS
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, MOST_ROUNDS
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
@@ -73,7 +74,7 @@ def _more_rounds(run: RunResult, directory: str) -> Step:
         None if run.verdict.arm_id is None else run.verdict.of(run.verdict.arm_id, run.verdict.concurrency)
     )
     more = None if found is None else found.more_rounds
-    if more is None and len({t.trial.round for t in run.trials}) < DEFAULT_ROUNDS:
+    if more is None and len({t.trial.round for t in run.trials}) < FEWEST_ROUNDS:
         return Step(
             "So few rounds decide nothing; what was measured is kept.",
             sweep_again(run, directory, DEFAULT_ROUNDS),

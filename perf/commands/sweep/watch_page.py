@@ -22,7 +22,7 @@ from pathlib import Path
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.shown import without_secrets
 from tritonsmith.builder.model_config.templates import packaged_directory
-from tritonsmith.perf.records.typed import json_of
+from tritonsmith.perf.records.typed import MALFORMED, json_of
 from tritonsmith.perf.sweep.live.follow import Follower
 from tritonsmith.perf.sweep.live.race import Race, RaceWatch
 from tritonsmith.perf.sweep.run_record import JOURNAL
@@ -56,13 +56,16 @@ class PageServer(ThreadingHTTPServer):
         self.asked_s = -1e9
         self._lock = threading.Lock()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Whoever asked has gone: that is nobody's concern."""
+
     def data(self) -> bytes:
         """What the page shows, as JSON: `race` is null before the run begins."""
         with self._lock:
             self.asked_s = time.monotonic()
             try:
                 race, fault = self.watch.look(), ""
-            except TritonsmithError as error:
+            except (TritonsmithError, *MALFORMED) as error:
                 race, fault = None, str(error)
             is_over = self.is_ended or bool(fault) or (race is not None and race.is_over)
             told = {
@@ -148,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         """What is not GET or HEAD, or no HTTP at all."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         self.close_connection = True
-        self._answer(status, b"GET or HEAD\n", "text/plain")
+        self._answer(status, f"{status.phrase}\n".encode(), "text/plain")
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -116,6 +117,21 @@ class TestHttp:
         write(tmp_path / "run", ["nonsense\n"])
         data = told(page.port)
         assert data["is_over"] and "the run cannot be read: JSONDecodeError" in data["over"]
+
+    def test_who_leaves_or_talks_nonsense_disturbs_nobody(
+        self, page: PageServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        write(tmp_path / "run", LINES)
+        for said in (
+            b"GET /data HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % page.port,
+            b"\x16\x03\x01\x00\r\n\r\n",
+            b"GET",
+        ):
+            with socket.create_connection(("127.0.0.1", page.port)) as stranger:
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+                stranger.sendall(said)
+        assert told(page.port)["model"] == "crepe"
+        assert capfd.readouterr() == ("", "")
 
     def test_only_this_machine_reaches_it(self, page: PageServer) -> None:
         assert page.socket.getsockname()[0] == "127.0.0.1"

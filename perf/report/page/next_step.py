@@ -118,12 +118,12 @@ def _words(command: str) -> list[str]:
 
 
 def _without(words: list[str], flags: tuple[str, ...]) -> Iterator[str]:
-    """The words of a command line without these flags and their values, and without --resume."""
+    """The words of a command line without these flags and their values, and without what says how to begin."""
     rest = iter(words)
     for word in rest:
         if word in flags:
             next(rest, None)
-        elif word != "--resume" and word.partition("=")[0] not in flags:
+        elif word not in ("--resume", "--overwrite") and word.partition("=")[0] not in flags:
             yield word
 
 

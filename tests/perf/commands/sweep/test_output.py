@@ -33,7 +33,7 @@ def test_an_undecided_run_goes_on_with_the_rounds_that_decide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_result(rounds=1)
-    command = "tritonsmith sweep r -m minilm --set 'parameters.\"a b\"=1,2' --budget 9s"
+    command = "tritonsmith sweep r -m minilm --set 'parameters.\"a b\"=1,2' --budget 9s --overwrite"
     err = said(replace(run, environment={**run.environment, "command": command}), tmp_path / "run", capsys)
     assert run.verdict.outcome == "undecided" and "config:" not in err
     again = "tritonsmith sweep r -m minilm --set 'parameters.\"a b\"=1,2' --resume"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError
@@ -76,6 +76,9 @@ class SweepState:
 
     def add(self, result: TrialResult) -> None:
         """A trial that ended, well or not."""
+        result = replace(
+            result, took_s=round(result.took_s, 4)
+        )  # as it is read again: the same report comes of both
         self.results.append(result)
         self.journal.write("trial", **json_of(result))
 

@@ -190,7 +190,7 @@ class TestServing:
         begun_s = time.monotonic()
         with watched(tmp_path, WatchFlags()):
             assert not psutil.Process().children()
-        assert time.monotonic() - begun_s < 0.5
+        assert time.monotonic() - begun_s < 2  # its patience with a page that is looked at is longer
 
     def test_a_port_that_is_taken_is_one_error(self, tritonsmith: Run, tmp_path: Path) -> None:
         (tmp_path / "model_repository" / "m").mkdir(parents=True)

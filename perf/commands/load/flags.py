@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
-from tritonsmith.perf.commands.load.options import DataFlags, LoadFlags, MeasurementFlags, WireFlags
+from tritonsmith.perf.commands.load.options import (
+    DataFlags,
+    LoadFlags,
+    MeasurementFlags,
+    ValueFlags,
+    WireFlags,
+)
 from tritonsmith.perf.commands.sweep.options import SweepFlags
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
@@ -179,7 +185,7 @@ def test_from_flags(
     return fitted(test, target)
 
 
-def data_from_flags(flags: DataFlags | SweepFlags) -> DataOptions:
+def data_from_flags(flags: ValueFlags | SweepFlags) -> DataOptions:
     """--data, --shape and --range → where values come from."""
     shapes, ranges = shapes_from_flags(flags.shape or []), ranges_from_flags(flags.range_ or [])
     return DataOptions(file=flags.data, shapes=shapes, ranges=ranges)

@@ -122,11 +122,13 @@ def _rows(responses: Sequence[Sequence[Output]], numbered: bool, width: int | No
         shape = f"[{', '.join(map(str, output.array.shape))}]"
         rows.append((number, one_line(output.name), output.datatype, shape, *_statistics(output.array)))
     kept = [0] * numbered + [1, 2, 3] + [4, 5, 6] * has_floats
+    statistics = range(len(kept) - 3, len(kept)) if has_floats else ()
     lines = table(
         [[row[column] for column in kept] for row in rows],
-        None if width is None else max(width - _LEAST_COLUMNS, 1),
-        right=range(len(kept) - 3, len(kept)) if has_floats else (),
+        None if width is None else max(width - _LEAST_COLUMNS - 2, 1),
+        right=statistics,
         names=(kept.index(1),),
+        drop=statistics,
     )
     begin = max(map(cells, lines)) + 2
     room = _WITHOUT_TERMINAL if width is None else max(width - begin, _LEAST_COLUMNS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tritonsmith.builder.commands.options import Format, FormatOption
+from typing import Literal
+
 from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.load.options import ServerFlags
 
@@ -22,7 +23,7 @@ def status(
     ),
     every: str = flag("2s", "With --watch: time from look to look."),
     server: ServerFlags,
-    format: FormatOption = Format.text,
+    format: Literal["text", "json"] = flag("text", "How to write the models."),
 ) -> None:
     """Show a running server's models: versions, states, requests, batches, times, response cache.
 
@@ -35,4 +36,4 @@ def status(
     """
     from tritonsmith.perf.commands.serving.looking import run
 
-    run(url, model or (), every if watch else None, server, format is Format.json)
+    run(url, model or (), every if watch else None, server, format == "json")

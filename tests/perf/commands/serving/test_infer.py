@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from tests.conftest import Run
 from tests.perf.fake_grpc import GrpcServer, grpc_server
@@ -132,18 +133,19 @@ def test_what_a_stream_gave_before_it_failed_is_not_lost() -> None:
 
 
 def test_a_refusal_is_tritons_own_reason_whole(
-    tritonsmith: Run, server: FakeServer, over_grpc: GrpcServer
+    tritonsmith: Run, server: FakeServer, over_grpc: GrpcServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.behaviour.error_every = over_grpc.error_every = 1
     refused = tritonsmith("infer", server.url, X, "-m", "m")
     assert refused.returncode == 1 and refused.stdout == ""
     assert "error[request_refused]: Triton refused `m`: Request timeout expired" in refused.stderr
-    told = tritonsmith(
-        "infer", server.url, X, "-m", "m", "--format", "json", "--protocol", "grpc",
-        "--grpc-url", f"127.0.0.1:{over_grpc.port}",
-    )  # fmt: skip
-    assert told.returncode == 1
-    assert "UNAVAILABLE: Request timeout expired: 100 % µs" in json.loads(told.stdout)["error"]["message"]
+    with pytest.raises(typer.Exit) as ended:
+        infer(
+            server.url, [X], model="m", format="json", protocol="grpc", grpc_url=f"127.0.0.1:{over_grpc.port}"
+        )
+    assert ended.value.exit_code == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "UNAVAILABLE: Request timeout expired: 100 % µs" in error["message"]
 
 
 @pytest.mark.parametrize(

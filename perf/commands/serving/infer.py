@@ -22,7 +22,7 @@ def infer(
             "which is then served for the request.",
         ),
     ],
-    values: list[str] | None = argument(None, "As --input.", metavar="[NAME=VALUE]…"),
+    values: list[str] | None = argument(None, "As --input.", metavar="NAME=VALUE"),
     model: str = flag("", "Model name; may be left out when only one is ready.", "--model", "-m"),
     version: str = flag("", "Model version; Triton's choice by default."),
     input_: list[str] | None = flag(
@@ -53,7 +53,7 @@ def infer(
     has none. Models that answer any number of times are asked over gRPC streams, models that keep state with a sequence of
     one request. Exit code 1 when the server refuses, 3 when nothing answers.
 
-    Examples: tritonsmith infer http://localhost:8000 -m minilm input_ids=[[101,7592,102]] attention_mask=[[1,1,1]]
+    Examples: tritonsmith infer http://localhost:8000 -m minilm "input_ids=[[101, 7592, 102]]" "attention_mask=[[1, 1, 1]]"
               tritonsmith infer http://localhost:8000 -m detector --input image=@street.jpg -o answer.npz
               tritonsmith infer model_repository/ -m sentences 'text="a short sentence"' --show-code
               tritonsmith infer grpc://localhost:8001 -m tokens prompt=@prompt.txt --format json

@@ -111,7 +111,7 @@ def test_what_a_stream_gave_before_it_failed_is_not_lost() -> None:
     from tests.perf.fake_grpc import Peer, scripted_server
 
     def framed(message: Any) -> bytes:
-        data = message.SerializeToString()
+        data: bytes = message.SerializeToString()
         return b"\0" + len(data).to_bytes(4, "big") + data
 
     good = service_pb2.ModelStreamInferResponse()

@@ -20,7 +20,7 @@ from tritonsmith.builder.base.text.shown import one_line
 from tritonsmith.builder.base.text.text_layout import cells, table
 from tritonsmith.perf.commands.serving.values import array_of_tensor, meant
 from tritonsmith.perf.data import ModelInterface
-from tritonsmith.perf.wire.once import Asked
+from tritonsmith.perf.load.once import Asked
 from tritonsmith.perf.wire.payload import Array, InferPayload
 from tritonsmith.perf.wire.target import Target
 

@@ -28,11 +28,11 @@ from tritonsmith.perf.commands.serving.code import code_for
 from tritonsmith.perf.data import ModelInterface, payload_from_sample, pool_from_options
 from tritonsmith.perf.data.given import given_sample, texts_from_flags
 from tritonsmith.perf.load.load_test import LoadTest, fitted, server_at, server_of
+from tritonsmith.perf.load.once import Asked, ask_once
 from tritonsmith.perf.load.served_model import interface_of
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.once import Asked, ask_once
 from tritonsmith.perf.wire.payload import InferPayload, Parameter, request_parameters
 from tritonsmith.perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID
 from tritonsmith.perf.wire.target import Target

@@ -25,9 +25,9 @@ from tritonsmith.perf.commands.serving.answer import Told, keep
 from tritonsmith.perf.commands.serving.code import code_for
 from tritonsmith.perf.commands.serving.infer import infer
 from tritonsmith.perf.data.interface import ModelInterface
+from tritonsmith.perf.load.once import Asked, ask_once
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.once import Asked, ask_once
 from tritonsmith.perf.wire.payload import Answer, InferPayload, tensor_from_array
 
 X = "x=[1, 2.5, 3, 4]"

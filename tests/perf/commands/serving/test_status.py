@@ -19,8 +19,8 @@ from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError
 from tritonsmith.builder.base.text.text_layout import cells
 from tritonsmith.perf.commands.serving.looked import Look, json_of_look, look_from, text_of_look
 from tritonsmith.perf.commands.serving.status import status
+from tritonsmith.perf.load.once import ask_once
 from tritonsmith.perf.wire.http import HttpTarget
-from tritonsmith.perf.wire.once import ask_once
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
 
 

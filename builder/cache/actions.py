@@ -68,7 +68,7 @@ def fetched(action: Action, key: str | None, cache: Cache) -> Artifact | None:
 
 
 def run(action: Action, root: Path, cache: Cache) -> Artifact:
-    """Runs it, in a process of its own, and puts what it made into the cache. Errors: the action's."""
+    """Runs it, in a child process, and puts what it made into the cache. Errors: the action's."""
     identity = action.identity
     with cache.workspace() as made:
         ran = action.run(made, cache)

@@ -75,6 +75,7 @@ def imported_url(url: str) -> Imported:
 
     host, port = address_from_url(url)
     address = f"{host}:{port}"
+    control.server_metadata(address)  # what is no Triton is told as that
     rows = control.repository_index(address)
     served = sorted({row.name for row in rows if row.state == "READY"})
     idle = sorted({row.name for row in rows} - set(served))

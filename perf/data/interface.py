@@ -24,6 +24,7 @@ class ModelInterface:
     optional:        inputs that a request may leave out.
     decoupled:       a request may get any number of responses.
     sequence_ids:    how the model tells sequences apart: "" when it keeps none, else `number` or `text`.
+    composing:       of an ensemble, the models of its steps, each once; empty of another.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelInterface:
     version: str = ""
     decoupled: bool = False
     sequence_ids: Literal["", "number", "text"] = ""
+    composing: tuple[str, ...] = ()
 
 
 def interface_from_metadata(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> ModelInterface:
@@ -54,7 +56,14 @@ def interface_from_metadata(metadata: Mapping[str, Any], config: Mapping[str, An
         optional=frozenset(i["name"] for i in config.get("input", []) if i.get("optional")),
         decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
         sequence_ids=_sequence_ids(config),
+        composing=composing_models(config),
     )
+
+
+def composing_models(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models that an ensemble's steps name, each once, in order; none of another model."""
+    steps = config.get("ensemble_scheduling", {}).get("step", [])
+    return tuple(dict.fromkeys(str(step["model_name"]) for step in steps if step.get("model_name")))
 
 
 def _sequence_ids(config: Mapping[str, Any]) -> Literal["", "number", "text"]:

@@ -71,6 +71,8 @@ class AnswerChecks:
             except ValueError as error:
                 reason: str | None = str(error)
             else:
+                if decoded.is_flat:
+                    expected = {name: np.ravel(want) for name, want in expected.items()}
                 reason = decoded.error or difference(decoded.outputs, expected, self._validation)
             if reason is None:
                 self._right[payload_index] = answer

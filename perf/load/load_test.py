@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from tritonsmith import __version__
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.address import host_port, is_bracketed, refuse_bare_ipv6
 from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.perf.data import DataOptions, ModelInterface, Pool, pool_from_options
 from tritonsmith.perf.data.distribution import Distribution, Span
@@ -24,13 +25,14 @@ from tritonsmith.perf.load.memory_regions import check_cuda
 from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
 from tritonsmith.perf.load.runs.plan import Repeating
-from tritonsmith.perf.load.served_model import interface_of
+from tritonsmith.perf.load.served_model import interface_of, members_of
 from tritonsmith.perf.load.shared_memory import shared_target
 from tritonsmith.perf.records.schedule import Closed, Load, Replay
 from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.stubs.deaths import Stubs
 from tritonsmith.perf.usage.resources import sample_resources, server_pid_at
 from tritonsmith.perf.wire.api import ServerApi
+from tritonsmith.perf.wire.generate.target import GenerateTarget
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, Parameter, digest_of_inputs
 from tritonsmith.perf.wire.rest import RestApi
@@ -45,11 +47,13 @@ class LoadTest:
 
     model:      empty means the only one that the server has ready.
     duration_s, requests: as in perf.load.runs.generator.generate.
-    streaming:  gRPC streams, for decoupled models.
+    protocol:   None: http, or grpc when it streams.
+    streaming:  for decoupled models: gRPC streams, or generate_stream over http.
     sequences:  the requests are those of sequences, `load.concurrency` at once.
     sequence_length: requests in one; None: as the data's streams have, else 20.
     shared_memory: where tensors travel; cuda_device: in which GPU's memory.
     output_bytes: room there for an output whose size the model does not fix.
+    ca_file, verify, cert_file, key_file: of https and grpcs, see perf.wire.target.Tls.
     parameters: request parameters (priority, timeout …) of every request.
     validate_every: one answer in so many is compared with the data's outputs, where they have any; 0 none.
     repeat:     how requests repeat, see perf.data.repeat; None: those of the pool are sent again and again.
@@ -65,7 +69,7 @@ class LoadTest:
     requests: int | None = None
     warmup_s: float = 0.5
     data: DataOptions = field(default_factory=DataOptions)
-    protocol: Literal["http", "grpc"] = "http"
+    protocol: Literal["http", "grpc"] | None = None
     grpc_url: str = ""
     streaming: bool = False
     sequences: bool = False
@@ -75,6 +79,9 @@ class LoadTest:
     output_bytes: int = 102_400
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: str | None = None
+    verify: bool = True
+    cert_file: str | None = None
+    key_file: str | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     timeout_s: float = 30.0
     max_connections: int = 1024
@@ -85,19 +92,24 @@ class LoadTest:
     pid: int | None = None
     metrics_url: str = ""
 
+    @property
+    def asks_over(self) -> Literal["http", "grpc"]:
+        """The protocol that is meant."""
+        return self.protocol or ("grpc" if self.streaming else "http")
+
 
 def fitted(test: LoadTest, where: str) -> LoadTest:
     """The test with what its load and the server's address leave no choice in.
 
-    A replay has its own length and no warm-up; a number of requests takes the time it takes; a ramp is warm-up; streams and
-    gRPC's URLs are asked over gRPC; a length of sequences means sequences.
+    A replay has its own length and no warm-up; a number of requests takes the time it takes; a ramp is warm-up; gRPC's
+    URLs are asked over gRPC; a length of sequences means sequences.
     """
     is_replay, ramp_s = isinstance(test.load, Replay), getattr(test.load, "ramp_s", 0.0)
     return replace(
         test,
         duration_s=None if test.requests is not None or is_replay else test.duration_s,
         warmup_s=0.0 if is_replay else max(test.warmup_s, ramp_s),
-        protocol="grpc" if test.streaming or where.startswith("grpc") else test.protocol,
+        protocol="grpc" if where.startswith("grpc") else test.protocol,
         sequences=test.sequences or test.sequence_length is not None,
     )
 
@@ -124,7 +136,7 @@ def run_load_test(
         check_distinct(test.repeat, payloads)
         repeating = Repeating(test.repeat, test.data.seed)
     metrics_url = test.metrics_url or _metrics_url(url)
-    counting = Counting(api, model.name, model.version, metrics_url)
+    counting = Counting(api, model.name, model.version, metrics_url, members_of(api, model))
     before: list[Counted | None] = []
     pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
     stubs = None if pid is None else Stubs(pid)
@@ -172,12 +184,12 @@ def run_load_test(
             on_progress=on_progress,
             at_measure_start=at_measure_start if test.warmup_s else None,
         )
-    server, why = counting.since(before[0] if before else None, records)
+    seen = counting.since(before[0] if before else None, records)
     if test.goodput_ms:
         limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
         records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
     died = [] if stubs is None else [death.sentence for death in stubs.settled()]
-    return result_of(records, server, why, sampled.use, tuple(died))
+    return result_of(records, seen.server, seen.why, sampled.use, tuple(died), seen.members)
 
 
 # What is asked → what is put together.
@@ -194,8 +206,19 @@ def _check(test: LoadTest) -> None:
             seen=f"--repeat {test.repeat}",
             fix="leave out --repeat, or --sequences and --shared-memory",
         )
-    if test.streaming and test.protocol != "grpc":
-        raise UsageError("streaming needs gRPC", code="bad_streaming", fix="--protocol grpc")
+    if not test.streaming or test.asks_over == "grpc":
+        return
+    # Triton's generate extension hands parameters to the model and sets none of its own.
+    asked = [name for name in ("sequence_id", "priority", "timeout") if name in test.parameters]
+    asked += ["sequences"] if test.sequences else []
+    asked += ["shared memory"] if test.shared_memory != "none" else []
+    if asked:
+        raise UsageError(
+            "generate_stream carries no sequences, priority, timeout or shared memory",
+            code="bad_streaming",
+            seen=", ".join(asked),
+            fix="--protocol grpc",
+        )
 
 
 def _check_model(model: ModelInterface, test: LoadTest) -> None:
@@ -204,6 +227,13 @@ def _check_model(model: ModelInterface, test: LoadTest) -> None:
             f"`{model.name}` is decoupled: a request may get any number of responses",
             code="streaming_needed",
             fix="--streaming",
+        )
+    vague = [spec.name for spec in model.inputs if spec.wire_shape.count(-1) > 1]
+    if vague and test.streaming and test.asks_over == "http":
+        raise UsageError(
+            f"input `{vague[0]}` has several sizes that vary, and generate_stream sends none",
+            code="bad_streaming",
+            fix="--protocol grpc",
         )
     if model.sequence_ids and not test.sequences and "sequence_id" not in test.parameters:
         raise UsageError(
@@ -230,33 +260,38 @@ def _metrics_url(url: str) -> str:
     if parts.scheme == "https":
         return ""  # Triton's own HTTP has no TLS: behind what speaks it, the metrics are not at a port beside
     usual = 1 if parts.scheme.startswith("grpc") else 2
-    return f"{parts.hostname}:{parts.port + usual}" if parts.hostname and parts.port else ""
+    return host_port(parts.hostname, parts.port + usual) if parts.hostname and parts.port else ""
 
 
 def server_of(url: str, test: LoadTest) -> tuple[ServerApi, Target]:
     """(what is asked once, the measured side) of the server at an http, https, grpc or grpcs URL."""
-    if urlsplit(url).scheme in ("grpc", "grpcs"):
+    if url.startswith(("grpc://", "grpcs://")):
         from tritonsmith.perf.wire.grpc_api import GrpcApi
 
-        if test.protocol == "http":
+        if test.asks_over == "http":
             raise UsageError("a gRPC URL is asked over gRPC", code="bad_url", fix="--protocol grpc")
         target = _grpc_target(url, test)
         return GrpcApi(target), target
-    rest = HttpTarget(url, headers=test.headers, ca_file=test.ca_file)
-    if test.protocol == "http":
-        return RestApi(rest), rest
-    parts = urlsplit(rest.base_url)
-    scheme = "grpcs" if parts.scheme == "https" else "grpc"
-    return RestApi(rest), _grpc_target(
-        test.grpc_url or f"{scheme}://{parts.hostname}:{(parts.port or 8000) + 1}", test
-    )
+    rest = HttpTarget(url, headers=test.headers, **_tls(test))
+    if test.asks_over == "http":
+        kind = GenerateTarget if test.streaming else HttpTarget
+        return RestApi(rest), kind(url, headers=test.headers, **_tls(test))
+    at = rest.address()
+    scheme = "grpcs" if at.scheme == "https" else "grpc"
+    beside = f"{scheme}://{host_port(at.host, (at.port or 8000) + 1)}"
+    return RestApi(rest), _grpc_target(test.grpc_url or beside, test)
 
 
 def _grpc_target(url: str, test: LoadTest) -> Any:
     from tritonsmith.perf.wire.grpc import GrpcTarget
 
     headers = {name.lower(): value for name, value in test.headers.items()}
-    return GrpcTarget(url, headers, test.ca_file, streaming=test.streaming)
+    return GrpcTarget(url, headers, streaming=test.streaming, **_tls(test))
+
+
+def _tls(test: LoadTest) -> dict[str, Any]:
+    """A target's fields of perf.wire.target.Tls."""
+    return {name: getattr(test, name) for name in ("ca_file", "verify", "cert_file", "key_file")}
 
 
 def _validation(test: LoadTest, payloads: Sequence[InferPayload]) -> Validation | None:
@@ -300,11 +335,14 @@ def server_at(where: str | Server, log_path: Path | None = None) -> Iterator[Ser
     if isinstance(where, Server):
         yield _served_at(where)
         return
+    if is_bracketed(where):  # [::1]:8000 is nothing else
+        where = f"http://{where}"
     if "://" in where:
         yield ServedAt(where)
         return
     directory = Path(where)
     if not directory.is_dir():
+        refuse_bare_ipv6(where)
         raise UsageError(
             "neither a URL nor a model repository",
             code="no_target",

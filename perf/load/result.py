@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class LoadTestResult(Tabular):
 
     server:    None when its counters could not be compared; `why_no_server` says why.
     resources: what the server used during the measurement; None when nobody looked.
+    members:   what the models did that an ensemble is composed of; empty of another model.
     died:      a sentence for each Python stub of the server that died meanwhile: the numbers are then of no model.
     """
 
@@ -31,6 +33,7 @@ class LoadTestResult(Tabular):
     why_no_server: str = ""
     resources: ResourceUse | None = None
     died: tuple[str, ...] = ()
+    members: Mapping[str, ServerCounters] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
         """Keep every request in one .npz, for `tritonsmith report` and `compare`; TrialError where that cannot be written."""
@@ -62,6 +65,9 @@ class LoadTestResult(Tabular):
         rows += [
             (f"{name} first byte", "ms", 1e-6, estimate) for name, estimate in summary.first_byte_ns.items()
         ]
+        rows.append(("max latency", "ms", 1e-6, Estimate(summary.max_latency_ns)))
+        rows.append(("sent", "MB/s", 1e-6, Estimate(summary.sent_bytes_per_s)))
+        rows.append(("received", "MB/s", 1e-6, Estimate(summary.received_bytes_per_s)))
         return [_row(*row) for row in rows]
 
 
@@ -77,16 +83,20 @@ def result_of(
     why_no_server: str,
     resources: ResourceUse | None,
     died: tuple[str, ...] = (),
+    members: Mapping[str, ServerCounters] | None = None,
 ) -> LoadTestResult:
     """The result, whose records say all of it: a record file holds the server's side too."""
     observed = {
         "server": json_of(server),
+        "members": {name: json_of(counters) for name, counters in (members or {}).items()},
         "why_no_server": why_no_server,
         "resources": json_of(resources),
         "stubs_died": list(died),
     }
     records = replace(records, header=replace(records.header, observed=observed))
-    return LoadTestResult(records, summarise(records), server, why_no_server, resources, died)
+    return LoadTestResult(
+        records, summarise(records), server, why_no_server, resources, died, dict(members or {})
+    )
 
 
 def result_from_records(records: RequestRecords) -> LoadTestResult:
@@ -102,6 +112,7 @@ def result_from_records(records: RequestRecords) -> LoadTestResult:
             str(why),
             None if resources is None else typed(ResourceUse, resources),
             typed(tuple[str, ...], seen.get("stubs_died", ())),
+            typed(dict[str, ServerCounters], seen.get("members", {})),
         )
     except MALFORMED as error:
         raise UsageError(

@@ -8,8 +8,11 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError, unknown
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
+from tritonsmith.perf.data.interface import composing_models
 from tritonsmith.perf.wire.api import ServerApi
 from tritonsmith.perf.wire.paths import ends_a_path
+
+_MOST_MEMBERS = 100
 
 Row = Mapping[str, Any]
 """Of the repository index: name, version, state, reason (Triton's model repository extension)."""
@@ -26,6 +29,19 @@ def interface_of(api: ServerApi, model: str, version: str = "") -> ModelInterfac
     except TrialError as refusal:
         raise _not_served(model, version, _index(api), refusal) from refusal
     return replace(found, version=version)
+
+
+def members_of(api: ServerApi, model: ModelInterface) -> tuple[str, ...]:
+    """The models that an ensemble is composed of, those of ensembles inside it too; none of another model."""
+    found, waiting = dict.fromkeys(model.composing), list(model.composing)
+    while waiting and len(found) < _MOST_MEMBERS:
+        try:
+            inside = composing_models(api.model_config(waiting.pop(0)))
+        except (TrialError, ServerError):  # it is loaded, or the ensemble would not be; its counters say more
+            continue
+        waiting += [name for name in inside if name not in found and name != model.name]
+        found |= dict.fromkeys(name for name in inside if name != model.name)
+    return tuple(found)
 
 
 def only_model(api: ServerApi) -> str:

@@ -162,6 +162,10 @@ class _SharedConnection:
     def open(self) -> bool:
         return self.inner.open
 
+    @property
+    def received_bytes(self) -> int:
+        return self.inner.received_bytes
+
     def send(self, slot: int, request: bytes, keep: bool) -> None:
         if type(request) is _Token:
             request = self._target.request(request, slot)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tritonsmith.builder.base.files.http_ask import SIGN_IN
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.records.schedule import Load, load_label
 from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.stats import Estimate, Summary, Validity
+from tritonsmith.perf.wire.target import UNKNOWN_CALLER
 
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
         "summary": json_of(result.summary),
         "why_no_server": result.why_no_server or None,
         "server": json_of(result.server),
+        "members": {name: json_of(counters) for name, counters in result.members.items()},
         "resources": None if use is None else json_of(use) | {"energy_per_inference_j": energy_j},
         "stubs_died": list(result.died),
         "interrupted": header.interrupted,
@@ -45,6 +48,8 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         where = f", {early:,} of them in the warm-up" if early else ""
         lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
         lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+        if any(reason.startswith(UNKNOWN_CALLER) for reason in failures):
+            lines.append(f"  give        {SIGN_IN}")
     lines += [f"  STUB DIED   {sentence}" for sentence in result.died]
     if summary.warmup_requests:
         lines.append(
@@ -62,9 +67,11 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
     for name, estimate in summary.latency_ns.items() if summary.answered else ():
         lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
         label = " " * 10
+    lines += _mean_and_max_lines(summary)
     lines += _step_lines(summary)
     lines += _stream_lines(summary)
     lines += _server_lines(result)
+    lines += _member_lines(result)
     lines += _resource_lines(result)
     lines.append(_client_line(result))
     return "\n".join(lines)
@@ -77,6 +84,22 @@ def _validity_lines(validity: Validity) -> list[str]:
         lines.append(f"  try         {validity.recommendation}")
     lines += [f"  also        {reason}" for reason in validity.reasons[1:]]
     return lines + [f"  note        {note}" for note in validity.notes]
+
+
+def _mean_and_max_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.max_latency_ns is not None:
+        most = Estimate(summary.max_latency_ns)
+        lines += [
+            f"  {'':10}  mean  {_number(summary.mean_latency_ns, 1e-6, 'ms')}",
+            f"  {'':10}  max   {_number(most, 1e-6, 'ms')}",
+        ]
+    traffic = [
+        f"{word} {_number(Estimate(value), 1e-6, 'MB/s')}"
+        for word, value in (("sent", summary.sent_bytes_per_s), ("received", summary.received_bytes_per_s))
+        if value is not None
+    ]
+    return [*lines, f"  traffic     {', '.join(traffic)}"] if traffic else lines
 
 
 def _goodput_lines(summary: Summary) -> list[str]:
@@ -105,9 +128,10 @@ def _step_lines(summary: Summary) -> list[str]:
         failed = f", {step.failed:,} FAILED" if step.failed else ""
         asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
         rate = step.throughput_per_s.value or 0.0
-        rows.append((asked, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
+        verdict = "" if step.validity is None else step.validity.verdict.value
+        rows.append((asked, verdict, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
     labels = ["steps", *[""] * len(rows)]
-    return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(1,)), strict=False)]
+    return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(2,)), strict=False)]
 
 
 def _percent(share: float) -> str:
@@ -141,8 +165,13 @@ def _stream_lines(summary: Summary) -> list[str]:
 
 
 def observed_of(result: LoadTestResult) -> dict[str, str]:
-    """What was seen of the server, by a word on it: `server` (its counters) and `used` (CPU, memory, GPUs)."""
-    found = {"server": _server_lines(result), "used": _resource_lines(result)}
+    """What was seen of the server, by a word on it: `server` (its counters), `members` (of an ensemble), `used` (CPU,
+    memory, GPUs)."""
+    found = {
+        "server": _server_lines(result),
+        "members": _member_sentences(result),
+        "used": _resource_lines(result),
+    }
     return {name: "; ".join(line[14:] for line in lines) for name, lines in found.items() if lines}
 
 
@@ -220,6 +249,43 @@ def _server_lines(result: LoadTestResult) -> list[str]:
             f"({share:.0f} % hits; {f'--repeat {header.repeat}' if header.repeat else again})"
         )
     return lines
+
+
+def _member_sentences(result: LoadTestResult) -> list[str]:
+    return [
+        f"{'':14}{name} {c.requests:,} requests, queue {c.mean_queue_us:,.0f} µs, "
+        f"infer {c.mean_compute_infer_us:,.0f} µs, mean batch {c.mean_batch_size or 0:.2f}"
+        for name, c in result.members.items()
+    ]
+
+
+def _member_lines(result: LoadTestResult) -> list[str]:
+    """A row a model that an ensemble is composed of: means of a request, in µs."""
+    if not result.members:
+        return []
+    rows: list[tuple[str, ...]] = [("", "requests", "queue", "input", "infer", "output", "mean batch")]
+    rows += [
+        (
+            name,
+            f"{c.requests:,}" + (f" ({c.failed:,} FAILED)" if c.failed else ""),
+            *(
+                f"{mean_us:,.0f} µs"
+                for mean_us in (
+                    c.mean_queue_us,
+                    c.mean_compute_input_us,
+                    c.mean_compute_infer_us,
+                    c.mean_compute_output_us,
+                )
+            ),
+            "-" if c.mean_batch_size is None else f"{c.mean_batch_size:.2f}",
+        )
+        for name, c in result.members.items()
+    ]
+    labels = ["members", *[""] * len(rows)]
+    return [
+        f"  {label:<12}{line}"
+        for label, line in zip(labels, table(rows, right=(1, 2, 3, 4, 5, 6)), strict=False)
+    ]
 
 
 def _client_line(result: LoadTestResult) -> str:

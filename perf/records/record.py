@@ -8,10 +8,11 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.disk import replacing
@@ -32,6 +33,7 @@ OK = 0
 """The status of a request that was answered without an error."""
 
 Int64 = npt.NDArray[np.int64]
+_Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 _COLUMNS: dict[str, type[np.generic]] = {
     "scheduled_ns": np.int64,
@@ -59,6 +61,8 @@ class RecordHeader:
     seed:             seed of arrivals and of the order of payloads.
     reasons:          text of each status; `reasons[0]` is "ok".
     batch_sizes:      inferences in one request, by payload index.
+    request_bytes:    of one request as it goes to the socket, by payload index; empty when not known.
+    received_bytes:   all that came from measure_start_ns to stop_ns, TLS taken off; None when not known.
     started_unix_ns:  wall clock at `start_ns`, for people; nothing is computed from it.
     start_ns:         monotonic clock when the first request was due.
     measure_start_ns: monotonic clock when the stated warm-up was over; rows before it are kept.
@@ -82,6 +86,8 @@ class RecordHeader:
     seed: int = 0
     reasons: tuple[str, ...] = ("ok",)
     batch_sizes: tuple[int, ...] = (1,)
+    request_bytes: tuple[_Bytes, ...] = ()
+    received_bytes: _Bytes | None = None
     started_unix_ns: int = 0
     start_ns: int = 0
     measure_start_ns: int = 0
@@ -221,6 +227,9 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
         most_in_flight=sum(p.header.most_in_flight for p in parts),
         interrupted=any(p.header.interrupted for p in parts),
         checked=sum(p.header.checked for p in parts),
+        received_bytes=None
+        if any(p.header.received_bytes is None for p in parts)
+        else sum(p.header.received_bytes or 0 for p in parts),
     )
     columns = {name: np.concatenate([p.columns()[name] for p in parts]) for name in parts[0].columns()}
     columns["status"] = np.concatenate(statuses)
@@ -277,6 +286,8 @@ def _checked(records: RequestRecords) -> RequestRecords:
     header = records.header
     if not all(0 < size <= _MOST_ROWS for size in header.batch_sizes):
         raise ValueError("batch_sizes are not those of requests")
+    if len(header.request_bytes) not in (0, len(header.batch_sizes)):
+        raise ValueError("request_bytes are not those of the payloads")
     last = {"status": len(header.reasons) - 1, "payload_index": len(header.batch_sizes) - 1}
     for name, column in records.columns().items():
         if len(column) and (column.min() < 0 or column.max() > last.get(name, _LAST_NS)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,16 +98,25 @@ def write_report(run: RunResult, directory: Path, templates: Path | None = None)
 
 
 def html_of(run: RunResult, templates: Path | None = None) -> str:
-    """One self-contained page: styles and charts inline, no script, nothing from the network."""
+    """One self-contained page: styles and charts inline, nothing from the network, no script but that of the copy buttons."""
     from markupsafe import Markup
 
+    from tritonsmith.perf.report.page.configs import details_of
     from tritonsmith.perf.report.view import view_of
 
     view = view_of(run)
     # Charts escape their own texts; everything else is escaped by Jinja.
     view["charts"] = {name: None if svg is None else Markup(svg) for name, svg in view["charts"].items()}  # noqa: S704
     view["cost_charts"] = [(cost, Markup(svg)) for cost, svg in view["cost_charts"]]  # noqa: S704
-    view["legend"] = [(Markup(key), label) for key, label in view["legend"]]  # noqa: S704
+    view["legend"] = [(Markup(key), *others) for key, *others in view["legend"]]  # noqa: S704
+    view["configs"] = [
+        {
+            "label": config.label,
+            "legend": [(Markup(key), label) for key, label in config.legend],  # noqa: S704
+            "charts": [(heading, Markup(svg)) for heading, svg in config.charts],  # noqa: S704
+        }
+        for config in details_of(run)
+    ]
     return render(TEMPLATE, view, templates)
 
 
@@ -131,7 +142,7 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
     html = name.endswith(".html.j2")
     jinja = environment(templates, autoescape=html)
     jinja.trim_blocks = not html
-    jinja.filters |= {"cell": cell, "fenced": fenced}
+    jinja.filters |= {"cell": cell, "fenced": fenced, "sha256": _sha256}
     try:
         return visible(jinja.get_template(name).render(view))
     except TemplateError as error:
@@ -142,11 +153,17 @@ def render(name: str, view: Mapping[str, Any], templates: Path | None) -> str:
         ) from None
 
 
+def _sha256(text: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
     from tritonsmith.perf.report.columns import cells_of
+    from tritonsmith.perf.report.page.next_step import next_steps
+    from tritonsmith.perf.report.page.why import what_next, why_winner
     from tritonsmith.perf.report.view import all_settings, csv_rows
-    from tritonsmith.perf.report.why import what_next, why_winner
 
     cells = cells_of(run)
     return {
@@ -155,6 +172,7 @@ def report_json(run: RunResult) -> dict[str, Any]:
         "verdict": json_of(run.verdict),
         "why": why_winner(run, cells),
         "next": what_next(run, cells),
+        "steps": [{"text": step.text, "command": step.command or None} for step in next_steps(run)],
         "complete": run.complete,
         "stop_reason": run.stop_reason,
         "notes": list(run.notes),
@@ -171,9 +189,9 @@ def report_json(run: RunResult) -> dict[str, Any]:
 def text_of(run: RunResult, width: int | None = None) -> str:
     """The verdict and a small table. width: of the terminal; None where there is none."""
     from tritonsmith.perf.report.columns import cells_of
+    from tritonsmith.perf.report.page.why import what_next, why_winner
     from tritonsmith.perf.report.text_table import text_table
     from tritonsmith.perf.report.view import alarms
-    from tritonsmith.perf.report.why import what_next, why_winner
 
     measured = cells_of(run)
     reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]

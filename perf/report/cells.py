@@ -143,17 +143,6 @@ def _server_time(counters: Sequence[ServerCounters]) -> ServerTime | None:
     )
 
 
-def validity_counts(run: RunResult) -> dict[str, int]:
-    """Verdict → trials, and `failed` for those without numbers."""
-    counts: Counter[str] = Counter()
-    for trial in run.trials:
-        if trial.summary is None:
-            counts["failed"] += 1
-        elif not trial.interrupted:
-            counts[trial.summary.validity.verdict.value] += 1
-    return dict(counts.most_common())
-
-
 def common_reasons(run: RunResult) -> list[tuple[str, str]]:
     """The most frequent verdicts short of VALID with an example of their reason and what to do, one each."""
     seen: dict[str, str] = {}

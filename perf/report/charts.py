@@ -41,13 +41,36 @@ def shown_arms(run: RunResult) -> list[Arm]:
 
 
 def by_merit(run: RunResult, arms: Sequence[Arm]) -> list[Arm]:
-    """The verdict's arm first, then by the highest ratio at any load point."""
+    """The verdict's arm first, then those that are better somewhere, broken ones last; each by the highest ratio anywhere."""
 
-    def height(arm: Arm) -> float:
-        found = [p.arms[arm.id].ratio for p in run.verdict.points if arm.id in p.arms]
-        return max((ratio.value or 0.0 for ratio in found if ratio is not None), default=0.0)
+    def merit(arm: Arm) -> tuple[bool, int, float]:
+        found = [p.arms[arm.id] for p in run.verdict.points if arm.id in p.arms]
+        outcomes = {one.outcome for one in found}
+        group = (
+            2 if "broken" in outcomes or arm.id in run.verdict.broken else 0 if "better" in outcomes else 1
+        )
+        height = max((one.ratio.value or 0.0 for one in found if one.ratio is not None), default=0.0)
+        return arm.id != run.verdict.arm_id, group, -height
 
-    return sorted(arms, key=lambda arm: (arm.id != run.verdict.arm_id, -height(arm)))
+    return sorted(arms, key=merit)
+
+
+def faded_arms(run: RunResult, arms: Sequence[Arm]) -> frozenset[str]:
+    """Ids of those that stand back in a chart, so that the current config and the verdict's arm stand out."""
+    told = run.verdict.arm_id
+    return frozenset(arm.id for arm in arms if told is not None and not arm.baseline and arm.id != told)
+
+
+def spread_points(run: RunResult, most: int) -> list[int]:
+    """The load points, or as many, spread over them, the verdict's among them."""
+    points, at = list(run.spec.concurrency), run.verdict.concurrency
+    if len(points) <= most:
+        return points
+    kept = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
+    if at in points and points.index(at) not in kept:
+        kept.remove(min(kept, key=lambda place: abs(place - points.index(at))))
+        kept.add(points.index(at))
+    return [points[place] for place in sorted(kept)]
 
 
 def ratios_at(run: RunResult, concurrency: int) -> dict[str, Ratio]:
@@ -74,11 +97,20 @@ def row_labels(arms: Sequence[Arm]) -> dict[str, str]:
     return short if len(set(short.values())) == len(set(labels.values())) else labels
 
 
-def legend(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """(key as SVG, label) of each arm."""
-    styles = styles_of(arms)
-    seen = [arm for arm in arms if arm.baseline][1:]
-    return [(svg.key(styles[arm.id], dashed=arm in seen), arm.label) for arm in arms]
+def legend(run: RunResult) -> list[tuple[str, str, int, bool]]:
+    """(key as SVG, label, number of its style, whether it is faded) of each shown arm."""
+    arms = shown_arms(run)
+    styles, faded = styles_of(arms), faded_arms(run, arms)
+    again = [arm.id for arm in arms if arm.baseline][1:]
+    return [
+        (
+            svg.key(styles[arm.id], arm.id in again, arm.id in faded),
+            arm.label,
+            styles[arm.id],
+            arm.id in faded,
+        )
+        for arm in arms
+    ]
 
 
 def forest(run: RunResult, concurrency: int) -> str | None:
@@ -101,7 +133,6 @@ def forest(run: RunResult, concurrency: int) -> str | None:
     labels = row_labels(run.arms)
     rows = []
     for arm, ratio in sorted(ratios, key=lambda pair: -(pair[1].value or 0.0)):
-        best = run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
         between = numbers.times_span(ratio)
         note = f"{numbers.times(ratio)}  [{between}]" if between else numbers.times(ratio)
         point = None
@@ -110,7 +141,13 @@ def forest(run: RunResult, concurrency: int) -> str | None:
             point = svg.Point(
                 ratio.value, 0, interval.low if interval else None, interval.high if interval else None, note
             )
-        rows.append((svg_rows.Row(labels[arm.id], note, best), point, styles.get(arm.id, 0)))
+        rows.append(
+            (
+                svg_rows.Row(labels[arm.id], note, _is_told(run, arm), numbers.times(ratio)),
+                point,
+                styles.get(arm.id, 0),
+            )
+        )
     return svg_rows.forest_chart("Each arm compared with the current config", rows, band, axis)
 
 
@@ -133,9 +170,16 @@ def _series(
     """The shown arms' points; the second of the A/A pair is dashed."""
     arms = shown_arms(run)
     styles = styles_of(arms)
-    again = [arm.id for arm in arms if arm.baseline][1:]
+    again, faded = [arm.id for arm in arms if arm.baseline][1:], faded_arms(run, arms)
     return [
-        svg.Series(arm.label, styles[arm.id], tuple(points_of(arm)), dashed=arm.id in again, joined=joined)
+        svg.Series(
+            arm.label,
+            styles[arm.id],
+            tuple(points_of(arm)),
+            dashed=arm.id in again,
+            joined=joined,
+            faded=arm.id in faded,
+        )
         for arm in arms
     ]
 
@@ -260,7 +304,7 @@ def server_time(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         server = cell.server
         segments = [(f"part{i}", getattr(server, name) / 1e6) for i, (_, name) in enumerate(SERVER_PARTS)]
         note = f"{numbers.milliseconds(server.total_ns)} ms"
-        rows.append((svg_rows.Row(labels[arm.id], note, _is_best(run, arm)), segments))
+        rows.append((svg_rows.Row(labels[arm.id], note, _is_told(run, arm)), segments))
     if not rows:
         return None
     top = max(sum(value for _, value in segments) for _, segments in rows)
@@ -281,7 +325,7 @@ def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
         bars = [(size, count / total) for size, count in cell.server.batches.items()]
         mean = cell.server.mean_batch
         note = "" if mean is None else f"mean {mean:.1f}"
-        rows.append((svg_rows.Row(labels[arm.id], note, _is_best(run, arm)), bars, styles[arm.id]))
+        rows.append((svg_rows.Row(labels[arm.id], note, _is_told(run, arm)), bars, styles[arm.id]))
     if not rows:
         return None
     largest = max(size for _, bars, _ in rows for size, _ in bars)
@@ -289,8 +333,9 @@ def batch_sizes(run: RunResult, cells: Cells, concurrency: int) -> str | None:
     return svg_rows.histogram_rows("Realised batch sizes by arm", rows, sizes, "batch size")
 
 
-def _is_best(run: RunResult, arm: Arm) -> bool:
-    return run.verdict.outcome == "winner" and arm.id == run.verdict.arm_id
+def _is_told(run: RunResult, arm: Arm) -> bool:
+    """Whether the verdict's sentence is about it."""
+    return arm.id == run.verdict.arm_id
 
 
 def cost_chart(run: RunResult, cells: Cells, concurrency: int, column: Column) -> str | None:
@@ -307,11 +352,10 @@ def cost_chart(run: RunResult, cells: Cells, concurrency: int, column: Column) -
     most, least = max((v for _, v in values), default=0.0), min((v for _, v in values), default=0.0)
     if len(values) < 2 or most < WORTH_A_CHART * least:
         return None
-    best = run.verdict.arm_id if run.verdict.outcome == "winner" else None
     styles = styles_of(shown)
     rows = [
         (
-            svg_rows.Row(labels[arm.id], column.text(value), arm.id == best),
+            svg_rows.Row(labels[arm.id], column.text(value), _is_told(run, arm)),
             [(f"fill c{styles[arm.id]}", value * chart.scale)],
         )
         for arm, value in values

@@ -11,6 +11,7 @@ from tritonsmith.builder.base.rows import table_of
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.cells import Cell, Metric, cells_by
 from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.judge.comparison import ArmVerdict
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
@@ -51,6 +52,7 @@ class Column:
              arms, and two more columns in the CSV, `_low` and `_high`.
     value:   (Point) → what the CSV has, None where there is none. Exactly one of `metric` and `value`.
     text:    the number, or the value → as people read it.
+    has_ends: of a value: it has an interval (a Ratio), and so the same two columns more in the CSV.
     span:    the value → its interval as people read it; of an estimate, by `text`. spans: places where it stands beside it.
     measured: left out where no arm has a value, but of the CSV.
     sentence: words, aligned to the left.
@@ -67,6 +69,7 @@ class Column:
     span: Callable[[Any], str] | None = None
     spans: tuple[Place, ...] = ()
     measured: bool = False
+    has_ends: bool = False
     sentence: bool = False
     drop: int = 0
     chart: Chart | None = field(default=None, hash=False)
@@ -92,7 +95,7 @@ class Column:
     def fields(self, point: Point | None = None) -> dict[str, Any]:
         """Its fields in the CSV; without a point, their names."""
         value = None if point is None else self.of(point)
-        if self.metric is None:
+        if self.metric is None and not self.has_ends:
             return {self.name: value}
         interval = value.interval if value else None
         ends = (interval.low, interval.high) if interval else (None, None)
@@ -105,8 +108,17 @@ def _quantile(name: str, *places: Place, drop: int = 0) -> Column:
                   text=numbers.milliseconds, spans=spans, drop=drop)  # fmt: skip
 
 
+def _found(point: Point) -> ArmVerdict | None:
+    return point.run.verdict.of(point.arm.id, point.concurrency)
+
+
 def _ratio(point: Point) -> Any:
     return point.run.verdict.ratio_of(point.arm.id, point.concurrency)
+
+
+def _why(point: Point) -> str | None:
+    found = _found(point)
+    return None if found is None else found.why
 
 
 def _server(part: Callable[[Any], Any]) -> Callable[[Point], Any]:
@@ -147,8 +159,8 @@ _COLUMNS = (
            text=numbers.rate, spans=("page",)),
     Column("interval", ("all",), "95 % interval",
            value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate)),
-    Column("vs_current", _TABLES, "vs current", value=_ratio, text=lambda ratio: numbers.times(ratio) if ratio else "",
-           span=numbers.times_span, spans=_TABLES),
+    Column("vs_current", ("csv", *_TABLES, "all"), "vs current", value=_ratio, has_ends=True,
+           text=lambda ratio: numbers.times(ratio) if ratio else "", span=numbers.times_span, spans=(*_TABLES, "all")),
     _quantile("p50", "all", *_TABLES, drop=2),
     _quantile("p90", "page"),
     _quantile("p95"),
@@ -173,6 +185,8 @@ _COLUMNS = (
     Column("weak", ("page", "all"), "weak trials", value=_weak, sentence=True),
     Column("verdicts", _CSV, value=lambda p: " ".join(f"{name}:{n}" for name, n in sorted(p.cell.verdicts.items()))),
     Column("outcome", _CSV, value=lambda p: p.state),
+    Column("why", _CSV, value=_why),
+    Column("more_rounds", _CSV, value=lambda p: None if (found := _found(p)) is None else found.more_rounds),
     Column("pareto", _CSV, value=lambda p: p.on_front),
 )  # fmt: skip
 

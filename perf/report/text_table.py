@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.charts import by_merit
 from tritonsmith.perf.report.columns import Column, Point, cells_of, columns_in, verdict_point
+from tritonsmith.perf.report.page.standing import MARKS
 from tritonsmith.perf.report.view import state_of, why_no_cell
 from tritonsmith.perf.sweep.judge.comparison import Outcome
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
-MARKS: Mapping[Outcome, str] = {
-    "better": "▲",
-    "worse": "▼",
-    "equivalent": "=",
-    "undecided": "?",
-    "outside": "–",
-    "broken": "✕",
-}
 MOST_POINTS = 8
 """More load points than these have no room side by side; the report has them all."""
 

@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tritonsmith.perf.report import charts, numbers
-from tritonsmith.perf.report.cells import common_reasons, validity_counts
+from tritonsmith.perf.report.cells import Cell, common_reasons
 from tritonsmith.perf.report.columns import (
     Column,
     Place,
     Point,
     cells_of,
+    columns,
     columns_in,
     measured_columns,
     verdict_point,
 )
+from tritonsmith.perf.report.page.grid import grid_of
+from tritonsmith.perf.report.page.next_step import next_steps
+from tritonsmith.perf.report.page.standing import TAGS, one_line_of, standing_of
+from tritonsmith.perf.report.page.trust import trust_of
+from tritonsmith.perf.report.page.why import what_next, why_winner
 from tritonsmith.perf.report.svg.pareto import front_of
-from tritonsmith.perf.report.why import what_next, why_winner
+from tritonsmith.perf.stats import Estimate
 from tritonsmith.perf.sweep.plan import Arm, config_path
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
@@ -32,6 +38,12 @@ HEADLINE = {
     "failed": "Failed",
 }
 
+TOLD_BY_MAP = ("Broken: ", "Outside the constraints ")
+"""Beginnings of the verdict's notes that the page has below its map, with the load points."""
+PAGE_ROWS = 600
+MARKDOWN_ROWS, MARKDOWN_CELLS = 150, 600
+"""A comment on a pull request takes 65,536 characters."""
+
 
 def view_of(run: RunResult) -> dict[str, Any]:
     """The template's variables."""
@@ -39,6 +51,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
     point = verdict_point(run)
     arms = charts.shown_arms(run)
     shown = {place: measured_columns(run, cells, place) for place in TABLES}
+    rows, standing = table(run, cells, shown, _best(run, PAGE_ROWS)), standing_of(run, cells)
+    few = {arm.id for arm in _best(run, MARKDOWN_ROWS)}
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
     return {
         "title": f"Sweep of {run.spec.model}",
@@ -52,8 +66,13 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "because": why_winner(run, cells),
         "why": why_sentence(run, cells, point),
         "next": what_next(run, cells),
+        "notes": [n for n in run.verdict.notes if not (standing and n.startswith(TOLD_BY_MAP))],
         "alarms": alarms(run),
-        "legend": charts.legend(arms),
+        "standing": standing,
+        "folded": standing.folded[: MARKDOWN_CELLS // len(standing.columns)] if standing else (),
+        "grid": grid_of(run),
+        "steps": next_steps(run),
+        "legend": charts.legend(run),
         "hidden": hidden,
         "charts": {
             "forest": charts.forest(run, point),
@@ -68,8 +87,11 @@ def view_of(run: RunResult) -> dict[str, Any]:
         ],
         "columns": shown,
         "server_parts": [name for name, _ in charts.SERVER_PARTS],
-        "table": table(run, cells, shown),
-        "validity": validity_counts(run),
+        "page_rows": rows,
+        "rows_in_all": len(run.arms) * len(run.spec.concurrency),
+        "best": [row for row in rows if row["concurrency"] == point and row["arm"].id in few],
+        "all_points": [row for row in rows if row["arm"].id in few],
+        "trust": trust_of(run),
         "reasons": common_reasons(run),
         "environment": environment_rows(run),
         "reproduce": reproduce(run),
@@ -143,11 +165,15 @@ def alarms(run: RunResult) -> list[str]:
         worst = max(failures, key=lambda r: failures[r])
         found.append(f"{total:,} of {requests:,} requests failed; most often: {worst} ({failures[worst]:,}).")
     labels = {arm.id: arm.label for arm in run.arms}
-    found += [f"{labels[arm]}: does not count, {_short(error)}." for arm, error in run.arm_errors.items()]
+    found += [
+        f"{labels[arm]}: does not count, {one_line_of(error)}."
+        for arm, error in run.arm_errors.items()
+        if arm not in run.verdict.broken  # the verdict's notes tell of those
+    ]
     lost = [t for t in run.trials if t.error is not None]
     if lost:
         found.append(
-            f"{len(lost)} trial{'s' if len(lost) > 1 else ''} failed; the first: {_short(lost[0].error or '')}."
+            f"{len(lost)} trial{'s' if len(lost) > 1 else ''} failed; the first: {one_line_of(lost[0].error or '')}."
         )
     return found
 
@@ -172,14 +198,21 @@ def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
     return text + "."
 
 
+def _best(run: RunResult, rows: int) -> list[Arm]:
+    """The A/A pair and as many of the others, the best, as a table of so many rows has room for; in their order."""
+    others = charts.by_merit(run, [arm for arm in run.arms if not arm.baseline])
+    kept = {arm.id for arm in others[: max(2, rows // len(run.spec.concurrency) - 2)]}
+    return [arm for arm in run.arms if arm.baseline or arm.id in kept]
+
+
 def table(
-    run: RunResult, cells: charts.Cells, shown: Mapping[Place, Sequence[Column]]
+    run: RunResult, cells: charts.Cells, shown: Mapping[Place, Sequence[Column]], arms: Sequence[Arm]
 ) -> list[dict[str, Any]]:
     """One row an arm and load point, load point by load point, ready to print; `shown` of a row: place → (text, interval)s."""
     rows = []
     labels = charts.row_labels(run.arms)
     for point in run.spec.concurrency:
-        for position, arm in enumerate(run.arms):
+        for position, arm in enumerate(arms):
             cell, state = cells.get((arm.id, point)), state_of(run, arm, point)
             of = None if cell is None else Point(run, arm, point, cell, state)
             rows.append(
@@ -189,8 +222,8 @@ def table(
                     "concurrency": point,
                     "load": run.spec.where_words(point).removeprefix("at "),
                     "first": position == 0,
-                    "count": len(run.arms),
                     "state": state,
+                    "tag": TAGS.get(state, state),
                     "cell": cell,
                     "error": None if cell else why_no_cell(run, arm),
                     "shown": {
@@ -215,12 +248,7 @@ def state_of(run: RunResult, arm: Arm, point: int) -> str:
 
 def why_no_cell(run: RunResult, arm: Arm) -> str:
     """What a table says in place of numbers."""
-    return _short(run.arm_errors.get(arm.id, "")) or "not measured"
-
-
-def _short(error: str) -> str:
-    """A server's reason without the traceback of its model, in one line."""
-    return " ".join(error.partition("\nAt:\n")[0].split()).rstrip(";. ")
+    return one_line_of(run.arm_errors.get(arm.id, "")) or "not measured"
 
 
 def environment_rows(run: RunResult) -> list[tuple[str, str]]:
@@ -294,14 +322,24 @@ def winner_config(run: RunResult) -> str | None:
 
 
 def csv_rows(run: RunResult) -> list[dict[str, Any]]:
-    """One row an arm and load point, plain numbers in the units that the columns name."""
+    """One row an arm and load point, plain numbers in the units that the columns name.
+
+    Of what was compared and never measured (a config that the server refused) the numbers are empty.
+    """
     cells = cells_of(run)
     front = set(front_of(cells))
     arms = {arm.id: arm for arm in run.arms}
     shown = columns_in("csv")
+    compared = {(arm, point.concurrency) for point in run.verdict.points for arm in point.arms}
     rows = []
-    for (arm, point), cell in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
+    for arm, point in sorted({*cells, *compared}, key=lambda place: (place[1], place[0])):
         state = state_of(run, arms[arm], point)
+        cell = cells.get((arm, point)) or _unmeasured(arm, point)
         of = Point(run, arms[arm], point, cell, state, (arm, point) in front)
         rows.append({name: value for column in shown for name, value in column.fields(of).items()})
     return rows
+
+
+def _unmeasured(arm: str, point: int) -> Cell:
+    empty = {name: Estimate(None, None, "not measured") for name, c in columns().items() if c.metric}
+    return Cell(arm, point, 0, empty, 0, {}, {}, (), None)

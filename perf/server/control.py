@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Protocol
 
-from tritonsmith.builder.base.errors import TrialError
+from tritonsmith.builder.base.errors import ServerError, TrialError
+from tritonsmith.builder.base.files.http_ask import ANSWERED_ERRORS, json_from, no_answer, not_triton
+from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.paths import ends_a_path, model_path, repository_path
 from tritonsmith.perf.wire.rest import RestApi, call, call_json, exchange, reason, refused, tidy
 
@@ -52,8 +54,42 @@ def is_ready(url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
+def why_not_ready(url: str) -> ServerError:
+    """What answers at HOST:PORT, of which is_ready says no: nothing, something else, or a Triton that is not ready."""
+    address = f"http://{url}"
+    try:
+        reply = exchange(url, "GET", "/v2/health/ready", timeout_s=2.0)
+        about = exchange(url, "GET", "/v2", timeout_s=2.0)
+    except ANSWERED_ERRORS as error:
+        return no_answer(address, error)
+    except OSError as error:
+        return ServerError(
+            f"no ready Triton answers at {address}",
+            code="server_unreachable",
+            seen=str(error) or type(error).__name__,
+            fix="give the address of its HTTP port (8000 by default), or serve with --launch embedded",
+        )
+    if about.status in (401, 403):
+        return ServerError(
+            f"what answers at {address} wants to know who asks",
+            code="server_unreachable",
+            seen=f"HTTP {about.status} {reason(about)}",
+            fix="an attached server is asked without credentials: give an address that needs none",
+        )
+    try:
+        told.server_metadata_from(json_from(about.body), address)
+    except (ValueError, ServerError):
+        return not_triton(address, about)
+    return ServerError(
+        f"the Triton at {address} is not ready",
+        code="server_unreachable",
+        seen=f"HTTP {reply.status} {reason(reply)}",
+        fix="give it time to load its models, or look into its log",
+    )
+
+
 def server_metadata(url: str) -> dict[str, Any]:
-    """name, version, extensions."""
+    """name, version, extensions. ServerError not_triton where something else answers."""
     return _api(url).server_metadata()
 
 

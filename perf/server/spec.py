@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.address import bracketed, is_bracketed, refuse_bare_ipv6
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.server.launches.table import launch_rows
@@ -68,6 +69,9 @@ class ServerSpec:
 
 def kind_from_text(text: str) -> tuple[str, str]:
     """`embedded`, `binary:PATH`, `docker:IMAGE` or `http://HOST:PORT` → (kind, reference)."""
+    refuse_bare_ipv6(text)
+    if is_bracketed(text):  # [::1]:8000 is nothing else
+        text = f"http://{text}"
     rows = launch_rows().values()
     for row in rows:
         reference = row.reference(text)
@@ -90,11 +94,12 @@ def address_from_url(url: str) -> tuple[str, int]:
     UsageError for all that would be dropped: another scheme, https among them, a path; and for credentials.
     """
     refuse_secrets(url, "an attached server is asked without one")
-    parts = urlsplit(url)
+    refuse_bare_ipv6(url)
     try:
+        parts = urlsplit(url)
         port = 8000 if parts.port is None else parts.port
-    except ValueError:
-        port = 0
+    except ValueError:  # no number, or a bracket without its other one
+        parts, port = urlsplit(url.replace("[", "").replace("]", "")), 0
     host = parts.hostname or ""
     dropped = parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment
     if parts.scheme != "http" or not host or not port or dropped:
@@ -110,7 +115,7 @@ def address_from_url(url: str) -> tuple[str, int]:
             if parts.scheme == "https"
             else "http://localhost:8000",
         )
-    return f"[{host}]" if ":" in host else host, port
+    return bracketed(host), port
 
 
 def check_usage(spec: ServerSpec) -> None:

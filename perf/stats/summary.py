@@ -22,7 +22,7 @@ from tritonsmith.perf.stats.intervals import (
 from tritonsmith.perf.stats.patterns.modes import find_modes
 from tritonsmith.perf.stats.patterns.queue import is_full, mean_in_flight, queue_growth
 from tritonsmith.perf.stats.patterns.stalls import find_stalls
-from tritonsmith.perf.stats.steps import StepSummary, summarise_steps
+from tritonsmith.perf.stats.steps import StepSummary, summarise_steps, with_steps
 from tritonsmith.perf.stats.streaming import StreamSummary, summarise_stream
 from tritonsmith.perf.stats.validity import Evidence, Validity, judge
 from tritonsmith.perf.stats.warmup import Warmup, find_warmup
@@ -52,7 +52,11 @@ class Summary:
     streaming:           of a streamed load test; else None.
     goodput:             when the load test was given limits; else None.
     overloaded:          the open loop had as many requests in flight as it ever sends at once.
-    steps:               of a load that changed by steps, whose numbers above are of all of them together.
+    steps:               of a load that changed by steps, whose numbers above are of all of them together; the verdict is
+                         the worst of them.
+    max_latency_ns:      the slowest answer's; None when there is none.
+    sent_bytes_per_s, received_bytes_per_s: on the wire, heads and failed requests among them, TLS and what lies below
+                         not; None when the records do not tell.
     """
 
     requests: int
@@ -77,6 +81,9 @@ class Summary:
     goodput: Goodput | None = None
     steps: tuple[StepSummary, ...] = ()
     overloaded: bool = False
+    max_latency_ns: float | None = None
+    sent_bytes_per_s: float | None = None
+    received_bytes_per_s: float | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +105,9 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     stated = records.measured()
     by_end = np.argsort(stated.end_ns, kind="stable")
     answered_by_end = by_end[stated.ok[by_end]]
-    steps = summarise_steps(records, level, _quantiles, _rates_per_s)
+    steps = summarise_steps(
+        records, level, _quantiles, _rates_per_s, lambda step: summarise(step, level).validity
+    )
     warmup = (
         find_warmup(stated.latency_ns[answered_by_end].astype(np.float64)) if not steps else Warmup(0, True)
     )
@@ -124,6 +133,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
     lag = _send_lag(kept)
     cpu_share = _cpu_share(records)
     scheduled_per_s, sent_per_s = _request_rates(kept, duration_s)
+    sent_bytes_per_s, received_bytes_per_s = _traffic(stated)
     evidence = Evidence(
         answered=int(order.size),
         requests=len(kept),
@@ -168,7 +178,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         scheduled_per_s=scheduled_per_s,
         sent_per_s=sent_per_s,
         client_cpu_share=cpu_share,
-        validity=judge(evidence),
+        validity=with_steps(judge(evidence), steps),
         level=level,
         checked=header.checked,
         load=dict(header.load),
@@ -176,6 +186,9 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         goodput=_goodput(records, kept, begin_ns, stop_ns, level),
         steps=steps,
         overloaded=evidence.full_at > 0,
+        max_latency_ns=float(latencies.max()) if latencies.size else None,
+        sent_bytes_per_s=sent_bytes_per_s,
+        received_bytes_per_s=received_bytes_per_s,
     )
 
 
@@ -265,6 +278,21 @@ def _to_flight_shares(throughput: Estimate, records: RequestRecords, begin_ns: i
     if interval is not None:
         interval = Interval(interval.low * by, interval.high * by, interval.level)
     return Estimate(per_s, interval, throughput.why)
+
+
+def _traffic(stated: RequestRecords) -> tuple[float | None, float | None]:
+    """(sent, received) bytes a second from the end of the stated warm-up to the last send."""
+    header = stated.header
+    seconds = (header.stop_ns - (header.measure_start_ns or header.start_ns)) / 1e9
+    if seconds <= 0:
+        return None, None
+    sent = None
+    if header.request_bytes:
+        gone = (stated.sent_ns > 0) & (stated.sent_ns <= header.stop_ns)
+        sizes = np.asarray(header.request_bytes, np.float64)
+        sent = float(sizes[stated.payload_index[gone]].sum()) / seconds
+    received = header.received_bytes
+    return sent, None if received is None else received / seconds
 
 
 def _send_lag(records: RequestRecords) -> dict[str, float]:

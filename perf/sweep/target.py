@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.address import is_bracketed, refuse_bare_ipv6
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.server.spec import address_from_url, kind_from_text
@@ -29,6 +30,8 @@ class SweepTarget:
 
 def target_from_text(where: str, launch: str = "embedded") -> SweepTarget:
     """A directory, or a URL. UsageError for what is neither, with the command that makes a repository of it."""
+    if is_bracketed(where):  # [::1]:8000 is nothing else
+        where = f"http://{where}"
     if "://" in where:
         address_from_url(where)
         return SweepTarget(where, None)
@@ -52,6 +55,7 @@ def target_from_text(where: str, launch: str = "embedded") -> SweepTarget:
             fix=steps if path.suffix in ONNX_SUFFIXES else "tritonsmith build, then tritonsmith sweep",
         )
     if not path.is_dir():
+        refuse_bare_ipv6(where)
         built = (path.parent / "models.yaml").is_file()
         raise UsageError(
             "there is no model repository here",

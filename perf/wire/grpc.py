@@ -7,22 +7,21 @@ is serialised once and the frames are ours. The service is KServe v2's inference
 from __future__ import annotations
 
 import asyncio
-import ssl as tls
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.address import Address, address_of, refuse_bare_ipv6
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.wire.http2.grpc_connection import GrpcConnection
 from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
-from tritonsmith.perf.wire.target import HEADER_FIX, Closed, Done
+from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done, Tls
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVICE = "/inference.GRPCInferenceService"
+METHOD = f"{SERVICE}/ModelInfer"
+STREAM_METHOD = f"{SERVICE}/ModelStreamInfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class GrpcTarget:
 
     base_url: `host:port` or `grpc://host:port`; `grpcs://host:port` for TLS.
     headers:  metadata sent with every request (auth); names in lower case, as HTTP/2 wants them.
-    ca_file:  extra trusted certificates for TLS; verify=False trusts any (a test server's own).
+    ca_file, verify, cert_file, key_file: what TLS trusts and shows, see Tls.
     streams_per_connection: requests in flight on one connection before another is opened.
     streaming: ask by ModelStreamInfer, one stream a request, for models that give many responses (or none).
                The client closes its half behind the request, so that the stream's end is the answer's end.
@@ -44,14 +43,24 @@ class GrpcTarget:
     connect_timeout_s: float = 5.0
     streams_per_connection: int = 32
     streaming: bool = False
+    cert_file: str | None = None
+    key_file: str | None = None
 
     def __post_init__(self) -> None:
         if "://" not in self.base_url:
             object.__setattr__(self, "base_url", f"grpc://{self.base_url}")
+        refuse_bare_ipv6(self.base_url)
         refuse_secrets(self.base_url, HEADER_FIX)
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("grpc", "grpcs") or not parts.hostname:
-            raise UsageError("not a gRPC URL", code="bad_url", seen=self.base_url, valid=["127.0.0.1:8001"])
+        self.address()
+
+    def address(self) -> Address:
+        """The URL's parts; UsageError bad_url when it is none."""
+        return address_of(self.base_url, ("grpc", "grpcs"), "grpc://127.0.0.1:8001")
+
+    @property
+    def tls(self) -> Tls:
+        """What grpcs trusts and shows."""
+        return Tls(self.ca_file, self.verify, self.cert_file, self.key_file)
 
     @property
     def url(self) -> str:
@@ -74,8 +83,7 @@ class GrpcTarget:
 
     def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
         """See Target.encode: the length-prefixed message; the header block belongs to the connection."""
-        message: bytes = _request_message(payload).SerializeToString()
-        return b"\x00" + len(message).to_bytes(4, "big") + message
+        return framed(_request_message(payload).SerializeToString())
 
     def decode(self, answer: bytes) -> Answer:
         """See Target.decode; the answer is one length-prefixed ModelInferResponse, of a streaming target any
@@ -84,24 +92,38 @@ class GrpcTarget:
 
     async def connect(self, done: Done, closed: Closed) -> GrpcConnection:
         """See Target.connect; waits for the server's SETTINGS, so that another protocol is an OSError."""
-        parts = urlsplit(self.base_url)
-        host, port = str(parts.hostname), parts.port or 8001
-        context = self.tls_context() if parts.scheme == "grpcs" else None
-        authority = parts.netloc.rpartition("@")[2]
+        return await self.opened(STREAM_METHOD if self.streaming else METHOD, done, closed, self.streaming)
+
+    async def opened(
+        self,
+        path: str,
+        done: Done,
+        closed: Closed,
+        streaming: bool = False,
+        limit_bytes: int = KEPT_LIMIT_BYTES,
+    ) -> GrpcConnection:
+        """A connection whose requests are calls of this path; limit_bytes: of an answer that is kept."""
+        at = self.address()
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        authority = headers.pop("host", at.authority)
+        context = self.tls.context(("h2",)) if at.scheme == "grpcs" else None
         fields = [
             (":method", "POST"),
             (":scheme", "https" if context else "http"),
-            (":path", STREAM_METHOD if self.streaming else METHOD),
+            (":path", path),
             (":authority", authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
-            *self.headers.items(),
+            *headers.items(),
         ]
         loop = asyncio.get_running_loop()
 
         async def opened() -> GrpcConnection:
             _, connection = await loop.create_connection(
-                lambda: GrpcConnection(done, closed, fields, self.streaming), host, port, ssl=context
+                lambda: GrpcConnection(done, closed, fields, streaming, limit_bytes),
+                at.host,
+                at.port or 8001,
+                ssl=context,
             )
             try:
                 await connection.ready
@@ -115,14 +137,10 @@ class GrpcTarget:
         except asyncio.TimeoutError as error:
             raise TimeoutError(f"no HTTP/2 settings in {self.connect_timeout_s:g} s") from error
 
-    def tls_context(self) -> tls.SSLContext:
-        """What TLS trusts; HTTP/2 is agreed on by ALPN."""
-        context = tls.create_default_context(cafile=self.ca_file)
-        context.set_alpn_protocols(["h2"])
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = tls.CERT_NONE
-        return context
+
+def framed(message: bytes) -> bytes:
+    """gRPC's length-prefixed message, uncompressed (PROTOCOL-HTTP2.md)."""
+    return b"\x00" + len(message).to_bytes(4, "big") + message
 
 
 def _request_message(payload: InferPayload) -> Any:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl as tls
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from typing import cast
-from urllib.parse import urlsplit
+from typing import TypeVar, cast
 
-from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.files.address import Address, address_of, refuse_bare_ipv6
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.wire.payload import Answer, InferPayload, decode_http, http_request
-from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done
+from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done, Tls
 
 _HEAD_LIMIT_BYTES = 65536
 _HEADS_LIMIT = 256
@@ -75,12 +73,15 @@ def _number(value: bytes) -> int:
     return int(value)
 
 
+Opened = TypeVar("Opened", bound="HttpConnection")
+
+
 class HttpConnection(asyncio.Protocol):
     """One keep-alive connection; implements perf.wire.target.Connection."""
 
     __slots__ = (
         "_body", "_done", "_first_ns", "_got", "_head", "_head_bytes", "_keep",
-        "_left", "_on_closed", "_slot", "_transport", "_write", "open",
+        "_left", "_on_closed", "_slot", "_transport", "_write", "open", "received_bytes",
     )  # fmt: skip
 
     def __init__(self, done: Done, closed: Closed) -> None:
@@ -89,6 +90,7 @@ class HttpConnection(asyncio.Protocol):
         self._slot = -1
         self._keep = False
         self.open = False
+        self.received_bytes = 0
         self._head: Head | None = None
         self._head_bytes = bytearray()
         self._body = bytearray()
@@ -124,6 +126,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         now = monotonic_ns()
+        self.received_bytes += len(data)
         if not self._first_ns and self._slot >= 0:
             end = data.find(b"\r\n\r\n") + 4
             if _HEADS.get(data[:end]) == len(data):
@@ -131,7 +134,10 @@ class HttpConnection(asyncio.Protocol):
                 self._slot = -1
                 self._done(slot, now, now, None, data if self._keep else None)
                 return
-            self._first_ns = now
+        self._receive(data, now)
+
+    def _receive(self, data: bytes, now: int) -> None:
+        self._first_ns = self._first_ns or now
         if self._slot < 0:
             self._drop("connection: the server sent bytes nobody asked for")
             return
@@ -163,16 +169,16 @@ class HttpConnection(asyncio.Protocol):
         if self._head.length == -1:
             self._feed_chunked(data, now)
         elif self._head.length == -2:
-            self._take(data)
+            self._take(data, now)
         else:
             self._left -= len(data)
-            self._take(data)
+            self._take(data, now)
             if self._left < 0:
                 raise ValueError("more bytes than Content-Length")
             if self._left == 0:
                 self._finish(now)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, now: int) -> None:
         if self._head is not None and self._head.status != 200:  # the reason is in the body
             self._body += data[: _REASON_LIMIT_BYTES - len(self._body)]
         elif self._keep:
@@ -190,7 +196,7 @@ class HttpConnection(asyncio.Protocol):
         while True:
             if self._left > 2:
                 part = bytes(got[: self._left - 2])
-                self._take(part)
+                self._take(part, now)
                 del got[: len(part)]
                 self._left -= len(part)
             if self._left >= 0:
@@ -235,9 +241,13 @@ class HttpConnection(asyncio.Protocol):
         self._reset()
         if not head.keep_alive:
             self.open = False
-        self._done(slot, first_ns, now, reason, answer)
+        self._end(slot, first_ns, now, reason, answer)
         if not head.keep_alive:
             self._drop("")
+
+    def _end(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
+        """The end of a request that was not taken whole by its head."""
+        self._done(slot, first_ns, end_ns, reason, answer)
 
     def _reset(self) -> None:
         self._head = None
@@ -255,7 +265,7 @@ class HttpConnection(asyncio.Protocol):
         self._slot = -1
         self.open = False
         if slot >= 0:
-            self._done(slot, first_ns, monotonic_ns(), reason, None)
+            self._end(slot, first_ns, monotonic_ns(), reason, None)
         self._drop(reason)
 
     def _drop(self, reason: str) -> None:
@@ -284,7 +294,7 @@ class HttpConnection(asyncio.Protocol):
 def http_reason(status: int, body: bytes) -> str:
     """`HTTP 503: Request timeout expired` from an error answer; the text is cut at 300 characters."""
     try:
-        text = str(json.loads(body)["error"])
+        text = str(json.loads(body.removeprefix(b"data: "))["error"])  # or the one event of a stream
     except (ValueError, KeyError, TypeError):
         text = body.decode("utf-8", "replace")
     text = " ".join(text.split())[:_TEXT_LIMIT]
@@ -297,7 +307,7 @@ class HttpTarget:
 
     base_url: `http://host:port[/prefix]` or https; `host:port` means http.
     headers:  sent with every request (auth).
-    ca_file:  extra trusted certificates for https; verify=False trusts any (a test server's own).
+    ca_file, verify, cert_file, key_file: what https trusts and shows, see Tls.
     """
 
     base_url: str
@@ -305,21 +315,29 @@ class HttpTarget:
     ca_file: str | None = None
     verify: bool = True
     connect_timeout_s: float = 5.0
+    cert_file: str | None = None
+    key_file: str | None = None
 
     def __post_init__(self) -> None:
+        refuse_bare_ipv6(self.base_url)
         if "://" not in self.base_url:
             object.__setattr__(self, "base_url", f"http://{self.base_url}")
         refuse_secrets(self.base_url, HEADER_FIX)
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                "not an HTTP URL", code="bad_url", seen=self.base_url, valid=["http://127.0.0.1:8000"]
-            )
+        self.address()
+
+    def address(self) -> Address:
+        """The URL's parts; UsageError bad_url when it is none."""
+        return address_of(self.base_url, ("http", "https"), "http://127.0.0.1:8000")
 
     @property
     def url(self) -> str:
         """As the user would write it."""
         return self.base_url
+
+    @property
+    def tls(self) -> Tls:
+        """What https trusts and shows."""
+        return Tls(self.ca_file, self.verify, self.cert_file, self.key_file)
 
     @property
     def protocol(self) -> str:
@@ -347,8 +365,8 @@ class HttpTarget:
 
     def encode(self, payload: InferPayload, slot: int | None = None) -> bytes:
         """See Target.encode."""
-        parts = urlsplit(self.base_url)
-        return http_request(payload, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), self.headers)
+        at = self.address()
+        return http_request(payload, at.authority, at.path, self.headers)
 
     def decode(self, answer: bytes) -> Answer:
         """See Target.decode; the answer is head, empty line and body with any chunking undone."""
@@ -357,24 +375,16 @@ class HttpTarget:
 
     async def connect(self, done: Done, closed: Closed) -> HttpConnection:
         """See Target.connect."""
-        parts = urlsplit(self.base_url)
-        assert parts.hostname is not None
-        context = self.tls_context() if parts.scheme == "https" else None
-        port = parts.port or (443 if context else 80)
-        loop = asyncio.get_running_loop()
-        opening = loop.create_connection(
-            lambda: HttpConnection(done, closed), parts.hostname, port, ssl=context
-        )
+        return await self.opened(lambda: HttpConnection(done, closed))
+
+    async def opened(self, make: Callable[[], Opened]) -> Opened:
+        """A connection of this kind."""
+        at = self.address()
+        context = self.tls.context() if at.scheme == "https" else None
+        port = at.port or (443 if context else 80)
+        opening = asyncio.get_running_loop().create_connection(make, at.host, port, ssl=context)
         try:
             _, connection = await asyncio.wait_for(opening, self.connect_timeout_s)
         except asyncio.TimeoutError as error:
             raise TimeoutError(f"no connection in {self.connect_timeout_s:g} s") from error
         return connection
-
-    def tls_context(self) -> tls.SSLContext:
-        """What https trusts."""
-        context = tls.create_default_context(cafile=self.ca_file)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = tls.CERT_NONE
-        return context

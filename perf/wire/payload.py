@@ -90,6 +90,7 @@ class Answer:
 
     shared: (datatype, shape) of outputs whose bytes are in shared memory.
     model_version: which version answered; "" where that is not told.
+    is_flat: shapes are not told, every output has one dimension.
     """
 
     outputs: Mapping[str, Array]
@@ -97,6 +98,7 @@ class Answer:
     request_id: str = ""
     shared: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     model_version: str = ""
+    is_flat: bool = False
 
 
 def request_parameters(
@@ -237,14 +239,25 @@ def http_request(
     ]
     text = json.dumps(header, separators=(",", ":")).encode()
     body = b"".join([text, *(tensor.data for tensor in payload.inputs)])
-    path = f"{path_prefix}{model_path(payload.model, payload.version)}".encode().decode("latin-1")
+    path = f"{path_prefix}{model_path(payload.model, payload.version)}/infer"
+    fields = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(text)),
+    }
+    return http_message(path, host, fields, headers or {}, body)
+
+
+def http_message(
+    path: str, host: str, fields: Mapping[str, str], headers: Mapping[str, str], body: bytes
+) -> bytes:
+    """A POST, head and body. headers: the user's, among which a Host stands in for the address's own."""
+    own_host = {} if any(name.lower() == "host" for name in headers) else {"Host": host}
     lines = [
-        f"POST {path}/infer HTTP/1.1",
-        f"Host: {host}",
-        "Content-Type: application/octet-stream",
-        f"Inference-Header-Content-Length: {len(text)}",
-        f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+        f"POST {path.encode().decode('latin-1')} HTTP/1.1",
+        *(
+            f"{name}: {value}"
+            for name, value in {**own_host, **fields, "Content-Length": len(body), **headers}.items()
+        ),
     ]
     if any("\r" in line or "\n" in line for line in lines):
         raise UsageError("a header must not contain a line break", code="bad_header")

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, ask, json_from, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    ANSWER_LIMIT_BYTES,
+    SIGN_IN,
+    Reply,
+    ask,
+    is_strange,
+    json_from,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.paths import model_path
 
@@ -44,7 +53,7 @@ def exchange(
     headers: Mapping[str, str] = {}
     tls = None
     if not isinstance(target, str):
-        headers, tls = target.headers, target.tls_context() if target.base_url.startswith("https:") else None
+        headers, tls = target.headers, target.tls.context() if target.base_url.startswith("https:") else None
     return ask(
         url_of(target),
         method,
@@ -73,19 +82,7 @@ def call(
     try:
         return exchange(target, method, path, body, fields, timeout_s=timeout_s, limit_bytes=limit_bytes)
     except OSError as error:
-        raise unreachable(target, method, path, error) from error
-
-
-def unreachable(target: HttpTarget | str, method: str, path: str, error: OSError) -> ServerError:
-    """Nothing answers."""
-    return ServerError(
-        f"the server at {url_of(target)} does not answer: {error or type(error).__name__}",
-        code="server_unreachable",
-        seen=f"{method} {path}",
-        fix="--ca-file with the certificate that vouches for the server's"
-        if isinstance(error, ssl.SSLCertVerificationError)
-        else "is it running, and is this its HTTP port (8000 by default)? its log says why it ended",
-    )
+        raise no_answer(url_of(target), error) from error
 
 
 def ask_infer(target: HttpTarget, payload: InferPayload, *, timeout_s: float, limit_bytes: int) -> Answer:
@@ -95,7 +92,7 @@ def ask_infer(target: HttpTarget, payload: InferPayload, *, timeout_s: float, li
     """
     from tritonsmith.perf.wire.payload import Answer, decode_http, http_request
 
-    head, _, body = http_request(payload, urlsplit(target.base_url).netloc).partition(b"\r\n\r\n")
+    head, _, body = http_request(payload, target.address().authority).partition(b"\r\n\r\n")
     lines = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
     fields = {name: value for name, value in lines if name != "Host"}
     path = f"{model_path(payload.model, payload.version)}/infer"
@@ -120,6 +117,11 @@ def call_json(
 ) -> Any:
     """The answer as JSON. ServerError when nothing answers, TrialError with Triton's reason otherwise."""
     reply = call(target, method, path, body, timeout_s=timeout_s)
+    return json_of(target, method, path, reply)
+
+
+def json_of(target: HttpTarget | str, method: str, path: str, reply: Reply) -> Any:
+    """An answer's JSON; TrialError with Triton's reason where it is not 200."""
     if reply.status != 200:
         raise refused(target, method, path, reply)
     try:
@@ -137,6 +139,7 @@ def refused(target: HttpTarget | str, method: str, path: str, reply: Reply) -> T
         f"Triton at {url_of(target)} refused {method} {path}: {reason(reply)}",
         code="server_refused",
         seen=f"HTTP {reply.status}",
+        fix=SIGN_IN if reply.status in (401, 403) else None,
     )
 
 
@@ -172,8 +175,11 @@ class RestApi:
         return f"{url_of(self._target)}: {what}"
 
     def server_metadata(self) -> dict[str, Any]:
-        """See ServerApi."""
-        return told.server_metadata_from(self._call("/v2"), self._where("server"))
+        """See ServerApi. ServerError not_triton where something else answers: it is what is asked first."""
+        reply = call(self._target, "GET", "/v2", timeout_s=self._timeout_s)
+        if is_strange(reply):
+            raise not_triton(url_of(self._target), reply)
+        return told.server_metadata_from(json_of(self._target, "GET", "/v2", reply), self._where("server"))
 
     def repository_index(self) -> list[dict[str, Any]]:
         """See ServerApi."""

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.wire.payload import Answer, InferPayload
 
 KEPT_LIMIT_BYTES = 256 << 20
 """Of an answer that is kept to be compared."""
 HEADER_FIX = "--header 'Authorization: …', or --header @FILE with such lines"
 """How a server gets to see what no address may hold."""
+UNKNOWN_CALLER = ("HTTP 401", "HTTP 403", "gRPC UNAUTHENTICATED", "gRPC PERMISSION_DENIED")
+"""How the reason of a failed request begins that a server refused for who sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What is trusted over TLS, and what is shown. verify: False trusts any certificate, a test server's own.
+
+    ca_file: certificates to trust beside the system's. cert_file, key_file: the client's own, as PEM; the key may be in
+    the same file.
+    """
+
+    ca_file: str | None = None
+    verify: bool = True
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    def context(self, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+        """protocols: to be agreed on by ALPN. UsageError bad_certificate for a file that is none."""
+        return _context(self, tuple(protocols))
+
+
+@lru_cache(maxsize=8)  # reading the system's certificates takes longer than a request
+def _context(tls: Tls, protocols: tuple[str, ...]) -> ssl.SSLContext:
+    read = tls.ca_file
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            read = tls.cert_file
+            # Without a password given, OpenSSL would ask the terminal for one.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"not certificates that can be used, or not the key that goes with them: {error}",
+            code="bad_certificate",
+            where=Where(Path(str(read))),
+            fix="give PEM files, a key without a password",
+        ) from None
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
 
 
 class Responses(NamedTuple):
@@ -54,6 +107,10 @@ class Connection(Protocol):
     @property
     def open(self) -> bool:
         """True while a request may be sent."""
+
+    @property
+    def received_bytes(self) -> int:
+        """All that came on it so far."""
 
     def send(self, slot: int, request: bytes, keep: bool) -> None:
         """Send a request made by Target.encode; `slot` names it in Done, `keep` asks for the answer's bytes.

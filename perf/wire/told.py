@@ -116,7 +116,15 @@ _INDEX: TypeAdapter[tuple[IndexRow, ...]] = TypeAdapter(Annotated[tuple[IndexRow
 
 def server_metadata_from(value: Any, where: str) -> dict[str, Any]:
     """The answer to `GET /v2`; where: the address and the question, for the error."""
-    return _as_dict(_told(ServerMetadata, value, where))
+    told = _told(ServerMetadata, value, where)
+    if not told.name and not told.version:  # an object of anybody's
+        raise ServerError(
+            f"{where}: not what Triton answers: no name, no version",
+            code="not_triton",
+            seen=str(value)[:80],
+            fix=_FIX,
+        )
+    return _as_dict(told)
 
 
 def index_from(value: Any, where: str) -> tuple[IndexRow, ...]:

@@ -142,7 +142,7 @@ def first_build(root: Path, count: int) -> list[Row]:
         (
             f"the first `build` of {count:,} models",
             "",
-            f"{spent}; each export is a process: {spent.cpu_s / count:.2f} s CPU a model",
+            f"{spent}: {spent.cpu_s / count:.2f} s CPU a model, its export and check of rows",
         )
     ]
 

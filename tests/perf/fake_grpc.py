@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ class GrpcServer:
     """grpcio's server for any model: y = 2·x. Every n-th call fails, waits or lies on demand.
 
     A streamed request gets x's first value as its number of responses, y = 0, 1, 2 …; -1 is an error.
+    require: (name, value) of the metadata without which a request is UNAUTHENTICATED.
     """
 
     port: int = 0
+    require: tuple[str, str] | None = None
     requests: int = 0
     error_every: int = 0
     wrong_every: int = 0
@@ -42,6 +45,8 @@ class GrpcServer:
             {name: getattr(p, p.WhichOneof("parameter_choice")) for name, p in request.parameters.items()}
         )
         self.metadata.append(dict(context.invocation_metadata()))
+        if self.require is not None and self.metadata[-1].get(self.require[0]) != self.require[1]:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
         if self.delay_s:
             time.sleep(self.delay_s)
         if self.error_every and number % self.error_every == 0:
@@ -51,6 +56,27 @@ class GrpcServer:
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         answer.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)
         answer.raw_output_contents.append(y.astype(np.float32).tobytes())
+        return answer
+
+    def describe(self, kind: str, request: Any, context: Any) -> Any:
+        """Any model: x FP32 [-1, 4] → y, and what was counted."""
+        from tritonclient.grpc import service_pb2
+
+        self.metadata.append(dict(context.invocation_metadata()))
+        if kind == "ServerMetadata":
+            return service_pb2.ServerMetadataResponse(name="fake", version="0.0")
+        if kind == "ModelMetadata":
+            answer = service_pb2.ModelMetadataResponse(name=request.name, versions=["1"])
+            answer.inputs.add(name="x", datatype="FP32", shape=[-1, 4])
+            answer.outputs.add(name="y", datatype="FP32", shape=[-1, 4])
+            return answer
+        if kind == "ModelConfig":
+            answer = service_pb2.ModelConfigResponse()
+            answer.config.name, answer.config.max_batch_size = request.name, 8
+            return answer
+        answer = service_pb2.ModelStatisticsResponse()
+        row = answer.model_stats.add(name=request.name, version="1", inference_count=self.requests)
+        row.inference_stats.success.count = self.requests
         return answer
 
     def register_cuda(self, request: Any, context: Any) -> Any:
@@ -78,7 +104,9 @@ class GrpcServer:
 
 
 @contextmanager
-def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) -> Iterator[GrpcServer]:
+def grpc_server(
+    credentials: Any = None, options: Any = (), address: str = "127.0.0.1:0", **behaviour: Any
+) -> Iterator[GrpcServer]:
     """A running grpcio server; keyword arguments are GrpcServer's."""
     import grpc
     from tritonclient.grpc import service_pb2
@@ -102,13 +130,21 @@ def grpc_server(credentials: Any = None, options: Any = (), **behaviour: Any) ->
         request_deserializer=service_pb2.CudaSharedMemoryRegisterRequest.FromString,
         response_serializer=lambda message: message.SerializeToString(),
     )
+    described = {
+        kind: grpc.unary_unary_rpc_method_handler(
+            partial(fake.describe, kind),
+            request_deserializer=getattr(service_pb2, f"{kind}Request").FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        for kind in ("ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics")
+    }
     handlers = {
+        **described,
         "ModelInfer": handler,
         "ModelStreamInfer": stream_handler,
         "CudaSharedMemoryRegister": cuda_handler,
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    address = "127.0.0.1:0"
     fake.port = (
         server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     )

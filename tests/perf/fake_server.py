@@ -41,6 +41,8 @@ class Behaviour:
     continue_first: an interim 100 answer comes first.
     never:          infer requests are never answered.
     count_after_s:  statistics count a request so long after its answer.
+    require_header: (name, value) without which everything is HTTP 403.
+    infer_status:   every infer request is refused with this status.
     """
 
     delay_s: float = 0.0
@@ -57,11 +59,17 @@ class Behaviour:
     never: bool = False
     count_after_s: float = 0.0
     require_header: tuple[str, str] | None = None
+    infer_status: int = 0
 
 
 @dataclass
 class FakeServer:
-    """host, port and what was seen."""
+    """host, port and what was seen.
+
+    ensembles: model → the models of its steps; each counts what the fake is asked, with a queue of its own length.
+
+    To generate_stream it answers with as many events as x says, y = 0, 1, 2 …; after as many as -x an error object.
+    """
 
     behaviour: Behaviour = field(default_factory=Behaviour)
     max_batch_size: int = 8
@@ -78,13 +86,17 @@ class FakeServer:
     compute_ns: int = 0
     regions: list[tuple[str, Any]] = field(default_factory=list)
     ssl: Any = None
+    host: str = "127.0.0.1"
+    answer_bytes: int = 0
+    ensembles: dict[str, list[str]] = field(default_factory=dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.AbstractServer | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.ssl else 'http'}://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.ssl else 'http'}://{host}:{self.port}"
 
     def stop_listening(self) -> None:
         """Close the listener and reset all connections; `listen` opens the same port again."""
@@ -99,7 +111,7 @@ class FakeServer:
 
     async def _up(self) -> None:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self.ssl, backlog=512
+            self._serve, self.host, self.port, ssl=self.ssl, backlog=512
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -139,6 +151,10 @@ class FakeServer:
                 return await self._write(writer, 403, b'{"error":"no access"}', None, close=False)
         if "sharedmemory/region" in path:
             self.regions.append((path, json.loads(body or b"null")))
+        if path.endswith("/generate_stream"):
+            self.infer_requests += 1
+            self.last_head = head
+            return await self._generate(json.loads(body), writer)
         if not path.endswith("/infer"):
             status, data = self._describe(method, path)
             return await self._write(writer, status, json.dumps(data).encode(), None, close=False)
@@ -156,6 +172,8 @@ class FakeServer:
         def turn(every: int) -> bool:
             return every > 0 and number % every == 0
 
+        if behaviour.infer_status:
+            return await self._write(writer, behaviour.infer_status, b"no access", None, close=False)
         if turn(behaviour.error_every):
             return await self._write(writer, 503, b'{"error":"Request timeout expired"}', None, close=False)
         json_length, answer = self._infer(fields, body, turn(behaviour.wrong_every))
@@ -167,6 +185,29 @@ class FakeServer:
             writer.transport.abort()
             return False
         return await self._write(writer, 200, answer, json_length, close=turn(behaviour.close_every))
+
+    async def _generate(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        self.last_header = asked
+        self.parameters.append(asked.get("parameters", {}))
+        x = asked["x"]
+        count = int(x[0] if isinstance(x, list) else x)
+        events = [{"model_name": "m", "model_version": "1", "y": float(n)} for n in range(abs(count))]
+        if count < 0:
+            events.append({"error": "no such number"})
+        self._count(1)
+        lines = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+        if self.behaviour.piece_bytes or self.behaviour.chunked:
+            return await self._write(writer, 200, b"".join(lines), None, close=False)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for line in lines:
+            await asyncio.sleep(self.behaviour.delay_s)
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
 
     def _infer(self, fields: dict[str, str], body: bytes, wrong: bool) -> tuple[int | None, bytes]:
         """A request with binary tensors gets such an answer, one of JSON alone gets JSON."""
@@ -221,6 +262,8 @@ class FakeServer:
             chunks = [body[i : i + size] for i in range(0, len(body), size)]
             body = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(c), c) for c in chunks) + b"0\r\nTrailer: t\r\n\r\n"
         data = head + body
+        if json_length is not None:
+            self.answer_bytes = len(data)
         step = behaviour.piece_bytes or len(data)
         for at in range(0, len(data), step):
             writer.write(data[at : at + step])
@@ -247,12 +290,10 @@ class FakeServer:
                 return 400, {"error": f"Request for unknown model: '{parts[2]}' is not found"}
             what = parts[3] if len(parts) > 3 else ""
             if what == "config":
-                policy = {"decoupled": self.decoupled}
-                return 200, {
-                    "name": parts[2],
-                    "max_batch_size": self.max_batch_size,
-                    "model_transaction_policy": policy,
-                }
+                steps = [{"model_name": name} for name in self.ensembles.get(parts[2], [])]
+                scheduling = {"ensemble_scheduling": {"step": steps}} if steps else {}
+                policy = {"model_transaction_policy": {"decoupled": self.decoupled}}
+                return 200, {"name": parts[2], "max_batch_size": self.max_batch_size, **scheduling, **policy}
             if what == "stats":
                 return 200, {"model_stats": [self._stats(parts[2])]}
             return 200, {
@@ -268,6 +309,8 @@ class FakeServer:
         count = sum(self.batch_counts.values())
         zero = {"count": 0, "ns": 0}
         compute = {"count": count, "ns": self.compute_ns}
+        members = [name for steps in self.ensembles.values() for name in steps]
+        place = members.index(model) + 1 if model in members else 0
         return {
             "name": model,
             "version": "1",
@@ -276,7 +319,7 @@ class FakeServer:
             "inference_stats": {
                 "success": compute,
                 "fail": zero,
-                "queue": {"count": count, "ns": count * 50_000},
+                "queue": {"count": count, "ns": count * (50_000 + 10_000 * place)},
                 "compute_input": zero,
                 "compute_infer": compute,
                 "compute_output": zero,
@@ -291,9 +334,24 @@ class FakeServer:
 
 
 @contextmanager
-def fake_server(ssl: Any = None, max_batch_size: int = 8, **behaviour: Any) -> Iterator[FakeServer]:
+def fake_server(
+    ssl: Any = None,
+    max_batch_size: int = 8,
+    width: int = 4,
+    host: Any = "127.0.0.1",
+    ensembles: Any = None,
+    **behaviour: Any,
+) -> Iterator[FakeServer]:
     """A running server; keyword arguments are Behaviour's."""
-    with running(FakeServer(Behaviour(**behaviour), max_batch_size=max_batch_size, ssl=ssl)) as server:
+    server = FakeServer(
+        Behaviour(**behaviour),
+        max_batch_size=max_batch_size,
+        width=width,
+        ssl=ssl,
+        host=host,
+        ensembles=ensembles or {},
+    )
+    with running(server):
         yield server
 
 

@@ -80,7 +80,7 @@ class LoadSettings(TypedDict, total=False):
     requests: int | None
     warmup_s: float
     data: DataOptions
-    protocol: Literal["http", "grpc"]
+    protocol: Literal["http", "grpc"] | None
     grpc_url: str
     streaming: bool
     sequences: bool
@@ -90,6 +90,9 @@ class LoadSettings(TypedDict, total=False):
     output_bytes: int
     headers: Mapping[str, str]
     ca_file: str | None
+    verify: bool
+    cert_file: str | None
+    key_file: str | None
     parameters: Mapping[str, Parameter]
     timeout_s: float
     max_connections: int

@@ -66,6 +66,11 @@ class SampleSet:
         return self.origin.startswith(MADE_UP)
 
 
+def runs_no_code(reference: str | None) -> bool:
+    """Whether samples as the spec states them come from a file, or from nowhere, and not from a callable of the user's."""
+    return reference is None or reference.endswith(".npz")
+
+
 def other_names(given: Collection[str], wanted: Collection[str]) -> tuple[str, dict[str, Any]] | None:
     """How a sample's names differ from the inputs, with the error's `seen`, `valid` and `fix`; None when they do not."""
     for name in sorted({*given} ^ {*wanted}):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tritonsmith.builder.actions.batch_rows.compare import is_same, is_within_bounds, relative_l2
 from tritonsmith.builder.actions.batch_rows.request import LARGEST_RUN_ROWS
 from tritonsmith.builder.actions.batch_rows.rows import Row, batch_of
+from tritonsmith.builder.base.processes.own_state import resident_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +201,7 @@ class MemoryGrowth:
         """The largest batch up to `size` that stays below the limit, by what the largest batch so far took."""
         if size <= 3:
             return size
-        grown = (_resident_bytes() - self.resident_bytes) // max(1, largest_run - 1)
+        grown = (resident_bytes() - self.resident_bytes) // max(1, largest_run - 1)
         affordable = min(LARGEST_RUN_ROWS, self.limit_bytes // max(1, self.row_bytes, grown))
         return max(largest_run, min(size, affordable))
 
@@ -209,14 +209,4 @@ class MemoryGrowth:
 def memory_growth(limit_bytes: int, row: Row, answers: Answers) -> MemoryGrowth:
     """To be made after rows were run alone."""
     row_bytes = 3 * sum(a.nbytes for a in row.values()) + 2 * sum(a.nbytes for a in answers.values())
-    return MemoryGrowth(limit_bytes, row_bytes, _resident_bytes())
-
-
-def _resident_bytes() -> int:
-    import os
-
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return MemoryGrowth(limit_bytes, row_bytes, resident_bytes())

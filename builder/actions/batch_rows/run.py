@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tritonsmith.builder.actions.accuracy.samples import runs_no_code
 from tritonsmith.builder.actions.batch_rows.report import RowsReport
 from tritonsmith.builder.actions.batch_rows.request import RowsRequest
 from tritonsmith.builder.base.processes.child import WITH_ONNX, ChildTask, run_child
@@ -21,5 +22,6 @@ def run_rows(
         f"running {request.model}'s batches",
         "rows",
         imports=WITH_ONNX,
+        shares=runs_no_code(request.samples),
     )
     return RowsReport.from_dict(run_child(task, request.as_dict(), scratch, log_path, timeout_s))

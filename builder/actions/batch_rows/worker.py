@@ -14,10 +14,17 @@ from tritonsmith.builder.actions.batch_rows.request import RowsRequest
 from tritonsmith.builder.actions.batch_rows.rows import POOL, Row, batch_of, drawn_like, rows_of, with_drawn
 from tritonsmith.builder.actions.export.batching import with_batch_dimension
 from tritonsmith.builder.actions.export.exported import Exported
-from tritonsmith.builder.actions.export.onnx_graph import onnxruntime_reason, onnxruntime_runner, read_graph
+from tritonsmith.builder.actions.export.kept_session import take_session
+from tritonsmith.builder.actions.export.onnx_graph import (
+    onnxruntime_reason,
+    onnxruntime_runner,
+    open_session,
+    read_graph,
+    runner_of_session,
+)
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.base.errors import TritonsmithError
-from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
+from tritonsmith.builder.base.processes.child_worker import Task, enter_search_path, serve
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.accuracy.samples import Array
@@ -32,9 +39,9 @@ _INTEGERS_UP_TO = (100, 9)
 _NO_TWO = "no two different rows could be made; state accuracy.samples"
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one RowsRequest; arguments as builder.base.processes.child_worker.serve takes them."""
-    serve(_handle, "running a model's batches")
+    serve(_handle, "running a model's batches", task)
 
 
 def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
@@ -51,7 +58,9 @@ def report_of(request: RowsRequest, scratch: Path) -> RowsReport:
     try:
         if not request.exported:
             read_graph(Path(request.path), full_check=False)
-        run = _in_words(onnxruntime_runner(Path(request.path), optimised=True))
+        path = Path(request.path)
+        session = take_session(path, level=0) or open_session(path, optimised=True)
+        run = _in_words(runner_of_session(session))
         rows, reason = _rows(request, run, samples, rng)
     except TritonsmithError as error:
         return RowsReport("unverified", (), error.message)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
+from tritonsmith.builder.base.processes.child_worker import Task, enter_search_path, serve
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one request; arguments as builder.base.processes.child_worker.serve takes them."""
-    serve(_handle, "converting")
+    serve(_handle, "converting", task)
 
 
 def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:

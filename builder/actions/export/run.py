@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tritonsmith.builder.actions.accuracy.samples import runs_no_code
 from tritonsmith.builder.actions.export.request import ExportRequest, ExportResult
 from tritonsmith.builder.base.errors import ExportError
 from tritonsmith.builder.base.processes.child import WITH_ONNX, WITH_TORCH, ChildTask, run_child
@@ -30,6 +31,7 @@ def run_export(
         "export",
         ExportError,
         imports=imports,
+        shares=request.kind == "onnx" and runs_no_code(request.samples),
     )
     try:
         return ExportResult.from_dict(run_child(task, request.as_dict(), out_dir, log_path, timeout_s))

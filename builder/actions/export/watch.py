@@ -8,9 +8,10 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from tritonsmith.builder.base.machine.own import is_own
+from tritonsmith.builder.base.machine.own import has_own_name, is_own
 
 # Directories of the machine, not of a model.
 _SYSTEM = tuple(Path(p) for p in ("/proc", "/dev", "/sys", "/etc", "/run"))
@@ -19,17 +20,14 @@ _CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyi", ".so", ".pyd"})
 
 
 class OpenedFiles:
-    """Paths seen by the audit hook while watching."""
+    """Paths of the files that were opened while it was watching."""
 
     def __init__(self, ignore: Iterable[Path]) -> None:
         self._ignore = tuple(path.resolve() for path in ignore)
         self._paths: set[str] = set()
-        self.watching = False
 
-    def see(self, event: str, args: tuple[object, ...]) -> None:
-        """The audit hook; `open` carries (path, mode, flags), mode None when os.open was called."""
-        if not self.watching or event != "open":
-            return
+    def see(self, args: tuple[object, ...]) -> None:
+        """What an `open` is audited with: (path, mode, flags), mode None when os.open was called."""
         path, mode, flags = args
         if isinstance(path, bytes):
             path = os.fsdecode(path)
@@ -83,8 +81,9 @@ class _Places:
         )
 
     def has_code(self, name: str) -> bool:
-        """Whether a name alone, which costs no look at the disk, says that it is installed code."""
-        return name.startswith(self._code) and os.path.splitext(name)[1] in _CODE_SUFFIXES  # noqa: PTH122
+        """Whether a name alone, which costs no look at the disk, says that it is installed code or ours."""
+        is_code = os.path.splitext(name)[1] in _CODE_SUFFIXES  # noqa: PTH122
+        return is_code and (name.startswith(self._code) or has_own_name(name))
 
     def belongs(self, path: Path) -> bool:
         if path.suffix == ".pyc" or is_own(path) or any(path.is_relative_to(place) for place in _SYSTEM):
@@ -107,14 +106,29 @@ class _Places:
 
 @contextmanager
 def watch_files(ignore: Iterable[Path] = ()) -> Iterator[OpenedFiles]:
-    """Watches every `open` of this process inside the block; the audit hook itself stays for good."""
+    """Watches every `open` of this process inside the block."""
     opened = OpenedFiles(ignore)
-    sys.addaudithook(opened.see)
-    opened.watching = True
+    _hook()
+    _watching.append(opened)
     try:
         yield opened
     finally:
-        opened.watching = False
+        _watching.remove(opened)
+
+
+_watching: list[OpenedFiles] = []
+
+
+@cache
+def _hook() -> None:
+    """Once in a process: nothing takes an audit hook away again."""
+    sys.addaudithook(_see)
+
+
+def _see(event: str, args: tuple[object, ...]) -> None:
+    if event == "open":
+        for opened in _watching:
+            opened.see(args)
 
 
 def _flags(value: object) -> int:

@@ -12,14 +12,14 @@ from tritonsmith.builder.actions.export.request import ExportRequest, ExportResu
 from tritonsmith.builder.actions.export.sources.tools import import_tools
 from tritonsmith.builder.base.errors import Where, at
 from tritonsmith.builder.base.files.package_files import PACKAGE_PREFIX
-from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
+from tritonsmith.builder.base.processes.child_worker import Task, enter_search_path, serve
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.base.sources import SourceRow, source_rows
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one ExportRequest; arguments as builder.base.processes.child_worker.serve takes them."""
-    serve(_handle, "exporting")
+    serve(_handle, "exporting", task)
 
 
 def _handle(request: Mapping[str, Any], out_dir: Path) -> Mapping[str, object]:

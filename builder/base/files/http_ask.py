@@ -14,9 +14,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from tritonsmith.builder.base.errors import ServerError, UsageError
+from tritonsmith.builder.base.files.address import address_of
 from tritonsmith.builder.base.files.untrusted import json_value
+from tritonsmith.builder.base.text.shown import one_line
 
 ANSWER_LIMIT_BYTES = 4 << 20
 """Of an answer in JSON: the statistics of two thousand models have less."""
@@ -26,6 +28,23 @@ _MOST_CONTAINERS = 200_000
 _HEAD_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
 _REASON_CHARACTERS = 2000
+_FIRST_BYTES = 80
+# How OpenSSL calls an answer that is no TLS.
+_PLAIN = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+SIGN_IN = "-H 'Authorization: Bearer …', or --header @FILE with such lines: the server wants to know who asks"
+"""What mends HTTP 401 and 403, gRPC's UNAUTHENTICATED and PERMISSION_DENIED."""
+
+
+class NotHttpError(ConnectionError):
+    """Something answered, and not in HTTP. first: its first bytes; none when it closed at once."""
+
+    def __init__(self, why: str, first: bytes = b"") -> None:
+        super().__init__(why)
+        self.first = first
+
+
+ANSWERED_ERRORS = (NotHttpError, ssl.SSLError, ConnectionResetError)
+"""What `ask` raises where something is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +72,114 @@ def ask(
     timeout_s: from the first packet to the last byte. Raises OSError when nothing answers, or when what came is no
     answer: broken, cut off, late, larger than limit_bytes, encoded, or a redirect, which is not followed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = address_of(url, ("http", "https"), "http://127.0.0.1:8000")
+    except UsageError as error:  # a redirection of a stranger's, or metrics that are told wrong
+        raise ConnectionError(error.message) from None
     secure = parts.scheme == "https"
-    host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+    host, port = parts.host, parts.port or (443 if secure else 80)
     deadline_s = time.monotonic() + timeout_s
+    first = bytearray()
     try:
         with socket.create_connection((host, port), timeout_s) as plain:
             context = tls or (ssl.create_default_context() if secure else None)
             connected = context.wrap_socket(plain, server_hostname=host) if context and secure else plain
             with connected:
-                bounded = _BoundedSocket(connected, deadline_s, limit_bytes + _HEAD_BYTES)
+                bounded = _BoundedSocket(connected, deadline_s, limit_bytes + _HEAD_BYTES, first)
                 connection = _Connection(host, port)
                 connection.sock = bounded
                 sent = {**(fields or {}), "Connection": "close"}
-                connection.request(method, parts.path.rstrip("/") + path, body, sent)
+                connection.request(method, parts.path + path, body, sent)
                 return _reply(connection.getresponse(), limit_bytes)
     except TimeoutError:
         raise TimeoutError(f"no whole answer within {timeout_s:g} s") from None
     except OSError:  # ssl.SSLCertVerificationError is a ValueError, too
         raise
     except (http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"not an HTTP answer: {str(error)[:200] or type(error).__name__}") from error
+        why = f"not an HTTP answer: {str(error)[:200] or type(error).__name__}"
+        raise NotHttpError(why, bytes(first)) from error
+
+
+def spoken(first: bytes) -> str:
+    """What the first bytes of an answer show of who speaks: `TLS`, `HTTP/1`, `HTTP/2`, else the bytes as text."""
+    if first[:2] in (b"\x15\x03", b"\x16\x03"):  # an alert, or a handshake (RFC 8446, 5.1)
+        return "TLS"
+    if first.startswith(b"HTTP/"):
+        return "HTTP/1"
+    if len(first) >= 9 and first[3] == 4 and not any(first[5:9]):  # SETTINGS of stream 0 (RFC 9113, 6.5)
+        return "HTTP/2"
+    line = first.partition(b"\n")[0].strip() or first
+    return f"`{one_line(line.decode('latin-1'))}`" if line else "nothing, and it closed the connection"
+
+
+def no_answer(url: str, error: OSError) -> ServerError:
+    """What `ask` raised → one error: what answers at the address instead of a Triton, if anything, and what to give."""
+    seen, secure = str(error) or type(error).__name__, url.startswith("https:")
+    other = url.replace("https:", "http:", 1) if secure else url.replace("http:", "https:", 1)
+    usual = "is the server up, and is this its HTTP port (8000 by default)?"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        trust = "--ca-file with the certificate that vouches for the server's"
+        return ServerError(
+            f"nothing answers HTTP at {url} that can be trusted",
+            code="server_unreachable",
+            seen=seen,
+            fix=trust,
+        )
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in seen:
+        return ServerError(
+            f"{url} wants to see a client certificate",
+            code="server_unreachable",
+            seen=seen,
+            fix="--cert and --key",
+        )
+    if isinstance(error, ssl.SSLError) and any(word in seen for word in _PLAIN):
+        return ServerError(
+            f"what answers at {url} does not speak TLS", code="not_triton", seen=seen, fix=f"is it {other}?"
+        )
+    if isinstance(error, ConnectionResetError):
+        return ServerError(
+            f"what answers at {url} broke the connection off",
+            code="server_unreachable",
+            seen=seen,
+            fix=f"{usual} Does it want a client certificate? --cert and --key"
+            if secure
+            else f"{usual} With TLS it is {other}",
+        )
+    if not isinstance(error, NotHttpError):
+        fix = f"{usual} Without TLS it is {other}" if secure and isinstance(error, TimeoutError) else usual
+        return ServerError(f"nothing answers HTTP at {url}", code="server_unreachable", seen=seen, fix=fix)
+    tongue = spoken(error.first)
+    other_port = "that is a gRPC port: give the HTTP one (8000 by default), or grpc://HOST:PORT"
+    fixes = {"TLS": other, "HTTP/2": other_port}
+    return ServerError(
+        f"what answers at {url} is not a Triton: it says {tongue}"
+        if tongue not in fixes
+        else f"what answers at {url} speaks {tongue}, not HTTP",
+        code="not_triton",
+        seen=seen,
+        fix=fixes.get(tongue, usual if error.first else f"{usual} With TLS it is {other}"),
+    )
+
+
+def is_strange(reply: Reply) -> bool:
+    """Whether no Triton gives this answer to what every Triton knows (GET /v2, /v2/health/live): a page, or "unknown"."""
+    if reply.status == 200:
+        return "html" in reply.fields.get("content-type", "") or reply.body.lstrip().startswith(b"<")
+    return reply.status in (404, 405, 406, 410, 421, 426, 501, 505)
+
+
+def not_triton(url: str, reply: Reply) -> ServerError:
+    """An answer in HTTP that no Triton gives → the error that says whose it is."""
+    kind = one_line(reply.fields.get("content-type", "").partition(";")[0][:60])
+    server = one_line(reply.fields.get("server", "")[:60])
+    what = " ".join(filter(None, (f"HTTP {reply.status}", kind, f"from {server}" if server else "")))
+    text = one_line(" ".join(reply.body[:400].decode(errors="replace").split())[:80])
+    return ServerError(
+        f"what answers at {url} is not a Triton: {what}",
+        code="not_triton",
+        seen=text or "no body",
+        fix="give the address of a Triton's HTTP port (8000 by default), with its path where it lies behind one",
+    )
 
 
 def json_from(body: bytes, most_values: int = MOST_VALUES) -> Any:
@@ -132,10 +238,13 @@ class _Connection(http.client.HTTPConnection):
 class _BoundedSocket:
     """What http.client uses of a socket; the owner of the socket itself closes it."""
 
-    def __init__(self, connected: socket.socket, deadline_s: float, limit_bytes: int) -> None:
+    def __init__(
+        self, connected: socket.socket, deadline_s: float, limit_bytes: int, first: bytearray
+    ) -> None:
         self._socket = connected
         self._deadline_s = deadline_s
         self._limit_bytes = limit_bytes
+        self._first = first
 
     def sendall(self, data: Any) -> None:
         _arm(self._socket, self._deadline_s)
@@ -143,7 +252,7 @@ class _BoundedSocket:
 
     def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
         return io.BufferedReader(
-            _BoundedReader(self._socket, self._deadline_s, self._limit_bytes), _PIECE_BYTES
+            _BoundedReader(self._socket, self._deadline_s, self._limit_bytes, self._first), _PIECE_BYTES
         )
 
     def close(self) -> None:
@@ -151,10 +260,16 @@ class _BoundedSocket:
 
 
 class _BoundedReader(io.RawIOBase):
-    """All that comes of a socket, up to a time and a size; a broken length or chunk cannot get around it."""
+    """All that comes of a socket, up to a time and a size; a broken length or chunk cannot get around it.
 
-    def __init__(self, connected: socket.socket, deadline_s: float, limit_bytes: int) -> None:
+    first: gets the first bytes, for the error of what is no HTTP.
+    """
+
+    def __init__(
+        self, connected: socket.socket, deadline_s: float, limit_bytes: int, first: bytearray
+    ) -> None:
         self._socket = connected
+        self._first = first
         self._deadline_s = deadline_s
         self._left_bytes = self._limit_bytes = limit_bytes
 
@@ -165,6 +280,8 @@ class _BoundedReader(io.RawIOBase):
         _arm(self._socket, self._deadline_s)
         count = self._socket.recv_into(buffer)
         self._left_bytes -= count
+        if len(self._first) < _FIRST_BYTES:
+            self._first += memoryview(buffer)[: min(count, _FIRST_BYTES - len(self._first))]
         if self._left_bytes < 0:
             raise _too_large(self._limit_bytes)
         return count

@@ -17,9 +17,17 @@ IMPORT_ROOT = PACKAGE.parent
 _CODE = tuple((PACKAGE / name).resolve() for name in ("builder", "perf"))
 
 
+_NAMES = tuple(f"{place}{os.sep}" for place in (*_CODE, PACKAGE / "builder", PACKAGE / "perf"))
+
+
 def python_path(environment: Mapping[str, str]) -> str:
     """PYTHONPATH for an interpreter that imports this very package: its place, then what the environment says."""
     return os.pathsep.join(filter(None, [str(IMPORT_ROOT), environment.get("PYTHONPATH")]))
+
+
+def has_own_name(name: str) -> bool:
+    """Whether a path as it is imported, which costs no look at the disk, is that of this package's own code."""
+    return name.startswith(_NAMES)
 
 
 def is_own(path: Path) -> bool:

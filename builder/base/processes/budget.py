@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ _POLL_S = 0.2
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Grant:
-    """What one action may use: CPUs (threads of its libraries), and the GPU's number where it asked for one."""
+    """What one action may use: CPUs (threads of its libraries), and the GPU's number where it asked for one.
+
+    Two are never the same, whatever they give.
+    """
 
     cpus: int
     gpu: int | None = None
@@ -31,6 +35,8 @@ class Budget:
         self.memory_bytes = memory_bytes
         self._threads = max(1, cpus // self.jobs)
         self._running = 0
+        self._lent: dict[Grant, float] = {}
+        self._returning: list[Grant] = []
         self._memory = memory_bytes
         self._gpus = list(gpus)
         self._all_gpus = frozenset(gpus)
@@ -65,19 +71,54 @@ class Budget:
             if number is not None:
                 self._gpus.remove(number)
             self._changed.notify_all()
+        grant = Grant(self._threads, number)
         try:
-            yield Grant(self._threads, number)
+            yield grant
         finally:
             with self._changed:
-                self._running -= 1
+                self._running -= grant not in self._lent
+                self._lent.pop(grant, None)
                 self._memory += wanted
                 if number is not None:
                     self._gpus.append(number)
                 self._changed.notify_all()
 
+    def lend(self, grant: Grant, in_s: float = 0.0) -> None:
+        """Gives the CPUs to others until they are taken back; memory, and a GPU, stay with who holds them.
+
+        in_s: seconds for which nobody gets them yet, as they are soon taken back.
+        """
+        with self._changed:
+            self._lent[grant] = time.monotonic() + in_s
+            self._running -= 1
+            self._changed.notify_all()
+
+    def take_back(self, grant: Grant, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Waits for CPUs again; False, and they stay lent, when `stop` said so first.
+
+        It comes before all who hold nothing yet: they may be waiting for the memory that this one has.
+        """
+        with self._changed:
+            self._returning.append(grant)
+            while (is_full := self._taken(grant) >= self.jobs) and not stop():
+                self._changed.wait(_POLL_S)
+            self._returning.remove(grant)
+            if not is_full:
+                del self._lent[grant]
+                self._running += 1
+            self._changed.notify_all()
+            return not is_full
+
+    def _taken(self, returning: Grant | None = None) -> int:
+        """How many run, or come before one that takes its CPUs back; None: before who holds nothing."""
+        now = time.monotonic()
+        kept = {grant for grant, since in self._lent.items() if now < since and grant is not returning}
+        ahead = self._returning if returning is None else self._returning[: self._returning.index(returning)]
+        return self._running + len(kept.difference(self._returning).union(ahead))
+
     def _has(self, memory_bytes: int, fitting: frozenset[int]) -> bool:
         return (
-            self._running < self.jobs
+            self._taken() < self.jobs
             and self._memory >= memory_bytes
             and (not fitting or not fitting.isdisjoint(self._gpus))
         )

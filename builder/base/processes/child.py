@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from tritonsmith.builder.base.errors import BuildError, UnexpectedError, Where, error_from_form
 from tritonsmith.builder.base.machine.own import IMPORT_ROOT, python_path
 from tritonsmith.builder.base.processes.budget import Grant
-from tritonsmith.builder.base.processes.run_policy import current_policy
+from tritonsmith.builder.base.processes.run_policy import Turn, current_policy
+from tritonsmith.builder.base.processes.warm import Place, Worker
 
 _GRACE_S = 2.0
 _POLL_S = 0.2
@@ -52,6 +53,7 @@ class ChildTask:
     error:       class of those errors.
     gpus:        numbers of the GPUs of which it computes on one; two actions do not share one.
     imports:     modules that take long; a build forks such workers from a process that has them.
+    shares:      it runs no code but ours and that of `imports`: its process may have done other tasks before and take more.
     """
 
     module: str
@@ -60,26 +62,42 @@ class ChildTask:
     error: type[BuildError] = BuildError
     gpus: tuple[int, ...] = ()
     imports: tuple[str, ...] = ()
+    shares: bool = False
 
 
 class _Running(Protocol):
     """What is asked of a worker, freshly started or forked."""
 
-    stdin: IO[bytes] | None
     returncode: int | None
 
     def poll(self) -> int | None: ...
 
     def wait(self, timeout: float | None = None) -> int: ...
 
+    def leave_alone(self) -> None: ...
+
     def kill_group(self, with_signal: signal.Signals) -> None: ...
 
 
 class _Fresh(subprocess.Popen[bytes]):
-    """An interpreter of its own."""
+    """An interpreter of its own. Its standard input has one request, and stays open: its end says that we are gone."""
+
+    def give(self, request: bytes) -> None:
+        assert self.stdin is not None
+        with suppress(BrokenPipeError):
+            self.stdin.write(request)
+            self.stdin.flush()
+
+    def leave_alone(self) -> None:
+        assert self.stdin is not None
+        with suppress(OSError):
+            self.stdin.close()
 
     def kill_group(self, with_signal: signal.Signals) -> None:
         os.killpg(self.pid, with_signal)
+
+
+_Answer = Mapping[str, Any]
 
 
 def run_child(
@@ -99,19 +117,18 @@ def run_child(
     On any exception, Ctrl-C included, the child's process group is gone before it leaves.
     """
     policy = current_policy()
-    with policy.turn(task.what, task.gpus) as grant:
-        if grant is None:
+    with policy.turn(task.what, task.gpus) as turn:
+        if turn is None:
             raise _cancelled(task)
         out_dir.mkdir(parents=True, exist_ok=True)
         log_path.parent.mkdir(parents=True, exist_ok=True)
         limit_s = timeout_s if timeout_s is not None else policy.timeout_s
-        text, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), grant)
-    if text:
-        answer = json.loads(text)
-        if policy.peaks is not None and "peak_bytes" in answer:
-            policy.peaks.learn(task.what, answer["peak_bytes"])
-        return _result_from_answer(answer, task, log_path)
-    raise _error_from_exit(status, task, log_path)
+        answer, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), turn)
+        if answer is not None and "peak_bytes" in answer:
+            policy.learn(turn, task.what, answer["peak_bytes"])
+    if answer is None:
+        raise _error_from_exit(status, task, log_path)
+    return _result_from_answer(answer, task, log_path)
 
 
 def _any_of(one: Callable[[], bool] | None, other: Callable[[], bool]) -> Callable[[], bool]:
@@ -125,26 +142,60 @@ def _run(
     log_path: Path,
     timeout_s: float | None,
     stop: Callable[[], bool],
-    grant: Grant,
-) -> tuple[bytes, int]:
-    """(the answer, the exit status)"""
+    turn: Turn,
+) -> tuple[_Answer | None, int]:
+    """(the answer, the exit status); a process that may take another task stays with the turn."""
     receive, send = os.pipe()
-    with os.fdopen(receive, "rb", buffering=0) as answer, log_path.open("wb") as log:
+    with os.fdopen(receive, "rb", buffering=0) as pipe, log_path.open("wb") as log:
         try:
-            child = _start(task, send, log.fileno(), out_dir, grant)
+            child = _start(task, request, send, log.fileno(), out_dir, turn)
         finally:
             os.close(send)
         try:
-            text = _exchange(child, answer, request, timeout_s, task, log_path, stop)
-        finally:
+            answer = _answer(child, pipe, timeout_s, task, log_path, stop)
+        except BaseException:
             _end(child)
+            raise
+        if isinstance(child, Worker) and answer is not None and "stays" in answer:
+            turn.keep(child, **answer["stays"])
+            return answer, 0
+        _end(child)
+    if answer is None and isinstance(child, Worker) and child.tasks > 1:
+        # What it did before may be why it died: in a process of its own, a model pays for no other.
+        return _run(replace(task, shares=False), request, out_dir, log_path, timeout_s, stop, turn)
     assert child.returncode is not None
-    return text, child.returncode
+    return answer, child.returncode
 
 
-def _start(task: ChildTask, send: int, log: int, out_dir: Path, grant: Grant) -> _Running:
+def _start(
+    task: ChildTask, request: Mapping[str, object], send: int, log: int, out_dir: Path, turn: Turn
+) -> _Running:
+    environment = _environment(turn.grant)
+    directory, out = str(IMPORT_ROOT), str(out_dir.resolve())
+    warm = current_policy().warm
+    if warm is not None and task.imports:
+        place = Place(task.imports, directory, environment)
+        kept = turn.kept(place) if task.shares else None
+        worker = kept or (warm.idle(place) if task.shares else None) or warm.forked(place)
+        told = {"module": task.module, "out_dir": out, "shares": task.shares, "follows": kept is not None}
+        worker.give(json.dumps({**told, "request": request}).encode() + b"\n", send, log)
+        return worker
+    fresh = _Fresh(
+        [sys.executable, "-m", task.module, str(send), out],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd=directory,
+        env=environment,
+        pass_fds=[send],
+        start_new_session=True,
+    )
+    fresh.give(json.dumps(request).encode() + b"\n")
+    return fresh
+
+
+def _environment(grant: Grant) -> dict[str, str]:
     # The package's own directory comes first so that a source's `tritonsmith` cannot stand in for ours.
-    root = str(IMPORT_ROOT)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = python_path(environment)
     # torch.load without weights_only must stay safe whatever the caller's shell says.
@@ -154,39 +205,22 @@ def _start(task: ChildTask, send: int, log: int, out_dir: Path, grant: Grant) ->
     if grant.gpu is not None:
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[grant.gpu] if visible else str(grant.gpu)
-    warm = current_policy().warm
-    if warm is not None and task.imports:
-        return warm.start(task.module, task.imports, send, [str(out_dir.resolve())], log, root, environment)
-    return _Fresh(
-        [sys.executable, "-m", task.module, str(send), str(out_dir.resolve())],
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        cwd=root,
-        env=environment,
-        pass_fds=[send],
-        start_new_session=True,
-    )
+    return environment
 
 
-def _exchange(
+def _answer(
     child: _Running,
-    answer: Any,
-    request: Mapping[str, object],
+    pipe: Any,
     timeout_s: float | None,
     task: ChildTask,
     log_path: Path,
     stop: Callable[[], bool],
-) -> bytes:
-    """Sends the request, reads the answer; standard input stays open, its end tells the child we are gone."""
-    assert child.stdin is not None
-    with suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()
+) -> _Answer | None:
+    """Its answer; None when it leaves without one."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     chunks: list[bytes] = []
     with selectors.DefaultSelector() as selector:
-        selector.register(answer, selectors.EVENT_READ)
+        selector.register(pipe, selectors.EVENT_READ)
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise task.error(
@@ -198,16 +232,21 @@ def _exchange(
             if stop():
                 raise _cancelled(task)
             if selector.select(_POLL_S):
-                chunk = answer.read(1 << 16)
+                chunk = pipe.read(1 << 16)
                 if not chunk:
                     break
                 chunks.append(chunk)
             elif child.poll() is not None and not selector.select(0):
                 # Something the source forked may still hold the pipe; the child itself has said all it will.
                 break
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(_GRACE_S)
-    return b"".join(chunks)
+    try:
+        answer: _Answer = json.loads(b"".join(chunks))
+    except ValueError:  # none, or the part that it could still write
+        answer = {}
+    if "stays" not in answer:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
+    return answer or None
 
 
 def _cancelled(task: ChildTask) -> BuildError:
@@ -216,9 +255,7 @@ def _cancelled(task: ChildTask) -> BuildError:
 
 def _end(child: _Running) -> None:
     """Ends the child's process group; whatever the source started ends with it."""
-    if child.stdin is not None:
-        with suppress(OSError):
-            child.stdin.close()
+    child.leave_alone()
     if child.poll() is None:
         with suppress(ProcessLookupError):
             child.kill_group(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The process that workers are forked from: modules imported once → a child for each request of builder.base.processes.warm."""
+"""The process that workers are forked from: modules imported once → a worker whenever builder.base.processes.warm asks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 import warnings
 from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+from tritonsmith.builder.base.processes.child_worker import Task, leave_with_all
+from tritonsmith.builder.base.processes.own_state import OwnState
 
 _MOST_BYTES = 1 << 16
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def main() -> None:
@@ -41,19 +48,18 @@ def main() -> None:
                 os.read(woken, 1 << 10)
             _tell_ended(children)
         if control.fileno() in ready:
-            message, descriptors, _, _ = socket.recv_fds(control, _MOST_BYTES, 4)
+            message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not message:
                 os._exit(0)
-            *given, tell = descriptors
+            tasks, tell = descriptors
             child = os.fork()
             if child == 0:
                 control.close()
                 signal.set_wakeup_fd(-1)
                 for descriptor in (woken, wake, tell, *children.values()):
                     os.close(descriptor)
-                _become(json.loads(message), *given)
-            for descriptor in given:
-                os.close(descriptor)
+                _become(tasks)
+            os.close(tasks)
             children[child] = tell
             _say(tell, child)
 
@@ -73,27 +79,45 @@ def _say(tell: int, number: int) -> None:
         os.write(tell, b"%d\n" % number)
 
 
-def _become(arguments: list[str], requests: int, answer: int, log: int) -> None:
-    """This process as the worker that a fresh interpreter would be; does not return."""
+def _become(tasks: int) -> None:
+    """This process as the worker that a fresh interpreter would be, for one task after another; does not return."""
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.dup2(requests, 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(requests)
-        os.close(log)
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            numpy.random.seed()  # else every child would draw the same
-        module, *rest = arguments
-        sys.argv = [module, str(answer), *rest]
-        importlib.import_module(module).main()
+        given: SimpleQueue[tuple[bytes, int, int]] = SimpleQueue()
+        threading.Thread(target=_receive, args=(socket.socket(fileno=tasks), given), daemon=True).start()
+        state = OwnState()
+        while True:
+            line, answer, log = given.get()
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+            told = json.loads(line)
+            if not told["follows"]:
+                state.left.clear()
+            sys.argv = [told["module"]]
+            task = Task(told["request"], Path(told["out_dir"]), answer, state if told["shares"] else None)
+            importlib.import_module(told["module"]).main(task)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(1)
+
+
+def _receive(tasks: socket.socket, given: SimpleQueue[tuple[bytes, int, int]]) -> None:
+    """A line a task, with the descriptors of its answer and its log; their end means that nobody waits for us."""
+    line = b""
+    descriptors: list[int] = []
+    while True:
+        chunk, more, _, _ = socket.recv_fds(tasks, _MOST_BYTES, 2, _CLOSED_ON_EXEC)
+        if not chunk:
+            leave_with_all()
+        line, descriptors = line + chunk, [*descriptors, *more]
+        if line.endswith(b"\n"):
+            answer, log = descriptors
+            given.put((line, answer, log))
+            line, descriptors = b"", []
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _FIX = "max_batch_size: 0, or make the model treat its first dimension as a stac
 def rows_of(
     spec: ModelSpec, artifact: Artifact, repository: RepositorySpec, cache: Cache
 ) -> RowsReport | None:
-    """What is known of the model's rows, looked up or run in a process of its own; None when it batches nothing.
+    """What is known of the model's rows, looked up or run in a child process; None when it batches nothing.
 
     BuildError when that process dies.
     """

@@ -10,6 +10,7 @@ from tritonsmith.builder.actions.action import Artifact, Subject
 from tritonsmith.builder.actions.batch_rows import RowsReport
 from tritonsmith.builder.actions.export.action import export_action, is_exported
 from tritonsmith.builder.actions.take_over.action import take_over_action
+from tritonsmith.builder.base.processes.run_policy import in_one_turn
 from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
 from tritonsmith.builder.build.model.gate_of_session import load_taken
@@ -38,7 +39,7 @@ class Made:
 
 
 def make_model(spec: ModelSpec, planned: Sequence[Action], repository: RepositorySpec, cache: Cache) -> Made:
-    """Does what the plan says of the model: fetches what it found in the cache, runs the rest in processes of their own.
+    """Does what the plan says of the model: fetches what it found in the cache, runs the rest in child processes.
 
     GateError when the export does not answer like its source, or its rows not alone as in a batch; what an export or
     a taken-over file raises.
@@ -49,11 +50,12 @@ def make_model(spec: ModelSpec, planned: Sequence[Action], repository: Repositor
     source = (export_action if exported else take_over_action)(Subject(spec, repository))
     key = next(action.key for action in planned if action.kind == "export")
     artifact, action = fetched(source, key, cache), "from cache"
-    if artifact is None:
-        artifact, action = run(source, repository.root, cache), "exported" if exported else "taken over"
-    judge_export(spec, artifact.record["accuracy"], repository)
-    loaded = load_taken(spec, artifact, repository, cache)
-    rows = rows_of(spec, artifact, repository, cache)
+    with in_one_turn():
+        if artifact is None:
+            artifact, action = run(source, repository.root, cache), "exported" if exported else "taken over"
+        judge_export(spec, artifact.record["accuracy"], repository)
+        loaded = load_taken(spec, artifact, repository, cache)
+        rows = rows_of(spec, artifact, repository, cache)
     judge_rows(spec, rows, repository)
     # The keys of graphs are those of this very export's.
     known = [a if artifact.key == key else replace(a, key=None) for a in planned]

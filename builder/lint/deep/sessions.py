@@ -43,6 +43,7 @@ def load_versions(
         "session",
         ExportError,
         imports=WITH_ONNX,
+        shares=True,
     )
     loaded = {}
     for version in (v for v in model.selected if v.number in surfaces):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.files.address import address_of
 from tritonsmith.perf.commands.load.options import (
     DataFlags,
     LoadFlags,
     MeasurementFlags,
+    ServerFlags,
     ValueFlags,
     WireFlags,
 )
@@ -22,8 +26,21 @@ from tritonsmith.perf.data.repeat import repeat_from_text
 from tritonsmith.perf.load.load_test import LoadTest, fitted
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, Load, Open, Replay
 from tritonsmith.perf.stats.goodput import LIMITS
-from tritonsmith.perf.wire.payload import request_parameters
+from tritonsmith.perf.wire.payload import Parameter, request_parameters
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
+# Those that are ours to set, and those that would end a connection or its messages elsewhere.
+_OWN_HEADERS = ("content-length", "content-type", "transfer-encoding", "connection", "te", "upgrade")
+# Triton's parameters extension (docs/protocol/extension_parameters.md), and what the flags ask for already.
+_RESERVED = {
+    "sequence_id": "--sequences 8 makes sequences",
+    "sequence_start": "--sequences 8 makes sequences",
+    "sequence_end": "--sequences 8 makes sequences",
+    "priority": "--priority 1",
+    "timeout": "--request-timeout 50ms",
+    "headers": "-H 'NAME: VALUE'",
+    "binary_data_output": "outputs come as binary data",
+}
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -71,7 +88,7 @@ def metrics_address_from_text(text: str) -> str:
             valid=["HOST:PORT"],
             fix="--metrics-url localhost:8002",
         )
-    return match[1]
+    return match[1] and address_of(f"http://{match[1]}", ("http",), "http://localhost:8002").authority
 
 
 def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float]:
@@ -100,8 +117,79 @@ def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
             raise UsageError(  # whatever it is, it may be a secret
                 "not NAME:VALUE", code="bad_header", seen=f"{len(line)} characters", fix="-H 'NAME: VALUE'"
             )
-        headers[name.strip()] = value.strip()
+        name, value = name.strip(), value.strip()
+        if not _NAME.fullmatch(name) or not value.isascii() or not value.replace("\t", " ").isprintable():
+            raise UsageError(
+                "a header's name is letters, digits and dashes, and its value printable ASCII",
+                code="bad_header",
+                seen=f"{len(line)} characters",
+                fix="-H 'NAME: VALUE'; percent-encode or base64 what is not ASCII",
+            )
+        if name.lower().startswith("inference-header-") or name.lower() in _OWN_HEADERS:
+            raise UsageError("this header is made with each request", code="bad_header", seen=name)
+        headers[name] = value
     return headers
+
+
+def parameters_from_flags(flags: Sequence[str]) -> dict[str, Parameter]:
+    """`max_tokens:256:int`, as perf_analyzer's flag of that name takes it → {name: value}; the value may hold colons."""
+    found: dict[str, Parameter] = {}
+    for flag in flags:
+        name, _, rest = flag.partition(":")
+        text, colon, kind = rest.rpartition(":")
+        if not name or not colon or kind not in _PARAMETER_TYPES:
+            raise UsageError(
+                "not NAME:VALUE:TYPE",
+                code="bad_parameter",
+                seen=flag,
+                valid=list(_PARAMETER_TYPES),
+                fix="--request-parameter max_tokens:256:int",
+            )
+        if name in _RESERVED or name.startswith("triton_"):
+            raise UsageError(
+                f"`{name}` is reserved for Triton, which would not hand it to the model",
+                code="reserved_parameter",
+                seen=flag,
+                fix=_RESERVED.get(name, "give it another name"),
+            )
+        if name in found:
+            raise UsageError(f"`{name}` is given twice", code="bad_parameter", seen=flag)
+        try:
+            found[name] = _PARAMETER_TYPES[kind](text)
+        except (ValueError, KeyError):
+            raise UsageError(
+                f"not a value of type {kind}", code="bad_parameter", seen=flag, valid=[_RANGES[kind]]
+            ) from None
+    return found
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,20}", text) or not low <= int(text) <= high:
+        raise ValueError(text)
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # JSON has no word for it
+        raise ValueError(text)
+    return value
+
+
+_PARAMETER_TYPES: Mapping[str, Callable[[str], Parameter]] = {
+    "int": lambda text: _whole(text, -(1 << 63), (1 << 63) - 1),
+    # Triton holds an int64 and no more: over HTTP a larger number became a double, over gRPC it is refused (seen with 2.51).
+    "uint": lambda text: _whole(text, 0, (1 << 63) - 1),
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "string": str,
+    "double": _finite,
+}
+_RANGES = {
+    "int": "-2^63..2^63-1",
+    "uint": "0..2^63-1, Triton's own limit",
+    "bool": "true, false",
+    "double": "a finite number",
+}
 
 
 def _header_lines(flag: str) -> list[str]:
@@ -173,9 +261,12 @@ def test_from_flags(
         output_bytes=wire.output_shared_memory_size,
         grpc_url=wire.grpc_url,
         metrics_url=metrics_address_from_text(wire.metrics_url),
-        headers=headers_from_flags(wire.header or []),
-        ca_file=None if wire.ca_file is None else str(wire.ca_file),
-        parameters=request_parameters(priority=load.priority, timeout_us=timeout_us),
+        **server_fields(wire),
+        parameters=request_parameters(
+            priority=load.priority,
+            timeout_us=timeout_us,
+            other=parameters_from_flags(load.request_parameter or []),
+        ),
         timeout_s=seconds_from_text(measurement.timeout),
         processes=load.processes,
         validate_every=data.check_every,
@@ -183,6 +274,18 @@ def test_from_flags(
         goodput_ms=goodput_from_flags(measurement.goodput or [], wire.streaming),
     )
     return fitted(test, target)
+
+
+def server_fields(flags: ServerFlags) -> dict[str, Any]:
+    """What a server wants to see → the LoadTest's fields of it."""
+    if flags.key is not None and flags.cert is None:
+        raise UsageError("a key needs its certificate", code="bad_certificate", fix="--cert FILE")
+    files = {"ca_file": flags.ca_file, "cert_file": flags.cert, "key_file": flags.key}
+    return {
+        "headers": headers_from_flags(flags.header or []),
+        "verify": not flags.insecure,
+        **{name: None if path is None else str(path) for name, path in files.items()},
+    }
 
 
 def data_from_flags(flags: ValueFlags | SweepFlags) -> DataOptions:

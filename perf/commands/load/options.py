@@ -39,6 +39,11 @@ class LoadFlags:
     request_timeout: str = flag(
         "", "Triton's request timeout in the queue (50ms): its queue policy says what follows."
     )
+    request_parameter: list[str] | None = flag(
+        None,
+        "NAME:VALUE:TYPE of a parameter that every request carries (max_tokens:256:int); TYPE is int, uint, "
+        "bool, string or double. May be given again.",
+    )
     processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
 
 
@@ -105,13 +110,18 @@ class ServerFlags:
         None, "NAME:VALUE sent with every request, or @FILE with such lines.", "--header", "-H"
     )
     ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
+    insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
+    cert: Path | None = flag(None, "The client's own certificate (PEM), for a server that asks.", exists=True)
+    key: Path | None = flag(None, "Its key, where it is not in --cert's file.", exists=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolFlags(ServerFlags):
     """Over which protocol a model is asked."""
 
-    protocol: Literal["http", "grpc"] = flag("http", "Wire protocol.")
+    protocol: Literal["http", "grpc"] | None = flag(
+        None, "Wire protocol; by default http, or where answers are streamed grpc."
+    )
     grpc_url: str = flag("", "HOST:PORT of gRPC; by default the HTTP port + 1.")
 
 
@@ -120,7 +130,11 @@ class WireFlags(ProtocolFlags):
     """How requests travel."""
 
     metrics_url: str = flag("", "HOST:PORT of Triton's metrics; by default the HTTP port + 2.")
-    streaming: bool = flag(False, "gRPC streams, for decoupled models; times each response.", "--streaming")
+    streaming: bool = flag(
+        False,
+        "For decoupled models; times each response. gRPC streams, or with --protocol http generate_stream.",
+        "--streaming",
+    )
     shared_memory: Literal["none", "system", "cuda"] = flag(
         "none", "Where tensors travel, for a server on this machine."
     )

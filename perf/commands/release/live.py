@@ -10,13 +10,21 @@ from typing import Any, Literal
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation, compare
 from tritonsmith.builder.actions.accuracy.samples import Sample
 from tritonsmith.builder.base.errors import ServerError, TrialError
-from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, Reply, reason_of
+from tritonsmith.builder.base.files.http_ask import (
+    ANSWER_LIMIT_BYTES,
+    SIGN_IN,
+    Reply,
+    is_strange,
+    no_answer,
+    not_triton,
+    reason_of,
+)
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import repository_path
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, ask_infer, call, unreachable
+from tritonsmith.perf.wire.rest import RestApi, ask_infer, call
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -40,11 +48,14 @@ class LiveRelease:
         """See Release."""
         for target in self.targets:
             reply = call(target, "GET", "/v2/health/live", timeout_s=_TIMEOUT_S)
+            if is_strange(reply):
+                raise not_triton(target.url, reply)
             if reply.status != 200:
                 raise ServerError(
                     f"the server at {target.url} is not live",
                     code="server_unreachable",
                     seen=f"HTTP {reply.status} {_reason(reply)}".strip(),
+                    fix=SIGN_IN if reply.status in (401, 403) else None,
                 )
 
     def follow(self, switched: Switched) -> str:
@@ -85,7 +96,7 @@ class LiveRelease:
             f"the server at {target.url} refused to load {model!r}: {reason}",
             code="model_refused",
             seen=f"HTTP {reply.status}",
-            fix="give what it wants to see of you with --header NAME:VALUE" if forbidden else None,
+            fix=SIGN_IN if forbidden else None,
         )
 
     def _wait(self, target: HttpTarget, model: str, served: tuple[int, ...], mode: ControlMode) -> None:
@@ -161,7 +172,7 @@ def _infer(target: HttpTarget, model: str, version: str, sample: Sample) -> tupl
     try:
         answer = ask_infer(target, payload, timeout_s=_TIMEOUT_S, limit_bytes=limit_bytes)
     except OSError as error:
-        raise unreachable(target, "POST", f"{model}/infer", error) from error
+        raise no_answer(target.url, error) from error
     if answer.error is not None:
         raise _smoke_failed(target, model, version, answer.error)
     return dict(answer.outputs), answer.model_version

@@ -20,7 +20,7 @@ from tritonsmith.builder.base.text.console import (
     width_of,
 )
 from tritonsmith.builder.base.text.shown import visible
-from tritonsmith.perf.commands.load.flags import data_from_flags, headers_from_flags, seconds_from_text
+from tritonsmith.perf.commands.load.flags import data_from_flags, seconds_from_text, server_fields
 from tritonsmith.perf.commands.load.options import ProtocolFlags, ValueFlags
 from tritonsmith.perf.commands.load.run import check_output
 from tritonsmith.perf.commands.serving.answer import Told, keep
@@ -72,6 +72,13 @@ def run(target: str, question: Question, show_code: bool, output: Path | None, a
         api, wire = server_of(served.http_url, test)
         model = interface_of(api, question.model, question.version)
         notes = []
+        if model.decoupled and test.protocol == "http":
+            raise UsageError(
+                f"`{model.name}` may answer any number of times, and is asked over gRPC",
+                code="bad_streaming",
+                seen="--protocol http",
+                fix="leave it out",
+            )
         if model.decoupled:
             _, wire = server_of(served.http_url, replace(test, protocol="grpc", streaming=True))
             notes.append(f"{model.name} may answer any number of times: asked over a gRPC stream")
@@ -156,8 +163,7 @@ def _test_of(question: Question, target: str) -> LoadTest:
             data=data,
             protocol=wire.protocol,
             grpc_url=wire.grpc_url,
-            headers=headers_from_flags(wire.header or []),
-            ca_file=None if wire.ca_file is None else str(wire.ca_file),
+            **server_fields(wire),
             timeout_s=seconds_from_text(question.timeout),
         ),
         target,

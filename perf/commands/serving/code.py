@@ -57,7 +57,7 @@ def code_for(
         headers = Path(only[1:]) if len(flags.header) == 1 and only.startswith("@") else _HEADERS_FILE
         if headers is _HEADERS_FILE:
             notes.append(f"the code reads {headers}: write what --header gives there, a line each")
-    curl, why_not = _curl(target, http_url, payload, timeout_s, headers, flags.ca_file)
+    curl, why_not = _curl(target, http_url, payload, timeout_s, headers, flags)
     if why_not:
         notes.append(f"no curl line: {why_not}")
     long = [tensor.name for tensor in payload.inputs if not _is_short(tensor)]
@@ -68,7 +68,9 @@ def code_for(
         notes.append(
             "tritonclient encodes the model's name in HTTP paths, where Triton does not find it: --protocol grpc"
         )
-    python = _python(target, payload, timeout_s, headers, flags.ca_file, file)
+    if flags.insecure and target.url.startswith("grpcs:"):
+        notes.append("gRPC's library trusts no unknown certificate: the code needs --ca-file")
+    python = _python(target, payload, timeout_s, headers, flags, file)
     return Code(curl, python, tuple(notes))
 
 
@@ -78,7 +80,7 @@ def _curl(
     payload: InferPayload,
     timeout_s: float,
     headers: Path | None,
-    ca_file: Path | None,
+    flags: ProtocolFlags,
 ) -> tuple[str | None, str]:
     """(the line, why there is none)"""
     if not http_url.startswith("http"):
@@ -96,7 +98,9 @@ def _curl(
     text = json.dumps(body)
     url = f"{http_url.rstrip('/')}{model_path(payload.model, payload.version)}/infer"
     parts = ["curl", "--silent", "--show-error", "--max-time", f"{math.ceil(timeout_s)}"]
-    parts += ["--cacert", str(ca_file)] if ca_file is not None else []
+    parts += ["--insecure"] if flags.insecure else []
+    for name, path in (("--cacert", flags.ca_file), ("--cert", flags.cert), ("--key", flags.key)):
+        parts += [name, str(path)] if path is not None else []
     parts += ["-H", f"@{headers}"] if headers is not None else []
     parts += ["-H", "Content-Type: application/json", "--data", text, url]
     return shlex.join(parts), ""
@@ -138,7 +142,7 @@ def _python(
     payload: InferPayload,
     timeout_s: float,
     headers: Path | None,
-    ca_file: Path | None,
+    flags: ProtocolFlags,
     file: Path,
 ) -> str:
     parts = urlsplit(target.url)
@@ -149,12 +153,16 @@ def _python(
     client = [ascii(f"{host}:{port}{'' if is_grpc else parts.path.rstrip('/')}")]
     imports = ["import queue", ""] if target.streaming else []
     if secure and is_grpc:
-        client += ["ssl=True"]
-        client += [f"root_certificates={str(ca_file)!a}"] if ca_file is not None else []
+        client.append("ssl=True")
+        certificates = {
+            "root_certificates": flags.ca_file,
+            "certificate_chain": flags.cert,
+            "private_key": flags.key or flags.cert,
+        }
+        client += [f"{name}={str(path)!a}" for name, path in certificates.items() if path is not None]
     elif secure:
         imports = ["import gevent.ssl"]
-        trusted = f"cafile={str(ca_file)!a}" if ca_file is not None else ""
-        client += ["ssl=True", f"ssl_context_factory=lambda: gevent.ssl.create_default_context({trusted})"]
+        client += ["ssl=True", "ssl_context_factory=lambda: context"]
     if not is_grpc:
         client += [f"network_timeout={timeout_s!r}"]
     lines = [
@@ -165,6 +173,7 @@ def _python(
         *(["from numpy import inf, nan"] if any(map(_has_words, payload.inputs)) else []),
         f"import tritonclient.{target.protocol} as triton",
         "",
+        *(_context_lines(flags) if secure and not is_grpc else []),
         f"client = triton.InferenceServerClient({', '.join(client)})",
         "inputs = []",
     ]
@@ -199,6 +208,18 @@ def _python(
             "client.stop_stream()",
         ]
     return "\n".join(lines)
+
+
+def _context_lines(flags: ProtocolFlags) -> list[str]:
+    """What https trusts and shows."""
+    trusted = f"cafile={str(flags.ca_file)!a}" if flags.ca_file is not None else ""
+    lines = [f"context = gevent.ssl.create_default_context({trusted})"]
+    if flags.cert is not None:
+        key = f", {str(flags.key)!a}" if flags.key is not None else ""
+        lines.append(f"context.load_cert_chain({str(flags.cert)!a}{key})")
+    if flags.insecure:
+        lines += ["context.check_hostname = False", "context.verify_mode = gevent.ssl.CERT_NONE"]
+    return lines
 
 
 def _input_lines(tensor: WireTensor, file: Path) -> list[str]:

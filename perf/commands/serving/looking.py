@@ -11,7 +11,7 @@ from typing import Any
 from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, width_of
 from tritonsmith.builder.base.text.shown import visible, without_secrets
-from tritonsmith.perf.commands.load.flags import headers_from_flags, seconds_from_text
+from tritonsmith.perf.commands.load.flags import seconds_from_text, server_fields
 from tritonsmith.perf.commands.load.options import ServerFlags
 from tritonsmith.perf.commands.serving.looked import Look, json_of_look, look_from, text_of_look
 from tritonsmith.perf.load.load_test import LoadTest, fitted, server_of
@@ -44,8 +44,7 @@ def _api(url: str, flags: ServerFlags) -> ServerApi:
             if is_directory
             else f"tritonsmith status http://{url}",
         )
-    ca_file = None if flags.ca_file is None else str(flags.ca_file)
-    test = LoadTest("", Closed(1), headers=headers_from_flags(flags.header or []), ca_file=ca_file)
+    test = LoadTest("", Closed(1), **server_fields(flags))
     api, _ = server_of(url, fitted(test, url))
     return api
 

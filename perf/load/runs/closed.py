@@ -38,7 +38,7 @@ class ClosedRun(Run):
 
         async def opened() -> Connection:
             async with gate:
-                return await self.target.connect(self.done, self.closed)
+                return await self.connect()
 
         made = await asyncio.gather(*(opened() for _ in self.lanes), return_exceptions=True)
         good = [c for c in made if not isinstance(c, BaseException)]
@@ -143,7 +143,7 @@ class ClosedRun(Run):
         while monotonic_ns() < self.stop_ns and self.next < self.limit:
             due_ns = monotonic_ns()
             try:
-                connection = await self.target.connect(self.done, self.closed)
+                connection = await self.connect()
             except OSError as error:
                 for _ in lane.waiting:
                     self.record_unsent(due_ns, f"connect: {os_reason(error)}")
@@ -187,6 +187,7 @@ class _Unopened:
     """Stands for a connection that could not be opened."""
 
     open = False
+    received_bytes = 0
 
     def send(self, slot: int, request: bytes, keep: bool) -> None:
         raise AssertionError("not open")

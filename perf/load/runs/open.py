@@ -28,7 +28,7 @@ class OpenRun(Run):
         self.place = 0
         self.sending = True
         made = await asyncio.gather(
-            *(self.target.connect(self.done, self.closed) for _ in range(self._first_connections())),
+            *(self.connect() for _ in range(self._first_connections())),
             return_exceptions=True,
         )
         for result in made:
@@ -144,7 +144,7 @@ class OpenRun(Run):
 
     async def _open_one(self) -> None:
         try:
-            connection = await self.target.connect(self.done, self.closed)
+            connection = await self.connect()
         except OSError as error:
             self.opening -= 1
             self.no_connect_before_ns = monotonic_ns() + 20_000_000

@@ -83,6 +83,10 @@ class Run:
                 step += 1
             self.next_check, self.check_step = 0, step
         self.connection_of: list[Connection] = []
+        self.alive: dict[int, Connection] = {}
+        self.received_bytes = 0  # on connections that are gone
+        self.received_before = 0  # at the start of the measurement
+        self.received_at_stop: int | None = None
         self.scheduled: list[int] = []
         self.sent: list[int] = []  # 0 when nothing is in flight
         self.payload: list[int] = []
@@ -115,12 +119,17 @@ class Run:
             self.measure_start_ns = self.start_ns + round(self.plan.warmup_s * NS_PER_S)
             end_s = self.plan.end_s
             self.stop_ns = NEVER_NS if end_s is None else self.start_ns + round(end_s * NS_PER_S)
+            if self.plan.warmup_s:
+                self.loop.call_later(self.plan.warmup_s, self._count_from_here)
+            if end_s is not None:
+                self.loop.call_later(end_s, self._count_to_here)
             if self.at_measure_start is not None:
                 self.loop.call_later(self.plan.warmup_s, self._measure_start, self.at_measure_start)
             self.begin()
             self._tick()
             await self.finished.wait()
             self.ticker.cancel()
+            self._count_to_here()
             self.client_cpu_s = (time.process_time_ns() - cpu_ns) / NS_PER_S
             self.client_wall_s = (monotonic_ns() - self.start_ns) / NS_PER_S
             self.stop_ns = min(self.stop_ns, monotonic_ns())
@@ -130,6 +139,27 @@ class Run:
             await self._close()
         if self.error is not None:
             raise self.error
+
+    async def connect(self) -> Connection:
+        """A new connection, counted; OSError when there is none."""
+        connection = await self.target.connect(self.done, self._gone)
+        self.alive[id(connection)] = connection
+        return connection
+
+    def _gone(self, connection: Connection) -> None:
+        if self.alive.pop(id(connection), None) is not None:
+            self.received_bytes += connection.received_bytes
+        self.closed(connection)
+
+    def _received(self) -> int:
+        return self.received_bytes + sum(connection.received_bytes for connection in self.alive.values())
+
+    def _count_from_here(self) -> None:
+        self.received_before = self._received()
+
+    def _count_to_here(self) -> None:
+        if self.received_at_stop is None:
+            self.received_at_stop = self._received()
 
     def _measure_start(self, call: Callable[[], None]) -> None:
         async def called() -> None:
@@ -192,6 +222,7 @@ class Run:
         patience_s = 0.0 if self.interrupted else 1.0
         self.interrupted = True
         self.stop_ns = min(self.stop_ns, monotonic_ns())
+        self._count_to_here()
         self.stop_sending()
         self.loop.call_later(patience_s, self._give_up)
 
@@ -296,6 +327,12 @@ class Run:
             reason = "other: too many different reasons"
         return self.reasons.setdefault(reason, len(self.reasons))
 
+    def _request_bytes(self) -> tuple[int, ...]:
+        """Of each payload's request. What stands for a slot's own, or is made for each request, is not there yet."""
+        kept: list[bytes | None] = [*self.wire] or [None] * len(self.payloads)
+        pairs = zip(kept, self.payloads, strict=True)
+        return tuple(len(w if type(w) is bytes else self.target.encode(p, 0)) for w, p in pairs)
+
     def records(self, environment: dict[str, Any]) -> RequestRecords:
         """The rows, sorted and with their header, once the run is over."""
         table = np.frombuffer(self.rows, np.int64).reshape(-1, 6).copy()
@@ -312,6 +349,8 @@ class Run:
             seed=self.plan.seed,
             reasons=tuple(self.reasons),
             batch_sizes=tuple(payload.batch_size for payload in self.payloads),
+            request_bytes=self._request_bytes(),
+            received_bytes=max(0, (self.received_at_stop or 0) - self.received_before),
             started_unix_ns=self.started_unix_ns,
             start_ns=self.start_ns,
             measure_start_ns=self.measure_start_ns,

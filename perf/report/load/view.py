@@ -54,6 +54,11 @@ def rows_of(summary: Summary) -> list[dict[str, Any]]:
     rows = [_row("throughput", summary.throughput_per_s, "inferences/s", numbers.rate)]
     rows += [_row(f"latency {n}", e, "ns", numbers.milliseconds) for n, e in summary.latency_ns.items()]
     rows.append(_row("latency mean", summary.mean_latency_ns, "ns", numbers.milliseconds))
+    if summary.max_latency_ns is not None:
+        rows.append(_row("latency max", Estimate(summary.max_latency_ns), "ns", numbers.milliseconds))
+    for name, per_s in (("sent", summary.sent_bytes_per_s), ("received", summary.received_bytes_per_s)):
+        if per_s is not None:
+            rows.append(_row(name, Estimate(per_s / 1e6), "MB/s", numbers.rate))
     if summary.goodput is not None:
         rows.insert(1, _row("goodput", summary.goodput.per_s, "inferences/s", numbers.rate))
     for step in summary.steps:
@@ -164,7 +169,7 @@ def _environment(records: RequestRecords, summary: Summary) -> list[tuple[str, s
     return [*rows, ("Seed", str(header.seed))]
 
 
-_OBSERVED = {"server": "The server itself", "used": "The server used"}
+_OBSERVED = {"server": "The server itself", "members": "The ensemble's members", "used": "The server used"}
 
 
 # Charts.

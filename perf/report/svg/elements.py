@@ -1,7 +1,7 @@
 """Numbers → small inline SVG charts whose colours are the page's CSS variables; pure.
 
-All charts share one coordinate system of 420 units across, so that text keeps one size beside another chart
-and stays readable when a phone shrinks it.
+Each chart is drawn twice, and the page shows the one that fits: 420 units across for a screen, 340 for a phone, where text
+would be too small to read if the wide one were shrunk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 420
+WIDTH, NARROW = 420, 340
+CHARACTER = 6.4
+"""Units across that a character of a tick takes."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38
 
 Format = Callable[[float], str]
@@ -35,6 +37,7 @@ class Series:
     """Points under one label; `style` is the number of its colour and marker, 0 the current config's grey.
 
     marked, joined: whether points get their marker, and the line between them.
+    faded: drawn thin and pale, so that others stand out; whole again under the pointer.
     """
 
     label: str
@@ -43,6 +46,7 @@ class Series:
     dashed: bool = False
     marked: bool = True
     joined: bool = True
+    faded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,30 @@ def xy_chart(
     front: points to ring, x ascending, joined by the steps of a Pareto front behind the lines.
     limit: a level of y to draw a line at.
     """
-    plot_w, plot_h = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
+
+    def drawn(width: int) -> str:
+        return _drawn_xy(title, series, x, y, height, dodge, front, limit, width)
+
+    return in_both(drawn)
+
+
+def in_both(draw: Callable[[int], str]) -> str:
+    """A drawing for each width; the style shows one of them. draw: width in units → an SVG."""
+    return draw(WIDTH) + draw(NARROW)
+
+
+def _drawn_xy(
+    title: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    height: int,
+    dodge: float,
+    front: Sequence[tuple[float, float]],
+    limit: float | None,
+    width: int,
+) -> str:
+    plot_w, plot_h = width - LEFT - RIGHT, height - TOP - BOTTOM
 
     def px(value: float) -> float:
         return LEFT + x.at(value) * plot_w
@@ -114,24 +141,32 @@ def xy_chart(
     def py(value: float) -> float:
         return TOP + (1 - min(max(y.at(value), -0.02), 1.02)) * plot_h
 
-    parts = [level("grid", py(value)) for value, _ in y.ticks]
+    parts = [level("grid", py(value), width) for value, _ in y.ticks]
     parts += [text_at("tick", LEFT - 6, py(value) + 3.5, words, "end") for value, words in y.ticks]
-    parts += [x_axis(x, px, height - BOTTOM), _front([(px(a), py(b)) for a, b in front])]
+    parts += [x_axis(x, px, height - BOTTOM, width), _front([(px(a), py(b)) for a, b in front])]
     if limit is not None:
-        parts.append(level("limit", py(limit)))
-    for position, line in enumerate(series):
-        shift = (position - (len(series) - 1) / 2) * dodge
-        places = [(px(p.x) + shift, py(p.y), p) for p in line.points]
-        path = " ".join(f"{'M' if i == 0 else 'L'}{a:.1f} {b:.1f}" for i, (a, b, _) in enumerate(places))
-        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        if line.joined:
-            parts.append(f'<path class="line c{line.style}" d="{path}"{dash}/>')
-        for a, b, point in places if line.marked else ():
-            if point.low is not None and point.high is not None:
-                parts.append(_whisker(a, py(point.low), py(point.high), line.style))
-            parts.append(marker(a, b, line.style, point.tip))
+        parts.append(level("limit", py(limit), width))
+    for position, line in sorted(enumerate(series), key=lambda item: not item[1].faded):
+        parts.append(_drawn_series(line, px, py, (position - (len(series) - 1) / 2) * dodge))
     parts += [f'<circle class="ring" cx="{px(a):.1f}" cy="{py(b):.1f}" r="6.5"/>' for a, b in front]
-    return svg_of(title, height, parts)
+    return svg_of(title, height, parts, width)
+
+
+def _drawn_series(line: Series, px: Place, py: Place, shift: float) -> str:
+    """Line, whiskers and markers; a faded one has a broad unseen line, too, so that a pointer finds it."""
+    places = [(px(p.x) + shift, py(p.y), p) for p in line.points]
+    path = " ".join(f"{'M' if i == 0 else 'L'}{a:.1f} {b:.1f}" for i, (a, b, _) in enumerate(places))
+    dash = ' stroke-dasharray="4 3"' if line.dashed else ""
+    parts = []
+    if line.joined and places:
+        parts += [f'<path class="reach" d="{path}"/>'] if line.faded else []
+        parts.append(f'<path class="line c{line.style}" d="{path}"{dash}/>')
+    for a, b, point in places if line.marked else ():
+        if point.low is not None and point.high is not None:
+            parts.append(_whisker(a, py(point.low), py(point.high), line.style))
+        parts.append(marker(a, b, line.style, point.tip))
+    faded = " faded" if line.faded else ""
+    return f'<g class="series s{line.style}{faded}"><title>{escape(line.label)}</title>{"".join(parts)}</g>'
 
 
 def _front(places: Sequence[tuple[float, float]]) -> str:
@@ -147,9 +182,9 @@ def text_at(kind: str, x: float, y: float, words: str, anchor: str = "middle", m
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
 
 
-def level(kind: str, y: float, left: float = LEFT, right: float = RIGHT) -> str:
+def level(kind: str, y: float, width: int, left: float = LEFT, right: float = RIGHT) -> str:
     """A line across a plot with these margins."""
-    return f'<line class="{kind}" x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'<line class="{kind}" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def upright(kind: str, x: float, top: float, bottom: float) -> str:
@@ -158,16 +193,30 @@ def upright(kind: str, x: float, top: float, bottom: float) -> str:
 
 
 def x_axis(
-    x: Axis, px: Place, bottom: float, left: float = LEFT, right: float = RIGHT, inside: bool = False
+    x: Axis,
+    px: Place,
+    bottom: float,
+    width: int,
+    left: float = LEFT,
+    right: float = RIGHT,
+    inside: bool = False,
 ) -> str:
-    """The line below a plot that ends at `bottom`, its ticks and its label; inside: no tick's text goes beyond the ends."""
+    """The line below a plot that ends at `bottom`, its label and the ticks that have room beside the one before.
+
+    inside: no tick's text goes beyond the ends.
+    """
 
     def anchor(at: float) -> str:
         return "middle" if not inside or 0.02 <= at <= 0.98 else "start" if at < 0.02 else "end"
 
-    ticks = (text_at("tick", px(value), bottom + 15, words, anchor(x.at(value))) for value, words in x.ticks)
-    label = text_at("label", (left + WIDTH - right) / 2, bottom + BOTTOM - 5, x.label)
-    return "".join([*ticks, level("axis", bottom, left, right), label])
+    ticks, free = [], -math.inf
+    for value, words in sorted(x.ticks):
+        half = len(words) * CHARACTER / 2
+        if px(value) - half >= free:
+            ticks.append(text_at("tick", px(value), bottom + 15, words, anchor(x.at(value))))
+            free = px(value) + half + CHARACTER
+    label = text_at("label", (left + width - right) / 2, bottom + BOTTOM - 5, x.label)
+    return "".join([*ticks, level("axis", bottom, width, left, right), label])
 
 
 def _whisker(x: float, low: float, high: float, style: int) -> str:
@@ -190,16 +239,18 @@ def marker(x: float, y: float, style: int, tip: str = "") -> str:
     return f'<g class="mark c{style}">{shapes[style % len(shapes)]}{title}</g>'
 
 
-def key(style: int, dashed: bool = False) -> str:
+def key(style: int, dashed: bool = False, faded: bool = False) -> str:
     """The little line with marker that a legend shows."""
     dash = ' stroke-dasharray="4 3"' if dashed else ""
     line = f'<path class="line c{style}" d="M1 7H25"{dash}/>'
-    return f'<svg class="key" viewBox="0 0 26 14" aria-hidden="true">{line}{marker(13, 7, style)}</svg>'
+    drawn = f'<g class="series s{style}{" faded" if faded else ""}">{line}{marker(13, 7, style)}</g>'
+    return f'<svg class="key" viewBox="0 0 26 14" aria-hidden="true">{drawn}</svg>'
 
 
-def svg_of(title: str, height: float, parts: Iterable[str]) -> str:
-    """Parts in the common coordinate system → an SVG that scales with the page."""
+def svg_of(title: str, height: float, parts: Iterable[str], width: int) -> str:
+    """Parts in a coordinate system of this width → an SVG that scales with the page."""
+    kind = "wide" if width == WIDTH else "narrow"
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import ServerError, ToolError
+from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.perf.server import control, embedded, preflight
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.environment.canary import Canary
@@ -104,11 +104,6 @@ def attach(spec: ServerSpec) -> Server:
     ports = Ports(http_port, spec.grpc_port or http_port + 1, spec.metrics_port or http_port + 2)
     server = Server(host=host, ports=ports)
     if not control.is_ready(server.http_url):
-        raise ServerError(
-            f"no ready Triton answers at {spec.reference}",
-            code="server_unreachable",
-            seen=server.http_url,
-            fix="give the address of its HTTP port, or serve with --launch embedded",
-        )
+        raise control.why_not_ready(server.http_url)
     server.version = str(control.server_metadata(server.http_url).get("version", ""))
     return server

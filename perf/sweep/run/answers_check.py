@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, read_accuracy
 from tritonsmith.builder.base.errors import TrialError
+from tritonsmith.builder.base.files.http_ask import no_answer
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.perf.data import ModelInterface
 from tritonsmith.perf.server import control
@@ -23,7 +24,7 @@ from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.trial import Subject
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import Answer, InferPayload
-from tritonsmith.perf.wire.rest import ask_infer, unreachable
+from tritonsmith.perf.wire.rest import ask_infer
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES
 
 MOST_REQUESTS = 8
@@ -186,7 +187,7 @@ def _ask(subject: Subject, payloads: Sequence[InferPayload]) -> list[Answer]:
         except TimeoutError:
             break
         except OSError as error:
-            raise unreachable(target, "POST", f"{subject.target}/infer", error) from None
+            raise no_answer(target.url, error) from None
         answers.append(answer)
         if time.monotonic() - begun_s > LONGEST_S:
             break

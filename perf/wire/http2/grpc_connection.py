@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
 
+from tritonsmith.builder.base.files.http_ask import spoken
 from tritonsmith.perf.wire.http2 import frames as http2
 from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
-from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.http2.grpc_stream import Stream
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
 _RECEIVE_FRAME_BYTES = 1 << 17
@@ -29,36 +30,26 @@ _OWED_LIMIT_BYTES = 1 << 16
 _LAST_HEADERS = http2.END_HEADERS | http2.END_STREAM
 
 
-class _Stream:
-    """A request in flight."""
-
-    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "watched", "window")
-
-    def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
-        self.slot = slot
-        self.keep = keep
-        self.watched = keep or streaming
-        self.first_ns = 0
-        self.body = b"" if not keep else bytearray()
-        self.failure: str | None = None
-        self.parser = ResponseParser() if streaming else None
-        self.unsent: memoryview | None = None  # what flow control holds back
-        self.window = 0  # bytes this stream may still send; kept only while something is unsent
-
-
 class GrpcConnection(asyncio.Protocol):
     """One HTTP/2 connection; implements perf.wire.target.Connection."""
 
     def __init__(
-        self, done: Done, closed: Closed, fields: Sequence[tuple[str, str]], streaming: bool = False
+        self,
+        done: Done,
+        closed: Closed,
+        fields: Sequence[tuple[str, str]],
+        streaming: bool = False,
+        limit_bytes: int = KEPT_LIMIT_BYTES,
     ) -> None:
+        self.received_bytes = 0
+        self._limit_bytes = limit_bytes
         self._done = done
         self._streaming = streaming
         self._on_closed: Closed | None = closed
         self._fields = fields
         self._block = http2.header_block(fields)
         self._once: bytes | None = None  # the block of the next request alone
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._stream_of: dict[int, int] = {}  # slot → stream
         self._next_stream = 1
         self._buffer = b""
@@ -99,7 +90,7 @@ class GrpcConnection(asyncio.Protocol):
         self._next_stream = number + 2
         if self._next_stream > http2.LAST_STREAM_ID:
             self.open = False
-        stream = _Stream(slot, keep, self._streaming)
+        stream = Stream(slot, keep, self._streaming)
         self._streams[number] = stream
         self._stream_of[slot] = number
         length = len(request)
@@ -162,6 +153,7 @@ class GrpcConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         now = monotonic_ns()
+        self.received_bytes += len(data)
         if self._buffer:
             data = self._buffer + data
         at, size = 0, len(data)
@@ -173,7 +165,11 @@ class GrpcConnection(asyncio.Protocol):
                 end = start + (mixed >> 8)
                 if end > size:
                     if mixed >> 8 > _RECEIVE_FRAME_BYTES:
-                        raise Http2Error("not HTTP/2" if not self._settings else "a frame that is too large")
+                        raise Http2Error(
+                            "a frame that is too large"
+                            if self._settings
+                            else f"not HTTP/2 but {spoken(data[at : at + 80])}"
+                        )
                     break
                 at = end
                 kind = mixed & 0xFF
@@ -215,8 +211,8 @@ class GrpcConnection(asyncio.Protocol):
                 data = http2.without_padding(flags, payload) if flags & http2.PADDED else payload
                 if stream.keep:
                     stream.body += data
-                    if len(stream.body) > KEPT_LIMIT_BYTES:
-                        raise Http2Error(f"an answer of more than {KEPT_LIMIT_BYTES >> 20} MiB")
+                    if len(stream.body) > self._limit_bytes:
+                        raise Http2Error(f"an answer of more than {self._limit_bytes >> 20} MiB")
                 if stream.parser is not None:
                     stream.parser.feed(data, now)
             if flags & http2.END_STREAM:
@@ -339,7 +335,7 @@ class GrpcConnection(asyncio.Protocol):
 
     # Ending.
 
-    def _answered(self, number: int, stream: _Stream, now: int) -> None:
+    def _answered(self, number: int, stream: Stream, now: int) -> None:
         """`_end` of a request that was answered well; in one call where nothing else is to be done."""
         if stream.failure is not None or stream.unsent is not None or self._waiting or not self.open:
             self._end(number, stream.failure, now)
@@ -398,4 +394,6 @@ class GrpcConnection(asyncio.Protocol):
         self.open = False
         for number, stream in list(self._streams.items()):
             self._end(number, stream.failure)
+        if self._buffer and not self.ready.done():  # an alert of TLS is shorter than a frame's head
+            self._fail_all(f"protocol: not HTTP/2 but {spoken(self._buffer[:80])}")
         self._fail_all(f"connection: {how} by the server before an answer")

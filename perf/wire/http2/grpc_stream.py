@@ -75,6 +75,23 @@ class ResponseParser:
         return None
 
 
+class Stream:
+    """A request in flight."""
+
+    __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "watched", "window")
+
+    def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
+        self.slot = slot
+        self.keep = keep
+        self.watched = keep or streaming
+        self.first_ns = 0
+        self.body = b"" if not keep else bytearray()
+        self.failure: str | None = None
+        self.parser = ResponseParser() if streaming else None
+        self.unsent: memoryview | None = None  # what flow control holds back
+        self.window = 0  # bytes this stream may still send; kept only while something is unsent
+
+
 def _error_text(message: bytes) -> str:
     """The error of the message at the front; what follows it may be cut off or the next message."""
     length, at = 0, 1

@@ -22,7 +22,7 @@ from tests import onnx_models
 from tests.conftest import Run
 from tritonsmith.builder.base.errors import GateError, Where
 from tritonsmith.builder.base.processes.budget import Budget, Grant, free_memory_bytes
-from tritonsmith.builder.base.processes.run_policy import PeakMemory, RunPolicy
+from tritonsmith.builder.base.processes.run_policy import PeakMemory, RunPolicy, in_one_turn
 from tritonsmith.builder.repository.repository import exclusive
 
 SLEEPER = "import time\n\ndef load():\n    time.sleep(600)\n"
@@ -138,8 +138,8 @@ def test_an_action_gets_a_gpu_of_the_kind_that_will_do() -> None:
     first.let_go()
     assert second.has()
     second.let_go()
-    with RunPolicy().turn("without a budget", (1, 2)) as grant:
-        assert grant is not None and grant.gpu == 1
+    with RunPolicy().turn("without a budget", (1, 2)) as turn:
+        assert turn is not None and turn.grant.gpu == 1
 
 
 def test_who_is_stopped_while_waiting_gets_nothing_and_blocks_nobody() -> None:
@@ -152,6 +152,110 @@ def test_who_is_stopped_while_waiting_gets_nothing_and_blocks_nobody() -> None:
     last = Holder(budget, 1)
     assert last.has()
     last.let_go()
+
+
+def test_cpus_that_are_lent_come_back_before_all_who_hold_nothing() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(80) as grant:
+        assert grant is not None
+        budget.lend(grant)
+        small, large = Holder(budget, 20), None
+        assert small.has()
+        taking = threading.Thread(target=budget.take_back, args=(grant,), daemon=True)
+        taking.start()
+        large = Holder(budget, 50)  # the first in the queue, for memory that this one has
+        small.let_go()
+        taking.join(5)
+        assert not taking.is_alive() and not large.has(0.3)
+        budget.lend(grant)
+        assert budget.take_back(grant, stop=lambda: True), "there is nothing to wait for"
+        budget.lend(grant)
+    assert large.has()
+    with budget.hold(1, stop=lambda: True) as other:
+        assert other is None
+    large.let_go()
+    last = Holder(budget, 100)
+    assert last.has()
+    last.let_go()
+
+
+def test_cpus_that_are_soon_taken_back_are_nobody_elses_for_so_long() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(10) as grant:
+        assert grant is not None
+        budget.lend(grant, in_s=60)
+        other = Holder(budget, 10)
+        assert not other.has(0.3)
+        assert budget.take_back(grant, stop=lambda: True), "they are still there"
+        budget.lend(grant, in_s=0.1)
+        assert other.has(), "it took longer than was said"
+    other.let_go()
+
+
+def test_two_that_take_back_do_not_wait_for_each_other() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(10) as one:
+        assert one is not None
+        budget.lend(one)
+        with budget.hold(10) as two:
+            assert two is not None
+            budget.lend(two)
+            running = Holder(budget, 10)
+            assert running.has()
+            taking = []
+            for grant in (one, two):
+
+                def take(grant: Grant = grant) -> None:
+                    budget.take_back(grant)
+                    budget.lend(grant)
+
+                taking.append(threading.Thread(target=take, daemon=True))
+                taking[-1].start()
+            running.let_go()
+            for thread in taking:
+                thread.join(5)
+                assert not thread.is_alive()
+
+
+def test_who_is_stopped_has_not_taken_back_what_was_lent() -> None:
+    budget = Budget(cpus=1, memory_bytes=100)
+    with budget.hold(1) as grant:
+        assert grant is not None
+        budget.lend(grant)
+        other = Holder(budget, 1)
+        assert other.has()
+        assert not budget.take_back(grant, stop=lambda: True)
+    other.let_go()
+    last = Holder(budget, 1)
+    assert last.has()
+    last.let_go()
+
+
+def test_actions_of_one_turn_are_expected_to_need_what_the_largest_did(tmp_path: Path) -> None:
+    policy = RunPolicy(Budget(cpus=2, memory_bytes=10_000), peaks=PeakMemory(tmp_path / "peaks.json"))
+    assert policy.peaks is not None
+    with in_one_turn():
+        for what, peak_bytes in (("export", 1000), ("rows", 3000), ("export", 2000)):
+            with policy.turn(what) as turn:
+                assert turn is not None
+                policy.learn(turn, what, peak_bytes)
+    policy.peaks.save()
+    known = PeakMemory(tmp_path / "peaks.json")
+    assert known.expected_bytes("export") == known.expected_bytes("rows") == 3750
+
+
+def test_an_action_that_needs_more_than_the_turn_has_gets_one_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "peaks.json"
+    path.write_text('{"small": 10, "smaller": 5, "large": 80}')
+    policy = RunPolicy(Budget(cpus=1, memory_bytes=100), peaks=PeakMemory(path))
+    with in_one_turn():
+        turns = []
+        for what in ("small", "smaller", "large"):
+            with policy.turn(what) as turn:
+                turns.append(turn)
+        assert turns[0] is turns[1] is not turns[2]
+        with policy.turn("on a GPU", (0,)) as turn:
+            assert turn is not turns[2]
 
 
 def test_peaks_are_remembered_and_a_damaged_file_is_no_harm(tmp_path: Path) -> None:
@@ -358,11 +462,11 @@ def test_each_model_is_laid_out_as_soon_as_it_is_made(tmp_path: Path, cache_dire
 
 
 def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> None:
-    project(tmp_path, a=SLOW, b="onnx")
+    project(tmp_path, a="onnx", b=SLOW)
     shown, terminal = os.openpty()
     try:
         build = subprocess.Popen(
-            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "1"],
+            [sys.executable, "-m", "tritonsmith", "build", "--jobs", "2"],
             cwd=tmp_path,
             env={**os.environ, "TRITONSMITH_CACHE": str(cache_directory), "TERM": "xterm"},
             stdout=subprocess.DEVNULL,
@@ -376,4 +480,4 @@ def test_a_terminal_shows_what_runs(tmp_path: Path, cache_directory: Path) -> No
         os.close(terminal)
         os.close(shown)
     assert build.returncode == 0
-    assert "export of a" in text.decode() and "1/2" in text.decode()
+    assert "export of b" in text.decode() and "1/2" in text.decode()

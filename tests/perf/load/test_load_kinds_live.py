@@ -444,7 +444,7 @@ def test_a_server_without_http_is_asked_over_grpc(kinds: LiveTriton, tmp_path: P
             "no_cuda_shared_memory",
             marks=NO_GPU,
         ),
-        ({"model": "kinds_stream", "streaming": True}, UsageError, "bad_streaming"),
+        ({"model": "kinds_sum", "streaming": True, "sequences": True}, UsageError, "bad_streaming"),
     ],
     ids=str,
 )

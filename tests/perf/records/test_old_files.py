@@ -103,6 +103,11 @@ def test_a_journal_of_other_types_is_one_error(tmp_path: Path, event: str, key: 
 def test_a_record_file_is_read_and_reported(tmp_path: Path) -> None:
     result = result_from_records(load_records(OLD / "load.npz"))
     said, old = json.loads(json.dumps(result_as_dict(result))), _read(OLD / "load.json")
+    # What is computed of the rows today and was not then.
+    assert said["summary"].pop("max_latency_ns") == result.records.latency_ns[result.records.ok].max()
+    assert said["summary"].pop("validity")["verdict"] == "TOO_SHORT", "its steps are judged, too"
+    assert [step.pop("validity")["verdict"] for step in said["summary"]["steps"]] == ["TOO_SHORT"] * 2
+    assert old["summary"].pop("validity")["verdict"] == "VALID"
     assert _as_old(said, old) == old
     save_records(result.records, tmp_path / "again.npz")
     assert load_records(tmp_path / "again.npz").header == result.records.header

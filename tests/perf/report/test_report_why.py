@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tests.perf.report.test_report import run_result
 from tritonsmith.perf.report.cells import ServerTime
 from tritonsmith.perf.report.columns import cells_of
-from tritonsmith.perf.report.svg.pareto import pareto_front
-from tritonsmith.perf.report.why import (
+from tritonsmith.perf.report.page.why import (
     Evidence,
     Rule,
     Side,
@@ -27,6 +26,7 @@ from tritonsmith.perf.report.why import (
     what_next,
     why_winner,
 )
+from tritonsmith.perf.report.svg.pareto import pareto_front
 from tritonsmith.perf.sweep.run_record import RunResult, verdict_of
 
 MS = 1e6

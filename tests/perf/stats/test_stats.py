@@ -420,6 +420,12 @@ class TestRatios:
             1.5 * float(np.exp(np.log(rounds).mean()))
         )
 
+    def test_two_wild_rounds_among_thousands_of_comparisons_have_an_interval_all_the_same(self) -> None:
+        values = np.array([[100.0, 101.0], [101.0, 100.0], [100.0, 300.0]])
+        ratio = arm_ratio(fit_rounds(values), 2, (0, 1), comparisons=4000)
+        assert ratio.interval is not None
+        assert 0 < ratio.interval.low < 1e-99 and 1e99 < ratio.interval.high < math.inf
+
     def test_an_arm_that_was_never_measured_has_no_ratio_and_says_so(self) -> None:
         values = np.array([[1.0, 1.1], [1.0, 1.0], [np.nan, np.nan]])
         ratio = arm_ratio(fit_rounds(values), 2, (0, 1))

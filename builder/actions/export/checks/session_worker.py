@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.actions.export.kept_session import keep_session
 from tritonsmith.builder.actions.export.onnx_graph import lacks_kernels, open_session, read_graph
 from tritonsmith.builder.base.errors import ExportError
-from tritonsmith.builder.base.processes.child_worker import serve
+from tritonsmith.builder.base.processes.child_worker import Task, serve
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one request; arguments as builder.base.processes.child_worker.serve takes them."""
-    serve(_handle, "loading a model")
+    serve(_handle, "loading a model", task)
 
 
 def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
@@ -29,6 +30,7 @@ def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:
         if lacks_kernels(error):
             return {"lacks": error.message}
         raise
+    keep_session(path, int(request["level"]), session)
     tensors = (*session.get_inputs(), *session.get_outputs())
     return {
         "shapes": {t.name: [d if isinstance(d, int) and d >= 0 else -1 for d in t.shape] for t in tensors}

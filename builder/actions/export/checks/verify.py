@@ -29,6 +29,7 @@ from tritonsmith.builder.actions.accuracy.samples import (
 )
 from tritonsmith.builder.actions.export.checks.largest import refuse_sizes_beyond_the_model
 from tritonsmith.builder.actions.export.exported import Exported
+from tritonsmith.builder.actions.export.kept_session import keep_session
 from tritonsmith.builder.actions.export.onnx_graph import open_session, outputs_of_session, runner_of_session
 from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.actions.export.sources.callables import call_reference, one_line, users_place
@@ -115,6 +116,7 @@ def verify(request: ExportRequest, exported: Exported, stated: Stated, out_dir: 
     sessions = [
         open_session(exported.model_path, optimised=on, level=request.graph_level) for _, on in runtimes
     ]
+    keep_session(exported.model_path, request.graph_level, sessions[0])
     candidates = [(name, runner_of_session(s)) for (name, _), s in zip(runtimes, sessions, strict=True)]
     # RUNTIMES begins with the optimised one, which is what is served: constant folding lets it infer more.
     exported = replace(exported, outputs=outputs_of_session(exported.outputs, sessions[0]))

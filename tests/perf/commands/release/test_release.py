@@ -120,7 +120,7 @@ def test_a_restricted_server_wants_its_header(told: Told) -> None:
 
 def test_no_server(told: Told) -> None:
     assert release_from_flags(ReleaseFlags(header=["a: b"])) is None
-    with pytest.raises(ServerError, match="does not answer"):
+    with pytest.raises(ServerError, match="nothing answers HTTP"):
         LiveRelease([HttpTarget("http://127.0.0.1:9")]).check()
     told.key = "secret"
     with pytest.raises(ServerError, match="is not live"):

@@ -101,6 +101,8 @@ def test_every_response_of_a_decoupled_model_is_listed(
     kept = np.load(tmp_path / "kept.npz")
     assert [kept[f"{n}/y"].tolist() for n in range(3)] == [[0], [1], [2]]
     assert asked(capsys, server.url, ["x=[0, 0, 0, 0]"], **where)["responses"] == []
+    with pytest.raises(UsageError, match="is asked over gRPC"):
+        infer(server.url, ["x=[0, 0, 0, 0]"], model="m", protocol="http", **where)
     with pytest.raises(TrialError, match="no such number"):
         infer(server.url, ["x=[-1, 0, 0, 0]"], model="m", **where)
 

@@ -1,0 +1,184 @@
+"""RunResult and the request records in its directory → each shown config's trials over time and its latencies, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.charts import LINEAR_SPAN, STYLES, shown_arms, spread_points
+from tritonsmith.perf.report.svg import elements as svg
+from tritonsmith.perf.stats import Summary
+from tritonsmith.perf.sweep.plan import Arm
+from tritonsmith.perf.sweep.run_record import RECORDS, RunResult
+from tritonsmith.perf.sweep.trial import TrialResult
+
+MOST_FILES = 8
+"""Record files that are read for one config at one load point, spread over its rounds."""
+MOST_MARKS = 150
+"""A chart with more trials has lines alone: each mark has its text, and the page would grow by megabytes."""
+CURVE_POINTS = 60
+_SHARES = np.concatenate([np.linspace(0.0, 0.9, 37), 1 - np.geomspace(0.09, 0.0005, CURVE_POINTS - 37)])
+
+Milliseconds = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDetails:
+    """One config. legend: (key as SVG, load point). charts: (heading, SVG)."""
+
+    label: str
+    legend: tuple[tuple[str, str], ...]
+    charts: tuple[tuple[str, str], ...]
+
+
+def details_of(run: RunResult) -> list[ConfigDetails]:
+    """A colour a load point. Of the configs that the page's charts have; 200 of them would be a page that no browser likes."""
+    started_s = _started_s(run)
+    points = {point: style for style, point in enumerate(spread_points(run, STYLES), start=1)}
+    base = next((arm for arm in run.arms if arm.baseline), None)
+    at = run.verdict.concurrency
+    beside = latencies_ms(run, base, at) if base is not None and at in points else None
+    details = []
+    for arm in shown_arms(run):
+        drawn = [
+            (heading, chart)
+            for heading, value_of, text in _METRICS
+            if (chart := _over_time(run, arm, points, started_s, heading, value_of, text))
+        ]
+        cdf = _cdf(run, arm, points, None if arm is base else beside)
+        if cdf is not None:
+            drawn.append(("Share of the requests answered within (ms)", cdf))
+        legend = [
+            (svg.key(style), run.spec.where_words(point).removeprefix("at "))
+            for point, style in points.items()
+        ]
+        if cdf is not None and beside is not None and arm is not base:
+            legend.append((svg.key(0, dashed=True), f"current config {run.spec.where_words(at or 0)}"))
+        if drawn:
+            details.append(ConfigDetails(arm.label, tuple(legend), tuple(drawn)))
+    return details
+
+
+def _rate(summary: Summary) -> float | None:
+    return summary.throughput_per_s.value
+
+
+def _milliseconds(quantile: str) -> Callable[[Summary], float | None]:
+    def value_ms(summary: Summary) -> float | None:
+        value_ns = summary.latency_ns[quantile].value
+        return None if value_ns is None else value_ns / 1e6
+
+    return value_ms
+
+
+_METRICS: Sequence[tuple[str, Callable[[Summary], float | None], Callable[[float], str]]] = (
+    ("Inferences/s of each trial", _rate, numbers.short_count),
+    ("p50 of each trial, ms", _milliseconds("p50"), lambda v: f"{v:g}"),
+    ("p99 of each trial, ms", _milliseconds("p99"), lambda v: f"{v:g}"),
+)
+
+
+def _started_s(run: RunResult) -> dict[int, float]:
+    """Trial number → seconds of measuring before it, all configs' trials one after another."""
+    started, passed_s = {}, 0.0
+    for result in run.trials:
+        started[result.trial.number] = passed_s
+        passed_s += result.took_s
+    return started
+
+
+def _trials(run: RunResult, arm: Arm, point: int) -> list[TrialResult]:
+    return [
+        t
+        for t in run.trials
+        if t.trial.arm_id == arm.id and t.trial.concurrency == point and t.summary and not t.interrupted
+    ]
+
+
+def _over_time(
+    run: RunResult,
+    arm: Arm,
+    points: dict[int, int],
+    started_s: dict[int, float],
+    heading: str,
+    value_of: Callable[[Summary], float | None],
+    text: Callable[[float], str],
+) -> str | None:
+    """A line a load point: a drift shows as a slope, a stall as one mark away from the others."""
+
+    def marks(point: int) -> Iterator[svg.Point]:
+        for t in _trials(run, arm, point):
+            value = None if t.summary is None else value_of(t.summary)
+            if value is not None and value > 0:
+                x = started_s[t.trial.number]
+                where = run.spec.where_words(point)
+                yield svg.Point(x, value, tip=f"{x:.0f} s, {where}, round {t.trial.round + 1}: {value:.4g}")
+
+    found = {point: tuple(marks(point)) for point in points}
+    values = [p.y for line in found.values() for p in line]
+    if len(values) < 2:
+        return None
+    marked = len(values) <= MOST_MARKS
+    lines = [
+        svg.Series(run.spec.where_words(point), points[point], line, marked=marked)
+        for point, line in found.items()
+    ]
+    x = svg.linear_axis("seconds of measuring", max(started_s.values()) or 1.0, lambda v: f"{v:g}")
+    if max(values) > LINEAR_SPAN * min(values):
+        y = svg.log_axis("", min(values), max(values), text)
+    else:
+        y = svg.linear_axis("", max(values), text)
+    return svg.xy_chart(heading, lines, x, y, height=200, dodge=0)
+
+
+def latencies_ms(run: RunResult, arm: Arm, point: int | None) -> Milliseconds | None:
+    """Answered requests of the measurements, from the records that can be read; None where there are none."""
+    if run.directory is None or point is None:
+        return None
+    trials = _trials(run, arm, point)
+    kept = {round(i) for i in np.linspace(0, len(trials) - 1, min(MOST_FILES, len(trials)))}
+    files = [run.directory / RECORDS / f"{trials[i].trial.number:04d}.npz" for i in sorted(kept)]
+    parts = [part for file in files if file.is_file() for part in _read(file)]
+    return np.concatenate(parts) if parts else None
+
+
+def _read(file: Path) -> Iterator[Milliseconds]:
+    """Nothing for a file that is not whole: a report is made of what there is."""
+    try:
+        measured = load_records(file).measured()
+    except TritonsmithError:
+        return
+    if measured.ok.any():
+        yield measured.latency_ns[measured.ok] / 1e6
+
+
+def _cdf(run: RunResult, arm: Arm, points: dict[int, int], beside: Milliseconds | None) -> str | None:
+    """A curve a load point, and the current config's dashed at the load point of the verdict."""
+    curves = [
+        (run.spec.where_words(point), style, found)
+        for point, style in points.items()
+        if (found := latencies_ms(run, arm, point)) is not None
+    ]
+    if not curves:
+        return None
+    if beside is not None:
+        curves.append(("current config", 0, beside))
+    lines = []
+    for label, style, values_ms in curves:
+        shares = _SHARES[1 - 1 / len(values_ms) >= _SHARES]
+        at_ms = np.quantile(values_ms, shares)
+        curve = tuple(svg.Point(float(a), float(s)) for a, s in zip(at_ms, shares, strict=True) if a > 0)
+        lines.append(svg.Series(label, style, curve, dashed=style == 0, marked=False))
+    ends = [p.x for line in lines for p in line.points]
+    if not ends:
+        return None
+    x = svg.log_axis("ms", min(ends), max(ends), lambda v: f"{v:g}")
+    y = svg.linear_axis("", 1.0, lambda v: f"{v:.0%}")
+    return svg.xy_chart("Distribution of latency", lines, x, y, height=200, dodge=0)

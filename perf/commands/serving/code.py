@@ -25,6 +25,12 @@ _HEADERS_FILE = Path("headers.txt")
 _NOT_AS_JSON = ("FP16", "BF16")
 """Triton takes them as binary tensors alone (server, src/http_server.cc)."""
 
+_UNVERIFIED = (
+    "context = gevent.ssl.create_default_context()",
+    "context.check_hostname = False",
+    "context.verify_mode = gevent.ssl.CERT_NONE",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -161,8 +167,12 @@ def _python(
         }
         client += [f"{name}={str(path)!a}" for name, path in certificates.items() if path is not None]
     elif secure:
-        imports = ["import gevent.ssl"]
-        client += ["ssl=True", "ssl_context_factory=lambda: context"]
+        files = {"ca_certs": flags.ca_file, "certfile": flags.cert, "keyfile": flags.key or flags.cert}
+        options = {name: str(path) for name, path in files.items() if path is not None}
+        client += ["ssl=True", *([f"ssl_options={options!a}"] if options else [])]
+        if flags.insecure:
+            imports = ["import gevent.ssl"]
+            client += ["insecure=True", "ssl_context_factory=lambda cafile: context"]
     if not is_grpc:
         client += [f"network_timeout={timeout_s!r}"]
     lines = [
@@ -173,7 +183,7 @@ def _python(
         *(["from numpy import inf, nan"] if any(map(_has_words, payload.inputs)) else []),
         f"import tritonclient.{target.protocol} as triton",
         "",
-        *(_context_lines(flags) if secure and not is_grpc else []),
+        *(_UNVERIFIED if flags.insecure and secure and not is_grpc else ()),
         f"client = triton.InferenceServerClient({', '.join(client)})",
         "inputs = []",
     ]
@@ -208,18 +218,6 @@ def _python(
             "client.stop_stream()",
         ]
     return "\n".join(lines)
-
-
-def _context_lines(flags: ProtocolFlags) -> list[str]:
-    """What https trusts and shows."""
-    trusted = f"cafile={str(flags.ca_file)!a}" if flags.ca_file is not None else ""
-    lines = [f"context = gevent.ssl.create_default_context({trusted})"]
-    if flags.cert is not None:
-        key = f", {str(flags.key)!a}" if flags.key is not None else ""
-        lines.append(f"context.load_cert_chain({str(flags.cert)!a}{key})")
-    if flags.insecure:
-        lines += ["context.check_hostname = False", "context.verify_mode = gevent.ssl.CERT_NONE"]
-    return lines
 
 
 def _input_lines(tensor: WireTensor, file: Path) -> list[str]:

@@ -48,6 +48,15 @@ def given_sample(model: ModelInterface, texts: Mapping[str, str]) -> Given:
     """
     check_names(model, list(texts))
     known = {spec.name: spec for spec in model.inputs}
+    lacking = [name for name in known if name not in texts and name not in model.optional]
+    if lacking:
+        raise UsageError(
+            f"`{model.name}` also takes {', '.join(f'`{name}`' for name in lacking)}",
+            code="missing_input",
+            seen=", ".join(texts),
+            valid=[f"{name}: {_described(known[name])}" for name in lacking],
+            fix=f"{' '.join(f'{name}=VALUE' for name in lacking)} as well; or no value, and all are drawn",
+        )
     notes, arrays = [], {}
     for name, text in texts.items():
         array, done = _value(known[name], text)

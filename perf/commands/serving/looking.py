@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, unknown
+from tritonsmith.builder.base.files.address import is_bracketed
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, width_of
 from tritonsmith.builder.base.text.shown import visible, without_secrets
 from tritonsmith.perf.commands.load.flags import seconds_from_text, server_fields
@@ -33,6 +34,8 @@ def run(url: str, models: Sequence[str], every: str | None, flags: ServerFlags, 
 
 
 def _api(url: str, flags: ServerFlags) -> ServerApi:
+    if is_bracketed(url):  # [::1]:8000 is nothing else
+        url = f"http://{url}"
     if "://" not in url:
         is_directory = Path(url).is_dir()
         raise UsageError(

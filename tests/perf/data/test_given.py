@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,13 @@ def test_names_are_told_apart_from_values() -> None:
     with pytest.raises(UsageError) as caught:
         given_sample(model("FP32", 1), {"y": "1"})
     assert caught.value.code == "unknown_input"
+
+
+def test_every_input_that_is_not_optional_is_given() -> None:
+    one, two = (TensorSpec(name, dtype_from_kserve("INT64"), (-1,)) for name in ("ids", "mask"))
+    both = ModelInterface("m", (one, two), (), 0)
+    with pytest.raises(UsageError, match="also takes `mask`") as caught:
+        given_sample(both, {"ids": "[1]"})
+    assert caught.value.valid == ("mask: INT64 [-1]",) and "mask=VALUE" in str(caught.value.fix)
+    optional = replace(both, optional=frozenset({"mask"}))
+    assert list(given_sample(optional, {"ids": "[1]"}).sample.inputs) == ["ids"]

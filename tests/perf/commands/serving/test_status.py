@@ -83,8 +83,9 @@ def test_what_is_no_url_is_a_usage_error(url: str, fix: str) -> None:
 
 
 def test_where_nothing_answers_it_is_a_server_error() -> None:
-    with pytest.raises(ServerError, match="nothing answers HTTP at"):
-        status("http://127.0.0.1:9")
+    for url in ("http://127.0.0.1:9", "[::1]:9"):
+        with pytest.raises(ServerError, match="nothing answers HTTP at"):
+            status(url)
 
 
 def look(at_s: float, *rows: Any) -> Look:

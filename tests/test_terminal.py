@@ -292,7 +292,9 @@ def test_what_is_measured_fits_the_terminal(live: Live) -> None:
     shown = live.ground.shown("sweep", live.url, *sweep.split(), "--output", "sweep")
     well_shown(shown)
     assert "vs current" in shown.text and "report: sweep/report.html" in shown.text
-    assert set(re.findall(r"\d/(\d+) ", shown.plain)) == {"6"}, "trials in all: known from the start"
+    assert set(re.findall(r"\d of (\d+) trials", shown.plain)) == {"6"}, "trials in all: known from the start"
+    assert re.search(r"current config .* 1 +current *\r\n", shown.plain) and "  racing" in shown.plain
+    assert "rounds  state" not in shown.text, "the table is taken away"
     for line, text, columns in (
         ("report sweep", "vs current", 80),
         ("compare sweep sweep", "throughput ", 80),

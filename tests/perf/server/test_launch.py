@@ -24,7 +24,7 @@ import tritonclient.http as httpclient
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.base.errors import ServerError, ToolError, UsageError
-from tritonsmith.perf.commands.serve import state_of
+from tritonsmith.perf.commands.serving.serve import state_of
 from tritonsmith.perf.server import control, embedded
 from tritonsmith.perf.server.control import IndexRow
 from tritonsmith.perf.server.environment import environment

@@ -34,7 +34,7 @@ from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, Parameter, request_parameters
-from tritonsmith.perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID
+from tritonsmith.perf.wire.per_request.sequence_bytes import HIGHEST_ID, LOWEST_ID
 from tritonsmith.perf.wire.target import Target
 
 

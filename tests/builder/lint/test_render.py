@@ -21,11 +21,11 @@ def findings(tmp_path: Path) -> list[Finding]:
     return check(tree(ODD).write(tmp_path))
 
 
-def test_text_groups_by_file_and_sums_up(findings: list[Finding]) -> None:
+def test_text_begins_with_the_place_and_sums_up(findings: list[Finding]) -> None:
     lines = text(findings, 1).splitlines()
-    assert lines[0] == str(findings[0].path)
-    assert any(line.startswith("     4  error   REPO002  the config is named 'a\\nb<&>") for line in lines)
-    assert lines[-1] == "1 model: 2 errors, 1 warning"
+    named = f"{findings[0].path}:4:1: REPO002 [*] error: the config is named 'a\\nb<&>"
+    assert any(line.startswith(named) for line in lines)
+    assert lines[-2:] == ["1 model: 2 errors, 1 warning", "[*] 1 fixable with --fix"]
     assert "\033" not in text(findings, 1)
     assert "\033[31m" in text(findings, 1, colour=True)
     assert text([], 3) == "3 models: 0 errors, 0 warnings"
@@ -47,6 +47,10 @@ def test_json_has_every_field(findings: list[Finding]) -> None:
             "consequence",
             "fix",
             "field",
+            "column",
+            "end_column",
+            "edits",
+            "fixable",
         )
     }
 
@@ -57,7 +61,10 @@ def test_sarif_names_rules_places_and_levels(findings: list[Finding]) -> None:
     for result, finding in zip(run["results"], findings, strict=True):
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == finding.rule
         assert result["level"] in ("error", "warning")
-        assert result["locations"][0]["physicalLocation"]["region"]["startLine"] == finding.line
+        region = result["locations"][0]["physicalLocation"]["region"]
+        assert region["startLine"] == finding.line
+        assert (region["startColumn"], region["endColumn"]) == (finding.column, finding.end_column)
+    assert run["columnKind"] == "unicodeCodePoints"
 
 
 def test_junit_counts_errors_as_failures(findings: list[Finding]) -> None:
@@ -71,7 +78,7 @@ def test_github_keeps_each_annotation_on_one_line(findings: list[Finding]) -> No
     lines = FORMATS["github"](findings, 1).splitlines()
     assert len(lines) == len(findings) + 1
     for line, finding in zip(lines, findings, strict=False):
-        assert line.startswith(f"::{finding.severity} file=")
+        assert line.startswith(f"::{finding.severity} file=") and f",col={finding.column}," in line
         assert f"line={finding.line},title={finding.rule}::" in line
 
 

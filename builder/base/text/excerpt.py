@@ -20,7 +20,8 @@ def excerpt(line: str, column: int, end_column: int, width: int) -> tuple[str, s
     line = line.rstrip("\r")
     if without_secrets(line) != line:
         return None
-    first, last = max(column - 1, 0), max(end_column - 1, column)
+    first = min(max(column - 1, 0), len(line))
+    last = max(end_column - 1, first + 1)
     # More characters than `width` on either side cannot be seen.
     before = [_shown(c) for c in line[max(0, first - width) : first]]
     meant = [_shown(c) for c in line[first : min(last, first + width)]]

@@ -90,6 +90,7 @@ def check(
     """
     from tritonsmith.builder.base.errors import UsageError
     from tritonsmith.builder.base.text.console import emit_document, emit_text
+    from tritonsmith.builder.base.text.quantities import counted
     from tritonsmith.builder.commands.failures import end_with
 
     if explain is not None:
@@ -112,10 +113,12 @@ def check(
         emit_document(text)
     else:
         text, found = checked(repositories, options, format.value, fix, statistics)
-        if format is CheckFormat.text:
-            emit_text(text, escaped=True)
-        else:
+        if format is not CheckFormat.text:
             emit_document(text, escaped=format is CheckFormat.github)
+        elif repositories:
+            emit_text(text, escaped=True)
+    if specs:
+        note(f"{counted(len(specs), 'spec')} read: {counted(len(unread), 'error')}")
     if repositories and not found.models:
         note(
             f"there is no model in {', '.join(map(str, repositories))}: a model is a directory with a version directory"

@@ -89,9 +89,11 @@ def _message_from_text(text: str) -> tuple[Any | None, Problem | None]:
     try:
         return text_format.Parse(text, model_config_pb2().ModelConfig()), None
     except text_format.ParseError as error:
-        reason = shortened(re.sub(r"^\d+:\d+ : ", "", str(error)).strip())
         line, column = error.GetLine() or 1, error.GetColumn() or 1
-        start = sum(len(before) + 1 for before in text.split("\n", line - 1)[: line - 1]) + column - 1
+        lines = text.split("\n", line)[:line]
+        start = sum(len(before) + 1 for before in lines[:-1]) + column - 1
+        reason = re.sub(r"^\d+:\d+ : ", "", str(error)).removeprefix(f"'{lines[-1]}': ").strip()
+        reason = shortened(reason)
         return None, Problem(line, reason, place=Place(line, column, start, start + 1))
     except (ValueError, TypeError, RecursionError, UnicodeError) as error:
         return None, Problem(1, f"the text cannot be read: {shortened(str(error))}")

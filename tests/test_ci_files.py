@@ -180,6 +180,7 @@ def test_the_image_is_small_and_runs_as_a_user() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)  # it installs all that the command line needs
 def test_what_the_image_runs_works_outside_of_docker(project: Path, tmp_path: Path) -> None:
     source, prefix = tmp_path / "src", tmp_path / "opt"
     source.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tritonsmith.builder.base.text.shown import one_line, without_secrets
 from tritonsmith.builder.base.text.text_layout import cells
@@ -18,7 +19,7 @@ def excerpt(line: str, column: int, end_column: int, width: int) -> tuple[str, s
     escape. None for a line with a secret in it, which is not shown.
     """
     line = line.rstrip("\r")
-    if without_secrets(line) != line:
+    if _has_secret(line):
         return None
     first = min(max(column - 1, 0), len(line))
     last = max(end_column - 1, first + 1)
@@ -36,6 +37,11 @@ def excerpt(line: str, column: int, end_column: int, width: int) -> tuple[str, s
     end = _CUT if first + len(meant) + len(after) < len(line) else ""
     left = begin + "".join(before)
     return left + "".join((*meant, *after)) + end, " " * cells(left) + "^" * max(1, _wide(meant))
+
+
+@lru_cache(maxsize=8)  # many mistakes may be in one long line
+def _has_secret(line: str) -> bool:
+    return without_secrets(line) != line
 
 
 def _shown(character: str) -> str:

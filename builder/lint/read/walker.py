@@ -136,7 +136,9 @@ class Walker:
         self.problems.append(Problem(place.line, message, place=place, **more))
         if len(self.problems) == _MAX_PROBLEMS:
             self.problems.append(
-                Problem(place.line, f"the first {_MAX_PROBLEMS} mistakes are told; there may be more")
+                Problem(
+                    place.line, f"the first {_MAX_PROBLEMS} mistakes are told; there may be more", place=place
+                )
             )
             raise _Stop
 
@@ -343,14 +345,16 @@ class Walker:
         is_bare = spec.kind == "string" and token.kind != "string"
         run = _BARE.match(self.text, first.start) if is_bare else None
         written = token if run is None else replace(first, text=run.group())
-        self.judge_value(spec, here, written, token.kind == "string")
+        if is_bare or spec.kind != "string":
+            self.judge_value(spec, here, written, token.kind == "string")
         last = token
         while (following := self.peek()) is not None:
             is_more = following.start < written.end if is_bare else last.kind == following.kind == "string"
             if not is_more:
                 break
             last = self.take()
-        self.values.setdefault(path, replace(first.place, end=max(last.end, written.end)))
+        end = max(last.end, written.end)
+        self.values.setdefault(path, Place(first.line, first.column, first.start, end))
 
     def judge_value(self, spec: _Field, here: str, token: Token, is_quoted: bool) -> None:
         """Says what is wrong with the form of a scalar."""

@@ -110,7 +110,7 @@ def check(
     repositories = [path for path in paths if path not in specs]
     if diff:
         text, found = differences(repositories, options)
-        emit_document(text)
+        emit_document(text, escaped=True)
     else:
         text, found = checked(repositories, options, format.value, fix, statistics)
         if format is not CheckFormat.text:
@@ -198,6 +198,7 @@ def fixed_in_place(paths: list[Path], options: LintOptions) -> tuple[int, list[T
 
 def differences(paths: list[Path], options: LintOptions) -> tuple[str, LintReport]:
     """(what --fix would change, as a diff; what was found), and a note with the numbers."""
+    from tritonsmith.builder.base.text.shown import visible, without_secrets
     from tritonsmith.builder.lint.check import report
     from tritonsmith.builder.lint.fix import mended
 
@@ -205,7 +206,11 @@ def differences(paths: list[Path], options: LintOptions) -> tuple[str, LintRepor
     mends = list(mended(paths, options))
     left = len(found.findings) + sum(mend.has - mend.had for mend in mends)
     note(f"Would fix {sum(len(mend.gone) for mend in mends)}, {left} left")
-    return "".join(mend.diff() for mend in mends).removesuffix("\n"), found
+    lines = "".join(mend.diff() for mend in mends).removesuffix("\n").split("\n")
+    # A carriage return stays where it ends a line: `patch` has to find it there.
+    ends = ["\r" if line.endswith("\r") else "" for line in lines]
+    safe = (visible(without_secrets(line.removesuffix("\r"))) for line in lines)
+    return "\n".join(line + end for line, end in zip(safe, ends, strict=True)), found
 
 
 def options_from_flags(

@@ -14,6 +14,7 @@ from tests.builder.lint.test_command import run
 from tests.builder.lint.test_fuzz import mutated_text
 from tritonsmith.builder.base.errors import ConfigError
 from tritonsmith.builder.base.triton_proto import model_config_pb2
+from tritonsmith.builder.commands.check import differences
 from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.fix import mended, write
 from tritonsmith.builder.lint.read.edits import Edit, Place, edited
@@ -191,6 +192,13 @@ def test_diff_writes_nothing_and_patch_takes_it(misspelt: Path) -> None:
         ["patch", "-p0", str(misspelt)], input=done.stdout, text=True, capture_output=True
     )
     assert patched.returncode == 0 and run(misspelt, "--diff").stdout.strip() == ""
+
+
+def test_a_diff_keeps_line_ends_and_shows_what_cannot_be_printed(tmp_path: Path) -> None:
+    config = onnx_model(tmp_path, f'name: "detecter" # \x1b[2J\n{ONNX}{TENSORS}'.replace("\n", "\r\n"))
+    text, found = differences([config], LintOptions())
+    assert '+name: "detector" # \\x1b[2J\r\n' in text and "\x1b" not in text
+    assert [f.rule for f in found.findings] == ["REPO002"]
 
 
 def test_what_may_not_be_written_is_left_and_said(misspelt: Path, tmp_path: Path) -> None:

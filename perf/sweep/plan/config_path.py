@@ -263,16 +263,23 @@ def _read(nodes: list[Any], segments: Sequence[Segment]) -> list[Any]:
 def differences(meant: Config, seen: Config, paths: Mapping[str, Any]) -> list[str]:
     """Where the server's config is not the one that was sent, of the paths that were set.
 
-    KIND_AUTO may have become the kind that Triton chose, and an unset number may read as 0.
+    KIND_AUTO may have become the kind that Triton chose, an unset number may read as 0, and Triton fills in what a
+    message leaves out (`dynamic_batching {}` has a preferred_batch_size then).
     """
     result = []
     normal_meant, normal_seen = _normal(meant), _normal(seen)
     for path in paths:
         want, got = read(normal_meant, path), read(normal_seen, path)
-        if want == got or read(meant, path) == "KIND_AUTO" or (not want and not got):
+        if _is_held(want, got) or read(meant, path) == "KIND_AUTO" or (not want and not got):
             continue
         result.append(f"{path} is {got}, not {want}")
     return result
+
+
+def _is_held(want: Any, got: Any) -> bool:
+    if isinstance(want, dict) and isinstance(got, dict):
+        return all(_is_held(value, got.get(key)) for key, value in want.items())
+    return bool(want == got)
 
 
 def _normal(config: Config) -> dict[str, Any]:

@@ -75,7 +75,7 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## the pages of docs/ as a site, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html is made; to read it: $(BIN)/python -m http.server --directory site"
 
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time

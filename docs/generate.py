@@ -88,7 +88,11 @@ def cli_page() -> str:
     for path, command, context in commands():
         level = "##" if len(path) == 1 else "###"
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-        parts += [f"{level} tritonsmith {' '.join(path)}", f"```text\n{usage}\n```", *_help(command.help or "")]
+        parts += [
+            f"{level} tritonsmith {' '.join(path)}",
+            f"```text\n{usage}\n```",
+            *_help(command.help or ""),
+        ]
         if codes.get(path[0]) and len(path) == 1:
             parts += [f"Exit codes beside 0, 2 and 3: {_text(codes[path[0]])}."]
         parts += [_flags(command, context)] if not hasattr(command, "commands") else []
@@ -262,7 +266,9 @@ def _limits(value: Schema) -> list[str]:
         "lt": "below",
         "le": "at most",
     }
-    told = [f"{word} {value[key]:g}" for key, word in words.items() if key in value and value[key] not in _WIDE]
+    told = [
+        f"{word} {value[key]:g}" for key, word in words.items() if key in value and value[key] not in _WIDE
+    ]
     pattern = [f"must match {_code(value['pattern'])}"] if "pattern" in value else []
     return [f"({', '.join(told + pattern)})"] if told + pattern else []
 

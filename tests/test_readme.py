@@ -45,7 +45,7 @@ def test_the_readme_is_parsed() -> None:
     assert len(step_commands()) >= 6
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "install"])
+@pytest.mark.parametrize("target", ["demo", "test", "install", "docs"])
 def test_make_targets_exist(target: str) -> None:
     result = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,8 @@ from tests.pages import PAGES, commands_of
 from tritonsmith import command_line
 from tritonsmith.builder.spec.json_schema import json_schema
 
-COMMANDS: dict[str, Any] = get_command(command_line.app).commands  # type: ignore[attr-defined]
+ROOT_COMMAND: Any = get_command(command_line.app)
+COMMANDS: dict[str, Any] = ROOT_COMMAND.commands
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def with_subcommands() -> Iterator[tuple[str, Any]]:
 def flags_of(command: Any) -> set[str]:
     return {"-h", "--help"} | {
         flag
-        for parameter in command.params
+        for parameter in [*command.params, *ROOT_COMMAND.params]
         if parameter.param_type_name == "option"
         for flag in [*parameter.opts, *parameter.secondary_opts]
     }

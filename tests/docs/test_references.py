@@ -10,14 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from typer.main import get_command
 
 from tests.conftest import ROOT
-from tests.pages import PAGES, commands_of
+from tests.pages import PAGES, blocks, commands_of
 from tritonsmith import command_line
 from tritonsmith.builder.spec.json_schema import json_schema
 
+SCHEMA = json_schema()
 ROOT_COMMAND: Any = get_command(command_line.app)
 COMMANDS: dict[str, Any] = ROOT_COMMAND.commands
 
@@ -68,7 +71,7 @@ def test_every_command_has_its_exit_codes(generator: ModuleType) -> None:
 
 
 def test_every_key_is_there_with_its_words(generator: ModuleType) -> None:
-    schema = json_schema()
+    schema = SCHEMA
     page = generator.spec_page(schema)
     rows = dict(
         re.findall(r'^\| <span id="([^"]+)"></span>`[^`]+`.*</small> \| (.*) \|$', page, re.MULTILINE)
@@ -95,7 +98,7 @@ def test_every_key_is_there_with_its_words(generator: ModuleType) -> None:
     ],
 )
 def test_a_row_says(generator: ModuleType, key: str, said: str) -> None:
-    page = generator.spec_page(json_schema())
+    page = generator.spec_page(SCHEMA)
     (row,) = [line for line in page.splitlines() if f'id="{key}"' in line]
     assert said in row
 
@@ -114,6 +117,13 @@ def test_pages_name_commands_and_flags_that_there_are(page: Path) -> None:
             command = known.get(" ".join(words[:2])) or known.get(words[0])
             assert command is not None, f"{page.name}: {line}"
             assert word.partition("=")[0] in flags_of(command), f"{page.name}: {word} in {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_specs_on_pages_are_specs(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "yaml" and re.search("^models:", block.body, re.MULTILINE):
+            jsonschema.Draft202012Validator(SCHEMA).validate(yaml.safe_load(block.body))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,11 @@ def short(value: Any) -> str:
     if value is None:
         return "none"
     text = str(value)
-    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+    if is_digest_text(text):
         return text[:12]
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def is_digest_text(value: Any) -> bool:
+    """Whether it is a sha256 in hexadecimal."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

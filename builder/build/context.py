@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
@@ -117,15 +117,11 @@ def plan_build(options: BuildOptions) -> tuple[Context, BuildPlan]:
     """What a build would do now; reads only."""
     context = context_of(options)
     plan = context.plan()
-    if plan.stale:
-        from tritonsmith.builder.build.model.foreseen import (
-            outlooks,  # not for a plan that finds nothing stale
-        )
+    if plan.stale:  # what a plan that finds nothing stale need not import
+        from tritonsmith.builder.build.model.foreseen import with_outlooks
 
-        found = outlooks(
-            context.spec, plan, context.observed, context.lock, context.cache, context.repository
-        )
-        plan = replace(plan, outlooks=found)
+        lock, cache, repository = context.lock, context.cache, context.repository
+        plan = with_outlooks(context.spec, plan, context.observed, lock, cache, repository)
     context.cache.stats.save()
     return context, plan
 

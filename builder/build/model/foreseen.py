@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.actions.action import Artifact
+from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.batch_rows import report_from_dict
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.untrusted import read_bounded
@@ -19,36 +19,47 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.field_changes import field_changes
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.observation import Observation
-from tritonsmith.builder.plan.order import in_build_order
-from tritonsmith.builder.plan.plan import Action, BuildPlan, Fate, Outlook
+from tritonsmith.builder.plan.order import in_build_order, step_models
+from tritonsmith.builder.plan.plan import Action, BuildPlan, Fate, Outlook, StaleReason, State
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
-def outlooks(
+def with_outlooks(
     spec: RepositorySpec,
     plan: BuildPlan,
     observed: Mapping[str, Observation],
     lock: Lock,
     cache: Cache,
     repository: Path,
-) -> dict[str, Outlook]:
-    """An Outlook of every model that is added or changed; reads only, and of the cache only what is local.
+) -> BuildPlan:
+    """The plan with an Outlook of every model that is added or changed; reads only, and of the cache only what is local.
 
     What an export will give is not known before it: until then the tensors are taken to be those of the last one.
+    An ensemble that will be wired anew, because its steps come out otherwise, is stale in it.
     """
     look = _Look(spec, plan, lock, cache, repository)
     fates = plan.fates()
     found: dict[str, Outlook] = {}
     for model in in_build_order(spec.models):
         fate = fates.get(model.name)
-        if fate in (Fate.ADD, Fate.CHANGE):
+        follows = fate is Fate.KEEP and any(step in found for step in step_models(model))
+        if follows or fate in (Fate.ADD, Fate.CHANGE):
             meant = look.meant(model)
-            laid_out = look.laid_out(model.name) if fate is Fate.CHANGE else None
+            laid_out = None if fate is Fate.ADD else look.laid_out(model.name)
             known = meant is not None and laid_out is not None
             changes = tuple(field_changes(laid_out, meant)) if known else None
-            found[model.name] = Outlook(changes, "rows" in observed[model.name].config)
-    return found
+            if changes or not follows:
+                found[model.name] = Outlook(changes, "rows" in observed[model.name].config)
+    wired = {name for name in found if fates[name] is Fate.KEEP}
+    actions = tuple(_wired_anew(a) if a.model in wired else a for a in plan.actions)
+    return replace(plan, actions=actions, outlooks=found)
+
+
+def _wired_anew(action: Action) -> Action:
+    if action.kind not in ("render", "lay_out"):
+        return action
+    return replace(action, state=State.TO_RUN, reason=StaleReason.STEP_CHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +107,16 @@ class _Look:
         if not model.variants:
             return config_message(model, artifact.record, None, {}, self.spec)
         chosen = self._chosen(model, locked, artifact)
-        return None if chosen is None else config_message(model, artifact.record, chosen, {}, self.spec)
+        if chosen is None or chosen.artifact is None:
+            return None
+        return config_message(model, chosen.artifact.record, chosen, {}, self.spec)
 
     def _artifact(self, key: str | None, locked: LockedModel | None) -> Artifact | None:
         """The source's as it is now, or as it was built last."""
-        keys = (key, None if locked is None else locked.key)
-        found = (self.cache.get_here(k, "source") for k in keys if k is not None)
+        return self._first("source", key, None if locked is None else locked.key)
+
+    def _first(self, kind: Kind, *keys: str | None) -> Artifact | None:
+        found = (self.cache.get_here(key, kind) for key in keys if key is not None)
         return next((artifact for artifact in found if artifact is not None), None)
 
     def _chosen(self, model: ModelSpec, locked: LockedModel | None, base: Artifact) -> BuiltVariant | None:
@@ -109,7 +124,13 @@ class _Look:
         served = None if locked is None else locked.served
         passed_over = model.on_fail == "next" and served in model.preference
         name = served if passed_over and served is not None else model.preference[0]
-        engines: list[BuiltEngine] = []
+        graph, engines = base, list[BuiltEngine]()
+        for action in self._actions(model, name, "convert"):
+            was = None if locked is None or name not in locked.variants else locked.variants[name]["key"]
+            made = self._first("convert", action.key, was)
+            if made is None:
+                return None
+            graph = made
         for action in self._actions(model, name, "compile"):
             built = None if action.key is None else self.cache.get_here(action.key, "compile")
             if built is None or action.engine is None:
@@ -117,7 +138,7 @@ class _Look:
             engines.append(BuiltEngine(action.engine, built, True))
         if model.variants[name].backend == "tensorrt" and not engines:
             return None
-        return BuiltVariant(name, base, "from cache", engines=tuple(engines))
+        return BuiltVariant(name, graph, "from cache", engines=tuple(engines))
 
     def _actions(self, model: ModelSpec, variant: str, kind: str) -> list[Action]:
         return [a for a in self.plan.actions_of(model.name) if (a.variant, a.kind) == (variant, kind)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.batch_rows import report_from_dict
+from tritonsmith.builder.actions.convert.action import is_plain
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.build.model.engines import BuiltEngine
@@ -125,7 +126,7 @@ class _Look:
         passed_over = model.on_fail == "next" and served in model.preference
         name = served if passed_over and served is not None else model.preference[0]
         graph, engines = base, list[BuiltEngine]()
-        for action in self._actions(model, name, "convert"):
+        for action in () if is_plain(model.variants[name]) else self._actions(model, name, "convert"):
             was = None if locked is None or name not in locked.variants else locked.variants[name]["key"]
             made = self._first("convert", action.key, was)
             if made is None:

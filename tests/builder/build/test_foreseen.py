@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import onnx_models
 from tests.builder.build.test_build_ensemble import SPEC, STEP
 from tests.conftest import Run
@@ -13,13 +15,20 @@ from tritonsmith.builder.model_config.field_changes import field_changes
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 
 
+@pytest.mark.parametrize(
+    "variants",
+    [
+        "",
+        pytest.param("    variants: {fp16: {precision: fp16}}\n", marks=pytest.mark.nightly),
+    ],
+    ids=["exports", "variants"],
+)
 def test_the_fields_that_a_plan_names_are_those_that_a_build_changes(
-    tmp_path: Path, tritonsmith: Run
+    variants: str, tmp_path: Path, tritonsmith: Run
 ) -> None:
     onnx_models.save(onnx_models.affine(("batch", 3), scale=2.0, offset=0.0), tmp_path / "double.onnx")
     (tmp_path / "step.py").write_text(STEP)
     (tmp_path / "words.txt").write_text("a\nb\n")
-    variants = "    variants: {fp16: {precision: fp16}}\n"
     (tmp_path / "models.yaml").write_text(SPEC + variants)
     assert tritonsmith("build").returncode == 0
     before = laid_out(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tritonsmith.builder.actions.export.action import whole_tensors
@@ -12,7 +12,7 @@ from tritonsmith.builder.base.tensors import DTYPES
 from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.build.model.variant_config import config_message
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, OnnxTensor, read_onnx
+from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, OnnxTensor, read_onnx
 from tritonsmith.builder.model_config.ensemble import wiring_faults
 from tritonsmith.builder.plan.observation import Observation
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, stated_tensors
@@ -53,28 +53,34 @@ def _whole(step: ModelSpec, record: Mapping[str, Any], spec: RepositorySpec) -> 
         return None  # its own build says what is wrong with it
 
 
-def _header(step: ModelSpec, spec: RepositorySpec) -> dict[str, Sequence[OnnxTensor]] | None:
-    """Inputs and outputs of an ONNX source; None where there is none, or it cannot be read."""
+def _header(step: ModelSpec, spec: RepositorySpec) -> OnnxModel | None:
+    """An ONNX source's; None where there is none, or it cannot be read."""
     if step.source.kind != "onnx":
         return None
     try:
-        model = read_onnx(source_path(step.source.reference, spec.root))
+        return read_onnx(source_path(step.source.reference, spec.root))
     except (OSError, OnnxProblem, SpecError):
         return None
-    return {"input": model.inputs, "output": model.outputs}
 
 
-def _as_stated(step: ModelSpec, header: Mapping[str, Sequence[OnnxTensor]] | None) -> Any:
+def _as_stated(step: ModelSpec, header: OnnxModel | None) -> Any:
     """Without the inputs or outputs that neither the spec nor a header names; shapes are known where the batch is, too."""
     batch = step.max_batch_size
     message = model_config_pb2().ModelConfig(name=step.name, max_batch_size=batch or 0)
+    tensors_of: dict[str, tuple[OnnxTensor, ...]] = {}
+    if header is not None:
+        tensors_of = {"input": (*header.inputs, *header.overridable), "output": header.outputs}
+    optional = {t.name for t in header.overridable} if header is not None else set()
     for kind in _KINDS:
-        tensors = {t.name: t for t in (header or {}).get(kind, ())}
+        tensors = {t.name: t for t in tensors_of.get(kind, ())}
         stated = {t["name"]: t for t in stated_tensors(step, kind)}
-        names = [*stated] if stated else [*tensors]
+        kept = step.state.keys() if kind == "input" else step.state.values()  # by Triton, between requests
+        names = [name for name in stated or tensors if name not in kept]
         for name in () if None in names else names:
             told, found = stated.get(name) or {}, tensors.get(name)
             made = getattr(message, kind).add(name=name)
+            if kind == "input" and name in optional:
+                made.optional = True
             data_type = told.get("data_type") or (_DTYPES.get(found.element) if found else None)
             if data_type:
                 made.data_type = model_config_pb2().DataType.Value(data_type)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from tests import onnx_models
 from tests.conftest import Run
@@ -27,7 +29,7 @@ models:
   torchy:
     source: {torch: "m:load"}
     max_batch_size: 8
-    input: [{name: ids, data_type: TYPE_INT64, dims: [-1]}]
+    input: [{name: ids, data_type: TYPE_FP32, dims: [-1]}]
   search:
     source:
       steps:
@@ -82,9 +84,28 @@ def test_wires_are_held_against_what_is_known_of_their_ends(
     assert "models.yaml:1" in told[0] and errors[0].exit_code == 2
 
 
+def test_what_fits_is_planned(wired: Path) -> None:
+    assert faults(wired, WIRED % ("TYPE_FP32", "3", "lengths", "x", "ids")) == []
+
+
 def test_what_is_known_of_no_end_fits(wired: Path) -> None:
-    spec = WIRED.replace("    input: [{name: ids, data_type: TYPE_INT64, dims: [-1]}]\n", "")
+    spec = WIRED.replace("    input: [{name: ids, data_type: TYPE_FP32, dims: [-1]}]\n", "")
     assert faults(wired, spec % ("TYPE_FP32", "-1", "lengths", "x", "whatever")) == []
+
+
+def test_what_a_request_need_not_give_need_not_be_wired(wired: Path) -> None:
+    """A state, which Triton keeps, and an input that has a default in the file."""
+    weights = {"w": np.ones((3,), np.float32)}
+    inputs = [onnx_models.tensor("x", ["batch", 3]), onnx_models.tensor("w", [3])]
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    onnx_models.save(
+        onnx_models.model(nodes, inputs, [onnx_models.tensor("y", ["batch", 3])], weights),
+        wired / "double.onnx",
+    )
+    stated = "    input: [{name: ids, data_type: TYPE_FP32, dims: [-1]}%s]\n"
+    state = stated % ", {name: past, data_type: TYPE_FP32, dims: [4]}" + "    state: {past: present}\n"
+    spec = WIRED.replace(stated % "", state)
+    assert faults(wired, spec % ("TYPE_FP32", "3", "lengths", "x", "ids")) == []
 
 
 def test_faults_of_one_ensemble_are_told_at_once(wired: Path) -> None:

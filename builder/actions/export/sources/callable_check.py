@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 
 from tritonsmith.builder.actions.export.sources.callables import present_modules
-from tritonsmith.builder.base.errors import SpecError, Where, unknown
+from tritonsmith.builder.base.errors import SpecError, Where, nearest, unknown
 
 # Whoever uses one of these may make names that the text does not show.
 _DYNAMIC_NAMES = frozenset({"globals", "locals", "vars", "exec", "__path__", "__getattr__"})
@@ -30,8 +31,9 @@ def check_callable(reference: str, root: Path, what: str) -> None:
     names = None if file is None else _names(file, what)
     name = attribute.partition(".")[0]
     if names is not None and name not in names:
-        near = unknown(name, sorted(n for n in names if not n.startswith("_")))
-        line = next((names[n] for n in names if near["fix"] and repr(n) in near["fix"]), None)
+        own = {n: line for n, (line, is_import) in names.items() if not is_import and not n.startswith("_")}
+        near = unknown(name, sorted(own))
+        line = own.get(nearest(name, sorted(own)) or "")
         raise SpecError(
             f"{what} module {module} has no {name}",
             code="attribute_not_found",
@@ -96,8 +98,8 @@ def _parsed(file: Path) -> ast.Module | SyntaxError | None:
         return None
 
 
-def _names(file: Path, what: str) -> dict[str, int] | None:
-    """Name → line of all that the module binds; None where it may bind others. SpecError when it is no Python."""
+def _names(file: Path, what: str) -> dict[str, tuple[int, bool]] | None:
+    """Name → (line, whether it is imported) of all that it binds; None where it may bind others. SpecError: it is no Python."""
     tree = _parsed(file)
     if isinstance(tree, SyntaxError):
         raise SpecError(
@@ -107,9 +109,9 @@ def _names(file: Path, what: str) -> dict[str, int] | None:
         )
     if tree is None or _is_dynamic(tree):
         return None
-    bound: dict[str, int] = {}
-    for name, line in _bound(tree):
-        bound.setdefault(name, line)
+    bound: dict[str, tuple[int, bool]] = {}
+    for name, node in _bound(tree):
+        bound.setdefault(name, (node.lineno, isinstance(node, ast.Import | ast.ImportFrom)))
     return bound
 
 
@@ -131,26 +133,22 @@ def _makes_names(node: ast.AST) -> bool:
     return of_sys or node.attr in _DYNAMIC_ATTRIBUTES
 
 
-def _bound(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """(name, line) of what is bound at the module's level: in its branches, too, and by `global` in its functions."""
-    waiting: list[ast.AST] = list(tree.body)
+def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.stmt | ast.expr | ast.ExceptHandler | ast.pattern]]:
+    """(name, where) of what is bound at the module's level: in its branches, too, and by `global` in its functions."""
+    waiting: deque[ast.AST] = deque(tree.body)
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.popleft()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name, node.lineno
-            yield from (
-                (n, inner.lineno)
-                for inner in ast.walk(node)
-                if isinstance(inner, ast.Global)
-                for n in inner.names
-            )
+            yield node.name, node
+            inner = (found for found in ast.walk(node) if isinstance(found, ast.Global))
+            yield from ((name, found) for found in inner for name in found.names)
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from ((alias.asname or alias.name.partition(".")[0], node.lineno) for alias in node.names)
+            yield from ((alias.asname or alias.name.partition(".")[0], node) for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id, node.lineno
+            yield node.id, node
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-            yield node.name, node.lineno
+            yield node.name, node
         elif isinstance(node, ast.MatchMapping) and node.rest:
-            yield node.rest, node.lineno
+            yield node.rest, node
         waiting += ast.iter_child_nodes(node)

@@ -179,12 +179,11 @@ def _refused(
         seen = observed.get(model.name)
         if seen is not None and not (seen.cached_key and all(v.cached_key for v in seen.variants.values())):
             faults[model.name] = callable_faults(spec, model)
-    if unwired := [m for m in spec.models if m.source.steps is not None and _may_be_wired(m, observed, lock)]:
-        from tritonsmith.builder.build.model.wires import (
-            wire_faults,
-        )  # not for a plan that finds nothing stale
+    wired = [m for m in spec.models if m.source.steps is not None and _may_be_wired(m, observed, lock)]
+    if wired:  # what a plan that finds nothing stale need not import
+        from tritonsmith.builder.build.model.wires import wire_faults
 
-        for model in unwired:
+        for model in wired:
             faults[model.name] = wire_faults(model, spec, observed, cache)
     return {name: one_for(found) for name, found in faults.items() if found}
 

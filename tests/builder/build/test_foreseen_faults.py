@@ -188,6 +188,12 @@ models:
     assert done.stdout.endswith("Plan: 1 to add, 0 to change, 0 to remove.\n")
 
 
+def test_what_is_no_reference_is_left_to_the_build(tmp_path: Path) -> None:
+    onnx_models.save(onnx_models.affine(("batch", 3)), tmp_path / "m.onnx")
+    spec = 'models:\n  a:\n    source: {onnx: m.onnx}\n    accuracy: {samples: "s3://bucket/samples"}\n'
+    assert planned(tmp_path, spec).errors == ()
+
+
 def test_files_that_are_not_there_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "data.npz").write_bytes(b"")
     spec = "models:\n  a:\n    source: {onnx: a.onnx}\n  b:\n    source: {onnx: b.onnx}\n    calibration: date.npz\n"

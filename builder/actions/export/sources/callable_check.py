@@ -27,6 +27,8 @@ def check_callable(reference: str, root: Path, what: str) -> None:
     runs, an extension module, a finder of the user's own.
     """
     module, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        return  # no reference at all: the build says what one looks like
     file = _file_of(module, root, what)
     names = None if file is None else _names(file, what)
     name = attribute.partition(".")[0]

@@ -40,7 +40,7 @@ def rollback(
     if not destination:
         raise UsageError("where it was published is not said", code="no_destination", fix="--at DEST")
     release = release_from_flags(servers)
-    with progress("verifying") as tell:
+    with progress("verifying", alike=False) as tell:
         done = run_rollback(
             open_destination(destination),
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,18 @@ _MAX_TOKENS = 512
 def is_pretrained(directory: Path) -> bool:
     """Whether the directory is a Hugging Face model's, by its config.json."""
     return bool(_json(directory / "config.json").get("model_type"))
+
+
+def is_fetched(name: str) -> bool:
+    """Whether a Hugging Face model of the name is in the hub's cache on this machine; nothing is fetched."""
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is None:
+        return False
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except (ImportError, ValueError):
+        return False
 
 
 def pretrained_models(directory: Path, root: Path) -> Iterator[ImportedModel]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from tritonsmith.builder.actions.batch_rows import RowsReport
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.processes.run_policy import current_policy, run_under
+from tritonsmith.builder.base.processes.warm import WarmWorkers
 from tritonsmith.builder.importing.drafts.asked import Asked
 from tritonsmith.builder.importing.drafts.draft import accepted_entry, drafted
 from tritonsmith.builder.importing.drafts.names import module_from_file, name_of_callable
@@ -22,6 +27,7 @@ from tritonsmith.builder.lint.check import read_paths
 from tritonsmith.builder.lint.deep.rows import rows_by_running
 from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name, refuse_unreadable
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
+from tritonsmith.builder.spec.nearby import origin_in
 from tritonsmith.builder.spec.refusals import folded_name
 
 
@@ -36,8 +42,16 @@ def imported_paths(origins: Sequence[Path | str], root: Path, asked: Asked | Non
     models: list[ImportedModel] = []
     notes: list[Note] = []
     failures: list[TritonsmithError] = []
-    for origin in origins:
-        for subject, find in _models_at(origin, root, asked):
+    finds = [found for origin in origins for found in _models_at(origin, root, asked)]
+    if asked.of_one_model and len(finds) > 1:
+        raise UsageError(
+            f"{' and '.join(asked.of_one_model)} are said of one model, and there are {len(finds)}",
+            code="several_models",
+            seen=", ".join(subject for subject, _ in finds[:8]),
+            fix="one init a model, each with --output of its own",
+        )
+    with _warm_workers():
+        for subject, find in finds:
             try:
                 found, more = find()
             except Exception as error:
@@ -52,6 +66,7 @@ def imported_paths(origins: Sequence[Path | str], root: Path, asked: Asked | Non
         raise UsageError(
             f"there is no model in {', '.join(map(str, origins))}",
             code="no_models",
+            fix=_instead(origins),
             valid=(
                 *(f"*{suffix}" for suffix in suffixes()),
                 "module:callable",
@@ -62,6 +77,39 @@ def imported_paths(origins: Sequence[Path | str], root: Path, asked: Asked | Non
             ),
         )
     return Imported(tuple(models), tuple(notes), tuple(failures))
+
+
+def refuse_flags(asked: Asked, origin: str) -> None:
+    """UsageError for what is said of models whose configs are there already."""
+    flags = [*asked.of_one_model, *(["--preset"] if asked.preset else [])]
+    if flags:
+        raise UsageError(
+            f"{' and '.join(flags)}: the models of {origin} have names and configs, which are taken over as they are",
+            code="config_is_there",
+            fix=f"tritonsmith init {shlex.quote(origin)}",
+        )
+
+
+def _instead(origins: Sequence[Path | str]) -> str | None:
+    """Of one directory, the callable in it that may be meant."""
+    path = Path(origins[0])
+    found = origin_in(path) if len(origins) == 1 and path.is_dir() else None
+    return (
+        None
+        if found is None
+        else f"tritonsmith init {found} --output {shlex.quote(str(path / 'models.yaml'))}"
+    )
+
+
+@contextmanager
+def _warm_workers() -> Iterator[None]:
+    """Within the block, what is run for one model begins with the libraries that another's has imported."""
+    warm = WarmWorkers()
+    try:
+        with run_under(replace(current_policy(), warm=warm)):
+            yield
+    finally:
+        warm.close()
 
 
 _Found = tuple[Sequence[ImportedModel], list[Note]]
@@ -77,7 +125,7 @@ def _models_at(origin: Path | str, root: Path, asked: Asked) -> _Finds:
     if path.is_file() and path.name != CONFIG:
         yield str(path), partial(_file, path, root, asked)
     elif path.is_file() and any(is_version_name(p.name) for p in path.parent.iterdir() if p.is_dir()):
-        yield from _repository_at(path.parent, root)
+        yield from _repository_at(path.parent, root, asked)
     elif path.is_file():
         raise UsageError(
             f"{path} has no model directory around it: it says nothing of the model's files",
@@ -93,7 +141,7 @@ def _models_at(origin: Path | str, root: Path, asked: Asked) -> _Finds:
         for file in found:
             yield from _models_at(file, root, asked)
     else:
-        yield from _repository_at(path, root)
+        yield from _repository_at(path, root, asked)
 
 
 def _models_in(directory: Path) -> list[Path]:
@@ -132,7 +180,7 @@ def _callable(module: str, name: str, root: Path, asked: Asked) -> _Found:
 
 
 def _pretrained(path: Path, root: Path, asked: Asked) -> _Found:
-    network, *others = pretrained_models(path, root)
+    network, *others = pretrained_models(path, root, asked.name)
     return (accepted_entry(network, path, root, asked), *others), []
 
 
@@ -151,7 +199,8 @@ def _name_of_file(path: Path) -> str:
     return "model"
 
 
-def _repository_at(path: Path, root: Path) -> _Finds:
+def _repository_at(path: Path, root: Path, asked: Asked) -> _Finds:
+    refuse_flags(asked, str(path))
     (repository,) = read_paths([path])
     judged = repository.judged
     for name, model in repository.models.items():

@@ -35,16 +35,19 @@ def is_fetched(name: str) -> bool:
         return False
 
 
-def pretrained_models(directory: Path, root: Path) -> Iterator[ImportedModel]:
+def pretrained_models(directory: Path, root: Path, name: str | None = None) -> Iterator[ImportedModel]:
     """NAME, and with a tokenizer.json NAME_tokenizer and the ensemble NAME_text.
 
     A model without a head gives embeddings: the mean over its tokens, divided by its length. ExportError for a model
     that generates; UsageError for a name that Triton could not take.
     """
-    name = directory.resolve().name
+    name = name or directory.resolve().name
     if fault := fault_of_model_name(name):
         raise UsageError(
-            f"{name!r} {fault}", code="model_name", where=Where(directory), fix="rename the directory"
+            f"{name!r} {fault}",
+            code="model_name",
+            where=Where(directory),
+            fix="--name NAME, or rename the directory",
         )
     config = _json(directory / "config.json")
     task = task_of(str(next(iter(config.get("architectures") or ()), "")), Where(directory / "config.json"))

@@ -23,21 +23,22 @@ _USUAL = (
     "make_model",
     "create_model",
 )
+_EXAMPLE = "detector.onnx (or another model's file or directory, MODULE:CALLABLE, a live Triton's URL)"
 _MODEL = "TritonPythonModel"
 
 
 def init_command(spec: Path) -> str:
     """`tritonsmith init detector.onnx`, named by what lies where the spec is to be; a general example where nothing does."""
-    directory = spec.parent
+    output = "" if spec == Path(DEFAULT_NAME) else f" --output {shlex.quote(str(spec))}"
+    return f"tritonsmith init {origin_in(spec.parent) or _EXAMPLE}{output}"
+
+
+def origin_in(directory: Path) -> str | None:
+    """What of a directory `init` may be given; None where nothing is known."""
     try:
         entries = sorted(islice(directory.iterdir(), _LOOKED_AT), key=lambda path: path.name)
     except OSError:
-        entries = []
-    output = "" if spec == Path(DEFAULT_NAME) else f" --output {shlex.quote(str(spec))}"
-    return f"tritonsmith init {_origin(entries)}{output}"
-
-
-def _origin(entries: list[Path]) -> str:
+        return None
     files = [path for path in entries if path.is_file()]
     # Suffixes that other things have, too, say little.
     for suffix in (".onnx", ".pt2", ".skops", ".ubj", ".pt"):
@@ -53,7 +54,7 @@ def _origin(entries: list[Path]) -> str:
     for path in entries:
         if (path / "config.json").is_file() or any(path.glob("*/config.pbtxt")) or any(path.glob("*.onnx")):
             return shlex.quote(str(path))
-    return "detector.onnx (or another model's file or directory, MODULE:CALLABLE, a live Triton's URL)"
+    return None
 
 
 def has_python_model(path: Path) -> bool:

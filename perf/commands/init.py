@@ -105,6 +105,9 @@ def _imported(origins: list[str], root: Path, asked: Asked) -> Imported:
             seen=" ".join(origins),
             fix=f"tritonsmith init {urls[0]}",
         )
+    from tritonsmith.builder.importing.files import refuse_flags
+
+    refuse_flags(asked, urls[0])
     return imported_url(urls[0])
 
 

@@ -34,6 +34,12 @@ class Asked:
     outputs: tuple[TensorSpec, ...] = ()
     cache: Cache | None = None
 
+    @property
+    def of_one_model(self) -> tuple[str, ...]:
+        """The flags that can hold for one model alone."""
+        given = {"--name": self.name, "--input": self.inputs, "--output-tensor": self.outputs}
+        return tuple(flag for flag, value in given.items() if value)
+
 
 def tensors_from_flags(texts: Sequence[str], flag: str) -> tuple[TensorSpec, ...]:
     """`x:FP32:3,height,-1` → TensorSpec, without the batch; UsageError bad_tensor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +44,8 @@ PRESETS: Mapping[Preset, Habits] = {
 _PLAIN = Habits(DEFAULT_MAX_BATCH_SIZE, "4,8,16,32", "")
 
 _CHANNELS = (1, 2, 3, 4)
-_LONGEST = {"sequence": 512, "length": 16000 * 30}
-_USUAL = {"sequence": 128, "length": 16000, "height": 224, "width": 224}
+_LONGEST: Mapping[str, int] = {"sequence": 512, "length": 16000 * 30}
+_USUAL: Mapping[str, int] = {"sequence": 128, "length": 16000, "height": 224, "width": 224}
 
 
 def habits_of(preset: Preset | None) -> Habits:
@@ -61,12 +62,13 @@ def candidates(surface: Surface, preset: Preset | None, needs_inputs: bool = Fal
     unbatched: Fields = {"max_batch_size": 0}
     found: list[Fields] = []
     if all(tensor.shape and isinstance(tensor.shape[0], str) for tensor in surface.inputs):
-        names = _names(surface, preset)
-        if names:
+        sizes = _open_sizes(surface, preset)
+        if sizes:
+            names: dict[str, Dim] = {dim: size.name for dim, size in sizes.items()}
             tensors = [_stated(tensor, names) for tensor in surface.inputs]
             found += [
                 {**batching, "input": tensors, **({"dynamic_dims": ranges} if ranges else {})}
-                for ranges in _ranges(surface, names)
+                for ranges in _ranges(surface, sizes)
             ]
         fixed = [_stated(tensor, surface.sizes) for tensor in surface.inputs]
         found.append({**batching, "input": fixed} if needs_inputs else batching)
@@ -76,28 +78,38 @@ def candidates(surface: Surface, preset: Preset | None, needs_inputs: bool = Fal
     return [fields for i, fields in enumerate(found) if fields not in found[:i]]
 
 
-def _names(surface: Surface, preset: Preset | None) -> dict[str, str]:
-    """The surface's name → ours, of open sizes beside the batch; empty when one follows from others."""
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An open size: its name in the spec, and what such a size usually is (`sequence`), which decides about its range."""
+
+    name: str
+    usual: str | None
+
+
+def _open_sizes(surface: Surface, preset: Preset | None) -> dict[str, _Open]:
+    """The surface's name → what the spec says of it, beside the batch; empty when one follows from others."""
     batches = {tensor.shape[0] for tensor in surface.inputs}
-    names: dict[str, str] = {}
+    found: dict[str, _Open] = {}
     for tensor in surface.inputs:
         for axis, dim in enumerate(tensor.shape):
-            if not isinstance(dim, str) or axis == 0 or dim in names:
+            if not isinstance(dim, str) or axis == 0 or dim in found:
                 continue
-            if not dim.isidentifier() or dim in batches:
+            if dim in batches or not dim.isidentifier():
                 return {}
-            name = _usual_name(tensor, axis, preset) or (f"{tensor.name}_{axis}" if _is_symbol(dim) else dim)
-            name = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-            taken, number, base = {*names.values(), "batch"}, 2, name
-            while name in taken:
-                name, number = f"{base}_{number}", number + 1
-            names[dim] = name
-    return names
+            usual, placed = _usual_name(tensor, axis, preset), f"{tensor.name}_{axis}"
+            base = (usual or placed) if _is_symbol(dim) or dim == placed else dim
+            base = "".join(c if c.isalnum() or c == "_" else "_" for c in base)
+            taken = {"batch", *(known.name for known in found.values())}
+            name = next(
+                n for i in range(1, len(taken) + 2) if (n := base if i == 1 else f"{base}_{i}") not in taken
+            )
+            found[dim] = _Open(name, usual or (dim if dim in _USUAL else None))
+    return found
 
 
 def _is_symbol(dim: str) -> bool:
-    """`s77`: torch's name, which says nothing."""
-    return dim[:1] in "su" and dim[1:].isdigit()
+    """`s77`, `2*s77`: torch's words, which say nothing to a reader."""
+    return re.search(r"\b[su]\d+\b", dim) is not None
 
 
 def _usual_name(tensor: TensorSpec, axis: int, preset: Preset | None) -> str | None:
@@ -122,30 +134,27 @@ def _stated(tensor: TensorSpec, names: Mapping[str, Dim], first: str | None = No
     return {"name": tensor.name, "data_type": tensor.dtype.config, "dims": dims}
 
 
-def _ranges(surface: Surface, names: Mapping[str, str]) -> Iterator[Fields]:
+def _ranges(surface: Surface, sizes: Mapping[str, _Open]) -> Iterator[Fields]:
     """Wide ranges, then such that end at what the source was seen to take."""
-    seen = {name: size for name, size in surface.sizes.items() if name in names}
-    usual = {n: _USUAL.get(_base(ours)) for n, ours in names.items()}
     wide = {
-        ours: _range(_base(ours), seen.get(name) or usual[name], surface.largest.get(name))
-        for name, ours in names.items()
+        size.name: _range(size.usual, surface.sizes.get(dim), surface.largest.get(dim))
+        for dim, size in sizes.items()
     }
-    yield {name: sizes for name, sizes in wide.items() if sizes}
-    if len(seen) == len(names):
-        yield {names[n]: {"min": 1, "opt": size, "max": size} for n, size in seen.items()}
+    yield {name: stated for name, stated in wide.items() if stated}
+    if sizes.keys() <= surface.sizes.keys():
+        yield {
+            size.name: {"min": 1, "opt": seen, "max": seen}
+            for dim, size in sizes.items()
+            if (seen := surface.sizes[dim])
+        }
 
 
-def _base(name: str) -> str:
-    return name.rstrip("0123456789").rstrip("_")
-
-
-def _range(name: str, size: int | None, largest: int | None) -> Fields:
-    if size is None:
+def _range(usual: str | None, seen: int | None, largest: int | None) -> Fields:
+    size = seen if seen is not None else _USUAL.get(usual or "")
+    if not size:
         return {}
-    low, high = (1, 2 * size) if name not in ("height", "width") else (max(1, size // 2), 2 * size)
-    high = max(size, _LONGEST.get(name, high)) if name in _LONGEST else high
+    high = max(size, _LONGEST.get(usual or "", 2 * size))
     high = high if largest is None else min(high, largest)
-    opt = min(max(size, 1), high)
-    if name == "sequence":
-        opt = min(max(opt, _USUAL[name]), high)
+    opt = min(max(size, _USUAL[usual]) if usual == "sequence" else size, high)
+    low = max(1, size // 2) if usual in ("height", "width") else 1
     return {"min": min(low, opt), "opt": opt, "max": high}

@@ -45,7 +45,7 @@ def drafted(
     if kind == "sklearn" and path is not None and path.suffix != ".skops":
         if not asked.trust:
             raise UsageError(
-                f"{path.name} is a pickle, and loading it runs what is written in it",
+                "it is a pickle, and loading it runs what is written in it",
                 code="untrusted_pickle",
                 where=Where(path),
                 valid=("a file that skops.io.dump wrote (.skops), which runs nothing",),
@@ -58,7 +58,7 @@ def drafted(
 def accepted_entry(model: ImportedModel, path: Path | None, root: Path, asked: Asked) -> ImportedModel:
     """An entry without fields → with those that a build accepts, and remarks."""
     kind, reference = next(iter(model.source.items()))
-    note(f"{model.name}: a build's export and checks of {reference}")
+    note(f"{model.name}: exporting {reference} and checking it, as a build does …")
     surface = _surface(
         str(kind), str(reference if path is None else path.absolute()), model.name, root, asked
     )

@@ -61,7 +61,7 @@ def _kind_of_torch_file(path: Path) -> str:
     if any(name.endswith(".so") for name in names):
         raise _not(path, "a program that can be exported", "torch.export.save writes one (.pt2)")
     raise UsageError(
-        f"{path.name} holds weights or a pickle (torch.save), and no program: nothing says how to run it",
+        "it holds weights or a pickle (torch.save), and no program: nothing says how to run it",
         code="checkpoint",
         where=Where(path),
         details=(

@@ -51,9 +51,15 @@ def _told(
         error = mixed or (refused[-1] if refused else None)
         yield "not batched: " + ("its first dimension is fixed" if error is None else _reason(error))
     elif refused:
-        what = "every size but the batch is the example's" if "input" not in fields else "no size above the example's"
+        what = (
+            "every size but the batch is the example's"
+            if "input" not in fields
+            else "no size above the example's"
+        )
         yield f"{what}: {_reason(refused[-1])}"
-    elif "input" in tried[0] and "dynamic_dims" not in fields:
+    elif "dynamic_dims" not in fields and any(
+        isinstance(dim, str) for tensor in fields.get("input", ()) for dim in tensor["dims"]
+    ):
         yield "no range is known for its open sizes: dynamic_dims: {NAME: {min: …, opt: …, max: …}}"
     if report is not None and report.verdict in ("unverified", "random"):
         yield f"batching not verified: {report.note}"

@@ -107,7 +107,9 @@ def _surface(program: Any, names: Sequence[str] | None, shapes: Sequence[_Shape]
         name = own if names is None else names[index]
         shape: list[Dim] = []
         for axis, size in enumerate(fake.shape):
-            if isinstance(size, int) or size.node.expr.is_number:  # a size that was left open, and found to be one
+            if (
+                isinstance(size, int) or size.node.expr.is_number
+            ):  # a size that was left open, and found to be one
                 shape.append(int(size))
                 continue
             symbol = str(size)

@@ -267,4 +267,4 @@ def _named_apart(model: ImportedModel, before: Sequence[ImportedModel], notes: l
     name = f"{model.name}_{number}"
     origin = next(iter(model.source.values()))
     notes.append(Note(f"{origin}: there is a model {model.name!r} already; this one is called {name!r}"))
-    return ImportedModel(name, model.source, model.fields, model.model_files, model.remarks)
+    return replace(model, name=name)

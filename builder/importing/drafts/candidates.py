@@ -33,12 +33,12 @@ PRESETS: Mapping[Preset, Habits] = {
     "text": Habits(
         32,
         "8,16,32,64",
-        "texts are small, so batches are large; requests join one batch when padded to one length",
+        "texts are small, so batches are large",
     ),
     "audio": Habits(
         4,
         "1,2,4,8",
-        "cost goes by length, so batches are small; requests join one batch when padded to one length",
+        "cost goes by length, so batches are small",
     ),
 }
 _PLAIN = Habits(DEFAULT_MAX_BATCH_SIZE, "4,8,16,32", "")
@@ -51,6 +51,13 @@ _USUAL: Mapping[str, int] = {"sequence": 128, "length": 16000, "height": 224, "w
 def habits_of(preset: Preset | None) -> Habits:
     """The preset's; without one what Triton's auto-complete would choose."""
     return _PLAIN if preset is None else PRESETS[preset]
+
+
+def usual_size(dim: Dim, stated: Mapping[str, int]) -> int:
+    """A size to send where a dimension is open."""
+    if isinstance(dim, int) and dim >= 0:
+        return dim
+    return stated.get(str(dim), _USUAL.get(str(dim), 16))
 
 
 def candidates(surface: Surface, preset: Preset | None, needs_inputs: bool = False) -> list[Fields]:

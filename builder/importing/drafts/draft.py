@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +73,22 @@ def accepted_entry(model: ImportedModel, path: Path | None, root: Path, asked: A
             f"--preset {asked.preset}: a place to start, not a finding: {habits.note}. Replace it by what a sweep finds:",
             f"  {_sweep_command(entry, asked)}",
         )
-    return ImportedModel(entry.name, entry.source, entry.fields, entry.model_files, remarks)
+    return replace(entry, remarks=remarks)
 
 
 def sweep_commands(models: Iterable[ImportedModel], asked: Asked) -> dict[str, str]:
-    """Name → the sweep of what its entry starts from."""
-    return {model.name: _sweep_command(model, asked) for model in models}
+    """Name → the sweep of what its entry starts from; with a preset it stands above the entry already."""
+    return {} if asked.preset is not None else {model.name: _sweep_command(model, asked) for model in models}
 
 
 def _sweep_command(model: ImportedModel, asked: Asked) -> str:
     sizes = (
         f"--set max_batch_size={habits_of(asked.preset).tried} " if model.fields.get("max_batch_size") else ""
     )
-    return (
-        f"tritonsmith sweep model_repository/ -m {shlex.quote(model.name)} {sizes}--set instance_group.count=1,2 "
-        "--concurrency 1,8,32"
-    )
+    shapes = [f"{name}:{','.join(map(str, shape))}" for name, shape in model.shapes.items()]
+    stated = "".join(f" --shape {shlex.quote(shape)}" for shape in shapes)
+    name = shlex.quote(model.name)
+    return f"tritonsmith sweep model_repository/ -m {name} {sizes}--set instance_group.count=1,2{stated}"
 
 
 def _surface(kind: str, reference: str, what: str, root: Path, asked: Asked) -> Surface:

@@ -17,7 +17,7 @@ from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.build.model.gate_of_rows import judge_rows, rows_of
 from tritonsmith.builder.cache.actions import perform
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.importing.drafts.candidates import Fields
+from tritonsmith.builder.importing.drafts.candidates import Fields, usual_size
 from tritonsmith.builder.importing.imported import ImportedModel
 from tritonsmith.builder.importing.spec_text import text_of_spec
 from tritonsmith.builder.spec.spec import load_spec
@@ -35,11 +35,12 @@ def accepted(model: ImportedModel, tried: Sequence[Fields], root: Path, cache: C
         for fields in tried:
             entry = replace(model, fields=fields)
             try:
-                surface, report = _made(entry, root, place)
+                surface, report, shapes = _made(entry, root, place)
             except (BuildError, GateError) as error:
                 refused.append(error)
                 continue
-            return replace(entry, remarks=(*entry.remarks, surface, *_told(fields, tried, refused, report)))
+            remarks = (*entry.remarks, surface, *_told(fields, tried, refused, report))
+            return replace(entry, remarks=remarks, shapes=shapes)
         raise refused[-1]
 
 
@@ -61,6 +62,8 @@ def _told(
         isinstance(dim, str) for tensor in fields.get("input", ()) for dim in tensor["dims"]
     ):
         yield "no range is known for its open sizes: dynamic_dims: {NAME: {min: …, opt: …, max: …}}"
+    if fields["max_batch_size"] and "dynamic_dims" in fields:
+        yield "requests of different sizes share no batch: pad them to one, or write that size in place of its name"
     if report is not None and report.verdict in ("unverified", "random"):
         yield f"batching not verified: {report.note}"
 
@@ -70,8 +73,10 @@ def _reason(error: TritonsmithError) -> str:
     return error.message.splitlines()[0].removeprefix("rows of a batch depend on one another: ").strip()[:300]
 
 
-def _made(entry: ImportedModel, root: Path, cache: Cache) -> tuple[str, RowsReport | None]:
-    """What its tensors are and what is known of its rows; the errors of a build."""
+def _made(
+    entry: ImportedModel, root: Path, cache: Cache
+) -> tuple[str, RowsReport | None, dict[str, tuple[int, ...]]]:
+    """What its tensors are, what is known of its rows, sizes of inputs that vary; the errors of a build."""
     with tempfile.TemporaryDirectory(prefix="tritonsmith-init-") as scratch:
         path = Path(scratch) / "models.yaml"
         path.write_text(text_of_spec((entry,)), encoding="utf-8")
@@ -86,7 +91,14 @@ def _made(entry: ImportedModel, root: Path, cache: Cache) -> tuple[str, RowsRepo
             raise _elsewhere(error, entry, path) from None
     tensors = {kind: [tensor_from_dict(t) for t in artifact.record[kind]] for kind in ("inputs", "outputs")}
     surface = " → ".join(", ".join(map(_tensor, tensors[kind])) for kind in ("inputs", "outputs"))
-    return surface, report
+    batched = bool(spec.max_batch_size)
+    usual = {name: opt for name, (_, opt, _) in spec.dim_ranges.items()}
+    shapes = {
+        t.name: tuple(usual_size(d, usual) for d in t.shape[batched:])
+        for t in tensors["inputs"]
+        if -1 in t.wire_shape[batched:]
+    }
+    return surface, report, shapes
 
 
 def _elsewhere(error: TritonsmithError, entry: ImportedModel, spec: Path) -> TritonsmithError:

@@ -234,6 +234,14 @@ def test_flags_of_one_model_hold_for_one(tmp_path: Path, asked: Asked, code: str
     assert caught.value.code == code
 
 
+def test_flags_that_a_repository_has_no_use_for_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    for asked, flag in ((Asked(preset="text"), "--preset"), (Asked(name="x"), "--name")):
+        with pytest.raises(UsageError, match=flag) as caught:
+            imported_paths([tmp_path], tmp_path, asked)
+        assert caught.value.code == "config_is_there"
+
+
 def test_a_name_that_no_model_can_have_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(PYTHON_MODEL)
     with pytest.raises(UsageError, match="--name NAME") as caught:

@@ -206,7 +206,10 @@ def test_a_torch_callable_is_batched_with_the_presets_sizes(tmp_path: Path, trit
     text = (tmp_path / "models.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=models.schema.json\n")
     assert json.loads((tmp_path / "models.schema.json").read_text())["title"] == "tritonsmith models.yaml"
-    assert "tritonsmith sweep model_repository/ -m eyes --set max_batch_size=" in text
+    # The exact command: a load test of inputs that vary has to be told a shape.
+    sweep = "tritonsmith sweep model_repository/ -m eyes --set max_batch_size=4,8,16,32 --set instance_group.count=1,2"
+    assert f"{sweep} --shape image:3,16,16" in text
+    assert "requests of different sizes share no batch" in text
     assert yaml.safe_load(text)["models"]["eyes"] == {
         "source": {"torch": "net:load"},
         "max_batch_size": 8,

@@ -31,6 +31,7 @@ class SourceRow:
     """One kind of source. References are "module:function", imported when they are needed.
 
     kind:          its key in `source:`.
+    suffixes:      ends of the names of its files, by which `tritonsmith init` knows them.
     reference:     what stands there: a file, a directory, a callable, a directory or the name of a model elsewhere,
                    or an ensemble's steps.
     example:       a value, for messages.
@@ -51,6 +52,7 @@ class SourceRow:
     description: str
     reference: Literal["file", "directory", "callable", "directory or name", "steps"] = "file"
     example: str = "FILE"
+    suffixes: tuple[str, ...] = ()
     pattern: str | None = None
     export: str | None = None
     place: str | None = None
@@ -84,6 +86,7 @@ _ROWS = (
     SourceRow(
         "exported_program",
         "a .pt2 file that torch.export.save wrote",
+        suffixes=(".pt2",),
         example="FILE.pt2",
         export="tritonsmith.builder.actions.export.sources.program:export_saved_program",
         imports=("torch", "onnxscript"),
@@ -94,6 +97,7 @@ _ROWS = (
     SourceRow(
         "onnx",
         "an .onnx file, or package:NAME/path for a file inside an installed package",
+        suffixes=(".onnx",),
         export="tritonsmith.builder.actions.export.sources.onnx:take_over",
         opset="own",
     ),
@@ -108,6 +112,7 @@ _ROWS = (
     SourceRow(
         "python",
         "a file with a TritonPythonModel, for Triton's python backend; it becomes model.py",
+        suffixes=(".py",),
         example="FILE.py",
         place="tritonsmith.builder.actions.take_over.action:place_python",
         check="tritonsmith.builder.spec.python_source:check_python_source",
@@ -166,6 +171,7 @@ _ROWS = (
     SourceRow(
         "torchscript",
         "a file that torch.jit.save wrote",
+        suffixes=(".pt", ".pth", ".ts", ".ckpt"),
         example="FILE.pt",
         export="tritonsmith.builder.actions.export.sources.torchscript:export_script",
         imports=("torch", "onnxscript"),
@@ -176,6 +182,7 @@ _ROWS = (
     SourceRow(
         "sklearn",
         "a fitted scikit-learn estimator or pipeline: .skops, or with `trust: true` what joblib or pickle wrote",
+        suffixes=(".skops", ".pkl", ".pickle", ".joblib"),
         example="FILE.skops",
         export="tritonsmith.builder.actions.export.sources.sklearn:export_estimator",
         check="tritonsmith.builder.base.sources:check_trust",
@@ -195,6 +202,7 @@ _ROWS = (
     SourceRow(
         "xgboost",
         "an XGBoost model, as Booster.save_model wrote it (.json or .ubj)",
+        suffixes=(".ubj", ".json"),
         example="FILE.json",
         export="tritonsmith.builder.actions.export.sources.booster:export_xgboost",
         imports=("xgboost", "onnxmltools"),
@@ -204,6 +212,7 @@ _ROWS = (
     SourceRow(
         "lightgbm",
         "a LightGBM model, as Booster.save_model wrote it (.txt)",
+        suffixes=(".txt", ".lgb"),
         example="FILE.txt",
         export="tritonsmith.builder.actions.export.sources.booster:export_lightgbm",
         imports=("lightgbm", "onnxmltools"),

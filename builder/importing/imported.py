@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError, Where
@@ -27,6 +27,7 @@ class ImportedModel:
     source:      our `source:`; fields: Triton's own fields, as models.yaml has them.
     model_files: our `model_files:`.
     remarks:     lines for a comment above the model.
+    shapes:      an input whose sizes vary → one that it takes, without the batch, for a load test.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ImportedModel:
     fields: Mapping[str, Any]
     model_files: Mapping[str, str]
     remarks: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,31 @@ def is_pretrained(directory: Path) -> bool:
     return bool(_json(directory / "config.json").get("model_type"))
 
 
-def pretrained_models(directory: Path, root: Path) -> Iterator[ImportedModel]:
+def is_fetched(name: str) -> bool:
+    """Whether a Hugging Face model of the name is in the hub's cache on this machine; nothing is fetched."""
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is None:
+        return False
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except (ImportError, ValueError):
+        return False
+
+
+def pretrained_models(directory: Path, root: Path, name: str | None = None) -> Iterator[ImportedModel]:
     """NAME, and with a tokenizer.json NAME_tokenizer and the ensemble NAME_text.
 
     A model without a head gives embeddings: the mean over its tokens, divided by its length. ExportError for a model
     that generates; UsageError for a name that Triton could not take.
     """
-    name = directory.resolve().name
+    name = name or directory.resolve().name
     if fault := fault_of_model_name(name):
         raise UsageError(
-            f"{name!r} {fault}", code="model_name", where=Where(directory), fix="rename the directory"
+            f"{name!r} {fault}",
+            code="model_name",
+            where=Where(directory),
+            fix="--name NAME, or rename the directory",
         )
     config = _json(directory / "config.json")
     task = task_of(str(next(iter(config.get("architectures") or ()), "")), Where(directory / "config.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,22 @@ _NEVER_SHARED = frozenset(
 _FIRST = ("platform", "backend", "max_batch_size")
 
 
-def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -> str:
-    """models.yaml; SpecError when a model cannot be stated in one, a wrong name for example."""
+def text_of_spec(
+    models: Sequence[ImportedModel],
+    heading: Sequence[str] = (),
+    below: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """models.yaml; SpecError when a model cannot be stated in one, a wrong name for example.
+
+    heading: comment lines at the top; below: a model's name → comment lines at the end of its entry.
+    """
     shared = _shared(models)
     lines = [f"# {_printable(line)}".rstrip() for line in heading]
     if shared:
         lines += list(_block("defaults", shared, 0))
     lines.append("models:")
     for model in models:
-        lines += [f"  # {_printable(remark)}" for remark in model.remarks]
+        lines += [f"  # {line}" for remark in model.remarks for line in _wrapped(_printable(remark))]
         own: dict[str, Any] = {"source": dict(model.source)}
         rest = {k: v for k, v in model.fields.items() if k not in shared}
         own |= {k: rest[k] for k in _FIRST if k in rest} | rest
@@ -44,6 +52,7 @@ def text_of_spec(models: Sequence[ImportedModel], heading: Sequence[str] = ()) -
         lines.append(f"  {_scalar(model.name)}:")
         for key, value in own.items():
             lines += _block(key, value, 2)
+        lines += [f"    # {_printable(line)}" for line in (below or {}).get(model.name, ())]
     text = "\n".join(lines) + "\n"
     _check(text, models)
     return text
@@ -180,6 +189,11 @@ def _plain(text: str) -> bool:
 
 def _quoted(text: str) -> str:
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
+def _wrapped(text: str) -> list[str]:
+    """Of a comment; what is indented is a command, and stays on one line."""
+    return [text] if text.startswith(" ") else textwrap.wrap(text, _WIDTH, break_long_words=False) or [""]
 
 
 def _printable(text: str) -> str:

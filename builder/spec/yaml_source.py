@@ -13,6 +13,7 @@ import yaml
 
 from tritonsmith.builder.base.errors import SpecError, Where
 from tritonsmith.builder.base.files.untrusted import read_bounded
+from tritonsmith.builder.spec.nearby import init_command
 
 KeyPath = tuple[str | int, ...]
 
@@ -68,7 +69,7 @@ def read_yaml(path: Path, *, as_text: bool = False) -> YamlSource:
             "there is no such spec file",
             code="spec_missing",
             where=Where(path),
-            fix="tritonsmith build --spec PATH",
+            fix=f"{init_command(path)}, which writes a first one; --spec PATH reads another",
         ) from None
     except (OSError, ValueError) as error:
         raise SpecError(f"cannot read the spec: {error}", code="spec_unreadable", where=Where(path)) from None

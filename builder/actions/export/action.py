@@ -133,7 +133,7 @@ def _run(model: Subject, identity: Identity, made: Path, place: Workplace) -> Ra
     # What is gone after an export was a temporary file of the source's own, unless the spec names it.
     named = [
         *spec.source.files,
-        *([] if spec.source.row.reference == "callable" else [spec.source.reference]),
+        *([spec.source.reference] if spec.source.row.reference == "file" else []),
     ]
     files = {*result.dependencies, *(str(source_path(f, repository.root)) for f in named)}
     return Ran(_record(result, identity.tools), [Path(f) for f in sorted(files)])

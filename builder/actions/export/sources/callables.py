@@ -125,7 +125,7 @@ def _module_not_found(name: str, missing: str, what: str) -> ExportError:
     if name.split(".")[0] == "tritonsmith":
         fix = "`tritonsmith` is this package's own name; rename yours"
     else:
-        fix = "modules are found from the directory of models.yaml, then among installed packages"
+        fix = "modules are found from the directory of models.yaml, then on PYTHONPATH and among installed packages"
     search_path = Path(sys.path[0])
     present = present_modules(search_path)
     return ExportError(

@@ -48,7 +48,7 @@ def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
     path = Path(request.search_path) / Path(request.reference).expanduser()
     where = Where(path)
     check_archive(path)
-    program = _load(path)
+    program = load_program(path)
     fakes = program_inputs(program)
     found = tuple(_spec(name, fake) for name, fake in fakes.items())
     found = tuple(_unnamed_batch(spec) for spec in found) if request.max_batch_size else found
@@ -89,7 +89,8 @@ def export_saved_program(request: ExportRequest, out_dir: Path) -> Exported:
     )
 
 
-def _load(path: Path) -> ExportedProgram:
+def load_program(path: Path) -> ExportedProgram:
+    """The program; ExportError corrupt_program. No code of it is run."""
     import torch
 
     # torch.export.load asks torch.load for full unpickling in places; this overrules it in this process.

@@ -146,16 +146,17 @@ def load(request: ExportRequest) -> Loaded:
     torch.manual_seed(request.seed)
     np.random.seed(request.seed)
     returned, file = call_reference(request.reference, "source")
-    return _loaded(request, returned, file)
+    return loaded_from(request, returned, file)
 
 
 def export_returned(request: ExportRequest, out_dir: File, returned: Any, file: File | None) -> Exported:
     """Exports (module, example inputs) that are there already, by torch.export; file: what they came from."""
     check_opset(request.opset)
-    return _exported("dynamo", _loaded(request, returned, file), request, out_dir)
+    return _exported("dynamo", loaded_from(request, returned, file), request, out_dir)
 
 
-def _loaded(request: ExportRequest, returned: Any, file: File | None) -> Loaded:
+def loaded_from(request: ExportRequest, returned: Any, file: File | None) -> Loaded:
+    """(module, example inputs) that the callable returned → Loaded."""
     where = Where(file) if file else None
     example = example_from_returned(returned, request.reference)
     names, shapes = input_shapes(request, example, where)
@@ -238,7 +239,7 @@ def _listed(listed: Sequence[str], inferred: Sequence[str], is_tensor: Sequence[
 
 
 def _exported(exporter: Exporter, loaded: Loaded, request: ExportRequest, out_dir: File) -> Exported:
-    flat = _flat(loaded)
+    flat = flattened(loaded)
     tensors = [tensor.clone() for tensor in loaded.tensors.values()]
     with evaluating(loaded.example.module):
         notes: list[str] = []
@@ -306,7 +307,7 @@ def _by_dynamo(
     return dims, write_onnx(program, request, out_dir, loaded.names, loaded.chosen_names, loaded.shapes)
 
 
-def _flat(loaded: Loaded) -> torch.nn.Module:
+def flattened(loaded: Loaded) -> torch.nn.Module:
     """The module with tensors for arguments and the chosen tensors for an answer, whatever it takes and returns itself."""
     import torch
 

@@ -44,15 +44,7 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
             valid=[f"18 to {_LARGEST_OPSET}"],
             fix=f"opset: {_LARGEST_OPSET}",
         )
-    try:
-        with path.open("rb") as file:
-            module = torch.jit.load(file, map_location="cpu").eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ExportError(
-            f"torch.jit.load cannot read it: {one_line(error)[:300]}",
-            code="corrupt_script",
-            fix="write it with torch.jit.save (a .pt of torch.save holds weights or a pickle, no program)",
-        ) from error
+    module = load_script(path)
     inputs = _inputs(request, module)
     example = {tensor.name: _example(tensor, request) for tensor in inputs}
 
@@ -101,9 +93,29 @@ def export_script(request: ExportRequest, out_dir: Path) -> Exported:
     )
 
 
+def load_script(path: Path) -> Any:
+    """The module in evaluation mode; ExportError corrupt_script."""
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            return torch.jit.load(file, map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ExportError(
+            f"torch.jit.load cannot read it: {one_line(error)[:300]}",
+            code="corrupt_script",
+            fix="write it with torch.jit.save (a .pt of torch.save holds weights or a pickle, no program)",
+        ) from error
+
+
+def script_arguments(module: Any) -> list[str]:
+    """Names of forward's arguments."""
+    return [value.debugName().partition(".")[0] for value in list(module.graph.inputs())[1:]]
+
+
 def _inputs(request: ExportRequest, module: Any) -> list[TensorSpec]:
     """The stated inputs in the order of forward's arguments."""
-    arguments = [value.debugName().partition(".")[0] for value in list(module.graph.inputs())[1:]]
+    arguments = script_arguments(module)
     stated = {tensor.name: tensor for tensor in request.inputs}
     if len(stated) != len(arguments):
         raise ExportError(

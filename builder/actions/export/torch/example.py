@@ -162,11 +162,16 @@ def _wrong_return(reference: str, returned: Any) -> ExportError:
     seen = type(returned).__name__
     if isinstance(returned, (tuple, list)):
         seen += f" of {len(returned)}: " + ", ".join(type(item).__name__ for item in returned[:4])
+    fix = None
+    if callable(getattr(returned, "forward", None)):
+        taken = ", ".join(inspect.signature(returned.forward).parameters)
+        fix = f"return the module and a tensor for each of {taken}: return module, (torch.zeros(1, …),)"
     return ExportError(
         f"source {reference} returned something else than (module, example inputs)",
         code="source_returned",
         seen=seen,
         valid=[_SHAPE_OF_RETURN],
+        fix=fix,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import ExportError, Where
-from tritonsmith.builder.base.processes.child_worker import enter_search_path, serve
+from tritonsmith.builder.base.processes.child_worker import Task, enter_search_path, serve
 from tritonsmith.builder.base.tensors import Dim, TensorSpec, dtype_from_numpy, tensor_from_dict
 from tritonsmith.builder.importing.drafts.surface import Surface
 
@@ -20,9 +20,9 @@ _BATCH = 2
 _Shape = tuple[int, ...]
 
 
-def main() -> None:
+def main(task: Task | None = None) -> None:
     """Answers one request; arguments as builder.base.processes.child_worker.serve takes them."""
-    serve(_handle, "looking at a model")
+    serve(_handle, "looking at a model", task)
 
 
 def _handle(request: Mapping[str, Any], scratch: Path) -> Mapping[str, object]:

@@ -109,7 +109,7 @@ CHANGED = [
     ("plan", "max_batch_size: 8 → 16", 0),
     ("build tiny", "1 of 1 models written", 0),
     ("publish published tiny", "version 2", 0),
-    ("rollback tiny --at published", "version 1 is served again", 0),
+    ("rollback published tiny", "version 1 is served again", 0),
 ]
 # What is copied as it stands is as wide as it is: JSON, YAML, diffs.
 DOCUMENTS = {"schema"}

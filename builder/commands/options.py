@@ -50,7 +50,11 @@ RepositoryOption = Annotated[
     ),
 ]
 TemplatesOption = Annotated[
-    Path | None, typer.Option("--templates", help="A directory with templates of your own (config.pbtxt.j2).")
+    Path | None,
+    typer.Option(
+        "--templates",
+        help="Templates of your own (config.pbtxt.j2); default: those of tritonsmith.",
+    ),
 ]
 
 TargetOption = Annotated[

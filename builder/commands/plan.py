@@ -50,7 +50,12 @@ def plan(
         ),
     ] = PlanFormat.text,
 ) -> None:
-    """Show what a build would do now, and why; nothing is changed."""
+    """Show what a build would do now, and why; nothing is changed.
+
+    Examples: tritonsmith plan
+              tritonsmith plan minilm --exit-code
+              tritonsmith plan --format github-matrix
+    """
     from tritonsmith.builder.build.context import plan_build
     from tritonsmith.builder.plan.text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan
 

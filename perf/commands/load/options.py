@@ -16,15 +16,21 @@ class LoadFlags:
     PANEL: ClassVar[str] = "Load"
 
     concurrency: int | None = flag(
-        None, "Closed loop: requests in flight. 8 when no load is given.", "--concurrency", "-c", min=1
+        None,
+        "Closed loop: requests in flight; default: 8 when no load is given.",
+        "--concurrency",
+        "-c",
+        min=1,
     )
     request_rate: float | None = flag(None, "Open loop: requests a second, answered or not.")
-    arrival: Literal["constant", "poisson"] = flag("constant", "With --request-rate.")
+    arrival: Literal["constant", "poisson"] = flag(
+        "constant", "With --request-rate: how the requests are spaced."
+    )
     replay: Path | None = flag(None, "Open loop: a file of send times in seconds, one a line.")
     ramp: str = flag("0s", "Time over which the load climbs (2s), before the measurement.")
     step: list[str] | None = flag(
         None,
-        "LOAD:DURATION before --request-rate or --concurrency (100:5s), several in order; --duration "
+        "A load before that of --request-rate or --concurrency (100:5s), several in order; --duration "
         "counts them in.",
     )
     sequences: int | None = flag(
@@ -32,7 +38,7 @@ class LoadFlags:
     )
     sequence_length: str = flag(
         "",
-        "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; by default those of the data's "
+        "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; default: those of the data's "
         "streams, else 20.",
     )
     priority: int | None = flag(None, "Triton's request priority.")
@@ -42,7 +48,7 @@ class LoadFlags:
     request_parameter: list[str] | None = flag(
         None,
         "NAME:VALUE:TYPE of a parameter that every request carries (max_tokens:256:int); TYPE is int, uint, "
-        "bool, string or double. May be given again.",
+        "bool, string or double; may be repeated.",
     )
     processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
 
@@ -77,7 +83,7 @@ class DataFlags:
     data: Path | None = flag(
         None,
         "Input values: .npz, perf_analyzer's .json, or a directory of .npz files, NAME.npy files or "
-        "raw bytes in NAME; drawn by default.",
+        "raw bytes in NAME; default: values are drawn.",
     )
     shape: list[str] | None = flag(
         None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH or MEAN~DEVIATION."

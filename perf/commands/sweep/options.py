@@ -16,16 +16,20 @@ class SweepFlags:
     model: str | None = flag(None, "The model to sweep; default: the only one.", "--model", "-m")
     set_: list[str] | None = flag(
         None,
-        "A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
+        "A field of Triton's model config, or client.batch_size, and its values; may be repeated; default: "
         "instance counts and, where requests are batched, queue delays.",
         "--set",
         metavar="PATH=V1,V2",
     )
-    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.")
-    concurrency: str | None = flag(None, "Load points.  [default: 1,8,32]", "--concurrency", "-c")
-    rounds: int | None = flag(None, "Default: 4, or with --budget as many as fit.", min=1)
-    duration: str | None = flag(None, "Of one measurement.  [default: 1s]")
-    warmup: str | None = flag(None, "Before each measurement.  [default: 200ms]")
+    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.", "--sweep-spec", "--spec")
+    concurrency: str | None = flag(
+        None, "Load points: requests in flight.  [default: 1,8,32]", "--concurrency", "-c"
+    )
+    rounds: int | None = flag(
+        None, "Rounds of the sweep.  [default: 4, or with --budget as many as fit]", min=1
+    )
+    duration: str | None = flag(None, "Time of one measurement (500ms, 5s, 2m).  [default: 1s]")
+    warmup: str | None = flag(None, "Time before each measurement.  [default: 200ms]")
     budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
     objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
         None, "What is to be best.  [default: throughput]"
@@ -67,7 +71,7 @@ class SweepFlags:
     )
     proposals: int | None = flag(None, "Combinations that a search measures.  [default: 24]", min=2)
     batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
-    data: Path | None = flag(None, "Input values, as in `load`; drawn by default.")
+    data: Path | None = flag(None, "Input values, as in `load`; default: values are drawn.")
     shape: list[str] | None = flag(None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.")
     range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
     seed: int | None = flag(None, "Of the order of trials and the data.  [default: 0]")

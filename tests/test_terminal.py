@@ -269,15 +269,16 @@ def test_help_fits_and_shortens_no_name(name: str, monkeypatch: pytest.MonkeyPat
     assert all(len(line) <= 80 for line in shown.stdout.splitlines()), shown.stdout
     if name == "plan":
         assert (
-            "--remote-cache-read-only" in shown.stdout
-            and "<text|json|markdown|github-matrix>" in shown.stdout
+            "--remote-cache-read-only" in shown.stdout and " text|json|markdown|github-matrix" in shown.stdout
         )
 
 
 def test_help_on_a_terminal(ground: Ground) -> None:
     shown = ground.shown("sweep", "--help")
     well_shown(shown)
-    assert "  -c, --concurrency <str>     Load points.  [default: 1,8,32]" in shown.screen
+    assert any(
+        line.startswith("  -c, --concurrency N,N      Load points: requests in") for line in shown.screen
+    )
 
 
 @pytest.mark.server

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from tritonsmith.builder.cache.sweep import Swept
     from tritonsmith.builder.cache.verify import Verified
 
-app = typer.Typer(cls=Group, help="List, clean up and verify the cache of artifacts.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="""List, clean up and verify the cache of artifacts.
+
+    Examples: tritonsmith cache ls
+              tritonsmith cache gc --max-size 20GiB
+    """,
+    no_args_is_help=True,
+)
 
 RemoteOption = Annotated[
     bool, typer.Option("--remote", help="The remote cache (--remote-cache) in place of the local one.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from tritonsmith.builder.base.errors import UsageError, unknown
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.text.text_layout import cells, wrapped
 from tritonsmith.builder.commands.parameters import completion
@@ -56,6 +57,16 @@ class Group(TyperGroup):
         """Its own and those that every command has."""
         return [_named(p) for p in with_flags(super().get_params(ctx))]
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer does; UsageError with the nearest name for an unknown one."""
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise UsageError(
+                f"{ctx.command_path} has no such command",
+                code="unknown_command",
+                **unknown(args[0], self.list_commands(ctx), f"{ctx.command_path} --help lists them"),
+            )
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""
         groups = {**_commands(self, ctx), **_options(self, ctx)}
@@ -74,7 +85,9 @@ def show_help(
     at: Any = ctx.find_root()
     for word in command or ():
         if not isinstance(at.command, TyperGroup):
-            at.fail(f"{at.command_path} has no commands of its own")
+            raise UsageError(
+                f"{at.command_path} has no commands of its own", code="unknown_command", seen=word
+            )
         name, found, _ = at.command.resolve_command(at, [word])
         assert found is not None
         at = type(ctx)(found, info_name=name, parent=at)
@@ -163,6 +176,7 @@ def _short_first(names: Any) -> list[str]:
 
 def _text(text: str) -> str:
     """What a parameter is, and in one pair of brackets what holds of its value: `[default: 4; at least 1]`."""
+    text = text.replace("\\[", "[")  # as typer before 0.2x writes for rich
     text = re.sub(r"; (?:default:|by default) ([^\[\]]+?)\.?(?=  \[|$)", r".  [default: \1]", text)
     text = text.replace("]  [", "; ")
     text = re.sub(r"\b([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)

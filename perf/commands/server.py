@@ -10,7 +10,13 @@ from tritonsmith.builder.commands.options import Format, FormatOption
 from tritonsmith.perf.commands.flattened import flag, flattened
 
 app = typer.Typer(
-    cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
+    cls=Group,
+    help="""Look after the embedded tritonserver's own Python environment.
+
+    Examples: tritonsmith server status
+              tritonsmith server install
+    """,
+    no_args_is_help=True,
 )
 
 

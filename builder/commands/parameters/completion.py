@@ -42,9 +42,7 @@ def completed(parameters: list[Any]) -> list[Any]:
     return parameters
 
 
-def _offered(
-    offers: Callable[[Any, str], Iterable[Offer]], ctx: Any, typed: str
-) -> list[Offer]:
+def _offered(offers: Callable[[Any, str], Iterable[Offer]], ctx: Any, typed: str) -> list[Offer]:
     try:
         return [offer for offer in offers(ctx, typed) if offer.value.startswith(typed)]
     except Exception:  # whatever it is, it would be written over the line that the user types

@@ -32,7 +32,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _flags(
-    quiet: bool = typer.Option(
+    everywhere_quiet: bool = typer.Option(
         False,
         "--quiet",
         "-q",
@@ -41,7 +41,7 @@ def _flags(
         expose_value=False,
         callback=_set_quiet,
     ),
-    verbose: bool = typer.Option(
+    everywhere_verbose: bool = typer.Option(
         False,
         "--verbose",
         "-v",
@@ -50,7 +50,7 @@ def _flags(
         expose_value=False,
         callback=_set_verbose,
     ),
-    version: bool = typer.Option(
+    everywhere_version: bool = typer.Option(
         False,
         "--version",
         "-V",
@@ -59,7 +59,8 @@ def _flags(
         expose_value=False,
         callback=_print_version,
     ),
-) -> None: ...
+) -> None:
+    """The names are no command's: two parameters of one name would get each other's values."""
 
 
 @cache

@@ -18,7 +18,9 @@ def apply(
     arm: str | None = flag(None, "Apply this arm (id or label) whatever the verdict."),
     load: int | None = flag(None, "Apply what is best at this load point.", min=1),
     weights: str | None = flag(
-        None, "Apply what is best over a mix of loads: each load point and its share.", metavar="1:0.7,32:0.3"
+        None,
+        "Apply what is best over a mix of loads (1:0.7,32:0.3): each load point and its share.",
+        metavar="N:SHARE,N:SHARE",
     ),
     dry_run: bool = flag(False, "Print the diff and write nothing.", "--dry-run"),
     format: FormatOption = Format.text,

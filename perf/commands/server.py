@@ -11,7 +11,7 @@ from tritonsmith.perf.commands.flattened import flag, flattened
 
 app = typer.Typer(
     cls=Group,
-    help="""Look after the embedded tritonserver's own Python environment.
+    help="""Install and inspect the embedded server's own Python environment.
 
     Examples: tritonsmith server status
               tritonsmith server install

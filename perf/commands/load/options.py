@@ -33,9 +33,7 @@ class LoadFlags:
         "A load before that of --request-rate or --concurrency (100:5s), several in order; --duration "
         "counts them in.",
     )
-    sequences: int | None = flag(
-        None, "Closed loop: so many sequences at once, for models that keep state.", min=1
-    )
+    sequences: int | None = flag(None, "Closed loop: sequences at once, for models that keep state.", min=1)
     sequence_length: str = flag(
         "",
         "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; default: those of the data's "
@@ -43,14 +41,14 @@ class LoadFlags:
     )
     priority: int | None = flag(None, "Triton's request priority.")
     request_timeout: str = flag(
-        "", "Triton's request timeout in the queue (50ms): its queue policy says what follows."
+        "", "Triton's request timeout in the queue (50ms); the model's queue policy says what follows."
     )
     request_parameter: list[str] | None = flag(
         None,
         "NAME:VALUE:TYPE of a parameter that every request carries (max_tokens:256:int); TYPE is int, uint, "
         "bool, string or double; may be repeated.",
     )
-    processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
+    processes: int = flag(1, "Client processes, for when one CPU is not enough (CLIENT_BOUND).", min=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,9 @@ class MeasurementFlags:
         "Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms.",
     )
     duration: str = flag("5s", "Measured time (500ms, 5s, 2m).")
-    requests: int | None = flag(None, "Measure so many requests instead of a time.", min=1)
+    requests: int | None = flag(None, "Measure this many requests instead of a time.", min=1)
     warmup: str = flag("500ms", "Time before the measurement.")
-    seed: int = flag(0, "Of values, order and arrivals.")
+    seed: int = flag(0, "Seed of values, order and arrivals.")
     timeout: str = flag("30s", "A request without an answer after this has failed.")
 
 
@@ -79,7 +77,9 @@ class DataFlags:
 
     PANEL: ClassVar[str] = "Data"
 
-    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
+    batch_size: int | None = flag(
+        None, "Rows of each request; default: 1, or as the data has them.", "--batch-size", "-b", min=1
+    )
     data: Path | None = flag(
         None,
         "Input values: .npz, perf_analyzer's .json, or a directory of .npz files, NAME.npy files or "
@@ -96,7 +96,7 @@ class DataFlags:
         "zipf:EXPONENT:REQUESTS.",
     )
     check_every: int = flag(
-        100, "Compare one answer in so many with the data's expected outputs; 0: none.", min=0
+        100, "Compare one answer of this many with the data's expected outputs; 0: none.", min=0
     )
 
 
@@ -128,5 +128,7 @@ class WireFlags:
     )
     ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
     insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
-    cert: Path | None = flag(None, "The client's own certificate (PEM), for a server that asks.", exists=True)
-    key: Path | None = flag(None, "Its key, where it is not in --cert's file.", exists=True)
+    cert: Path | None = flag(
+        None, "The client's own certificate (PEM), for a server that requires one.", exists=True
+    )
+    key: Path | None = flag(None, "The key of --cert, where it is in a file of its own.", exists=True)

@@ -26,7 +26,7 @@ def compare(
         "Largest change allowed; may be repeated. Metrics: throughput, p50, p90, p95, p99, p99.9, failures.",
         metavar="METRIC<=N%",
     ),
-    strict: bool = flag(False, "A gate that the intervals cannot decide says no, too.", "--strict"),
+    strict: bool = flag(False, "A gate that the intervals cannot decide fails, too.", "--strict"),
     format: Literal["text", "json", "md"] = flag("text", "How to write the result."),
 ) -> None:
     """Tell what changed between two runs, and whether a gate allows it.

@@ -40,7 +40,8 @@ def parsed(line: str) -> Any:
     assert words[0] == "tritonsmith"
     at = ROOT.make_context("tritonsmith", words[1:])
     while hasattr(at.command, "commands"):
-        name, command, rest = at.command.resolve_command(at, [*at._protected_args, *at.args])
+        before = getattr(at, "_protected_args", None) or getattr(at, "protected_args", [])  # click up to 8.1
+        name, command, rest = at.command.resolve_command(at, [*before, *at.args])
         at = command.make_context(name, rest, parent=at)
     return at
 

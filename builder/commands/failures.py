@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 
 import typer
@@ -14,6 +13,8 @@ from tritonsmith.builder.base.text.console import is_verbose, tell_error
 def show_error(error: TritonsmithError) -> None:
     """The error on stderr; where it came from before it, when --verbose was given."""
     if is_verbose() and error.__traceback__ is not None:
+        import traceback  # not for --help
+
         tell_error("".join(traceback.format_exception(error)).rstrip())
     tell_error(f"error[{error.code}]: {error}")
 

@@ -18,6 +18,8 @@ COMMANDS = (
     "check",
     "schema",
     "serve",
+    "status",
+    "infer",
     "load",
     "sweep",
     "report",

@@ -15,8 +15,10 @@ from tritonsmith.perf.commands.release.rollback import rollback
 from tritonsmith.perf.commands.release.versions import versions
 from tritonsmith.perf.commands.runs.compare import compare
 from tritonsmith.perf.commands.runs.report import report
-from tritonsmith.perf.commands.serve import serve
-from tritonsmith.perf.commands.server import app as server
+from tritonsmith.perf.commands.serving.infer import infer
+from tritonsmith.perf.commands.serving.serve import serve
+from tritonsmith.perf.commands.serving.server import app as server
+from tritonsmith.perf.commands.serving.status import status
 from tritonsmith.perf.commands.sweep.sweep import sweep
 
 
@@ -24,6 +26,8 @@ def register(app: typer.Typer) -> None:
     """Adds the commands that need a live server, and init, which may read one."""
     panel = "Measure"
     app.command(cls=Command, rich_help_panel=panel)(serve)
+    app.command(cls=Command, rich_help_panel=panel)(status)
+    app.command(cls=Command, rich_help_panel=panel)(infer)
     app.command(cls=Command, rich_help_panel=panel)(load)
     app.command(cls=Command, rich_help_panel=panel)(sweep)
     app.command(cls=Command, rich_help_panel=panel)(report)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,18 @@ def _stated_shape(path: Path, at: str, spec: TensorSpec, shape: Any) -> tuple[in
 
 
 def _flat(path: Path, at: str, spec: TensorSpec, content: Any) -> Array:
+    return flat_array(spec, content, lambda why, value: _wrong(path, f"`{at}` {why}", value))
+
+
+def flat_array(spec: TensorSpec, content: Any, wrong: Callable[[str, object], UsageError]) -> Array:
+    """JSON values, nested or not, in row-major order → the tensor's values as one row, none of them changed.
+
+    wrong: (what is to be, the value that is not so) → the error that is raised.
+    """
     values = _flattened(content)
     if spec.dtype.kserve == "BYTES":
         if not all(isinstance(v, str) for v in values):
-            raise _wrong(
-                path, f"`{at}` is to hold strings", next(v for v in values if not isinstance(v, str))
-            )
+            raise wrong("is to hold strings", next(v for v in values if not isinstance(v, str)))
         flat = np.empty(len(values), object)
         flat[:] = [v.encode() for v in values]
         return flat
@@ -149,11 +156,24 @@ def _flat(path: Path, at: str, spec: TensorSpec, content: Any) -> Array:
     whole = dtype.kind in "iu"
     limits = np.iinfo(dtype) if whole else None
     for value in values:
-        if not isinstance(value, bool | int | float) or (whole and not float(value).is_integer()):
-            raise _wrong(path, f"`{at}` is to hold values of {spec.dtype.kserve}", value)
+        if not isinstance(value, bool | int | float) or (whole and not _is_whole(value)):
+            raise wrong(f"is to hold values of {spec.dtype.kserve}", value)
         if limits is not None and not limits.min <= value <= limits.max:
-            raise _wrong(path, f"`{at}` holds a value beyond {spec.dtype.kserve}", value)
+            raise wrong(f"holds a value beyond {spec.dtype.kserve}", value)
+        if _is_beyond(value, dtype):
+            raise wrong(f"holds a value beyond {spec.dtype.kserve}", value)
     return np.array([int(v) for v in values] if whole else values, dtype)
+
+
+def _is_whole(value: float) -> bool:
+    return isinstance(value, int) or value.is_integer()
+
+
+def _is_beyond(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether it would become another value: 2 true, a finite number infinite. What was written as Infinity may be."""
+    if dtype.kind == "f":
+        return abs(value) != math.inf and abs(value) > float(np.finfo(dtype).max)
+    return dtype.kind == "b" and value not in (0, 1)
 
 
 def _flattened(content: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.wire.payload import InferPayload
-from tritonsmith.perf.wire.varied_bytes import distinct_of, prepared_payloads, words_for
+from tritonsmith.perf.wire.per_request.varied_bytes import distinct_of, prepared_payloads, words_for
 
 Ids = npt.NDArray[np.int64]
 

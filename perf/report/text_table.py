@@ -11,6 +11,7 @@ from tritonsmith.perf.report.columns import Column, Point, cells_of, columns_in,
 from tritonsmith.perf.report.page.standing import MARKS
 from tritonsmith.perf.report.view import state_of, why_no_cell
 from tritonsmith.perf.sweep.judge.comparison import Outcome
+from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
@@ -37,7 +38,7 @@ def _beside(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str]
     points = run.verdict.points[:MOST_POINTS]
     if len(points) < 2 or not arms:
         return []
-    rows = [("× current config", *(str(point.concurrency) for point in points))]
+    rows = [("", *(str(point.concurrency) for point in points))]
     seen: set[Outcome] = set()
     for arm in arms:
         cells = []
@@ -51,7 +52,8 @@ def _beside(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str]
             cells.append(f"{MARKS[found.outcome]} {numbers.ratio_text(value)}".rstrip())
         rows.append((f"{'▶' if _wins(run, arm) else ' '} {arm.label}", *cells))
     meaning = "  ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items() if outcome in seen)
-    return [*table(rows, width, names=(0,)), meaning]
+    head = f"× the current config's {OBJECTIVES[run.spec.objective].words}, at concurrency:"
+    return [head, *table(rows, width, names=(0,)), meaning]
 
 
 def _wins(run: RunResult, arm: Arm) -> bool:
@@ -86,7 +88,10 @@ def _numbers(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str
         width,
         right=[i for i, column in numbered if not column.sentence and "terminal" not in column.spans],
         names=(0,),
-        drop=[i for i, column in sorted(numbered, key=lambda item: item[1].drop) if column.drop],
+        drop=[
+            *(i for i, column in sorted(numbered, key=lambda item: item[1].drop) if column.drop),
+            *(i for i, column in reversed(numbered) if not column.drop),  # on a terminal of 40 columns
+        ],
     )
 
 

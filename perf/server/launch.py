@@ -19,7 +19,11 @@ from tritonsmith.perf.server.spec import ServerSpec, check_usage, kind_from_text
 
 __all__ = ["Server", "ServerSpec", "kind_from_text", "launch"]
 
-_PORT_RACES = 3
+_ATTEMPTS = 3
+# What can happen to any start and not to the next: a port lost to another process, and an abort of Triton's Python backend
+# on a busy machine (triton-inference-server/server issue 8882; seen with 2.51 before any request).
+_RACES = ("port_lost", "start_race")
+_ABORT = "boost::interprocess::lock_exception"
 _POLL_S = 0.02
 
 
@@ -36,14 +40,14 @@ def launch(spec: ServerSpec) -> Iterator[Server]:
         yield function_of(row.attach)(spec)
         return
     check_usage(spec)
-    for attempt in range(_PORT_RACES):
+    for attempt in range(_ATTEMPTS):
         with ExitStack() as stack:
             try:
                 server = _start(spec, row, stack)
             except ServerError as error:
-                if error.code == "port_lost" and attempt + 1 < _PORT_RACES:
-                    continue
-                raise
+                if error.code not in _RACES or attempt + 1 == _ATTEMPTS:
+                    raise
+                continue
             yield server
             return
 
@@ -116,4 +120,7 @@ def _died(server: Server, spec: ServerSpec) -> ServerError:
             seen=words,
             fix="try again, or choose other ports; 0 takes a free one",
         )
-    return server_ended(server, "before it was ready")
+    error = server_ended(server, "before it was ready")
+    if _ABORT in (words or ""):
+        error.code = "start_race"
+    return error

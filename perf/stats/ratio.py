@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import model_serializer, model_validator
 
 from tritonsmith.perf.stats.intervals import Estimate, Floats, Interval, ends_of, student_t, with_interval
 
+Bools = npt.NDArray[np.bool_]
 MANY_ROUNDS = 1000
 WIDEST = 300.0
 """Half an interval of a logarithm, at most: with one degree of freedom and thousands of comparisons it leaves the floats."""
@@ -90,8 +92,13 @@ def fit_rounds(values: Floats) -> RoundTable:
     """
     positive = np.where(np.isfinite(values) & (values > 0), values, np.nan)
     logs: Floats = np.log(positive)
+    known = np.isfinite(logs)
+    of_arms: Bools = np.atleast_1d(known.any(axis=1))
+    of_rounds: Bools = np.atleast_1d(known.any(axis=0))
+    if known.sum() == of_arms.sum() * of_rounds.sum():
+        return _whole(logs, of_arms, of_rounds)
     arms, rounds = logs.shape
-    row, column = np.nonzero(np.isfinite(logs))
+    row, column = np.nonzero(known)
     measured = row.size
     design = np.zeros((measured, arms + rounds))
     design[np.arange(measured), row] = 1
@@ -105,11 +112,27 @@ def fit_rounds(values: Floats) -> RoundTable:
     residual = logs[row, column] - design @ solution
     df = measured - int(kept.sum()) if measured else 0
     variance = float(residual @ residual) / df if df > 0 else math.nan
-    met = np.isfinite(logs).any(axis=0)
-    average = float(solution[arms:][met].mean()) if met.any() else 0.0
+    average = float(solution[arms:][of_rounds].mean()) if of_rounds.any() else 0.0
     effect = solution[:arms] + average
-    effect[~np.isfinite(logs).any(axis=1)] = np.nan
+    effect[~of_arms] = np.nan
     return RoundTable(logs, effect, solution[arms:] - average, inverse[:arms, :arms], variance, df)
+
+
+def _whole(logs: Floats, of_arms: Bools, of_rounds: Bools) -> RoundTable:
+    """The same where every arm that was measured was so in every round: means of rows and columns, without equations.
+
+    unscaled is right for comparisons, whose weights add up to 0.
+    """
+    grid = logs[np.ix_(of_arms, of_rounds)]
+    effect, rounds = np.full(of_arms.size, np.nan), np.zeros(of_rounds.size)
+    if not grid.size:
+        return RoundTable(logs, effect, rounds, np.zeros((of_arms.size, of_arms.size)), math.nan, 0)
+    effect[of_arms] = grid.mean(axis=1)
+    rounds[of_rounds] = grid.mean(axis=0) - grid.mean()
+    residual = grid - effect[of_arms, None] - rounds[None, of_rounds]
+    df = (grid.shape[0] - 1) * (grid.shape[1] - 1)
+    variance = float((residual**2).sum()) / df if df > 0 else math.nan
+    return RoundTable(logs, effect, rounds, np.eye(of_arms.size) / grid.shape[1], variance, df)
 
 
 def arm_ratio(

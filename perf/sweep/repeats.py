@@ -12,7 +12,7 @@ from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
 from tritonsmith.perf.sweep.plan.config_path import model_and_path
 from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.wire.payload import InferPayload
-from tritonsmith.perf.wire.varied_bytes import ENOUGH
+from tritonsmith.perf.wire.per_request.varied_bytes import ENOUGH
 
 _CACHE = "response_cache"
 

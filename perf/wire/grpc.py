@@ -205,7 +205,7 @@ def _answer_of(response: Any) -> Answer:
             shared[output.name] = (output.datatype, shape)
         else:
             outputs[output.name] = array_from_raw(output.datatype, shape, raw)
-    return Answer(outputs, None, response.id, shared)
+    return Answer(outputs, None, response.id, shared, response.model_version)
 
 
 def decode_stream(answer: bytes) -> Answer:
@@ -214,6 +214,18 @@ def decode_stream(answer: bytes) -> Answer:
     A response without outputs (an empty final one) adds nothing. ValueError when one is malformed or when
     outputs of one name cannot be joined along their first dimension.
     """
+    parts = decode_responses(answer)
+    if parts and parts[-1].error is not None:
+        return Answer({}, parts[-1].error)
+    names = dict.fromkeys(name for part in parts for name in part.outputs)
+    joined = {name: np.concatenate([p.outputs[name] for p in parts if name in p.outputs]) for name in names}
+    shared = {name: where for part in parts for name, where in part.shared.items()}
+    request_id, version = (parts[0].request_id, parts[0].model_version) if parts else ("", "")
+    return Answer(joined, None, request_id, shared, version)
+
+
+def decode_responses(answer: bytes) -> list[Answer]:
+    """The same → an Answer each; an error is the last. ValueError when one is malformed."""
     from google.protobuf.message import DecodeError
     from tritonclient.grpc import service_pb2
 
@@ -228,10 +240,7 @@ def decode_stream(answer: bytes) -> Answer:
         except DecodeError as error:
             raise ValueError("a response is not a ModelStreamInferResponse") from error
         if response.error_message:
-            return Answer({}, response.error_message)
+            return [*parts, Answer({}, response.error_message)]
         parts.append(_answer_of(response.infer_response))
         at = end
-    names = dict.fromkeys(name for part in parts for name in part.outputs)
-    joined = {name: np.concatenate([p.outputs[name] for p in parts if name in p.outputs]) for name in names}
-    shared = {name: where for part in parts for name, where in part.shared.items()}
-    return Answer(joined, None, parts[0].request_id if parts else "", shared)
+    return parts

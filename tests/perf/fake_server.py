@@ -74,6 +74,7 @@ class FakeServer:
     behaviour: Behaviour = field(default_factory=Behaviour)
     max_batch_size: int = 8
     width: int = 4
+    decoupled: bool = False
     port: int = 0
     infer_requests: int = 0
     connections: int = 0
@@ -208,28 +209,30 @@ class FakeServer:
         await writer.drain()
         return True
 
-    def _infer(self, fields: dict[str, str], body: bytes, wrong: bool) -> tuple[int, bytes]:
-        length = int(fields["inference-header-content-length"])
+    def _infer(self, fields: dict[str, str], body: bytes, wrong: bool) -> tuple[int | None, bytes]:
+        """A request with binary tensors gets such an answer, one of JSON alone gets JSON."""
+        told = fields.get("inference-header-content-length")
+        length = len(body) if told is None else int(told)
         header = json.loads(body[:length])
         self.last_header = header
         self.parameters.append(header.get("parameters", {}))
         shape = header["inputs"][0]["shape"]
-        x = np.frombuffer(body[length:], "<f4").reshape(shape)
-        y = 2 * x + (1 if wrong else 0)
+        values = (
+            np.array(header["inputs"][0]["data"]) if told is None else np.frombuffer(body[length:], "<f4")
+        )
+        y = (2 * values.reshape(shape) + (1 if wrong else 0)).astype("<f4")
         if self.behaviour.count_after_s:
             asyncio.get_running_loop().call_later(self.behaviour.count_after_s, self._count, shape[0])
         else:
             self._count(shape[0])
-        output = {
-            "name": "y",
-            "datatype": "FP32",
-            "shape": shape,
-            "parameters": {"binary_data_size": y.nbytes},
-        }
+        output: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": shape}
+        output |= (
+            {"data": y.ravel().tolist()} if told is None else {"parameters": {"binary_data_size": y.nbytes}}
+        )
         text = json.dumps(
             {"id": header.get("id", ""), "model_name": "m", "model_version": "1", "outputs": [output]}
         ).encode()
-        return len(text), text + y.astype("<f4").tobytes()
+        return (None, text) if told is None else (len(text), text + y.tobytes())
 
     def _count(self, batch_size: int) -> None:
         self.batch_counts[batch_size] = self.batch_counts.get(batch_size, 0) + 1
@@ -280,6 +283,8 @@ class FakeServer:
             return 200, {"name": "fake", "version": "0.0", "extensions": []}
         if path.startswith("/v2/health/"):
             return 200, {}
+        if path == "/v2/models/stats":
+            return 200, {"model_stats": [self._stats("m")]}
         if parts[:2] == ["v2", "models"] and len(parts) >= 3:
             if parts[2] in NOT_SERVED:
                 return 400, {"error": f"Request for unknown model: '{parts[2]}' is not found"}
@@ -287,7 +292,8 @@ class FakeServer:
             if what == "config":
                 steps = [{"model_name": name} for name in self.ensembles.get(parts[2], [])]
                 scheduling = {"ensemble_scheduling": {"step": steps}} if steps else {}
-                return 200, {"name": parts[2], "max_batch_size": self.max_batch_size, **scheduling}
+                policy = {"model_transaction_policy": {"decoupled": self.decoupled}}
+                return 200, {"name": parts[2], "max_batch_size": self.max_batch_size, **scheduling, **policy}
             if what == "stats":
                 return 200, {"model_stats": [self._stats(parts[2])]}
             return 200, {

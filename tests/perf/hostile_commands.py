@@ -40,6 +40,7 @@ from tritonsmith.perf.commands.release.live import LiveRelease
 from tritonsmith.perf.wire.http import HttpTarget
 
 _SHORT = ("--duration", "50ms", "--warmup", "0s", "--timeout", "150ms", "-c", "2")
+_ONCE = ("--timeout", "50ms")  # an answer without end fills until then what may be kept, 256 MiB
 _ONE = np.ones((1, 4), np.float32)
 
 
@@ -50,6 +51,14 @@ def _command(*arguments: str) -> int:
 
 def _load(url: str) -> int:
     return _command("load", url, *_SHORT)
+
+
+def _infer_once(url: str) -> int:
+    return _command("infer", url, *_ONCE)
+
+
+def _status(url: str) -> int:
+    return _command("status", url)
 
 
 def _init(url: str) -> int:
@@ -76,6 +85,8 @@ def _target(url: str) -> int:
 
 COMMANDS: dict[str, Callable[[str], int]] = {
     "load": _load,
+    "infer": _infer_once,
+    "status": _status,
     "init": _init,
     "sweep": _sweep,
     "publish": _release,
@@ -127,12 +138,12 @@ def _http() -> Iterator[tuple[str, Script, tuple[str, ...]]]:
         yield (
             name,
             telling(lies),
-            ("load", "init", "sweep", "publish") if "/index" in lies else ("load", "init", "sweep"),
+            ("load", "infer", "init", "sweep", *(("status", "publish") if "/index" in lies else ())),
         )
     for name, lie in MISCOUNTED.items():
-        yield name, telling({"/stats": lie}), ("load",)
+        yield name, telling({"/stats": lie}), ("load", "status")
     for name, script in BROKEN.items():
-        yield f"infer-{name}", _infer(script), ("load", "publish")
+        yield f"infer-{name}", _infer(script), ("load", "infer", "publish")
 
 
 def _runs() -> Iterator[tuple[str, str, Callable[[], None]]]:
@@ -141,7 +152,7 @@ def _runs() -> Iterator[tuple[str, str, Callable[[], None]]]:
         for name in names:
             yield case, name, partial(_over_http, case, name, script)
     for case in FRAMES:
-        for name in ("load", "stream"):
+        for name in ("load", "stream", "infer"):
             yield f"grpc-{case}", name, partial(_over_grpc, case, name)
 
 
@@ -152,15 +163,19 @@ def _over_http(case: str, name: str, script: Script) -> None:
 
 def _over_grpc(case: str, name: str) -> None:
     with hostile_server(telling({})) as url, frame_server(*FRAMES[case]) as grpc:
-        flags = ("--protocol", "grpc", "--grpc-url", f"grpc://{grpc}", *_SHORT)
-        more = ("--streaming",) if name == "stream" else ()
-        _tried(f"grpc-{case}", name, lambda: _command("load", url, *flags, *more))
+        flags = (url, "--protocol", "grpc", "--grpc-url", f"grpc://{grpc}")
+        asked = {
+            "load": ("load", *flags, *_SHORT),
+            "stream": ("load", *flags, *_SHORT, "--streaming"),
+            "infer": ("infer", *flags, *_ONCE),
+        }
+        _tried(f"grpc-{case}", name, lambda: _command(*asked[name]))
 
 
 def main(every: int) -> None:
     """Each so manieth of all runs."""
     with hostile_server(telling({})) as url:  # all that is imported on the way is not in the numbers
-        for run in (_load, _init, _release):
+        for run in (_load, _init, _release, _infer_once, _status):
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()), suppress(TritonsmithError):
                 run(url)
     for _, _, run_it in [*_runs()][::every]:

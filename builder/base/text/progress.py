@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO, Any, cast
@@ -84,19 +84,51 @@ def drawn(*displays: Progress) -> Iterator[None]:
             return Group(*(display.make_tasks_table(display.tasks) for display in displays))
         return Text()
 
-    console = Console(file=cast("IO[str]", _Forgiving(sys.stderr)), highlight=False, soft_wrap=True)
-    live = Live(
-        console=console,
-        get_renderable=picture,
-        transient=True,
-        refresh_per_second=8,
-        redirect_stdout=sys.stdout.isatty(),  # what is written to a pipe or a file belongs there
-    )
+    console, live = _live(picture, refresh_per_second=8)
     try:
         with live:
             yield
     finally:
         console.show_cursor()  # a Ctrl-C may have come while the drawing began or ended
+
+
+def _live(picture: Callable[[], RenderableType], **more: Any) -> tuple[Console, Live]:
+    console = Console(file=cast("IO[str]", _Forgiving(sys.stderr)), highlight=False, soft_wrap=True)
+    live = Live(
+        console=console,
+        get_renderable=picture,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what is written to a pipe or a file belongs there
+        **more,
+    )
+    return console, live
+
+
+@contextmanager
+def pictured(picture: Callable[[int, int], Sequence[str]]) -> Iterator[Callable[[], None]]:
+    """Gives what draws the lines of picture(columns, lines) on stderr, in the place of those that it drew before.
+
+    Between two calls nothing is drawn and no thread runs: what is measured meanwhile has the machine for itself.
+    At the end of the block the lines are taken away.
+    """
+
+    def drawing() -> RenderableType:
+        with suppress(Exception):
+            text = Text("\n".join(picture(*console.size)), no_wrap=True, overflow="crop")
+            for mark, style in _STYLES.items():
+                text.highlight_words([mark], style)
+            return text
+        return Text()
+
+    console, live = _live(drawing, auto_refresh=False)
+    try:
+        with live:
+            yield live.refresh
+    finally:
+        console.show_cursor()
+
+
+_STYLES = {"▲": "green", "▼": "red", "✕": "red", "▶": "bold"}
 
 
 class _Forgiving:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 # Colours take no room.
@@ -35,6 +36,19 @@ def wrapped(text: str, width: int | None, *, hang: int | None = None) -> str:
         return text
     parts = (_broken(line, width, _hang(line, width) if hang is None else hang) for line in text.split("\n"))
     return "\n".join(line for lines in parts for line in lines)
+
+
+def command_lines(command: str, width: int | None) -> list[str]:
+    """A command of a shell, broken between its words so that what is copied is still that command; None: on one line."""
+    first, *words = map(shlex.quote, shlex.split(command))
+    lines = [first]
+    for word in words:
+        if width is None or cells(f"{lines[-1]} {word} \\") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(" " * _INDENT + word)
+    return lines
 
 
 def _hang(line: str, width: int) -> int:

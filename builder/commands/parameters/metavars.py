@@ -14,6 +14,7 @@ BY_NAME = {
     "data": "PATH",
     "dollars_per_hour": "DOLLARS",
     "duration": "DURATION",
+    "every": "DURATION",
     "executor": "local|ray|ray:ADDRESS",
     "find_links": "DIR|URL",
     "goodput": "[LIMIT=]DURATION",
@@ -57,6 +58,7 @@ BY_NAME = {
     "templates": "DIR",
     "variants": "DIR",
     "version": "VERSION",
+    "watch_port": "PORT",
     "warmup": "DURATION",
 }
 """Of a parameter with one of these names, whatever command it is of; what a command says itself comes first."""

@@ -7,10 +7,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.address import address_of
-from tritonsmith.perf.commands.load.options import DataFlags, LoadFlags, MeasurementFlags, WireFlags
+from tritonsmith.perf.commands.load.options import (
+    DataFlags,
+    LoadFlags,
+    MeasurementFlags,
+    ServerFlags,
+    ValueFlags,
+    WireFlags,
+)
 from tritonsmith.perf.commands.sweep.options import SweepFlags
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
@@ -233,8 +241,6 @@ def test_from_flags(
         raise UsageError(
             "a measurement takes time", code="bad_time", seen=measurement.duration, fix="--duration 5s"
         )
-    if wire.key is not None and wire.cert is None:
-        raise UsageError("a key needs its certificate", code="bad_certificate", fix="--cert FILE")
     timeout_us = round(seconds_from_text(load.request_timeout) * 1e6) if load.request_timeout else None
     length = load.sequence_length
     test = LoadTest(
@@ -255,11 +261,7 @@ def test_from_flags(
         output_bytes=wire.output_shared_memory_size,
         grpc_url=wire.grpc_url,
         metrics_url=metrics_address_from_text(wire.metrics_url),
-        headers=headers_from_flags(wire.header or []),
-        ca_file=None if wire.ca_file is None else str(wire.ca_file),
-        verify=not wire.insecure,
-        cert_file=None if wire.cert is None else str(wire.cert),
-        key_file=None if wire.key is None else str(wire.key),
+        **server_fields(wire),
         parameters=request_parameters(
             priority=load.priority,
             timeout_us=timeout_us,
@@ -274,7 +276,19 @@ def test_from_flags(
     return fitted(test, target)
 
 
-def data_from_flags(flags: DataFlags | SweepFlags) -> DataOptions:
+def server_fields(flags: ServerFlags) -> dict[str, Any]:
+    """What a server wants to see → the LoadTest's fields of it."""
+    if flags.key is not None and flags.cert is None:
+        raise UsageError("a key needs its certificate", code="bad_certificate", fix="--cert FILE")
+    files = {"ca_file": flags.ca_file, "cert_file": flags.cert, "key_file": flags.key}
+    return {
+        "headers": headers_from_flags(flags.header or []),
+        "verify": not flags.insecure,
+        **{name: None if path is None else str(path) for name, path in files.items()},
+    }
+
+
+def data_from_flags(flags: ValueFlags | SweepFlags) -> DataOptions:
     """--data, --shape and --range → where values come from."""
     shapes, ranges = shapes_from_flags(flags.shape or []), ranges_from_flags(flags.range_ or [])
     return DataOptions(file=flags.data, shapes=shapes, ranges=ranges)

@@ -72,8 +72,8 @@ class MeasurementFlags:
 
 
 @dataclass(frozen=True, slots=True)
-class DataFlags:
-    """What is sent, and what is to come back."""
+class ValueFlags:
+    """Where the values of a request come from."""
 
     PANEL: ClassVar[str] = "Data"
 
@@ -89,6 +89,12 @@ class DataFlags:
         None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH or MEAN~DEVIATION."
     )
     range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFlags(ValueFlags):
+    """What is sent, and what is to come back."""
+
     pool: int = flag(32, "Distinct requests made before the test.", min=1)
     repeat: str = flag(
         "pool",
@@ -101,15 +107,36 @@ class DataFlags:
 
 
 @dataclass(frozen=True, slots=True)
-class WireFlags:
-    """How requests travel."""
+class ServerFlags:
+    """What a server wants to see."""
 
     PANEL: ClassVar[str] = "Wire"
 
+    header: list[str] | None = flag(
+        None, "NAME:VALUE sent with every request, or @FILE with such lines.", "--header", "-H"
+    )
+    ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
+    insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
+    cert: Path | None = flag(
+        None, "The client's own certificate (PEM), for a server that requires one.", exists=True
+    )
+    key: Path | None = flag(None, "The key of --cert, where it is in a file of its own.", exists=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolFlags(ServerFlags):
+    """Over which protocol a model is asked."""
+
     protocol: Literal["http", "grpc"] | None = flag(
-        None, "Wire protocol: http, or with --streaming grpc; both can do both."
+        None, "Wire protocol; by default http, or where answers are streamed grpc."
     )
     grpc_url: str = flag("", "HOST:PORT of gRPC; by default the HTTP port + 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class WireFlags(ProtocolFlags):
+    """How requests travel."""
+
     metrics_url: str = flag("", "HOST:PORT of Triton's metrics; by default the HTTP port + 2.")
     streaming: bool = flag(
         False,
@@ -123,12 +150,3 @@ class WireFlags:
     output_shared_memory_size: int = flag(
         102_400, "Bytes for an output whose size the model does not fix.", min=1
     )
-    header: list[str] | None = flag(
-        None, "NAME:VALUE sent with every request, or @FILE with such lines.", "--header", "-H"
-    )
-    ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
-    insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
-    cert: Path | None = flag(
-        None, "The client's own certificate (PEM), for a server that requires one.", exists=True
-    )
-    key: Path | None = flag(None, "The key of --cert, where it is in a file of its own.", exists=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tritonsmith.perf.commands.flattened import flag, flattened
+from tritonsmith.perf.commands.sweep.watch import WatchFlags, watch_run
 
 if TYPE_CHECKING:
     from tritonsmith.perf.report import Report, ReportFiles
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 @flattened
 def report(
+    *,
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run directory of `sweep`, or a record file of `load`.")
     ],
@@ -30,14 +32,17 @@ def report(
         None, "A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own."
     ),
     mlflow: bool = flag(False, "Log it to MLflow, too (MLFLOW_TRACKING_URI says where).", "--mlflow"),
+    watch: WatchFlags,
     format: Literal["text", "json", "html", "md", "csv"] = flag("text", "How to write the result."),
 ) -> None:
     """Write the report of a sweep or of a load test again.
 
     Of a sweep, also one that was cut short: report.html, .md, .json and .csv. report.md is made for a pull request's
-    comment. Of a record file the report goes to stdout, and with --output to files.
+    comment. Of a record file the report goes to stdout, and with --output to files. With --watch a run that is under way
+    is shown on a page of this machine until it ends.
 
     Examples: tritonsmith report sweep-minilm
+              tritonsmith report sweep-minilm --watch
               tritonsmith report load.npz --format html > load.html
     """
     from tritonsmith.builder.model_config.templates import check_user_directory
@@ -50,6 +55,8 @@ def report(
     if run.is_file() or run.suffix == ".npz":
         _report_records(run, output, templates, mlflow, format)
     else:
+        if watch.is_asked:
+            watch_run(run, watch.watch_port)
         _report_run(run, output or run, templates, mlflow, format)
 
 

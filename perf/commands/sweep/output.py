@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import typer
 
 from tritonsmith.builder.base.errors import GateError, TrialError, TritonsmithError
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note, progress, width_of
+from tritonsmith.builder.base.text.text_layout import command_lines
 from tritonsmith.builder.commands.failures import show_error
 from tritonsmith.perf.report import ReportFiles, report_json, text_of
 from tritonsmith.perf.sweep.run import SweepProgress
@@ -17,11 +19,14 @@ from tritonsmith.perf.sweep.run_record import RunResult
 
 
 @contextmanager
-def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
-    """A bar on a terminal, else a line for each round."""
+def progress_on_stderr(directory: Path) -> Iterator[Callable[[SweepProgress], None]]:
+    """On a terminal a bar, and from the first trial on a table of the race; else a line for each round.
+
+    directory: where the run's journal comes to lie.
+    """
     if is_drawable(sys.stderr):
-        with progress("starting the server") as bar:
-            yield lambda step: bar(step.text, step.done, step.expected or None)
+        with _table_on_stderr(directory) as draw:
+            yield draw
         return
     said = ""
 
@@ -33,6 +38,37 @@ def progress_on_stderr() -> Iterator[Callable[[SweepProgress], None]]:
             note(f"{head}: {step.done} of {step.expected} trials" if step.expected else head)
 
     yield tell
+
+
+@contextmanager
+def _table_on_stderr(directory: Path) -> Iterator[Callable[[SweepProgress], None]]:
+    from tritonsmith.builder.base.text.progress import pictured
+    from tritonsmith.perf.commands.sweep.live_table import live_lines
+    from tritonsmith.perf.sweep.live.follow import Follower, journal_identity
+    from tritonsmith.perf.sweep.live.race import RaceWatch
+
+    follower = Follower(directory, journal_identity(directory))
+    watch = RaceWatch(follower)
+
+    def lines(columns: int, lines: int) -> Sequence[str]:
+        race = watch.look()
+        return [] if race is None else live_lines(race, columns, lines)
+
+    with ExitStack() as shown:
+        bar, draw = shown.enter_context(progress("starting the server")), None
+
+        def tell(step: SweepProgress) -> None:
+            nonlocal draw
+            follower.read()
+            if draw is None and follower.step is not None and follower.step.arm_id is not None:
+                shown.close()
+                draw = shown.enter_context(pictured(lines))
+            if draw is None:
+                bar(step.text, step.done, step.expected or None)
+            else:
+                draw()
+
+        yield tell
 
 
 def error_of(result: RunResult) -> TritonsmithError | None:
@@ -64,6 +100,18 @@ def error_of(result: RunResult) -> TritonsmithError | None:
     return None
 
 
+def _tell_next(result: RunResult) -> None:
+    """The commands that may come next, each ready to be copied."""
+    from tritonsmith.perf.report.page.next_step import next_steps
+
+    width = width_of(sys.stderr)
+    for step in next_steps(result):
+        if step.command:
+            note(f"next: {step.text}")
+            for line in command_lines(step.command, None if width is None else width - 4):
+                note(f"    {line}")
+
+
 def emit_result(
     result: RunResult, files: ReportFiles, *, as_json: bool, going_on: str = "--resume goes on from here"
 ) -> None:
@@ -78,9 +126,9 @@ def emit_result(
         emit_text(text_of(result, width_of(sys.stdout)))
     note(f"report: {files.html}")
     if files.config is not None:
-        note(
-            f"next: tritonsmith apply {files.html.parent} writes the winner into models.yaml; {files.config} has it whole"
-        )
+        note(f"config: {files.config}, the winner's")
+    if error is None and result.complete:
+        _tell_next(result)
     if result.interrupted:
         note(going_on)
         raise typer.Exit(130)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tritonsmith.perf.commands.flattened import argument, flag, flattened
 from tritonsmith.perf.commands.sweep.options import RunFlags, SweepFlags
+from tritonsmith.perf.commands.sweep.watch import WatchFlags, watched
 from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
 
 
@@ -24,6 +25,7 @@ def sweep(
         None, "Run directory.  [default: sweep-MODEL]", "--output", "-o", metavar="DIR"
     ),
     run: RunFlags,
+    watch: WatchFlags,
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
     """Find which serving settings are measurably better, or that none is.
@@ -69,24 +71,25 @@ def sweep(
         variants=flags.variants,
     )
     try:
-        with progress_on_stderr() as on_progress:
-            result = sweep_target(
-                asked.spec,
-                asked.target,
-                asked.data,
-                asked.directory,
-                command=command,
-                resume=run.resume,
-                overwrite=run.overwrite,
-                wait=run.wait,
-                break_lock=run.break_lock,
-                started_s=started_s,
-                on_progress=on_progress,
-                on_note=note,
-            )
-        files = write_report(result, asked.directory)
-        going_on = "" if result.complete else how_to_go_on(asked)
-        emit_result(result, files, as_json=format == "json", going_on=going_on)
+        with watched(asked.directory, watch):
+            with progress_on_stderr(asked.directory) as on_progress:
+                result = sweep_target(
+                    asked.spec,
+                    asked.target,
+                    asked.data,
+                    asked.directory,
+                    command=command,
+                    resume=run.resume,
+                    overwrite=run.overwrite,
+                    wait=run.wait,
+                    break_lock=run.break_lock,
+                    started_s=started_s,
+                    on_progress=on_progress,
+                    on_note=note,
+                )
+            files = write_report(result, asked.directory)
+            going_on = "" if result.complete else how_to_go_on(asked)
+            emit_result(result, files, as_json=format == "json", going_on=going_on)
     except KeyboardInterrupt:
         note(how_to_go_on(asked))
         raise

@@ -13,7 +13,7 @@ from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.records.schedule import Load, Open, Replay, intended_send_times_ns
-from tritonsmith.perf.wire.varied_bytes import ENOUGH
+from tritonsmith.perf.wire.per_request.varied_bytes import ENOUGH
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
 from tritonsmith.perf.records.record import OK, RecordHeader, RequestRecords, records_from_columns
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, load_as_dict
 from tritonsmith.perf.wire.payload import InferPayload
+from tritonsmith.perf.wire.per_request.varied_bytes import VariedRequests
 from tritonsmith.perf.wire.target import Connection, Responses, Target
-from tritonsmith.perf.wire.varied_bytes import VariedRequests
 
 _REASONS_LIMIT = 200
 MOST_CONNECTS_AT_ONCE = 64

@@ -13,7 +13,7 @@ from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.load.runs.closed import ClosedRun
 from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
 from tritonsmith.perf.wire.payload import InferPayload
-from tritonsmith.perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
+from tritonsmith.perf.wire.per_request.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
 from tritonsmith.perf.wire.target import Responses, Target
 
 

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tritonsmith.perf.sweep.plan import MOST_ROUNDS
+from tritonsmith.perf.sweep.judge.confirmation import FEWEST_ROUNDS
+from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, MOST_ROUNDS
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
 _REPLACED = ("--rounds", "--budget", "--output", "-o")
@@ -73,6 +74,11 @@ def _more_rounds(run: RunResult, directory: str) -> Step:
         None if run.verdict.arm_id is None else run.verdict.of(run.verdict.arm_id, run.verdict.concurrency)
     )
     more = None if found is None else found.more_rounds
+    if more is None and len({t.trial.round for t in run.trials}) < FEWEST_ROUNDS:
+        return Step(
+            "So few rounds decide nothing; what was measured is kept.",
+            sweep_again(run, directory, DEFAULT_ROUNDS),
+        )
     if more is None:
         return Step(
             "More rounds would hardly decide it. Longer measurements on a quieter machine may:",
@@ -112,12 +118,12 @@ def _words(command: str) -> list[str]:
 
 
 def _without(words: list[str], flags: tuple[str, ...]) -> Iterator[str]:
-    """The words of a command line without these flags and their values, and without --resume."""
+    """The words of a command line without these flags and their values, and without what says how to begin."""
     rest = iter(words)
     for word in rest:
         if word in flags:
             next(rest, None)
-        elif word != "--resume" and word.partition("=")[0] not in flags:
+        elif word not in ("--resume", "--overwrite") and word.partition("=")[0] not in flags:
             yield word
 
 

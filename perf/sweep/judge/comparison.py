@@ -83,53 +83,46 @@ class PointComparison:
 
     def verdict(self) -> PointVerdict:
         """See PointVerdict."""
+        current = [i for i, arm in enumerate(self.arms) if arm.baseline and self._is_measured(i)]
         others = [i for i, arm in enumerate(self.arms) if not arm.baseline]
-        fitting = [i for i in (*self.baselines, *others) if i not in self.out and self._is_measured(i)]
-        best = max(fitting, key=self._height, default=None)
-        like = [
-            i for i in fitting if i != best and best is not None and self._is_like(self._ratio(i, [best]))
-        ]
+        apart = self._apart(current)
+        fits = any(i not in self.out for i in current)
+        fitting = [i for i in (*current, *others) if i not in self.out and self._is_measured(i)]
+        best = max(fitting, key=lambda i: self._height(i, current), default=None)
         return PointVerdict(
             self.concurrency,
-            {self.arms[i].id: self._judge(i) for i in others},
-            self.resolution,
-            self.current_fits,
+            {self.arms[i].id: self._judge(i, current, apart or 0.0, fits) for i in others},
+            apart,
+            fits,
             None if best is None else self.arms[best].id,
-            tuple(self.arms[i].id for i in like),
+            tuple(
+                self.arms[i].id
+                for i in fitting
+                if best not in (None, i) and self._is_like(i, best, apart or 0.0)
+            ),
         )
 
-    @property
-    def baselines(self) -> list[int]:
-        """The current config, once or as the A/A pair, as far as it was measured."""
-        return [i for i, arm in enumerate(self.arms) if arm.baseline and self._is_measured(i)]
-
-    @property
-    def current_fits(self) -> bool:
-        """Whether one of them meets the constraints here."""
-        return any(i not in self.out for i in self.baselines)
-
-    @property
-    def resolution(self) -> float | None:
-        """See PointVerdict."""
-        pair = self.baselines
-        if len(pair) < 2:
+    def _apart(self, current: Sequence[int]) -> float | None:
+        """By what factor minus 1 the A/A pair differed; None without a pair."""
+        if len(current) < 2:
             return None
-        return math.expm1(abs(float(self.table.effect[pair[0]] - self.table.effect[pair[1]])))
+        return math.expm1(abs(float(self.table.effect[current[0]] - self.table.effect[current[1]])))
 
-    def _judge(self, arm: int) -> ArmVerdict:
-        ratio = self._ratio(arm, self.baselines) if self.baselines else None
+    def _judge(self, arm: int, current: Sequence[int], apart: float, current_fits: bool) -> ArmVerdict:
+        """current: places of the current config; apart: what its two arms differed by."""
+        ratio = self._ratio(arm, current) if current else None
         if arm in self.out:
             outcome, why = self.out[arm]
             return ArmVerdict(outcome, None if outcome == "broken" else ratio, why)
         if not self._is_measured(arm):
             return ArmVerdict("undecided", None, "not measured")
-        if not self.current_fits:
+        if not current_fits:
             return ArmVerdict("better", ratio, "the current config does not meet the constraints")
         assert ratio is not None
         interval = ratio.interval
         if interval is None:
             return ArmVerdict("undecided", ratio, ratio.why)
-        band, beyond = 1 + (self.resolution or 0.0), 1 + self.margin
+        band, beyond = 1 + apart, 1 + self.margin
         if interval.low >= 1 / beyond and interval.high <= beyond:
             return ArmVerdict("equivalent", ratio)
         if interval.high < 1 / band:
@@ -140,9 +133,7 @@ class PointComparison:
                 ArmVerdict("undecided", ratio, again) if arm in self.refuted else ArmVerdict("better", ratio)
             )
         rounds = int(np.isfinite(self.table.logs[arm]).sum())
-        return ArmVerdict(
-            "undecided", ratio, None, more_rounds(ratio, rounds, self.resolution or 0.0, self.margin)
-        )
+        return ArmVerdict("undecided", ratio, None, more_rounds(ratio, rounds, apart, self.margin))
 
     def _ratio(self, arm: int, to: Sequence[int]) -> Ratio:
         return arm_ratio(self.table, arm, to, comparisons=self.comparisons)
@@ -150,9 +141,10 @@ class PointComparison:
     def _is_measured(self, arm: int) -> bool:
         return not math.isnan(self.table.effect[arm])
 
-    def _height(self, arm: int) -> float:
-        effect, baselines = self.table.effect, self.baselines
-        return float(np.mean(effect[baselines])) if arm in baselines else float(effect[arm])
+    def _height(self, arm: int, current: Sequence[int]) -> float:
+        """The current config counts by the mean of its pair."""
+        return float(np.mean(self.table.effect[list(current) if arm in current else [arm]]))
 
-    def _is_like(self, ratio: Ratio) -> bool:
-        return ratio.interval is None or ratio.interval.high >= 1 / (1 + (self.resolution or 0.0))
+    def _is_like(self, arm: int, best: int | None, apart: float) -> bool:
+        interval = None if best is None else self._ratio(arm, [best]).interval
+        return interval is None or interval.high >= 1 / (1 + apart)

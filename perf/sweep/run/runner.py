@@ -248,7 +248,7 @@ class SweepRunner:
     def _trial(self, trial: Trial, arm: Arm, expected: int) -> None:
         state, prepared = self.state, self.prepared
         where = self.spec.where_words(trial.concurrency).removeprefix("at ")
-        self._say(f"round {trial.round + 1}, {where}: {arm.label}", expected)
+        self._say(f"round {trial.round + 1}, {where}: {arm.label}", expected, trial)
         begun_s = time.monotonic()
         unanswered: list[str] = []
 
@@ -333,10 +333,12 @@ class SweepRunner:
             time.sleep(0.1)
         return False
 
-    def _say(self, text: str, expected: int = 0) -> None:
+    def _say(self, text: str, expected: int = 0, trial: Trial | None = None) -> None:
+        state, spec = self.state, self.spec
+        done = len(state.results)
+        planned = len(state.arms) * len(spec.concurrency) * (spec.rounds or DEFAULT_ROUNDS)
+        last = state.results[-1] if done else None
+        at = SweepProgress(text, done, max(expected, done, planned), last)
+        state.begin(at, trial, self.budget.used_s())
         if self.options.on_progress is not None:
-            state, spec = self.state, self.spec
-            done = len(state.results)
-            planned = len(state.arms) * len(spec.concurrency) * (spec.rounds or DEFAULT_ROUNDS)
-            last = state.results[-1] if done else None
-            self.options.on_progress(SweepProgress(text, done, max(expected, done, planned), last))
+            self.options.on_progress(at)

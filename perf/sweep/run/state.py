@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.sweep.judge.verdict import Verdict
+from tritonsmith.perf.sweep.live.follow import STEP, Step
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
 from tritonsmith.perf.sweep.run.asked import Asked
-from tritonsmith.perf.sweep.run.options import SweepOptions
+from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
 from tritonsmith.perf.sweep.run.preparation import Preparation
 from tritonsmith.perf.sweep.run.resume import sentence
 from tritonsmith.perf.sweep.run_record import RECORDS, Journal, RunResult, verdict_of
@@ -58,8 +60,25 @@ class SweepState:
         self.notes.append(text)
         self.journal.write("note", text=text)
 
+    def begin(self, at: SweepProgress, trial: Trial | None, used_s: float) -> None:
+        """What is done now, for those who look on: no report needs it."""
+        step = Step(
+            text=at.text,
+            done=at.done,
+            expected=at.expected,
+            used_s=round(used_s, 3),
+            unix_s=round(time.time(), 3),
+            arm_id=None if trial is None else trial.arm_id,
+            confirms=trial is not None and trial.confirms,
+            settles=trial is not None and trial.settles,
+        )
+        self.journal.write(STEP, **json_of(step))
+
     def add(self, result: TrialResult) -> None:
         """A trial that ended, well or not."""
+        result = replace(
+            result, took_s=round(result.took_s, 4)
+        )  # as it is read again: the same report comes of both
         self.results.append(result)
         self.journal.write("trial", **json_of(result))
 

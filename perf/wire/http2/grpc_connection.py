@@ -352,7 +352,9 @@ class GrpcConnection(asyncio.Protocol):
         if stream.parser is not None:
             first_ns, responses = stream.parser.first_ns, stream.parser.responses()
             reason = reason or stream.parser.failure()
-        answer = bytes(stream.body) if stream.keep and reason is None else None
+        # Of a stream that failed, what came before is worth something.
+        is_worth = reason is None or stream.parser is not None
+        answer = bytes(stream.body) if stream.keep and is_worth else None
         if reason is None and stream.unsent is not None:
             # Answered before it was wholly sent: the server will not take the rest.
             self._write(http2.frame(http2.RST_STREAM, 0, number, http2.UINT32.pack(http2.CANCEL)))

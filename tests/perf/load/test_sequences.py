@@ -20,7 +20,7 @@ from tritonsmith.perf.records.schedule import Closed, Open
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, request_parameters, tensor_from_array
-from tritonsmith.perf.wire.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
+from tritonsmith.perf.wire.per_request.sequence_bytes import HIGHEST_ID, LOWEST_ID, SequenceRequests
 from tritonsmith.perf.wire.target import Target
 
 PAYLOADS = [

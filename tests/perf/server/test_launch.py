@@ -24,7 +24,7 @@ import tritonclient.http as httpclient
 from tests import onnx_models
 from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.base.errors import ServerError, ToolError, UsageError
-from tritonsmith.perf.commands.serve import state_of
+from tritonsmith.perf.commands.serving.serve import state_of
 from tritonsmith.perf.server import control, embedded
 from tritonsmith.perf.server.control import IndexRow
 from tritonsmith.perf.server.environment import environment
@@ -506,6 +506,30 @@ def test_a_port_lost_at_the_last_moment_is_told_from_other_ends(service: str) ->
     assert is_port_lost(said)
     assert not is_port_lost(f"failed to start {service} service: no such certificate")
     assert not is_port_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [("boost::interprocess::lock_exception", 3), ("std::bad_alloc", 1)],
+    ids=["race", "other"],
+)
+def test_an_abort_that_the_next_start_may_not_meet_is_followed_by_another(
+    tmp_path: Path, words: str, starts: int
+) -> None:
+    binary = tmp_path / "server" / "bin" / "tritonserver"
+    binary.parent.mkdir(parents=True)
+    (tmp_path / "server" / "backends").mkdir()
+    binary.write_text(
+        f"#!/bin/sh\necho x >> '{tmp_path}/starts'\n"
+        f"echo \"terminate called after throwing an instance of '{words}'\" >&2\nkill -ABRT $$\n"
+    )
+    binary.chmod(0o755)
+    (tmp_path / "models").mkdir()
+    spec = ServerSpec(kind="binary", reference=str(binary), repositories=(tmp_path / "models",))
+    with pytest.raises(ServerError, match="before it was ready") as caught, launch(spec):
+        pass
+    assert words in str(caught.value.seen)
+    assert len((tmp_path / "starts").read_text().split()) == starts
 
 
 @pytest.mark.parametrize("text", ["", "binary:", "docker:", "podman:x", "localhost:8000"])

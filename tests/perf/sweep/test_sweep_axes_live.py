@@ -169,7 +169,7 @@ def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count
     }
     assert "same, client batch 1: the same as the current config, not measured twice" in run.notes
     assert sizes == {"arm00": 1, "arm01": 1, "arm02": 4, "arm03": 1, "arm04": 4}
-    assert any(n.startswith("Outside the constraints") and "five" in n for n in run.verdict.notes)
+    assert any(n.startswith("Broken: five") and "wrong answers" in n for n in run.verdict.notes)
     assert run.verdict.arm_id not in ("arm03", "arm04")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import ssl
 import subprocess
@@ -280,6 +281,22 @@ def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple
     with fake_server() as plain, pytest.raises(ServerError):
         run_load_test(plain.url.replace("http://", "https://"), test)
     assert plain.infer_requests == 0
+
+
+def test_the_code_of_an_https_url_trusts_what_it_was_told_to(
+    certificate: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tests.perf.commands.serving.test_infer import run_code
+    from tritonsmith.perf.commands.serving.infer import infer
+
+    with fake_server(ssl=https_server(certificate)) as server:
+        infer(server.url, ["x=[1, 2, 3, 4]"], model="m", ca_file=certificate[1], show_code=True)
+        by_curl, by_python = run_code(capsys.readouterr().out, tmp_path)
+        infer(server.url, ["x=[1, 2, 3, 4]"], model="m", insecure=True, show_code=True)
+        trusting = run_code(capsys.readouterr().out, tmp_path)
+    assert json.loads(by_curl)["outputs"][0]["data"] == [2, 4, 6, 8]
+    assert by_python == trusting[1] == "y [[2.0, 4.0, 6.0, 8.0]]"
+    assert trusting[0] == by_curl
 
 
 def test_what_is_asked_once_trusts_no_stranger_either(certificate: tuple[Path, Path]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import shlex
+
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tritonsmith.builder.base.errors import SpecError
-from tritonsmith.builder.base.text.text_layout import cells, narrowed, table, wrapped
+from tritonsmith.builder.base.text.text_layout import cells, command_lines, narrowed, table, wrapped
 
 ERROR = SpecError(
     "unknown key 'max_queue_delay' in models.another_model_with_a_rather_long_name.dynamic_batching",
@@ -24,6 +26,28 @@ def test_an_error_is_broken_between_words_beside_its_labels() -> None:
         "         max_queue_delay_microseconds",
         "  fix:   did you mean 'max_queue_delay_microseconds'? write",
         "         it below dynamic_batching",
+    ]
+
+
+@given(
+    words=st.lists(st.text(st.sampled_from("ab '\"$-=,é"), max_size=9), min_size=1, max_size=9),
+    width=st.integers(1, 60),
+)
+@example(words=["tritonsmith", "--set", "a b=1,2", "--output", "it's"], width=20)
+def test_a_broken_command_is_the_same_command(words: list[str], width: int) -> None:
+    whole = shlex.join(words)
+    assert command_lines(whole, None) == [whole]
+    text = "\n".join(command_lines(whole, width))
+    assert shlex.split(text.replace("\\\n", "")) == words, (
+        "a shell takes a backslash and the end of its line away"
+    )
+
+
+def test_a_command_is_broken_at_the_width_of_the_terminal() -> None:
+    command = "tritonsmith sweep model_repository --set 'a b=1,2' --output sweep"
+    assert command_lines(command, 40) == [
+        "tritonsmith sweep model_repository \\",
+        "    --set 'a b=1,2' --output sweep",
     ]
 
 

@@ -21,7 +21,7 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.wire.grpc import GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import InferPayload, array_from_raw, tensor_from_array
-from tritonsmith.perf.wire.varied_bytes import ENOUGH, VariedRequests
+from tritonsmith.perf.wire.per_request.varied_bytes import ENOUGH, VariedRequests
 
 RNG = np.random.default_rng(0)
 HTTP, GRPC = HttpTarget("http://h:1"), GrpcTarget("grpc://h:1")

@@ -1,0 +1,1 @@
+"""Servers: started, looked at, asked once."""

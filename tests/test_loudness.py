@@ -1,16 +1,19 @@
 """-q and -v, before a command and after it: results and errors stay, notes go, what happens inside is told."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from tests import onnx_models
 from tests.conftest import Run
 from tests.terminal import Terminal
 from tests.test_terminal import Ground
+from tritonsmith.builder.base.text.console import is_verbose
+from tritonsmith.builder.commands.help import Command, Group
 
 
 def test_quiet_leaves_results_and_errors(tritonsmith: Run, tmp_path: Path) -> None:
@@ -38,6 +41,21 @@ def test_verbose_tells_what_is_run_how_long_and_where_an_error_came_from(
     assert refused.returncode == 2 and "Traceback" in refused.stderr
     assert "\nerror[source_missing]: models.yaml:1" in refused.stderr
     assert "Traceback" not in tritonsmith("plan").stderr
+
+
+@pytest.mark.parametrize("words", [["-v", "own"], ["own", "-v"], ["own"]])
+def test_a_commands_own_verbose_is_the_same_flag(words: list[str]) -> None:
+    app = typer.Typer(cls=Group)
+
+    @app.command(cls=Command)
+    def own(verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) -> None:
+        typer.echo(f"{verbose} {is_verbose()}")
+
+    @app.command(cls=Command)
+    def other() -> None: ...
+
+    wanted = "-v" in words
+    assert CliRunner().invoke(app, words).stdout == f"{wanted} {wanted}\n"
 
 
 @pytest.mark.timeout(120)

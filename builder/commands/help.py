@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tritonsmith.builder.base.errors import UsageError, unknown
-from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.base.text.console import is_verbose, note, set_loudness
 from tritonsmith.builder.base.text.text_layout import cells, wrapped
 from tritonsmith.builder.commands.parameters import completion
 from tritonsmith.builder.commands.parameters.everywhere import PANEL, with_flags
@@ -43,7 +43,13 @@ class Command(TyperCommand):
         for old, new in OLD_NAMES.get(self.name or "", {}).items():
             if not ctx.resilient_parsing and any(word.partition("=")[0] == old for word in before_rest):
                 note(f"note: `{self.name} {old}` is named {new} now; {old} is models.yaml everywhere else")
-        return super().parse_args(ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
+        if (
+            "verbose" in ctx.params
+        ):  # a command whose own result has more in it: the same flag, and the same meaning
+            ctx.params["verbose"] = ctx.params["verbose"] or is_verbose()
+            set_loudness(verbose=ctx.params["verbose"])
+        return rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""

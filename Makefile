@@ -1,4 +1,4 @@
-# make install | demo | test | nightly | quick | lowest | gpu-check | lint | format | bench | constraints | clean
+# make install | demo | test | nightly | quick | lowest | gpu-check | lint | format | docs | bench | constraints | clean
 # The first two need nothing but Python with venv, on x86-64 Linux with glibc >= 2.35. Python 3.13 and later need a
 # 3.10, 3.11 or 3.12 beside them, for the embedded server.
 
@@ -12,7 +12,7 @@ SERVER_LIST := perf/server/environment/requirements.txt
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test nightly quick lowest gpu-check lint format bench constraints server-requirements clean
+.PHONY: help install demo test nightly quick lowest gpu-check lint format docs bench constraints server-requirements clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
@@ -74,6 +74,10 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the pages of docs/ as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html is made; to read it: $(BIN)/python -m http.server --directory site"
+
 bench: $(STAMP)  ## benchmarks; they print, they never fail on time
 	$(BIN)/python -m tests.bench
 
@@ -93,5 +97,5 @@ constraints:  ## resolve constraints.txt anew for every supported Python (needs 
 	    s/ ; python_full_version < '3.15'$$//; s/ and python_full_version < '3.15'//" constraints.txt
 
 clean:  ## remove what was generated, the environment too
-	rm -rf $(VENV) $(LOWEST) dist build .mypy_cache .ruff_cache .pytest_cache demo-report
+	rm -rf $(VENV) $(LOWEST) dist build site .mypy_cache .ruff_cache .pytest_cache demo-report
 	find model_repository -mindepth 1 ! -name README.md -delete

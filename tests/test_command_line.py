@@ -60,7 +60,7 @@ def test_a_plan_imports_nothing_that_only_a_build_needs(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text("models: {m: {source: {onnx: m.onnx}}}\n")
     code = (
         "import sys; from tritonsmith import command_line; from typer.testing import CliRunner; "
-        "assert '1 of 1 models stale' in CliRunner().invoke(command_line.app, ['plan']).stdout; "
+        "assert 'Plan: 1 to add, 0 to change, 0 to remove.' in CliRunner().invoke(command_line.app, ['plan']).stdout; "
         "import tritonsmith.builder.build.build; "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'jinja2', 'ssl', 'tritonsmith.builder.lint.table'}; "
         "print(sorted(heavy & set(sys.modules)))"

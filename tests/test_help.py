@@ -118,7 +118,7 @@ def test_two_examples_and_the_command_line_takes_each(name: str) -> None:
         check(line)
 
 
-DOCUMENTS = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -127,7 +127,9 @@ def test_commands_of_the_documents_are_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / document).read_text().replace("\\\n", " ")
-    for line in re.findall(r"^(?:    |\$ )?(tritonsmith [a-z].*)$", text, re.MULTILINE):
+    fenced = re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL)
+    blocks = [*fenced, *re.findall(r"^    .*$", text, re.MULTILINE)]
+    for line in re.findall(r"^ *(?:\$ )?(tritonsmith [a-z].*)$", "\n".join(blocks), re.MULTILINE):
         if not re.search(r"…|\.\.\.|[{}\[\]]", line):
             for certificate in re.findall(r"\S+\.pem", line):
                 (tmp_path / certificate).touch()

@@ -196,7 +196,7 @@ def test_findings_are_text_in_every_format(name: str) -> None:
 
         assert ElementTree.fromstring(text).find(".//failure") is not None
     if name == "text":
-        assert len(text.splitlines()) == 6
+        assert len(text.splitlines()) == 5
 
 
 def evil_plan() -> BuildPlan:

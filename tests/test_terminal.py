@@ -89,7 +89,7 @@ def well_shown(shown: Shown, *, code: int = 0) -> None:
 
 # The cheapest real run of every command that needs no server, in their order; the exit code when it is not 0.
 STEPS: list[tuple[str, str, int]] = [
-    ("plan", "to run  new", 0),
+    ("plan", "Plan: 2 to add, 0 to change, 0 to remove.", 0),
     ("build", "2 of 2 models written", 0),
     ("check model_repository", "then: ", 0),
     ("publish published", "2 of 2 models published", 0),
@@ -106,7 +106,7 @@ STEPS: list[tuple[str, str, int]] = [
 ]
 WIDE_STEPS = STEPS[:6]
 CHANGED = [
-    ("plan", "max_batch_size: 8 → 16", 0),
+    ("plan", "config.pbtxt  max_batch_size: 8 → 16", 0),
     ("build tiny", "1 of 1 models written", 0),
     ("publish published tiny", "version 2", 0),
     ("rollback published tiny", "version 1 is served again", 0),

@@ -202,7 +202,7 @@ def test_a_base_install_is_small_and_checks_plans_and_names_what_the_demo_lacks(
             text=True,
         )
 
-    assert "1 of 1 models stale" in run("plan").stdout
+    assert "Plan: 1 to add, 0 to change, 0 to remove." in run("plan").stdout
     assert run("build").returncode == 0
     assert "0 errors" in run("check", "model_repository").stdout
     unreachable = run("load", "http://127.0.0.1:9", "--model", "m")

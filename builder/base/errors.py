@@ -200,12 +200,19 @@ def worst_of(errors: Sequence[TritonsmithError]) -> TritonsmithError:
 def one_for(errors: Sequence[TritonsmithError]) -> TritonsmithError:
     """The worst, to be raised for all of them; the others stand in its details."""
     worst = worst_of(errors)
-    others = [f"and {error.code}: {error.message}" for error in errors if error is not worst]
+    others = [_briefly(error) for error in errors if error is not worst]
     if not others:
         return worst
     told = copy.copy(worst)
     told.details = (*worst.details, *others)
     return told
+
+
+def _briefly(error: TritonsmithError) -> str:
+    place = f"{error.where}: " if error.where else ""
+    return f"and {error.code}: {place}{error.message}" + (
+        f"; {error.fix}" if error.where and error.fix else ""
+    )
 
 
 _MAX_SEEN = 1000

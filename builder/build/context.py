@@ -8,22 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
+from tritonsmith.builder.base.errors import SpecError, TritonsmithError, UsageError, Where, nearest, one_for
 from tritonsmith.builder.base.machine.machine import Machine, this_machine
 from tritonsmith.builder.base.machine.toolchain import this_toolchain
-from tritonsmith.builder.build.check_source import check_source
+from tritonsmith.builder.build.check_source import callable_faults, source_faults
 from tritonsmith.builder.build.target_check import check_planned
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.model_config.templates import check_user_directory
 from tritonsmith.builder.plan.observation import Observation
 from tritonsmith.builder.plan.observe import observe
-from tritonsmith.builder.plan.order import with_steps
+from tritonsmith.builder.plan.order import step_models, with_steps
 from tritonsmith.builder.plan.plan import BuildPlan, make_plan
 from tritonsmith.builder.plan.prefetch import prefetch
 from tritonsmith.builder.repository.lock import Lock, lock_path, read_lock
 from tritonsmith.builder.repository.repository import is_what_was_built
-from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec, load_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,11 @@ def plan_build(options: BuildOptions) -> tuple[Context, BuildPlan]:
     """What a build would do now; reads only."""
     context = context_of(options)
     plan = context.plan()
+    if plan.stale:  # what a plan that finds nothing stale need not import
+        from tritonsmith.builder.build.model.foreseen import with_outlooks
+
+        lock, cache, repository = context.lock, context.cache, context.repository
+        plan = with_outlooks(context.spec, plan, context.observed, lock, cache, repository)
     context.cache.stats.save()
     return context, plan
 
@@ -133,15 +138,16 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
     cache = options.cache
     assert cache is not None
     repository = repository_of(options)
-    for model in spec.models:
-        if model.name in asked:
-            check_source(spec, model)
+    _refuse_what_is_not_there(spec, asked)
     target = check_planned(spec, options.target, machine)
     lock = read_lock(lock_path(spec.path))
     prefetch(spec, cache, this_toolchain(), asked, machine)
     observed, failures = observe(
         spec, lock, cache, this_toolchain(), repository, options.templates, asked, machine
     )
+    refused = _refused(spec, observed, lock, cache)
+    failures |= refused
+    observed = {name: seen for name, seen in observed.items() if name not in refused}
     in_spec = {model.name for model in spec.models}
     not_as_built = frozenset(
         name
@@ -151,6 +157,46 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
         and not is_what_was_built(repository / name, locked.files, cache.stats)
     )
     return Context(spec, options, cache, repository, lock, observed, target, not_as_built, failures)
+
+
+def _refuse_what_is_not_there(spec: RepositorySpec, asked: set[str]) -> None:
+    """The SpecError of a file that a model names and that is not there; all others of the kind are in its details."""
+    models = [model for model in spec.models if model.name in asked]
+    faults = [fault for model in models for fault in source_faults(spec, model)]
+    if faults:
+        raise one_for([*faults, *(fault for model in models for fault in callable_faults(spec, model))])
+
+
+def _refused(
+    spec: RepositorySpec, observed: Mapping[str, Observation], lock: Lock, cache: Cache
+) -> dict[str, TritonsmithError]:
+    """Model → why a build of it would fail, as far as that can be told without running anything.
+
+    Only of those that a build would make anew: what was built was checked by the build.
+    """
+    faults: dict[str, list[SpecError]] = {}
+    for model in spec.models:
+        seen = observed.get(model.name)
+        if seen is not None and not (seen.cached_key and all(v.cached_key for v in seen.variants.values())):
+            faults[model.name] = callable_faults(spec, model)
+    wired = [m for m in spec.models if m.source.steps is not None and _may_be_wired(m, observed, lock)]
+    if wired:  # what a plan that finds nothing stale need not import
+        from tritonsmith.builder.build.model.wires import wire_faults
+
+        for model in wired:
+            faults[model.name] = wire_faults(model, spec, observed, cache)
+    return {name: one_for(found) for name, found in faults.items() if found}
+
+
+def _may_be_wired(model: ModelSpec, observed: Mapping[str, Observation], lock: Lock) -> bool:
+    """Whether an ensemble or a model of its steps is not what the lock says it was built from."""
+    if model.name not in observed:
+        return False
+    for name in (model.name, *step_models(model)):
+        seen, locked = observed.get(name), lock.models.get(name)
+        if seen is None or locked is None or (seen.cached_key, seen.config) != (locked.key, locked.config):
+            return True
+    return False
 
 
 def _asked(spec: RepositorySpec, models: tuple[str, ...]) -> set[str]:

@@ -13,16 +13,14 @@ from tritonsmith.builder.actions.action import Artifact
 from tritonsmith.builder.base.errors import BuildError, GateError, SpecError, TritonsmithError, Where
 from tritonsmith.builder.base.files.disk import clear_away, delete
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
-from tritonsmith.builder.base.tensors import tensor_from_dict
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.build.context import Context
 from tritonsmith.builder.build.model.gate_of_export import accuracy_summary
 from tritonsmith.builder.build.model.gate_of_rows import is_inferred, unbatched
 from tritonsmith.builder.build.model.make import Made
-from tritonsmith.builder.build.model.variant_config import wire_variant
+from tritonsmith.builder.build.model.variant_config import config_message
 from tritonsmith.builder.build.model.variants import (
     BuiltVariant,
-    cc_model_filenames,
     choose,
     locked_variants,
     served_files,
@@ -30,9 +28,7 @@ from tritonsmith.builder.build.model.variants import (
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target
-from tritonsmith.builder.model_config.ensemble import ensemble_config
 from tritonsmith.builder.model_config.model_config import (
-    model_config_from_spec,
     model_config_from_text,
     text_from_model_config,
 )
@@ -229,17 +225,8 @@ def config_text(
     context: Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None = None
 ) -> str:
     """config.pbtxt of an artifact; chosen: the variant it is."""
-    inputs = [tensor_from_dict(t) for t in artifact.record["inputs"]]
-    outputs = [tensor_from_dict(t) for t in artifact.record["outputs"]]
-    if spec.source.row.reference == "steps":
-        message = ensemble_config(spec, _step_configs(context, spec), context.spec)
-    else:
-        backend = None if chosen is None else spec.variants[chosen.name].backend
-        message = model_config_from_spec(spec, inputs, outputs, context.spec, backend)
-        for capability, plan in ({} if chosen is None else cc_model_filenames(chosen)).items():
-            message.cc_model_filenames[capability] = plan
-        if chosen is not None:
-            wire_variant(message, spec, chosen, context.spec)
+    steps = _step_configs(context, spec) if spec.source.row.reference == "steps" else {}
+    message = config_message(spec, artifact.record, chosen, steps, context.spec)
     return text_from_model_config(
         message, spec_name=context.spec.path.name, templates=context.options.templates
     )

@@ -24,11 +24,13 @@ def build_view() -> Iterator[Callable[[BuildProgress], None]]:
     from tritonsmith.builder.base.text.progress import activities, bars, drawn
 
     models, actions = bars(), activities()
-    total = models.add_task("models", total=None)
+    total = models.add_task("looking at what is stale", total=None)
     lines: dict[str, TaskID] = {}
 
     def tell(at: BuildProgress) -> None:
-        models.update(total, completed=at.done, total=at.total)
+        models.update(
+            total, description="models" if at.total > 1 else "building", completed=at.done, total=at.total
+        )
         for gone in [what for what in lines if what not in at.running]:
             actions.remove_task(lines.pop(gone))
         for what in at.running:

@@ -99,6 +99,10 @@ class Cache:
         """Whether the local cache has it, whole."""
         return self._local(key) is not None
 
+    def get_here(self, key: str, kind: Kind) -> Artifact | None:
+        """The artifact, when the local cache has it, whole."""
+        return self._local(key, kind)
+
     def put(self, key: str, made: Path, record: Mapping[str, Any], what: str = "") -> Artifact:
         """Moves the files in `made` (a directory from `workspace`) into the cache under `key`, and copies them on.
 

@@ -105,7 +105,7 @@ def gc(
             code="cache_read_only",
             fix="add --dry-run, or leave --remote-cache-read-only out",
         )
-    with progress("looking") as tell:
+    with progress("looking", alike=False) as tell:
         if remote:
             swept = sweep_store(_store(remote_cache), limits, tell, dry_run=dry_run)
         else:
@@ -129,7 +129,7 @@ def verify(
     """
     from tritonsmith.builder.cache.verify import verify_local, verify_store
 
-    with progress("looking") as tell:
+    with progress("looking", alike=False) as tell:
         if remote:
             store = _store(remote_cache)
             verified = verify_store(store, _local(), tell, remove=not remote_cache_read_only)

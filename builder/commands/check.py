@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from tritonsmith.builder.base.text.console import note
+
 if TYPE_CHECKING:
+    from tritonsmith.builder.base.errors import TritonsmithError
     from tritonsmith.builder.lint.check import LintOptions, LintReport
     from tritonsmith.builder.lint.target import Target
 
@@ -29,7 +33,8 @@ def check(
     paths: Annotated[
         Optional[list[Path]],  # noqa: UP045 - Typer reads the annotation at run time on Python 3.10
         typer.Argument(
-            help="Model repositories, model directories or config.pbtxt files.", show_default=False
+            help="Model repositories, model directories, config.pbtxt files; of a models.yaml, its keys and values.",
+            show_default=False,
         ),
     ] = None,
     target: Annotated[
@@ -61,6 +66,16 @@ def check(
         typer.Option("--deep", help="Run the ONNX files, too: would requests batched together be mixed?"),
     ] = False,
     format: Annotated[CheckFormat, typer.Option(help="How to write the findings.")] = CheckFormat.text,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Write what only one thing can be meant by: names, case, quotes, dims."),
+    ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Print what --fix would write, as a diff, and write nothing.")
+    ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Count the findings by rule in place of showing them.")
+    ] = False,
     explain: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="RULE", help="Show one rule with a bad and a good example.", show_default=False),
@@ -70,10 +85,12 @@ def check(
 
     Examples: tritonsmith check model_repository/ --target 26.08
               tritonsmith check model_repository/ --deep
+              tritonsmith check model_repository/ --fix --diff
               tritonsmith check --explain BATCH004
     """
     from tritonsmith.builder.base.errors import UsageError
-    from tritonsmith.builder.base.text.console import emit_document, emit_text, note
+    from tritonsmith.builder.base.text.console import emit_document, emit_text
+    from tritonsmith.builder.base.text.quantities import counted
     from tritonsmith.builder.commands.failures import end_with
 
     if explain is not None:
@@ -81,20 +98,46 @@ def check(
         return
     if not paths:
         raise UsageError("no path to check", code="no_path", fix="tritonsmith check model_repository/")
-    text, found = checked(
-        paths, options_from_flags(target, gpus, server_args, select, ignore, deep), format.value
-    )
-    if format is CheckFormat.text:
-        emit_text(text, escaped=True)
-    else:
-        emit_document(text, escaped=format is CheckFormat.github)
-    if not found.models:
-        note(
-            f"there is no model in {', '.join(map(str, paths))}: a model is a directory with a version directory"
+    if statistics and format not in (CheckFormat.text, CheckFormat.json):
+        raise UsageError("--statistics is text or json", code="bad_format", seen=format.value)
+    if diff and (statistics or format is not CheckFormat.text):
+        raise UsageError(
+            "--diff is a diff: it goes with neither --format nor --statistics", code="bad_format"
         )
-    end_with(found.failures)
+    options = options_from_flags(target, gpus, server_args, select, ignore, deep)
+    specs = [path for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]
+    unread = [error for path in specs if (error := refused_spec(path)) is not None]
+    repositories = [path for path in paths if path not in specs]
+    if diff:
+        text, found = differences(repositories, options)
+        emit_document(text, escaped=True)
+    else:
+        text, found = checked(repositories, options, format.value, fix, statistics)
+        if format is not CheckFormat.text:
+            emit_document(text, escaped=format is CheckFormat.github)
+        elif repositories:
+            emit_text(text, escaped=True)
+    if specs:
+        note(f"{counted(len(specs), 'spec')} read: {counted(len(unread), 'error')}")
+    if repositories and not found.models:
+        note(
+            f"there is no model in {', '.join(map(str, repositories))}: a model is a directory with a version directory"
+        )
+    end_with([*unread, *found.failures])
     if found.errors:
         raise typer.Exit(4)
+
+
+def refused_spec(path: Path) -> TritonsmithError | None:
+    """What is wrong with a file like models.yaml."""
+    from tritonsmith.builder.base.errors import TritonsmithError
+    from tritonsmith.builder.spec.spec import load_spec
+
+    try:
+        load_spec(path)
+    except TritonsmithError as error:
+        return error
+    return None
 
 
 def explained(rule_id: str) -> str:
@@ -109,19 +152,65 @@ def explained(rule_id: str) -> str:
     return explanation(rule)
 
 
-def checked(paths: list[Path], options: LintOptions, format_: str) -> tuple[str, LintReport]:
-    """(what to print, what was found)"""
+def checked(
+    paths: list[Path], options: LintOptions, format_: str, fix: bool = False, is_statistics: bool = False
+) -> tuple[str, LintReport]:
+    """(what to print, what was found and is left)"""
+    from tritonsmith.builder.base.text.console import has_colour, width_of
     from tritonsmith.builder.lint.check import report
-    from tritonsmith.builder.lint.render import FORMATS, json_text, text
+    from tritonsmith.builder.lint.render import FORMATS, json_text, statistics_text, sums, text
+
+    fixed, unwritten = fixed_in_place(paths, options) if fix else (None, [])
+    found = report(paths, options)
+    found = replace(found, failures=(*found.failures, *unwritten))
+    if format_ == "json":
+        return json_text(
+            found.findings, found.models, found.failures, fixed=fixed, is_statistics=is_statistics
+        ), found
+    width = width_of(sys.stdout)
+    if is_statistics:
+        return statistics_text(found.findings, found.models, width=width, fixed=fixed), found
+    if format_ == "text":
+        colour = has_colour(sys.stdout)
+        words = text(found.findings, found.models, colour, texts=found.texts, width=width, fixed=fixed)
+        return words, found
+    if fixed is not None:
+        note(sums(found.findings, found.models, fixed)[0])
+    return FORMATS[format_](found.findings, found.models), found
+
+
+def fixed_in_place(paths: list[Path], options: LintOptions) -> tuple[int, list[TritonsmithError]]:
+    """Writes what can be mended; (how many findings that were, files that must not be written)"""
+    from tritonsmith.builder.base.errors import TritonsmithError
+    from tritonsmith.builder.lint.fix import Mended, mended, write
+
+    def written(mend: Mended) -> TritonsmithError | None:
+        try:
+            write(mend)
+        except TritonsmithError as error:
+            return error
+        return None
+
+    outcomes = [(mend, written(mend)) for mend in mended(paths, options)]
+    fixed = sum(len(mend.gone) for mend, error in outcomes if error is None)
+    return fixed, [error for _, error in outcomes if error is not None]
+
+
+def differences(paths: list[Path], options: LintOptions) -> tuple[str, LintReport]:
+    """(what --fix would change, as a diff; what was found), and a note with the numbers."""
+    from tritonsmith.builder.base.text.shown import visible, without_secrets
+    from tritonsmith.builder.lint.check import report
+    from tritonsmith.builder.lint.fix import mended
 
     found = report(paths, options)
-    if format_ == "text":
-        from tritonsmith.builder.base.text.console import has_colour
-
-        return text(found.findings, found.models, has_colour(sys.stdout)), found
-    if format_ == "json":
-        return json_text(found.findings, found.models, found.failures), found
-    return FORMATS[format_](found.findings, found.models), found
+    mends = list(mended(paths, options))
+    left = len(found.findings) + sum(mend.has - mend.had for mend in mends)
+    note(f"Would fix {sum(len(mend.gone) for mend in mends)}, {left} left")
+    lines = "".join(mend.diff() for mend in mends).removesuffix("\n").split("\n")
+    # A carriage return stays where it ends a line: `patch` has to find it there.
+    ends = ["\r" if line.endswith("\r") else "" for line in lines]
+    safe = (visible(without_secrets(line.removesuffix("\r"))) for line in lines)
+    return "\n".join(line + end for line, end in zip(safe, ends, strict=True)), found
 
 
 def options_from_flags(
@@ -133,8 +222,6 @@ def options_from_flags(
     deep: bool = False,
 ) -> LintOptions:
     """Flags → LintOptions. UsageError when a release or a quote is wrong."""
-    from dataclasses import replace
-
     from tritonsmith.builder.base.errors import UsageError
     from tritonsmith.builder.lint.check import LintOptions
     from tritonsmith.builder.lint.target import Target, server_args_from_list, target_from_text

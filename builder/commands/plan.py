@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, width_of
+from tritonsmith.builder.base.text.console import emit_document, emit_json, emit_text, has_colour, width_of
 from tritonsmith.builder.commands.failures import end_with
 from tritonsmith.builder.commands.options import (
     DEFAULT_SPEC,
@@ -49,8 +49,13 @@ def plan(
             "--format", help="Output on stdout; github-matrix: the jobs that make what no cache has."
         ),
     ] = PlanFormat.text,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Every action, field and model, unchanged ones too.")
+    ] = False,
 ) -> None:
     """Show what a build would do now, and why; nothing is changed.
+
+    + is added, ~ changed, - removed. Fields of config.pbtxt are compared by meaning with what lies in the repository.
 
     Examples: tritonsmith plan
               tritonsmith plan minilm --exit-code
@@ -76,7 +81,9 @@ def plan(
     elif format is PlanFormat.markdown:
         emit_document(markdown_of_plan(result))
     else:
-        emit_text(text_of_plan(result, width_of(sys.stdout)))
+        colour = has_colour(sys.stdout)
+        text = text_of_plan(result, width_of(sys.stdout), colour=colour, verbose=verbose)
+        emit_text(text, escaped=colour)
     end_with(result.errors)
     if exit_code and result.stale:
         raise typer.Exit(4)

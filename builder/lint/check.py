@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
 from tritonsmith.builder.base.processes.failure import failure_of
@@ -16,6 +16,7 @@ from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.lint.deep.rows import rows_by_running
 from tritonsmith.builder.lint.deep.sessions import Loaded, as_loaded
+from tritonsmith.builder.lint.read.edits import Edit
 from tritonsmith.builder.lint.read.model import (
     CONFIG,
     Model,
@@ -28,6 +29,9 @@ from tritonsmith.builder.lint.read.model import (
 from tritonsmith.builder.lint.rule import Context, Hit, Rule, Severity, Stage
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.builder.lint.target import Target, target_from_text
+
+if TYPE_CHECKING:
+    from tritonsmith.builder.actions.batch_rows import RowsReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ class Finding:
     consequence: what Triton does about it; stage: when it does.
     fix:         what to change.
     field:       path of the config's field that it is about, such as `output[0].dims`.
+    column, end_column: the characters of the line that it is about, from 1, the end not among them; None when that is
+                 the whole line or more.
+    edits:       what `check --fix` writes; empty when a person has to decide.
     """
 
     rule: str
@@ -72,6 +79,14 @@ class Finding:
     consequence: str
     fix: str
     field: str | None = None
+    column: int | None = None
+    end_column: int | None = None
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def fixable(self) -> bool:
+        """Whether `check --fix` can mend it."""
+        return bool(self.edits)
 
     @property
     def where(self) -> Where:
@@ -94,11 +109,16 @@ def check(paths: Sequence[Path], options: LintOptions | None = None) -> list[Fin
 
 @dataclass(frozen=True, slots=True)
 class LintReport(Tabular):
-    """What a check found, and how many models it judged; failures: of rules that ended before they could judge one."""
+    """What a check found, and how many models it judged.
+
+    failures: of rules that ended before they could judge one.
+    texts:    those of the files that findings with a column are in, as they were judged.
+    """
 
     findings: list[Finding]
     models: int
     failures: tuple[TritonsmithError, ...] = ()
+    texts: Mapping[Path, str] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> list[Finding]:
@@ -111,7 +131,10 @@ class LintReport(Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a finding."""
-        return [asdict(finding) | {"path": str(finding.path)} for finding in self.findings]
+        return [
+            asdict(replace(finding, edits=())) | {"path": str(finding.path), "edits": len(finding.edits)}
+            for finding in self.findings
+        ]
 
 
 def summary(findings: Sequence[Finding], models: int) -> str:
@@ -124,36 +147,54 @@ def summary(findings: Sequence[Finding], models: int) -> str:
 def report(paths: Sequence[Path], options: LintOptions | None = None) -> LintReport:
     """`check`, with the number of models judged."""
     options = options or LintOptions()
+    rules = chosen_rules(options)
+    findings: list[Finding] = []
+    failures: list[TritonsmithError] = []
+    texts: dict[Path, str] = {}
+    models = 0
+    for judged, context in read_models(paths, options, failures):
+        models += len(judged)
+        for model in judged:
+            found = list(judge(model, context, rules, failures))
+            findings += found
+            if model.parsed is not None and any(f.column for f in found):
+                texts[model.config_path] = model.parsed.text
+    findings = sorted(
+        dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.column or 0, f.rule, f.message)
+    )
+    return LintReport(findings, models, tuple(failures), texts)
+
+
+def read_models(
+    paths: Sequence[Path], options: LintOptions, failures: list[TritonsmithError]
+) -> Iterator[tuple[list[Model], Context]]:
+    """The models of each path that are to be judged, and what they stand in; failures: filled by those that are run."""
     target = options.target
     if isinstance(target, str):
         target = target_from_text(target)
     target = target or Target()
-    rules = _chosen(options)
     repositories = read_paths(paths, next(iter(target.flag("model-config-name")), None))
     auto_complete = not target.is_on("disable-auto-complete-config")
     if options.loaded:
         repositories = [_as_loaded(repository, options.loaded) for repository in repositories]
-    findings: list[Finding] = []
-    failures: list[TritonsmithError] = []
-    models = 0
+    is_deep = options.deep and any(rule.needs == "deep" for rule in chosen_rules(options))
+    seen: set[Path] = set()  # a model is judged once, however often and by whichever of its paths it is given
     for repository in repositories:
         judged = [
             model
             for name, model in repository.models.items()
-            if repository.judged is None or name in repository.judged
+            if (repository.judged is None or name in repository.judged)
+            and model.config_path.absolute() not in seen
         ]
-        rows = None
-        if options.deep and any(rule.needs == "deep" for rule in rules):
-            rows = {}
-            for model in judged:
-                with _own_failure(f"{model.name}, run", failures):
-                    rows[model.path] = rows_by_running(model, auto_complete)
-        context = Context(repository, tuple(repositories), target, auto_complete, rows)
-        models += len(judged)
-        for model in judged:
-            findings += _judge(model, context, rules, failures)
-    findings = sorted(dict.fromkeys(findings), key=lambda f: (str(f.path), f.line or 0, f.rule, f.message))
-    return LintReport(findings, models, tuple(failures))
+        seen |= {model.config_path.absolute() for model in judged}
+        rows: dict[Path, Mapping[int, RowsReport]] = {}
+        for model in judged if is_deep else ():
+            with _own_failure(f"{model.name}, run", failures):
+                rows[model.path] = rows_by_running(model, auto_complete)
+        yield (
+            judged,
+            Context(repository, tuple(repositories), target, auto_complete, rows if is_deep else None),
+        )
 
 
 def _as_loaded(repository: Repository, loaded: Mapping[str, Mapping[int, Loaded]]) -> Repository:
@@ -209,7 +250,8 @@ def _has_versions(path: Path) -> bool:
         return False
 
 
-def _chosen(options: LintOptions) -> tuple[Rule, ...]:
+def chosen_rules(options: LintOptions) -> tuple[Rule, ...]:
+    """Those that are selected and not ignored. UsageError for a name that there is not."""
     families = {rule.family for rule in RULES.values()}
     for name in (*options.select, *options.ignore):
         if name not in RULES and name not in families:
@@ -236,20 +278,20 @@ def unknown_rule(name: str) -> UsageError:
     )
 
 
-def _judge(
+def judge(
     model: Model, context: Context, rules: Iterable[Rule], failures: list[TritonsmithError]
 ) -> Iterator[Finding]:
+    """What the rules find in one model that it does not say to ignore; failures: filled by rules that cannot judge it."""
     suppressed = _suppressions(model)
     for rule in rules:
         if model.config is None and rule.needs != "":
             continue
         if model.loose and rule.needs == "files":
             continue
-        hits: list[Hit] = []
+        found: list[Finding] = []
         with _own_failure(f"{model.name}, {rule.id}", failures):
-            hits += rule.judge(model, context)
-        for hit in hits:
-            finding = _finding(rule, hit, model)
+            found.extend(_finding(rule, hit, model) for hit in rule.judge(model, context))
+        for finding in found:
             muted = suppressed.get(None, set()) | suppressed.get(finding.line, set())
             if finding.path != model.config_path:
                 muted = suppressed.get(None, set())
@@ -258,18 +300,26 @@ def _judge(
 
 
 def _finding(rule: Rule, hit: Hit, model: Model) -> Finding:
-    path, line = model.config_path, hit.line
+    path, line, place = model.config_path, hit.line, hit.place
     if hit.file is not None:
         path = hit.file
     elif model.parsed is None:
         path = model.path
     elif hit.field is not None:
-        line = model.line_of(hit.field)
+        place = model.place_of(hit.field)
+    column, end_column = None, None
+    if place is not None and model.parsed is not None:
+        column = place.column
+        first_line = model.parsed.text[place.start : place.end].split("\n", 1)[0]
+        end_column = column + max(1, len(first_line))
+    edits: tuple[Edit, ...] = ()
+    if rule.repair is not None and path == model.config_path:
+        edits = tuple(rule.repair(model, hit))
     return Finding(
         rule=rule.id,
         severity=hit.severity or rule.severity,
         path=path,
-        line=line,
+        line=line if place is None else place.line,
         model=model.name,
         message=hit.message,
         seen=None if hit.seen is None else str(hit.seen),
@@ -277,6 +327,9 @@ def _finding(rule: Rule, hit: Hit, model: Model) -> Finding:
         consequence=rule.then,
         fix=hit.fix or rule.fix,
         field=hit.field,
+        column=column,
+        end_column=end_column,
+        edits=edits,
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tritonsmith.builder.base.files.digest import digest_of_file
-from tritonsmith.builder.base.triton_proto import is_map, is_repeated
 from tritonsmith.builder.lint.check import read_paths
 from tritonsmith.builder.lint.read.model import Model, Repository, refuse_unreadable
 from tritonsmith.builder.lint.read.server_defaults import without_server_defaults
+from tritonsmith.builder.model_config.field_changes import field_changes
 from tritonsmith.builder.spec.model_directory import read_model_directory
 
 Kind = Literal["added", "removed", "changed"]
@@ -91,7 +90,7 @@ def _model_change(
         # Two single models under names of their own: a directory's name says nothing of the config.
         before.ClearField("name")
         after.ClearField("name")
-    changes = list(_fields("", before, after))
+    changes = [Change("field", c.path, c.old, c.new) for c in field_changes(before, after)]
     if files and not old.loose and not new.loose:
         changes += _files(old.path, new.path)
     return ModelChange(name, "changed", tuple(changes)) if changes else None
@@ -104,81 +103,6 @@ def _config(model: Model, as_served: bool) -> Any:
     if not model.loose and not config.name:
         config.name = model.name
     return without_server_defaults(config) if as_served else config
-
-
-def _fields(path: str, old: Any, new: Any) -> Iterator[Change]:
-    """Every field of two messages of one type that differs; `""` is the message itself."""
-    for field in old.DESCRIPTOR.fields:
-        here = f"{path}.{field.name}" if path else field.name
-        if is_map(field):
-            yield from _maps(field, here, getattr(old, field.name), getattr(new, field.name))
-        elif is_repeated(field):
-            yield from _lists(field, here, getattr(old, field.name), getattr(new, field.name))
-        elif field.has_presence and not (old.HasField(field.name) and new.HasField(field.name)):
-            left, right = (
-                _text(field, getattr(m, field.name)) if m.HasField(field.name) else ABSENT for m in (old, new)
-            )
-            if left != right:
-                yield Change("field", here, left, right)
-        elif field.message_type is not None:
-            yield from _fields(here, getattr(old, field.name), getattr(new, field.name))
-        elif getattr(old, field.name) != getattr(new, field.name):
-            yield Change("field", here, *(_text(field, getattr(m, field.name)) for m in (old, new)))
-
-
-def _maps(field: Any, path: str, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterator[Change]:
-    item = field.message_type.fields_by_name["value"]
-    for key in sorted(old.keys() | new.keys()):
-        yield from _items(item, f'{path}["{key}"]', old.get(key), new.get(key))
-
-
-def _lists(field: Any, path: str, old: Sequence[Any], new: Sequence[Any]) -> Iterator[Change]:
-    if field.message_type is None:
-        if list(old) != list(new):
-            yield Change("field", path, _list_text(field, old), _list_text(field, new))
-        return
-    keys = _keys(old), _keys(new)
-    if keys[0] is None or keys[1] is None:
-        left, right = dict(enumerate(old)), dict(enumerate(new))
-        names = {key: f"{path}[{key}]" for key in (*left, *right)}
-    else:
-        left, right = dict(zip(keys[0], old, strict=True)), dict(zip(keys[1], new, strict=True))
-        names = {key: f'{path}["{key}"]' for key in (*left, *right)}
-        # PyTorch models take inputs by place.
-        if field.name == "input" and [k for k in left if k in right] != [k for k in right if k in left]:
-            yield Change("field", f"{path} (order)", ", ".join(map(str, left)), ", ".join(map(str, right)))
-    for key, name in names.items():
-        yield from _items(field, name, left.get(key), right.get(key))
-
-
-def _items(field: Any, path: str, old: Any, new: Any) -> Iterator[Change]:
-    if old is not None and new is not None and field.message_type is not None:
-        yield from _fields(path, old, new)
-    elif old != new:
-        yield Change("field", path, *(None if v is None else _text(field, v) for v in (old, new)))
-
-
-def _keys(items: Sequence[Any]) -> list[Any] | None:
-    """What tells the items of a list of messages apart; None when only their place does."""
-    names = [getattr(item, "name", "") for item in items]
-    return names if all(names) and len(set(names)) == len(names) else None
-
-
-def _list_text(field: Any, values: Sequence[Any]) -> str | None:
-    return f"[{', '.join(_text(field, v) for v in values)}]" if len(values) else ABSENT
-
-
-def _text(field: Any, value: Any) -> str:
-    if field.message_type is not None:
-        from google.protobuf import text_format
-
-        return "{" + text_format.MessageToString(value, as_one_line=True).strip() + "}"
-    if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return str(value) if known is None else str(known.name)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
 
 
 def _files(old: Path, new: Path) -> Iterator[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritonsmith.builder.base.files.disk import write_atomically
-from tritonsmith.builder.lint.render import NEEDS
+from tritonsmith.builder.lint.render import FIXABLE, NEEDS
 from tritonsmith.builder.lint.rule import STAGE_TEXT, Rule
 from tritonsmith.builder.lint.table import RULES
 
@@ -41,6 +41,9 @@ without a word. The stage says when the server notices:
 - *load*: {load};
 - *silent*: {silent}.
 
+**[*]**: `tritonsmith check --fix` mends it where only one thing can be meant and nothing is lost; comments and formatting
+stay, the new text is judged before it replaces the old one, and `--diff` prints it instead.
+
 A rule that needs to know more than the files say, such as the target release, is judged only when it is told.
 
 Suppress a rule on a line with `# tritonsmith: ignore=BATCH004` at its end or on a line of its own above, and for the
@@ -60,7 +63,8 @@ def rules_md() -> str:
         rules = [rule for rule in RULES.values() if rule.family == family]
         parts.append(f"\n## {family}: {title}\n\n| id | severity | stage | condition |\n|---|---|---|---|\n")
         parts += [
-            f"| [{r.id}](#{r.id.lower()}) | {r.severity} | {r.stage} | {_cell(r.title)} |\n" for r in rules
+            f"| [{r.id}](#{r.id.lower()}){' [*]' if r.repair else ''} | {r.severity} | {r.stage} | {_cell(r.title)} |\n"
+            for r in rules
         ]
         parts += [_section(rule) for rule in rules]
     return "".join(parts)
@@ -74,7 +78,7 @@ def _section(rule: Rule) -> str:
     return (
         f"\n### {rule.id}\n\n{rule.title}.\n\n"
         f"- Severity: {rule.severity}; stage: {rule.stage}; needs: {NEEDS[rule.needs]}\n"
-        f"- Then: {rule.then}\n- Fix: {rule.fix}\n- Source: {rule.source}\n\n"
+        f"- Then: {rule.then}\n- Fix: {rule.fix}{f' ({FIXABLE})' if rule.repair else ''}\n- Source: {rule.source}\n\n"
         f"Bad:\n\n```\n{rule.bad}\n```\n\nGood:\n\n```\n{rule.good}\n```\n"
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tritonsmith.builder.actions.batch_rows import RowsReport
+    from tritonsmith.builder.lint.read.edits import Edit, Place
     from tritonsmith.builder.lint.read.model import Model, Repository
     from tritonsmith.builder.lint.target import Target
 
@@ -30,7 +31,7 @@ class Hit:
     field:   path of the field in config.pbtxt it is about.
     seen:    the value found.
     file:    the file it is about when that is not config.pbtxt.
-    line:    line in that file.
+    line:    line in that file; place: where in the text of config.pbtxt, when no field has that place.
     fix:     a better fix than the rule's own, for this case.
     severity: this case's, when it is milder than the rule's.
     """
@@ -42,6 +43,7 @@ class Hit:
     line: int | None = None
     fix: str | None = None
     severity: Severity | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Context:
 
 
 Judge = Callable[["Model", Context], Iterable[Hit]]
+Repair = Callable[["Model", Hit], Iterable["Edit"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Rule:
     bad:      a smallest config (or tree) that breaks it, good: one that does not.
     needs:    what must be known for it to be judged: config (the text parses), files (the model's
               directory), onnx, engine (a sidecar), target, server (its flags), gpus, deep (the model was run).
+    repair:   (model, hit) → edits of its config.pbtxt after which the hit is gone and nothing is lost; none where a
+              person has to decide. None: it never can.
     """
 
     id: str
@@ -90,6 +95,7 @@ class Rule:
     good: str
     needs: str
     judge: Judge
+    repair: Repair | None = None
 
     @property
     def family(self) -> str:
@@ -108,11 +114,14 @@ def rule(
     bad: str,
     good: str,
     needs: str = "config",
+    repair: Repair | None = None,
 ) -> Callable[[Judge], Rule]:
     """Make a function the judge of a rule; its docstring is the rule's title."""
 
     def make(judge: Judge) -> Rule:
         title = (judge.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        return Rule(id, severity, stage, title, then, fix, source, bad.strip(), good.strip(), needs, judge)
+        return Rule(
+            id, severity, stage, title, then, fix, source, bad.strip(), good.strip(), needs, judge, repair
+        )
 
     return make

@@ -94,7 +94,7 @@ def server_args_from_list(arguments: Sequence[str]) -> dict[str, tuple[str, ...]
 
 @lru_cache(maxsize=1)
 def _limits() -> dict[str, tuple[int, int, str]]:
-    path = Path(__file__).parent / "onnxruntime_limits.csv"
+    path = Path(__file__).parent / "rules" / "files" / "onnxruntime_limits.csv"
     with path.open(newline="", encoding="utf-8") as file:
         return {
             row["onnxruntime"]: (int(row["ir_version"]), int(row["opset"]), row["source"])

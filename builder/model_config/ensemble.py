@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ from tritonsmith.builder.spec.spec import RepositorySpec
 class Wire:
     """One end of an ensemble tensor.
 
-    shape: whole, with -1 first where the model batches; reader or writer: `model.tensor`, for messages.
+    end:       reader or writer, `model.tensor`, for messages.
+    data_type: 0 where it is not known.
+    shape:     whole, with -1 first where the model batches; None where it is not known.
     """
 
     end: str
     data_type: int
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     where: Where
 
 
@@ -36,8 +38,9 @@ def ensemble_config(model: ModelSpec, configs: Mapping[str, Any], spec: Reposito
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     steps = model.source.steps or ()
-    written, read = _wires(model, steps, configs, spec)
-    _check_types(model, written, read)
+    written, read, faults = _wires(model, steps, configs, spec)
+    if faults := [*faults, *_type_faults(model, written, read)]:
+        raise faults[0]
     stated = model.config.as_proto_json()
     batch_sizes = [configs[step.model].max_batch_size for step in steps]
     max_batch_size = int(stated.get("max_batch_size", min(batch_sizes)))
@@ -68,6 +71,22 @@ def ensemble_config(model: ModelSpec, configs: Mapping[str, Any], spec: Reposito
     return message
 
 
+def wiring_faults(model: ModelSpec, configs: Mapping[str, Any], spec: RepositorySpec) -> list[SpecError]:
+    """All that ensemble_config would refuse of the wires, as far as it is known.
+
+    configs: of the steps whose tensors are known: all inputs, or none, all outputs, or none; a tensor's data_type may be
+    unset and its dims empty, where they are not.
+    """
+    steps = model.source.steps or ()
+    written, read, faults = _wires(model, steps, configs, spec, partly=True)
+    faults += _type_faults(model, written, read)
+    try:
+        _outputs(model, model.config.as_proto_json(), written, read, spec)
+    except SpecError as error:
+        faults.append(error)
+    return faults
+
+
 def check_steps(model: ModelSpec, known: Iterable[str], spec: RepositorySpec) -> None:
     """What can be told before any model is built: every step's model exists, nothing is written twice."""
     names = set(known)
@@ -92,79 +111,100 @@ def check_steps(model: ModelSpec, known: Iterable[str], spec: RepositorySpec) ->
 
 
 def _wires(
-    model: ModelSpec, steps: Sequence[Step], configs: Mapping[str, Any], spec: RepositorySpec
-) -> tuple[dict[str, Wire], dict[str, list[Wire]]]:
-    """Ensemble tensor → who writes it; ensemble tensor → who reads it."""
+    model: ModelSpec,
+    steps: Sequence[Step],
+    configs: Mapping[str, Any],
+    spec: RepositorySpec,
+    partly: bool = False,
+) -> tuple[dict[str, Wire], dict[str, list[Wire]], list[SpecError]]:
+    """(ensemble tensor → who writes it, ensemble tensor → who reads it, names that lead nowhere)
+
+    partly: inputs or outputs of which a config has none are not known.
+    """
     written: dict[str, Wire] = {}
     read: dict[str, list[Wire]] = {}
+    faults: list[SpecError] = []
     for index, step in enumerate(steps):
-        config = configs[step.model]
-        where = spec.where(model.name, "source", "steps", index)
-        inputs = {t.name: t for t in config.input}
-        outputs = {t.name: t for t in config.output}
-        _check_names(model, step, "from", step.inputs, inputs, where)
-        _check_names(model, step, "to", step.outputs, outputs, where)
-        missing = [n for n, t in inputs.items() if n not in step.inputs and not t.optional]
-        if missing:
-            raise SpecError(
-                f"{model.name}: step {step.model!r} is not given its input {missing[0]!r}",
-                code="input_not_wired",
-                where=where,
-                fix=f"from: {{{missing[0]}: …}}",
-            )
+        config = configs.get(step.model)
+        at = ("source", "steps", index)
+        known: dict[str, dict[str, Any]] = {"from": {}, "to": {}}
+        if config is not None:
+            known = {"from": {t.name: t for t in config.input}, "to": {t.name: t for t in config.output}}
+            faults += _name_faults(model, step, known, index, spec, partly)
         for name, tensor in step.inputs.items():
-            read.setdefault(tensor, []).append(_wire(config, inputs[name], where))
+            where = spec.where(model.name, *at, "from", name)
+            read.setdefault(tensor, []).append(_wire(step, config, name, known["from"].get(name), where))
         for name, tensor in step.outputs.items():
-            written[tensor] = _wire(config, outputs[name], where)
-    return written, read
+            where = spec.where(model.name, *at, "to", name)
+            written[tensor] = _wire(step, config, name, known["to"].get(name), where)
+    return written, read, faults
 
 
-def _wire(config: Any, tensor: Any, where: Where) -> Wire:
+def _wire(step: Step, config: Any, name: str, tensor: Any, where: Where) -> Wire:
+    end = f"{step.model}.{name}"
+    if tensor is None:
+        return Wire(end, 0, None, where)
     dims = tuple(tensor.dims)
-    return Wire(
-        f"{config.name}.{tensor.name}",
-        tensor.data_type,
-        (-1, *dims) if config.max_batch_size > 0 else dims,
-        where,
-    )
+    shape = (-1, *dims) if config.max_batch_size > 0 else dims
+    return Wire(end, tensor.data_type, shape if dims else None, where)
 
 
-def _check_names(
-    model: ModelSpec, step: Step, key: str, names: Mapping[str, str], known: Mapping[str, Any], where: Where
-) -> None:
-    for name in names:
-        if name not in known:
-            kind = "input" if key == "from" else "output"
-            raise SpecError(
-                f"{model.name}: {step.model!r} has no {kind} {name!r} ({key}: maps the model's {kind} to a tensor)",
-                code="unknown_step_tensor",
-                where=where,
-                **unknown(name, sorted(known)),
+def _name_faults(
+    model: ModelSpec,
+    step: Step,
+    known: Mapping[str, Mapping[str, Any]],
+    index: int,
+    spec: RepositorySpec,
+    partly: bool,
+) -> Iterator[SpecError]:
+    for key, names in (("from", step.inputs), ("to", step.outputs)):
+        kind = "input" if key == "from" else "output"
+        for name in names:
+            if name not in known[key] and (known[key] or not partly):
+                yield SpecError(
+                    f"{model.name}: {step.model!r} has no {kind} {name!r} ({key}: maps the model's {kind} to a tensor)",
+                    code="unknown_step_tensor",
+                    where=spec.where(model.name, "source", "steps", index, key, name),
+                    **unknown(name, sorted(known[key])),
+                )
+    for name, tensor in known["from"].items():
+        if name not in step.inputs and not tensor.optional:
+            yield SpecError(
+                f"{model.name}: step {step.model!r} is not given its input {name!r}",
+                code="input_not_wired",
+                where=spec.where(model.name, "source", "steps", index),
+                fix=f"from: {{{name}: …}}",
             )
 
 
-def _check_types(model: ModelSpec, written: Mapping[str, Wire], read: Mapping[str, Sequence[Wire]]) -> None:
+def _type_faults(
+    model: ModelSpec, written: Mapping[str, Wire], read: Mapping[str, Sequence[Wire]]
+) -> Iterator[SpecError]:
+    """The first reader of each tensor that differs from who writes it, or from who reads it first."""
     from tritonsmith.builder.base.triton_proto import model_config_pb2
 
     type_name = model_config_pb2().DataType.Name
     for tensor, readers in read.items():
-        source = written.get(tensor, readers[0])
-        for reader in readers:
-            if reader.data_type != source.data_type:
-                raise SpecError(
-                    f"{model.name}: tensor {tensor!r} is {type_name(source.data_type)} at {source.end}, "
-                    f"but {type_name(reader.data_type)} at {reader.end}",
-                    code="step_dtype_mismatch",
-                    where=reader.where,
-                )
-            if not _fits(source.shape, reader.shape):
-                raise SpecError(
-                    f"{model.name}: tensor {tensor!r} is {list(source.shape)} at {source.end}, "
-                    f"but {list(reader.shape)} at {reader.end}",
-                    code="step_shape_mismatch",
-                    where=reader.where,
-                    fix="give both the same dims; a reshape in one of the two may do it",
-                )
+        ends = [written[tensor], *readers] if tensor in written else [*readers]
+        typed = [end for end in ends if end.data_type]
+        other = next((end for end in typed if end.data_type != typed[0].data_type), None)
+        if other is not None:
+            yield SpecError(
+                f"{model.name}: tensor {tensor!r} is {type_name(typed[0].data_type)} at {typed[0].end}, "
+                f"but {type_name(other.data_type)} at {other.end}",
+                code="step_dtype_mismatch",
+                where=other.where,
+            )
+        shaped = [(end, end.shape) for end in ends if end.shape is not None]
+        unfit = next(((end, shape) for end, shape in shaped if not _fits(shaped[0][1], shape)), None)
+        if unfit is not None:
+            yield SpecError(
+                f"{model.name}: tensor {tensor!r} is {list(shaped[0][1])} at {shaped[0][0].end}, "
+                f"but {list(unfit[1])} at {unfit[0].end}",
+                code="step_shape_mismatch",
+                where=unfit[0].where,
+                fix="give both the same dims; a reshape in one of the two may do it",
+            )
 
 
 def _fits(left: Sequence[int], right: Sequence[int]) -> bool:
@@ -213,5 +253,6 @@ def _outputs(
 
 
 def _tensor(name: str, wire: Wire, batched: bool) -> dict[str, Any]:
+    assert wire.shape is not None, wire.end
     dims = wire.shape[1:] if batched else wire.shape
     return {"name": name, "data_type": wire.data_type, "dims": list(dims)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from typing import Any, Literal
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.tabular import Tabular
+from tritonsmith.builder.model_config.field_changes import FieldChange
+from tritonsmith.builder.plan.changed import Changed, leaves, short, text_of_changes
 from tritonsmith.builder.plan.observation import EngineObservation, Observation, VariantObservation
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
@@ -62,10 +64,11 @@ TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step for one model; detail tells the value that changed, old → new.
+    """One step for one model; detail tells the value that changed, old → new, as text with digests cut short.
 
-    engine: of a compilation, what it is for.
-    key:    where the cache has its artifact. A build fetches it from there; without one it runs the action.
+    engine:  of a compilation, what it is for.
+    key:     where the cache has its artifact. A build fetches it from there; without one it runs the action.
+    changes: the values that changed, whole.
     """
 
     model: str
@@ -76,6 +79,7 @@ class Action:
     variant: str | None = None
     engine: EngineTarget | None = None
     key: str | None = None
+    changes: tuple[Changed, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -87,15 +91,42 @@ class Action:
             "reason": None if self.reason is None else self.reason.value,
             "detail": self.detail,
             **({} if self.engine is None else {"engine": self.engine.as_dict()}),
+            **({"changes": [asdict(change) for change in self.changes]} if self.changes else {}),
         }
+
+
+class Fate(str, Enum):
+    """What becomes of a model as a whole."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a plan foresees beyond a model's actions.
+
+    config:     fields of config.pbtxt that a build would change, as far as they can be told before it; None where nothing can.
+    rows_check: what is exported is run in batches, too.
+    """
+
+    config: tuple[FieldChange, ...] | None = None
+    rows_check: bool = False
 
 
 @dataclass(frozen=True)
 class BuildPlan(Tabular):
-    """All actions, in the spec's order. errors: of models that nothing can be said of, which have no action."""
+    """All actions, in the spec's order.
+
+    errors:   of models that nothing can be said of, which have no action.
+    outlooks: of models that change, where they were asked for.
+    """
 
     actions: tuple[Action, ...]
     errors: tuple[TritonsmithError, ...] = ()
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict, hash=False)
 
     @cached_property
     def _of_model(self) -> dict[str, list[Action]]:
@@ -122,6 +153,10 @@ class BuildPlan(Tabular):
             for a in self.actions
         ]
 
+    def fates(self) -> dict[str, Fate]:
+        """Every model's, in the order of the actions."""
+        return {model: _fate(actions) for model, actions in self._of_model.items()}
+
     def actions_of(self, model: str) -> tuple[Action, ...]:
         """One model's actions, in the order they run."""
         return tuple(self._of_model.get(model, ()))
@@ -129,6 +164,15 @@ class BuildPlan(Tabular):
     def of(self, model: str, kind: ActionKind, variant: str | None = None) -> Action:
         """One model's action."""
         return next(a for a in self._of_model[model] if (a.kind, a.variant) == (kind, variant))
+
+
+def _fate(actions: Sequence[Action]) -> Fate:
+    last = actions[-1]
+    if last.kind in ("remove", "forget"):
+        return Fate.REMOVE
+    if all(action.state is State.UP_TO_DATE for action in actions):
+        return Fate.KEEP
+    return Fate.ADD if (last.kind, last.reason) == ("lay_out", StaleReason.NEW) else Fate.CHANGE
 
 
 def make_plan(
@@ -171,7 +215,11 @@ def _to_be_had(action: Action) -> Action:
     return action
 
 
-_Stale = tuple[StaleReason, str]
+@dataclass(frozen=True, slots=True)
+class _Stale:
+    reason: StaleReason
+    detail: str = ""
+    changes: tuple[Changed, ...] = ()
 
 
 def _action(
@@ -185,12 +233,16 @@ def _action(
     if stale is None:
         return Action(model, kind, State.UP_TO_DATE, None, "", variant, engine, cached)
     state = State.CACHED if cached else State.TO_RUN
-    return Action(model, kind, state, *stale, variant, engine, cached)
+    return Action(model, kind, state, stale.reason, stale.detail, variant, engine, cached, stale.changes)
+
+
+def _to_run(model: str, kind: ActionKind, stale: _Stale) -> Action:
+    return _action(model, kind, stale, None)
 
 
 def _stale_export(seen: Observation, locked: LockedModel | None) -> _Stale | None:
     if locked is None:
-        return StaleReason.NEW, ""
+        return _Stale(StaleReason.NEW)
     changed = _changed(
         (StaleReason.SPEC_CHANGED, locked.parameters, seen.parameters),
         (StaleReason.TOOL_CHANGED, locked.tools, seen.tools),
@@ -203,7 +255,8 @@ def _stale_export(seen: Observation, locked: LockedModel | None) -> _Stale | Non
     if present != artifact:
         missing = sorted(artifact.keys() - present.keys())
         reason = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
-        return reason, ", ".join(missing or sorted(k for k in artifact if present[k] != artifact[k]))
+        names = missing or sorted(k for k in artifact if present[k] != artifact[k])
+        return _Stale(reason, ", ".join(names), leaves(artifact, present))
     return None
 
 
@@ -211,7 +264,7 @@ def _changed(*rows: tuple[StaleReason, Mapping[str, Any], Mapping[str, Any]]) ->
     """The first row (reason, before, now) whose values differ."""
     for reason, before, now in rows:
         if dict(before) != dict(now):
-            return reason, _changes(before, now)
+            return _Stale(reason, text_of_changes(before, now), leaves(before, now))
     return None
 
 
@@ -221,7 +274,7 @@ def _variant(
     """A variant's calibration, conversion and compilations; the export itself is only ever named anew."""
     was = None if locked is None else locked.variants.get(name)
     if seen.plain:
-        return [] if was else [_action(model, "convert", (StaleReason.NEW, ""), seen.cached_key, name)]
+        return [] if was else [_action(model, "convert", _Stale(StaleReason.NEW), seen.cached_key, name)]
     stale = _stale_graph(seen, was, export)
     # They run as one process; the conversion's identity holds the data's.
     kinds: list[ActionKind] = (
@@ -237,9 +290,9 @@ def _variant(
 
 def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export: Action) -> _Stale | None:
     if was is None:
-        return StaleReason.NEW, ""
+        return _Stale(StaleReason.NEW)
     if export.state is State.TO_RUN:
-        return StaleReason.EXPORT_CHANGED, ""
+        return _Stale(StaleReason.EXPORT_CHANGED)
     return _changed(
         (StaleReason.SPEC_CHANGED, was["parameters"], seen.identity.parameters),
         (StaleReason.TOOL_CHANGED, was["tools"], seen.identity.tools),
@@ -250,12 +303,12 @@ def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export
 def _stale_engine(seen: EngineObservation, was: Mapping[str, Any] | None, graph: Action) -> _Stale | None:
     before = None if was is None else was.get("engines", {}).get(seen.target.compute_capability or "")
     if was is None or (before is None and not was.get("engines")):
-        return StaleReason.NEW, ""
+        return _Stale(StaleReason.NEW)
     if before is None:
-        known = ", ".join(sorted(was["engines"]))
-        return StaleReason.TARGET_CHANGED, f"compute_capability: {known} → {seen.target.compute_capability}"
+        known, now = {"compute_capability": ", ".join(sorted(was["engines"]))}, seen.target.compute_capability
+        return _changed((StaleReason.TARGET_CHANGED, known, {"compute_capability": now}))
     if graph.state is State.TO_RUN:
-        return StaleReason.GRAPH_CHANGED, ""
+        return _Stale(StaleReason.GRAPH_CHANGED)
     return _changed(
         (StaleReason.SPEC_CHANGED, before["parameters"], seen.identity.parameters),
         (StaleReason.TARGET_CHANGED, _of_target(before["tools"]), _of_target(seen.identity.tools)),
@@ -274,12 +327,14 @@ def _accuracy(
     if seen.parameters.get("kind") in _NOT_JUDGED:
         return []
     stale = _first_stale(made)
-    bounds = None if locked is None else _config_change("accuracy", seen, locked)
     if stale is not None:
         return [Action(model, "accuracy", stale.state, _cause(stale, locked))]
-    if bounds is not None:
-        return [Action(model, "accuracy", State.TO_RUN, StaleReason.ACCURACY_BOUND_CHANGED, bounds)]
-    return [Action(model, "accuracy", State.UP_TO_DATE)]
+    bounds = (
+        None
+        if locked is None
+        else _config_change("accuracy", StaleReason.ACCURACY_BOUND_CHANGED, seen, locked)
+    )
+    return [_action(model, "accuracy", bounds, None)]
 
 
 _RENDERED_FROM: tuple[tuple[str, StaleReason], ...] = (
@@ -296,15 +351,13 @@ def _render(model: str, seen: Observation, locked: LockedModel | None, made: Seq
         assert stale is not None
         return Action(model, "render", State.TO_RUN, _cause(stale, locked))
     for key, reason in _RENDERED_FROM:
-        change = _config_change(key, seen, locked)
+        change = _config_change(key, reason, seen, locked)
         if change is not None:
-            return Action(model, "render", State.TO_RUN, reason, change)
-    before, now = locked.files.get("config.pbtxt"), seen.files.get("config.pbtxt")
+            return _to_run(model, "render", change)
+    before, now = ({"config.pbtxt": files.get("config.pbtxt")} for files in (locked.files, seen.files))
     if before != now:
-        loss = StaleReason.MISSING_ARTIFACT if now is None else StaleReason.CORRUPT_ARTIFACT
-        return Action(
-            model, "render", State.TO_RUN, loss, _changes({"config.pbtxt": before}, {"config.pbtxt": now})
-        )
+        loss = StaleReason.CORRUPT_ARTIFACT if now["config.pbtxt"] else StaleReason.MISSING_ARTIFACT
+        return _to_run(model, "render", _Stale(loss, text_of_changes(before, now), leaves(before, now)))
     return Action(model, "render", State.UP_TO_DATE)
 
 
@@ -312,16 +365,17 @@ def _lay_out(model: str, seen: Observation, locked: LockedModel | None, before: 
     stale = _first_stale(before)
     if stale is not None:
         if stale.kind in ("accuracy", "render"):
-            return Action(model, "lay_out", State.TO_RUN, stale.reason, stale.detail)
+            return replace(stale, kind="lay_out")
         return Action(model, "lay_out", State.TO_RUN, _cause(stale, locked))
     assert locked is not None
-    added = _config_change("model_files", seen, locked)
+    added = _config_change("model_files", StaleReason.SOURCE_CHANGED, seen, locked)
     if added is not None:
-        return Action(model, "lay_out", State.TO_RUN, StaleReason.SOURCE_CHANGED, added)
+        return _to_run(model, "lay_out", added)
     if dict(seen.files) != dict(locked.files):
         missing = sorted(locked.files.keys() - seen.files.keys())
         damage = StaleReason.MISSING_ARTIFACT if missing else StaleReason.CORRUPT_ARTIFACT
-        return Action(model, "lay_out", State.TO_RUN, damage, _changes(locked.files, seen.files))
+        changed = _Stale(damage, text_of_changes(locked.files, seen.files), leaves(locked.files, seen.files))
+        return _to_run(model, "lay_out", changed)
     return Action(model, "lay_out", State.UP_TO_DATE)
 
 
@@ -336,21 +390,8 @@ def _cause(stale: Action, locked: LockedModel | None) -> StaleReason:
     )
 
 
-def _config_change(key: str, seen: Observation, locked: LockedModel) -> str | None:
+def _config_change(key: str, reason: StaleReason, seen: Observation, locked: LockedModel) -> _Stale | None:
     before, now = locked.config.get(key), seen.config.get(key)
-    return None if before == now else f"{key} {_short(before)} → {_short(now)}"
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """`key: old → new` for each key that differs."""
-    keys: Sequence[str] = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    return "; ".join(f"{k}: {_short(old.get(k))} → {_short(new.get(k))}" for k in keys)
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
-        return text[:12]
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    if before == now:
+        return None
+    return _Stale(reason, f"{key} {short(before)} → {short(now)}", (Changed(key, before, now),))

@@ -53,7 +53,9 @@ def demo(
     started = time.monotonic()
     is_drawn = is_drawable(sys.stderr)
     bar = bars()
-    tasks = {step: bar.add_task(step, total=1.0, start=False, share=True) for step in STEPS}
+    tasks = {
+        step: bar.add_task(step, total=1.0, start=False, share=True, alike=step == "sweep") for step in STEPS
+    }
     with drawn(bar) if is_drawn else nullcontext():
 
         def tell(step: str, what: str, part: float) -> None:

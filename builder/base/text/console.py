@@ -127,10 +127,12 @@ def _safe(text: str) -> str:
 
 
 @contextmanager
-def progress(what: str, *, share: bool = False) -> Iterator[Tell]:
-    """A bar on stderr, drawn where that is a terminal; gives what is told how far it is.
+def progress(what: str, *, share: bool = False, alike: bool = True) -> Iterator[Tell]:
+    """A line on stderr, drawn where that is a terminal; gives what is told how far it is.
 
+    What goes on and for how long; with a total also a bar, how far it is, and how long it will go on.
     share: what is done is a part of the total, not a number of things, and is shown in per cent.
+    alike: its parts take about the same time each, so that the time left can be told.
     """
     if not is_drawable(sys.stderr):
         yield lambda what, done, total: None
@@ -138,15 +140,33 @@ def progress(what: str, *, share: bool = False) -> Iterator[Tell]:
     from tritonsmith.builder.base.text.progress import bars, drawn
 
     display = bars()
-    display.add_task(what, total=None, share=share)
+    display.add_task(what, total=None, share=share, alike=alike)
     (task,) = display.tasks
 
     def tell(what: str, done: float, total: float | None) -> None:
+        is_next = total is None and what != task.description
+        if is_next or (total is None) != (task.total is None):
+            display.reset(task.id)  # another step: its own clock
         task.total = total  # update() takes None for no change
         display.update(task.id, description=what, completed=done)
 
     with drawn(display):
         yield tell
+
+
+@contextmanager
+def activity(what: str) -> Iterator[None]:
+    """One long step of which nothing is known but that it runs: on a terminal, a line with the time that it takes.
+
+    Where something is drawn already, the line is part of that.
+    """
+    if not is_drawable(sys.stderr):
+        yield
+        return
+    from tritonsmith.builder.base.text.progress import step
+
+    with step(what):
+        yield
 
 
 @contextmanager

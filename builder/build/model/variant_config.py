@@ -1,14 +1,42 @@
-"""(a rendered ModelConfig, the variant it is for) → the fields that follow from the variant: which optimization profiles an
-instance group runs, and TF32 of ONNX Runtime's CUDA provider."""
+"""(a model, the record of its artifact, the variant it is) → the ModelConfig that is meant; of a variant also which
+optimization profiles an instance group runs, and TF32 of ONNX Runtime's CUDA provider."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tritonsmith.builder.actions.compile import instance_groups_with_profiles
 from tritonsmith.builder.base.errors import SpecError
-from tritonsmith.builder.build.model.variants import BuiltVariant
+from tritonsmith.builder.base.tensors import tensor_from_dict
+from tritonsmith.builder.build.model.variants import BuiltVariant, cc_model_filenames
+from tritonsmith.builder.model_config.ensemble import ensemble_config
+from tritonsmith.builder.model_config.model_config import model_config_from_spec
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+
+
+def config_message(
+    spec: ModelSpec,
+    record: Mapping[str, Any],
+    chosen: BuiltVariant | None,
+    steps: Mapping[str, Any],
+    repository: RepositorySpec,
+) -> Any:
+    """The ModelConfig of an artifact. chosen: the variant it is; steps: of an ensemble, its models' ModelConfigs by name.
+
+    SpecError where the spec and the artifact contradict each other.
+    """
+    if spec.source.row.reference == "steps":
+        message = ensemble_config(spec, steps, repository)
+    else:
+        inputs, outputs = ([tensor_from_dict(t) for t in record[kind]] for kind in ("inputs", "outputs"))
+        backend = None if chosen is None else spec.variants[chosen.name].backend
+        message = model_config_from_spec(spec, inputs, outputs, repository, backend)
+    if chosen is not None:
+        for capability, plan in cc_model_filenames(chosen).items():
+            message.cc_model_filenames[capability] = plan
+        wire_variant(message, spec, chosen, repository)
+    return message
 
 
 def wire_variant(message: Any, spec: ModelSpec, built: BuiltVariant, repository: RepositorySpec) -> None:

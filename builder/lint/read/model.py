@@ -13,6 +13,7 @@ from tritonsmith.builder.base.errors import ConfigError, Where
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.lint.read.circles import circles
+from tritonsmith.builder.lint.read.edits import Place
 from tritonsmith.builder.lint.read.engine import Engine, read_engine
 from tritonsmith.builder.lint.read.files import is_dir, is_file, size_bytes
 from tritonsmith.builder.lint.read.onnx_io import OnnxModel, OnnxProblem, read_onnx
@@ -87,8 +88,12 @@ class Model:
         """(version, surface) of every readable ONNX file of the selected versions."""
         return ((n, m) for n, m in self.onnx.items() if isinstance(m, OnnxModel))
 
+    def place_of(self, path: str) -> Place | None:
+        """The place of a field in config.pbtxt."""
+        return self.parsed.place_of(path) if self.parsed is not None else None
+
     def line_of(self, path: str) -> int | None:
-        """The line of a field in config.pbtxt."""
+        """Its line."""
         return self.parsed.line_of(path) if self.parsed is not None else None
 
 
@@ -168,21 +173,32 @@ def read_beside(path: Path, config_name: str | None = None) -> Repository:
     return Repository(root, models, frozenset({path.name}))
 
 
-def read_loose(path: Path) -> Repository:
-    """One config.pbtxt that stands alone."""
+def read_loose(path: Path, text: str | None = None) -> Repository:
+    """One config.pbtxt that stands alone; text: what it is to say, in place of what it does."""
     from tritonsmith.builder.lint.read.autofill import completed
 
-    parsed = _parse_file(path)
+    parsed = _parse_file(path) if text is None else parse_config(text)
     config = None if parsed.message is None else completed(parsed.message, parsed.message.name, None, ())
     name = (parsed.message.name if parsed.message is not None else "") or path.resolve().parent.name
     model = Model(name, path.parent, True, path, parsed, parsed.message, config, (), (), {}, ())
     return Repository(path.parent, {name: model}, frozenset({name}))
 
 
-def read_model(path: Path, config_name: str | None = None, stated: Any = None) -> Model:
+def with_text(model: Model, text: str) -> Model:
+    """The model as it would be if its config.pbtxt said that."""
+    if model.loose:
+        (again,) = read_loose(model.config_path, text).models.values()
+        return again
+    name = None if model.config_path.name == CONFIG else model.config_path.stem
+    return read_model(model.path, name, text=text)
+
+
+def read_model(
+    path: Path, config_name: str | None = None, stated: Any = None, text: str | None = None
+) -> Model:
     """One model directory. Never raises for what is in it.
 
-    stated: the ModelConfig message that it is to have, in place of what its config.pbtxt says.
+    stated: the ModelConfig message that it is to have, in place of what its config.pbtxt says; text: the same as text.
     """
     from tritonsmith.builder.lint.read.autofill import completed
 
@@ -190,7 +206,9 @@ def read_model(path: Path, config_name: str | None = None, stated: Any = None) -
     config_path = path / CONFIG
     if config_name is not None and is_file(path / "configs" / f"{config_name}.pbtxt"):
         config_path = path / "configs" / f"{config_name}.pbtxt"
-    parsed = _parse_file(config_path) if is_file(config_path) else None
+    parsed = parse_config(text) if text is not None else None
+    if text is None and is_file(config_path):
+        parsed = _parse_file(config_path)
     subdirectories = tuple(sorted(e.name for e in entries if is_dir(path / e.name)))
     versions = tuple(
         sorted(
@@ -279,12 +297,12 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
 
 
 def _parse_file(path: Path) -> ParsedConfig:
-    from tritonsmith.builder.lint.read.pbtxt import MAX_BYTES, Problem
+    from tritonsmith.builder.lint.read.pbtxt import MAX_BYTES
+    from tritonsmith.builder.lint.read.walker import Problem
 
     try:
         if size_bytes(path) > MAX_BYTES:
             return parse_config(" " * (MAX_BYTES + 1))
-        text = read_bounded(path, MAX_BYTES).decode()
-        return parse_config(text.replace("\r\n", "\n").replace("\r", "\n"))
+        return parse_config(read_bounded(path, MAX_BYTES).decode())
     except (OSError, ValueError) as error:
         return ParsedConfig(None, {}, {}, (Problem(1, f"the file cannot be read: {error}"),))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import GateError, TritonsmithError, UsageError, Where
-from tritonsmith.builder.base.text.console import emit_json, emit_text, note, progress
+from tritonsmith.builder.base.text.console import activity, emit_json, emit_text, note, progress
 from tritonsmith.builder.commands.failures import show_error
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_at
 from tritonsmith.perf.load.rate import find_load_rate
@@ -101,7 +101,10 @@ def run_search(
 ) -> int:
     """Find the highest rate that keeps the limit, say it and its test; the exit code."""
     check_output(output)
-    with server_at(target) as served:
+    with ExitStack() as stack:
+        with activity("asking the server" if "://" in target else "starting the server"):
+            served = stack.enter_context(server_at(target))
+        stack.enter_context(activity("looking for the highest rate that keeps the limit"))
         found, best = find_load_rate(
             served.http_url,
             served.known_to(test),

@@ -68,7 +68,7 @@ def publish(
     options = PublishOptions(built, tuple(models), keep, dry_run)
     release = release_from_flags(servers)
     place = open_destination(where)
-    with progress("gates") as tell:
+    with progress("gates", alike=False) as tell:
         result = run_publish(options, place, release, tell)
     emit_json(as_json(result)) if format is Format.json else emit_text(
         text_of_publish(result, width_of(sys.stdout))

@@ -53,7 +53,7 @@ def rollback(
         )
     name, number = named[0], int(named[1]) if len(named) > 1 else None
     release = release_from_flags(servers)
-    with progress("verifying") as tell:
+    with progress("verifying", alike=False) as tell:
         done = run_rollback(
             open_destination(where),
             name,

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,7 +52,7 @@ def serve(
               tritonsmith serve model_repository/ -- --log-verbose=1
     """
     from tritonsmith.builder.base.odd_names import encoded_in_paths
-    from tritonsmith.builder.base.text.console import emit_json, emit_text, note, width_of
+    from tritonsmith.builder.base.text.console import activity, emit_json, emit_text, note, width_of
     from tritonsmith.perf.server.launch import ServerSpec, kind_from_text, launch
     from tritonsmith.perf.server.launches.table import launch_rows
     from tritonsmith.perf.server.server import server_ended
@@ -78,7 +78,9 @@ def serve(
         gpus=gpus,
     )
     try:
-        with _sigterm_stops(), launch(spec) as server:
+        with _sigterm_stops(), ExitStack() as stack:
+            with activity("asking the server" if attached else "starting the server"):
+                server = stack.enter_context(launch(spec))
             with watched(server, spec.model_control, note):
                 told = state_of(server, spec.repositories)
                 if format == "json":

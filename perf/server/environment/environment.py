@@ -19,7 +19,7 @@ from pathlib import Path
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.files.digest import digest_of_file, digest_of_value
 from tritonsmith.builder.base.files.disk import adopt, clear_away, delete_empty, move, take_out
-from tritonsmith.builder.base.text.console import note, timed
+from tritonsmith.builder.base.text.console import activity, note, timed
 from tritonsmith.perf.server import embedded
 from tritonsmith.perf.server.embedded import MODEL_PATH, Embedded, PythonEnvironment
 from tritonsmith.perf.server.environment import canary, interpreter
@@ -202,7 +202,8 @@ def _made(
         try:
             _clear(making)  # what was killed; who makes one now holds the lock
             fill(made, lock)
-            prove(made)
+            with activity("trying the environment with a throw-away server"):
+                prove(made)
             marker = _Marker(
                 made_from=made_from,
                 python=made.python,
@@ -239,7 +240,8 @@ def _locked(directory: Path) -> Iterator[int]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             note(f"waiting for another process that makes an environment in {directory}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with activity("waiting for it"):
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
     finally:
         os.close(handle)
@@ -248,14 +250,16 @@ def _locked(directory: Path) -> Iterator[int]:
 def _virtual_environment(python: Path, wanted: PythonEnvironment, lock: int) -> None:
     without = ["--without-pip"] if interpreter.own_pip() else []
     command = [str(python), "-I", "-m", "venv", *without, str(wanted.root)]
-    _run(command, lock, "make a virtual environment")
+    with activity("making a virtual environment"):
+        _run(command, lock, "make a virtual environment")
 
 
 def _pip(into: PythonEnvironment, arguments: Sequence[str], lock: int) -> None:
     here, there = interpreter.own_pip(), str(into.python_path)
     command = [*here, "--python", there] if here else [there, "-I", "-m", "pip"]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-    _run([*command, "install", *quiet, *arguments], lock, "install packages")
+    with activity("fetching and installing its packages"):
+        _run([*command, "install", *quiet, *arguments], lock, "install packages")
 
 
 def _run(command: list[str], lock: int, what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, nearest
 from tritonsmith.builder.base.triton_proto import is_map, is_repeated, model_config_pb2
+from tritonsmith.builder.lint.read.server_defaults import without_server_defaults
 
 Config = Mapping[str, Any]
 """A model config as proto JSON with proto field names, as Triton's load API takes it."""
@@ -263,22 +264,26 @@ def _read(nodes: list[Any], segments: Sequence[Segment]) -> list[Any]:
 def differences(meant: Config, seen: Config, paths: Mapping[str, Any]) -> list[str]:
     """Where the server's config is not the one that was sent, of the paths that were set.
 
-    KIND_AUTO may have become the kind that Triton chose, and an unset number may read as 0.
+    KIND_AUTO may have become the kind that Triton chose, an unset number may read as 0, and Triton writes out what holds
+    anyway: `dynamic_batching {}` comes back with a preferred_batch_size of max_batch_size.
     """
     result = []
-    normal_meant, normal_seen = _normal(meant), _normal(seen)
+    forms = [(_normal(meant), _normal(seen)), (_normal(meant, bare=True), _normal(seen, bare=True))]
     for path in paths:
-        want, got = read(normal_meant, path), read(normal_seen, path)
-        if want == got or read(meant, path) == "KIND_AUTO" or (not want and not got):
+        values = [(read(a, path), read(b, path)) for a, b in forms]
+        want, got = values[0]
+        if any(a == b for a, b in values) or read(meant, path) == "KIND_AUTO" or (not want and not got):
             continue
         result.append(f"{path} is {got}, not {want}")
     return result
 
 
-def _normal(config: Config) -> dict[str, Any]:
+def _normal(config: Config, *, bare: bool = False) -> dict[str, Any]:
+    """bare: without what a server adds to every config."""
     from google.protobuf import json_format
 
     message = _parsed(config, "this config")
+    message = without_server_defaults(message) if bare else message
     normal: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return normal
 

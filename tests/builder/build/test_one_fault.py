@@ -16,7 +16,7 @@ from tritonsmith.builder.base.machine.toolchain import this_toolchain
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.context import BuildOptions, context_of
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.lint.check import LintOptions, _judge, report
+from tritonsmith.builder.lint.check import LintOptions, judge, report
 from tritonsmith.builder.lint.read.model import read_repository
 from tritonsmith.builder.lint.rule import Context, Hit, rule
 from tritonsmith.builder.lint.table import RULES
@@ -174,7 +174,7 @@ def test_a_rule_that_fails_on_one_model_is_a_failure_and_the_others_are_judged(t
     found = [
         finding
         for model in repository.models.values()
-        for finding in _judge(model, context, [fails, *RULES.values()], failures)  # type: ignore[arg-type]
+        for finding in judge(model, context, [fails, *RULES.values()], failures)  # type: ignore[arg-type]
         if RULES.get(finding.rule) is not None
     ]
     assert {f.rule for f in found} >= {f.rule for f in others} and len(found) >= len(others) > 0

@@ -14,9 +14,10 @@ from typing import Literal
 
 import pytest
 
-from tests.builder.lint.fixtures import Tree, fixtures
+from tests.builder.lint.fixtures import Tree, fixtures, tree
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
-from tritonsmith.builder.lint.check import check
+from tritonsmith.builder.lint.check import LintOptions, check
+from tritonsmith.builder.lint.fix import mended, write
 from tritonsmith.builder.lint.table import RULES
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import launch
@@ -163,6 +164,33 @@ def test_server_does_what_the_rule_says(rule_id: str, oracle: Oracle, tmp_path: 
         done, why = oracle.outcome(pair.good, flags)
         assert done == "loaded", why
         assert not foreseen(pair.good, tmp_path / "good")
+
+
+PLAIN = tree("").files["repository/m/config.pbtxt"]
+assert isinstance(PLAIN, str)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\ufeff{PLAIN}",
+        PLAIN.replace("batch_size: 8", "batch_size = 8.0"),
+        PLAIN.replace("TYPE_FP32", "type_fp32", 1).replace('"python"', "python"),
+        PLAIN + "dynamic_batching { preserve_ordring: TRUE }\n",
+    ],
+    ids=["byte order mark", "numbers", "words", "misspelt"],
+)
+def test_server_refuses_what_fix_mends_and_loads_what_it_writes(
+    text: str, oracle: Oracle, tmp_path: Path
+) -> None:
+    files = dict(tree("").files)
+    assert oracle.outcome(Tree(files | {"repository/m/config.pbtxt": text}), ())[0] == "poll"
+    (path,) = Tree(files | {"repository/m/config.pbtxt": text}).write(tmp_path)
+    for mend in mended([path], LintOptions()):
+        write(mend)
+    written = (path / "m" / "config.pbtxt").read_text()
+    done, why = oracle.outcome(Tree(files | {"repository/m/config.pbtxt": written}), ())
+    assert done == "loaded", why
 
 
 def test_tables_name_rules_that_exist() -> None:

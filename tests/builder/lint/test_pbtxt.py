@@ -166,3 +166,64 @@ def test_the_line_of_too_many_backslashes_is_told() -> None:
     (problem,) = parse_config("# a\n" + 'platform: "' + "\\" * 64 + '"').problems
     assert problem.line == 2 and "backslashes" in problem.message
     assert parse_config('platform: "' + "\\\\" * 30 + '"').message is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "place", "piece", "why"),
+    [
+        (TEXT, "input[0].dims[1]", (7, 13), "3", "an element of a list"),
+        (TEXT, "input[1].dims[1]", (8, 44), "dims: 5", "one of a repeated field"),
+        (TEXT, 'parameters["C.d"].string_value', (18, 33), 'string_value: "e" "f"', "a text in pieces"),
+        (
+            TEXT,
+            "dynamic_batching.priority_levels",
+            (10, 1),
+            "dynamic_batching",
+            "the message of what is not there",
+        ),
+        (
+            '\tname:\t"é" \tplatform: "x"',
+            "platform",
+            (1, 13),
+            'platform: "x"',
+            "a tab and an é are a column each",
+        ),
+        ('\ufeffname: "a"', "name", (1, 1), 'name: "a"', "a byte order mark is none"),
+        ('# a\r\nname: "a"\r\n', "name", (2, 1), 'name: "a"', "line ends of two characters"),
+        ('# a\rname: "a"', "name", None, "", "a comment goes on to the next line feed, as for Triton"),
+        ('name:\n  "a"', "name", (1, 1), "name", "the value stands on another line"),
+        (
+            'inputs: { nam: "a" }',
+            "input[0].name",
+            (1, 11),
+            'nam: "a"',
+            "misspelt, and walked as what is meant",
+        ),
+    ],
+)
+def test_every_field_has_its_column(
+    text: str, path: str, place: tuple[int, int] | None, piece: str, why: str
+) -> None:
+    found = parse_config(text).place_of(path)
+    if place is None:
+        assert found is None, why
+        return
+    assert found is not None and (found.line, found.column) == place, why
+    assert text[found.start : found.end] == piece, why
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("max_batch_size: abc", (1, 17)),
+        ("\n\tinput { dims: [ 1 2 ] }", (2, 20)),
+        ("name: 'a'\n  flavour: 1", (2, 3)),
+        ("dynamic_batching { } sequence_batching { }", (1, 22)),
+        ("name: 'a' name: 'b'", (1, 11)),
+        ("input {", (1, 1)),
+        ("input { name }", (1, 9)),
+    ],
+)
+def test_every_mistake_has_its_column(text: str, place: tuple[int, int]) -> None:
+    problem = parse_config(text).problems[0]
+    assert problem.place is not None and (problem.place.line, problem.place.column) == place, problem

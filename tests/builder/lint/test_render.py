@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.builder.lint.fixtures import tree
-from tritonsmith.builder.lint.check import Finding, check
+from tests.conftest import ROOT
+from tritonsmith.builder.lint.check import Finding, check, report
 from tritonsmith.builder.lint.render import FORMATS, explanation, text
 from tritonsmith.builder.lint.table import RULES
 
@@ -21,11 +23,11 @@ def findings(tmp_path: Path) -> list[Finding]:
     return check(tree(ODD).write(tmp_path))
 
 
-def test_text_groups_by_file_and_sums_up(findings: list[Finding]) -> None:
+def test_text_begins_with_the_place_and_sums_up(findings: list[Finding]) -> None:
     lines = text(findings, 1).splitlines()
-    assert lines[0] == str(findings[0].path)
-    assert any(line.startswith("     4  error   REPO002  the config is named 'a\\nb<&>") for line in lines)
-    assert lines[-1] == "1 model: 2 errors, 1 warning"
+    named = f"{findings[0].path}:4:1: REPO002 [*] error: the config is named 'a\\nb<&>"
+    assert any(line.startswith(named) for line in lines)
+    assert lines[-2:] == ["1 model: 2 errors, 1 warning", "[*] 1 fixable with --fix"]
     assert "\033" not in text(findings, 1)
     assert "\033[31m" in text(findings, 1, colour=True)
     assert text([], 3) == "3 models: 0 errors, 0 warnings"
@@ -47,6 +49,10 @@ def test_json_has_every_field(findings: list[Finding]) -> None:
             "consequence",
             "fix",
             "field",
+            "column",
+            "end_column",
+            "edits",
+            "fixable",
         )
     }
 
@@ -57,7 +63,10 @@ def test_sarif_names_rules_places_and_levels(findings: list[Finding]) -> None:
     for result, finding in zip(run["results"], findings, strict=True):
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == finding.rule
         assert result["level"] in ("error", "warning")
-        assert result["locations"][0]["physicalLocation"]["region"]["startLine"] == finding.line
+        region = result["locations"][0]["physicalLocation"]["region"]
+        assert region["startLine"] == finding.line
+        assert (region["startColumn"], region["endColumn"]) == (finding.column, finding.end_column)
+    assert run["columnKind"] == "unicodeCodePoints"
 
 
 def test_junit_counts_errors_as_failures(findings: list[Finding]) -> None:
@@ -71,7 +80,7 @@ def test_github_keeps_each_annotation_on_one_line(findings: list[Finding]) -> No
     lines = FORMATS["github"](findings, 1).splitlines()
     assert len(lines) == len(findings) + 1
     for line, finding in zip(lines, findings, strict=False):
-        assert line.startswith(f"::{finding.severity} file=")
+        assert line.startswith(f"::{finding.severity} file=") and f",col={finding.column}," in line
         assert f"line={finding.line},title={finding.rule}::" in line
 
 
@@ -81,3 +90,34 @@ def test_explanation_shows_both_examples(rule_id: str) -> None:
     assert words.startswith(rule_id)
     for example in (RULES[rule_id].bad, RULES[rule_id].good):
         assert all(f"    {line}" in words for line in example.splitlines())
+
+
+def test_the_page_about_ci_shows_what_people_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Path("models") / "detector" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    tensors = 'put { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }\n'
+    config.write_text(f'backend: "python"\nmax_batch_sze: 4\nin{tensors}out{tensors}')
+    found = report([config])
+    shown = text(found.findings, found.models, texts=found.texts)
+    assert f"```text\n{shown}\n```" in (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+
+
+def test_lines_are_cut_at_the_width_and_underlined_below_their_place(tmp_path: Path) -> None:
+    filler = " ".join(f'parameters {{ key: "k{n}" value {{ string_value: "é" }} }}' for n in range(300))
+    config = tmp_path / "config.pbtxt"
+    config.write_text(f'{filler} max_batch_size: -1 {filler} backend: "python"', encoding="utf-8")
+    found = report([config])
+    lines = text(found.findings, 1, texts=found.texts, width=60).splitlines()
+    at = next(n for n, line in enumerate(lines) if "BATCH001" in line)
+    line, carets = lines[at + 1 : at + 3]
+    assert len(line) <= 60 and len(carets) <= 60
+    assert line[carets.index("^") : carets.rindex("^") + 1] == "max_batch_size: -1"
+    assert f":1:{len(filler) + 2}: BATCH001" in lines[at]
+    no_terminal = text(found.findings, 1, texts=found.texts).splitlines()
+    assert max(len(line) for line in no_terminal if " | " in line) <= 160
+
+
+def test_a_path_is_no_order_to_a_runner(findings: list[Finding]) -> None:
+    odd = replace(findings[0], path=Path("::error::x"))
+    assert text([odd], 1).startswith("./::error::x:")

@@ -100,6 +100,21 @@ class TestPaths:
         assert config_path.differences(meant, CURRENT, {COUNT: 2}) == [f"{COUNT} is 1, not 2"]
         assert config_path.differences(meant, meant, {COUNT: 2}) == []
 
+    def test_what_a_message_leaves_out_triton_writes_out(self) -> None:
+        on: dict[str, Any] = {"dynamic_batching": {}}
+        meant = config_path.with_values(CURRENT, {"max_batch_size": 16, **on})
+        served = meant | {"dynamic_batching": {"preferred_batch_size": [16]}}
+        assert config_path.differences(meant, served, on) == []
+        for other in (
+            {"preferred_batch_size": [8]},
+            {"preferred_batch_size": [16], "max_queue_delay_microseconds": 5},
+        ):
+            assert config_path.differences(meant, meant | {"dynamic_batching": other}, on) != []
+        assert (
+            config_path.differences(meant | {"dynamic_batching": {"preferred_batch_size": [8]}}, served, on)
+            != []
+        )
+
     def test_kind_auto_may_become_what_triton_chose(self) -> None:
         meant = config_path.with_values(CURRENT, {"instance_group.kind": "KIND_AUTO"})
         assert config_path.differences(meant, CURRENT, {"instance_group.kind": "KIND_AUTO"}) == []

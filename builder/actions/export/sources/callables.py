@@ -127,15 +127,18 @@ def _module_not_found(name: str, missing: str, what: str) -> ExportError:
     else:
         fix = "modules are found from the directory of models.yaml, then among installed packages"
     search_path = Path(sys.path[0])
-    present = [
-        ".".join(path.relative_to(search_path).with_suffix("").parts) for path in _modules(search_path)
-    ]
+    present = present_modules(search_path)
     return ExportError(
         f"{what} module {missing} does not exist",
         code="module_not_found",
         where=Where(search_path),
         **unknown(name, [other for other in present if other != name], fix),
     )
+
+
+def present_modules(search_path: Path) -> list[str]:
+    """Names of the modules there, as an import has them."""
+    return [".".join(path.relative_to(search_path).with_suffix("").parts) for path in _modules(search_path)]
 
 
 def _modules(search_path: Path) -> list[Path]:

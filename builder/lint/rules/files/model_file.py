@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tritonsmith.builder.base.errors import did_you_mean
+from tritonsmith.builder.lint.read.edits import Edit
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.read.onnx_io import OnnxTensor
 from tritonsmith.builder.lint.rule import Context, Hit, rule
@@ -87,6 +89,34 @@ def type_differs(model: Model, context: Context) -> Iterator[Hit]:
             )
 
 
+def _without_batch_dimension(model: Model, hit: Hit) -> Iterator[Edit]:
+    """The graph has as many dimensions as are declared, and the first of both is the batch's."""
+    size, parsed = model.written.max_batch_size, model.parsed
+    if size <= 0 or parsed is None:
+        return
+    for field, tensor, found, _ in _pairs(model):
+        shape, dims = found.wire_shape or (), list(tensor.dims)
+        place = parsed.values.get(f"{field}.dims[0]")
+        if (
+            f"{field}.dims" != hit.field
+            or place is None
+            or tensor.HasField("reshape")
+            or len(dims) < 2
+            or shape[:1] != (-1,)
+            or dims[0] not in (-1, size)
+            or not same_dims(dims, shape)
+        ):
+            continue
+        if parsed.places[f"{field}.dims[0]"].start < place.start:  # dims: -1 dims: 4
+            place = replace(place, start=parsed.places[f"{field}.dims[0]"].start)
+        behind = _BEHIND_ELEMENT.match(parsed.text, place.end)
+        yield Edit(replace(place, end=behind.end() if behind else place.end), "")
+        return
+
+
+_BEHIND_ELEMENT = re.compile(r"[ \t]*[,;]?[ \t]*")
+
+
 @rule(
     "IO015",
     "error",
@@ -98,6 +128,7 @@ def type_differs(model: Model, context: Context) -> Iterator[Hit]:
     'input { name: "x" dims: [ -1, 4 ] … }  # the graph has [batch, 4]',
     good='backend: "onnxruntime"\nmax_batch_size: 8\ninput { name: "x" dims: [ 4 ] … }',
     needs="onnx",
+    repair=_without_batch_dimension,
 )
 def shape_differs(model: Model, context: Context) -> Iterator[Hit]:
     """The rank or a fixed dim of the config differs from the model file's."""

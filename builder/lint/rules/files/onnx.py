@@ -17,7 +17,7 @@ from tritonsmith.builder.lint.target import onnx_limits
     "load",
     then="ONNX Runtime refuses the file when it creates the session",
     fix="export at a lower opset, or serve from a newer release",
-    source="measured: builder/lint/onnxruntime_limits.csv; Model Navigator docs/known_issues.md",
+    source="measured: builder/lint/rules/files/onnxruntime_limits.csv; Model Navigator docs/known_issues.md",
     bad='backend: "onnxruntime"  # the file has opset 24, --target 24.10',
     good='backend: "onnxruntime"  # the file has opset 21, --target 24.10',
     needs="target",

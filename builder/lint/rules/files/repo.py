@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from tritonsmith.builder.base.odd_names import encoded_in_paths
+from tritonsmith.builder.lint.read.edits import Edit
 from tritonsmith.builder.lint.read.files import exists, is_file
 from tritonsmith.builder.lint.read.model import Model, is_version_name, model_file
 from tritonsmith.builder.lint.rule import Context, Hit, rule
 from tritonsmith.builder.lint.rules.common import escapes
 from tritonsmith.builder.lint.target import KNOWN_AGENTS
+
+
+def _as_meant(model: Model, hit: Hit) -> Iterator[Edit]:
+    """A text is mended as a whole or not at all: with one mistake left in it, Triton still refuses it."""
+    problems = model.parsed.problems if model.parsed is not None else ()
+    if all(problem.edits for problem in problems):
+        yield from (edit for problem in problems if problem.place == hit.place for edit in problem.edits)
 
 
 @rule(
@@ -25,6 +33,7 @@ from tritonsmith.builder.lint.target import KNOWN_AGENTS
     bad='max_batch: 8  # no such field\ninput { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }',
     good='max_batch_size: 8\ninput { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }',
     needs="",
+    repair=_as_meant,
 )
 def unreadable_config(model: Model, context: Context) -> Iterator[Hit]:
     """config.pbtxt is no valid ModelConfig: a syntax error, an unknown field or value, or two of a oneof."""
@@ -34,7 +43,13 @@ def unreadable_config(model: Model, context: Context) -> Iterator[Hit]:
         message = problem.message
         if problem.valid and not (problem.fix and len(problem.valid) > 8):
             message += f"; valid: {', '.join(problem.valid)}"
-        yield Hit(message, seen=problem.seen, line=problem.line, fix=problem.fix)
+        yield Hit(message, seen=problem.seen, line=problem.line, fix=problem.fix, place=problem.place)
+
+
+def _as_directory(model: Model, hit: Hit) -> Iterator[Edit]:
+    place = model.parsed.values.get("name") if model.parsed is not None else None
+    if place is not None and model.name.isprintable() and not {'"', "\\"} & set(model.name):
+        yield Edit(place, f'"{model.name}"')
 
 
 @rule(
@@ -47,6 +62,7 @@ def unreadable_config(model: Model, context: Context) -> Iterator[Hit]:
     bad='# in model_repository/detector/config.pbtxt\nname: "detektor"',
     good='# in model_repository/detector/config.pbtxt\nname: "detector"',
     needs="files",
+    repair=_as_directory,
 )
 def name_is_not_the_directory(model: Model, context: Context) -> Iterator[Hit]:
     """`name` differs from the model directory's name."""

@@ -8,14 +8,15 @@ import select
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
 from rich.progress import Progress, TextColumn
 
 from tests.terminal import plain
-from tritonsmith.builder.base.text.console import note, progress
+from tritonsmith.builder.base.text.console import activity, note, progress
 from tritonsmith.builder.base.text.progress import bars, drawn
 
 
@@ -72,6 +73,58 @@ def test_a_share_is_in_per_cent_and_what_has_not_begun_says_nothing() -> None:
         text = shown(screen)
         assert "37 %" in text and "serve" in text
         assert "0/1" not in text and "-:--:--" not in text and "0 %" not in text.replace("37 %", "")
+
+
+def of_a_task(total: float | None, done: Sequence[float], **fields: bool) -> str:
+    """What is drawn of a task that was told of every second."""
+    now_s = 0.0
+    with terminal_as_stderr() as screen:
+        display = bars()
+        display.get_time = lambda: now_s
+        task = display.add_task("trials", total=total, **fields)
+        for completed in done:
+            now_s += 1.0
+            display.update(task, completed=completed)
+        with drawn(display):
+            pass
+        return shown(screen)
+
+
+def test_one_thing_alone_has_a_clock_and_no_bar() -> None:
+    text = of_a_task(1, [0, 0, 0])
+    assert "trials" in text and "0:00:03" in text and "/" not in text and "━" not in text
+
+
+def test_an_empty_bar_is_not_drawn() -> None:
+    assert "0/9" in (text := of_a_task(9, [0, 0, 0])) and "━" not in text
+    assert "━" in of_a_task(9, [0, 0, 1])
+
+
+def test_time_left_is_told_only_where_it_can_be_estimated() -> None:
+    assert "3/12" in (text := of_a_task(12, [0, 1, 2, 3], alike=True)) and "0:00:04, 0:00:09 left" in text
+    assert "left" not in of_a_task(12, [0, 1, 2, 3]), "its parts are not alike"
+    assert "left" not in of_a_task(12, [0, 0, 0, 0], alike=True), "nothing is done"
+    assert "left" not in of_a_task(None, [0, 1, 2, 3], alike=True), "the end is not known"
+
+
+def test_each_step_has_its_own_clock() -> None:
+    with terminal_as_stderr() as screen:
+        with progress("starting the server", share=True) as tell:
+            time.sleep(1.1)
+            tell("measuring", 0.2, 1.0)
+        text = shown(screen)
+    assert "0:00:01" in text and "0:00:00" in text.rpartition("measuring")[2]
+
+
+def test_a_long_step_deeper_down_is_a_line_of_its_own() -> None:
+    with terminal_as_stderr() as screen:
+        with progress("starting the server"), activity("fetching packages"):
+            time.sleep(0.2)
+        text = shown(screen)
+        assert "starting the server" in text and "fetching packages" in text
+        with activity("fetching packages"):
+            time.sleep(0.2)
+        assert "fetching packages" in shown(screen)
 
 
 def test_what_goes_on_is_never_markup() -> None:

@@ -31,6 +31,10 @@ Rows = Sequence[tuple[str, str]]
 class Command(TyperCommand):
     """A command that explains itself so."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words after the command's name, in brackets what may be left out."""
+        return _usage(self, ctx)
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Its own and those that every command has, each with what stands for its value and completes it."""
         return completion.completed([_named(p) for p in with_flags(super().get_params(ctx))])
@@ -53,11 +57,15 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""
-        formatter.write(_help(self, ctx, formatter.width, _options(self, ctx)))
+        formatter.write(_help(self, ctx, formatter.width, options_of(self, ctx)))
 
 
 class Group(TyperGroup):
     """A command of commands that explains itself so."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words after the command's name, in brackets what may be left out."""
+        return _usage(self, ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its own and those that every command has."""
@@ -75,7 +83,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""
-        groups = {**_commands(self, ctx), **_options(self, ctx)}
+        groups = {**_commands(self, ctx), **options_of(self, ctx)}
         formatter.write(_help(self, ctx, formatter.width, groups))
 
 
@@ -110,7 +118,7 @@ def _named(parameter: Any) -> Any:
 
 
 def _help(command: Any, ctx: Any, width: int, groups: Mapping[str, Rows]) -> str:
-    usage = " ".join(["Usage:", ctx.command_path, *_usage(command, ctx)])
+    usage = " ".join(["Usage:", ctx.command_path, *command.collect_usage_pieces(ctx)])
     parts = [wrapped(usage, width)]
     parts += [_paragraph(text, width) for text in (command.help or "").split("\n\n")]
     parts += ["\n".join([f"{name}:", *_lines(rows, width)]) for name, rows in groups.items()]
@@ -147,7 +155,8 @@ def _lines(rows: Rows, width: int) -> list[str]:
     return lines
 
 
-def _options(command: Any, ctx: Any) -> dict[str, Rows]:
+def options_of(command: Any, ctx: Any) -> dict[str, Rows]:
+    """Panel → its arguments and options, each with what it is; what every command has comes last."""
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     old = OLD_NAMES.get(command.name or "", {})
     for parameter in command.get_params(ctx):

@@ -156,14 +156,10 @@ def _help(text: str) -> list[str]:
 
 
 def _flags(command: Any, context: Any) -> str:
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is None or "--help" in parameter.opts:
-            continue
-        kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-        panel = getattr(parameter, "rich_help_panel", None)
-        groups[panel if isinstance(panel, str) else kind].append(record)
+    from tritonsmith.builder.commands.help import options_of
+    from tritonsmith.builder.commands.parameters.everywhere import PANEL
+
+    groups = {name: rows for name, rows in options_of(command, context).items() if name != PANEL}
     tables = []
     for name, rows in groups.items():
         lines = [f"| {_text(name)} | |", "|---|---|"]

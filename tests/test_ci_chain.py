@@ -171,7 +171,7 @@ def test_plan_build_and_publish_on_runners_that_share_a_bucket(ci: Ci) -> None:
     ci.run(again, "release")
     assert made_here(again) == []
     assert served(again, ci) == {"scores": [2], "rows": [1]}
-    back = again.tritonsmith("rollback", "scores", "--at", ci.values["inputs.publish-to"])
+    back = again.tritonsmith("rollback", ci.values["inputs.publish-to"], "scores")
     assert back.returncode == 0, back.stderr
     assert served(again, ci) == {"scores": [1], "rows": [1]}
 

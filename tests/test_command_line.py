@@ -80,7 +80,7 @@ USAGE = [
     (["build", "--fromat", "json"], "--format"),
     (["build", "--format", "xml"], "json"),
     (["sweep"], "there is no model repository here"),
-    (["rollback", "m"], "--at"),
+    (["rollback", "m"], "rollback DEST MODEL [VERSION]"),
     (["cache", "gc", "--max-size", "many"], "not a size"),
 ]
 

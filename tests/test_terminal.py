@@ -109,7 +109,7 @@ CHANGED = [
     ("plan", "config.pbtxt  max_batch_size: 8 → 16", 0),
     ("build tiny", "1 of 1 models written", 0),
     ("publish published tiny", "version 2", 0),
-    ("rollback tiny --at published", "version 1 is served again", 0),
+    ("rollback published tiny", "version 1 is served again", 0),
 ]
 # What is copied as it stands is as wide as it is: JSON, YAML, diffs.
 DOCUMENTS = {"schema"}
@@ -270,15 +270,14 @@ def test_help_fits_and_shortens_no_name(name: str, monkeypatch: pytest.MonkeyPat
     assert all(len(line) <= 80 for line in shown.stdout.splitlines()), shown.stdout
     if name == "plan":
         assert (
-            "--remote-cache-read-only" in shown.stdout
-            and "<text|json|markdown|github-matrix>" in shown.stdout
+            "--remote-cache-read-only" in shown.stdout and " text|json|markdown|github-matrix" in shown.stdout
         )
 
 
 def test_help_on_a_terminal(ground: Ground) -> None:
     shown = ground.shown("sweep", "--help")
     well_shown(shown)
-    assert "  -c, --concurrency <str>     Load points.  [default: 1,8,32]" in shown.screen
+    assert re.search(r"^  -c, --concurrency N,N +Load points: requests in", shown.text, re.MULTILINE)
 
 
 @pytest.mark.server

@@ -11,6 +11,8 @@ from types import FrameType
 _LINUX_MODULES = ("fcntl", "resource", "uvloop")
 YOUNG_OBJECTS = 50_000
 """What a command reads lives until its end, and each search for garbage reads all of it."""
+COMPLETION = "_TRITONSMITH_COMPLETE"
+"""The variable that a shell's completion sets; typer makes its name from the program's."""
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + the signal's number, as shells say it
 
 
@@ -31,16 +33,17 @@ import gc
 import io
 import itertools
 import select
+import time
 from typing import Any
 
 import typer
 
-from tritonsmith import __version__
 from tritonsmith.builder.base.errors import ToolError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import DISK_FIXES
-from tritonsmith.builder.base.text.console import emit_json, emit_text, note
+from tritonsmith.builder.base.text.console import detail, emit_json, tell_error
 from tritonsmith.builder.commands import cli as builder_cli
-from tritonsmith.builder.commands.help import Group
+from tritonsmith.builder.commands.failures import show_error
+from tritonsmith.builder.commands.help import Command, Group, show_help
 from tritonsmith.perf.commands import cli as perf_cli
 
 
@@ -71,23 +74,9 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        emit_text(f"tritonsmith {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
-    ),
-) -> None:
-    """From one spec file to a verified, tuned, live Triton model repository."""
-
-
 builder_cli.register(app)
 perf_cli.register(app)
+app.command(name="help", cls=Command, rich_help_panel="Start here")(show_help)
 
 
 # The base of usage errors is click's own class up to Typer 0.2x, and a copy inside Typer since.
@@ -113,16 +102,30 @@ def main() -> None:
     try:
         signal.signal(signal.SIGTERM, sigterm)
         gc.set_threshold(YOUNG_OBJECTS)
+        if COMPLETION in os.environ:
+            _complete()
+        started_s = time.monotonic()
         code = _run(sys.argv[1:])
+        detail(f"{time.monotonic() - started_s:.2f} s in all, exit code {code}")
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        note(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")
+        tell_error(f"{'terminated' if sigterm.came else 'interrupted'}; nothing half-written was left")
         code = _TERMINATED if sigterm.came else code
         # Python keeps a mark when a Ctrl-C leaves code that was compiled from a string (a dataclass being made,
         # say), caught or not, and would end `python -m tritonsmith` by SIGINT for it; other such code clears it.
         exec("")  # noqa: S102
     sys.exit(code)
+
+
+def _complete() -> None:
+    """What a shell asks for while the user types; whatever goes wrong is neither shown there nor waited for."""
+    try:
+        app(args=[], prog_name="tritonsmith")
+    except SystemExit as ended:
+        sys.exit(ended.code)
+    except BaseException:
+        sys.exit(1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -135,7 +138,7 @@ def _run(arguments: list[str]) -> int:
     except _CommandLineError as error:
         told = io.StringIO()
         error.show(told)
-        note(told.getvalue().rstrip("\n"))
+        tell_error(told.getvalue().rstrip("\n"))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
@@ -149,7 +152,7 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _LINUX_MODULES:
             raise
-        note(
+        tell_error(
             f"error[platform_unsupported]: this command needs Linux; there is no module {error.name} here\n"
             f"  seen:  {sys.platform}\n"
             "  valid: Linux; not tried: macOS but for the embedded server, Windows for `check` alone\n"
@@ -160,7 +163,7 @@ def _run(arguments: list[str]) -> int:
         fix = DISK_FIXES.get(error.errno or 0)
         if fix is None:
             raise
-        note(
+        tell_error(
             f"error[disk]: {error.strerror}: {error.filename}\n  fix:   {fix}, then run the same command again"
         )
         return 1
@@ -168,7 +171,7 @@ def _run(arguments: list[str]) -> int:
 
 def _call(arguments: list[str]) -> object:
     try:
-        return app(args=arguments, standalone_mode=False)
+        return app(args=arguments, prog_name="tritonsmith", standalone_mode=False)
     except _Passed as passed:
         if isinstance(passed.error, KeyboardInterrupt):
             # What another library was just making cannot be torn down properly, and would say so.
@@ -185,7 +188,7 @@ def _reader_is_gone(descriptor: int) -> bool:
 def _report(error: TritonsmithError, arguments: list[str]) -> int:
     if "--format=json" in arguments or any(p == ("--format", "json") for p in itertools.pairwise(arguments)):
         emit_json({"error": error.as_dict()})
-    note(f"error[{error.code}]: {error}")
+    show_error(error)
     return error.exit_code
 
 

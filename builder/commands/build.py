@@ -65,11 +65,15 @@ def build(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory they may use together (16GiB); default: what is free.", show_default=False),
+        typer.Option(
+            help="Memory that actions may use together (16GiB); default: what is free.", show_default=False
+        ),
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds that one action may take; default: no limit.", show_default=False),
+        typer.Option(
+            metavar="SECONDS", help="What one action may take; default: no limit.", show_default=False
+        ),
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End at the first failure; default: build the other models.")
@@ -82,7 +86,12 @@ def build(
     ] = "local",
     format: FormatOption = Format.text,
 ) -> None:
-    """Build what is stale and lay the model repository out."""
+    """Build what is stale and lay the model repository out.
+
+    Examples: tritonsmith build
+              tritonsmith build minilm --variants variants
+              tritonsmith build --locked --remote-cache s3://cache/tritonsmith
+    """
     from tritonsmith.builder.build.build import build as run_build
     from tritonsmith.builder.build.text import as_json, text_of_build
 

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from tritonsmith.builder.cache.sweep import Swept
     from tritonsmith.builder.cache.verify import Verified
 
-app = typer.Typer(cls=Group, help="List, clean up and verify the cache of artifacts.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="""List, clean up and verify the cache of artifacts.
+
+    Examples: tritonsmith cache ls
+              tritonsmith cache gc --max-size 20GiB
+    """,
+    no_args_is_help=True,
+)
 
 RemoteOption = Annotated[
     bool, typer.Option("--remote", help="The remote cache (--remote-cache) in place of the local one.")
@@ -47,7 +55,11 @@ def ls(
     remote_cache: RemoteCacheOption = None,
     format: FormatOption = Format.text,
 ) -> None:
-    """List the entries: what each is, its size, its age and its last use."""
+    """List the entries: what each is, its size, its age and its last use.
+
+    Examples: tritonsmith cache ls
+              tritonsmith cache ls --remote --remote-cache s3://cache/tritonsmith
+    """
     from tritonsmith.builder.cache.listing import list_local, list_store
 
     entries = list_store(_store(remote_cache)) if remote else list_local(_local().root)
@@ -65,7 +77,7 @@ def gc(
     ] = None,
     keep_lock: Annotated[
         list[Path] | None,
-        typer.Option(help="Keep what this lock file names; may be given several times.", show_default=False),
+        typer.Option(help="Keep what this lock file names; may be repeated.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     remote: RemoteOption = False,
@@ -73,7 +85,13 @@ def gc(
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Remove old entries and what killed builds left; what a running build uses stays."""
+    """Remove old entries, and what killed builds left.
+
+    What a running build uses stays.
+
+    Examples: tritonsmith cache gc --max-size 20GiB --dry-run
+              tritonsmith cache gc --older-than 30d --keep-lock models.lock.json
+    """
     from tritonsmith.builder.cache.sweep import Limits, sweep_local, sweep_store
 
     limits = Limits(
@@ -102,7 +120,13 @@ def verify(
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Read every byte of every entry; remove those that are corrupt, and exit with 1 when there were any."""
+    """Read every byte of every entry, and remove those that are corrupt.
+
+    Exit code 1 when there were any.
+
+    Examples: tritonsmith cache verify
+              tritonsmith cache verify --remote --remote-cache /mnt/cache --remote-cache-read-only
+    """
     from tritonsmith.builder.cache.verify import verify_local, verify_store
 
     with progress("looking", alike=False) as tell:

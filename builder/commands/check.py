@@ -81,7 +81,7 @@ def check(
         typer.Option(metavar="RULE", help="Show one rule with a bad and a good example.", show_default=False),
     ] = None,
 ) -> None:
-    """Lint Triton model repositories: what the server would refuse or silently ignore, and the fix.
+    """Find what Triton would refuse or silently ignore, and the fix.
 
     Examples: tritonsmith check model_repository/ --target 26.08
               tritonsmith check model_repository/ --deep

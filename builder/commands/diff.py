@@ -33,12 +33,13 @@ def diff(
     ] = False,
     format: FormatOption = Format.text,
 ) -> None:
-    """Compare two model repositories, model directories or config.pbtxt files by meaning.
+    """Compare two repositories, models or config.pbtxt files by meaning.
 
     Layout, comments and the order of fields do not count; each field that differs is named with its old and new
     value, each file by its content.
 
-    Example: tritonsmith diff /models model_repository --as-served
+    Examples: tritonsmith diff /models model_repository --as-served
+              tritonsmith diff old/config.pbtxt new/config.pbtxt --exit-code
     """
     from tritonsmith.builder.lint.diff import diff as run_diff
 

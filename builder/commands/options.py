@@ -41,7 +41,7 @@ class Format(str, Enum):
 REMOTE_CACHE = "TRITONSMITH_REMOTE_CACHE"
 REMOTE_CACHE_READ_ONLY = "TRITONSMITH_REMOTE_CACHE_READ_ONLY"
 
-FormatOption = Annotated[Format, typer.Option("--format", help="Output on stdout: text or json.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 SpecOption = Annotated[Path, typer.Option("--spec", "-f", help="The spec file.")]
 RepositoryOption = Annotated[
     Path | None,
@@ -50,7 +50,11 @@ RepositoryOption = Annotated[
     ),
 ]
 TemplatesOption = Annotated[
-    Path | None, typer.Option("--templates", help="A directory with templates of your own (config.pbtxt.j2).")
+    Path | None,
+    typer.Option(
+        "--templates",
+        help="Templates of your own (config.pbtxt.j2); default: those of tritonsmith.",
+    ),
 ]
 
 TargetOption = Annotated[
@@ -79,7 +83,7 @@ RemoteCacheReadOnlyOption = Annotated[
     typer.Option(
         "--remote-cache-read-only",
         envvar=REMOTE_CACHE_READ_ONLY,
-        help="Use what the remote cache has and add nothing: for code that is not trusted.",
+        help="Read the remote cache and add nothing to it: for code that is not trusted.",
     ),
 ]
 

@@ -53,9 +53,13 @@ def plan(
         bool, typer.Option("--verbose", "-v", help="Every action, field and model, unchanged ones too.")
     ] = False,
 ) -> None:
-    """Show what a build would do now, and why; nothing is changed: + is added, ~ changed, - removed.
+    """Show what a build would do now, and why; nothing is changed.
 
-    Fields of config.pbtxt are compared by meaning with what lies in the repository.
+    + is added, ~ changed, - removed. Fields of config.pbtxt are compared by meaning with what lies in the repository.
+
+    Examples: tritonsmith plan
+              tritonsmith plan minilm --exit-code
+              tritonsmith plan --format github-matrix
     """
     from tritonsmith.builder.build.context import plan_build
     from tritonsmith.builder.plan.text import json_of_plan, markdown_of_plan, matrix_text_of, text_of_plan

@@ -67,7 +67,7 @@ def follow_or_undo(
             code="release_failed",
             seen=cause.seen,
             details=[f"and it could not be undone: {error.args[0] if error.args else error}"],
-            fix=f"tritonsmith rollback {switched.model} --at {destination.url} --reload …",
+            fix=f"tritonsmith rollback {destination.url} {switched.model} --reload …",
         ) from error
     raise GateError(
         f"{switched.model}: version {number} failed on the live servers and was undone: {cause.message}",

@@ -38,6 +38,6 @@ def register(app: typer.Typer) -> None:
     app.command(cls=Command, rich_help_panel=panel)(publish)
     app.command(cls=Command, rich_help_panel=panel)(rollback)
     app.command(cls=Command, rich_help_panel=panel)(versions)
-    app.command(cls=Command, rich_help_panel="Start here")(demo)
     app.command(cls=Command, rich_help_panel="Start here")(init)
+    app.command(cls=Command, rich_help_panel="Start here")(demo)
     app.command(cls=Command, rich_help_panel="Start here")(doctor)

@@ -21,14 +21,18 @@ def demo(
     repository: Path = flag(
         Path("model_repository"), "Where the repository is laid out.", "--repository", "-r"
     ),
-    output: Path = flag(Path("demo-report"), "Where the report goes.", "--output", "-o"),
+    output: Path = flag(Path("demo-report"), "Where the report is written.", "--output", "-o", metavar="DIR"),
     sweep_model: str = flag("crepe", "The model whose settings are swept."),
     rounds: int = flag(4, "Rounds of the sweep.", min=1),
     duration: float = flag(0.8, "Seconds of each measurement.", min=0.05),
     spec: Path | None = flag(None, "Another spec than the demo's own.", "--spec", "-f"),
     format: FormatOption = Format.text,
 ) -> None:
-    """Build three real models, serve them on a live Triton, check their answers, sweep one, write the report."""
+    """Build, serve, check and sweep three real models, and write a report.
+
+    Examples: tritonsmith demo
+              tritonsmith demo --sweep-model minilm --output report
+    """
     from tritonsmith.builder.base.text.progress import bars, drawn
     from tritonsmith.builder.commands.options import build_options
     from tritonsmith.perf.demo.run import (

@@ -23,7 +23,7 @@ def doctor(
     budget: float = flag(570.0, "With --gpu: for all steps.", metavar="SECONDS", min=1, max=600),
     format: FormatOption = Format.text,
 ) -> None:
-    """Say what this machine can do, what it lacks, and the command that mends it.
+    """Say what this machine can do, what it lacks, and how to fix it.
 
     Exit code 3 when something is missing that building and serving on a CPU need; optional things never fail. With
     --gpu each step runs in a process of its own with its own time limit, none stops the rest: exit code 1 when one

@@ -285,14 +285,14 @@ def environment_rows(run: RunResult) -> list[tuple[str, str]]:
 
 
 def reproduce(run: RunResult) -> str:
-    """The command that was run, or the sweep as YAML for --spec."""
+    """The command that was run, or the sweep as YAML for --sweep-spec."""
     import yaml
 
     command = str(run.environment.get("command") or "")
     spec = run.spec.model_dump(mode="json", exclude_defaults=True)
     text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
     head = f"{command}\n\n# the same as a file: " if command else ""
-    return f"{head}# sweep.yaml, for: tritonsmith sweep DIR --spec sweep.yaml\n{text}".strip()
+    return f"{head}# sweep.yaml, for: tritonsmith sweep DIR --sweep-spec sweep.yaml\n{text}".strip()
 
 
 def all_settings(arm: Arm) -> dict[str, Any]:

@@ -100,9 +100,9 @@ def _publishes(url: str) -> Sequence[Sequence[Command]]:
         [("publish", url, "other")],
         [("publish", url, "--dry-run", "--format", "json")],
         [("versions", url), ("versions", url, "other", "--format", "json")],
-        [("rollback", "other", "--at", url)],
-        [("rollback", "other", "1", "--at", url)],
-        [("publish", url, "other"), ("rollback", "other", "--at", url)],
+        [("rollback", url, "other")],
+        [("rollback", url, "other", "1")],
+        [("publish", url, "other"), ("rollback", url, "other")],
     )
 
 

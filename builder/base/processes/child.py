@@ -20,6 +20,7 @@ from tritonsmith.builder.base.machine.own import IMPORT_ROOT, python_path
 from tritonsmith.builder.base.processes.budget import Grant
 from tritonsmith.builder.base.processes.run_policy import Turn, current_policy
 from tritonsmith.builder.base.processes.warm import Place, Worker
+from tritonsmith.builder.base.text.console import timed
 
 _GRACE_S = 2.0
 _POLL_S = 0.2
@@ -123,7 +124,8 @@ def run_child(
         out_dir.mkdir(parents=True, exist_ok=True)
         log_path.parent.mkdir(parents=True, exist_ok=True)
         limit_s = timeout_s if timeout_s is not None else policy.timeout_s
-        answer, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), turn)
+        with timed(f"{task.what}, log {log_path}"):
+            answer, status = _run(task, request, out_dir, log_path, limit_s, _any_of(stop, policy.stop), turn)
         if answer is not None and "peak_bytes" in answer:
             policy.learn(turn, task.what, answer["peak_bytes"])
     if answer is None:

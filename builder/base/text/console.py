@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 from tritonsmith.builder.base.text.shown import visible, without_secrets
@@ -29,8 +30,33 @@ def width_of(stream: IO[str]) -> int | None:
     )
 
 
+@dataclass(slots=True)
+class _Loudness:
+    """What the command line was told to tell on stderr; for Python's API it stays as it is here."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+_LOUDNESS = _Loudness()
+
+
+def set_loudness(*, quiet: bool | None = None, verbose: bool | None = None) -> None:
+    """quiet: no progress, no notes. verbose: what is run, and how long it takes. None leaves it as it is."""
+    _LOUDNESS.quiet = _LOUDNESS.quiet if quiet is None else quiet
+    _LOUDNESS.verbose = _LOUDNESS.verbose if verbose is None else verbose
+
+
+def is_verbose() -> bool:
+    """Whether --verbose was given."""
+    return _LOUDNESS.verbose
+
+
 def is_drawable(stream: IO[str]) -> bool:
-    """Whether it leads to a terminal that knows more than letters: whose cursor moves, that has colours."""
+    """Whether it leads to a terminal that knows more than letters, whose cursor moves, that has colours; quiet, none does
+    for stderr, where progress is drawn."""
+    if _LOUDNESS.quiet and stream is sys.stderr:
+        return False
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
@@ -40,7 +66,33 @@ def has_colour(stream: IO[str]) -> bool:
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr; a terminal that was closed meanwhile does not end what is noted about."""
+    """One line for people, on stderr, unless --quiet was given."""
+    if not _LOUDNESS.quiet:
+        tell_error(text)
+
+
+def detail(text: str) -> None:
+    """One line about what goes on inside, on stderr, when --verbose was given."""
+    if _LOUDNESS.verbose:
+        tell_error(text)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Tells, when --verbose was given, that it begins, and how long it took."""
+    if not _LOUDNESS.verbose:
+        yield
+        return
+    started_s = time.monotonic()
+    detail(f"run: {what}")
+    try:
+        yield
+    finally:
+        detail(f"{time.monotonic() - started_s:.2f} s: {what}")
+
+
+def tell_error(text: str) -> None:
+    """Why the exit code is not 0, on stderr, --quiet or not; a terminal that was closed meanwhile ends nothing."""
     try:
         print(wrapped(_safe(text), width_of(sys.stderr)), file=sys.stderr, flush=True)
     except OSError as error:

@@ -14,7 +14,9 @@ _INDENT = 4
 _GAP = "  "
 _LEAST_NAME, _LEAST_TEXT = 16, 24
 # A number stays beside its unit, `[default: 8000]` stays together.
-_WORD = re.compile(r"( *)(\S*\d (?:[nµm]?s|[KMG]iB|B|%)(?![^\s,.;:)])\S*|\[[a-z ]+: [^\]]{1,20}\]|[^ ]+)")
+_WORD = re.compile(
+    r"( *)(\S*\d (?:[nµm]?s|[KMG]iB|B|%)(?![^\s,.;:)])\S*|\[(?:[a-z ]+:|at least) [^\]]{1,20}\]|[^ ]+)"
+)
 
 
 def cells(text: str) -> int:

@@ -234,7 +234,7 @@ def rollback_target(state: ModelState, wanted: int | None, destination: str) -> 
         code="no_previous_version",
         seen=f"before it {before[-1]} was served, which is {state.state_of(before[-1])}" if before else None,
         valid=told,
-        fix=f"tritonsmith rollback {state.name} VERSION" if valid else None,
+        fix=f"tritonsmith rollback {destination} {state.name} VERSION" if valid else None,
     )
 
 

@@ -18,17 +18,20 @@ def apply(
     arm: str | None = flag(None, "Apply this arm (id or label) whatever the verdict."),
     load: int | None = flag(None, "Apply what is best at this load point.", min=1),
     weights: str | None = flag(
-        None, "Apply what is best over a mix of loads: each load point and its share.", metavar="1:0.7,32:0.3"
+        None,
+        "Apply what is best over a mix of loads (1:0.7,32:0.3): each load point and its share.",
+        metavar="N:SHARE,N:SHARE",
     ),
     dry_run: bool = flag(False, "Print the diff and write nothing.", "--dry-run"),
     format: FormatOption = Format.text,
 ) -> None:
-    """Write the winner into models.yaml: Triton's own fields that were swept, `serve` for a variant, nothing else.
+    """Write a sweep's winner into models.yaml, with its evidence.
 
-    Comments and formatting stay as they are. A comment above each setting gives the ratio with its interval,
-    the server and the date; the whole evidence goes to evidence/MODEL.json beside the spec. Where nothing won,
-    nothing is applied unless --load, --weights or --arm says what is wanted. `tritonsmith plan` shows what follows
-    from it, `tritonsmith build` does it.
+    What is written are Triton's own fields that were swept, `serve` for a variant, nothing else. Comments and
+    formatting stay as they are. A comment above each setting gives the ratio with its interval, the server and the
+    date; the whole evidence goes to evidence/MODEL.json beside the spec. Where nothing won, nothing is applied unless
+    --load, --weights or --arm says what is wanted. `tritonsmith plan` shows what follows from it, `tritonsmith build`
+    does it.
 
     Examples: tritonsmith apply sweep-minilm
               tritonsmith apply sweep-minilm --weights 1:0.7,32:0.3

@@ -22,8 +22,8 @@ def load(
             "which is then served for the test.",
         ),
     ],
-    model: str = flag("", "Model name; may be left out when only one is ready.", "--model", "-m"),
-    version: str = flag("", "Model version; Triton's choice by default."),
+    model: str = flag("", "The model; default: the only one that is ready.", "--model", "-m"),
+    version: str = flag("", "The version of the model; default: Triton's choice."),
     load: LoadFlags,
     measurement: MeasurementFlags,
     data: DataFlags,
@@ -33,9 +33,10 @@ def load(
     ),
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
-    """Load-test one model: closed loop (--concurrency) or open loop (--request-rate), over the raw wire.
+    """Measure one model under load, closed or open loop, HTTP or gRPC.
 
-    Exit code 1 when a request failed or was answered wrongly; 4 when no request rate keeps --slo-p99.
+    Closed loop: --concurrency requests are always in flight. Open loop: --request-rate, answered or not. Exit code 1
+    when a request failed or was answered wrongly; 4 when no request rate keeps --slo-p99.
 
     Examples: tritonsmith load http://127.0.0.1:8000 -m minilm -c 16 --shape input_ids:16..128
               tritonsmith load model_repository/ --request-rate 200 --arrival poisson --duration 10s

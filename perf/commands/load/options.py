@@ -16,35 +16,39 @@ class LoadFlags:
     PANEL: ClassVar[str] = "Load"
 
     concurrency: int | None = flag(
-        None, "Closed loop: requests in flight. 8 when no load is given.", "--concurrency", "-c", min=1
+        None,
+        "Closed loop: requests in flight; default: 8 when no load is given.",
+        "--concurrency",
+        "-c",
+        min=1,
     )
     request_rate: float | None = flag(None, "Open loop: requests a second, answered or not.")
-    arrival: Literal["constant", "poisson"] = flag("constant", "With --request-rate.")
+    arrival: Literal["constant", "poisson"] = flag(
+        "constant", "With --request-rate: how the requests are spaced."
+    )
     replay: Path | None = flag(None, "Open loop: a file of send times in seconds, one a line.")
     ramp: str = flag("0s", "Time over which the load climbs (2s), before the measurement.")
     step: list[str] | None = flag(
         None,
-        "LOAD:DURATION before --request-rate or --concurrency (100:5s), several in order; --duration "
+        "A load before that of --request-rate or --concurrency (100:5s), several in order; --duration "
         "counts them in.",
     )
-    sequences: int | None = flag(
-        None, "Closed loop: so many sequences at once, for models that keep state.", min=1
-    )
+    sequences: int | None = flag(None, "Closed loop: sequences at once, for models that keep state.", min=1)
     sequence_length: str = flag(
         "",
-        "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; by default those of the data's "
+        "Requests in a sequence: N, LOW..HIGH or MEAN~DEVIATION; default: those of the data's "
         "streams, else 20.",
     )
     priority: int | None = flag(None, "Triton's request priority.")
     request_timeout: str = flag(
-        "", "Triton's request timeout in the queue (50ms): its queue policy says what follows."
+        "", "Triton's request timeout in the queue (50ms); the model's queue policy says what follows."
     )
     request_parameter: list[str] | None = flag(
         None,
         "NAME:VALUE:TYPE of a parameter that every request carries (max_tokens:256:int); TYPE is int, uint, "
-        "bool, string or double. May be given again.",
+        "bool, string or double; may be repeated.",
     )
-    processes: int = flag(1, "Client processes, when one core is not enough (CLIENT_BOUND).", min=1)
+    processes: int = flag(1, "Client processes, for when one CPU is not enough (CLIENT_BOUND).", min=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,9 @@ class MeasurementFlags:
         "Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms.",
     )
     duration: str = flag("5s", "Measured time (500ms, 5s, 2m).")
-    requests: int | None = flag(None, "Measure so many requests instead of a time.", min=1)
+    requests: int | None = flag(None, "Measure this many requests instead of a time.", min=1)
     warmup: str = flag("500ms", "Time before the measurement.")
-    seed: int = flag(0, "Of values, order and arrivals.")
+    seed: int = flag(0, "Seed of values, order and arrivals.")
     timeout: str = flag("30s", "A request without an answer after this has failed.")
 
 
@@ -73,11 +77,13 @@ class ValueFlags:
 
     PANEL: ClassVar[str] = "Data"
 
-    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
+    batch_size: int | None = flag(
+        None, "Rows of each request; default: 1, or as the data has them.", "--batch-size", "-b", min=1
+    )
     data: Path | None = flag(
         None,
         "Input values: .npz, perf_analyzer's .json, or a directory of .npz files, NAME.npy files or "
-        "raw bytes in NAME; drawn by default.",
+        "raw bytes in NAME; default: values are drawn.",
     )
     shape: list[str] | None = flag(
         None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH or MEAN~DEVIATION."
@@ -96,7 +102,7 @@ class DataFlags(ValueFlags):
         "zipf:EXPONENT:REQUESTS.",
     )
     check_every: int = flag(
-        100, "Compare one answer in so many with the data's expected outputs; 0: none.", min=0
+        100, "Compare one answer of this many with the data's expected outputs; 0: none.", min=0
     )
 
 
@@ -111,8 +117,10 @@ class ServerFlags:
     )
     ca_file: Path | None = flag(None, "Certificates to trust for https and grpcs.", exists=True)
     insecure: bool = flag(False, "Trust any certificate, like curl's flag.", "--insecure", "-k")
-    cert: Path | None = flag(None, "The client's own certificate (PEM), for a server that asks.", exists=True)
-    key: Path | None = flag(None, "Its key, where it is not in --cert's file.", exists=True)
+    cert: Path | None = flag(
+        None, "The client's own certificate (PEM), for a server that requires one.", exists=True
+    )
+    key: Path | None = flag(None, "The key of --cert, where it is in a file of its own.", exists=True)
 
 
 @dataclass(frozen=True, slots=True)

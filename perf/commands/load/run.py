@@ -10,6 +10,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import GateError, TritonsmithError, UsageError, Where
 from tritonsmith.builder.base.text.console import activity, emit_json, emit_text, note, progress
+from tritonsmith.builder.commands.failures import show_error
 from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_at
 from tritonsmith.perf.load.rate import find_load_rate
 from tritonsmith.perf.load.result import LoadTestResult
@@ -80,7 +81,7 @@ def tell(
     else:
         emit_text(f"{lead}\n{text_of_result(result, load)}" if lead else text_of_result(result, load))
     if error is not None:
-        note(f"error[{error.code}]: {error}")
+        show_error(error)
     if output is not None and (error is None or error is gate):
         note(f"every request is in {output}")
     if result.records.header.interrupted:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonsmith.perf.commands.flattened import flag
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.commands.flattened import argument, flag
 
 if TYPE_CHECKING:
     from tritonsmith.perf.commands.release.live import LiveRelease
 
 DESTINATION_VARIABLE = "TRITONSMITH_PUBLISH_TO"
+
+
+def destination_argument() -> str | None:
+    """The argument DEST, which publish, versions and rollback have first."""
+    return argument(
+        None,
+        "Where versions are published, a model repository that servers read: a directory, or s3://, gs:// or az:// "
+        f"and a prefix.  [default: {DESTINATION_VARIABLE}; a directory given in place of it has a slash: ./DIR]",
+        metavar="DEST",
+    )
+
+
+def destination_first(*words: str | None) -> tuple[str, list[str]]:
+    """The arguments in their order → (the destination, the others); UsageError when no destination is named.
+
+    Where the environment names one, the first word is another only when it has a slash, which no model's name has: a model
+    that is meant is never taken for a directory to publish to.
+    """
+    given, named = [word for word in words if word is not None], os.environ.get(DESTINATION_VARIABLE)
+    if named and not (given and ("/" in given[0] or given[0] in (".", ".."))):
+        return named, given
+    if not given:
+        raise UsageError(
+            "where versions are published is not said",
+            code="no_destination",
+            valid=["a directory", "s3://BUCKET/PREFIX", "gs://BUCKET/PREFIX", "az://CONTAINER/PREFIX"],
+            fix=f"name it as DEST, or in {DESTINATION_VARIABLE}",
+        )
+    return given[0], given[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +53,7 @@ class ReleaseFlags:
     reload: list[str] | None = flag(
         None,
         "A Triton (http or https) that reads the destination: it loads the version and answers the recorded "
-        "requests, or all is as before. May be given again for more servers.",
+        "requests, or all is as before; may be repeated.",
         "--reload",
         metavar="URL",
     )

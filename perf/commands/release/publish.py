@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.commands.options import (
     DEFAULT_SPEC,
@@ -21,7 +19,12 @@ from tritonsmith.builder.commands.options import (
     build_options,
 )
 from tritonsmith.perf.commands.flattened import argument, flag, flattened
-from tritonsmith.perf.commands.release.options import DESTINATION_VARIABLE, ReleaseFlags, release_from_flags
+from tritonsmith.perf.commands.release.options import (
+    ReleaseFlags,
+    destination_argument,
+    destination_first,
+    release_from_flags,
+)
 
 if TYPE_CHECKING:
     from tritonsmith.builder.publish import ModelPublication, PublishResult
@@ -30,15 +33,10 @@ if TYPE_CHECKING:
 @flattened
 def publish(
     *,
-    destination: Annotated[
-        str,
-        typer.Argument(
-            metavar="DEST",
-            envvar=DESTINATION_VARIABLE,
-            help="A directory, or s3://, gs:// or az:// and a prefix: the model repository that servers read.",
-        ),
-    ],
-    models: list[str] | None = argument(None, "Only these; default: all of the spec.", metavar="MODEL"),
+    destination: str | None = destination_argument(),
+    models: list[str] | None = argument(
+        None, "Only these models; default: all of the spec.", metavar="MODEL"
+    ),
     spec: SpecOption = DEFAULT_SPEC,
     repository: RepositoryOption = None,
     templates: TemplatesOption = None,
@@ -50,11 +48,12 @@ def publish(
     dry_run: bool = flag(False, "Pass the gates, say what would be published, write nothing.", "--dry-run"),
     format: FormatOption = Format.text,
 ) -> None:
-    """Publish what was built as new, immutable versions; what is served there already is left alone.
+    """Publish what was built as new, immutable versions.
 
-    The gates come first: nothing stale, accuracy within the present bounds, no lint errors. Each version becomes
-    visible as a whole. With --reload a live Triton loads it and is asked the build's own samples; when it fails,
-    the version before it is put back and serves again, and the exit code is 4.
+    What is served there already is left alone. The gates come first: nothing stale, accuracy within the present
+    bounds, no lint errors. Each version becomes visible as a whole. With --reload a live Triton loads it and is asked
+    the build's own samples; when it fails, the version before it is put back and serves again, and the exit code is
+    4.
 
     Examples: tritonsmith publish /srv/models
               tritonsmith publish s3://models/prod minilm --reload http://127.0.0.1:8000
@@ -64,10 +63,11 @@ def publish(
     from tritonsmith.builder.publish import PublishOptions, open_destination
     from tritonsmith.builder.publish import publish as run_publish
 
+    where, models = destination_first(destination, *(models or ()))
     built = build_options(spec, repository, templates, remote_cache, remote_cache_read_only, target=target)
-    options = PublishOptions(built, tuple(models or ()), keep, dry_run)
+    options = PublishOptions(built, tuple(models), keep, dry_run)
     release = release_from_flags(servers)
-    place = open_destination(destination)
+    place = open_destination(where)
     with progress("gates", alike=False) as tell:
         result = run_publish(options, place, release, tell)
     emit_json(as_json(result)) if format is Format.json else emit_text(

@@ -23,9 +23,10 @@ def report(
     ],
     output: Path | None = flag(
         None,
-        "Directory of the files; default: the run directory; of a record file none are written.",
+        "Directory of the files.  [default: the run directory; of a record file none are written]",
         "--output",
         "-o",
+        metavar="DIR",
     ),
     templates: Path | None = flag(
         None, "A directory with a report.html.j2 or report.md.j2 (load_report.… for records) of your own."
@@ -34,10 +35,11 @@ def report(
     watch: WatchFlags,
     format: Literal["text", "json", "html", "md", "csv"] = flag("text", "How to write the result."),
 ) -> None:
-    """Make report.html, .md, .json and .csv again from what a sweep kept, also of one that was cut short.
+    """Write the report of a sweep or of a load test again.
 
-    report.md is made for a pull request's comment. Of a record file the report goes to stdout, and with
-    --output to files. With --watch a run that is under way is shown on a page of this machine until it ends.
+    Of a sweep, also one that was cut short: report.html, .md, .json and .csv. report.md is made for a pull request's
+    comment. Of a record file the report goes to stdout, and with --output to files. With --watch a run that is under way
+    is shown on a page of this machine until it ends.
 
     Examples: tritonsmith report sweep-minilm
               tritonsmith report sweep-minilm --watch

@@ -20,6 +20,7 @@ from tritonsmith.builder.base.text.console import (
     width_of,
 )
 from tritonsmith.builder.base.text.shown import visible
+from tritonsmith.builder.commands.failures import show_error
 from tritonsmith.perf.commands.load.flags import data_from_flags, seconds_from_text, server_fields
 from tritonsmith.perf.commands.load.options import ProtocolFlags, ValueFlags
 from tritonsmith.perf.commands.load.run import check_output
@@ -122,7 +123,7 @@ def _tell(told: Told, output: Path | None, as_json: bool) -> None:
         keep(output, told.payload, told.responses)
     if refused is not None:
         if as_json:  # the document has it
-            note(f"error[{refused.code}]: {refused}")
+            show_error(refused)
             raise typer.Exit(refused.exit_code)
         raise refused
 

@@ -23,8 +23,8 @@ def infer(
         ),
     ],
     values: list[str] | None = argument(None, "As --input.", metavar="NAME=VALUE"),
-    model: str = flag("", "Model name; may be left out when only one is ready.", "--model", "-m"),
-    version: str = flag("", "Model version; Triton's choice by default."),
+    model: str = flag("", "The model; default: the only one that is ready.", "--model", "-m"),
+    version: str = flag("", "The version of the model; default: Triton's choice."),
     input_: list[str] | None = flag(
         None,
         "An input's value: JSON ([[1,2,3]], 3.5), a text, or a file: @FILE.npy, @IMAGE.jpg, @AUDIO.wav, for BYTES any.",

@@ -28,9 +28,9 @@ def serve(
     repository: Path = argument(Path("model_repository"), "The model repository.", metavar="DIR"),
     extra_args: list[str] | None = argument(None, "Passed to tritonserver as they are.", metavar="-- ARGS"),
     launch_kind: str = flag("embedded", LAUNCH_HELP, "--launch", metavar="KIND"),
-    http_port: int = flag(8000, "0 takes a free one.", min=0, max=65535),
-    grpc_port: int = flag(8001, "0 takes a free one.", min=0, max=65535),
-    metrics_port: int = flag(8002, "0 takes a free one.", min=0, max=65535),
+    http_port: int = flag(8000, "Port of HTTP; 0 takes a free one.", min=0, max=65535),
+    grpc_port: int = flag(8001, "Port of gRPC; 0 takes a free one.", min=0, max=65535),
+    metrics_port: int = flag(8002, "Port of the metrics; 0 takes a free one.", min=0, max=65535),
     model_control: Literal["none", "explicit", "poll"] = flag("none", "Triton's model control mode."),
     load_model: list[str] | None = flag(
         None, "Explicit control: load this model at the start; '*' loads all."

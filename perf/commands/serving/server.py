@@ -10,7 +10,13 @@ from tritonsmith.builder.commands.options import Format, FormatOption
 from tritonsmith.perf.commands.flattened import flag, flattened
 
 app = typer.Typer(
-    cls=Group, help="Look after the embedded tritonserver's own Python environment.", no_args_is_help=True
+    cls=Group,
+    help="""Install and inspect the embedded server's own Python environment.
+
+    Examples: tritonsmith server status
+              tritonsmith server install
+    """,
+    no_args_is_help=True,
 )
 
 
@@ -18,14 +24,14 @@ app = typer.Typer(
 @flattened
 def install(
     find_links: list[str] | None = flag(
-        None, "Also look for wheels here; may be given several times.", metavar="DIR|URL"
+        None, "Also look for wheels here; may be repeated.", metavar="DIR|URL"
     ),
     no_index: bool = flag(False, "Offline: look for wheels nowhere else than in --find-links.", "--no-index"),
 ) -> None:
-    """Make the environment unless it is there; serve, load, sweep and demo do the same when they need it.
+    """Make the environment, unless it is there.
 
-    What it holds is locked with hashes; where pip finds it is pip's own configuration. It is Python 3.10 to 3.12,
-    this one or another of this machine.
+    serve, load, sweep and demo do the same when they need it. What it holds is locked with hashes; where pip finds it
+    is pip's own configuration. It is Python 3.10 to 3.12, this one or another of this machine.
 
     Examples: tritonsmith server install
               pip download --no-deps --require-hashes -d wheels -r "$(tritonsmith server status --list)"
@@ -45,7 +51,11 @@ def status(
     list: bool = flag(False, "Print only the path of the locked list of packages.", "--list"),
     format: FormatOption = Format.text,
 ) -> None:
-    """Whether the environment is there, and where."""
+    """Say whether the environment is there, and where.
+
+    Examples: tritonsmith server status
+              tritonsmith server status --list
+    """
     from tritonsmith.perf.server.environment import environment
 
     if list:

@@ -25,7 +25,7 @@ def status(
     server: ServerFlags,
     format: Literal["text", "json"] = flag("text", "How to write the models."),
 ) -> None:
-    """Show a running server's models: versions, states, requests, batches, times, response cache.
+    """Show a running server's models, their states and statistics.
 
     Counters are the server's own since each model was loaded; queue and compute times are means of a request. With --watch
     they are of the time since the last look. A model that is not ready comes with Triton's reason.

@@ -16,16 +16,20 @@ class SweepFlags:
     model: str | None = flag(None, "The model to sweep; default: the only one.", "--model", "-m")
     set_: list[str] | None = flag(
         None,
-        "A field of Triton's model config, or client.batch_size, and its values; may be repeated. Default: "
+        "A field of Triton's model config, or client.batch_size, and its values; may be repeated; default: "
         "instance counts and, where requests are batched, queue delays.",
         "--set",
         metavar="PATH=V1,V2",
     )
-    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.")
-    concurrency: str | None = flag(None, "Load points.  [default: 1,8,32]", "--concurrency", "-c")
-    rounds: int | None = flag(None, "Default: 4, or with --budget as many as fit.", min=1)
-    duration: str | None = flag(None, "Of one measurement.  [default: 1s]")
-    warmup: str | None = flag(None, "Before each measurement.  [default: 200ms]")
+    spec: Path | None = flag(None, "A sweep.yaml; flags given beside it win.", "--sweep-spec", "--spec")
+    concurrency: str | None = flag(
+        None, "Load points: requests in flight.  [default: 1,8,32]", "--concurrency", "-c"
+    )
+    rounds: int | None = flag(
+        None, "Rounds of the sweep.  [default: 4, or with --budget as many as fit]", min=1
+    )
+    duration: str | None = flag(None, "Time of one measurement (500ms, 5s, 2m).  [default: 1s]")
+    warmup: str | None = flag(None, "Time before each measurement.  [default: 200ms]")
     budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
     objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
         None, "What is to be best.  [default: throughput]"
@@ -44,7 +48,7 @@ class SweepFlags:
     max_wrong: float | None = flag(
         None, "Constraint: share of wrong answers; checks answers by the outputs in --data."
     )
-    rtol: float | None = flag(None, "Of answers of floats: relative tolerance.  [default: 0.001]")
+    rtol: float | None = flag(None, "Relative tolerance between answers of floats.  [default: 0.001]")
     variant: list[str] | None = flag(
         None,
         "Another model directory with the same inputs and outputs, as an arm; may be repeated.",
@@ -63,19 +67,22 @@ class SweepFlags:
         "The ensemble that gets the load; -m is one of its composing models, --set OTHER:PATH=… another.",
     )
     search: Literal["auto", "grid", "optuna", "random"] | None = flag(
-        None, "All combinations, or proposals.  [default: grid up to 200 combinations]"
+        None,
+        "Measure all combinations (grid), or those that a search proposes.  [default: grid up to 200 combinations]",
     )
     proposals: int | None = flag(None, "Combinations that a search measures.  [default: 24]", min=2)
-    batch_size: int | None = flag(None, "Rows a request.", "--batch-size", "-b", min=1)
-    data: Path | None = flag(None, "Input values, as in `load`; drawn by default.")
+    batch_size: int | None = flag(
+        None, "Rows of each request; default: 1, or as the data has them.", "--batch-size", "-b", min=1
+    )
+    data: Path | None = flag(None, "Input values, as in `load`; default: values are drawn.")
     shape: list[str] | None = flag(None, "NAME:D1,D2 without the batch; a dimension may be LOW..HIGH.")
     range_: list[str] | None = flag(None, "NAME:LOW..HIGH of the values that are drawn.", "--range")
-    seed: int | None = flag(None, "Of the order of trials and the data.  [default: 0]")
+    seed: int | None = flag(None, "Seed of the order of trials and of the data.  [default: 0]")
     placement: Literal["auto", "side_by_side", "in_place"] | None = flag(
-        None, "Arms as scratch models side by side, or in place.  [default: auto]"
+        None, "Whether arms are loaded beside each other, as scratch models, or in place.  [default: auto]"
     )
     answers: Literal["same", "any"] | None = flag(
-        None, "An arm whose answers are not the current config's is out (same).  [default: same]"
+        None, "same: an arm whose answers differ from the current config's is excluded.  [default: same]"
     )
     repeat: str | None = flag(
         None,
@@ -89,11 +96,11 @@ class RunFlags:
 
     resume: bool = flag(
         False,
-        "Go on with the run in --output, as it was asked for: finished trials of the same content are reused.",
+        "Continue the run in --output, as it was asked for: finished trials of the same content are reused.",
         "--resume",
     )
     overwrite: bool = flag(
-        False, "Begin anew in the place of the run in --output; other files there stay.", "--overwrite"
+        False, "Replace the run in --output by a new one; other files there stay.", "--overwrite"
     )
     wait: bool = flag(False, "Wait for another sweep of the same running server to end.", "--wait")
     break_lock: bool = flag(
@@ -102,5 +109,5 @@ class RunFlags:
         "--break-lock",
     )
     restore: bool = flag(
-        False, "Only put back what a sweep that was killed left changed on the server at URL.", "--restore"
+        False, "Only restore what a sweep that was killed left changed on the server at URL.", "--restore"
     )

@@ -12,6 +12,7 @@ import typer
 from tritonsmith.builder.base.errors import GateError, TrialError, TritonsmithError
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, note, progress, width_of
 from tritonsmith.builder.base.text.text_layout import command_lines
+from tritonsmith.builder.commands.failures import show_error
 from tritonsmith.perf.report import ReportFiles, report_json, text_of
 from tritonsmith.perf.sweep.run import SweepProgress
 from tritonsmith.perf.sweep.run_record import RunResult
@@ -136,6 +137,6 @@ def emit_result(
     if not result.complete:
         note(going_on)
     if as_json:  # the error is part of the document; raised, it would become a second one
-        note(f"error[{error.code}]: {error}")
+        show_error(error)
         raise typer.Exit(error.exit_code)
     raise error

@@ -21,12 +21,14 @@ def sweep(
     ),
     flags: SweepFlags,
     launch_kind: str | None = flag(None, f"{LAUNCH_HELP}  [default: embedded]", "--launch", metavar="KIND"),
-    output: Path | None = flag(None, "Run directory.  [default: sweep-MODEL]", "--output", "-o"),
+    output: Path | None = flag(
+        None, "Run directory.  [default: sweep-MODEL]", "--output", "-o", metavar="DIR"
+    ),
     run: RunFlags,
     watch: WatchFlags,
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
-    """Find the serving settings that are measurably better, or learn that none is.
+    """Find which serving settings are measurably better, or that none is.
 
     Every combination of the --set values is measured at every load point, in interleaved rounds beside the
     current config, which is measured twice: what two identical configs differ by is never called a
@@ -36,7 +38,7 @@ def sweep(
 
     Examples: tritonsmith sweep model_repository/ -m minilm
               tritonsmith sweep model_repository/ -m minilm --set instance_group.count=1,2
-              tritonsmith sweep model_repository/ --spec sweep.yaml --budget 120s
+              tritonsmith sweep model_repository/ --sweep-spec sweep.yaml --budget 120s
               tritonsmith sweep --resume -o sweep-minilm
     """
     import shlex

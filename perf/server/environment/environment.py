@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from pathlib import Path
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.files.digest import digest_of_file, digest_of_value
 from tritonsmith.builder.base.files.disk import adopt, clear_away, delete_empty, move, take_out
-from tritonsmith.builder.base.text.console import activity, note
+from tritonsmith.builder.base.text.console import activity, note, timed
 from tritonsmith.perf.server import embedded
 from tritonsmith.perf.server.embedded import MODEL_PATH, Embedded, PythonEnvironment
 from tritonsmith.perf.server.environment import canary, interpreter
@@ -264,15 +265,16 @@ def _pip(into: PythonEnvironment, arguments: Sequence[str], lock: int) -> None:
 def _run(command: list[str], lock: int, what: str) -> None:
     env = {k: v for k, v in os.environ.items() if k not in _PLACES}
     env["PIP_USER"] = "0"
-    done = subprocess.run(
-        command,
-        env=env,
-        capture_output=True,
-        text=True,
-        pass_fds=(lock,),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    with timed(shlex.join(command)):
+        done = subprocess.run(
+            command,
+            env=env,
+            capture_output=True,
+            text=True,
+            pass_fds=(lock,),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     if done.returncode != 0:
         raise _failure(what, done.stdout + done.stderr)
 

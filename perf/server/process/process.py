@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import ServerError
+from tritonsmith.builder.base.text.console import detail
 
 GUARD = Path(__file__).with_name("guard.py")
 
@@ -49,6 +51,7 @@ class GuardedProcess:
             "work_dir": str(work_dir),
             "after": list(after),
         }
+        detail(f"run: {shlex.join(argv)}, log {log_path}")
         self.log_path = log_path
         self._patience_s = patience_s + 15.0
         try:

@@ -104,7 +104,7 @@ def test_a_record_that_no_publish_wrote_is_one_error(
 
 def test_every_command_refuses_such_a_record(project: Project, run: Run) -> None:
     edit(project, BAD_RECORDS["another version's file at the root"])
-    for command in (("publish", project.url), ("rollback", "m", "--at", project.url)):
+    for command in (("publish", project.url), ("rollback", project.url, "m")):
         assert "provenance_invalid" in run(*command, codes=(1,))
     assert (model(project) / "2" / "model.onnx").is_file()
 
@@ -125,7 +125,7 @@ def test_what_is_no_file_there_is_one_error(project: Project, run: Run, name: st
             file.truncate(1 << 40)
     else:
         path.symlink_to(model(project).parent.parent / "victim" / "canary")
-    for command in (("publish", project.url), ("rollback", "m", "--at", project.url)):
+    for command in (("publish", project.url), ("rollback", project.url, "m")):
         told = run(*command, codes=(0, 1, 2, 4))
         assert "Traceback" not in told and len(told) < 3000
     assert (model(project).parent.parent / "victim" / "canary").read_text() == "alive"
@@ -138,7 +138,7 @@ def test_links_of_a_stranger_are_never_written_through_or_removed(project: Proje
     mark.symlink_to(victim / "canary")
     (model(project) / "9").symlink_to(victim)
     (model(project) / "notes").symlink_to(victim)
-    run("rollback", "m", "--at", project.url, codes=(0, 1, 2))
+    run("rollback", project.url, "m", codes=(0, 1, 2))
     project.write({"m": 4.0})
     run("build", codes=(0,))
     run("publish", project.url, "--keep", "1", codes=(0, 1))
@@ -175,4 +175,4 @@ def test_a_version_number_at_the_end_of_all_is_one_error(project: Project, run: 
 
 @pytest.mark.parametrize("name", ["..", "", ".git", "a/../../victim", "/victim", "a\0b", "\x1b[31m"])
 def test_a_model_of_a_hostile_name_is_unknown(project: Project, run: Run, name: str) -> None:
-    assert "unknown_model" in run("rollback", name, "--at", project.url, codes=(2,))
+    assert "unknown_model" in run("rollback", project.url, name, codes=(2,))

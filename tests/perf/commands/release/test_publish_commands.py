@@ -32,6 +32,7 @@ def test_publish_versions_rollback(tmp_path: Path, tritonsmith: Run) -> None:
     assert [v["state"] for v in json.loads(told.stdout)["versions"]] == ["kept", "served"]
     wrong = tritonsmith("rollback", "m", "9", "--at", project.url)
     assert wrong.returncode == 2 and "valid: 2" in wrong.stderr
+    assert wrong.stderr.startswith("note: --at DEST is the argument DEST now")
     assert tritonsmith("rollback", "m").returncode == 2, "nowhere is said where"
 
 

@@ -100,7 +100,7 @@ STEPS: list[tuple[str, str, int]] = [
     ("diff published model_repository", "compared", 0),
     ("cache verify", "all whole", 0),
     ("cache gc --max-size 1KiB --dry-run", "would be removed", 0),
-    ("init --output - long.onnx", "source: {onnx: long.onnx}", 0),
+    ("init --output drafted.yaml long.onnx", "drafted.yaml: 1 model", 0),
     ("check --format sarf model_repository", "Invalid value for '--format'", 2),
     ("build --spec absent.yaml", "error[", 2),
 ]
@@ -138,7 +138,7 @@ def test_every_command_fits_the_terminal(ground: Ground, tmp_path_factory: pytes
 
 
 # Below, with a server; the demo's own tests end it at each of its stages.
-SERVED = {"serve", "load", "sweep", "report", "compare", "apply", "demo"}
+SERVED = {"serve", "infer", "status", "load", "sweep", "report", "compare", "apply", "demo"}
 
 
 def test_every_command_of_readme_is_shown_here() -> None:

@@ -215,7 +215,7 @@ def _python(
             *(f"    {line}" for line in _output_lines(is_grpc)),
             "    if answer.get_response().parameters['triton_final_response'].bool_param:",
             "        break",
-            "client.stop_stream()",
+            "client.stop_stream(cancel_requests=True)",
         ]
     return "\n".join(lines)
 

@@ -234,7 +234,7 @@ def test_a_server_that_is_not_there_stops_the_publish_before_it_begins(on_disk: 
     from tritonsmith.perf.commands.release.live import LiveRelease
     from tritonsmith.perf.wire.http import HttpTarget
 
-    with pytest.raises(TritonsmithError, match="does not answer"):
+    with pytest.raises(TritonsmithError, match="nothing answers HTTP"):
         on_disk.publish_scales(m=2.0, release=LiveRelease([HttpTarget("http://127.0.0.1:9")]))
     assert on_disk.destination.models() == ()
 

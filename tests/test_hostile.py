@@ -349,7 +349,8 @@ class TestRunsAndRecords:
 
 def test_plan_runs_nothing_of_the_sources(tmp_path: Path) -> None:
     """A torch source, a callable that makes samples, a python source: a build would run the first two."""
-    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'canary')!r}).touch()\n")
+    touch = f"import pathlib\npathlib.Path({str(tmp_path / 'canary')!r}).touch()\n"
+    (tmp_path / "evil.py").write_text(f"{touch}def make(): ...\ndef samples(): ...\n")
     (tmp_path / "sitecustomize.py").write_text((tmp_path / "evil.py").read_text())
     x, y = (f"[{{name: {name}, data_type: TYPE_FP32, dims: [3]}}]" for name in "xy")
     tensors = f"    input: {x}\n    output: {y}\n"

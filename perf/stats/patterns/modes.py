@@ -67,7 +67,9 @@ def _cuts(density: Floats, counts: Floats) -> Sequence[int]:
         parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, BINS], strict=True)]
         peaks = [density[part].max() for part in parts]
         shares = [counts[part].sum() / total for part in parts]
-        depth = [density[cut] / min(peaks[i], peaks[i + 1]) for i, cut in enumerate(cuts)]
+        # A hump of no height at all is none.
+        lower = [min(peaks[i : i + 2]) for i in range(len(cuts))]
+        depth = [density[cut] / low if low > 0 else 1.0 for cut, low in zip(cuts, lower, strict=True)]
         fall = [i for i, d in enumerate(depth) if d > DEEPEST or min(shares[i : i + 2]) < LEAST_SHARE]
         if not fall:
             break

@@ -198,6 +198,7 @@ def test_every_kind_that_a_file_can_be_is_tried_above() -> None:
     assert {kind for kind, _, _ in MAKERS} == set(source_rows()) - {"directory", "steps"}
 
 
+@pytest.mark.nightly
 def test_a_torch_callable_is_batched_with_the_presets_sizes(tmp_path: Path, tritonsmith: Run) -> None:
     torch_net()
     make_callable(tmp_path)

@@ -328,6 +328,7 @@ def test_a_server_killed_in_a_trial_is_a_failed_trial_and_a_restart(repository: 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_config_that_kills_the_server_again_is_named_broken_and_the_rest_goes_on(
     repository: Path, tmp_path: Path
 ) -> None:

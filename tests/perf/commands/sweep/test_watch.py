@@ -170,9 +170,10 @@ class TestServing:
     ) -> None:
         directory = write(tmp_path / "run", [*journal(ARMS, {})])  # an earlier run is not shown
         seen: list[str] = []
+        others = set(psutil.Process().children())
         with watched(directory, WatchFlags(watch=True)):
             port = int(re.search(r"watch: http://127\.0\.0\.1:(\d+)/", capsys.readouterr().err)[1])  # type: ignore[index]
-            (child,) = psutil.Process().children()
+            (child,) = set(psutil.Process().children()) - others
             assert told(port)["race"] is None
             assert child.nice() == 19
             new = write(tmp_path / "new", LINES[:10])
@@ -187,9 +188,9 @@ class TestServing:
     def test_without_a_look_nobody_waits_for_it(self, tmp_path: Path) -> None:
         with watched(tmp_path, WatchFlags(watch=True)):
             pass
-        begun_s = time.monotonic()
+        begun_s, others = time.monotonic(), set(psutil.Process().children())
         with watched(tmp_path, WatchFlags()):
-            assert not psutil.Process().children()
+            assert set(psutil.Process().children()) <= others
         assert time.monotonic() - begun_s < 2  # its patience with a page that is looked at is longer
 
     def test_a_port_that_is_taken_is_one_error(self, tritonsmith: Run, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def served(triton: LiveTriton) -> int | None:
     return None
 
 
+@pytest.mark.nightly
 def test_a_killed_sweep_is_put_back_where_a_plain_load_would_not(triton: LiveTriton, tmp_path: Path) -> None:
     triton.load("killed", affine(["batch", 4]), CONFIG)
     own, url = control.model_config(triton.http_url, "killed"), f"http://{triton.http_url}"

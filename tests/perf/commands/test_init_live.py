@@ -38,6 +38,7 @@ def served_from(triton: LiveTriton, repository: Path) -> dict[str, object]:
     return {name: control.model_config(triton.http_url, name) for name in NAMES}
 
 
+@pytest.mark.nightly
 @pytest.mark.server
 def test_an_imported_repository_is_served_as_before(triton: LiveTriton, tmp_path: Path) -> None:
     foreign = write_foreign_repository(tmp_path / "foreign")

@@ -99,6 +99,7 @@ def test_a_sweep_is_resumed_by_content_and_measures_only_what_is_new(
     assert any("Nothing of the earlier run is reused" in n and "the model's files" in n for n in fresh.notes)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_sweep_killed_outright_goes_on_with_resume_and_no_other_flag(tmp_path: Path) -> None:
     repository = tmp_path / "model_repository"
@@ -276,6 +277,7 @@ def test_the_highest_rate_that_keeps_a_p99_is_found_for_every_arm(triton: LiveTr
         assert p99_ns is not None and p99_ns <= 200e6
 
 
+@pytest.mark.nightly
 def test_memory_that_is_really_held_is_held_against_the_constraint(triton: LiveTriton, model: str) -> None:
     run = run_sweep(spec(model, rounds=1, max_memory_mib=1), triton.server, options(triton))
     assert run.verdict.outcome == "nothing_fits"

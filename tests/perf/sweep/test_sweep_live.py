@@ -294,6 +294,7 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_server_killed_in_a_trial_is_a_failed_trial_and_a_restart(repository: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 
 from tritonsmith.perf.wire.payload import Answer, InferPayload
-from tritonsmith.perf.wire.target import Responses, Target
+from tritonsmith.perf.wire.target import OneEnd, Target
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,26 +29,6 @@ class Asked:
         return self.answers[-1].error if self.answers else None
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Receives the end of the one request; see perf.wire.target.Done."""
-
-    ended: asyncio.Future[tuple[int, int, str | None, bytes | None]]
-
-    def __call__(
-        self,
-        slot: int,
-        first_byte_ns: int,
-        end_ns: int,
-        reason: str | None,
-        answer: bytes | None,
-        responses: Responses | None = None,
-        /,
-    ) -> None:
-        if not self.ended.done():
-            self.ended.set_result((first_byte_ns, end_ns, reason, answer))
-
-
 def ask_once(target: Target, payload: InferPayload, timeout_s: float) -> Asked:
     """Send one request on a connection of its own, which is made before the time is taken.
 
@@ -59,7 +39,7 @@ def ask_once(target: Target, payload: InferPayload, timeout_s: float) -> Asked:
 
 
 async def _asked(target: Target, request: bytes, timeout_s: float) -> Asked:
-    waiting = _Waiting(asyncio.get_running_loop().create_future())
+    waiting = OneEnd(asyncio.get_running_loop().create_future())
     connection = await target.connect(waiting, lambda connection: None)
     try:
         sent_ns = monotonic_ns()

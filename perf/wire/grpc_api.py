@@ -13,7 +13,7 @@ from tritonsmith.builder.base.errors import ServerError, TrialError, Tritonsmith
 from tritonsmith.builder.base.files.http_ask import ANSWER_LIMIT_BYTES, SIGN_IN
 from tritonsmith.perf.wire import told
 from tritonsmith.perf.wire.grpc import SERVICE, GrpcTarget, framed
-from tritonsmith.perf.wire.target import UNKNOWN_CALLER, Responses
+from tritonsmith.perf.wire.target import UNKNOWN_CALLER, OneEnd
 
 Result = TypeVar("Result")
 _TIMEOUT_S = 10.0
@@ -99,23 +99,17 @@ class GrpcApi:
 
     async def _exchange(self, name: str, request: bytes) -> tuple[str | None, bytes | None]:
         """(why it failed, else None; the answer)"""
-        ended: asyncio.Future[tuple[str | None, bytes | None]] = asyncio.get_running_loop().create_future()
-
-        def done(
-            slot: int, first: int, end: int, why: str | None, got: bytes | None, more: Responses | None = None
-        ) -> None:
-            if not ended.done():
-                ended.set_result((why, got))
-
+        waiting = OneEnd(asyncio.get_running_loop().create_future())
         try:
             connection = await self._target.opened(
-                f"{SERVICE}/{name}", done, lambda _: None, limit_bytes=ANSWER_LIMIT_BYTES
+                f"{SERVICE}/{name}", waiting, lambda _: None, limit_bytes=ANSWER_LIMIT_BYTES
             )
         except OSError as error:
             raise self._unopened(error) from None
         try:
             connection.send(0, request, True)
-            return await asyncio.wait_for(ended, _TIMEOUT_S)
+            _, _, reason, answer = await asyncio.wait_for(waiting.ended, _TIMEOUT_S)
+            return reason, answer
         except asyncio.TimeoutError:
             return f"gRPC DEADLINE_EXCEEDED: no whole answer within {_TIMEOUT_S:g} s", None
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,27 @@ class Done(Protocol):
         answer:        the raw answer when it was to be kept.
         responses:     of a streaming target.
         """
+
+
+@dataclass(slots=True)
+class OneEnd:
+    """The Done of the only request of its connection: `ended` gets (first_byte_ns, end_ns, reason, answer)."""
+
+    ended: asyncio.Future[tuple[int, int, str | None, bytes | None]]
+
+    def __call__(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+        /,
+    ) -> None:
+        """See Done."""
+        if not self.ended.done():
+            self.ended.set_result((first_byte_ns, end_ns, reason, answer))
 
 
 Closed = Callable[["Connection"], None]

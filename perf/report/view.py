@@ -24,6 +24,7 @@ from tritonsmith.perf.report.page.trust import trust_of
 from tritonsmith.perf.report.page.why import what_next, why_winner
 from tritonsmith.perf.report.svg.pareto import front_of
 from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.judge.words import notes_of_arms
 from tritonsmith.perf.sweep.plan import Arm, config_path
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
@@ -38,8 +39,6 @@ HEADLINE = {
     "failed": "Failed",
 }
 
-TOLD_BY_MAP = ("Broken: ", "Outside the constraints ")
-"""Beginnings of the verdict's notes that the page has below its map, with the load points."""
 PAGE_ROWS = 600
 MARKDOWN_ROWS, MARKDOWN_CELLS = 150, 600
 """A comment on a pull request takes 65,536 characters."""
@@ -54,6 +53,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
     rows, standing = table(run, cells, shown, _best(run, PAGE_ROWS)), standing_of(run, cells)
     few = {arm.id for arm in _best(run, MARKDOWN_ROWS)}
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
+    labels = {arm.id: arm.label for arm in run.arms}
+    told_by_map = notes_of_arms(run.spec, labels, run.verdict.points, run.verdict.broken)
     return {
         "title": f"Sweep of {run.spec.model}",
         "run": run,
@@ -66,7 +67,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "because": why_winner(run, cells),
         "why": why_sentence(run, cells, point),
         "next": what_next(run, cells),
-        "notes": [n for n in run.verdict.notes if not (standing and n.startswith(TOLD_BY_MAP))],
+        "notes": [n for n in run.verdict.notes if not standing or n not in told_by_map],
         "alarms": alarms(run),
         "standing": standing,
         "folded": standing.folded[: MARKDOWN_CELLS // len(standing.columns)] if standing else (),

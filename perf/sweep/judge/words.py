@@ -105,6 +105,18 @@ def elsewhere(points: Sequence[PointVerdict], arm_id: str) -> str:
     return "; ".join(parts)
 
 
+def notes_of_arms(
+    spec: SweepSpec, labels: Labels, points: Sequence[PointVerdict], broken: Mapping[str, str]
+) -> list[str]:
+    """Which arms do not count, and why; what shows each arm at each load point has no need of them."""
+    told = [f"Broken: {labels[arm_id]}: {_short(why)}." for arm_id, why in broken.items()]
+    for p in points:
+        outside = [labels[arm] for arm in p.having("outside")]
+        if outside:
+            told.append(f"Outside the constraints {spec.where_words(p.concurrency)}: {'; '.join(outside)}.")
+    return told
+
+
 def notes(
     spec: SweepSpec,
     labels: Labels,
@@ -113,15 +125,10 @@ def notes(
     told: str | None,
 ) -> Iterator[str]:
     """What else must be known to read the sentence, which tells of the arm `told`."""
-    for arm_id, why in broken.items():
-        yield f"Broken: {labels[arm_id]}: {_short(why)}."
+    yield from notes_of_arms(spec, labels, points, broken)
     missed = [p.concurrency for p in points if not p.current_fits]
     if missed:
         yield f"The current config itself misses the constraints {_at(spec, missed)}."
-    for p in points:
-        outside = [labels[arm] for arm in p.having("outside")]
-        if outside:
-            yield f"Outside the constraints {spec.where_words(p.concurrency)}: {'; '.join(outside)}."
     for p in points:
         better = [arm for arm in p.having("better") if arm not in broken]
         if p.best in better and p.best != told and told not in p.like_best:

@@ -81,7 +81,8 @@ def apply_config(
     A load that Triton refuses leaves the old config serving and the model ready, so readiness proves
     nothing: the config is read back and compared. Raises TrialError with Triton's reason.
     """
-    control.load_model(url, model, {**arm.config, "name": model})
+    config = {key: value for key, value in arm.config.items() if key != config_path.ENGINE}
+    control.load_model(url, model, {**config, "name": model})
     seen = control.model_config(url, model)
     wrong = config_path.differences(arm.config, seen, arm.settings)
     if wrong:

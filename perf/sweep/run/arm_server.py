@@ -14,9 +14,7 @@ from tritonsmith.builder.base.errors import (
     TrialError,
     TritonsmithError,
     UsageError,
-    Where,
 )
-from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
@@ -24,6 +22,7 @@ from tritonsmith.perf.server.stubs.deaths import Death, Stubs
 from tritonsmith.perf.sweep.attached.changes import Changes, ModelBefore, ServerBefore
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
+from tritonsmith.perf.sweep.plan.config_path import ENGINE, is_of_engine
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
 from tritonsmith.perf.usage.consumption import energy_j
@@ -99,7 +98,7 @@ class ArmServer:
 
     def name_of(self, arm: Arm) -> str:
         """The model's name on the server that stands for the arm."""
-        if self.placement == "side_by_side":
+        if self.placement == "side_by_side" or _engine_of(arm) is not None:
             return scratch.scratch_name(self.spec.model, arm)
         return f"{self.spec.model}__{arm.variant}" if arm.variant else self.spec.model
 
@@ -121,7 +120,8 @@ class ArmServer:
         overrides = {} if self.changes is None else self._begin(self.changes, involved)
         for name in involved:
             control.load_model(url, name)
-        current = control.model_config(url, spec.model)
+        current = scratch.with_engine(control.model_config(url, spec.model), self.source)
+        self._check_engine(current)
         target = control.model_config(url, spec.target)
         composing = [s["model_name"] for s in target.get("ensemble_scheduling", {}).get("step", [])]
         for name in (spec.model, *spec.composing) if spec.load_model and composing else ():
@@ -155,7 +155,7 @@ class ArmServer:
             try:
                 variants[name] = self._look_at_variant(name, Path(path), metadata)
             except TrialError as error:  # noqa: PERF203
-                variants[name] = {**current, **(_config_of(Path(path)) or {})}
+                variants[name] = {**current, **(scratch.config_of(Path(path)) or {})}
                 refused[name] = error
         return Found(
             current,
@@ -188,6 +188,21 @@ class ArmServer:
         differing = {name: changes.load_own(name) for name in dict.fromkeys(ours) if served[name] is not None}
         return {name: fields for name, fields in differing.items() if fields}
 
+    def _check_engine(self, current: Mapping[str, Any]) -> None:
+        """UsageError when settings of an engine are to be swept and there is none whose file could be changed."""
+        swept = next((path for path in self.spec.space if is_of_engine(path)), None)
+        if swept is None or (ENGINE in current and self.scratch is not None):
+            return
+        is_one = current.get("backend") == "vllm"
+        raise UsageError(
+            f"{swept} cannot be swept: the engine's arguments stand in the model's files, which are elsewhere"
+            if is_one
+            else f"{swept} is of a language model's engine, and '{self.spec.model}' is none of the vllm backend",
+            code="no_engine",
+            seen=f"backend {current.get('backend') or current.get('platform') or 'unknown'}",
+            fix="--launch embedded or binary:PATH, with the repository's directory" if is_one else None,
+        )
+
     def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ, TrialError
         when Triton does not load it."""
@@ -202,9 +217,9 @@ class ArmServer:
         model = f"{self.spec.model}__{name}"
         scratch.make_scratch_model(directory, self.scratch, model)
         self._ours.add(model)
-        config = _config_of(directory)
+        config = scratch.config_of(directory)
         control.load_model(self.url, model, None if config is None else {**config, "name": model})
-        completed = control.model_config(self.url, model)
+        completed = scratch.with_engine(control.model_config(self.url, model), directory)
         seen = control.model_metadata(self.url, model)
         control.unload_model(self.url, model)
         for side in ("inputs", "outputs"):
@@ -227,14 +242,19 @@ class ArmServer:
         assert self.scratch is not None and self.source is not None
         self._changed = True
         for arm in arms:
-            directory = Path(self.spec.variants[arm.variant]) if arm.variant else self.source
-            scratch.make_scratch_model(directory, self.scratch, self.name_of(arm))
-            self._ours.add(self.name_of(arm))
+            self._make(arm)
         if self.spec.model not in self.spec.beside:
             control.unload_model(self.url, self.spec.model)
         with ThreadPoolExecutor(2) as pool:
             errors = pool.map(self._load_one, arms)
             return {arm.id: error for arm, error in zip(arms, errors, strict=True) if error is not None}
+
+    def _make(self, arm: Arm) -> None:
+        """The arm's scratch model, not loaded yet."""
+        directory = Path(self.spec.variants[arm.variant]) if arm.variant else self.source
+        assert self.scratch is not None and directory is not None
+        scratch.make_scratch_model(directory, self.scratch, self.name_of(arm), _engine_of(arm))
+        self._ours.add(self.name_of(arm))
 
     def _load_one(self, arm: Arm) -> TritonsmithError | None:
         try:
@@ -260,10 +280,8 @@ class ArmServer:
         elif before is not None and (before.config, before.others) == (arm.config, arm.others):
             self.applied = arm
             return
-        if arm.variant:
-            assert self.scratch is not None
-            scratch.make_scratch_model(Path(self.spec.variants[arm.variant]), self.scratch, name)
-            self._ours.add(name)
+        if arm.variant or _engine_of(arm) is not None:
+            self._make(arm)
         if before is None or (self.name_of(before), before.config) != (name, arm.config):
             apply_config(self.server, self.url, name, arm, before=instance_count(arm.config))
         for other, config in arm.others.items():
@@ -356,16 +374,9 @@ def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:
     return replace(interface, max_batch_size=max(interface.max_batch_size, most))
 
 
-def _config_of(directory: Path) -> dict[str, Any] | None:
-    """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
-    from google.protobuf import json_format
-
-    path = directory / "config.pbtxt"
-    if not path.is_file():
-        return None
-    message = model_config_from_text(path.read_text(), Where(path))
-    config: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    return config
+def _engine_of(arm: Arm) -> Mapping[str, Any] | None:
+    """What model.json is to hold where the arm changes it."""
+    return arm.config[ENGINE] if any(is_of_engine(path) for path in arm.settings) else None
 
 
 def _tensors(metadata: Mapping[str, Any], side: str) -> list[str]:

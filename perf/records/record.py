@@ -224,7 +224,8 @@ class RequestRecords:
 
     def select(self, rows: npt.NDArray[Any] | slice) -> RequestRecords:
         """The same header over some of the rows."""
-        return replace(self, **{name: column[rows] for name, column in self.columns().items()})
+        chosen = {name: column[rows] for name, column in self.columns().items()}
+        return RequestRecords(self.header, **chosen, **self.chunk_table())
 
     def measured(self) -> RequestRecords:
         """The rows that were due after the stated warm-up."""

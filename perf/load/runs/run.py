@@ -49,7 +49,9 @@ class Run:
         self.plan = plan
         self.options = options
         self.on_progress = on_progress
-        order = np.random.default_rng(plan.seed).permutation(len(payloads))
+        order = np.arange(len(payloads))
+        if not options.in_order:
+            order = np.random.default_rng(plan.seed).permutation(order)
         # An open loop's processes take turns in one order; a closed loop's are not equally fast, and each
         # goes through the whole pool from a place of its own.
         turns = np.arange(len(payloads))

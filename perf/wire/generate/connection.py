@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic_ns
 
 from tritonsmith.perf.wire.generate.events import EventParser
@@ -10,13 +11,14 @@ from tritonsmith.perf.wire.target import Closed, Done
 
 
 class GenerateConnection(HttpConnection):
-    """See HttpConnection; first_byte_ns is when the first response was whole."""
+    """See HttpConnection; first_byte_ns is when the first response was whole. parser: makes one for each request."""
 
-    __slots__ = ("_events",)
+    __slots__ = ("_events", "_parser")
 
-    def __init__(self, done: Done, closed: Closed) -> None:
+    def __init__(self, done: Done, closed: Closed, parser: Callable[[], EventParser] = EventParser) -> None:
         super().__init__(done, closed)
-        self._events = EventParser()
+        self._parser = parser
+        self._events = parser()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. No answer is taken whole by its head alone: what counts is inside."""
@@ -29,7 +31,7 @@ class GenerateConnection(HttpConnection):
             self._events.feed(data, now)
 
     def _end(self, slot: int, first_ns: int, end_ns: int, reason: str | None, answer: bytes | None) -> None:
-        events, self._events = self._events, EventParser()
+        events, self._events = self._events, self._parser()
         reason = reason or events.failure()
         kept = answer if reason is None else None
         self._done(slot, events.first_ns, end_ns, reason, kept, events.responses())

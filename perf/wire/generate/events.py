@@ -67,16 +67,22 @@ class EventParser:
         if not self._data:
             return
         data, self._data = b"\n".join(self._data), []
+        self._event(data, now)
+
+    def _event(self, data: bytes, now: int) -> None:
+        self._count(now)
+        if self.kept is not None:
+            self.kept.append(data)
+        if b'"error"' in data and self._error is None:
+            self._error = _error_of(data)
+
+    def _count(self, now: int) -> None:
         if self._total == 0:
             self.first_ns = now
         else:
             self._longest_gap_ns = max(self._longest_gap_ns, now - self._last_ns)
         self._last_ns = now
         self._total += 1
-        if self.kept is not None:
-            self.kept.append(data)
-        if b'"error"' in data and self._error is None:
-            self._error = _error_of(data)
 
     def responses(self) -> Responses:
         """What came so far."""

@@ -29,7 +29,7 @@ from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report.numbers import times
 from tritonsmith.perf.report.view import all_settings, csv_rows
 from tritonsmith.perf.stats import times_end
-from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.plan import Arm, config_path
 from tritonsmith.perf.sweep.run_record import RunResult, write_json
 
@@ -171,7 +171,7 @@ def evidence_of(
 def comment_of(run: RunResult, chosen: Chosen, model: str) -> str:
     """The comment above a setting: ratio with interval, load point, server, date, and where the evidence is."""
     ratio = chosen.ratio
-    what = OBJECTIVES[run.spec.objective].words
+    what = objective_words(run.spec)
     parts = []
     if ratio is not None and ratio.value is not None:
         text = f"{times(ratio)} {what} {chosen.where}"

@@ -110,9 +110,7 @@ class TritonPythonModel:
         if vllm_arguments.wants_metrics(config, arguments):
             self._metrics = _metrics(args, self._max_model_len)
         observe = self._metrics.observe if self._metrics else None
-        self._engine = vllm_engine.Engine(
-            pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe
-        )
+        self._engine = vllm_engine.Engine(pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe)
         self._responses = queue.SimpleQueue()
         self._responder = threading.Thread(target=self._respond, name="vllm-responses", daemon=True)
         self._responder.start()

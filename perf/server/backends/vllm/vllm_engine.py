@@ -239,7 +239,10 @@ class Engine:
             while sequence.finish_reason is None and sequence.handle.can_read():
                 for output in sequence.handle.read().values():
                     count += self._extend(sequence, output)
-            if sequence.finish_reason is None and sequence.handle.get_status() == genai.GenerationStatus.IGNORED:
+            if (
+                sequence.finish_reason is None
+                and sequence.handle.get_status() == genai.GenerationStatus.IGNORED
+            ):
                 self._fail(
                     generation,
                     f"the KV cache has no room for a prompt of {generation.prompt_tokens} tokens and "
@@ -298,4 +301,6 @@ _ENDINGS = {genai.GenerationFinishReason.STOP: "stop", genai.GenerationFinishRea
 def _first_line(error):
     """openvino_genai's exceptions begin with the place in its own source, which is no news to a user."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if " failed at /" not in line and "Exception from " not in line), str(error))
+    return next(
+        (line for line in lines if " failed at /" not in line and "Exception from " not in line), str(error)
+    )

@@ -7,7 +7,8 @@ import math
 from collections import namedtuple
 
 EngineSettings = namedtuple(
-    "EngineSettings", ["scheduler", "properties", "max_num_seqs", "kv_tokens", "max_model_len", "seed", "unused"]
+    "EngineSettings",
+    ["scheduler", "properties", "max_num_seqs", "kv_tokens", "max_model_len", "seed", "unused"],
 )
 """scheduler: fields of SchedulerConfig. properties: OpenVINO's, of the device. kv_tokens: tokens that the KV cache holds
 together, None where it grows. max_model_len: None where the model says. unused: [argument] that mean nothing here."""
@@ -15,7 +16,14 @@ together, None where it grows. max_model_len: None where the model says. unused:
 # OpenVINO's CPU plugin has KV blocks of this many tokens and of no other number.
 BLOCK_TOKENS = 32
 DEFAULT_MAX_NUM_SEQS = 256
-_DTYPES = {"auto": None, "float32": "f32", "float": "f32", "bfloat16": "bf16", "float16": "f16", "half": "f16"}
+_DTYPES = {
+    "auto": None,
+    "float32": "f32",
+    "float": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "half": "f16",
+}
 _GIB = 2**30
 # Read by the backend itself, or true of it anyway: one device, no compiled CUDA graphs, no log of its own.
 _MEANT = {
@@ -47,14 +55,20 @@ def settings_from(arguments, cores, cache_gib=None):
     """
     left = dict(arguments)
     if not isinstance(left.get("model"), str) or not left["model"]:
-        raise ArgumentRefused("model.json names no 'model': a path relative to its directory, or an absolute one")
+        raise ArgumentRefused(
+            "model.json names no 'model': a path relative to its directory, or an absolute one"
+        )
     if str(left.get("enable_lora", False)).lower() == "true":
-        raise ArgumentRefused("enable_lora: the embedded vllm backend serves no LoRA adapters; serve without them")
+        raise ArgumentRefused(
+            "enable_lora: the embedded vllm backend serves no LoRA adapters; serve without them"
+        )
     max_model_len = _whole(left, "max_model_len", 1)
     max_num_seqs = _whole(left, "max_num_seqs", 1) or DEFAULT_MAX_NUM_SEQS
     batched = _whole(left, "max_num_batched_tokens", 1)
     if batched is not None and batched < max_num_seqs:
-        raise ArgumentRefused(f"max_num_batched_tokens ({batched}) must be at least max_num_seqs ({max_num_seqs})")
+        raise ArgumentRefused(
+            f"max_num_batched_tokens ({batched}) must be at least max_num_seqs ({max_num_seqs})"
+        )
     chunked = _flag(left, "enable_chunked_prefill", True)
     if not chunked and batched is not None and max_model_len is not None and batched < max_model_len:
         raise ArgumentRefused(
@@ -86,7 +100,9 @@ def told(settings, arguments):
     if not settings.unused:
         return None
     named = ", ".join(f"{name}={arguments[name]!r}" for name in settings.unused)
-    return f"[vllm] engine arguments that the embedded backend (OpenVINO GenAI on CPU) has no use for: {named}"
+    return (
+        f"[vllm] engine arguments that the embedded backend (OpenVINO GenAI on CPU) has no use for: {named}"
+    )
 
 
 def context(settings, made_for):

@@ -41,7 +41,11 @@ def converted(path):
 
 def _home():
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "tritonsmith" / "openvino"
+    return (
+        (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache")
+        / "tritonsmith"
+        / "openvino"
+    )
 
 
 def _identity(path):

@@ -28,7 +28,10 @@ _HISTOGRAMS = {
     "vllm:time_per_output_token_seconds": ("Histogram of time per output token in seconds.", _PER_TOKEN),
     "vllm:e2e_request_latency_seconds": ("Histogram of end to end request latency in seconds.", _LATENCY),
     "vllm:request_queue_time_seconds": ("Histogram of time spent in WAITING phase for request.", _LATENCY),
-    "vllm:request_inference_time_seconds": ("Histogram of time spent in RUNNING phase for request.", _LATENCY),
+    "vllm:request_inference_time_seconds": (
+        "Histogram of time spent in RUNNING phase for request.",
+        _LATENCY,
+    ),
     "vllm:request_prefill_time_seconds": ("Histogram of time spent in PREFILL phase for request.", _LATENCY),
     "vllm:request_decode_time_seconds": ("Histogram of time spent in DECODE phase for request.", _LATENCY),
     "vllm:request_prompt_tokens": ("Number of prefill tokens processed.", None),

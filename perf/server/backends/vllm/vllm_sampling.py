@@ -72,7 +72,9 @@ def _number(low=None, high=None, above=False):
         if (low is not None and (number <= low if above else number < low)) or (
             high is not None and number > high
         ):
-            bounds = f"{'above' if above else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+            bounds = f"{'above' if above else 'at least'} {low}" + (
+                f" and at most {high}" if high is not None else ""
+            )
             raise SamplingRefused(f"{name} must be {bounds}, got {value}")
         return number
 

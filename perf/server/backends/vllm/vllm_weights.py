@@ -54,7 +54,9 @@ def _in_directory(path):
     if len(files) == 1:
         return files[0]
     if files:
-        raise WeightsRefused(f"'{path}' holds several GGUF files; 'model' must name one: {', '.join(f.name for f in files)}")
+        raise WeightsRefused(
+            f"'{path}' holds several GGUF files; 'model' must name one: {', '.join(f.name for f in files)}"
+        )
     if not (path / "config.json").is_file():
         raise WeightsRefused(
             f"'{path}' is no directory of a language model: neither openvino_model.xml, a GGUF file nor config.json"
@@ -98,7 +100,9 @@ def _gguf_values(path):
                 raise WeightsRefused(f"'{path}' is GGUF of version {version}; 2 and 3 are read")
             return dict(_pairs(file, count))
         except (struct.error, UnicodeDecodeError, KeyError):
-            raise WeightsRefused(f"'{path}' is a damaged GGUF file: its metadata ends too soon or makes no sense") from None
+            raise WeightsRefused(
+                f"'{path}' is a damaged GGUF file: its metadata ends too soon or makes no sense"
+            ) from None
 
 
 def _pairs(file, count):

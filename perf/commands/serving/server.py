@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import typer
 
 from tritonsmith.builder.base.text.console import emit_json, emit_text
@@ -18,6 +20,12 @@ app = typer.Typer(
     """,
     no_args_is_help=True,
 )
+
+
+class With(str, Enum):
+    """Backends of ours whose packages are not in the environment from the start."""
+
+    vllm = "vllm"
 
 
 @app.command(name="install", cls=Command)

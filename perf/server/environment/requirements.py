@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from tritonsmith.builder.base.text.console import note
 
 FILE = "requirements.txt"
-_VLLM = re.compile(r"""^[^#"']*\bbackend\s*:\s*["']vllm["']""", re.MULTILINE)
+_VLLM = re.compile(r"""^[^#\n]*\bbackend\s*:\s*["']vllm["']""", re.MULTILINE)
 # pip takes a name that ends so for a file beside it.
 # NVIDIA's names; each brings the module `tensorrt`.
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")

@@ -232,7 +232,7 @@ class _Answer:
         self._sent_text += [0] * missing
         self._sent_tokens += [0] * missing
         head = asked.prompt if asked.prepend_input else ""
-        texts = [(head + s.text[sent:]).encode() for s, sent in zip(sequences, self._sent_text)]
+        texts = [(head + s.text[sent:]).encode() for s, sent in zip(sequences, self._sent_text, strict=True)]
         tensors = [pb.Tensor("text_output", np.asarray(texts, dtype=np.object_))]
         if asked.flags["return_finish_reason"]:
             reasons = [str(s.finish_reason) for s in sequences]
@@ -241,12 +241,15 @@ class _Answer:
             sums = [sum(s.logprobs) for s in sequences]
             tensors.append(pb.Tensor("cumulative_logprob", np.asarray(sums, dtype=np.float32)))
         if asked.flags["return_logprobs"]:
-            told = [self._logprobs(generation, s, sent) for s, sent in zip(sequences, self._sent_tokens)]
+            told = [
+                self._logprobs(generation, s, sent)
+                for s, sent in zip(sequences, self._sent_tokens, strict=True)
+            ]
             tensors.append(pb.Tensor("logprobs", np.asarray(told, dtype=np.object_)))
         if asked.flags["return_num_input_tokens"]:
             tensors.append(pb.Tensor("num_input_tokens", np.asarray([generation.prompt_tokens], np.uint32)))
         if asked.flags["return_num_output_tokens"]:
-            counts = [len(s.token_ids) - sent for s, sent in zip(sequences, self._sent_tokens)]
+            counts = [len(s.token_ids) - sent for s, sent in zip(sequences, self._sent_tokens, strict=True)]
             tensors.append(pb.Tensor("num_output_tokens", np.asarray(counts, np.uint32)))
         self._sent_text = [len(s.text) for s in sequences]
         self._sent_tokens = [len(s.token_ids) for s in sequences]
@@ -257,7 +260,7 @@ class _Answer:
         if generation.sampling.logprobs is None:
             return b"null"
         greedy = generation.sampling.temperature == 0
-        pairs = zip(sequence.token_ids[sent:], sequence.logprobs[sent:])
+        pairs = zip(sequence.token_ids[sent:], sequence.logprobs[sent:], strict=True)
         rows = [
             {i: {"logprob": p, "rank": 1 if greedy else None, "decoded_token": sequence.spelled(i)}}
             for i, p in pairs

@@ -18,7 +18,9 @@ class Vocabulary:
         self.bytes = [spelled.get(index, b"") for index in range(max(spelled, default=-1) + 1)]
         rows = [[index] for index in range(len(self.bytes))]
         shown, whole = tokenizer.decode(rows), tokenizer.decode(rows, skip_special_tokens=False)
-        self.special = {i for i, (text, all_) in enumerate(zip(shown, whole)) if not text and all_}
+        self.special = {
+            i for i, (text, all_) in enumerate(zip(shown, whole, strict=True)) if not text and all_
+        }
         ids = [int(i) for i in tokenizer.encode(_PROBE, add_special_tokens=False).input_ids.data[0]]
         joined = b"".join(self.bytes[i] for i in ids if i < len(self.bytes))
         self.joins = joined.decode("utf-8", "replace") == tokenizer.decode(ids) == _PROBE

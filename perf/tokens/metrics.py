@@ -98,7 +98,7 @@ def summarise_tokens(records: RequestRecords, summary: Summary) -> TokenSummary:
     output, input_ = np.asarray(done.output_tokens), np.asarray(done.input_tokens)
     told_input = input_[input_ >= 0]
     with_text = done.first_byte_ns > 0
-    ttft = (done.first_byte_ns - done.scheduled_ns)[with_text].astype(np.float64)
+    ttft = times_to_first_ns(done).astype(np.float64)
     e2e = (np.asarray(done.last_response_ns) - done.scheduled_ns)[with_text].astype(np.float64)
     itl, has_itl = inter_token_latency_ns(done)
     itl = itl[has_itl]
@@ -134,6 +134,12 @@ def measured_ns(records: RequestRecords, summary: Summary) -> tuple[int, int]:
     header = records.header
     begin_ns = (header.measure_start_ns or header.start_ns) + round(summary.warmup_s * 1e9)
     return begin_ns, max(header.stop_ns, begin_ns)
+
+
+def times_to_first_ns(done: RequestRecords) -> Int64:
+    """int64: from when each request was due to its first chunk with text, of those that have one."""
+    times: Int64 = (done.first_byte_ns - done.scheduled_ns)[done.first_byte_ns > 0]
+    return times
 
 
 def chunk_gaps_ns(done: RequestRecords) -> Floats:

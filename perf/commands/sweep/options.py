@@ -16,8 +16,9 @@ class SweepFlags:
     model: str | None = flag(None, "The model to sweep; default: the only one.", "--model", "-m")
     set_: list[str] | None = flag(
         None,
-        "A field of Triton's model config, or client.batch_size, and its values; may be repeated; default: "
-        "instance counts and, where requests are batched, queue delays.",
+        "A field of Triton's model config, client.batch_size, or engine.ARGUMENT of a language model, and its values; "
+        "may be repeated; default: instance counts and, where requests are batched, queue delays; of a language model "
+        "engine.max_num_seqs.",
         "--set",
         metavar="PATH=V1,V2",
     )
@@ -31,7 +32,12 @@ class SweepFlags:
     duration: str | None = flag(None, "Time of one measurement (500ms, 5s, 2m).  [default: 1s]")
     warmup: str | None = flag(None, "Time before each measurement.  [default: 200ms]")
     budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
-    objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy"] | None = flag(
+    isl: int | None = flag(None, "Of a language model: words of each request's text.  [default: 64]", min=1)
+    osl: int | None = flag(None, "Of a language model: tokens of each answer.  [default: 64]", min=1)
+    shared_prefix: int | None = flag(
+        None, "Of those words, how many all requests begin with.  [default: 0]", min=0
+    )
+    objective: Literal["throughput", "p50", "p90", "p99", "ttft", "itl", "cost", "energy"] | None = flag(
         None, "What is to be best.  [default: throughput]"
     )
     at: int | None = flag(None, "Compare at this load point only.  [default: at each]")

@@ -54,7 +54,7 @@ def _sweep_of_member(run: RunResult) -> Iterator[Step]:
     found = member_to_sweep(run)
     if found is not None:
         yield Step(
-            f"{found.words(run.spec.target)}, which this sweep did not change; sweep it next:",
+            f"Most of {run.spec.target}'s time goes to {found.name}, which this sweep did not change; sweep it next:",
             _sweep_member(run, found.name),
         )
 

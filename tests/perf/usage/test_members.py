@@ -17,10 +17,9 @@ def counters(requests: int, queue_us: float, compute_us: float, executions: int 
 
 def test_shares_are_of_the_time_of_all_and_a_model_called_twice_counts_twice() -> None:
     found = members_from({"reader": counters(100, 50, 150), "detector": counters(200, 300, 100)})
-    assert [(m.name, m.share, m.queue_share) for m in found] == [
-        ("reader", pytest.approx(0.2), pytest.approx(0.05)),
-        ("detector", pytest.approx(0.8), pytest.approx(0.6)),
-    ]
+    assert [m.name for m in found] == ["reader", "detector"]
+    assert [m.share for m in found] == pytest.approx([0.2, 0.8])
+    assert [m.queue_share for m in found] == pytest.approx([0.05, 0.6])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def find_drift(series: Floats, logged: bool = False) -> Drift | None:
     A straight line and the best step are fitted to batch means, each tested by Student's t, its error widened by the
     correlation from one mean to the next of what the fit leaves (Bartlett's (1 + r) / (1 - r)), so that a queue's slow
     ups and downs are not taken for a trend. Of steady series less than one in twenty is found to drift, also where their
-    memory (the integrated autocorrelation time) is as long as the run.
+    memory (the integrated autocorrelation time) is as long as the run; of waits in a queue at 95 % of its capacity, which
+    are skew besides, up to one in eight in a run as short as that.
     logged: of the logarithms, so that means are geometric and one stall weighs little.
     """
     if series.size < LEAST_VALUES:

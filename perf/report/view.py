@@ -353,5 +353,5 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
 
 
 def _unmeasured(arm: str, point: int) -> Cell:
-    empty = {name: Estimate(None, None, "not measured") for name, c in columns().items() if c.metric}
+    empty = {name: Estimate(None, None, "not measured") for name, c in columns().items() if c.of_round}
     return Cell(arm, point, 0, empty, 0, {}, {}, (), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.data import ModelInterface
 from tritonsmith.perf.data.distribution import Span
 from tritonsmith.perf.sweep.plan import SweepSpec
+from tritonsmith.perf.sweep.plan.config_path import ENGINE, is_of_engine
 from tritonsmith.perf.tokens.prompts import PromptOptions, made_up
 from tritonsmith.perf.tokens.triton import TritonRequests, check_text_model
 from tritonsmith.perf.wire.payload import InferPayload
@@ -58,6 +59,28 @@ def fitted(spec: SweepSpec, model: ModelInterface) -> tuple[SweepSpec, list[str]
     return spec.model_copy(update=update), [
         f"Requests are made-up texts of about {isl} words{shared}, each answered with {osl} tokens (ignore_eos), streamed."
     ]
+
+
+def check_engine(spec: SweepSpec, current: Mapping[str, Any], *, has_scratch: bool) -> None:
+    """UsageError when settings of an engine are to be swept and there is none whose file could be changed.
+
+    current: the model's config, with its engine's arguments. has_scratch: the server has a repository to write to.
+    """
+    swept = next((path for path in spec.space if is_of_engine(path)), None)
+    if swept is None or (ENGINE in current and has_scratch):
+        return
+    if current.get("backend") == "vllm":
+        why = (
+            f"{swept} cannot be swept: the engine's arguments stand in the model's files, which are elsewhere"
+        )
+        raise UsageError(
+            why, code="no_engine", fix="--launch embedded or binary:PATH, with the repository's directory"
+        )
+    raise UsageError(
+        f"{swept} is of a language model's engine, and '{spec.model}' is none of the vllm backend",
+        code="no_engine",
+        seen=f"backend {current.get('backend') or current.get('platform') or 'unknown'}",
+    )
 
 
 def fresh_requests(spec: SweepSpec, model: ModelInterface) -> Fresh | None:

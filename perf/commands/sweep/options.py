@@ -32,11 +32,6 @@ class SweepFlags:
     duration: str | None = flag(None, "Time of one measurement (500ms, 5s, 2m).  [default: 1s]")
     warmup: str | None = flag(None, "Time before each measurement.  [default: 200ms]")
     budget: str | None = flag(None, "Wall-clock time for the whole sweep (60s).")
-    isl: int | None = flag(None, "Of a language model: words of each request's text.  [default: 64]", min=1)
-    osl: int | None = flag(None, "Of a language model: tokens of each answer.  [default: 64]", min=1)
-    shared_prefix: int | None = flag(
-        None, "Of those words, how many all requests begin with.  [default: 0]", min=0
-    )
     objective: Literal["throughput", "p50", "p90", "p99", "ttft", "itl", "cost", "energy"] | None = flag(
         None, "What is to be best.  [default: throughput]"
     )
@@ -93,6 +88,11 @@ class SweepFlags:
     repeat: str | None = flag(
         None,
         "How requests repeat, as in `load`.  [default: 0 where an arm has a response cache, else pool]",
+    )
+    isl: int | None = flag(None, "Of a language model: words of each request's text.  [default: 64]", min=1)
+    osl: int | None = flag(None, "Of a language model: tokens of each answer.  [default: 64]", min=1)
+    shared_prefix: int | None = flag(
+        None, "Of those words, how many all requests begin with.  [default: 0]", min=0
     )
 
 

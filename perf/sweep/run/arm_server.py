@@ -21,6 +21,7 @@ from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.server.stubs.deaths import Death, Stubs
 from tritonsmith.perf.sweep.attached.changes import Changes, ModelBefore, ServerBefore
+from tritonsmith.perf.sweep.language import check_engine
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
 from tritonsmith.perf.sweep.plan.config_path import ENGINE, is_of_engine
@@ -124,7 +125,7 @@ class ArmServer:
         for name in involved:
             control.load_model(url, name)
         current = scratch.with_engine(control.model_config(url, spec.model), self.source)
-        self._check_engine(current)
+        check_engine(spec, current, has_scratch=self.scratch is not None)
         target = control.model_config(url, spec.target)
         inside = self._inside(target)
         composing = list(inside)
@@ -207,21 +208,6 @@ class ArmServer:
         )
         differing = {name: changes.load_own(name) for name in dict.fromkeys(ours) if served[name] is not None}
         return {name: fields for name, fields in differing.items() if fields}
-
-    def _check_engine(self, current: Mapping[str, Any]) -> None:
-        """UsageError when settings of an engine are to be swept and there is none whose file could be changed."""
-        swept = next((path for path in self.spec.space if is_of_engine(path)), None)
-        if swept is None or (ENGINE in current and self.scratch is not None):
-            return
-        is_one = current.get("backend") == "vllm"
-        raise UsageError(
-            f"{swept} cannot be swept: the engine's arguments stand in the model's files, which are elsewhere"
-            if is_one
-            else f"{swept} is of a language model's engine, and '{self.spec.model}' is none of the vllm backend",
-            code="no_engine",
-            seen=f"backend {current.get('backend') or current.get('platform') or 'unknown'}",
-            fix="--launch embedded or binary:PATH, with the repository's directory" if is_one else None,
-        )
 
     def _look_at_variant(self, name: str, directory: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The variant's own config as Triton completes it; UsageError when its inputs or outputs differ, TrialError

@@ -79,7 +79,7 @@ def test_every_flag_of_a_sweep_is_a_key_of_its_spec() -> None:
     given = SweepFlags(
         "m", ["instance_group.count=1,2"], None, "1,8", 3, "2s", "100ms", "60s", "p99", 8, 0.1, "20ms", 1.5,
         "30ms", 100.0, 0.1, 0.0, 0.5, ["a=b"], None, ["o:4"], "e", "grid", 5, 2, seed=0, placement="auto",
-        answers="any", repeat="0",
+        answers="any", repeat="0", isl=16, osl=8, shared_prefix=4,
     )  # fmt: skip
     values = values_of(given)
     assert values.keys() <= SweepSpec.model_fields.keys()

@@ -57,7 +57,9 @@ CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED}
 MAKES: tuple[ActionKind, ...] = ("export", "calibrate", "convert", "compile")
 _LOST = "it is in no cache"
 # Sources that are taken over as they are.
-_NOT_JUDGED = ("directory", "python", "steps")
+_NOT_JUDGED = ("directory", "python", "llm", "steps")
+ENGINE = "engine"
+"""What the arguments of a language model's engine stand under."""
 # Tools of an engine that the machine it is meant for decides about.
 TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
 
@@ -350,6 +352,9 @@ def _render(model: str, seen: Observation, locked: LockedModel | None, made: Seq
     if locked is None or stale is not None:
         assert stale is not None
         return Action(model, "render", State.TO_RUN, _cause(stale, locked))
+    arguments = _changed((StaleReason.SPEC_CHANGED, {ENGINE: locked.engine}, {ENGINE: seen.engine}))
+    if arguments is not None:
+        return _to_run(model, "render", arguments)
     for key, reason in _RENDERED_FROM:
         change = _config_change(key, reason, seen, locked)
         if change is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tritonsmith.builder.plan.changed import Changed, is_digest_text
-from tritonsmith.builder.plan.plan import Action, StaleReason
+from tritonsmith.builder.plan.plan import ENGINE, Action, StaleReason
 
 _NAMED = 3
 _LONGEST = 60
@@ -38,6 +38,9 @@ def why(action: Action) -> str:
         return f"left models.yaml; {action.detail or 'its directory goes'}"
     if not action.changes:
         return action.detail
+    arguments = [change for change in action.changes if change.name.startswith(f"{ENGINE}.")]
+    if arguments:
+        return several([_value_changed(change) for change in arguments])
     if action.kind in ("render", "lay_out") and reason is StaleReason.SPEC_CHANGED:
         return "what models.yaml says of it changed, or tritonsmith's version"
     if action.kind == "lay_out" and reason is StaleReason.SOURCE_CHANGED:

@@ -15,6 +15,7 @@ from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.base.sources import source_rows
 from tritonsmith.builder.spec.model_spec import (
     NOT_FOR_ENSEMBLES,
+    NOT_FOR_LANGUAGE_MODELS,
     OWN_KEYS,
     SCHEDULING,
     TRITON_KEYS,
@@ -95,11 +96,14 @@ def _model(
         )
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *TRITON_KEYS))
-    ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
+    kinds = given["source"] if isinstance(given.get("source"), Mapping) else {}
+    unfit = NOT_FOR_ENSEMBLES if "steps" in kinds else NOT_FOR_LANGUAGE_MODELS if "llm" in kinds else set()
+    if "llm" not in kinds:
+        unfit = unfit | {"engine"}
     other_scheduling = {k for k in SCHEDULING if any(g in given for g in SCHEDULING if g != k)}
     if given.get("state"):
         other_scheduling = {*other_scheduling, "dynamic_batching", "ensemble_scheduling"}
-    left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
+    left_out = other_scheduling | unfit
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
     config = _validated(source, config_type, {k: v for k, v in merged.items() if k in TRITON_KEYS}, at)

@@ -179,7 +179,10 @@ _ROWS = (
         backend="vllm",
         options=(
             SourceOption(
-                "lora", dict[str, str], {}, "name of an adapter → its directory; requests choose one by lora_name"
+                "lora",
+                dict[str, str],
+                {},
+                "name of an adapter → its directory; requests choose one by lora_name",
             ),
         ),
         rows_checked=False,

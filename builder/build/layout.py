@@ -27,7 +27,7 @@ from tritonsmith.builder.build.model.variants import (
 )
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.lint.deep.sessions import Loaded
-from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.lint.target import Target, target_of_backend
 from tritonsmith.builder.model_config.language_model import argument_files
 from tritonsmith.builder.model_config.model_config import (
     model_config_from_text,
@@ -81,7 +81,9 @@ def lay_out_model(
     if context.options.lint:
         called = called_models(context.spec.models, spec)
         place = partial(_place_of, context.spec, spec.name)
-        lint_gate(staged, context.repository, called, context.target, place, made.loaded)
+        backend = spec.config.as_proto_json().get("backend") or spec.source.row.backend
+        target = None if context.target is None else target_of_backend(context.target, backend)
+        lint_gate(staged, context.repository, called, target, place, made.loaded)
     entry = _entry(context, spec, made, chosen, staged)
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:

@@ -13,6 +13,9 @@ from typing import Any
 BACKENDS = ("vllm", "tensorrtllm")
 """Of a language model, the default first."""
 
+VERSION = "1"
+LORA_DIRECTORY = "lora"
+"""Adapters lie in the version directory, too, each in `lora/NAME`."""
 VLLM_ARGUMENTS_FILE = "model.json"
 VLLM_LORA_FILE = "multi_lora.json"
 TENSORRTLLM_ARGUMENTS_FILE = "model.yaml"

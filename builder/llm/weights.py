@@ -21,7 +21,12 @@ GGUF_ARCHITECTURES = (
     "mistral", "nemotron", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "stablelm", "starcoder2",
 )  # fmt: skip
 # The same written as llama.cpp does (gguf-py, constants.py, MODEL_ARCH_NAMES).
-_SPELLINGS = {"gpt-oss": "gpt_oss", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "minimax-m2": "minimax_m2"}
+_SPELLINGS = {
+    "gpt-oss": "gpt_oss",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
+    "minimax-m2": "minimax_m2",
+}
 # Ends of the names of architectures that write text token by token.
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # What a tokenizer lies in; vLLM and TensorRT-LLM take any of these.
@@ -103,7 +108,9 @@ def _file(path: Path) -> Weights:
             code="unknown_architecture",
             seen=architecture or "none",
             valid=GGUF_ARCHITECTURES,
-            fix=" ".join(filter(None, (told["fix"], "the Hugging Face directory it was made from may be served"))),
+            fix=" ".join(
+                filter(None, (told["fix"], "the Hugging Face directory it was made from may be served"))
+            ),
         )
     if int(values.get("split.count") or 0) > 1:
         raise SpecError(

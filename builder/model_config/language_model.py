@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder.llm import llmapi_model
+from tritonsmith.builder import llm
 from tritonsmith.builder.llm.contract import (
     FLAGS,
+    LORA_DIRECTORY,
     TENSORRTLLM_ARGUMENTS_FILE,
     TENSORS,
+    VERSION,
     VLLM_ARGUMENTS_FILE,
     VLLM_LORA_FILE,
     flag_text,
@@ -22,8 +24,8 @@ from tritonsmith.builder.llm.weights import hub_name
 from tritonsmith.builder.spec.model_spec import ModelSpec, language_backend
 from tritonsmith.builder.spec.spec import RepositorySpec
 
-VERSION = "1"
-LORA_DIRECTORY = "lora"
+# Run where the model is served, never here.
+_LLMAPI_MODEL = Path(str(llm.__file__)).with_name("llmapi_model.py")
 # NVIDIA's samples.
 _INSTANCES = {"vllm": "KIND_MODEL", "tensorrtllm": "KIND_CPU"}
 
@@ -55,7 +57,10 @@ def is_local(model: ModelSpec, root: Path) -> bool:
 
 
 def _is_elsewhere(model: ModelSpec, root: Path) -> bool:
-    return hub_name(model.source.reference) is not None and not source_path(model.source.reference, root).exists()
+    return (
+        hub_name(model.source.reference) is not None
+        and not source_path(model.source.reference, root).exists()
+    )
 
 
 def weights_name(model: ModelSpec, root: Path) -> str:
@@ -98,7 +103,7 @@ def _llmapi_files(model: ModelSpec, arguments: Mapping[str, Any]) -> dict[str, s
     files = {f"{VERSION}/{TENSORRTLLM_ARGUMENTS_FILE}": text}
     # NVIDIA's own model.py and helpers.py may be among `files:`; else ours runs that of the image.
     if not any(Path(name).name == "model.py" for name in model.source.files):
-        files[f"{VERSION}/model.py"] = Path(llmapi_model.__file__).read_text(encoding="utf-8")
+        files[f"{VERSION}/model.py"] = _LLMAPI_MODEL.read_text(encoding="utf-8")
     return files
 
 
@@ -127,7 +132,9 @@ def language_model_config(model: ModelSpec, spec: RepositorySpec | None) -> dict
     if backend == "vllm" and "parameters" in config:
         release = None if spec is None else spec.target.triton
         config["parameters"] = {
-            name: {"string_value": flag_text(value.get("string_value", ""), release)} if name in FLAGS else value
+            name: {"string_value": flag_text(value.get("string_value", ""), release)}
+            if name in FLAGS
+            else value
             for name, value in config["parameters"].items()
         }
     return config

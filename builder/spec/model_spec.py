@@ -140,7 +140,8 @@ class Target(Frozen):
         None, description="of the servers; default: as the GPUs say, x86-64 where they do not"
     )
     repository: Annotated[str, Field(pattern=r"^/")] = Field(
-        "/models", description="where the servers have the repository: a language model names its weights by it"
+        "/models",
+        description="where the servers have the repository: a language model names its weights by it",
     )
 
 

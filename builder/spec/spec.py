@@ -26,6 +26,7 @@ from tritonsmith.builder.spec.model_spec import (
 )
 from tritonsmith.builder.spec.refusals import (
     refuse_bad_names,
+    refuse_on_language_models,
     refuse_range_of_unknown_dim,
     refuse_state_elsewhere,
     refuse_step_cycles,
@@ -79,14 +80,19 @@ def load_spec(path: Path) -> RepositorySpec:
         key for model in (defaults, *models.values()) if isinstance(model, Mapping) for key in model
     )
     config_type = model_config_type(given.intersection(TRITON_KEYS))
-    specs = tuple(_model(source, name, raw, defaults, config_type) for name, raw in models.items())
+    specs = tuple(_model(source, name, raw, defaults, config_type, target) for name, raw in models.items())
     refuse_twins(source, specs)
     refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
 def _model(
-    source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any], config_type: type[TritonMessage]
+    source: YamlSource,
+    name: str,
+    raw: Any,
+    defaults: Mapping[str, Any],
+    config_type: type[TritonMessage],
+    target: Target,
 ) -> ModelSpec:
     at: KeyPath = ("models", name)
     reason = fault_of_model_name(name)
@@ -118,6 +124,7 @@ def _model(
     model: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     refuse_bad_names(source, model, at)
     refuse_range_of_unknown_dim(source, model, at)
+    refuse_on_language_models(source, model, target, at)
     refuse_state_elsewhere(source, model, at)
     return model
 

@@ -10,6 +10,7 @@ from tritonsmith.builder.base.files.copies import copy_file
 from tritonsmith.builder.base.files.package_files import portable_name, source_path
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.text.quantities import text_of_bytes
+from tritonsmith.builder.llm.contract import LORA_DIRECTORY, VERSION
 from tritonsmith.builder.llm.hub import refuse_unpinned
 from tritonsmith.builder.llm.weights import (
     Weights,
@@ -23,8 +24,6 @@ from tritonsmith.builder.spec.model_directory import read_model_directory
 from tritonsmith.builder.spec.model_spec import language_backend
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
-VERSION = "1"
-LORA_DIRECTORY = "lora"
 _ADAPTER = "adapter_config.json"
 
 
@@ -108,7 +107,9 @@ def _listings(spec: ModelSpec, root: Path) -> dict[str, str]:
     """Directories that were read, with the digest of their files' names: another file is another model."""
     named = [spec.source.reference, *spec.source.options["lora"].values()]
     directories = [path for path in (source_path(name, root) for name in named) if path.is_dir()]
-    return {f"{portable_name(path, root)}/": read_model_directory(path).listing_digest for path in directories}
+    return {
+        f"{portable_name(path, root)}/": read_model_directory(path).listing_digest for path in directories
+    }
 
 
 def _tell(spec: ModelSpec, weights: Weights) -> None:

@@ -1,1 +1,1 @@
-"""Language models: what their files say, what their engines take, and what their backends read."""
+"""Facts about the engines behind Triton's backends for language models: which arguments each of their versions takes."""

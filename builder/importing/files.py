@@ -18,9 +18,9 @@ from tritonsmith.builder.base.processes.run_policy import current_policy, run_un
 from tritonsmith.builder.base.processes.warm import WarmWorkers
 from tritonsmith.builder.importing.drafts.asked import Asked
 from tritonsmith.builder.importing.drafts.draft import accepted_entry, drafted
+from tritonsmith.builder.importing.drafts.language_model import is_fetched_decoder
 from tritonsmith.builder.importing.drafts.names import module_from_file, name_of_callable
 from tritonsmith.builder.importing.drafts.recognise import kind_of_file, might_be_model, suffixes
-from tritonsmith.builder.importing.drafts.language_model import is_fetched_decoder
 from tritonsmith.builder.importing.from_repository import imported_model, relative, without_batching
 from tritonsmith.builder.importing.imported import Imported, ImportedModel, Note
 from tritonsmith.builder.importing.pretrained import is_fetched, is_pretrained, pretrained_models

@@ -65,7 +65,11 @@ def backends() -> tuple[Backend, ...]:
 
 def _unknown(backend: Backend, release: str | None, key: str, known: tuple[str, ...]) -> EngineFault:
     version = engine_version(backend, release)
-    engine = f"{ENGINES[backend]} {version} of Triton {release}" if version else f"no {ENGINES[backend]} in the tables"
+    engine = (
+        f"{ENGINES[backend]} {version} of Triton {release}"
+        if version
+        else f"no {ENGINES[backend]} in the tables"
+    )
     says = f"{engine} has no argument {key!r}" if version else f"{engine} has an argument {key!r}"
     elsewhere = arguments(backend).get(key)
     told = unknown(key.replace("-", "_").lower(), sorted(known))

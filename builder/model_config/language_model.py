@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tritonsmith.builder import llm
 from tritonsmith.builder.base.errors import SpecError
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder import llm
 from tritonsmith.builder.llm.contract import (
     FLAGS,
     LORA_DIRECTORY,

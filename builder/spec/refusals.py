@@ -227,7 +227,9 @@ def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Targ
     for key, (why, instead) in _NOT_OF_LANGUAGE_MODELS.items():
         stated = key in config or (key in model.model_fields_set and bool(getattr(model, key)))
         if stated and key in source.data["models"][model.name]:
-            raise _unfit(source, model, (*at, key), f"{key} does not apply to a language model: {why}", instead)
+            raise _unfit(
+                source, model, (*at, key), f"{key} does not apply to a language model: {why}", instead
+            )
     if config.get("max_batch_size"):
         why = "the engine batches, token by token, and Triton must not"
         instead = "engine: {max_num_seqs: …}, the most requests at once"
@@ -239,7 +241,9 @@ def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Targ
     if model.source.options["lora"] and model.engine.get("enable_lora") is False:
         raise _unfit(source, model, (*at, "engine", "enable_lora"), "the source has adapters", "leave it out")
     of_hub = hub_name(model.source.reference) is not None
-    for fault in engine_faults("tensorrtllm" if backend == "tensorrtllm" else "vllm", target.triton, model.engine, of_hub):
+    for fault in engine_faults(
+        "tensorrtllm" if backend == "tensorrtllm" else "vllm", target.triton, model.engine, of_hub
+    ):
         raise SpecError(
             f"{model.name}: {fault.message}",
             code=fault.code,

@@ -34,13 +34,13 @@ def is_fetched_decoder(name: str) -> bool:
 def language_model(name: str, reference: str, path: Path | None) -> ImportedModel:
     """reference: as the spec has it; path: None of a model of the hub. SpecError for what no engine reads."""
     if path is None:
-        return ImportedModel(name, {"llm": reference}, {"backend": "vllm"}, {}, ("fetched by the server", _BEGINNING))
+        return ImportedModel(
+            name, {"llm": reference}, {"backend": "vllm"}, {}, ("fetched by the server", _BEGINNING)
+        )
     weights = read_weights(path)
     said = [weights.architecture, text_of_bytes(weights.weight_bytes)]
     if weights.positions is not None:
         said.append(f"at most {weights.positions} tokens")
     if not weights.chat_template:
         said.append("no chat template")
-    return ImportedModel(
-        name, {"llm": reference}, {"backend": "vllm"}, {}, (", ".join(said), _BEGINNING)
-    )
+    return ImportedModel(name, {"llm": reference}, {"backend": "vllm"}, {}, (", ".join(said), _BEGINNING))

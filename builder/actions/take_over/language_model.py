@@ -1,4 +1,4 @@
-"""A language model's source → its weights and adapters in a version directory, as they are; refused where no engine reads them."""
+"""A language model's source → its weights and adapters in a version directory, as they are; or SpecError."""
 
 from __future__ import annotations
 

@@ -169,7 +169,8 @@ def _directory(path: Path) -> Weights:
     kept = [name for name in names if name.endswith((*_SERVED, kind)) and not name.startswith(".")]
     refuse_links_elsewhere(path, kept)
     weights = [name for name in kept if name.endswith(kind)]
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    inner = config.get("text_config")  # of a model of texts and images
+    text: dict[str, Any] = inner if isinstance(inner, dict) else {}
     positions = config.get("max_position_embeddings") or text.get("max_position_embeddings")
     return Weights(
         "huggingface",

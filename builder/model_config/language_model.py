@@ -89,7 +89,8 @@ def argument_files(model: ModelSpec, spec: RepositorySpec) -> dict[str, str]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # ASCII alone: the backends open these files in the locale's encoding, and a container's may be C.
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def _llmapi_files(model: ModelSpec, arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -97,9 +98,7 @@ def _llmapi_files(model: ModelSpec, arguments: Mapping[str, Any]) -> dict[str, s
 
     policy = {"max_batch_size": 0, "decoupled": _decoupled(model)}
     stated = arguments.get("triton_config") or {}
-    text = yaml.safe_dump(
-        {**arguments, "triton_config": {**policy, **stated}}, sort_keys=False, allow_unicode=True
-    )
+    text = yaml.safe_dump({**arguments, "triton_config": {**policy, **stated}}, sort_keys=False)
     files = {f"{VERSION}/{TENSORRTLLM_ARGUMENTS_FILE}": text}
     # NVIDIA's own model.py and helpers.py may be among `files:`; else ours runs that of the image.
     if not any(Path(name).name == "model.py" for name in model.source.files):

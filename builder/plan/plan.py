@@ -350,9 +350,9 @@ def _render(model: str, seen: Observation, locked: LockedModel | None, made: Seq
     if locked is None or stale is not None:
         assert stale is not None
         return Action(model, "render", State.TO_RUN, _cause(stale, locked))
-    arguments = _changed((StaleReason.SPEC_CHANGED, *map(under_engine, (locked.engine, seen.engine))))
-    if arguments is not None:
-        return _to_run(model, "render", arguments)
+    engine = _changed((StaleReason.SPEC_CHANGED, under_engine(locked.engine), under_engine(seen.engine)))
+    if engine is not None:
+        return _to_run(model, "render", engine)
     for key, reason in _RENDERED_FROM:
         change = _config_change(key, reason, seen, locked)
         if change is not None:

@@ -20,9 +20,8 @@ VLLM_ARGUMENTS_FILE = "model.json"
 VLLM_LORA_FILE = "multi_lora.json"
 TENSORRTLLM_ARGUMENTS_FILE = "model.yaml"
 
-# Where NVIDIA's image of TensorRT-LLM has the program. Source: TensorRT-LLM's guide to speculative decoding in Triton
-# ("cp -R /app/all_models/llmapi/ …").
-IMAGE_LLMAPI = "/app/all_models/llmapi/tensorrt_llm/1"
+# Source: triton-inference-server/triton_cli, pull request 112 ("LLM API backend option, which require Tensorrt-LLM 0.18.0+").
+FIRST_LLMAPI = "0.18.0"
 
 # Source: vllm_backend pull requests 73 and 76, December 2024: what was compared to "yes" is compared to "true" since.
 FIRST_TRUE = "24.12"

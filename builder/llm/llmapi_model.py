@@ -1,6 +1,7 @@
 """model.yaml beside this file → NVIDIA's own LLM-API model of the image that serves, which reads it.
 
-It runs in Triton's interpreter. TRITON_LLMAPI_DIRECTORY names another directory with NVIDIA's model.py and helpers.py.
+It runs in Triton's interpreter. Where the image has it: TensorRT-LLM's guide to speculative decoding in Triton
+("cp -R /app/all_models/llmapi/ …"). TRITON_LLMAPI_DIRECTORY names another directory with NVIDIA's model.py and helpers.py.
 """
 
 import importlib.util

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -9,7 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.errors import SpecError, shortened, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, fault_of_text
-from tritonsmith.builder.llm.contract import BACKENDS
+from tritonsmith.builder.llm.arguments import engine_version
+from tritonsmith.builder.llm.contract import BACKENDS, FIRST_LLMAPI
 from tritonsmith.builder.llm.engine import engine_faults
 from tritonsmith.builder.llm.weights import hub_name
 from tritonsmith.builder.spec.model_directory import fault_of_place, fault_of_places
@@ -223,6 +225,15 @@ def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Targ
             where=source.where_stated((*at, "backend")),
             **unknown(backend, BACKENDS, "leave it out for vllm"),
         )
+    version = engine_version("tensorrtllm", target.triton) if backend == "tensorrtllm" else None
+    if version is not None and _numbers(version) < _numbers(FIRST_LLMAPI):
+        raise SpecError(
+            f"{model.name}: TensorRT-LLM {version} of Triton {target.triton} has no LLM API to serve with",
+            code="no_llm_api",
+            where=source.where_stated((*at, "backend")),
+            valid=(f"Triton releases with TensorRT-LLM {FIRST_LLMAPI} and up",),
+            fix="a newer target, or source: {directory: …} with the model repository of compiled engines",
+        )
     config = model.config.as_proto_json()
     for key, (why, instead) in _NOT_OF_LANGUAGE_MODELS.items():
         stated = key in config or (key in model.model_fields_set and bool(getattr(model, key)))
@@ -252,6 +263,10 @@ def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Targ
             valid=fault.valid,
             fix=fault.fix,
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def _unfit(source: YamlSource, model: ModelSpec, place: KeyPath, message: str, instead: str) -> SpecError:

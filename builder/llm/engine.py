@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tritonsmith.builder.base.errors import unknown
 from tritonsmith.builder.llm.arguments import ENGINES, Backend, EngineArgument, arguments, engine_version
@@ -56,11 +56,6 @@ def engine_faults(
             yield _unknown(backend, release, key, (*known, *own))
         elif fault := _fault_of_value(known[key], value):
             yield fault
-
-
-def backends() -> tuple[Backend, ...]:
-    """Those whose engines have a list."""
-    return get_args(Backend)
 
 
 def _unknown(backend: Backend, release: str | None, key: str, known: tuple[str, ...]) -> EngineFault:

@@ -106,7 +106,7 @@ def _end_of_tensor(at: _Cursor) -> int:
     dims = at.scalar("I")
     if dims > _MAX_DIMS:
         raise GgufProblem("its head is cut off or damaged")
-    count = math.prod(at.scalar("Q") for _ in range(dims))
+    count: int = math.prod(int(at.scalar("Q")) for _ in range(dims))
     block, size = _BLOCKS.get(at.scalar("I"), (1, 0))
     return int(at.scalar("Q")) + count // block * size
 

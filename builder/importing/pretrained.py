@@ -11,9 +11,10 @@ from typing import Any
 from tritonsmith.builder.actions.export.sources.transformers import OUTPUTS, task_of
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, read_bounded
-from tritonsmith.builder.importing.drafts.language_model import is_language_model, language_model
+from tritonsmith.builder.importing.drafts.language_model import language_model
 from tritonsmith.builder.importing.from_repository import relative
 from tritonsmith.builder.importing.imported import ImportedModel
+from tritonsmith.builder.llm.weights import is_language_model
 
 PROGRAM = "package:tritonsmith/builder/importing/steps/tokenizer.py"
 _MAX_TOKENS = 512

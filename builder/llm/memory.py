@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ _SHARE = 0.9
 
 def gpus_used(engine: Mapping[str, Any]) -> int:
     """How many GPUs one instance spreads its weights over."""
-    return int(engine.get("tensor_parallel_size") or 1) * int(engine.get("pipeline_parallel_size") or 1)
+    stated = (engine.get(name) for name in ("tensor_parallel_size", "pipeline_parallel_size"))
+    return math.prod(max(1, size) for size in stated if isinstance(size, int))
 
 
 def room_bytes(kind: str, engine: Mapping[str, Any]) -> float | None:
@@ -31,6 +33,7 @@ def room_bytes(kind: str, engine: Mapping[str, Any]) -> float | None:
     gigabytes = GPU_MEMORY_GB.get(kind)
     if gigabytes is None:
         return None
-    share = float(engine.get("gpu_memory_utilization") or _SHARE)
-    offloaded = float(engine.get("cpu_offload_gb") or 0) * 2**30
+    share, offloaded_gb = engine.get("gpu_memory_utilization"), engine.get("cpu_offload_gb")
+    share = share if isinstance(share, float | int) and 0 < share <= 1 else _SHARE
+    offloaded = offloaded_gb * 2**30 if isinstance(offloaded_gb, float | int) and offloaded_gb > 0 else 0
     return gpus_used(engine) * (gigabytes * 1e9 * share + offloaded)

@@ -112,9 +112,10 @@ def _file(path: Path) -> Weights:
                 filter(None, (told["fix"], "the Hugging Face directory it was made from may be served"))
             ),
         )
-    if int(values.get("split.count") or 0) > 1:
+    parts = values.get("split.count")
+    if isinstance(parts, int) and parts > 1:
         raise SpecError(
-            f"{path.name} is one of {values['split.count']} parts of a model, and vLLM reads one file",
+            f"{path.name} is one of {parts} parts of a model, and vLLM reads one file",
             code="split_gguf",
             fix=f"llama-gguf-split --merge {path.name} WHOLE.gguf",
         )
@@ -140,8 +141,8 @@ def _directory(path: Path) -> Weights:
             seen=names[:8],
             fix=_gguf_inside(names),
         )
-    architecture = str(next(iter(config.get("architectures") or ()), ""))
-    if not architecture.endswith(GENERATES) or config.get("is_encoder_decoder"):
+    architecture = architecture_of(config)
+    if not is_language_model(config):
         raise SpecError(
             f"{path.name} is no language model that writes token by token",
             code="unknown_architecture",
@@ -182,6 +183,17 @@ def _directory(path: Path) -> Weights:
     )
 
 
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The first that a config.json names; empty where it names none."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
+def is_language_model(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a decoder that writes text: encoders with a decoder end as some decoders do."""
+    return architecture_of(config).endswith(GENERATES) and not config.get("is_encoder_decoder")
+
+
 def _gguf_inside(names: list[str]) -> str | None:
     found = next((name for name in names if name.endswith(".gguf")), None)
     return None if found is None else f"name the file: {found}"
@@ -191,12 +203,13 @@ def _refuse_missing_parts(path: Path, names: list[str]) -> None:
     """Weights in parts, of which the index names one that is not there: a download that was broken off."""
     for index in (name for name in names if name.endswith(".index.json")):
         parts = json_of(path / index).get("weight_map")
-        missing = sorted(set(parts.values()) - set(names)) if isinstance(parts, dict) else []
+        named = set(map(str, parts.values())) if isinstance(parts, dict) else set()
+        missing = sorted(named - set(names))
         if missing:
             raise SpecError(
                 f"{path.name} lacks weights that {index} names",
                 code="no_weights",
-                seen=", ".join(map(str, missing[:4])),
+                seen=", ".join(missing[:4]),
                 fix="fetch the missing files",
             )
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tritonsmith.builder.base.text.quantities import text_of_bytes
 from tritonsmith.builder.importing.imported import ImportedModel
-from tritonsmith.builder.llm.weights import GENERATES, json_of, read_weights
+from tritonsmith.builder.llm.weights import is_language_model, json_of, read_weights
 
-# Encoders with a decoder end as some decoders of text and images do.
 _BEGINNING = "engine: {max_model_len: 4096, max_num_seqs: 32} bounds what the cache takes"
-
-
-def is_language_model(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a decoder that writes text."""
-    architecture = str(next(iter(config.get("architectures") or ()), ""))
-    return architecture.endswith(GENERATES) and not config.get("is_encoder_decoder")
 
 
 def is_fetched_decoder(name: str) -> bool:

@@ -173,6 +173,8 @@ def _directory(path: Path) -> Weights:
     inner = config.get("text_config")  # of a model of texts and images
     text: dict[str, Any] = inner if isinstance(inner, dict) else {}
     positions = config.get("max_position_embeddings") or text.get("max_position_embeddings")
+    if config.get("rope_scaling") or config.get("rope_parameters") or text.get("rope_scaling"):
+        positions = None  # stretched, each in a way of its own
     return Weights(
         "huggingface",
         architecture,

@@ -32,7 +32,7 @@ def check_weights(model: ModelSpec, spec: RepositorySpec) -> None:
     with at(spec.where(model.name, "source", "llm")):
         weights = weights_of(model, spec.root)
         if weights is not None:
-            _refuse_unfit(model, weights)
+            _refuse_unfit(model, weights, spec)
     for name, directory in model.source.options["lora"].items():
         with at(spec.where(model.name, "source", "lora", name)):
             _adapter(name, source_path(directory, spec.root))
@@ -55,7 +55,12 @@ def weights_of(model: ModelSpec, root: Path) -> Weights | None:
     return None
 
 
-def _refuse_unfit(model: ModelSpec, weights: Weights) -> None:
+# The most tokens of prompt and answer, by backend. What says how positions are stretched makes more of them possible.
+_LENGTHS = {"vllm": "max_model_len", "tensorrtllm": "max_seq_len"}
+_STRETCHES = ("hf_overrides", "rope_scaling", "model_kwargs")
+
+
+def _refuse_unfit(model: ModelSpec, weights: Weights, spec: RepositorySpec) -> None:
     if language_backend(model) == "tensorrtllm" and weights.form == "gguf":
         raise SpecError(
             f"{model.name}: TensorRT-LLM reads no GGUF",
@@ -63,6 +68,18 @@ def _refuse_unfit(model: ModelSpec, weights: Weights) -> None:
             seen=model.source.reference,
             valid=("a Hugging Face directory", "ORGANISATION/NAME@COMMIT"),
             fix="the Hugging Face model that it was made from, or backend: vllm",
+        )
+    key = _LENGTHS[language_backend(model)]
+    asked = model.engine.get(key)
+    known = weights.positions is not None and not any(name in model.engine for name in _STRETCHES)
+    if known and isinstance(asked, int) and weights.positions is not None and asked > weights.positions:
+        raise SpecError(
+            f"{model.name}: engine.{key} is more than the model has positions for",
+            code="context_too_long",
+            where=spec.where(model.name, "engine", key),
+            seen=asked,
+            valid=(f"up to {weights.positions}",),
+            fix=f"engine: {{{key}: {weights.positions}}}",
         )
 
 

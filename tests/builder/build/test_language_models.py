@@ -234,6 +234,7 @@ def test_a_pinned_name_of_the_hub_is_fetched_by_the_server(project: Path) -> Non
         ("max_num_seqs: 32", "max_num_seqs: true", 5, "wrong_type", "must be int"),
         ("max_num_seqs: 32", "model: other", 5, "from_source", "source"),
         ("max_num_seqs: 32", "dtype: bfloat61", 5, "wrong_value", "did you mean 'bfloat16'?"),
+        ("max_model_len: 2048", "max_model_len: 2049", 5, "context_too_long", "up to 2048"),
         ("backend: vllm", "backend: onnxruntime", 4, "wrong_backend", "vllm"),
         ("backend: vllm", "backend: vlm", 4, "wrong_backend", "did you mean 'vllm'?"),
         ("backend: vllm", "backend: tensorrtllm", 5, "unknown_key", "max_model_len"),

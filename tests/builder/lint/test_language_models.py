@@ -56,7 +56,7 @@ def test_upstreams_own_repositories_have_no_finding(
 
 
 def of_vllm(
-    root: Path, options: LintOptions | None = None, more: str = "", **arguments: Any
+    root: Path, options: LintOptions | None = None, more: str = "", /, **arguments: Any
 ) -> list[Finding]:
     """What is found in one model of the vLLM backend with these arguments."""
     return found(vllm("chat", {"model": "facebook/opt-125m", **arguments}, more), root, options)
@@ -383,7 +383,7 @@ def test_bls_and_the_model_that_it_calls_are_decoupled_alike(
 def test_an_engine_is_of_the_releases_tensorrt_llm(
     built: str, release: str | None, expected: str | None, tmp_path: Path
 ) -> None:
-    engine = {
+    engine: dict[str, str | bytes] = {
         "repository/tensorrt_llm/1/engine/config.json": json.dumps(
             {"version": built, "pretrained_config": {}}
         ),

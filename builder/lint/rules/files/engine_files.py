@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ class EngineFile:
 
 def read_engine_file(path: Path) -> EngineFile:
     """JSON, or YAML by the suffix. Never raises for what is in it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return EngineFile(path, problem=str(error))
+    return _read(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=1024)  # many rules ask for the same file
+def _read(path: Path, *state: int) -> EngineFile:
     try:
         text = read_bounded(path, _MAX_BYTES).decode()
         values = _yaml(text) if path.suffix == ".yaml" else json_value(text)

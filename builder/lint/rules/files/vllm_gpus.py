@@ -167,7 +167,7 @@ def wrong_device_ids(model: Model, context: Context) -> Iterator[Hit]:
 
 def _device_ids(model: Model) -> tuple[int, ...]:
     parts = (parameter(model, _IDS) or "").split(",")
-    return tuple(int(part) for part in parts if part.strip().isdigit())
+    return tuple(dict.fromkeys(int(part) for part in parts if part.strip().isdigit()))
 
 
 def _shares(model: Model, context: Context) -> Mapping[int, float]:
@@ -188,7 +188,7 @@ def _shares(model: Model, context: Context) -> Mapping[int, float]:
 
 
 def _gpus_of(group: _Group, model: Model, file: EngineFile, context: Context) -> tuple[int, ...]:
-    if group.kind == "CPU":
+    if group.kind == "CPU" or context.target.gpus == 0:
         return ()
     if group.kind == "MODEL":
         return _device_ids(model) or tuple(range(world_size(file)))

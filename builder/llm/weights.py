@@ -148,7 +148,9 @@ def _directory(path: Path) -> Weights:
             code="unknown_architecture",
             seen=architecture or "no architecture",
             valid=[f"…{ending}" for ending in GENERATES],
-            fix="source: {transformers: DIRECTORY} serves models with another head",
+            fix="an encoder with a decoder needs a program of its own: source: {python: FILE.py}"
+            if config.get("is_encoder_decoder")
+            else "source: {transformers: DIRECTORY} serves models with another head",
         )
     if not any(name in names for name in TOKENIZERS):
         raise SpecError(

@@ -62,21 +62,34 @@ def engine_version(backend: Backend, release: str | None) -> str | None:
     return (row[backend] or None) if row else None
 
 
+def release_of_engine(backend: Backend, version: str) -> str | None:
+    """The first Triton release that has this version of the engine; None when none does."""
+    return next(
+        (name for name, row in _releases().items() if row[backend].partition("+")[0] == version), None
+    )
+
+
 def arguments_versions(backend: Backend, release: str | None) -> tuple[str, ...]:
     """Versions in the tables that stand for a release, oldest first; all of them where its engine is not known.
 
     NVIDIA's builds are named by the version that they are made from (`0.27.1+…`). One made from a candidate, or from
-    a version that is not in the tables, is between the two versions around it: both stand for it.
+    a version that is not in the tables, is between the two versions around it: both stand for it. Of TensorRT-LLM the
+    tables have states of its main branch, none of which is a release: all stand for each.
     """
     versions = tuple(_versions(backend))
     told = engine_version(backend, release)
-    if told is None:
+    if told is None or not is_exact(backend):
         return versions
     public = told.partition("+")[0]
     if public in versions:
         return (public,)
     position = sum(_ordered(version) < _ordered(public) for version in versions)
     return versions[max(0, position - 1) : position + 1]
+
+
+def is_exact(backend: Backend) -> bool:
+    """Whether the tables have the very versions that Triton's releases carry: then what they lack is refused."""
+    return backend == "vllm"
 
 
 def nearest_argument(backend: Backend, release: str | None, name: str) -> str | None:

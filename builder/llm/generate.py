@@ -1,10 +1,12 @@
 """Sdists, wheels or source directories of an engine's versions → its table of arguments (tables/vllm.csv, …).
 
     python -m tritonsmith.builder.llm.generate vllm DIRECTORY/vllm-*.tar.gz
-    python -m tritonsmith.builder.llm.generate tensorrtllm DIRECTORY/tensorrt_llm-*
+    python -m tritonsmith.builder.llm.generate tensorrtllm DIRECTORY/tensorrt_llm-VERSION …
 
-An archive is read, never unpacked or imported. A table holds all versions that it is made from: give them all each time.
-Which Triton release has which version is tables/releases.csv, by hand.
+An archive is read, never unpacked or imported. TensorRT-LLM has no sdist with its code: of its repository, a directory
+named for the version has tests/unittest/api_stability, which lists the arguments. A table holds all versions that it is
+made from, in the order they are given: give them all each time. Which Triton release has which version is
+tables/releases.csv, by hand.
 """
 
 from __future__ import annotations
@@ -18,48 +20,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
+import yaml
 
 from tritonsmith.builder.llm.arguments import TABLES, Backend
-from tritonsmith.builder.llm.read_fields import Field, Sources
+from tritonsmith.builder.llm.read_fields import Field, Sources, listed_fields
 
-# What of a package is read, and the classes whose fields are its arguments.
+# What of a package is read, and the class whose fields are vLLM's arguments.
 _READ: Mapping[Backend, tuple[str, ...]] = {
     "vllm": (
         "vllm/engine/arg_utils.py",
         "vllm/config",
         "vllm/model_executor/layers/quantization/__init__.py",
     ),
-    "tensorrtllm": ("tensorrt_llm/llmapi/llm_args.py",),
+    "tensorrtllm": (
+        "tests/unittest/api_stability/references",
+        "tests/unittest/api_stability/references_committed",
+    ),
 }
-_CLASSES: Mapping[Backend, tuple[str, ...]] = {
-    "vllm": ("AsyncEngineArgs",),
-    "tensorrtllm": ("TorchLlmArgs", "TrtLlmArgs", "LlmArgs"),
-}
+_CLASS = "AsyncEngineArgs"
+_SUFFIXES = (".py", ".yaml")
 
 
 def main(backend: Backend, paths: Sequence[Path]) -> None:
     """Write the tables of one backend anew."""
-    versions = dict(sorted(((_version(path), path) for path in paths), key=lambda pair: Version(pair[0])))
+    versions = {_version(path): path for path in paths}
     tables = {version: _fields(backend, path) for version, path in versions.items()}
     _write(TABLES / f"{backend}.csv", _rows(tables))
     with (TABLES / "versions.csv").open(newline="", encoding="utf-8") as file:
         others = [row for row in csv.DictReader(file) if row["backend"] != backend]
     sources = [
-        {"backend": backend, "version": version, "source": f"{path.name}: {_READ[backend][0]}"}
+        {"backend": backend, "version": version, "source": _source(backend, path)}
         for version, path in versions.items()
     ]
     _write(TABLES / "versions.csv", sorted([*others, *sources], key=lambda row: row["backend"], reverse=True))
 
 
 def _fields(backend: Backend, path: Path) -> dict[str, Field]:
-    sources = Sources(text for name, text in _texts(path) if _is_read(name, _READ[backend]))
-    found: dict[str, Field] = {}
-    for name in _CLASSES[backend]:
-        if name in sources.classes:
-            found = sources.fields(name) | found
-    assert found, f"no {' or '.join(_CLASSES[backend])} in {path}"
-    return found
+    texts = [text for name, text in _texts(path) if _is_read(name, _READ[backend])]
+    if backend == "vllm":
+        return Sources(texts).fields(_CLASS)
+    return {name: field for text in texts for name, field in listed_fields(yaml.safe_load(text)).items()}
 
 
 def _rows(tables: Mapping[str, Mapping[str, Field]]) -> list[dict[str, str]]:
@@ -83,32 +83,38 @@ def _cells(field: Field) -> dict[str, str]:
     return {"types": "|".join(types), "default": field.default, "choices": choices}
 
 
+def _source(backend: Backend, path: Path) -> str:
+    """Where a directory came from stands in a file SOURCE in it."""
+    note = path / "SOURCE"
+    return note.read_text("utf-8").strip() if note.is_file() else f"{path.name}: {_READ[backend][0]}"
+
+
 def _version(path: Path) -> str:
-    return path.name.removesuffix(".tar.gz").split("-")[1]
+    return path.name.removesuffix(".tar.gz").split("-", 2)[1]
 
 
 def _is_read(name: str, parts: Sequence[str]) -> bool:
-    return name.endswith(".py") and any(
+    return name.endswith(_SUFFIXES) and any(
         name == part or name == f"{part}.py" or name.startswith(f"{part}/") for part in parts
     )
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(path inside the package's root, text) of each Python file."""
+    """(path inside the package's root, text) of each file that may be read."""
     if path.is_dir():
-        for file in sorted(path.rglob("*.py")):
+        for file in sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES):
             yield file.relative_to(path).as_posix(), file.read_text(encoding="utf-8")
     elif path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             for name in sorted(wheel.namelist()):
-                if name.endswith(".py"):
+                if name.endswith(_SUFFIXES):
                     yield name, wheel.read(name).decode()
     else:
         with tarfile.open(path) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.name.endswith(".py") else None
-                if file is not None:
-                    yield member.name.partition("/")[2], file.read().decode()
+                content = archive.extractfile(member) if member.name.endswith(_SUFFIXES) else None
+                if content is not None:
+                    yield member.name.partition("/")[2], content.read().decode()
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -67,10 +67,11 @@ class Sources:
                 found |= self.fields(base.id)
         for name, annotation, value in _annotated(node):
             if not name.startswith("_") and _last_name(annotation) != "ClassVar":
-                found[name] = self._field(name, annotation, value)
+                found[name] = self.field(name, annotation, value)
         return found
 
-    def _field(self, name: str, annotation: ast.expr, value: ast.expr | None) -> Field:
+    def field(self, name: str, annotation: ast.expr, value: ast.expr | None) -> Field:
+        """One field by its annotation and what it is set to."""
         types, nullable, choices = self._types(annotation)
         default = self._default(value)
         if choices is None and "str" in types and not types & {"json", "any", "list"}:
@@ -197,6 +198,17 @@ class Sources:
                 return None
             values.append(part.value)
         return [value for value in values if value not in (None, "None")]
+
+
+def listed_fields(listing: Mapping[str, Any]) -> dict[str, Field]:
+    """TensorRT-LLM's own list of its LLM's parameters (`{methods: {__init__: {parameters: …}}}`) → its fields."""
+    sources = Sources(())
+    found: dict[str, Field] = {}
+    for name, told in listing["methods"]["__init__"]["parameters"].items():
+        default = None if told["default"] == "inspect._empty" else ast.Constant(told["default"])
+        if name != "kwargs":
+            found[name] = sources.field(name, ast.parse(told["annotation"], mode="eval").body, default)
+    return found
 
 
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
+from tritonsmith.builder.llm.arguments import ENGINES, Backend, EngineArgument, arguments
 from tritonsmith.builder.spec.field_words import field_words
 from tritonsmith.builder.spec.model_spec import OWN_KEYS, TRITON_KEYS, ModelSpec, Target, source_type
 from tritonsmith.builder.spec.triton_schema import model_config_type, schema_name
@@ -15,6 +17,7 @@ def json_schema() -> dict[str, Any]:
     triton = _with_words(model_config_type().model_json_schema())
     properties = {k: v for k, v in own["properties"].items() if k in OWN_KEYS}
     properties |= {k: v for k, v in triton["properties"].items() if k in TRITON_KEYS}
+    properties["engine"] |= {"properties": _engine_arguments()}
     target = Target.model_json_schema()
     model = {"type": "object", "additionalProperties": False, "properties": properties}
     origin = source_type().model_json_schema()
@@ -44,6 +47,43 @@ def json_schema() -> dict[str, Any]:
         "anyOf": [{"type": ["string", "number", "boolean"]}, result["$defs"]["_Parameter"]]
     }
     return dict(result)
+
+
+_JSON_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "list": "array",
+    "json": "object",
+}
+
+
+def _engine_arguments() -> dict[str, Any]:
+    """Every argument that an engine of any release takes; which of them the target's does, the spec's reader says."""
+    of = {backend: arguments(backend) for backend in get_args(Backend)}
+    names = sorted({name for known in of.values() for name in known})
+    return {
+        name: _engine_argument({b: known[name] for b, known in of.items() if name in known}) for name in names
+    }
+
+
+def _engine_argument(of: Mapping[Backend, EngineArgument]) -> dict[str, Any]:
+    """Of one name, as one or both engines have it."""
+    found = list(of.values())
+    kinds = dict.fromkeys(kind for argument in found for kind in argument.types)
+    types = [] if "any" in kinds else [_JSON_TYPES[kind] for kind in kinds]
+    choices = [choice for argument in found for choice in argument.choices]
+    closed = bool(choices) and all(argument.choices for argument in found)
+    words = next((argument.description for argument in found if argument.description), "")
+    engines = ", ".join(
+        f"{ENGINES[backend]} {argument.first} to {argument.last}" for backend, argument in of.items()
+    )
+    return {
+        **({"type": types[0] if len(types) == 1 else types} if types and not closed else {}),
+        **({"enum": list(dict.fromkeys(choices))} if closed else {}),
+        "description": f"{words} ({engines})" if words else engines,
+    }
 
 
 def _with_words(triton: dict[str, Any]) -> dict[str, Any]:

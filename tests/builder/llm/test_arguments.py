@@ -14,7 +14,7 @@ from tritonsmith.builder.llm.arguments import (
     engine_version,
     nearest_argument,
 )
-from tritonsmith.builder.llm.read_fields import Field, Sources
+from tritonsmith.builder.llm.read_fields import Field, Sources, listed_fields
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
@@ -87,6 +87,39 @@ def test_the_nearest_argument_of_a_typo() -> None:
     assert nearest_argument("vllm", "26.08", "xyzzy") is None
 
 
+def test_tensorrtllm_has_its_main_branch_alone() -> None:
+    assert engine_version("tensorrtllm", "26.07") == "1.2.1"
+    assert engine_version("tensorrtllm", "26.08") is None
+    of = arguments("tensorrtllm", "26.07")
+    assert of == arguments("tensorrtllm")  # no release's own list: all that any state of it takes
+    assert (of["tensor_parallel_size"].types, of["tensor_parallel_size"].default) == (("int",), 1)
+    assert of["kv_cache_config"].types == ("json",)
+    assert {"auto", "slow"} == set(of["tokenizer_mode"].choices)
+    assert not of["backend"].choices  # pytorch alone in the newest, any word in the older
+    assert nearest_argument("tensorrtllm", None, "tensor_parallel") == "tensor_parallel_size"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_row_of_a_table_is_in_order_and_has_a_source(backend: Backend) -> None:
+    versions = arguments_versions(backend, None)
+    for argument in arguments(backend).values():
+        assert versions.index(argument.first) <= versions.index(argument.last)
+        assert argument.types and argument.source
+        kinds = {type(value).__name__ for value in argument.choices}
+        assert kinds <= set(argument.types)
+
+
+def test_every_description_is_of_an_argument() -> None:
+    import csv
+
+    from tritonsmith.builder.llm.arguments import TABLES
+
+    with (TABLES / "descriptions.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            assert row["backend"] in BACKENDS and row["description"].endswith(".")
+            assert row["name"] in arguments("vllm" if row["backend"] == "vllm" else "tensorrtllm"), row
+
+
 def test_fields_are_read_from_annotations_defaults_and_literals() -> None:
     sources = Sources(
         [
@@ -130,4 +163,16 @@ class Args(Base):
         "part": Field(("json",), False, ""),
         "mode": Field(("str",), False, '"a"', ("a", "b")),
         "wide": Field(("float",), False, ""),
+    }
+
+
+def test_fields_are_read_from_a_list_of_parameters() -> None:
+    parameters = {
+        "model": {"annotation": "Union[str, pathlib.Path]", "default": "inspect._empty"},
+        "kv": {"annotation": "Optional[tensorrt_llm.llmapi.llm_args.KvCacheConfig]", "default": None},
+        "kwargs": {"annotation": "Any", "default": "inspect._empty"},
+    }
+    assert listed_fields({"methods": {"__init__": {"parameters": parameters}}}) == {
+        "model": Field(("str",), False, ""),
+        "kv": Field(("json",), True, "null"),
     }

@@ -467,8 +467,8 @@ def test_docker_gets_loopback_ports_a_read_only_repository_and_a_name(tmp_path: 
             f"""\
         docker run --rm --name tritonsmith-x --shm-size=1g --gpus all
         -p 127.0.0.1:9000:8000 -p 127.0.0.1:9001:8001 -p 127.0.0.1:9002:8002
-        --mount type=bind,source={tmp_path},target=/models/0,readonly
-        nvcr.io/nvidia/tritonserver:26.08-py3 tritonserver --model-repository=/models/0
+        --mount type=bind,source={tmp_path},target=/models,readonly
+        nvcr.io/nvidia/tritonserver:26.08-py3 tritonserver --model-repository=/models
         --model-control-mode=explicit --exit-on-error=false --strict-readiness=false
         --exit-timeout-secs=5 --load-model=a --load-model=b --cache-config=local,size=1024
         --log-verbose=1"""

@@ -101,6 +101,8 @@ class Engine:
             self._admit()
             if self.running:
                 self._step()
+            elif self._pipeline.has_non_finished_requests():
+                self._pipeline.step()  # in which it lets go of what was cancelled
 
     def _drop_cancelled(self):
         for generation in [g for g in (*self.waiting, *self.running) if g.cancelled]:
@@ -108,6 +110,7 @@ class Engine:
             self._abort(generation)
             self._leave(generation)
             generation.take(generation)
+            self._look(Step())
 
     def _admit(self):
         while self.waiting and self._has_room(self.waiting[0].sampling.n):
@@ -159,7 +162,6 @@ class Engine:
         return config
 
     def _step(self):
-        began = time.monotonic()
         try:
             self._pipeline.step()
         except Exception as error:
@@ -185,8 +187,11 @@ class Engine:
                 self._leave(generation)
                 ended.append(generation)
             generation.take(generation)
+        self._look(Step(first, later, ended, tokens))
+
+    def _look(self, step):
         if self._observe is not None:
-            self._observe(self, Step(began, now, first, later, ended, tokens))
+            self._observe(self, step)
 
     def _read(self, generation):
         """The new tokens of its sequences; how many."""
@@ -246,8 +251,7 @@ class Engine:
 class Step:
     """What one step did: generations that got their first token, seconds between tokens of the others, those that ended."""
 
-    def __init__(self, began, ended, first, later, done, tokens):
-        self.began, self.ended = began, ended
+    def __init__(self, first=(), later=(), done=(), tokens=0):
         self.first, self.later, self.done, self.tokens = first, later, done, tokens
 
 

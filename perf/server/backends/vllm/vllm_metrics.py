@@ -6,6 +6,8 @@ engine does not tell of them, and a count that is always 0 would be no count.
 
 import queue
 import threading
+from collections import Counter
+from contextlib import suppress
 
 import triton_python_backend_utils as pb
 
@@ -74,28 +76,43 @@ class Metrics:
         self._thread.join()
 
     def _run(self):
-        while (item := self._steps.get()) is not None:
-            (running, waiting, usage), step = item
-            if self._steps.empty():
-                self._metrics["vllm:num_requests_running"].set(running)
-                self._metrics["vllm:num_requests_waiting"].set(waiting)
-                self._metrics["vllm:gpu_cache_usage_perc"].set(usage)
-            for name, value in counted(step):
-                self._metrics[name].increment(value)
+        ended = False
+        while not ended:
+            # All that has gathered meanwhile: its counts in one report, and of the gauges the last.
+            items = [self._steps.get()]
+            with suppress(queue.Empty):
+                while True:
+                    items.append(self._steps.get_nowait())
+            ended = items[-1] is None
+            steps = [item[1] for item in items if item is not None]
+            if steps:
+                self._report(items[len(steps) - 1][0], steps)
+
+    def _report(self, state, steps):
+        for name, value in zip(_GAUGES, state, strict=True):
+            self._metrics[name].set(value)
+        totals = Counter()
+        for step in steps:
+            totals.update(dict(counted(step)))
+        for name, value in totals.items():
+            self._metrics[name].increment(value)
+        for step in steps:
             for name, value in observed(step):
                 self._metrics[name].observe(value)
 
 
 def counted(step):
     """(counter, increment) of a step."""
-    yield "vllm:generation_tokens_total", step.tokens
+    if step.tokens:
+        yield "vllm:generation_tokens_total", step.tokens
     if step.first:
         yield "vllm:prompt_tokens_total", sum(g.prompt_tokens for g in step.first)
 
 
 def observed(step):
     """(histogram, value) of a step: seconds or tokens."""
-    yield "vllm:iteration_tokens_total", step.tokens + sum(g.prompt_tokens for g in step.first)
+    if step.tokens:
+        yield "vllm:iteration_tokens_total", step.tokens + sum(g.prompt_tokens for g in step.first)
     for generation in step.first:
         yield "vllm:time_to_first_token_seconds", generation.first_token - generation.arrived
     for seconds in step.later:

@@ -421,3 +421,21 @@ def test_another_python_model_may_have_a_model_yaml(tmp_path: Path) -> None:
     files["repository/tensorrt_llm/1/model.yaml"] = "anything: 1\n"
     files["repository/tensorrt_llm/1/model.py"] = "# nothing of NVIDIA's\n"
     assert found(files, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "expected"),
+    [
+        ("26.08", "/elsewhere/m.gguf", ["VLLM022"]),
+        ("26.08", "org/name", []),
+        ("26.06", "/elsewhere/m.gguf", []),
+        ("24.10", "/elsewhere/m.gguf", []),
+        ("26.10", "/elsewhere/m.gguf", []),  # its vLLM is not known
+        (None, "/elsewhere/m.gguf", []),
+    ],
+)
+def test_a_gguf_file_needs_a_vllm_that_reads_it(
+    release: str | None, name: str, expected: list[str], tmp_path: Path
+) -> None:
+    options = target(release=release, image="vllm-python-py3")
+    assert ids(found(vllm("chat", {"model": name}), tmp_path, options)) == expected

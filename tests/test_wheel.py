@@ -95,6 +95,8 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
         "tritonsmith/templates/config.pbtxt.j2",
         "tritonsmith/templates/report.html.j2",
         "tritonsmith/builder/base/machine/releases.csv",
+        "tritonsmith/builder/llm/tables/vllm.csv",
+        "tritonsmith/builder/llm/tables/tensorrtllm.csv",
         "tritonsmith/demo/models.yaml",
         "tritonsmith/demo/minilm.py",
         "tritonsmith/demo/requirements.txt",

@@ -488,7 +488,7 @@ def _sequence_onnx() -> bytes:
 def _from_examples(rule: Rule) -> Pair:
     if rule.family in ("VLLM", "TRTLLM"):
         bad, good = (
-            Tree(example_files(rule, example), options=example_options(example))
+            Tree(example_files(rule, example), options=example_options(rule, example))
             for example in (rule.bad, rule.good)
         )
         return Pair(bad, good)

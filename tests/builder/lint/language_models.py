@@ -25,13 +25,13 @@ _RELEASE, _GPUS = (
 _LLMAPI = range(11, 19)
 
 
-def example_options(example: str) -> LintOptions:
+def example_options(rule: Rule, example: str) -> LintOptions:
     """The target that an example names."""
     release, gpus = _RELEASE.search(example), _GPUS.search(example)
     return LintOptions(
         target=Target(
             release=release.group(1) if release else None,
-            image="trtllm-python-py3",
+            image="vllm-python-py3" if rule.family == "VLLM" else "trtllm-python-py3",
             gpus=int(gpus.group(1)) if gpus else None,
         )
     )

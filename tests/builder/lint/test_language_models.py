@@ -421,3 +421,56 @@ def test_another_python_model_may_have_a_model_yaml(tmp_path: Path) -> None:
     files["repository/tensorrt_llm/1/model.yaml"] = "anything: 1\n"
     files["repository/tensorrt_llm/1/model.py"] = "# nothing of NVIDIA's\n"
     assert found(files, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "expected"),
+    [
+        ("26.08", "/elsewhere/m.gguf", ["VLLM022"]),
+        ("26.08", "org/name", []),
+        ("26.06", "/elsewhere/m.gguf", []),
+        ("24.10", "/elsewhere/m.gguf", []),
+        ("26.10", "/elsewhere/m.gguf", []),  # its vLLM is not known
+        (None, "/elsewhere/m.gguf", []),
+    ],
+)
+def test_a_gguf_file_needs_a_vllm_that_reads_it(
+    release: str | None, name: str, expected: list[str], tmp_path: Path
+) -> None:
+    options = target(release=release, image="vllm-python-py3")
+    assert ids(found(vllm("chat", {"model": name}), tmp_path, options)) == expected
+
+
+HOSTILE: tuple[Any, ...] = (
+    10**12,
+    -(10**12),
+    1e308,
+    "9" * 5000,
+    "²",
+    "0,²",
+    "../" * 50,
+    "\0",
+    "a" * 5000,
+    [[]],
+    {"": {}},
+)
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: str(value)[:12])
+def test_no_value_stops_a_check(value: Any, tmp_path: Path) -> None:
+    keys = ("tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens")
+    arguments = dict.fromkeys(keys, value) | {"model": value, "enable_lora": True}
+    text = value if isinstance(value, str) and value.isprintable() else "²,9999999999"
+    files = vllm("chat", arguments, ids_of_devices(text))
+    files["repository/chat/1/multi_lora.json"] = json.dumps({"a": value})
+    model_yaml = json.dumps({**arguments, "triton_config": {"max_batch_size": value, "decoupled": value}})
+    files |= {**llmapi(), "repository/tensorrt_llm/1/model.yaml": model_yaml}
+    engine = {"version": value, "pretrained_config": {"mapping": {"world_size": value}}}
+    five = {
+        n.replace("repository/", "repository/five_"): c for n, c in five_models(gpu_device_ids=text).items()
+    }
+    five["repository/five_tensorrt_llm/config.pbtxt"] = str(
+        five["repository/five_tensorrt_llm/config.pbtxt"]
+    ).replace("/engines/llama", "/models/five_tensorrt_llm/1/engine")
+    five["repository/five_tensorrt_llm/1/engine/config.json"] = json.dumps(engine)
+    assert found({**files, **five}, tmp_path, target(release="26.02", gpus=2))

@@ -126,7 +126,8 @@ def place_of(model: Model, version: Version, value: str) -> Path | None:
 def is_relative_here(version: Version, value: str) -> bool:
     """Whether a relative path names something beside the file."""
     path = Path(value)
-    return not path.is_absolute() and bool(path.parts) and exists(version.path / path)
+    inside = not path.is_absolute() and ".." not in path.parts
+    return inside and bool(path.parts) and exists(version.path / path)
 
 
 def lacks_tokenizer(path: Path) -> bool:

@@ -256,7 +256,7 @@ def wrong_device_ids(model: Model, context: Context) -> Iterator[Hit]:
         return
     place, known = parameter_field("gpu_device_ids"), context.target.gpus
     parts = [part.strip() for part in re.split("[;,]", text)]
-    if not all(part.isdigit() for part in parts):
+    if not all(re.fullmatch(r"\d{1,6}", part) for part in parts):
         yield Hit("gpu_device_ids is no list of numbers", place, text)
         return
     count = sum(max(1, group.count) for group in model.config.instance_group)

@@ -28,6 +28,8 @@ from tritonsmith.builder.lint.rules.files.tensorrtllm import (
 )
 from tritonsmith.builder.llm.arguments import engine_version, release_of_engine
 
+_MOST_RANKS = 1024  # of one engine that are looked for
+
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
@@ -82,10 +84,13 @@ def no_engine(model: Model, context: Context) -> Iterator[Hit]:
     engine = _engine(model)
     if engine is None:
         return
-    wanted = ["config.json", *(f"rank{rank}.engine" for rank in range(engine.world_size or 1))]
+    wanted = [
+        "config.json",
+        *(f"rank{rank}.engine" for rank in range(min(engine.world_size or 1, _MOST_RANKS))),
+    ]
     absent = [name for name in wanted if not is_file(engine.path / name)]
     if absent:
-        what = "is not there" if not exists(engine.path) else f"has no {', '.join(absent)}"
+        what = "is not there" if not exists(engine.path) else f"has no {', '.join(absent[:4])}"
         yield Hit(f"{ENGINE_PATH} {what}", parameter_field(ENGINE_PATH), value_of(model, ENGINE_PATH))
 
 

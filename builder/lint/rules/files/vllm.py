@@ -13,13 +13,14 @@ from tritonsmith.builder.lint.rules.files.engine_files import (
     fault_of_weights,
     is_relative_here,
     lacks_tokenizer,
+    named,
     place_of,
     read_engine_file,
     unknown_arguments,
     whole_number,
     wrong_values,
 )
-from tritonsmith.builder.llm.arguments import arguments
+from tritonsmith.builder.llm.arguments import arguments, arguments_versions
 
 BACKEND: Final = "vllm"
 ARGUMENTS, LORA = "model.json", "multi_lora.json"
@@ -231,8 +232,8 @@ def relative_weights(model: Model, context: Context) -> Iterator[Hit]:
         lora = (
             _adapters(version) if is_on(file.values.get("enable_lora")) else EngineFile(version.path / LORA)
         )
-        named = [(file, key) for key in ("model", "tokenizer")] + [(lora, key) for key in lora.values]
-        for of, key in named:
+        paths = [(file, key) for key in ("model", "tokenizer")] + [(lora, key) for key in lora.values]
+        for of, key in paths:
             value = of.values.get(key)
             if isinstance(value, str) and is_relative_here(version, value):
                 yield of.hit(
@@ -299,3 +300,37 @@ def absent_adapter(model: Model, context: Context) -> Iterator[Hit]:
             path = place_of(model, version, value) if isinstance(value, str) else None
             if path is not None and not is_file(path / "adapter_config.json"):
                 yield lora.hit(f"{value} has no adapter_config.json", name, value)
+
+
+# The first version in the tables without the code; 0.22.1 has it. Source: vllm/model_executor/model_loader of both, and
+# vllm/docs/features/quantization/gguf.md.
+_FIRST_WITHOUT_GGUF = "0.24.0"
+_GGUF = '# 1/model.json\n{"model": "org/name", "load_format": "gguf"}\n'
+
+
+@rule(
+    "VLLM022",
+    "warning",
+    "load",
+    then="the engine does not start, unless the image has the package vllm-gguf-plugin",
+    fix="install vllm-gguf-plugin in the image, or serve the weights as safetensors",
+    source="vllm/docs/features/quantization/gguf.md of 0.24.0; vllm/model_executor/model_loader of 0.22.1 and 0.24.0",
+    bad=_GGUF + "# target 26.07",
+    good=_GGUF + "# target 26.06",
+    needs="target",
+)
+def gguf_without_its_plugin(model: Model, context: Context) -> Iterator[Hit]:
+    """model.json names a GGUF file, and the target's vLLM reads none of its own."""
+    order = arguments_versions(BACKEND, None)
+    of_target = arguments_versions(BACKEND, context.target.release)
+    if order.index(of_target[0]) < order.index(_FIRST_WITHOUT_GGUF):
+        return
+    for _, file in engines(model):
+        values = {
+            key: str(file.values.get(key, "")).lower() for key in ("model", "load_format", "quantization")
+        }
+        key = next(
+            (k for k, v in values.items() if v == "gguf" or (k == "model" and v.endswith(".gguf"))), None
+        )
+        if key is not None:
+            yield file.hit(f"{named(BACKEND, context)} reads no GGUF of its own", key, file.values[key])

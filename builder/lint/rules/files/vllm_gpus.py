@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _IDS = "GPU_DEVICE_IDS"
 _OPT = '"model": "facebook/opt-125m"'
 _MODEL_KIND = "instance_group { kind: KIND_MODEL }"
 _SHARE = "gpu_memory_utilization"
+_MOST_GPUS = 1024  # of one engine that are counted one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def wrong_device_ids(model: Model, context: Context) -> Iterator[Hit]:
 
 def _device_ids(model: Model) -> tuple[int, ...]:
     parts = (parameter(model, _IDS) or "").split(",")
-    return tuple(dict.fromkeys(int(part) for part in parts if part.strip().isdigit()))
+    return tuple(dict.fromkeys(int(part) for part in parts if re.fullmatch(r"\s*\d{1,6}\s*", part)))
 
 
 def _shares(model: Model, context: Context) -> Mapping[int, float]:
@@ -191,7 +193,7 @@ def _gpus_of(group: _Group, model: Model, file: EngineFile, context: Context) ->
     if group.kind == "CPU" or context.target.gpus == 0:
         return ()
     if group.kind == "MODEL":
-        return _device_ids(model) or tuple(range(world_size(file)))
+        return _device_ids(model) or tuple(range(min(world_size(file), _MOST_GPUS)))
     return group.gpus or tuple(range(context.target.gpus or 1))
 
 
@@ -201,8 +203,7 @@ def _gpus_of(group: _Group, model: Model, file: EngineFile, context: Context) ->
     "load",
     then="the engine that is loaded last finds less free memory than its share and does not start",
     fix=f"lower {_SHARE}, so that the shares of a GPU are at most 1 together, or spread the models over GPUs",
-    source="vllm/worker: free memory on the device is less than the desired utilization; "
-    "vllm_backend/ci/L0_backend_vllm/vllm_backend/test.sh",
+    source="vllm/v1/worker/utils.py, request_memory; vllm_backend/ci/L0_backend_vllm/vllm_backend/test.sh",
     bad=f'instance_group {{ kind: KIND_MODEL count: 2 }}\n# 1/model.json\n{{{_OPT}, "{_SHARE}": 0.6}}',
     good=f'{_MODEL_KIND}\n# 1/model.json\n{{{_OPT}, "{_SHARE}": 0.6}}',
     needs="files",

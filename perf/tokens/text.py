@@ -149,9 +149,7 @@ def _length_lines(result: LoadTestResult, tokens: TokenSummary) -> list[str]:
     if tokens.without_text:
         lines.append(f"              {tokens.without_text:,} requests were answered without a text")
     if told.get("approximate_lengths"):
-        lines.append(
-            "              lengths of made-up prompts are approximate: a word as a token; --tokenizer FILE"
-        )
+        lines.append("              made-up lengths in are approximate, a word a token; see --tokenizer")
     count, requests = told.get("prompts"), len(result.records)
     if isinstance(count, int) and 0 < count < requests and not told.get("sessions"):
         lines.append(f"              {count:,} prompts again and again: a prefix cache may know them")

@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
+VLLM_LIST := perf/server/environment/vllm.txt
 # Three processes for two cores, as tests of servers wait much of their time. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
@@ -87,6 +88,8 @@ server-requirements:  ## lock anew what the embedded server's own Python holds (
 	echo "# Made by \`make server-requirements\`." > $(SERVER_LIST)
 	echo "nvidia-pytriton==0.7.0" | $(LOCK) --no-deps >> $(SERVER_LIST)
 	printf 'numpy<2\nonnxruntime>=1.19\n' | $(LOCK) >> $(SERVER_LIST)
+	echo "# Made by \`make server-requirements\`." > $(VLLM_LIST)
+	printf 'numpy<2\nopenvino-genai>=2026.4\n' | $(LOCK) --no-emit-package numpy >> $(VLLM_LIST)
 
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt

@@ -12,6 +12,7 @@ from tritonsmith.perf.load.text import (
     percent,
     result_as_dict,
     seen_lines,
+    step_lines,
     text_of_result,
     verdict_lines,
 )
@@ -77,6 +78,7 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     else:
         lines.append("  TTFT        unknown: no request was answered")
     lines += _goodput_lines(result)
+    lines += step_lines(summary, "requests/s")
     lines += _length_lines(result, tokens)
     lines += _cost_lines(result, tokens)
     return "\n".join([*lines, *seen_lines(result), *_client_lines(result, tokens)])

@@ -7,8 +7,8 @@ them over the time from the first request to the last answer.
     python -m tests.bench.tokens [--aiperf PATH] [--requests 48] [--users 4]
 
 Install AIPerf into an environment of its own (pip install aiperf==0.13.0) and name its command; without it ours runs alone.
-CPU a chunk is the difference between a long and a short run of each client, all its processes together, so that starting
-up is not in it.
+CPU a chunk is that of all of a client's processes from the first request to the last chunk, so that starting up is not in
+it.
 """
 
 from __future__ import annotations
@@ -41,12 +41,24 @@ DENSE = {"first_ms": 1.0, "gap_ms": 1.0, "lump": 16}  # a client that is behind 
 
 @dataclass(frozen=True)
 class Told:
-    """What a client says: medians in ms, tokens a second; and the CPU of all its processes, in s."""
+    """What a client says: medians in ms, tokens a second; the CPU of all its processes, in s, at instants of the run."""
 
     ttft_ms: float
     itl_ms: float
     tokens_per_s: float
-    cpu_s: float
+    samples: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A run by the server's own clock: median TTFT and mean ITL in ms, tokens/s, its ends, its chunks."""
+
+    ttft_ms: float
+    itl_ms: float
+    tokens_per_s: float
+    first_ns: int
+    last_ns: int
+    chunks: int
 
 
 def main() -> None:
@@ -70,12 +82,10 @@ def main() -> None:
                 told[name] = client(port, given.users, given.requests, 64, place)
                 true[name] = truth(port)
         for name, one in told.items():
-            for who, (ttft, itl, rate) in (
-                (name, (one.ttft_ms, one.itl_ms, one.tokens_per_s)),
-                ("  server", true[name]),
-            ):
+            for who, numbers in ((name, one), ("  server", true[name])):
                 emit_text(
-                    f"{who:<10}TTFT p50 {ttft:7.2f} ms, ITL mean {itl:6.3f} ms, {rate:7.1f} output tokens/s"
+                    f"{who:<10}TTFT p50 {numbers.ttft_ms:7.2f} ms, ITL mean {numbers.itl_ms:6.3f} ms, "
+                    f"{numbers.tokens_per_s:7.1f} output tokens/s"
                 )
         costs = {
             (how, name): cost_us(client, given.chunks, place, script)
@@ -91,12 +101,14 @@ def main() -> None:
 
 
 def cost_us(client: Any, chunks: int, place: Path, script: dict[str, float]) -> float:
-    """CPU a chunk, in µs."""
+    """CPU of a client's processes from the first request to the last chunk, a chunk, in µs."""
     tokens, users = 256, 16
     with server(script) as port:
-        few = client(port, users, users, tokens, place).cpu_s
-        many = client(port, users, users + chunks // tokens, tokens, place).cpu_s
-    return float((many - few) / (chunks // tokens * tokens) * 1e6)
+        samples = client(port, users, users + chunks // tokens, tokens, place).samples
+        seen = truth(port)
+    before = max((cpu_s for at_ns, cpu_s in samples if at_ns <= seen.first_ns), default=0.0)
+    until = max(cpu_s for at_ns, cpu_s in samples if at_ns <= seen.last_ns + 100_000_000)
+    return float((until - before) / seen.chunks * 1e6)
 
 
 @contextmanager
@@ -127,13 +139,13 @@ def ours(port: int, users: int, requests: int, tokens: int, place: Path) -> Told
         "--osl",
         str(tokens),
     ]
-    output, cpu_s = run([*command, "--format", "json"])
+    output, samples = run([*command, "--format", "json"])
     said = json.loads(output)["tokens"]
     return Told(
         said["ttft_ns"]["p50"]["value"] / 1e6,
         said["mean_itl_ns"]["value"] / 1e6,
         said["output_tokens_per_s"]["value"],
-        cpu_s,
+        samples,
     )
 
 
@@ -158,13 +170,13 @@ class AiPerf:
         ]
         command += ["--isl", "32", "--osl", str(tokens), "--tokenizer", str(self._tokenizer())]
         command += ["--use-server-token-count", "--ui", "none", "--artifact-dir", str(out)]
-        _, cpu_s = run(command)
+        _, samples = run(command)
         said = json.loads(next(out.rglob("*profile_export_aiperf.json")).read_text())
         return Told(
             said["time_to_first_token"]["p50"],
             said["inter_token_latency"]["avg"],
             said["output_token_throughput"]["avg"],
-            cpu_s,
+            samples,
         )
 
     def _tokenizer(self) -> Path:
@@ -187,11 +199,12 @@ class AiPerf:
         return place
 
 
-def run(command: list[str]) -> tuple[str, float]:
-    """(what it printed, CPU of it and of all processes below it).
+def run(command: list[str]) -> tuple[str, list[tuple[int, float]]]:
+    """(what it printed, CPU of it and of all processes below it so far, every 30 ms).
 
-    It is sampled, as AIPerf's own processes are not all waited for: what one used in its last 30 ms is not in it.
+    It is sampled, as AIPerf does not wait for all of its own processes.
     """
+    samples: list[tuple[int, float]] = []
     seen: dict[tuple[int, float], float] = {}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = psutil.Popen(command, stdout=output, stderr=errors)
@@ -201,6 +214,7 @@ def run(command: list[str]) -> tuple[str, float]:
                     with suppress(psutil.Error):
                         times = one.cpu_times()
                         seen[one.pid, one.create_time()] = times.user + times.system
+            samples.append((time.monotonic_ns(), sum(seen.values())))
             time.sleep(0.03)
         output.seek(0)
         errors.seek(0)
@@ -208,20 +222,21 @@ def run(command: list[str]) -> tuple[str, float]:
             raise SystemExit(
                 f"{command[0]} ended with {process.returncode}: {output.read()[-2000:]}{errors.read()[-2000:]}"
             )
-        return output.read(), sum(seen.values())
+        return output.read(), samples
 
 
-def truth(port: int) -> tuple[float, float, float]:
-    """(median TTFT in ms, mean ITL in ms, output tokens a second) of the run just over, by the server's own clock."""
+def truth(port: int) -> Truth:
+    """Of the run that is just over."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/log", timeout=60) as answer:
         rows = json.loads(answer.read())
     rows = [row for row in rows if len(row["writes"]) > 8]  # not what was asked before the load
     chunks = [[(at, tokens) for at, tokens, size in row["writes"] if size] for row in rows]
     first = [c[0][0] - row["at_ns"] for c, row in zip(chunks, rows, strict=True)]
     itl = [(c[-1][0] - c[0][0]) / (sum(t for _, t in c) - 1) for c in chunks]
-    seconds = (max(c[-1][0] for c in chunks) - min(row["at_ns"] for row in rows)) / 1e9
-    total = sum(tokens for c in chunks for _, tokens in c)
-    return statistics.median(first) / 1e6, statistics.fmean(itl) / 1e6, total / seconds
+    begin, end = min(row["at_ns"] for row in rows), max(c[-1][0] for c in chunks)
+    total = sum(tokens for c in chunks for _, tokens in c)  # in these scripts a chunk holds one
+    rate = total / (end - begin) * 1e9
+    return Truth(statistics.median(first) / 1e6, statistics.fmean(itl) / 1e6, rate, begin, end, total)
 
 
 if __name__ == "__main__":

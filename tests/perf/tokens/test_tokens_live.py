@@ -61,7 +61,11 @@ def test_every_token_of_the_live_backend_is_counted_and_timed(
     found = summarise_tokens(result.records, result.summary)
     assert found.counted_by == {"server": 16} and found.output_lengths == {"min": 12, "mean": 12, "max": 12}
     assert found.input_lengths["mean"] == 24, "a GGUF file's own tokenizer is the model's"
-    assert (found.ttft_ns["p50"].value or 0) < (found.e2e_ns["p50"].value or 0)
+    records = (
+        result.records
+    )  # the tiny model's tokens may all be parts of one character, which comes at the end
+    assert (records.sent_ns < records.first_byte_ns).all()
+    assert (records.first_byte_ns <= records.last_response_ns).all()  # type: ignore[operator]
     assert result.server is not None and result.server.requests == 16
     assert result.summary.goodput is not None and result.summary.goodput.share == 1
 

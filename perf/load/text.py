@@ -47,7 +47,7 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         lines.append(f"  {label}  {name:<5} {number(estimate, 1e-6, 'ms')}")
         label = " " * 10
     lines += _mean_and_max_lines(summary)
-    lines += _step_lines(summary)
+    lines += step_lines(summary)
     lines += _stream_lines(summary)
     return "\n".join([*lines, *seen_lines(result)])
 
@@ -122,7 +122,7 @@ def _goodput_lines(summary: Summary) -> list[str]:
     ]
 
 
-def _step_lines(summary: Summary) -> list[str]:
+def step_lines(summary: Summary, unit: str = "inferences/s") -> list[str]:
     """A row a step: what was asked, what came, its tail."""
     closed = summary.load.get("kind") == "closed"
     rows = []
@@ -136,7 +136,7 @@ def _step_lines(summary: Summary) -> list[str]:
         asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
         rate = step.throughput_per_s.value or 0.0
         verdict = "" if step.validity is None else step.validity.verdict.value
-        rows.append((asked, verdict, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
+        rows.append((asked, verdict, f"{rate:,.1f} {unit}", f"{tail} ms{failed}"))
     labels = ["steps", *[""] * len(rows)]
     return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(2,)), strict=False)]
 

@@ -117,7 +117,7 @@ def summarise_tokens(records: RequestRecords, summary: Summary) -> TokenSummary:
         input_lengths=_lengths(told_input),
         ttft_ns=_quantiles(ttft, level),
         itl_ns=_quantiles(itl, level),
-        chunk_gap_ns=_quantiles(chunk_gaps_ns(done), level),
+        chunk_gap_ns=_of_chunks(_quantiles(chunk_gaps_ns(done), level)),
         e2e_ns=_quantiles(e2e, level),
         mean_ttft_ns=mean_estimate(ttft, level),
         mean_itl_ns=mean_estimate(itl, level),
@@ -275,6 +275,14 @@ def _lengths(values: npt.NDArray[Any]) -> dict[str, float]:
     if not values.size:
         return {}
     return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+
+
+def _of_chunks(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """What they lack are gaps, not requests."""
+    return {
+        name: replace(e, why=e.why and e.why.replace("requests", "gaps").replace("request", "gap"))
+        for name, e in estimates.items()
+    }
 
 
 def _quantiles(series: Floats, level: float) -> dict[str, Estimate]:

@@ -12,6 +12,7 @@ from tritonsmith.perf.load.text import (
     percent,
     result_as_dict,
     seen_lines,
+    step_lines,
     text_of_result,
     verdict_lines,
 )
@@ -70,13 +71,14 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     if summary.answered:
         lines += _times("TTFT", tokens.ttft_ns)
         lines += _times("ITL", tokens.itl_ns)
-        lines.append("              (end-to-end - TTFT) / (tokens - 1) of each request, also called TPOT")
+        lines.append("              (end-to-end - TTFT) / (tokens - 1) of each request; TPOT")
         lines += _times("gaps", tokens.chunk_gap_ns)
         lines.append(f"              {_gap_words(tokens)}")
         lines += _times("end-to-end", tokens.e2e_ns)
     else:
         lines.append("  TTFT        unknown: no request was answered")
     lines += _goodput_lines(result)
+    lines += step_lines(summary, "requests/s")
     lines += _length_lines(result, tokens)
     lines += _cost_lines(result, tokens)
     return "\n".join([*lines, *seen_lines(result), *_client_lines(result, tokens)])
@@ -149,9 +151,7 @@ def _length_lines(result: LoadTestResult, tokens: TokenSummary) -> list[str]:
     if tokens.without_text:
         lines.append(f"              {tokens.without_text:,} requests were answered without a text")
     if told.get("approximate_lengths"):
-        lines.append(
-            "              lengths of made-up prompts are approximate: a word as a token; --tokenizer FILE"
-        )
+        lines.append("              asked for in words: a token each, roughly; see --tokenizer")
     count, requests = told.get("prompts"), len(result.records)
     if isinstance(count, int) and 0 < count < requests and not told.get("sessions"):
         lines.append(f"              {count:,} prompts again and again: a prefix cache may know them")

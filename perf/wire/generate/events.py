@@ -41,6 +41,17 @@ class EventParser:
 
     def feed(self, data: bytes, now: int) -> None:
         """Take the next bytes, which came at `now`. ValueError for a line that does not end."""
+        # The hot path: one event of one line, whole.
+        if (
+            data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and data.find(b"\n") == len(data) - 2
+            and b"\r" not in data
+            and not (self._rest or self._data)
+        ):
+            self._after_cr = False
+            self._event(data[6:-2], now)
+            return
         if self._after_cr and data[:1] == b"\n":
             data = data[1:]
         if not data:

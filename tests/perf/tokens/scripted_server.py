@@ -82,9 +82,9 @@ class Server:
             names = ("chat", "plain")
             return 200, [{"name": name, "version": "1", "state": "READY"} for name in names]
         if path == "/v2/models/chat":
-            inputs = [{"name": n, "datatype": k, "shape": [1]} for n, _, k in TENSORS]
+            tensors = [{"name": n, "datatype": k, "shape": [1]} for n, _, k in TENSORS]
             outputs = [{"name": n, "datatype": k, "shape": [-1]} for n, k in OUTPUTS]
-            return 200, {"name": "chat", "versions": ["1"], "inputs": inputs, "outputs": outputs}
+            return 200, {"name": "chat", "versions": ["1"], "inputs": tensors, "outputs": outputs}
         if path == "/v2/models/chat/config":
             inputs = [
                 {"name": n, "data_type": c, "dims": [1], "optional": n != "text_input"} for n, c, _ in TENSORS

@@ -206,7 +206,7 @@ def _edits(
     spec: RepositorySpec, model: ModelSpec, settings: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Where models.yaml has to change for the model's config to have these settings; config: as it was measured."""
-    merged = model.config.as_proto_json()
+    merged = _stated(model)
     wanted = config_path.with_values(merged, settings)
     if model.max_batch_size is None and "dynamic_batching" in settings and "dynamic_batching" not in wanted:
         # Left out, it would be chosen together with dynamic batching, which is not wanted.
@@ -218,6 +218,11 @@ def _edits(
         if merged.get(key) != wanted.get(key):
             at = ("models", model.name, key)
             yield from _difference(at, own.get(key), defaults.get(key), wanted.get(key))
+
+
+def _stated(model: ModelSpec) -> dict[str, Any]:
+    """What the spec says that can be swept: fields of Triton's, and of a language model its engine's arguments."""
+    return {**model.config.as_proto_json(), **({config_path.ENGINE: model.engine} if model.engine else {})}
 
 
 def _serve(model: ModelSpec, variant: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -313,7 +318,7 @@ def _cannot_edit(spec: RepositorySpec, model: ModelSpec, why: str) -> Tritonsmit
 
 def _notes(run: RunResult, arm: Arm, model: ModelSpec) -> Iterator[str]:
     """Where the spec's settings are not those that the sweep called current."""
-    stated = model.config.as_proto_json()
+    stated = _stated(model)
     baseline = next((a for a in run.arms if a.baseline), None)
     for path in arm.settings:
         here = config_path.read(stated, path)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -118,27 +119,26 @@ def loosely(line: str) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """An empty directory."""
-    directory = tmp_path / "project"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def newcomer(project: Path) -> Iterator[Reader]:
+def newcomer() -> Iterator[Reader]:
     """Nothing of this checkout, of this environment or of its caches is theirs; pip's configuration is the machine's."""
-    home = project.parent / "home"
-    home.mkdir()
-    constraint = project.parent / "constraint.txt"
-    constraint.write_text("torch==2.13.0\n")
-    shell = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "LANG", "LC_"))}
-    shell |= {"HOME": str(home), "PATH": f"{home}/venv/bin:/usr/bin:/bin", "PIP_CONSTRAINT": str(constraint)}
-    reader = Reader(project, shell)
-    yield reader
-    if reader.server is not None:
-        reader.server.kill()
-        reader.server.communicate()
+    with TemporaryDirectory() as temporary:  # no name as long as pytest's: homes are called /home/ann
+        home, project, constraint = (Path(temporary) / name for name in ("home", "project", "constraint.txt"))
+        home.mkdir()
+        project.mkdir()
+        constraint.write_text("torch==2.13.0\n")
+        shell = {
+            name: value for name, value in os.environ.items() if name.startswith(("PIP_", "LANG", "LC_"))
+        }
+        shell |= {
+            "HOME": str(home),
+            "PATH": f"{home}/venv/bin:/usr/bin:/bin",
+            "PIP_CONSTRAINT": str(constraint),
+        }
+        reader = Reader(project, shell)
+        yield reader
+        if reader.server is not None:
+            reader.server.kill()
+            reader.server.communicate()
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_a_line_is_compared_loosely() -> None:
     )
 
 
-def test_its_beginning_is_what_it_shows(project: Path) -> None:
-    reader = Reader(project, environment())
+def test_its_beginning_is_what_it_shows(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, environment())
     first = next(n for n, block in enumerate(BLOCKS) if block.commands == ["tritonsmith plan"])
     begins = [block for block in BLOCKS[:first] if block.mark.startswith("file: ")]
     for block in (*begins, *BLOCKS[first : first + 2]):

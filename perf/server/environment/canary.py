@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 MODEL = "tritonsmith_canary"
 REINSTALL_FIX = "tritonsmith server install tries again"
 NUMPY_FIX = f"the usual cause is that the stub's Python finds another numpy than numpy<2; {REINSTALL_FIX}"
-START_S = 60.0
+BUSY_FIX = f"a busy machine may be too slow for it: {REINSTALL_FIX} when it is not"
+START_S = ANSWER_S = 60.0
 _PATIENCE_S = 3
 CARRIED = tuple(d for d in DTYPES if d.numpy is not None)
 
@@ -104,6 +105,8 @@ class Canary:
         sent = {d.kserve: _values(d) for d in CARRIED}
         try:
             received = _infer(self._url, sent)
+        except TimeoutError:
+            raise _failed("did not answer", f"nothing within {ANSWER_S:g} s", BUSY_FIX) from None
         except (OSError, http.client.HTTPException) as error:
             # A BYTES tensor kills a stub whose numpy is too new.
             raise _failed("did not answer", error, NUMPY_FIX) from None
@@ -176,7 +179,7 @@ def _infer(url: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, b
             "parameters": {"binary_data_output": True},
         }
     ).encode()
-    connection = http.client.HTTPConnection(url, timeout=30)
+    connection = http.client.HTTPConnection(url, timeout=ANSWER_S)
     try:
         connection.request(
             "POST",

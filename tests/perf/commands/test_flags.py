@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -15,7 +15,13 @@ from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.commands.flattened import flattened
 from tritonsmith.perf.commands.load.load import load
 from tritonsmith.perf.commands.sweep.flags import NOT_OF_SPEC, values_of
-from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.options import (
+    ArmFlags,
+    PayloadFlags,
+    RoundFlags,
+    SweepFlags,
+    VerdictFlags,
+)
 from tritonsmith.perf.commands.sweep.sweep import sweep
 from tritonsmith.perf.sweep.plan import SweepSpec
 
@@ -76,15 +82,17 @@ def test_a_flag_has_one_help(command: Any) -> None:
 
 def test_every_flag_of_a_sweep_is_a_key_of_its_spec() -> None:
     assert values_of(SweepFlags(model="", set_=[])) == {}
-    given = SweepFlags(
-        "m", ["instance_group.count=1,2"], None, "1,8", 3, "2s", "100ms", "60s", "p99", 8, 0.1, "20ms", 1.5,
-        "30ms", 100.0, 0.1, 0.0, 0.5, ["a=b"], None, ["o:4"], "e", "grid", 5, 2, seed=0, placement="auto",
-        answers="any", repeat="0",
-    )  # fmt: skip
-    values = values_of(given)
+    given = (
+        SweepFlags("m", ["instance_group.count=1,2"], "1,8", "60s"),
+        ArmFlags(["a=b"], None, "e", ["o:4"], "grid", 5, "in_place"),
+        VerdictFlags("p99", 8, 0.1, "20ms", 1.5, "30ms", 100.0, 0.1, 0.0, "any", 0.5),
+        RoundFlags(3, "2s", "100ms", 0),
+        PayloadFlags(2, repeat="0"),
+    )
+    values = values_of(*given)
     assert values.keys() <= SweepSpec.model_fields.keys()
-    assert len(values) == len(SweepFlags.__dataclass_fields__) - len(NOT_OF_SPEC)
+    assert len(values) == sum(len(fields(group)) for group in given) - len(NOT_OF_SPEC)
     assert values["space"] == {"instance_group.count": [1, 2]} and values["beside"] == {"o": 4}
     assert (values["budget_s"], values["slo_p99_ms"], values["max_p99_ms"]) == (60.0, 20.0, 30.0)
     with pytest.raises(UsageError, match="not a time"):
-        values_of(SweepFlags(duration=""))
+        values_of(RoundFlags(duration=""))

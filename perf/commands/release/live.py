@@ -85,7 +85,7 @@ class LiveRelease:
         if reply.status == 200:
             return "explicit"
         why = reason(reply)
-        if "not allowed if polling is enabled" in reason:
+        if "not allowed if polling is enabled" in why:
             return "poll"
         if "load / unload is not allowed" in why:
             return "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -78,6 +79,12 @@ def test_a_flag_has_one_help(command: Any) -> None:
     parameters = inspect.signature(command).parameters.values()
     helps = [info.help for p in parameters for info in p.annotation.__metadata__]
     assert all(helps) and len(set(helps)) == len(helps) > 30
+
+
+@pytest.mark.parametrize("command", [load, sweep])
+def test_no_panel_is_longer_than_a_screen(command: Any) -> None:
+    infos = [p.annotation.__metadata__[0] for p in inspect.signature(command).parameters.values()]
+    assert max(Counter(info.rich_help_panel for info in infos).values()) <= 12
 
 
 def test_every_flag_of_a_sweep_is_a_key_of_its_spec() -> None:

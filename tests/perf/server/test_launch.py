@@ -449,6 +449,17 @@ def test_the_canary_notices(
     assert ("numpy<2" in str(caught.value.fix)) == numpy_is_blamed
 
 
+@server_mark
+def test_a_canary_without_an_answer_blames_the_busy_machine(
+    canary_with: Callable[[Callable[[str], str]], Canary],
+) -> None:
+    canary = canary_with(lambda t: swap(t, "feeds = []\n", "feeds = __import__('time').sleep(4) or []\n"))
+    with pytest.raises(ServerError) as caught:
+        canary.verify(time.monotonic() + 30, answer_s=0.5)
+    assert (caught.value.code, caught.value.seen) == ("canary_failed", "nothing within 0.5 s")
+    assert "busy" in str(caught.value.fix) and "numpy" not in str(caught.value.fix)
+
+
 def test_docker_gets_loopback_ports_a_read_only_repository_and_a_name(tmp_path: Path) -> None:
     spec = ServerSpec(
         kind="docker",

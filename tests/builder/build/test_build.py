@@ -223,6 +223,8 @@ def test_a_stopped_build_leaves_the_old_model_or_the_new(
         time.sleep(moment_s)
         build.send_signal(signal_number)
         _, errors = build.communicate(timeout=20)
+    if "init_import_site" in errors:
+        pytest.skip("Python had not begun with us yet: this machine is busy")
     assert build.returncode in (0, 130, 143, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM), errors
     if build.returncode > 0:
         assert "Traceback" not in errors

@@ -290,7 +290,9 @@ def first_json(stream: Any) -> dict[str, Any]:
 
 @server_mark
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 0, marks=pytest.mark.nightly), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_serve_tells_what_it_serves_and_ends_when_asked(mixed: Path, number: int, code: int) -> None:
     with serving(mixed, "--", "--log-verbose=1") as process:
@@ -425,13 +427,19 @@ def swap(text: str, old: str, new: str) -> str:
             True,
         ),
         # What numpy 2 does to Tensor(): nothing is sent.
-        (
+        pytest.param(
             lambda t: swap(t, "pb.Tensor(name, share[name])", "pb.Tensor(name, share[name][:0])"),
             "no data",
             True,
+            marks=pytest.mark.nightly,
         ),
         (lambda t: "import no_such_package\n" + t, "no_such_package", False),
-        (lambda t: swap(t, "feeds = []\n", "raise SystemError('boom')\n"), "boom", True),
+        pytest.param(
+            lambda t: swap(t, "feeds = []\n", "raise SystemError('boom')\n"),
+            "boom",
+            True,
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["first element repeated", "empty outputs", "import fails", "execute fails"],
 )

@@ -19,7 +19,7 @@ from tritonsmith.perf.commands.load.options import (
     ValueFlags,
     WireFlags,
 )
-from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.options import PayloadFlags
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
 from tritonsmith.perf.data.repeat import repeat_from_text
@@ -303,7 +303,7 @@ def server_fields(flags: ServerFlags) -> dict[str, Any]:
     }
 
 
-def data_from_flags(flags: ValueFlags | SweepFlags) -> DataOptions:
+def data_from_flags(flags: ValueFlags | PayloadFlags) -> DataOptions:
     """--data, --shape and --range → where values come from."""
     shapes, ranges = shapes_from_flags(flags.shape or []), ranges_from_flags(flags.range_ or [])
     return DataOptions(file=flags.data, shapes=shapes, ranges=ranges)

@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WITH_VLLM := $(VENV)/.with-vllm
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
 VLLM_LIST := perf/server/environment/vllm.txt
@@ -32,10 +33,14 @@ $(STAMP): pyproject.toml constraints.txt $(SERVER_LIST) examples/demo/requiremen
 demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on three real models
 	$(BIN)/tritonsmith demo
 
-test: $(STAMP)  ## the whole test suite
+$(WITH_VLLM): $(STAMP) $(VLLM_LIST)
+	$(BIN)/tritonsmith server install --with vllm
+	@touch $@
+
+test: $(WITH_VLLM)  ## the whole test suite
 	$(BIN)/python -m pytest $(SPREAD)
 
-nightly: $(STAMP)  ## the whole suite with its longest tests
+nightly: $(WITH_VLLM)  ## the whole suite with its longest tests
 	$(BIN)/python -m pytest $(SPREAD) --nightly
 
 quick: $(STAMP)  ## the tests that take seconds

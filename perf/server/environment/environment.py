@@ -123,17 +123,20 @@ def make(
 
 
 def vllm_layer(
-    server: PythonEnvironment, options: PipOptions | None = None, prove: Prove = canary.prove
+    server: PythonEnvironment,
+    options: PipOptions | None = None,
+    prove: Prove = canary.prove,
+    locked: Path = VLLM,
 ) -> PythonEnvironment:
     """An environment that sees `server` and holds what our vllm backend imports: locked, with hashes."""
 
     def fill(made: PythonEnvironment, lock: int) -> None:
         _upon(server, made, lock)
-        _pip(made, [*(options or PipOptions()).arguments, *_exactly(VLLM)], lock)
+        _pip(made, [*(options or PipOptions()).arguments, *_exactly(locked)], lock)
 
     return _made(
-        _vllm_wanted(server),
-        _vllm_made_from(server),
+        _vllm_wanted(server, locked),
+        _vllm_made_from(server, locked),
         "the embedded server's environment for language models (once; some 70 MB to fetch, 210 MB on disk)",
         fill,
         lambda made: prove(embedded.locate(server), made),
@@ -143,15 +146,15 @@ def vllm_layer(
 def vllm_ready() -> PythonEnvironment | None:
     """That layer when it is there; None when it would be made first."""
     server = ready()
-    return server and _fitting(_vllm_wanted(server).root, _vllm_made_from(server))
+    return server and _fitting(_vllm_wanted(server, VLLM).root, _vllm_made_from(server, VLLM))
 
 
-def _vllm_made_from(server: PythonEnvironment) -> str:
-    return digest_of_value([str(server.root), server.python, digest_of_file(VLLM)])
+def _vllm_made_from(server: PythonEnvironment, locked: Path) -> str:
+    return digest_of_value([str(server.root), server.python, digest_of_file(locked)])
 
 
-def _vllm_wanted(server: PythonEnvironment) -> PythonEnvironment:
-    name = f"{server.root.name}-vllm-{_vllm_made_from(server)[:16]}"
+def _vllm_wanted(server: PythonEnvironment, locked: Path) -> PythonEnvironment:
+    name = f"{server.root.name}-vllm-{_vllm_made_from(server, locked)[:16]}"
     return replace(server, root=home() / "layers" / name)
 
 

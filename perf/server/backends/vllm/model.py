@@ -100,7 +100,6 @@ class TritonPythonModel:
         if vllm_weights.is_hugging_face(path):
             path = vllm_convert.converted(path)
         self._max_model_len = vllm_arguments.context(settings, weights.context_length)
-        self._kv_tokens = settings.kv_tokens
         scheduler = genai.SchedulerConfig()
         for name, value in settings.scheduler.items():
             setattr(scheduler, name, value)
@@ -117,16 +116,14 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            sender = request.get_response_sender()
+            sender, generation = request.get_response_sender(), None
             try:
-                asked = _Asked(request)
-                generation = self._generation(asked, sender)
+                generation = self._generation(_Asked(request), sender)
+                self._responses.put((generation, sender, None, 0))  # known before anything of it is sent
+                self._engine.add(generation)
             except Exception as error:
                 told = str(error) if isinstance(error, _REFUSED) else f"{type(error).__name__}: {error}"
-                self._responses.put((None, sender, _error(f"Error generating stream: {told}"), _FINAL))
-                continue
-            self._responses.put((generation, sender, None, 0))
-            self._engine.add(generation)
+                self._responses.put((generation, sender, _error(f"Error generating stream: {told}"), _FINAL))
 
     def _generation(self, asked, sender):
         sampling = vllm_sampling.sampling_from(asked.parameters)
@@ -141,8 +138,6 @@ class TritonPythonModel:
                 "than the number of text tokens."
             )
         most = min(sampling.max_tokens, self._max_model_len - length)
-        if self._kv_tokens is not None and length + 1 > self._kv_tokens:
-            raise ValueError(f"the KV cache holds {self._kv_tokens} tokens and the prompt has {length}")
         answer = _Answer(asked)
 
         def take(generation):
@@ -172,7 +167,7 @@ class TritonPythonModel:
                     _send(sender, response, flags)
             if live and time.monotonic() - looked > _LOOK_FOR_GONE_S:
                 looked = time.monotonic()
-                for generation in [g for g, s in live.items() if not g.cancelled and s.is_cancelled()]:
+                for generation in [g for g, s in live.items() if not g.cancelled and _is_gone(s)]:
                     pb.Logger.log_info("[vllm] Cancelling the request")
                     self._engine.cancel(generation)
 
@@ -301,6 +296,13 @@ def _text(value, name):
 
 def _error(message):
     return pb.InferenceResponse(error=pb.TritonError(message))
+
+
+def _is_gone(sender):
+    try:
+        return sender.is_cancelled()
+    except Exception:
+        return False
 
 
 def _send(sender, response, flags):

@@ -67,6 +67,8 @@ class Engine:
 
     def add(self, generation):
         """From any thread."""
+        if not self._thread.is_alive():
+            raise RuntimeError("Model is unavailable due to unhealthy vLLM engine")
         with self._wakes:
             self._arrivals.append(generation)
             self._wakes.notify()
@@ -101,6 +103,8 @@ class Engine:
             self._admit()
             if self.running:
                 self._step()
+            elif self._pipeline.has_non_finished_requests():
+                self._pipeline.step()  # in which it lets go of what was cancelled
 
     def _drop_cancelled(self):
         for generation in [g for g in (*self.waiting, *self.running) if g.cancelled]:
@@ -108,6 +112,7 @@ class Engine:
             self._abort(generation)
             self._leave(generation)
             generation.take(generation)
+            self._look(Step())
 
     def _admit(self):
         while self.waiting and self._has_room(self.waiting[0].sampling.n):
@@ -159,7 +164,6 @@ class Engine:
         return config
 
     def _step(self):
-        began = time.monotonic()
         try:
             self._pipeline.step()
         except Exception as error:
@@ -167,26 +171,36 @@ class Engine:
             for generation in list(self.running):
                 self._fail(generation, f"the engine failed in a step: {_first_line(error)}")
             return
+        step = Step()
         now = time.monotonic()
-        first, later, ended, tokens = [], [], [], 0
         for generation in list(self.running):
-            count = self._read(generation)
-            if not count and not generation.finished:
-                continue
-            if count:
-                tokens += count
-                if generation.first_token is None:
-                    generation.first_token = now
-                    first.append(generation)
-                else:
-                    later.append(now - generation.last_token)
-                generation.last_token = now
-            if generation.finished:
-                self._leave(generation)
-                ended.append(generation)
-            generation.take(generation)
+            try:
+                self._advance(generation, now, step)
+            except Exception as error:  # noqa: PERF203 one of them must not end the others
+                self._fail(generation, f"{type(error).__name__}: {error}")
+        self._look(step)
+
+    def _advance(self, generation, now, step):
+        """What the step gave one of them."""
+        count = self._read(generation)
+        if not count and not generation.finished:
+            return
+        if count:
+            step.tokens += count
+            if generation.first_token is None:
+                generation.first_token = now
+                step.first.append(generation)
+            else:
+                step.later.append(now - generation.last_token)
+            generation.last_token = now
+        if generation.finished:
+            self._leave(generation)
+            step.done.append(generation)
+        generation.take(generation)
+
+    def _look(self, step):
         if self._observe is not None:
-            self._observe(self, Step(began, now, first, later, ended, tokens))
+            self._observe(self, step)
 
     def _read(self, generation):
         """The new tokens of its sequences; how many."""
@@ -237,18 +251,16 @@ class Engine:
                 sequence.handle.cancel()
 
     def _leave(self, generation):
-        if generation in self.running:
-            self.running.remove(generation)
-        else:
-            self.waiting.remove(generation)
+        for those in (self.running, self.waiting):
+            if generation in those:
+                those.remove(generation)
 
 
 class Step:
     """What one step did: generations that got their first token, seconds between tokens of the others, those that ended."""
 
-    def __init__(self, began, ended, first, later, done, tokens):
-        self.began, self.ended = began, ended
-        self.first, self.later, self.done, self.tokens = first, later, done, tokens
+    def __init__(self):
+        self.first, self.later, self.done, self.tokens = [], [], [], 0
 
 
 _ENDINGS = {genai.GenerationFinishReason.STOP: "stop", genai.GenerationFinishReason.LENGTH: "length"}

@@ -6,6 +6,8 @@ engine does not tell of them, and a count that is always 0 would be no count.
 
 import queue
 import threading
+from collections import Counter, deque
+from contextlib import suppress
 
 import triton_python_backend_utils as pb
 
@@ -13,6 +15,7 @@ _LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 2
 _TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 _PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
 _IN_A_STEP = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+_AT_ONCE = 64
 _COUNTERS = {
     "vllm:prompt_tokens_total": "Number of prefill tokens processed.",
     "vllm:generation_tokens_total": "Number of generation tokens processed.",
@@ -74,28 +77,48 @@ class Metrics:
         self._thread.join()
 
     def _run(self):
-        while (item := self._steps.get()) is not None:
-            (running, waiting, usage), step = item
-            if self._steps.empty():
-                self._metrics["vllm:num_requests_running"].set(running)
-                self._metrics["vllm:num_requests_waiting"].set(waiting)
-                self._metrics["vllm:gpu_cache_usage_perc"].set(usage)
-            for name, value in counted(step):
-                self._metrics[name].increment(value)
-            for name, value in observed(step):
+        ended, pending = False, deque()
+        while pending or not ended:
+            items = self._gathered(wait=not (pending or ended))
+            ended = ended or None in items
+            told = [item for item in items if item is not None]
+            if told:
+                self._report(told[-1][0], [step for _, step in told])
+                pending.extend(pair for _, step in told for pair in observed(step))
+            # Histograms take one value a call; counters and gauges, which need one in all, do not wait for them.
+            for _ in range(min(_AT_ONCE, len(pending))):
+                name, value = pending.popleft()
                 self._metrics[name].observe(value)
+
+    def _gathered(self, wait):
+        items = [self._steps.get()] if wait else []
+        with suppress(queue.Empty):
+            while True:
+                items.append(self._steps.get_nowait())
+        return items
+
+    def _report(self, state, steps):
+        for name, value in zip(_GAUGES, state, strict=True):
+            self._metrics[name].set(value)
+        totals = Counter()
+        for step in steps:
+            totals.update(dict(counted(step)))
+        for name, value in totals.items():
+            self._metrics[name].increment(value)
 
 
 def counted(step):
     """(counter, increment) of a step."""
-    yield "vllm:generation_tokens_total", step.tokens
+    if step.tokens:
+        yield "vllm:generation_tokens_total", step.tokens
     if step.first:
         yield "vllm:prompt_tokens_total", sum(g.prompt_tokens for g in step.first)
 
 
 def observed(step):
     """(histogram, value) of a step: seconds or tokens."""
-    yield "vllm:iteration_tokens_total", step.tokens + sum(g.prompt_tokens for g in step.first)
+    if step.tokens:
+        yield "vllm:iteration_tokens_total", step.tokens + sum(g.prompt_tokens for g in step.first)
     for generation in step.first:
         yield "vllm:time_to_first_token_seconds", generation.first_token - generation.arrived
     for seconds in step.later:

@@ -124,7 +124,7 @@ def run_load_test(
     Raises ServerError when nothing answers, TrialError when the model is not served, UsageError when the
     data or the options do not fit it.
     """
-    _check(test)
+    check_options(test)
     api, target = server_of(url, test)
     about_server = api.server_metadata()
     model = interface_of(api, test.model, test.version)
@@ -227,7 +227,7 @@ def measured(
 # What is asked → what is put together.
 
 
-def _check(test: LoadTest) -> None:
+def check_options(test: LoadTest) -> None:
     """UsageError or ToolError for what does not go together, before any server is asked."""
     if test.shared_memory == "cuda":
         check_cuda(test.cuda_device)

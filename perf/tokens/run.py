@@ -12,6 +12,7 @@ from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.perf.load.counting import Counting
 from tritonsmith.perf.load.load_test import (
     LoadTest,
+    check_options,
     client_options,
     environment_of,
     fitted,
@@ -150,6 +151,7 @@ def _asked_openai(url: str, test: LoadTest, tokens: TokenOptions, keep_text: boo
 
 def _asked_triton(url: str, test: LoadTest, tokens: TokenOptions, keep_text: bool) -> Asked:
     test = replace(test, streaming=True, protocol=test.protocol or "http")
+    check_options(test)
     api, target = server_of(url, test)
     about = api.server_metadata()
     model = interface_of(api, test.model, test.version)

@@ -19,10 +19,6 @@ class PromptSessions:
     prompts: tuple[Prompt, ...]
     make: MakeRequest
 
-    def count(self) -> int:
-        """Different sessions."""
-        return len(self.prompts)
-
     def turns(self, number: int) -> int:
         """Requests of one."""
         return 1 + len(self.prompts[number].later)

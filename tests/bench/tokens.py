@@ -108,7 +108,12 @@ def cost_us(client: Any, chunks: int, place: Path, script: dict[str, float]) -> 
         seen = truth(port)
     before = max((cpu_s for at_ns, cpu_s in samples if at_ns <= seen.first_ns), default=0.0)
     until = max(cpu_s for at_ns, cpu_s in samples if at_ns <= seen.last_ns + 100_000_000)
-    return float((until - before) / seen.chunks * 1e6)
+    each_us = float((until - before) / seen.chunks * 1e6)
+    wall_s = (seen.last_ns - seen.first_ns) / 1e9
+    note(
+        f"{each_us:.1f} µs of CPU a chunk; {seen.chunks:,} chunks in {wall_s:.1f} s, {until - before:.1f} s of CPU"
+    )
+    return each_us
 
 
 @contextmanager

@@ -114,7 +114,8 @@ class Server:
             return await self.whole(writer, 200, b'{"choices": [{"text": "w"}], "usage": {}}')
         if kind == "triton":
             script |= {"role": False, "empty": script["empty"]}
-        total = asked.get("max_tokens") or sampling.get("max_tokens") or script["tokens"]
+        said = (asked.get("max_tokens"), asked.get("max_completion_tokens"), sampling.get("max_tokens"))
+        total = next((n for n in said if n), script["tokens"])
 
         def send(events: list[tuple[bytes, int, int]]) -> None:
             """(data, tokens, bytes of text) each."""

@@ -19,6 +19,7 @@ from tritonsmith.perf.load.load_test import LoadTest
 from tritonsmith.perf.load.result import LoadTestResult, result_from_records
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed, Load, Open
+from tritonsmith.perf.report.load.report import load_report
 from tritonsmith.perf.tokens.metrics import TokenSummary, summarise_tokens
 from tritonsmith.perf.tokens.prompts import PromptOptions
 from tritonsmith.perf.tokens.run import TokenOptions, run_token_test
@@ -165,7 +166,7 @@ def test_a_late_error_of_generate_stream_is_a_failure(scripted: Scripted) -> Non
 
 def test_goodput_holds_all_limits_at_once(scripted: Scripted, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
-    scripts = ({}, {"first_ms": 300}, {"gap_ms": 60}, {"status": 500})
+    scripts: tuple[dict[str, Any], ...] = ({}, {"first_ms": 300}, {"gap_ms": 60}, {"status": 500})
     prompts.write_text("\n".join(json.dumps({"text": "a", "script": s}) for s in scripts))
     limits = {"ttft": 200.0, "itl": 40.0, "e2e": 700.0}
     for _ in range(3):
@@ -174,7 +175,9 @@ def test_goodput_holds_all_limits_at_once(scripted: Scripted, tmp_path: Path) ->
         assert goodput is not None and goodput.share is not None
         if goodput.share == 0.25:
             break
-    assert goodput.share == 0.25, "a slow first token, slow tokens and a failure are no good answers"
+    assert goodput is not None and goodput.share == 0.25, (
+        "a slow first token, slow tokens and a failure are no good answers"
+    )
     assert "TTFT ≤ 200 ms, ITL ≤ 40 ms, end-to-end ≤ 700 ms, 25 %" in text_of_any(result, Closed(2))
 
 
@@ -241,6 +244,9 @@ def test_the_report_can_be_made_again_from_the_record(scripted: Scripted, tmp_pa
     known = ("  used", "  because", " " * 14 + "GPU")  # as every load test says them
     lines = text_of_any(result, Closed(2)).splitlines()
     assert not [line for line in lines if len(line) > 80 and not line.startswith(known)]
+    report = load_report(again)
+    assert "TTFT p50" in report.html() and "output tokens" in report.md()
+    assert "ITL p99" in report.csv() and report.data() == token_result_as_dict(result)
     said = token_result_as_dict(result)
     rate = said["tokens"]["output_tokens_per_s"]["value"]
     assert said["cost"]["dollars_per_million_output_tokens"] == pytest.approx(2 / 3600 / rate * 1e6)
@@ -263,14 +269,16 @@ def test_an_open_loop_counts_from_when_a_request_was_due(scripted: Scripted) -> 
         ("triton", {"model": "plain"}, UsageError, "no text input `text_input`"),
         ("openai/v2", {}, ServerError, "not OpenAI's API"),
         ("openai", {"sampling": {"max_tokens": 0}}, UsageError, "at least one token"),
+        ("triton", {"model": "chat", "parameters": {"priority": 1}}, UsageError, "--protocol grpc"),
     ],
-    ids=["model", "refused", "no language model", "no OpenAI", "no token"],
+    ids=["model", "refused", "no language model", "no OpenAI", "no token", "priority"],
 )  # fmt: skip
 def test_one_clear_error_before_the_load(
     scripted: Scripted, url: str, options: dict[str, Any], kind: type[TritonsmithError], said: str
 ) -> None:
     target = scripted.triton if url == "triton" else scripted.openai + url.removeprefix("openai")
     test = LoadTest(options.get("model", ""), Closed(1), duration_s=None, requests=1, warmup_s=0.0)
+    test = replace(test, parameters=options.get("parameters", {}))
     sampling = {"script": options.get("script", {}), **options.get("sampling", {})}
     with pytest.raises(kind) as caught:
         run_token_test(target, test, TokenOptions(PromptOptions(count=1), sampling=sampling))

@@ -26,12 +26,12 @@ OPENAI, TRITON = "openai://h:9000/v1", "http://h:8000"
 
 
 def asked(target: str = OPENAI, **flags: Any) -> tuple[LoadTest, TokenOptions]:
-    groups = [LoadFlags(), MeasurementFlags(), DataFlags(), WireFlags(), TokenFlags()]
+    groups: list[Any] = [LoadFlags(), MeasurementFlags(), DataFlags(), WireFlags(), TokenFlags()]
     given = [
         replace(group, **{n: v for n, v in flags.items() if n in type(group).__dataclass_fields__})
         for group in groups
     ]
-    return token_test_from_flags(target, *given)  # type: ignore[arg-type]
+    return token_test_from_flags(target, *given)
 
 
 def test_lengths_limits_and_costs() -> None:

@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     # One at a time, and 160 tokens of KV cache.
     "tight": {**CHAT, "max_num_seqs": 2, "num_gpu_blocks_override": 10, "enable_prefix_caching": False},
 }
-GREEDY = {"temperature": 0, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
 
 
 def write_model(repository: Path, name: str, arguments: Any, weights: Path | None = None) -> None:
@@ -443,18 +443,22 @@ def test_metrics_count_by_vllms_names(server: Server) -> None:
 
 
 def test_requests_beyond_the_slots_wait_their_turn_and_are_seen_to(server: Server) -> None:
-    seen = []
-    with ThreadPoolExecutor(6) as pool:
-        asked = [
-            pool.submit(ask, server, f"Tell {i}", model="tight", max_tokens=140, **GREEDY) for i in range(6)
-        ]
-        while not all(a.done() for a in asked):
-            seen.append(metrics(server, "tight"))
-            time.sleep(0.01)
+    long = [Client(server) for _ in range(8)]
+    for client in long:
+        client.send("Tell me a story", stream=False, max_tokens=2000, **GREEDY)
+    seen: set[tuple[float, float]] = set()
+    with Client(server) as waiting:
+        for _ in range(3):
+            waiting.send("Tell me", stream=False, max_tokens=1, **GREEDY)
+        deadline = time.monotonic() + 10
+        while (8, 3) not in seen and time.monotonic() < deadline:
+            now = metrics(server)
+            seen.add((now["vllm:num_requests_running"], now["vllm:num_requests_waiting"]))
+        for client in long:
+            client.go()
+        assert all(waiting.next()["final"] for _ in range(3))
 
-    assert all(a.result().error is None for a in asked)
-    assert max(m["vllm:num_requests_running"] for m in seen) == 2
-    assert max(m["vllm:num_requests_waiting"] for m in seen) >= 1
+    assert (8, 3) in seen
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -405,3 +406,34 @@ def test_a_repository_says_whether_its_server_needs_what_language_models_need(
     (tmp_path / "m" / "config.pbtxt").write_text(config)
 
     assert has_vllm_models([tmp_path]) is found
+
+
+def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
+    class Sender:
+        def __init__(self) -> None:
+            self.sent: list[int] = []
+
+    class One:
+        cancelled = False
+
+    def send(sender: Sender, response: int, flags: int) -> None:
+        time.sleep(0.001)
+        sender.sent.append(response)
+
+    asked: list[Sender] = []
+    senders = load("vllm_senders").Senders(lambda sender: asked.append(sender) or True, send)
+    pairs = [(One(), Sender()) for _ in range(8)]
+    for one, sender in pairs:
+        senders.open(one, sender)
+    for number in range(10):
+        for one, sender in pairs:
+            senders.put(one, sender, number, 1 if number == 9 else 0)
+        if number == 4:
+            assert len(senders.live()) == 8 and senders.is_gone(pairs[0][0])
+    senders.settle()
+
+    assert all(sender.sent == list(range(10)) for _, sender in pairs)
+    # Nobody is asked after its last response: the server knows it no more.
+    assert senders.live() == [] and not senders.is_gone(pairs[0][0])
+    assert asked == [pairs[0][1]]
+    senders.stop()

@@ -8,9 +8,7 @@ Runs inside triton_python_backend_stub. Its as_numpy() and Tensor(ndarray) are r
 
 import json
 import os
-import queue
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ import vllm_convert
 import vllm_engine
 import vllm_metrics
 import vllm_sampling
+import vllm_senders
 import vllm_text
 import vllm_weights
 
@@ -109,21 +108,24 @@ class TritonPythonModel:
         if vllm_arguments.wants_metrics(config, arguments):
             self._metrics = _metrics(args, self._max_model_len)
         observe = self._metrics.observe if self._metrics else None
-        self._engine = vllm_engine.Engine(pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe)
-        self._responses = queue.SimpleQueue()
-        self._responder = threading.Thread(target=self._respond, name="vllm-responses", daemon=True)
-        self._responder.start()
+        self._senders = vllm_senders.Senders(_is_gone, _send)
+        self._engine = vllm_engine.Engine(
+            pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe, self._senders.settle
+        )
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
+        self._watcher.start()
 
     def execute(self, requests):
         for request in requests:
             sender, generation = request.get_response_sender(), None
             try:
                 generation = self._generation(_Asked(request), sender)
-                self._responses.put((generation, sender, None, 0))  # known before anything of it is sent
+                self._senders.open(generation, sender)
                 self._engine.add(generation)
             except Exception as error:
                 told = str(error) if isinstance(error, _REFUSED) else f"{type(error).__name__}: {error}"
-                self._responses.put((generation, sender, _error(f"Error generating stream: {told}"), _FINAL))
+                self._senders.put(generation, sender, _error(f"Error generating stream: {told}"), _FINAL)
 
     def _generation(self, asked, sender):
         sampling = vllm_sampling.sampling_from(asked.parameters)
@@ -142,41 +144,26 @@ class TritonPythonModel:
 
         def take(generation):
             for response, flags in answer.responses(generation):
-                self._responses.put((generation, sender, response, flags))
+                self._senders.put(generation, sender, response, flags)
 
         with_logprobs = asked.flags["return_logprobs"] or asked.flags["return_cumulative_logprob"]
         return vllm_engine.Generation(ids, length, sampling, most, with_logprobs, take)
 
-    def _respond(self):
-        """Sends what is ready, so that the engine does not wait for it, and looks whether clients are still there."""
-        live, looked = {}, time.monotonic()
-        while True:
-            try:
-                item = self._responses.get(timeout=_LOOK_FOR_GONE_S)
-            except queue.Empty:
-                item = ()
-            if item is None:
-                return
-            if item:
-                generation, sender, response, flags = item
-                if response is None:
-                    live[generation] = sender
-                else:
-                    if flags & _FINAL:
-                        live.pop(generation, None)
-                    _send(sender, response, flags)
-            if live and time.monotonic() - looked > _LOOK_FOR_GONE_S:
-                looked = time.monotonic()
-                for generation in [g for g, s in live.items() if not g.cancelled and _is_gone(s)]:
+    def _watch(self):
+        """Looks whether clients are still there."""
+        while not self._stopping.wait(_LOOK_FOR_GONE_S):
+            for generation in self._senders.live():
+                if self._senders.is_gone(generation):
                     pb.Logger.log_info("[vllm] Cancelling the request")
                     self._engine.cancel(generation)
 
     def finalize(self):
-        if not hasattr(self, "_responder"):
+        if not hasattr(self, "_watcher"):
             return
         self._engine.stop()
-        self._responses.put(None)
-        self._responder.join()
+        self._stopping.set()
+        self._watcher.join()
+        self._senders.stop()
         if self._metrics:
             self._metrics.stop()
 

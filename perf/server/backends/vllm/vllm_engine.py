@@ -43,9 +43,12 @@ class Generation:
 
 
 class Engine:
-    """A pipeline, stepped as long as there is something to do. observe(engine, step) is told of each step."""
+    """A pipeline, stepped as long as there is something to do.
 
-    def __init__(self, pipeline, vocabulary, settings, observe=None):
+    observe(engine, step) is told of each step; settle() returns when what a step gave is on its way.
+    """
+
+    def __init__(self, pipeline, vocabulary, settings, observe=None, settle=None):
         self._pipeline = pipeline
         self._vocabulary = vocabulary
         self._max_num_seqs = settings.max_num_seqs
@@ -56,6 +59,7 @@ class Engine:
         if eos >= 0:
             self._eos.add(eos)
         self._observe = observe
+        self._settle = settle
         self._arrivals = deque()
         self._wakes = threading.Condition()
         self._stopping = False
@@ -179,6 +183,8 @@ class Engine:
             except Exception as error:  # noqa: PERF203 one of them must not end the others
                 self._fail(generation, f"{type(error).__name__}: {error}")
         self._look(step)
+        if self._settle is not None:
+            self._settle()
 
     def _advance(self, generation, now, step):
         """What the step gave one of them."""

@@ -6,6 +6,7 @@ engine does not tell of them, and a count that is always 0 would be no count.
 
 import queue
 import threading
+import time
 from collections import Counter, deque
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ _TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1
 _PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
 _IN_A_STEP = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 _AT_ONCE = 64
+_MOST_BEHIND = 1000
 _COUNTERS = {
     "vllm:prompt_tokens_total": "Number of prefill tokens processed.",
     "vllm:generation_tokens_total": "Number of generation tokens processed.",
@@ -63,11 +65,14 @@ class Metrics:
         for name, (description, buckets) in _HISTOGRAMS.items():
             add(name, description, family.HISTOGRAM, buckets=[float(b) for b in buckets or sizes])
         self._steps = queue.SimpleQueue()
+        self._behind = 0
         self._thread = threading.Thread(target=self._run, name="vllm-metrics", daemon=True)
         self._thread.start()
 
     def observe(self, engine, step):
         """What the engine calls after a step."""
+        while self._behind > _MOST_BEHIND:
+            time.sleep(0.001)  # in which the interpreter is free, as it is not during a step
         state = (len(engine.running), len(engine.waiting), engine.cache_usage())
         self._steps.put((state, step))
 
@@ -89,6 +94,7 @@ class Metrics:
             for _ in range(min(_AT_ONCE, len(pending))):
                 name, value = pending.popleft()
                 self._metrics[name].observe(value)
+            self._behind = len(pending)
 
     def _gathered(self, wait):
         items = [self._steps.get()] if wait else []

@@ -420,8 +420,12 @@ def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
         time.sleep(0.001)
         sender.sent.append(response)
 
+    def is_gone(sender: Sender) -> bool:
+        asked.append(sender)
+        return True
+
     asked: list[Sender] = []
-    senders = load("vllm_senders").Senders(lambda sender: asked.append(sender) or True, send)
+    senders = load("vllm_senders").Senders(is_gone, send)
     pairs = [(One(), Sender()) for _ in range(8)]
     for one, sender in pairs:
         senders.open(one, sender)

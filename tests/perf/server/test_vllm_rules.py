@@ -114,6 +114,13 @@ def test_a_model_json_written_for_production_loads_and_what_it_says_for_gpus_is_
     assert "\n" not in line
 
 
+def test_float32_is_float32_throughout() -> None:
+    made = settings(dtype="float32").properties
+    assert (made["INFERENCE_PRECISION_HINT"], made["KV_CACHE_PRECISION"]) == ("f32", "f32")
+    assert made["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in settings(dtype="auto").properties
+
+
 def test_a_line_is_said_only_where_there_is_something_to_say() -> None:
     assert arguments.told(settings(tensor_parallel_size=1, max_num_seqs=3), {}) is None
 

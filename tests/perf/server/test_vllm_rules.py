@@ -114,6 +114,13 @@ def test_a_model_json_written_for_production_loads_and_what_it_says_for_gpus_is_
     assert "\n" not in line
 
 
+def test_float32_is_float32_throughout() -> None:
+    made = settings(dtype="float32").properties
+    assert (made["INFERENCE_PRECISION_HINT"], made["KV_CACHE_PRECISION"]) == ("f32", "f32")
+    assert made["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in settings(dtype="auto").properties
+
+
 def test_a_line_is_said_only_where_there_is_something_to_say() -> None:
     assert arguments.told(settings(tensor_parallel_size=1, max_num_seqs=3), {}) is None
 
@@ -420,8 +427,12 @@ def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
         time.sleep(0.001)
         sender.sent.append(response)
 
+    def is_gone(sender: Sender) -> bool:
+        asked.append(sender)
+        return True
+
     asked: list[Sender] = []
-    senders = load("vllm_senders").Senders(lambda sender: asked.append(sender) or True, send)
+    senders = load("vllm_senders").Senders(is_gone, send)
     pairs = [(One(), Sender()) for _ in range(8)]
     for one, sender in pairs:
         senders.open(one, sender)

@@ -13,6 +13,8 @@ import openvino_genai as genai
 import vllm_sequence
 
 _SEED_BOUND = 2**31
+# Triton's stub hands one request in after the other, each in less than this.
+_NEXT_ARRIVAL_S = 0.002
 
 
 class Generation:
@@ -99,8 +101,7 @@ class Engine:
             with self._wakes:
                 while not (self._arrivals or self.waiting or self.running or self._stopping):
                     self._wakes.wait()
-                self.waiting.extend(self._arrivals)
-                self._arrivals.clear()
+                self._take_arrivals()
                 if self._stopping and not (self.waiting or self.running):
                     return
             self._drop_cancelled()
@@ -109,6 +110,14 @@ class Engine:
                 self._step()
             elif self._pipeline.has_non_finished_requests():
                 self._pipeline.step()  # in which it lets go of what was cancelled
+
+    def _take_arrivals(self):
+        """What came, and what comes at once after it: a step keeps the interpreter, so requests that came during one come
+        in one behind the other now, and each left out would wait for another step."""
+        while self._arrivals:
+            self.waiting.extend(self._arrivals)
+            self._arrivals.clear()
+            self._wakes.wait(_NEXT_ARRIVAL_S)
 
     def _drop_cancelled(self):
         for generation in [g for g in (*self.waiting, *self.running) if g.cancelled]:

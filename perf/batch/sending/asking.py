@@ -1,0 +1,80 @@
+"""A request's rows → its bytes; an answer's bytes → outputs: what the two ways of asking, infer and generate, differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tritonsmith.perf.batch.answers import Writer, joined
+from tritonsmith.perf.batch.rows.reader import Row
+from tritonsmith.perf.data.interface import Array, ModelInterface
+from tritonsmith.perf.wire.http import HttpTarget
+from tritonsmith.perf.wire.paths import model_path
+from tritonsmith.perf.wire.payload import Answer, InferPayload, http_message, tensor_from_array
+from tritonsmith.perf.wire.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class InferAsking:
+    """Tensors, several rows a request, over either protocol."""
+
+    target: Target
+    model: ModelInterface
+
+    def request(self, rows: Sequence[Row]) -> bytes:
+        """As it goes over the wire."""
+        first = rows[0]
+        datatypes = {spec.name: spec.dtype.kserve for spec in self.model.inputs}
+        payload = InferPayload(
+            self.model.name,
+            tuple(tensor_from_array(n, joined(rows, n), datatypes[n]) for n in first.arrays),
+            version=self.model.version,
+            outputs=first.wanted,
+            parameters=first.parameters,
+            batch_size=sum(row.count for row in rows),
+        )
+        return self.target.encode(payload)
+
+    def answer(self, raw: bytes) -> Answer:
+        """ValueError for what is none."""
+        answer = self.target.decode(raw)
+        if answer.error is not None:
+            raise ValueError(answer.error)
+        return answer
+
+    def lines(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[str]:
+        """A line of the output for each row; ValueError for an answer that is none."""
+        answer = self.answer(raw)
+        parts = writer.rows_of(rows, answer)
+        version = answer.model_version
+        return [writer.infer_line(row, part, version) for row, part in zip(rows, parts, strict=True)]
+
+    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[Mapping[str, Array]]:
+        """The arrays of each row."""
+        return [*writer.rows_of(rows, self.answer(raw))]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateAsking:
+    """Triton's generate: JSON, a row a request."""
+
+    target: HttpTarget
+    model: ModelInterface
+
+    def request(self, rows: Sequence[Row]) -> bytes:
+        """As it goes over the wire."""
+        at = self.target.address()
+        path = f"{at.path}{model_path(self.model.name, self.model.version)}/generate"
+        fields = {"Content-Type": "application/json"}
+        return http_message(path, at.authority, fields, self.target.headers, rows[0].body)
+
+    def lines(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[str]:
+        """See InferAsking."""
+        return [writer.generate_line(rows[0], raw.partition(b"\r\n\r\n")[2])]
+
+    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[str]:
+        """The answer as JSON."""
+        return self.lines(writer, rows, raw)
+
+
+Asking = InferAsking | GenerateAsking

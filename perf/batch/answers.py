@@ -57,7 +57,9 @@ class Writer:
     def infer_line(self, row: Row, outputs: Mapping[str, Array], version: str) -> str:
         """The answer of an infer or embeddings row."""
         if self.plain:
-            parts = {name: array[0] if self.model.max_batch_size else array for name, array in outputs.items()}
+            parts = {
+                name: array[0] if self.model.max_batch_size else array for name, array in outputs.items()
+            }
             values = [f"{json.dumps(n)}:{json_of_array(a, self._datatype(n, a))}" for n, a in parts.items()]
             return f'{{"{self.id_name}":{json.dumps(row.id)},{",".join(values)}}}'
         if self.address.kind == "embeddings":
@@ -92,7 +94,9 @@ class Writer:
         if failure.status:
             body = {"error": {"message": failure.message, "type": failure.code, "code": failure.status}}
             response = {"status_code": failure.status, "request_id": f"req_{key:016x}", "body": body}
-        return json.dumps({"id": f"batch_req_{key:016x}", "custom_id": id_, "response": response, "error": error})
+        return json.dumps(
+            {"id": f"batch_req_{key:016x}", "custom_id": id_, "response": response, "error": error}
+        )
 
     @property
     def id_name(self) -> str:
@@ -101,9 +105,7 @@ class Writer:
 
     def _line(self, row: Row, body: str) -> str:
         response = f'{{"status_code":200,"request_id":"req_{row.key:016x}","body":{body}}}'
-        return (
-            f'{{"id":"batch_req_{row.key:016x}","custom_id":{json.dumps(row.id)},"response":{response},"error":null}}'
-        )
+        return f'{{"id":"batch_req_{row.key:016x}","custom_id":{json.dumps(row.id)},"response":{response},"error":null}}'
 
     def _datatype(self, name: str, array: Array) -> str:
         known = next((spec.dtype.kserve for spec in self.model.outputs if spec.name == name), None)

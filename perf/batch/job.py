@@ -194,7 +194,13 @@ class Ready:
             window_rows=self.job.window_rows,
         )
         self.sender = Sender(
-            self.asked.asking, self.packer.next, self, self._is_ready, self._has_ended, self.job.send, self._tick
+            self.asked.asking,
+            self.packer.next,
+            self,
+            self._is_ready,
+            self._has_ended,
+            self.job.send,
+            self._tick,
         )
         self._began_s = time.monotonic()
         try:

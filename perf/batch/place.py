@@ -75,7 +75,9 @@ def asked_of(question: Question, address: Address | None, served: ServedAt, repo
     elif isinstance(target, HttpTarget):
         asking = GenerateAsking(target, model)
     else:
-        raise UsageError("generate is asked over HTTP", code="bad_url", seen=target.url, fix="give the HTTP address")
+        raise UsageError(
+            "generate is asked over HTTP", code="bad_url", seen=target.url, fix="give the HTTP address"
+        )
     members = members_of(api, model)
     return Asked(api, model, address, reader, asking, model_digest(api, model, members, repository))
 
@@ -119,7 +121,9 @@ def model_digest(
     api: ServerApi, model: ModelInterface, members: tuple[str, ...], repository: Path | None
 ) -> str:
     """Over what the server says of the model and of an ensemble's members, and over their files where these are here."""
-    told = [_config(api, name, model.version if name == model.name else "") for name in (model.name, *members)]
+    told = [
+        _config(api, name, model.version if name == model.name else "") for name in (model.name, *members)
+    ]
     metadata = dict(api.model_metadata(model.name, model.version))
     files: dict[str, str] = {}
     if repository is not None:

@@ -121,8 +121,8 @@ class BatchResult:
             "retries": dict(self.retries),
             "failures": dict(self.failures),
             "requests_in_arrival_order": self.arrival.requests,
-            "padded_share": _share(self.sent),
-            "padded_share_in_arrival_order": _share(self.arrival),
+            "padded_share": share_of(self.sent),
+            "padded_share_in_arrival_order": share_of(self.arrival),
             "environment": dict(self.environment),
         }
 
@@ -131,7 +131,7 @@ class BatchResult:
         return [self.as_dict()]
 
 
-def _share(padding: Padding) -> float | None:
+def share_of(padding: Padding) -> float | None:
     """Of what requests hold, the part that only fills up to the longest row."""
     return None if not padding.padded else round(1 - padding.lengths / padding.padded, 4)
 

@@ -37,7 +37,9 @@ class Journal:
     sync, is cut off when it is opened again: those rows are asked anew.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any], rows: array[int], *, restart: bool = False) -> None:
+    def __init__(
+        self, path: Path, head: Mapping[str, Any], rows: array[int], *, restart: bool = False
+    ) -> None:
         """rows: the digest of each line by its number. UsageError when the journal is of another job, or in use."""
         self.path = path
         self.offsets = array("q", bytes(8 * len(rows)))  # where a row's JSON lies; 0: it is not known yet

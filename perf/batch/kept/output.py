@@ -43,7 +43,9 @@ def check_places(output: Path, errors: Path, source: Path, restart: bool) -> Non
         pyarrow_or_refuse()
     for path in (output, errors):
         if path.resolve() == source.resolve():
-            raise UsageError("it is the input", code="output_exists", where=Where(path), fix="name another output")
+            raise UsageError(
+                "it is the input", code="output_exists", where=Where(path), fix="name another output"
+            )
         there = path.absolute().parent
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
@@ -146,7 +148,14 @@ def _openai_schema() -> Any:
     )
 
 
-_ARROW = {"BOOL": "bool_", "BYTES": "string", "FP16": "float32", "BF16": "float32", "FP32": "float32", "FP64": "float64"}
+_ARROW = {
+    "BOOL": "bool_",
+    "BYTES": "string",
+    "FP16": "float32",
+    "BF16": "float32",
+    "FP32": "float32",
+    "FP64": "float64",
+}
 
 
 def _plain_schema(model: ModelInterface, first: list[dict[str, Any]]) -> Any:
@@ -167,4 +176,3 @@ def _plain_schema(model: ModelInterface, first: list[dict[str, Any]]) -> Any:
             kind, sample = pa.list_(kind), sample[0] if sample else None
         fields.append((name, kind))
     return pa.schema(fields or [("id", pa.string())])
-

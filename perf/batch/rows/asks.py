@@ -90,7 +90,9 @@ def _address(url: Any, body: Mapping[str, Any]) -> Address:
     found = _MODEL_URL.match(url)
     if found is None:
         hint = did_you_mean(url, URLS)
-        raise BadLineError(f"an unknown url, {_shown(url)}{f' ({hint})' if hint else ''}; known: {', '.join(URLS)}", "url")
+        raise BadLineError(
+            f"an unknown url, {_shown(url)}{f' ({hint})' if hint else ''}; known: {', '.join(URLS)}", "url"
+        )
     return Address("infer" if found[3] == "infer" else "generate", found[1], found[2] or "")
 
 

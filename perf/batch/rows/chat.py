@@ -39,11 +39,25 @@ class ChatTemplate:
         try:
             return str(
                 _compiled(self.text).render(
-                    messages=messages, add_generation_prompt=True, tools=None, documents=None, **dict(self.tokens)
+                    messages=messages,
+                    add_generation_prompt=True,
+                    tools=None,
+                    documents=None,
+                    **dict(self.tokens),
                 )
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
-            raise BadLineError(f"the model's chat template refuses it: {str(error)[:200]}", "body.messages") from None
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            ArithmeticError,
+        ) as error:
+            raise BadLineError(
+                f"the model's chat template refuses it: {str(error)[:200]}", "body.messages"
+            ) from None
 
 
 @lru_cache(maxsize=4)
@@ -63,7 +77,7 @@ def _compiled(text: str) -> Any:
 
     environment.globals |= {
         "raise_exception": refuse,
-        "strftime_now": lambda form: datetime.now().strftime(form),  # noqa: DTZ005  (as transformers has it)
+        "strftime_now": lambda form: datetime.now().strftime(form),
     }
     return environment.from_string(text)
 
@@ -77,11 +91,16 @@ def chat_body(model: ModelInterface, body: Mapping[str, Any], template: ChatTemp
         elif name in _SAMPLING:
             sampling[name] = value
         elif name not in _HARMLESS and value is not None:
-            raise BadLineError("is not carried to the model, so the answer would not be what is asked", f"body.{name}")
+            raise BadLineError(
+                "is not carried to the model, so the answer would not be what is asked", f"body.{name}"
+            )
     if body.get("stream"):
         raise BadLineError("a batch has no streams: leave it out", "body.stream")
     if body.get("n") not in (None, 1) or body.get("logprobs"):
-        raise BadLineError("one answer each, without logprobs", "body.n" if body.get("n") not in (None, 1) else "body.logprobs")
+        raise BadLineError(
+            "one answer each, without logprobs",
+            "body.n" if body.get("n") not in (None, 1) else "body.logprobs",
+        )
     inputs = {spec.name for spec in model.inputs}
     asked: dict[str, Any] = {"text_input": template.render(_messages(body.get("messages")))}
     sampling = {name: value for name, value in sampling.items() if value is not None}
@@ -104,10 +123,15 @@ def _messages(given: Any) -> list[dict[str, Any]]:
             raise BadLineError("is to have a `role`", place)
         content = message.get("content")
         if isinstance(content, list):
-            parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-            if any(not isinstance(part, str) for part in parts):
+            parts = [
+                part.get("text")
+                for part in content
+                if isinstance(part, Mapping) and part.get("type") == "text"
+            ]
+            texts = [part for part in parts if isinstance(part, str)]
+            if len(texts) < len(content):
                 raise BadLineError("only parts of type text are carried to the model", f"{place}.content")
-            content = "".join(parts)
+            content = "".join(texts)
         if not isinstance(content, str):
             raise BadLineError("is to be a text, or a list of parts of type text", f"{place}.content")
         messages.append({**message, "content": content})
@@ -199,7 +223,19 @@ def _of_directory(directory: Path) -> ChatTemplate | None:
 
 # GGUF: ggml/docs/gguf.md. Metadata come first: name, type, value, numbers little-endian.
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _TEXT, _ARRAY = 8, 9
 
 
@@ -213,7 +249,9 @@ def _of_gguf(path: Path) -> ChatTemplate | None:
     if not isinstance(text, str):
         return None
     words = found.get("tokenizer.ggml.tokens", [])
-    places = {name: found.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "unknown", "padding")}
+    places = {
+        name: found.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "unknown", "padding")
+    }
     tokens = [
         (f"{ {'unknown': 'unk', 'padding': 'pad'}.get(name, name) }_token", words[place])
         for name, place in places.items()

@@ -11,7 +11,7 @@ import numpy as np
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
-from tritonsmith.perf.batch.rows.asks import Address, Plain, ask_of
+from tritonsmith.perf.batch.rows.asks import Address, ask_of
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line, key_of, lines_of
 from tritonsmith.perf.batch.rows.reader import OtherAddressError, Row, RowReader
 
@@ -36,7 +36,9 @@ class Checked:
     bad: list[tuple[int, BadLineError]] = field(default_factory=list)
     bad_count: int = 0
 
-    def rows_of(self, reader: RowReader, is_due: Callable[[int], bool]) -> Iterator[Row | tuple[Line, BadLineError]]:
+    def rows_of(
+        self, reader: RowReader, is_due: Callable[[int], bool]
+    ) -> Iterator[Row | tuple[Line, BadLineError]]:
         """The rows that are due, in order, each with what is wrong with it where that is something.
 
         UsageError `input_changed` when the file is not any more what was checked.
@@ -68,15 +70,10 @@ def first_address(path: Path) -> Address:
     """What the first line that asks anything asks; UsageError when none does."""
     first: tuple[int, BadLineError] | None = None
     for line in lines_of(path):
-        try:
-            if line.fault is not None:
-                raise line.fault
-            assert line.record is not None
-            address = ask_of(line.record, line.number, None).address
-            assert address is not None
-            return address
-        except BadLineError as fault:
-            first = first or (line.number, fault)
+        found = _address_of(line)
+        if isinstance(found, Address):
+            return found
+        first = first or (line.number, found)
     if first is None:
         raise UsageError("the file has no rows", code="no_rows", where=Where(path))
     raise UsageError(
@@ -86,6 +83,18 @@ def first_address(path: Path) -> Address:
         fix='lines as {"custom_id": "1", "method": "POST", "url": "/v2/models/MODEL/infer", "body": {…}}; '
         "or plain records, with --model MODEL --map COLUMN=INPUT",
     )
+
+
+def _address_of(line: Line) -> Address | BadLineError:
+    if line.fault is not None:
+        return line.fault
+    assert line.record is not None
+    try:
+        address = ask_of(line.record, line.number, None).address
+    except BadLineError as fault:
+        return fault
+    assert address is not None
+    return address
 
 
 def check_file(path: Path, reader: RowReader, on_progress: Callable[[int], None] | None = None) -> Checked:
@@ -129,7 +138,9 @@ def refuse_bad(checked: Checked, skip: bool) -> None:
         _told(*told[0]).partition(": ")[2] if one else many,
         code="duplicate_id" if all(_is_repeat(fault) for _, fault in told) else "bad_lines",
         where=Where(checked.path, told[0][0] if one else None),
-        details=[] if one else [*(_told(*one) for one in told), *([f"and {more:,} more"] if more > 0 else [])],
+        details=[]
+        if one
+        else [*(_told(*one) for one in told), *([f"and {more:,} more"] if more > 0 else [])],
         fix="mend them, or go on without them: --skip-bad" if checked.bad_count < checked.rows else None,
     )
 
@@ -140,7 +151,7 @@ def _note(checked: Checked, number: int, fault: BadLineError) -> None:
         checked.bad.append((number, fault))
 
 
-def _find_repeats(checked: Checked, reader: RowReader, ids: np.ndarray, numbers: np.ndarray) -> None:  # type: ignore[type-arg]
+def _find_repeats(checked: Checked, reader: RowReader, ids: np.ndarray, numbers: np.ndarray) -> None:
     """Ids are compared by digest; where two are alike, by themselves."""
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
@@ -182,7 +193,9 @@ def _mixed(path: Path, first: Address, others: dict[Address, int]) -> UsageError
         code="mixed_urls",
         where=Where(path, number),
         seen=f"{other}, after {first}",
-        details=[f"line {number}: {address}" for address, number in others.items()] if len(others) > 1 else [],
+        details=[f"line {number}: {address}" for address, number in others.items()]
+        if len(others) > 1
+        else [],
         fix="one file for each",
     )
 

@@ -76,7 +76,9 @@ def _jsonl(path: Path) -> Iterator[Line]:
             if len(text) >= _LINE_LIMIT_BYTES and not text.endswith(b"\n"):
                 while (more := file.readline(_LINE_LIMIT_BYTES)) and not more.endswith(b"\n"):
                     pass
-                yield Line(number, key_of(text), None, BadLineError(f"more than {_LINE_LIMIT_BYTES >> 20} MiB"))
+                yield Line(
+                    number, key_of(text), None, BadLineError(f"more than {_LINE_LIMIT_BYTES >> 20} MiB")
+                )
                 continue
             text = text.strip()
             if text:
@@ -111,7 +113,9 @@ def _csv(path: Path) -> Iterator[Line]:
                 if cells:
                     yield _csv_line(reader.line_num, names, cells)
         except csv.Error as error:
-            raise UsageError(f"not CSV: {error}", code="bad_csv", where=Where(path, reader.line_num)) from None
+            raise UsageError(
+                f"not CSV: {error}", code="bad_csv", where=Where(path, reader.line_num)
+            ) from None
 
 
 def _csv_line(number: int, names: list[str], cells: list[str]) -> Line:

@@ -76,7 +76,9 @@ class RowReader:
         assert line.record is not None
         ask = ask_of(line.record, line.number, self.plain)
         if ask.address is not None and ask.address != self.address:
-            raise OtherAddressError(f"asks {ask.address}, and the first line {self.address}", "url", ask.address)
+            raise OtherAddressError(
+                f"asks {ask.address}, and the first line {self.address}", "url", ask.address
+            )
         if self.address.kind == "infer":
             return self._infer(line, ask)
         if self.address.kind == "embeddings":
@@ -109,7 +111,9 @@ class RowReader:
         """One tensor of a KServe v2 body: data in row-major order, flat or nested, and their shape."""
         if given.get("datatype") != spec.dtype.kserve:
             seen = given.get("datatype")
-            raise BadLineError(f"input `{spec.name}` is {spec.dtype.kserve}, and not {seen}", f"{place}.datatype")
+            raise BadLineError(
+                f"input `{spec.name}` is {spec.dtype.kserve}, and not {seen}", f"{place}.datatype"
+            )
         shape = given.get("shape")
         if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
             raise BadLineError(f"is to be a list of sizes, and is {shape!r}"[:120], f"{place}.shape")
@@ -147,7 +151,9 @@ class RowReader:
         parameters: Mapping[str, Parameter],
         wanted: tuple[str, ...],
     ) -> Row:
-        missing = [s.name for s in self.model.inputs if s.name not in arrays and s.name not in self.model.optional]
+        missing = [
+            s.name for s in self.model.inputs if s.name not in arrays and s.name not in self.model.optional
+        ]
         if missing:
             raise BadLineError(f"lacks input `{missing[0]}` of `{self.model.name}`")
         count = 1
@@ -158,7 +164,9 @@ class RowReader:
                 told = ", ".join(f"{name} {n}" for name, n in counts.items())
                 raise BadLineError(f"its inputs are to have the same number of rows, at least one: {told}")
             if count > self.most_rows:
-                raise BadLineError(f"has {count} rows, and `{self.model.name}` takes {self.most_rows} at once")
+                raise BadLineError(
+                    f"has {count} rows, and `{self.model.name}` takes {self.most_rows} at once"
+                )
         parameters = {**self.parameters, **parameters}
         shapes = tuple((name, arrays[name].shape[1:]) for name in sorted(arrays))
         group = (shapes, json.dumps(parameters, sort_keys=True) if parameters else "", wanted)
@@ -206,7 +214,9 @@ class RowReader:
             body = dict(ask.body)
             if body.get("stream") is True or body.get("parameters", {}).get("stream") is True:
                 raise BadLineError("a batch has no streams: leave it out", "body.stream")
-        missing = [s.name for s in self.model.inputs if s.name not in body and s.name not in self.model.optional]
+        missing = [
+            s.name for s in self.model.inputs if s.name not in body and s.name not in self.model.optional
+        ]
         if missing:
             raise BadLineError(f"lacks input `{missing[0]}` of `{self.model.name}`", f"body.{missing[0]}")
         text = json.dumps(body, separators=(",", ":")).encode()
@@ -231,7 +241,11 @@ def embedding_tensors(model: ModelInterface) -> tuple[TensorSpec, TensorSpec]:
     """(the input that takes a text, the output that is its embedding); UsageError for a model that embeds no texts."""
     texts = [s for s in model.inputs if s.dtype.kserve == "BYTES" and s.name not in model.optional]
     others = [s for s in model.inputs if s.dtype.kserve != "BYTES" and s.name not in model.optional]
-    outputs = [s for s in model.outputs if s.dtype.kserve in ("FP32", "FP16", "FP64", "BF16") and len(s.wire_shape) == 1]
+    outputs = [
+        s
+        for s in model.outputs
+        if s.dtype.kserve in ("FP32", "FP16", "FP64", "BF16") and len(s.wire_shape) == 1
+    ]
     if len(texts) != 1 or others or not outputs:
         raise UsageError(
             f"`{model.name}` does not embed texts",
@@ -249,22 +263,31 @@ def _length(array: Array) -> int:
 def _wanted(model: ModelInterface, outputs: Any) -> tuple[str, ...]:
     if outputs is None:
         return ()
+    if not isinstance(outputs, list):
+        raise BadLineError("is to be a list", "body.outputs")
     known = [spec.name for spec in model.outputs]
-    names = [one.get("name") if isinstance(one, Mapping) else one for one in outputs] if isinstance(outputs, list) else []
-    for i, name in enumerate(names):
-        if name not in known:
-            raise BadLineError(f"`{model.name}` has no output {name!r}; it has {', '.join(known)}", f"body.outputs[{i}]")
+    names = []
+    for i, one in enumerate(outputs):
+        name = one.get("name") if isinstance(one, Mapping) else one
+        if not isinstance(name, str) or name not in known:
+            told = f"`{model.name}` has no output {name!r}; it has {', '.join(known)}"
+            raise BadLineError(told[:300], f"body.outputs[{i}]")
+        names.append(name)
     return tuple(names)
 
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Parameter]:
     given = body.get("parameters", {})
-    if not isinstance(given, Mapping) or not all(isinstance(v, bool | int | float | str) for v in given.values()):
+    if not isinstance(given, Mapping) or not all(
+        isinstance(v, bool | int | float | str) for v in given.values()
+    ):
         raise BadLineError("is to be an object of numbers, texts, true and false", "body.parameters")
     kept = {str(name): value for name, value in given.items() if name != "binary_data_output"}
     for name in ("sequence_id", "sequence_start", "sequence_end"):
         if name in kept:
-            raise BadLineError("requests of a batch come in no order: a sequence has to", f"body.parameters.{name}")
+            raise BadLineError(
+                "requests of a batch come in no order: a sequence has to", f"body.parameters.{name}"
+            )
     return kept
 
 

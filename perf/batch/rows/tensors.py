@@ -48,7 +48,9 @@ def _fast(spec: TensorSpec, value: Any) -> Array | None:
         return array.astype(dtype) if kind in "bif" else None
     if dtype.kind in "iu" and kind in "iu":
         limits = np.iinfo(dtype)
-        return array.astype(dtype) if limits.min <= int(array.min()) and int(array.max()) <= limits.max else None
+        return (
+            array.astype(dtype) if limits.min <= int(array.min()) and int(array.max()) <= limits.max else None
+        )
     if dtype.kind == "f" and kind in "iuf":
         finite = bool(np.abs(array).max() <= np.finfo(dtype).max)
         return array.astype(dtype) if finite else None
@@ -67,7 +69,9 @@ def placed(spec: TensorSpec, array: Array, place: str) -> Array:
     if array.ndim == 1 and len(want) == 0:
         return array
     if not fits(array.shape, want):
-        raise BadLineError(f"has the shape {list(array.shape)}, and input `{spec.name}` takes {list(want)}", place)
+        raise BadLineError(
+            f"has the shape {list(array.shape)}, and input `{spec.name}` takes {list(want)}", place
+        )
     return array
 
 
@@ -82,13 +86,16 @@ def cell_value(spec: TensorSpec, value: Any, place: str) -> Any:
 
 
 def json_of_array(array: Array, datatype: str) -> str:
-    """As nested lists; BF16 comes as bits. Numbers of 32 bits have nine digits, which are enough to tell each from all others."""
+    """As nested lists; BF16 comes as bits. Numbers of 32 bits have nine digits, which tell each from all others."""
     if datatype == "BF16":
         array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if array.ndim > 1:
         return f"[{','.join(json_of_array(part, '') for part in array)}]"
     if array.dtype == object:
-        values = [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in array.ravel().tolist()]
+        values = [
+            v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v
+            for v in array.ravel().tolist()
+        ]
         text = json.dumps(values, separators=(",", ":"))
     elif array.dtype.kind == "f" and array.dtype.itemsize <= 4 and np.isfinite(array).all():
         values = array.ravel().tolist()

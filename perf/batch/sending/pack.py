@@ -127,7 +127,9 @@ class Packer:
         return packed
 
     def _fill(self, most: int) -> None:
-        while most > 0 and len(self._filling) < self._window_rows and self._filling_bytes < self._window_bytes:
+        while (
+            most > 0 and len(self._filling) < self._window_rows and self._filling_bytes < self._window_bytes
+        ):
             row = None if self._is_over else next(self._rows, None)
             if row is None:
                 self._is_over = True

@@ -1,4 +1,4 @@
-"""Rows done at each number of requests in flight → the next number, until more of them bring nothing; pure but for its clock."""
+"""Rows done at each number of requests in flight → the next number, until more bring nothing; pure but for its clock."""
 
 from __future__ import annotations
 

@@ -12,7 +12,10 @@ MOST_ATTEMPTS = 6
 MOST_BROKEN = 3
 """So often a connection may break with the same rows before one of them is held to break it."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-_BUSY = ("HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "gRPC UNAVAILABLE", "gRPC RESOURCE_EXHAUSTED", "gRPC DEADLINE_EXCEEDED")
+_BUSY = (
+    *(f"HTTP {status}" for status in (429, 502, 503, 504)),
+    *(f"gRPC {status}" for status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")),
+)
 _LOST = ("connection:", "protocol:", "timeout:")
 
 

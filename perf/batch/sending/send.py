@@ -23,7 +23,7 @@ from tritonsmith.perf.batch.sending.retries import (
     pause_s,
     remedy_for,
 )
-from tritonsmith.perf.wire.target import Connection, OneEnd
+from tritonsmith.perf.wire.target import Connection, OneEnd, Responses
 
 _TICK_S = 0.1
 
@@ -80,7 +80,9 @@ class Sender:
         try:
             self._widen()
             while self.workers and self.error is None:
-                await asyncio.wait(self.workers.values(), timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    self.workers.values(), timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
+                )
                 self._sweep()
                 self.on_tick()
         finally:
@@ -161,7 +163,9 @@ class Sender:
             return False
         self.gone_s = None
         packed.broken += remedy is Remedy.BROKEN
-        is_over = packed.broken >= MOST_BROKEN if remedy is Remedy.BROKEN else packed.attempts >= MOST_ATTEMPTS
+        is_over = (
+            packed.broken >= MOST_BROKEN if remedy is Remedy.BROKEN else packed.attempts >= MOST_ATTEMPTS
+        )
         if remedy is not Remedy.REFUSED and not is_over:
             self.retries[reason.partition(": ")[0]] += 1
             await asyncio.sleep(pause_s(packed.attempts))
@@ -181,13 +185,12 @@ class Sender:
 
     async def _connected(self, lane: _Lane) -> None:
         while not lane.is_open and not self.stopped:
-            try:
-                await lane.open()
-                if self.gone_s is not None and not await self._ready():
-                    lane.close()
-                    await self._wait("it is not ready")
-            except OSError as error:
-                await self._wait(error.strerror or str(error) or type(error).__name__)
+            why = await lane.open()
+            if why is None and self.gone_s is not None and not await self._ready():
+                lane.close()
+                why = "it is not ready"
+            if why is not None:
+                await self._wait(why)
 
     async def _wait(self, reason: str) -> None:
         """For a server that is gone; ServerError when that takes too long."""
@@ -220,14 +223,26 @@ class _Lane:
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.open
 
-    async def open(self) -> None:
-        """OSError when nothing answers."""
+    async def open(self) -> str | None:
+        """Why nothing answers; None when the connection is there."""
         self.close()
-        self._connection = await self._target.connect(self._done, lambda connection: None)
+        try:
+            self._connection = await self._target.connect(self._done, lambda connection: None)
+        except OSError as error:
+            return error.strerror or str(error) or type(error).__name__
+        return None
 
-    def _done(self, slot: int, first: int, end: int, reason: str | None, answer: bytes | None, responses: object = None) -> None:
-        if not self._end.ended.done():
-            self._end.ended.set_result((first, end, reason, answer))
+    def _done(
+        self,
+        slot: int,
+        first_byte_ns: int,
+        end_ns: int,
+        reason: str | None,
+        answer: bytes | None,
+        responses: Responses | None = None,
+        /,
+    ) -> None:
+        self._end(slot, first_byte_ns, end_ns, reason, answer)
 
     async def ask(self, request: bytes, timeout_s: float) -> tuple[str | None, bytes | None]:
         """(why it failed, or None; the answer)"""
@@ -237,6 +252,7 @@ class _Lane:
         try:
             _, _, reason, answer = await asyncio.wait_for(self._end.ended, timeout_s)
         except asyncio.TimeoutError:
+            self._connection.cancel(0, "timeout")
             self.close()
             return f"timeout: no answer within {timeout_s:g} s", None
         return reason, answer

@@ -242,7 +242,7 @@ def test_a_changed_input_or_reading_is_refused_until_the_job_begins_anew(tmp_pat
         assert refused.value.code == "journal_differs" and "--restart" in str(refused.value.fix)
         assert "the input's content" in refused.value.message
         result = run_batch(job_on(server, tmp_path, restart=True))
-    assert result.before == 0 and [r["custom_id"] for r in records_of(tmp_path / "out.jsonl")][0] == "r1"
+    assert result.before == 0 and records_of(tmp_path / "out.jsonl")[0]["custom_id"] == "r1"
 
 
 def test_a_changed_model_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tritonsmith.perf.data.interface import Array
 
 def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
     """The value, nested lists or one, as an array of its own shape; BadLineError for what the datatype cannot hold."""
+    if isinstance(value, np.ndarray) and spec.dtype.kserve == "BYTES":
+        value = value.tolist()
     found = _fast(spec, value)
     if found is not None:
         return found
@@ -33,10 +35,10 @@ def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
 def _fast(spec: TensorSpec, value: Any) -> Array | None:
     """What NumPy takes without a doubt; flat_array looks at each value of the rest."""
     if spec.dtype.kserve == "BYTES":
-        if not isinstance(value, str):
+        if not isinstance(value, str | bytes):
             return None
         one = np.empty((), object)
-        one[()] = _encoded(value)
+        one[()] = value if isinstance(value, bytes) else _encoded(value)
         return one
     dtype = np.dtype(spec.dtype.numpy or "float32")
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tritonsmith.perf.batch.answers import Writer, joined
 from tritonsmith.perf.batch.rows.reader import Row
-from tritonsmith.perf.data.interface import Array, ModelInterface
+from tritonsmith.perf.data.interface import ModelInterface
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import model_path
 from tritonsmith.perf.wire.payload import Answer, InferPayload, http_message, tensor_from_array
@@ -49,9 +51,10 @@ class InferAsking:
         version = answer.model_version
         return [writer.infer_line(row, part, version) for row, part in zip(rows, parts, strict=True)]
 
-    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[Mapping[str, Array]]:
-        """The arrays of each row."""
-        return [*writer.rows_of(rows, self.answer(raw))]
+    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[dict[str, Any]]:
+        """The arrays of each row, which is one of the batch."""
+        parts = writer.rows_of(rows, self.answer(raw))
+        return [{n: a[0] for n, a in part.items()} if self.model.max_batch_size else part for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,10 @@ class GenerateAsking:
         """See InferAsking."""
         return [writer.generate_line(rows[0], raw.partition(b"\r\n\r\n")[2])]
 
-    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[str]:
-        """The answer as JSON."""
-        return self.lines(writer, rows, raw)
+    def outputs(self, writer: Writer, rows: Sequence[Row], raw: bytes) -> list[dict[str, Any]]:
+        """The answer's values."""
+        said = json.loads(self.lines(writer, rows, raw)[0])
+        return [{name: value for name, value in said.items() if name != writer.id_name}]
 
 
 Asking = InferAsking | GenerateAsking

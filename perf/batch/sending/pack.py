@@ -77,6 +77,7 @@ class Packer:
     """Gives requests one after another, and reads on as they are taken, a request's rows at a time.
 
     most:     rows of one request. by_length: False takes rows as they come.
+    carries:  rows that fill no request may wait for like ones of the windows behind, however long these are in coming.
     Requests of a window come in a random order with a fixed seed, so that how fast they are done does not follow from
     their lengths.
     """
@@ -87,12 +88,13 @@ class Packer:
         most: int,
         *,
         by_length: bool = True,
+        carries: bool = True,
         window_rows: int = WINDOW_ROWS,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._rows = rows
         self._most = max(1, most)
-        self._by_length = by_length
+        self._by_length, self._carries = by_length, carries
         self._window_rows = max(window_rows, self._most)
         self._window_bytes = window_bytes
         self._filling: list[Row] = []
@@ -155,7 +157,7 @@ class Packer:
                 requests.append(Packed([row]))
                 group, count = row.group, row.count
         if self._by_length:
-            if not self._is_over:
+            if self._carries and not self._is_over:
                 full = [request for request in requests if request.count == self._most]
                 part = [request for request in requests if request.count < self._most]
                 if full and sum(len(request.rows) for request in part) < self._window_rows // 2:

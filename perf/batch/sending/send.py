@@ -25,7 +25,7 @@ from tritonsmith.perf.batch.sending.retries import (
 )
 from tritonsmith.perf.wire.target import Connection, OneEnd, Responses
 
-_TICK_S = 0.1
+_TICK_S, _PAUSE_S = 0.1, 0.01
 
 
 class Sink(Protocol):
@@ -54,6 +54,7 @@ class Sender:
 
     next_request: the next rows; None when there are no more. is_ready: whether the server takes requests to the model;
     asked when a request was refused, as a server that starts anew refuses everything. has_ended: that it never will.
+    may_send: False holds new requests back while what was answered is not taken.
     """
 
     asking: Asking
@@ -63,6 +64,7 @@ class Sender:
     has_ended: Callable[[], ServerError | None]
     options: SendOptions = field(default_factory=SendOptions)
     on_tick: Callable[[], None] = lambda: None
+    may_send: Callable[[], bool] = lambda: True
     ramp: Ramp = field(init=False)
     retries: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
@@ -115,6 +117,8 @@ class Sender:
         lane = _Lane(self.asking)
         try:
             while slot < self.ramp.width and not self.stopped:
+                while not (self.again or self.may_send()):
+                    await asyncio.sleep(_PAUSE_S)
                 packed = self.again.popleft() if self.again else self.next_request()
                 if packed is None:
                     return

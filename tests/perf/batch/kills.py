@@ -58,9 +58,13 @@ def kill_jobs(scratch: Path, kills: int, seed: int, rows: int = 600, delay_s: fl
                 _kill(command, rng, found, server_rows=lambda: sum(server.values_seen.values()), rows=rows)
             ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
             is_done = output.exists() and ended.returncode in (0, 2)
-            found.problems += problems_of(output, rows) if is_done else [f"{ended.returncode}: {ended.stderr[-300:]}"]
+            found.problems += (
+                problems_of(output, rows) if is_done else [f"{ended.returncode}: {ended.stderr[-300:]}"]
+            )
             left = sorted(path.name for path in directory.iterdir())
-            found.problems += [] if left == ["in.jsonl", "out.jsonl"] or ended.returncode else [f"left behind: {left}"]
+            found.problems += (
+                [] if left == ["in.jsonl", "out.jsonl"] or ended.returncode else [f"left behind: {left}"]
+            )
             seen = server.values_seen
             found.problems += [f"row {n} was never asked" for n in range(rows) if not seen[float(n)]][:5]
             found.asked_twice += sum(count - 1 for count in seen.values())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
+from tritonsmith.builder.base.text.console import note
 from tritonsmith.perf.batch.answers import Failure, Writer
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal
 from tritonsmith.perf.batch.kept.output import (
@@ -27,8 +27,9 @@ from tritonsmith.perf.batch.rows.asks import ask_of
 from tritonsmith.perf.batch.rows.checked import Checked, check_file, first_address, refuse_bad
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line
 from tritonsmith.perf.batch.rows.reader import Row, RowReader
-from tritonsmith.perf.batch.sending.pack import WINDOW_ROWS, Packer, Padding
+from tritonsmith.perf.batch.sending.pack import WINDOW_ROWS, Packed, Packer, Padding
 from tritonsmith.perf.batch.sending.send import Sender, SendOptions
+from tritonsmith.perf.batch.sending.surviving import send_surviving
 from tritonsmith.perf.load.load_test import ServedAt, environment_of, server_at
 from tritonsmith.perf.server.server import Server, server_ended
 
@@ -76,7 +77,7 @@ def run_batch(job: BatchJob, on_progress: Progress | None = None) -> BatchResult
     for a full disk; what was answered until then is kept. Ctrl-C: the result, with `interrupted`.
     """
     with prepared(job, on_progress) as ready:
-        if any(ready.journal.is_due(n) for n, key in enumerate(ready.checked.keys) if key):
+        if ready.has_rows_due:
             ready.send()
         return ready.finish()
 
@@ -90,12 +91,14 @@ def prepared(job: BatchJob, on_progress: Progress | None = None) -> Ready:
     try:
         is_ours = job.repository is not None
         tell("starting the server" if is_ours else "asking the server", 0, None)
-        served = stack.enter_context(server_at(job.where))
+        server = stack.enter_context(ExitStack())
+        served = server.enter_context(server_at(job.where))
         asked = asked_of(job.question, address, served, job.repository)
         began_s = time.monotonic()
         checked = check_file(job.input, asked.reader, lambda rows: tell("reading the input", rows, None))
         refuse_bad(checked, job.skip_bad)
         check_s = time.monotonic() - began_s
+        environment = environment_of(asked.api.server_metadata())
         head = head_of(job, asked, checked)
         journal = Journal(journal_path(job.output), head, checked.keys, restart=job.restart)
         stack.callback(journal.close)
@@ -103,7 +106,7 @@ def prepared(job: BatchJob, on_progress: Progress | None = None) -> Ready:
     except BaseException:
         stack.close()
         raise
-    return Ready(job, served, asked, checked, journal, stack, check_s, tell)
+    return Ready(job, served, asked, checked, journal, stack, server, check_s, environment, tell)
 
 
 def head_of(job: BatchJob, asked: Asked, checked: Checked) -> dict[str, object]:
@@ -129,12 +132,17 @@ class Ready:
     checked: Checked
     journal: Journal
     stack: ExitStack
+    server: ExitStack
     check_s: float
+    environment: Mapping[str, Any]
     tell: Progress
     writer: Writer = field(init=False)
     before: int = field(init=False)
     failures: Counter[str] = field(default_factory=Counter)
     samples: Samples = field(default_factory=Samples)
+    sizes: Counter[int] = field(default_factory=Counter)
+    sent: Padding = field(default_factory=Padding)
+    arrival: Padding = field(default_factory=Padding)
     sender: Sender | None = None
     packer: Packer | None = None
     run_s: float = 0.0
@@ -181,34 +189,66 @@ class Ready:
 
     def fail_bad(self, line: Line, fault: BadLineError) -> None:
         """A line that cannot be sent, of a job that leaves such out."""
-        place = f"{fault.place}: " if fault.place else ""
-        failure = Failure("bad_line", f"{place}{fault.what}")
-        self.fail(line.number, id_of(line, self.asked.reader), line.key, failure)
+        self.fail(line.number, id_of(line, self.asked.reader), line.key, failure_of_line(fault))
 
     def send(self) -> None:
         """Every row that is due. Raises what ended it; Ctrl-C sets `interrupted`."""
+        self.begin()
+        try:
+            send_surviving(self._sender, self._restart, self._interrupt)
+        finally:
+            self._count_requests()
+            self.end()
+
+    def _sender(self, alone: list[Packed]) -> Sender:
+        """Of what is still due, those first."""
+        self._count_requests()
+        first = {row.number for packed in alone for row in packed.rows}
+        rows = (row for row in self.due_rows() if row.number not in first)
         self.packer = Packer(
-            self.due_rows(),
+            rows,
             self.asked.reader.most_rows or 1,
             by_length=self.job.by_length,
             window_rows=self.job.window_rows,
         )
+        ramp = self.sender.ramp if self.sender is not None else self.job.send.ramp()
         self.sender = Sender(
-            self.asked.asking,
-            self.packer.next,
-            self,
-            self._is_ready,
-            self._has_ended,
-            self.job.send,
-            self._tick,
-        )
+            self.asked.asking, self.packer.next, self, self._is_ready, self._has_ended, self.job.send, ramp, self.tick,
+            alone=deque(alone),
+        )  # fmt: skip
+        return self.sender
+
+    def _restart(self) -> bool:
+        if self.job.repository is None or self.interrupted:
+            return False
+        note("the server died; it is started again, and the rows that it had are sent one at a time")
+        self.server.close()
+        self.served = self.server.enter_context(server_at(self.job.where))
+        address = None if self.job.question.plain else self.asked.address
+        self.asked = asked_of(self.job.question, address, self.served, self.job.repository)
+        return True
+
+    def _count_requests(self) -> None:
+        if self.packer is not None:
+            self.sizes.update(self.packer.sizes)
+            self.sent.join(self.packer.sent)
+            self.arrival.join(self.packer.arrival)
+        self.packer = None
+
+    @property
+    def has_rows_due(self) -> bool:
+        """Whether there is something to be done but for writing the output."""
+        return any(self.journal.is_due(number) for number, key in enumerate(self.checked.keys) if key)
+
+    def begin(self) -> None:
+        """The first row is about to be sent."""
         self._began_s = time.monotonic()
-        try:
-            _complete(self.sender, self._interrupt)
-        finally:
-            self.run_s = time.monotonic() - self._began_s
-            self.samples.add(self.run_s, self._done_now(), self.journal.failed, last=True)
-            self.journal.sync()
+
+    def end(self) -> None:
+        """The last is known, or nothing more will be."""
+        self.run_s = time.monotonic() - self._began_s
+        self.samples.add(self.run_s, self._done_now(), self.journal.failed, last=True)
+        self.journal.sync()
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -230,7 +270,8 @@ class Ready:
         is_over = server is not None and server.pid is not None and not server.alive()
         return server_ended(server, "in the middle of the job") if server is not None and is_over else None
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Called often: sync, samples, progress."""
         if self.journal.is_sync_due:
             self.journal.sync()
         took_s = time.monotonic() - self._began_s
@@ -261,7 +302,7 @@ class Ready:
         return result
 
     def _result(self) -> BatchResult:
-        packer, sender = self.packer, self.sender
+        sender = self.sender
         return BatchResult(
             model=self.asked.model.name,
             asks=str(self.asked.address),
@@ -281,19 +322,24 @@ class Ready:
             in_flight=sender.ramp.width if sender else 0,
             most_rows=self.asked.reader.most_rows,
             by_length=self.job.by_length,
-            requests=packer.sent.requests if packer else 0,
+            requests=sum(self.sizes.values()),
             levels=tuple(sender.ramp.levels) if sender else (),
-            sizes=dict(packer.sizes) if packer else {},
+            sizes=dict(self.sizes),
             retries=dict(sender.retries) if sender else {},
             failures=dict(self.failures),
             samples=tuple(self.samples.kept),
-            sent=packer.sent if packer else Padding(),
-            arrival=packer.arrival if packer else Padding(),
+            sent=self.sent,
+            arrival=self.arrival,
             tokens=dict(self.writer.tokens),
             dollars_per_hour=self.job.dollars_per_hour,
             executor=self.executor,
-            environment=environment_of(self.asked.api.server_metadata()) if not self.interrupted else {},
+            environment=self.environment,
         )
+
+
+def failure_of_line(fault: BadLineError) -> Failure:
+    """As it stands in the file of errors."""
+    return Failure("bad_line", f"{fault.place}: {fault.what}" if fault.place else fault.what)
 
 
 def id_of(line: Line, reader: RowReader) -> str | None:
@@ -305,19 +351,3 @@ def id_of(line: Line, reader: RowReader) -> str | None:
     except BadLineError:
         found = line.record.get("custom_id")
         return found if isinstance(found, str) else None
-
-
-def _complete(sender: Sender, interrupt: Callable[[], None]) -> None:
-    """In an event loop of its own, which hears a Ctrl-C where it may."""
-    import uvloop
-
-    loop = uvloop.new_event_loop()
-    is_main = threading.current_thread() is threading.main_thread()
-    try:
-        if is_main:
-            loop.add_signal_handler(signal.SIGINT, interrupt)
-        loop.run_until_complete(sender.run())
-    finally:
-        if is_main:
-            loop.remove_signal_handler(signal.SIGINT)
-        loop.close()

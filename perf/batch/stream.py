@@ -57,7 +57,14 @@ def stream_batch(
             window_rows=window_rows,
         )
         sender = Sender(
-            asked.asking, packer.next, answers, answers.is_ready, ended, send, may_send=answers.may_send
+            asked.asking,
+            packer.next,
+            answers,
+            answers.is_ready,
+            ended,
+            send,
+            send.ramp(),
+            may_send=answers.may_send,
         )
         thread = threading.Thread(target=answers.run, args=(sender,), name="batch", daemon=True)
         thread.start()

@@ -12,11 +12,12 @@ import numpy as np
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.perf.batch.rows.asks import Address, ask_of
-from tritonsmith.perf.batch.rows.lines import BadLineError, Line, key_of, lines_of
+from tritonsmith.perf.batch.rows.lines import BadLineError, Line, Start, key_of, lines_of
 from tritonsmith.perf.batch.rows.reader import OtherAddressError, Row, RowReader
 
 _TOLD_LINES = 100
 _TELL_EVERY = 2000
+ROWS_A_PART = 500
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Checked:
     """What is known of a file: 8 bytes a line, whatever the lines hold.
 
     keys:    digest of each line by its number; 0 where there is none.
+    starts:  of every ROWS_A_PART rows, where the file's part with them begins.
     repeats: line → the line before it that has the same id.
     bad:     the first bad lines, and how many there are in all.
     """
@@ -32,6 +34,7 @@ class Checked:
     digest: str
     keys: array[int] = field(default_factory=lambda: array("Q", [0]))
     rows: int = 0
+    starts: list[Start] = field(default_factory=lambda: [Start()])
     repeats: dict[int, int] = field(default_factory=dict)
     bad: list[tuple[int, BadLineError]] = field(default_factory=list)
     bad_count: int = 0
@@ -62,7 +65,7 @@ class Checked:
         """BadLineError for a line that cannot be sent, or whose id came before."""
         row = reader.row(line)
         if line.number in self.repeats:
-            raise _repeated(row.id, self.repeats[line.number])
+            raise repeated(row.id, self.repeats[line.number])
         return row
 
 
@@ -106,6 +109,8 @@ def check_file(path: Path, reader: RowReader, on_progress: Callable[[int], None]
         checked.keys.extend([0] * (line.number - len(checked.keys)))
         checked.keys.append(_kept(line.key))
         checked.rows += 1
+        if checked.rows % ROWS_A_PART == 0:
+            checked.starts.append(Start(line.end, line.number))
         try:
             row = reader.row(line)
         except OtherAddressError as fault:
@@ -169,7 +174,7 @@ def _find_repeats(checked: Checked, reader: RowReader, ids: np.ndarray, numbers:
         id_ = ask_of(line.record, line.number, reader.plain).id
         if id_ in first:
             checked.repeats[line.number] = first[id_]
-            _note(checked, line.number, _repeated(id_, first[id_]))
+            _note(checked, line.number, repeated(id_, first[id_]))
         else:
             first[id_] = line.number
 
@@ -178,7 +183,8 @@ class _RepeatError(BadLineError):
     """An id that came before."""
 
 
-def _repeated(id_: str, before: int) -> BadLineError:
+def repeated(id_: str, before: int) -> BadLineError:
+    """The fault of a line whose id that of the line `before` is."""
     return _RepeatError(f"the id {id_[:80]!r} is that of line {before}, too")
 
 

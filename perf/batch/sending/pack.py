@@ -47,6 +47,12 @@ class Padding:
         self.lengths += length
         self.padded += rows * longest
 
+    def join(self, other: Padding) -> None:
+        """Another's, too."""
+        self.requests += other.requests
+        self.lengths += other.lengths
+        self.padded += other.padded
+
 
 @dataclass(slots=True)
 class _Arrival:

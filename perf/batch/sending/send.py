@@ -26,6 +26,10 @@ from tritonsmith.perf.batch.sending.retries import (
 from tritonsmith.perf.wire.target import Connection, OneEnd, Responses
 
 _TICK_S, _PAUSE_S = 0.1, 0.01
+DIED = "server_died"
+"""The code of perf.server.server.server_ended."""
+_STUB_DIED = "is not healthy"
+"""What Triton 2.51 answers, with HTTP 500, to each request for a Python model whose process has died."""
 
 
 class Sink(Protocol):
@@ -47,6 +51,10 @@ class SendOptions:
     timeout_s: float = 300.0
     wait_s: float = 300.0
 
+    def ramp(self) -> Ramp:
+        """A new one."""
+        return Ramp(time.monotonic, self.most_in_flight, self.in_flight)
+
 
 @dataclass(slots=True)
 class Sender:
@@ -54,6 +62,7 @@ class Sender:
 
     next_request: the next rows; None when there are no more. is_ready: whether the server takes requests to the model;
     asked when a request was refused, as a server that starts anew refuses everything. has_ended: that it never will.
+    alone: what is sent before all else, one request at a time.
     may_send: False holds new requests back while what was answered is not taken.
     """
 
@@ -62,24 +71,24 @@ class Sender:
     sink: Sink
     is_ready: Callable[[], bool]
     has_ended: Callable[[], ServerError | None]
-    options: SendOptions = field(default_factory=SendOptions)
+    options: SendOptions
+    ramp: Ramp
     on_tick: Callable[[], None] = lambda: None
     may_send: Callable[[], bool] = lambda: True
-    ramp: Ramp = field(init=False)
     retries: Counter[str] = field(default_factory=Counter)
-    in_flight: int = 0
+    alone: deque[Packed] = field(default_factory=deque)
+    alone_now: Packed | None = None
+    flying: dict[int, Packed] = field(default_factory=dict)
     stopped: bool = False
     again: deque[Packed] = field(default_factory=deque)
     workers: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     error: BaseException | None = None
     gone_s: float | None = None
 
-    def __post_init__(self) -> None:
-        self.ramp = Ramp(time.monotonic, self.options.most_in_flight, self.options.in_flight)
-
     async def run(self) -> None:
         """Until every row is told of, or `stop` was called. Raises what ended it."""
         try:
+            await self._send_alone()
             self._widen()
             while self.workers and self.error is None:
                 await asyncio.wait(
@@ -93,6 +102,21 @@ class Sender:
             await asyncio.gather(*self.workers.values(), return_exceptions=True)
         if self.error is not None:
             raise self.error
+
+    async def _send_alone(self) -> None:
+        lane = _Lane(self.asking)
+        try:
+            while self.alone and not self.stopped:
+                self.alone_now = self.alone.popleft()
+                await self._settle(lane, self.alone_now)
+                self.on_tick()
+            self.alone_now = None
+        finally:
+            lane.close()
+
+    def unfinished(self) -> list[Packed]:
+        """After an error: what may have been in flight when it came, but for `alone_now`."""
+        return [*self.alone, *self.flying.values()]
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is given up."""
@@ -122,7 +146,9 @@ class Sender:
                 packed = self.again.popleft() if self.again else self.next_request()
                 if packed is None:
                     return
+                self.flying[slot] = packed
                 await self._settle(lane, packed)
+                del self.flying[slot]
         finally:
             lane.close()
 
@@ -132,11 +158,7 @@ class Sender:
         while not self.stopped:
             await self._connected(lane)
             packed.attempts += 1
-            self.in_flight += 1
-            try:
-                reason, raw = await lane.ask(request, self.options.timeout_s)
-            finally:
-                self.in_flight -= 1
+            reason, raw = await lane.ask(request, self.options.timeout_s)
             if reason is None:
                 assert raw is not None
                 self.gone_s = None
@@ -159,6 +181,13 @@ class Sender:
                 f"the server wants to know who asks: {reason}",
                 code="not_allowed",
                 fix="--header 'Authorization: Bearer …', then run the same command again: it goes on from there",
+            )
+        if _STUB_DIED in reason:
+            raise ServerError(
+                f"a process of the model died, and its server answers nothing of it any more: {reason}",
+                code=DIED,
+                seen=reason,
+                fix="load the model again, then run the same command again: it goes on from there",
             )
         if remedy is Remedy.REFUSED and not await self._ready():
             # The model is being loaded, or the server is starting: no row is to blame.

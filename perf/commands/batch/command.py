@@ -58,4 +58,4 @@ def batch(
     job = job_from_flags(
         rows, output, errors, repository, url, model, version, row, sending, wire, dollars_per_hour
     )
-    raise typer.Exit(run(job, sending.executor, report, format))
+    raise typer.Exit(run(job, sending.executor, sending.ray_actors, report, format))

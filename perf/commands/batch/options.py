@@ -66,3 +66,6 @@ class SendingFlags:
     executor: str = flag(
         "local", "local, or ray: a Ray cluster on this machine, or that at ray:ADDRESS.", metavar="EXECUTOR"
     )
+    ray_actors: int | None = flag(
+        None, "Of --executor ray: actors at most, each with a server of its own; default: one a node.", min=1
+    )

@@ -100,7 +100,7 @@ def columns_from_flags(flags: Sequence[str]) -> dict[str, str]:
     return columns
 
 
-def run(job: BatchJob, executor: str, report: Path | None, format_: str) -> int:
+def run(job: BatchJob, executor: str, actors: int | None, report: Path | None, format_: str) -> int:
     """Run it and say what came out; the exit code."""
     if report is not None and (not report.absolute().parent.is_dir() or report.is_dir()):
         raise UsageError("no page can be written there", code="bad_output", where=Where(report))
@@ -108,9 +108,9 @@ def run(job: BatchJob, executor: str, report: Path | None, format_: str) -> int:
         if executor == "local":
             result = run_batch(job, bar)
         else:
-            from tritonsmith.perf.batch.ray_job import ray_address, run_batch_on_ray
+            from tritonsmith.perf.batch.ray_job import RayPlace, ray_address, run_batch_on_ray
 
-            result = run_batch_on_ray(job, ray_address(executor), bar)
+            result = run_batch_on_ray(job, RayPlace(ray_address(executor), actors), bar)
     if report is not None:
         write_page(result, report)
     if format_ == "json":

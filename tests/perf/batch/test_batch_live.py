@@ -1,0 +1,76 @@
+"""Jobs against a real Triton: dims that differ from row to row, texts, and rows that kill what answers them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import onnx_models
+from tests.perf.batch.jobs import records_of, write_rows
+from tests.perf.conftest import LiveTriton
+from tritonsmith.perf.batch.job import BatchJob, run_batch
+from tritonsmith.perf.batch.place import Question
+from tritonsmith.perf.batch.rows.asks import Plain
+from tritonsmith.perf.batch.sending.send import SendOptions
+
+DYNAMIC = 'max_batch_size: 8\ninput [{name: "x", data_type: TYPE_FP32, dims: [-1]}]\noutput [{name: "y", data_type: TYPE_FP32, dims: [-1]}]'
+KILLER = """
+import os, signal
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+            if 13.0 in x:
+                os.kill({whom}, signal.SIGKILL)
+                signal.pause()
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", 2 * x)]))
+        return answers
+"""
+
+
+def job(directory: Path, where: Any, rows: list[dict[str, Any]], model: str, **changes: Any) -> BatchJob:
+    write_rows(directory / "in.jsonl", rows)
+    send = SendOptions(in_flight=2, timeout_s=20.0, wait_s=10.0)
+    given: dict[str, Any] = {"question": Question(Plain(model)), "send": send}
+    return BatchJob(directory / "in.jsonl", directory / "out.jsonl", where, **{**given, **changes})
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_rows_of_different_shapes_go_into_requests_of_one_shape(
+    triton: LiveTriton, tmp_path: Path, protocol: str
+) -> None:
+    triton.load("batch_dynamic", onnx_models.affine(["n", "d"]), 'backend: "onnxruntime"\n' + DYNAMIC)
+    rows = [{"id": str(i), "x": [float(i)] * (1 + i % 5)} for i in range(200)]
+    question = Question(Plain("batch_dynamic"), wire={"protocol": protocol, "grpc_url": triton.grpc_url})
+    result = run_batch(job(tmp_path, f"http://{triton.http_url}", rows, "batch_dynamic", question=question))
+    assert records_of(tmp_path / "out.jsonl") == [
+        {"id": str(i), "y": [2.0 * i + 1] * (1 + i % 5)} for i in range(200)
+    ]
+    assert result.requests == 25 and result.arrival.requests == 200
+
+
+@pytest.mark.server
+@pytest.mark.nightly
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("whom", ["os.getpid()", "os.getppid()"], ids=["its process", "the server"])
+def test_a_row_that_kills_what_answers_it_is_found_and_all_others_are_answered(
+    tmp_path: Path, whom: str
+) -> None:
+    model = tmp_path / "repository" / "m"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text(KILLER.format(whom=whom))
+    (model / "config.pbtxt").write_text('backend: "python"\n' + DYNAMIC)
+    rows = [{"id": str(i), "x": [float(i)]} for i in range(60)]
+    result = run_batch(job(tmp_path, str(tmp_path / "repository"), rows, "m"))
+    assert (result.answered, result.failed) == (59, 1)
+    (failed,) = records_of(tmp_path / "out.errors.jsonl")
+    assert failed["id"] == "13" and failed["error"]["code"] == "server_died"
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[-1]) == {"id": "59", "y": [118.0]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 import pickle
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith import __version__
-from tritonsmith.builder.base.errors import ServerError, ToolError, TrialError, TritonsmithError, UsageError
+from tritonsmith.builder.base.errors import (
+    ServerError,
+    ToolError,
+    TrialError,
+    TritonsmithError,
+    UsageError,
+    error_from_form,
+)
 from tritonsmith.perf.batch.answers import Failure, Writer
 from tritonsmith.perf.batch.job import BatchJob, Progress, Ready, failure_of_line, id_of, prepared
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED
@@ -30,6 +39,8 @@ from tritonsmith.perf.load.load_test import ServedAt, server_at
 from tritonsmith.perf.server.server import server_ended
 
 _ROWS_AT_ONCE = 512
+_ENDS = "!"
+"""In the place of a failure's code: the text is the error that ends the job."""
 Columns = dict[str, Any]
 
 
@@ -92,8 +103,7 @@ def _send(ready: Ready, place: RayPlace) -> None:
     ready.begin()
     try:
         for columns in _answers(ready, place, ray):
-            for rows in _known(columns):
-                ready.journal.add(rows)
+            ready.journal.add(_known(columns))
             ready.failures.update(code for code in columns["code"] if code)
             for sizes in filter(None, columns["requests"]):
                 ready.sizes.update(pickle.loads(sizes))  # noqa: S301  (of this very job)
@@ -109,12 +119,12 @@ def _send(ready: Ready, place: RayPlace) -> None:
         ray.shutdown()
 
 
-def _known(columns: Mapping[str, Sequence[Any]]) -> Iterator[list[tuple[int, bytes, str]]]:
-    states = (DONE if not code else FAILED for code in columns["code"])
-    yield [
-        (int(number), state, str(text))
-        for number, state, text in zip(columns["number"], states, columns["text"], strict=True)
-    ]
+def _known(columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, bytes, str]]:
+    """What the journal takes; raises what ends the job."""
+    for number, code, text in zip(columns["number"], columns["code"], columns["text"], strict=True):
+        if code == _ENDS:
+            raise error_from_form(json.loads(text))
+        yield int(number), FAILED if code else DONE, str(text)
 
 
 def _answers(ready: Ready, place: RayPlace, ray: Any) -> Iterator[Columns]:
@@ -139,6 +149,7 @@ def _answers(ready: Ready, place: RayPlace, ray: Any) -> Iterator[Columns]:
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is in the error, or progress
     context.print_on_execution_start = False
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=place.most_actors or max(1, nodes))
@@ -179,6 +190,13 @@ class _Asker:
     """On a node: an actor with a server of its own, or a URL → answers to lines. A failed row is data."""
 
     def __init__(self, work: _Work) -> None:
+        self._work = work
+        self._stack = ExitStack()
+        self._ramp = work.send.ramp()
+        self._is_served = False
+
+    def _serve(self) -> None:
+        work = self._work
         if work.version != __version__:
             raise ToolError(
                 "the cluster runs another tritonsmith",
@@ -187,13 +205,6 @@ class _Asker:
                 valid=(work.version,),
                 fix="install the same version on every node",
             )
-        self._work = work
-        self._stack = ExitStack()
-        self._ramp = work.send.ramp()
-        self._serve()
-
-    def _serve(self) -> None:
-        work = self._work
         self._stack.close()
         self._served: ServedAt = self._stack.enter_context(server_at(work.where))
         repository = None if "://" in work.where else Path(work.where)
@@ -206,8 +217,18 @@ class _Asker:
                 seen=self._asked.model.name,
             )
         self._writer = Writer(self._asked.model, self._asked.address, work.plain)
+        self._is_served = True
 
     def __call__(self, batch: Columns) -> Columns:
+        """An error that ends the job is data, too: Ray would wrap it, and lose one that cannot be pickled."""
+        try:
+            if not self._is_served:
+                self._serve()
+            return self._answered(batch)
+        except TritonsmithError as error:
+            return {"number": [0], "code": [_ENDS], "text": [json.dumps(error.form())], "requests": [b""]}
+
+    def _answered(self, batch: Columns) -> Columns:
         told = _Told(self._asked, self._writer, self._work.repeats)
         lines = [pickle.loads(line) for line in batch["line"]]  # noqa: S301  (of this very job)
 
@@ -318,12 +339,6 @@ def _connected(address: str | None) -> Any:
 
 
 def _lost(error: Exception) -> TritonsmithError:
-    """What a node raised, where it is one of ours; else that the cluster lost the job."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, TritonsmithError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
     return TrialError(
         f"the cluster lost the job: {str(error).splitlines()[0][:300]}; what was answered is kept in the journal",
         code="ray_lost",

@@ -16,7 +16,10 @@ from tritonsmith.perf.batch.place import Question
 from tritonsmith.perf.batch.rows.asks import Plain
 from tritonsmith.perf.batch.sending.send import SendOptions
 
-DYNAMIC = 'max_batch_size: 8\ninput [{name: "x", data_type: TYPE_FP32, dims: [-1]}]\noutput [{name: "y", data_type: TYPE_FP32, dims: [-1]}]'
+DYNAMIC = """max_batch_size: 8
+input [{name: "x", data_type: TYPE_FP32, dims: [-1]}]
+output [{name: "y", data_type: TYPE_FP32, dims: [-1]}]
+"""
 KILLER = """
 import os, signal
 import numpy as np

@@ -272,8 +272,7 @@ class Ready:
 
     def tick(self) -> None:
         """Called often: sync, samples, progress."""
-        if self.journal.is_sync_due:
-            self.journal.sync()
+        self.journal.sync_soon()
         took_s = time.monotonic() - self._began_s
         done = self._done_now()
         self.samples.add(took_s, done, self.journal.failed)

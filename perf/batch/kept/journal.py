@@ -10,6 +10,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -48,6 +49,8 @@ class Journal:
         self.dropped_bytes = 0
         self.finished: dict[str, Any] | None = None
         self._rows = rows
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: Future[None] | None = None
         with telling_full(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -168,13 +171,21 @@ class Journal:
             os.fdatasync(self._file)
         self._synced_s = time.monotonic()
 
-    @property
-    def is_sync_due(self) -> bool:
-        """Whether the last is some time ago."""
-        return time.monotonic() - self._synced_s >= SYNC_EVERY_S
+    def sync_soon(self) -> None:
+        """In another thread, when the last sync is some time ago; what it meets is raised by a later call."""
+        if time.monotonic() - self._synced_s < SYNC_EVERY_S or not (
+            self._syncing is None or self._syncing.done()
+        ):
+            return
+        with telling_full(self.path):
+            if self._syncing is not None:
+                self._syncing.result()
+        self._syncing = self._thread.submit(os.fdatasync, self._file)
+        self._synced_s = time.monotonic()
 
     def close(self) -> None:
         """Leaves the file as it is."""
+        self._thread.shutdown(wait=True)
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

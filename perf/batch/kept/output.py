@@ -117,7 +117,10 @@ def _write_parquet(journal: Journal, path: Path, model: ModelInterface, plain: b
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = (json.loads(journal.text_of(number)) for number in journal.numbers(DONE))
+    floats = {spec.name for spec in model.outputs if spec.dtype.kserve in ("FP16", "BF16", "FP32", "FP64")}
+    records = (
+        _record(journal.text_of(number), floats if plain else set()) for number in journal.numbers(DONE)
+    )
     first: list[Any] = list(islice(records, _ROWS_AT_ONCE))
     form: Callable[[Any], Any] = (lambda record: record) if plain else _flat
     schema = _plain_schema(model, [form(record) for record in first]) if plain else _openai_schema()
@@ -126,6 +129,18 @@ def _write_parquet(journal: Journal, path: Path, model: ModelInterface, plain: b
         while rows:
             writer.write_table(pa.Table.from_pylist([form(record) for record in rows], schema=schema))
             rows = list(islice(records, _ROWS_AT_ONCE))
+
+
+def _record(text: bytes, floats: set[str]) -> dict[str, Any]:
+    """floats: outputs whose texts are NaN and infinities."""
+    record: dict[str, Any] = json.loads(text)
+    if b'"NaN"' in text or b'Infinity"' in text:
+        record |= {name: _numbers(record[name]) for name in floats & record.keys()}
+    return record
+
+
+def _numbers(value: Any) -> Any:
+    return [_numbers(part) for part in value] if isinstance(value, list) else float(value)
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from tritonsmith.perf.batch.rows.lines import BadLineError
 from tritonsmith.perf.data.analyzer_json import flat_array
 from tritonsmith.perf.data.given import shape_of
 from tritonsmith.perf.data.interface import Array
+
+_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
@@ -88,7 +91,7 @@ def cell_value(spec: TensorSpec, value: Any, place: str) -> Any:
 
 
 def json_of_array(array: Array, datatype: str) -> str:
-    """As nested lists; BF16 comes as bits. Numbers of 32 bits have nine digits, which tell each from all others."""
+    """As nested lists; BF16 comes as bits. 32-bit floats have nine digits, which tell each from all others; NaN is a text."""
     if datatype == "BF16":
         array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if array.ndim > 1:
@@ -103,7 +106,10 @@ def json_of_array(array: Array, datatype: str) -> str:
         values = array.ravel().tolist()
         text = "[" + ("%.9g," * len(values) % tuple(values))[:-1] + "]"
     else:
-        text = json.dumps(array.ravel().tolist(), separators=(",", ":"))
+        values = array.ravel().tolist()
+        if array.dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no words for them
+            values = [value if math.isfinite(value) else _WORDS[str(value)] for value in values]
+        text = json.dumps(values, separators=(",", ":"))
     return text if array.ndim else text[1:-1]
 
 

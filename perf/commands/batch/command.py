@@ -42,7 +42,7 @@ def batch(
     dollars_per_hour: float | None = flag(None, "Price of the machine, for the costs.", min=0.0),
     format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
-    """Answer every row of a file, once, however often the job is interrupted.
+    """Answer every row of a file, once; a killed job goes on.
 
     The whole input is checked first. Rows that are alike go into one request, up to the model's max_batch_size, and as many
     requests are in flight as keep the server full. What is answered is kept in a journal beside the output: after a kill, the

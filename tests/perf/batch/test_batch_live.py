@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import onnx_models
@@ -15,6 +17,7 @@ from tritonsmith.perf.batch.job import BatchJob, run_batch
 from tritonsmith.perf.batch.place import Question
 from tritonsmith.perf.batch.rows.asks import Plain
 from tritonsmith.perf.batch.sending.send import SendOptions
+from tritonsmith.perf.server import control
 
 DYNAMIC = """max_batch_size: 8
 input [{name: "x", data_type: TYPE_FP32, dims: [-1]}]
@@ -58,6 +61,46 @@ def test_rows_of_different_shapes_go_into_requests_of_one_shape(
         {"id": str(i), "y": [2.0 * i + 1] * (1 + i % 5)} for i in range(200)
     ]
     assert result.requests == 25 and result.arrival.requests == 200
+
+
+EMBEDS = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        texts = [pb_utils.get_input_tensor_by_name(r, "TEXT").as_numpy() for r in requests]
+        made = [np.array([[len(t), t[0]] for t in given.ravel()], np.float32) for given in texts]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", one)]) for one in made]
+"""
+TEXTS = """backend: "python"
+max_batch_size: 8
+input [{name: "TEXT", data_type: TYPE_STRING, dims: [1]}]
+output [{name: "EMBEDDING", data_type: TYPE_FP32, dims: [2]}]
+"""
+
+
+@pytest.mark.server
+def test_embeddings_of_openais_form(triton: LiveTriton, tmp_path: Path) -> None:
+    model = triton.repository / "batch_embeds"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text(EMBEDS)
+    (model / "config.pbtxt").write_text(TEXTS)
+    control.load_model(triton.http_url, "batch_embeds")
+    inputs: list[Any] = ["a", ["bb", "cccc"], "é"]
+    bodies = [{"model": "batch_embeds", "input": given} for given in inputs]
+    bodies.append({"model": "batch_embeds", "input": "dddd", "encoding_format": "base64"})
+    lines = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/embeddings", "body": body}
+        for i, body in enumerate(bodies)
+    ]
+    result = run_batch(job(tmp_path, f"http://{triton.http_url}", lines, "", question=Question()))
+    assert result.requests == 1 and result.answered == 4
+    data = [record["response"]["body"]["data"] for record in records_of(tmp_path / "out.jsonl")]
+    assert data[0] == [{"object": "embedding", "index": 0, "embedding": [1, 97]}]
+    assert [one["embedding"] for one in data[1]] == [[2, 98], [4, 99]] and data[1][1]["index"] == 1
+    assert data[2][0]["embedding"] == [2, 195]
+    assert np.frombuffer(base64.b64decode(data[3][0]["embedding"]), "<f4").tolist() == [4, 100]
 
 
 @pytest.mark.server

@@ -6,8 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WITH_VLLM := $(VENV)/.with-vllm
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
+VLLM_LIST := perf/server/environment/vllm.txt
 # Three processes for two cores, as tests of servers wait much of their time. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
@@ -31,10 +33,14 @@ $(STAMP): pyproject.toml constraints.txt $(SERVER_LIST) examples/demo/requiremen
 demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on three real models
 	$(BIN)/tritonsmith demo
 
-test: $(STAMP)  ## the whole test suite
+$(WITH_VLLM): $(STAMP) $(VLLM_LIST)
+	$(BIN)/tritonsmith server install --with vllm
+	@touch $@
+
+test: $(WITH_VLLM)  ## the whole test suite
 	$(BIN)/python -m pytest $(SPREAD)
 
-nightly: $(STAMP)  ## the whole suite with its longest tests
+nightly: $(WITH_VLLM)  ## the whole suite with its longest tests
 	$(BIN)/python -m pytest $(SPREAD) --nightly
 
 quick: $(STAMP)  ## the tests that take seconds
@@ -87,6 +93,8 @@ server-requirements:  ## lock anew what the embedded server's own Python holds (
 	echo "# Made by \`make server-requirements\`." > $(SERVER_LIST)
 	echo "nvidia-pytriton==0.7.0" | $(LOCK) --no-deps >> $(SERVER_LIST)
 	printf 'numpy<2\nonnxruntime>=1.19\n' | $(LOCK) >> $(SERVER_LIST)
+	echo "# Made by \`make server-requirements\`." > $(VLLM_LIST)
+	printf 'numpy<2\nopenvino-genai>=2026.4\n' | $(LOCK) --no-emit-package numpy >> $(VLLM_LIST)
 
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt

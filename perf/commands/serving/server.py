@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import typer
 
 from tritonsmith.builder.base.text.console import emit_json, emit_text
@@ -20,6 +22,12 @@ app = typer.Typer(
 )
 
 
+class With(str, Enum):
+    """Backends of ours whose packages are not in the environment from the start."""
+
+    vllm = "vllm"
+
+
 @app.command(name="install", cls=Command)
 @flattened
 def install(
@@ -27,6 +35,9 @@ def install(
         None, "Also look for wheels here; may be repeated.", metavar="DIR|URL"
     ),
     no_index: bool = flag(False, "Offline: look for wheels nowhere else than in --find-links.", "--no-index"),
+    with_: list[With] | None = flag(
+        None, "Also what this backend needs (vllm: some 70 MB to fetch).", "--with", metavar="BACKEND"
+    ),
 ) -> None:
     """Make the environment, unless it is there.
 
@@ -34,6 +45,7 @@ def install(
     is pip's own configuration. It is Python 3.10 to 3.12, this one or another of this machine.
 
     Examples: tritonsmith server install
+              tritonsmith server install --with vllm
               pip download --no-deps --require-hashes -d wheels -r "$(tritonsmith server status --list)"
               tritonsmith server install --no-index --find-links wheels
     """
@@ -41,7 +53,10 @@ def install(
     from tritonsmith.perf.server.environment import environment
 
     preflight.check(preflight.observe())
-    made = environment.ensure(environment.PipOptions(tuple(find_links or ()), no_index))
+    options = environment.PipOptions(tuple(find_links or ()), no_index)
+    made = environment.ensure(options)
+    if With.vllm in (with_ or ()):
+        environment.vllm_layer(made, options)
     emit_text(f"the embedded tritonserver {environment.TRITON} is ready: {made.root}")
 
 

@@ -26,6 +26,8 @@ from tritonsmith.perf.server.environment import canary, interpreter
 from tritonsmith.perf.server.environment.interpreter import Interpreter
 
 LOCKED = Path(__file__).with_name("requirements.txt")
+# What backends/vllm imports beyond that.
+VLLM = Path(__file__).with_name("vllm.txt")
 HOME_VARIABLE = "TRITONSMITH_SERVER_HOME"
 # What nvidia-pytriton 0.7.0 holds.
 TRITON = "2.51.0"
@@ -107,8 +109,7 @@ def make(
     def fill(made: PythonEnvironment, lock: int) -> None:
         _virtual_environment(python.path, made, lock)
         (made.site_packages / "tritonsmith.pth").write_text(_PATH_LINE)
-        listed = ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", str(locked)]
-        _pip(made, [*options.arguments, *listed], lock)
+        _pip(made, [*options.arguments, *_exactly(locked)], lock)
 
     what = "the embedded server's Python environment (once; some 100 MB to fetch)"
     wanted = PythonEnvironment(target, python.version, python.libpython)
@@ -121,15 +122,53 @@ def make(
     )
 
 
+def vllm_layer(
+    server: PythonEnvironment,
+    options: PipOptions | None = None,
+    prove: Prove = canary.prove,
+    locked: Path = VLLM,
+) -> PythonEnvironment:
+    """An environment that sees `server` and holds what our vllm backend imports: locked, with hashes."""
+
+    def fill(made: PythonEnvironment, lock: int) -> None:
+        _upon(server, made, lock)
+        _pip(made, [*(options or PipOptions()).arguments, *_exactly(locked)], lock)
+
+    return _made(
+        _vllm_wanted(server, locked),
+        _vllm_made_from(server, locked),
+        "the embedded server's environment for language models (once; some 70 MB to fetch, 210 MB on disk)",
+        fill,
+        lambda made: prove(embedded.locate(server), made),
+    )
+
+
+def vllm_ready() -> PythonEnvironment | None:
+    """That layer when it is there; None when it would be made first."""
+    server = ready()
+    return server and _fitting(_vllm_wanted(server, VLLM).root, _vllm_made_from(server, VLLM))
+
+
+def _vllm_made_from(server: PythonEnvironment, locked: Path) -> str:
+    return digest_of_value([str(server.root), server.python, digest_of_file(locked)])
+
+
+def _vllm_wanted(server: PythonEnvironment, locked: Path) -> PythonEnvironment:
+    name = f"{server.root.name}-vllm-{_vllm_made_from(server, locked)[:16]}"
+    return replace(server, root=home() / "layers" / name)
+
+
 def layer(
     base: PythonEnvironment,
     requirements: Sequence[str],
     options: PipOptions | None = None,
     prove: Prove = canary.prove,
+    server: PythonEnvironment | None = None,
 ) -> PythonEnvironment:
     """An environment that sees `base` and holds what `requirements` ask beyond it; base itself when they ask nothing.
 
-    ToolError when pip cannot get them, or they contradict one another or the numpy that Triton's stubs need.
+    server: the environment that the tritonserver is in, where `base` is itself a layer on it. ToolError when pip cannot
+    get them, or they contradict one another or the numpy that Triton's stubs need.
     """
     asked = sorted(set(requirements))
     if not asked:
@@ -137,10 +176,7 @@ def layer(
     made_from = digest_of_value([str(base.root), base.python, asked])
 
     def fill(made: PythonEnvironment, lock: int) -> None:
-        _virtual_environment(base.python_path, made, lock)
-        (made.site_packages / "tritonsmith.pth").write_text(
-            f"import site; site.addsitedir({str(base.site_packages)!r})\n"
-        )
+        _upon(base, made, lock)
         listed, bound = made.root / "requirements.txt", made.root / "constraints.txt"
         listed.write_text("".join(f"{requirement}\n" for requirement in asked))
         bound.write_text("numpy<2\n")
@@ -148,7 +184,7 @@ def layer(
 
     what = f"the server's environment for {', '.join(asked)}"
     wanted = replace(base, root=home() / "layers" / f"{base.root.name}-{made_from[:16]}")
-    return _made(wanted, made_from, what, fill, lambda made: prove(embedded.locate(base), made))
+    return _made(wanted, made_from, what, fill, lambda made: prove(embedded.locate(server or base), made))
 
 
 def _name(version: str, locked: Path = LOCKED) -> str:
@@ -252,6 +288,18 @@ def _virtual_environment(python: Path, wanted: PythonEnvironment, lock: int) -> 
     command = [str(python), "-I", "-m", "venv", *without, str(wanted.root)]
     with activity("making a virtual environment"):
         _run(command, lock, "make a virtual environment")
+
+
+def _upon(base: PythonEnvironment, made: PythonEnvironment, lock: int) -> None:
+    """A virtual environment that sees the packages of `base`, too; its own come first."""
+    _virtual_environment(base.python_path, made, lock)
+    line = f"import site; site.addsitedir({str(base.site_packages)!r})\n"
+    (made.site_packages / "tritonsmith.pth").write_text(line)
+
+
+def _exactly(locked: Path) -> list[str]:
+    """pip's arguments for a list with hashes, and nothing that it does not list."""
+    return ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", str(locked)]
 
 
 def _pip(into: PythonEnvironment, arguments: Sequence[str], lock: int) -> None:

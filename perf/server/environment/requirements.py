@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from tritonsmith.builder.base.text.console import note
 
 FILE = "requirements.txt"
+_VLLM = re.compile(r"""^[^#\n]*\bbackend\s*:\s*["']vllm["']""", re.MULTILINE)
 # pip takes a name that ends so for a file beside it.
 # NVIDIA's names; each brings the module `tensorrt`.
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
@@ -29,6 +31,15 @@ def requirements_of(repositories: Sequence[Path]) -> tuple[str, ...]:
         for path in sorted(repository.glob(f"*/[0-9]*/{FILE}")):
             found.update(dict.fromkeys(_lines(path)))
     return (*found, *_gpu_packages(repositories))
+
+
+def has_vllm_models(repositories: Sequence[Path]) -> bool:
+    """Whether a model of theirs names the backend `vllm`."""
+    return any(
+        _VLLM.search(path.read_text(encoding="utf-8", errors="replace"))
+        for repository in repositories
+        for path in repository.glob("*/config.pbtxt")
+    )
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.perf.server import control, embedded, preflight
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.environment.canary import Canary
-from tritonsmith.perf.server.environment.requirements import requirements_of
+from tritonsmith.perf.server.environment.requirements import has_vllm_models, requirements_of
 from tritonsmith.perf.server.launches.table import Command
 from tritonsmith.perf.server.process.command import (
     LocalPlan,
@@ -68,7 +68,8 @@ def _with_our_backends(spec: ServerSpec, work_dir: Path) -> LocalPlan:
     shell = lay_out_shell(work_dir / "shell", machine.bash or "/bin/bash")
     server = environment.ensure()
     parts = embedded.locate(server)
-    models = environment.layer(server, requirements_of(spec.repositories))
+    base = environment.vllm_layer(server) if has_vllm_models(spec.repositories) else server
+    models = environment.layer(base, requirements_of(spec.repositories), server=server)
     env = embedded.variables(models, os.environ, work_dir / "lib")
     env["PATH"] = os.pathsep.join([str(shell), env["PATH"]])
     backends = embedded.lay_out_backends(parts, work_dir / "backends")

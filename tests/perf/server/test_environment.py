@@ -241,6 +241,33 @@ def test_a_layer_adds_what_models_require_once_and_the_servers_own_packages_stay
     assert left_in(making.home / "layers") == [layer.root.name]
 
 
+@pytest.mark.slow
+def test_what_language_models_need_is_a_locked_layer_that_models_requirements_come_upon(
+    making: Making, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = making()
+    listed = write_list(tmp_path / "vllm.txt", [write_wheel(making.wheels, "engine", "2.0")])
+    write_wheel(making.wheels, "more", "3.0")
+
+    def made() -> PythonEnvironment:
+        return environment.vllm_layer(server, making.offline, making.prove, listed)
+
+    models = made()
+    assert made() == models and making.proven.count(making.proven[-1]) == 1
+    assert "language models (once; some 70 MB to fetch" in capfd.readouterr().err
+    upon = environment.layer(models, ["more"], making.offline, making.prove, server=server)
+    code = "import engine, more, numpy; print(engine.VERSION, more.VERSION, numpy.VERSION)"
+    assert says(upon, code) == "2.0 3.0 1.26.4"
+    assert "No module named 'engine'" in says(server, "import engine")
+
+    # Another file of the same name and version is not the one that was locked.
+    write_wheel(making.wheels, "engine", "2.0", body="VERSION = 'another'\n")
+    shutil.rmtree(models.root)
+    with pytest.raises(ToolError) as refused:
+        made()
+    assert refused.value.code == "server_install" and "hash" in str(refused.value.seen).lower()
+
+
 def test_requirements_are_read_beside_every_version_and_pips_options_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

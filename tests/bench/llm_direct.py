@@ -1,0 +1,48 @@
+"""Lines of JSON on stdin, each a load → lines of JSON on stdout: the engine of the vllm backend driven without Triton.
+
+Run by tests.bench.llm in the server's own Python: python llm_direct.py MODEL '{scheduler field: value}' '{property: value}'
+"""
+
+import json
+import sys
+import time
+
+import openvino_genai as genai
+
+
+def main():
+    model, fields, properties = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    scheduler = genai.SchedulerConfig()
+    for name, value in fields.items():
+        setattr(scheduler, name, value)
+    pipeline = genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties, {})
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(load(pipeline, **asked)), flush=True)
+
+
+def load(pipeline, prompts, users, tokens):
+    """`users` requests in flight until all prompts are answered → seconds, tokens."""
+    config = genai.GenerationConfig()
+    config.apply_chat_template = False
+    config.max_new_tokens = tokens
+    config.ignore_eos = True
+    tokenizer = pipeline.get_tokenizer()
+    left, running, made, number = list(prompts), [], 0, 0
+    began = time.monotonic()
+    while left or running:
+        while left and len(running) < users:
+            number += 1
+            ids = tokenizer.encode(left.pop()).input_ids
+            running.append(pipeline.add_request(number, ids, config))
+        pipeline.step()
+        for handle in list(running):
+            while handle.can_read():
+                made += sum(len(output.generated_ids) for output in handle.read().values())
+            if handle.get_status() != genai.GenerationStatus.RUNNING:
+                running.remove(handle)
+    return {"seconds": time.monotonic() - began, "tokens": made}
+
+
+main()

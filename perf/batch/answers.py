@@ -95,7 +95,7 @@ class Writer:
             body = {"error": {"message": failure.message, "type": failure.code, "code": failure.status}}
             response = {"status_code": failure.status, "request_id": f"req_{key:016x}", "body": body}
         return json.dumps(
-            {"id": f"batch_req_{key:016x}", "custom_id": id_, "response": response, "error": error}
+            {"id": f"batch_req_{key:016x}", "custom_id": id_ or "", "response": response, "error": error}
         )
 
     @property

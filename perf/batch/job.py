@@ -211,7 +211,11 @@ class Ready:
             by_length=self.job.by_length,
             window_rows=self.job.window_rows,
         )
-        ramp = self.sender.ramp if self.sender is not None else self.job.send.ramp()
+        ramp = (
+            self.sender.ramp
+            if self.sender is not None
+            else self.job.send.ramp(self.asked.asking.first_in_flight)
+        )
         self.sender = Sender(
             self.asked.asking, self.packer.next, self, self._is_ready, self._has_ended, self.job.send, ramp, self.tick,
             alone=deque(alone),

@@ -27,7 +27,7 @@ def batch_html(result: BatchResult, templates: Path | None = None) -> str:
     from markupsafe import Markup
 
     view = batch_view(result)
-    drawn = {name: chart for name, chart in view["charts"].items() if chart is not None}
+    drawn = {name: chart or "" for name, chart in view["charts"].items()}
     view["charts"] = {name: Markup(chart) for name, chart in drawn.items()}  # noqa: S704
     return render(TEMPLATE, view, templates)
 

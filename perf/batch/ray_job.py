@@ -33,6 +33,7 @@ from tritonsmith.perf.batch.rows.checked import ROWS_A_PART, repeated
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line, Start, lines_of
 from tritonsmith.perf.batch.rows.reader import Row
 from tritonsmith.perf.batch.sending.pack import Packed, Packer
+from tritonsmith.perf.batch.sending.ramp import Ramp
 from tritonsmith.perf.batch.sending.send import Sender, SendOptions
 from tritonsmith.perf.batch.sending.surviving import send_surviving
 from tritonsmith.perf.load.load_test import ServedAt, server_at
@@ -192,7 +193,7 @@ class _Asker:
     def __init__(self, work: _Work) -> None:
         self._work = work
         self._stack = ExitStack()
-        self._ramp = work.send.ramp()
+        self._ramp: Ramp | None = None
         self._is_served = False
 
     def _serve(self) -> None:
@@ -237,6 +238,7 @@ class _Asker:
             due = [line for line in lines if line.number not in told.known and line.number not in first]
             told.asked, told.writer = self._asked, self._writer
             most = self._asked.reader.most_rows or 1
+            self._ramp = self._ramp or self._work.send.ramp(self._asked.asking.first_in_flight)
             packer = Packer(told.rows(due), most, by_length=self._work.by_length, carries=False)
             return Sender(
                 self._asked.asking, packer.next, told, told.is_ready, self._ended, self._work.send, self._ramp,

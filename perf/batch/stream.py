@@ -63,7 +63,7 @@ def stream_batch(
             answers.is_ready,
             ended,
             send,
-            send.ramp(),
+            send.ramp(asked.asking.first_in_flight),
             may_send=answers.may_send,
         )
         thread = threading.Thread(target=answers.run, args=(sender,), name="batch", daemon=True)

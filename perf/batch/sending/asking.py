@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tritonsmith.perf.batch.answers import Writer, joined
 from tritonsmith.perf.batch.rows.reader import Row
@@ -22,6 +22,7 @@ class InferAsking:
 
     target: Target
     model: ModelInterface
+    first_in_flight: ClassVar[int] = 1
 
     def request(self, rows: Sequence[Row]) -> bytes:
         """As it goes over the wire."""
@@ -63,6 +64,7 @@ class GenerateAsking:
 
     target: HttpTarget
     model: ModelInterface
+    first_in_flight: ClassVar[int] = 8  # the server batches them
 
     def request(self, rows: Sequence[Row]) -> bytes:
         """As it goes over the wire."""

@@ -47,13 +47,13 @@ class SendOptions:
     """in_flight: requests; None: found by a ramp. timeout_s: of one. wait_s: for a server that is gone, at a stretch."""
 
     in_flight: int | None = None
-    most_in_flight: int = 64
+    most_in_flight: int = 256
     timeout_s: float = 300.0
     wait_s: float = 300.0
 
-    def ramp(self) -> Ramp:
-        """A new one."""
-        return Ramp(time.monotonic, self.most_in_flight, self.in_flight)
+    def ramp(self, first: int = 1) -> Ramp:
+        """A new one; first: the level that it begins with."""
+        return Ramp(time.monotonic, self.most_in_flight, self.in_flight, first)
 
 
 @dataclass(slots=True)

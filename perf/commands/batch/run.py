@@ -111,12 +111,13 @@ def run(job: BatchJob, executor: str, actors: int | None, report: Path | None, f
             from tritonsmith.perf.batch.ray_job import RayPlace, ray_address, run_batch_on_ray
 
             result = run_batch_on_ray(job, RayPlace(ray_address(executor), actors), bar)
-    if report is not None:
-        write_page(result, report)
     if format_ == "json":
         emit_json(result.as_dict())
     else:
         emit_text(text_of_batch(result))
+    if report is not None:
+        write_page(result, report)
+        note(f"the report is {report}")
     return exit_code(result)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.tiny_server import MODEL, tiny_server, write_models
+from tests import onnx_models
 from tests.conftest import ROOT
 from tests.perf.batch.kills import kill_jobs
 from tritonsmith.builder.base.text.console import emit_text
@@ -30,7 +30,6 @@ from tritonsmith.perf.batch.place import Question, asked_of
 from tritonsmith.perf.batch.result import BatchResult
 from tritonsmith.perf.batch.rows.asks import Plain
 from tritonsmith.perf.batch.rows.lines import lines_of
-from tritonsmith.perf.batch.rows.tensors import json_of_array
 from tritonsmith.perf.batch.sending.pack import Packer
 from tritonsmith.perf.data.options import DataOptions
 from tritonsmith.perf.load.load_test import LoadTest, ServedAt, run_load_test, server_at
@@ -135,11 +134,8 @@ def packed_requests(source: Path, model: str, served: ServedAt, into: Path) -> P
         arrays = {
             name: np.concatenate([row.arrays[name] for row in packed.rows]) for name in packed.rows[0].arrays
         }
-        texts = {n: a.astype(str) if a.dtype == object else a for n, a in arrays.items()}
-        np.savez(
-            into / f"{number}.npz",
-            **{n: _decoded(arrays[n]) if a.dtype.kind == "U" else a for n, a in texts.items()},
-        )
+        given: dict[str, Any] = {n: _decoded(a) if a.dtype == object else a for n, a in arrays.items()}
+        np.savez(into / f"{number}.npz", **given)
     return into
 
 
@@ -181,17 +177,13 @@ def _order(given: argparse.Namespace, scratch: Path) -> Iterator[str]:
 
 def _memory(given: argparse.Namespace, scratch: Path) -> Iterator[str]:
     """The highest resident memory of the command at ten times the rows."""
-    write_models(scratch / "tiny")
+    onnx_models.add_model(scratch / "tiny", "m", onnx_models.affine(["n", 4]), "max_batch_size: 64")
     peaks = {}
-    with tiny_server(scratch / "tiny") as served:
-        asked = asked_of(Question(Plain(MODEL)), None, served, None)
-        (spec,) = asked.model.inputs
-        shape = [abs(size) for size in spec.wire_shape]
-        values = json_of_array(np.zeros(shape, np.float32), spec.dtype.kserve)
+    with server_at(str(scratch / "tiny")) as served:
         for rows in (20_000, 200_000):
             source, output = scratch / f"{rows}.jsonl", scratch / f"{rows}.out.jsonl"
             with source.open("w") as file:
-                file.writelines(f'{{"id":"{number}","{spec.name}":{values}}}\n' for number in range(rows))
+                file.writelines(f'{{"id":"{number}","x":[0,1,2,3]}}\n' for number in range(rows))
             command = [
                 sys.executable,
                 "-m",
@@ -201,7 +193,7 @@ def _memory(given: argparse.Namespace, scratch: Path) -> Iterator[str]:
                 "-o",
                 str(output),
                 "-m",
-                MODEL,
+                "m",
                 "-q",
             ]
             process = subprocess.Popen([*command, "--url", served.http_url], stdout=subprocess.DEVNULL)

@@ -27,7 +27,8 @@ def test_the_output_is_that_of_the_local_run_with_poisoned_and_bad_rows_in_it(tm
     pytest.importorskip("ray.data")
     rows = [*map(ask, range(1500)), ask(3), '{"no": "json"', *map(ask, range(1500, 2000))]
     local, on_ray = tmp_path / "local", tmp_path / "ray"
-    local.mkdir(), on_ray.mkdir()
+    local.mkdir()
+    on_ray.mkdir()
     with fake_server(refuse_value=42.0, error_every=50, drop_every=70) as server:
         here = run_batch(job_on(server, local, rows, skip_bad=True))
         there = run_batch_on_ray(job_on(server, on_ray, rows, skip_bad=True), RayPlace(most_actors=2))

@@ -35,7 +35,10 @@ class FakeVllm(FakeServer):
             "return_num_input_tokens",
             "return_num_output_tokens",
         )
-        inputs = [*texts, *({"name": n, "datatype": "BOOL", "shape": [1]} for n in flags)]
+        inputs: list[dict[str, Any]] = [
+            *texts,
+            *({"name": n, "datatype": "BOOL", "shape": [1]} for n in flags),
+        ]
         if path.endswith("/config"):
             optional = [{"name": one["name"], "optional": one["name"] != "text_input"} for one in inputs]
             return 200, {"name": "m", "input": optional, "model_transaction_policy": {"decoupled": True}}

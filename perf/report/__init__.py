@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tritonsmith.perf.sweep.run_record import RunResult, load_run, write_json
 
 TEMPLATE = "report.html.j2"
 CONFIG = "config.pbtxt"
+MEMBERS = "members.csv"
 MARKDOWN_TEMPLATE = "report.md.j2"
 
 __all__ = [
@@ -38,17 +39,19 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written. config: the winner's config.pbtxt, of a sweep that has one."""
+    """Where a report was written. config: the winner's config.pbtxt, of a sweep that has one. members: what each model of an
+    ensemble did, of a sweep of one."""
 
     html: Path
     md: Path
     json: Path
     csv: Path
     config: Path | None = None
+    members: Path | None = None
 
     def names(self) -> list[str]:
         """As the JSON output lists them."""
-        paths = (self.html, self.md, self.json, self.csv, self.config)
+        paths = (self.html, self.md, self.json, self.csv, self.config, self.members)
         return [str(path) for path in paths if path is not None]
 
 
@@ -62,15 +65,15 @@ class Report:
     text: Callable[[int | None], str]
     data: Callable[[], dict[str, Any]]
 
-    def write(self, directory: Path, config: Path | None = None) -> ReportFiles:
-        """The files, each whole or not at all; config is one that is there already."""
+    def write(self, directory: Path) -> ReportFiles:
+        """The files, each whole or not at all."""
         directory.mkdir(parents=True, exist_ok=True)
         html, md, json, csv = (directory / f"report.{ending}" for ending in ("html", "md", "json", "csv"))
         write_atomically(html, self.html())
         write_atomically(md, self.md())
         write_json(json, self.data())
         write_atomically(csv, self.csv())
-        return ReportFiles(html, md, json, csv, config)
+        return ReportFiles(html, md, json, csv)
 
 
 def report_of(run: RunResult, templates: Path | None = None) -> Report:
@@ -86,15 +89,24 @@ def report_of(run: RunResult, templates: Path | None = None) -> Report:
 
 def write_report(run: RunResult, directory: Path, templates: Path | None = None) -> ReportFiles:
     """The sweep's report as files, and the winner's config.pbtxt where there is one."""
+    from tritonsmith.perf.report.page.members import FIELDS, member_rows
     from tritonsmith.perf.report.winner_pbtxt import winner_pbtxt
 
-    config, path = winner_pbtxt(run), directory / CONFIG
-    if config is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config)
-    elif run.directory == directory:
-        delete_written(path)  # of an earlier verdict
-    return report_of(run, templates).write(directory, None if config is None else path)
+    directory.mkdir(parents=True, exist_ok=True)
+    members = member_rows(run)
+    more = {
+        CONFIG: winner_pbtxt(run),
+        MEMBERS: csv_text(FIELDS, members) if members else None,
+    }
+    written = {}
+    for name, text in more.items():
+        if text is not None:
+            written[name] = directory / name
+            write_atomically(directory / name, text)
+        elif run.directory == directory:
+            delete_written(directory / name)  # of an earlier verdict
+    files = report_of(run, templates).write(directory)
+    return replace(files, config=written.get(CONFIG), members=written.get(MEMBERS))
 
 
 def html_of(run: RunResult, templates: Path | None = None) -> str:
@@ -161,11 +173,12 @@ def _sha256(text: str) -> str:
 def report_json(run: RunResult) -> dict[str, Any]:
     """The verdict and every cell; the run's own run.json has the trials behind them."""
     from tritonsmith.perf.report.columns import cells_of
+    from tritonsmith.perf.report.page.members import held_up_by, member_rows
     from tritonsmith.perf.report.page.next_step import next_steps
     from tritonsmith.perf.report.page.why import what_next, why_winner
     from tritonsmith.perf.report.view import all_settings, csv_rows
 
-    cells = cells_of(run)
+    cells, members = cells_of(run), member_rows(run)
     return {
         "format": "tritonsmith.report/1",
         "model": run.spec.model,
@@ -183,18 +196,22 @@ def report_json(run: RunResult) -> dict[str, Any]:
             for a in run.arms
         ],
         "points": csv_rows(run),
+        **({"held_up": held_up_by(run), "members": members} if members else {}),
     }
 
 
 def text_of(run: RunResult, width: int | None = None) -> str:
     """The verdict and a small table. width: of the terminal; None where there is none."""
     from tritonsmith.perf.report.columns import cells_of
+    from tritonsmith.perf.report.page.members import held_up_by
     from tritonsmith.perf.report.page.why import what_next, why_winner
     from tritonsmith.perf.report.text_table import text_table
     from tritonsmith.perf.report.view import alarms
 
     measured = cells_of(run)
-    reasons = [text for text in (why_winner(run, measured), what_next(run, measured)) if text]
+    reasons = [
+        text for text in (why_winner(run, measured), what_next(run, measured), held_up_by(run)) if text
+    ]
     lines = [f"! {alarm}" for alarm in alarms(run)]
     lines += [run.verdict.sentence, *reasons, *run.verdict.notes, ""]
     lines += text_table(run, width)

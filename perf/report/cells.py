@@ -12,7 +12,7 @@ import numpy as np
 from tritonsmith.perf.stats import Estimate, Summary, arm_level, fit_rounds
 from tritonsmith.perf.sweep.run_record import RunResult
 from tritonsmith.perf.sweep.trial import TrialResult
-from tritonsmith.perf.usage.counters import ServerCounters
+from tritonsmith.perf.usage.counters import ServerCounters, sum_of
 
 Metric = Callable[[Summary], float | None]
 
@@ -120,26 +120,18 @@ def _energy_j(trials: Sequence[TrialResult]) -> float | None:
 
 
 def _server_time(counters: Sequence[ServerCounters]) -> ServerTime | None:
-    requests = sum(c.requests for c in counters)
-    if not requests:
+    total = sum_of(counters)
+    if total is None:
         return None
-
-    def mean_ns(part: str) -> float:
-        return float(sum(getattr(c, part) * c.requests for c in counters)) / requests * 1000
-
-    batches: Counter[int] = Counter()
-    for counter in counters:
-        batches.update(counter.batch_executions)
-    executions = sum(c.executions for c in counters)
     return ServerTime(
-        queue_ns=mean_ns("mean_queue_us"),
-        input_ns=mean_ns("mean_compute_input_us"),
-        infer_ns=mean_ns("mean_compute_infer_us"),
-        output_ns=mean_ns("mean_compute_output_us"),
-        batches=dict(sorted(batches.items())),
-        mean_batch=sum(c.inferences for c in counters) / executions if executions else None,
-        cache_hits=sum(c.cache_hits for c in counters),
-        failed=sum(c.failed for c in counters),
+        queue_ns=total.mean_queue_us * 1000,
+        input_ns=total.mean_compute_input_us * 1000,
+        infer_ns=total.mean_compute_infer_us * 1000,
+        output_ns=total.mean_compute_output_us * 1000,
+        batches=total.batch_executions,
+        mean_batch=total.mean_batch_size,
+        cache_hits=total.cache_hits,
+        failed=total.failed,
     )
 
 

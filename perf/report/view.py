@@ -18,6 +18,7 @@ from tritonsmith.perf.report.columns import (
     verdict_point,
 )
 from tritonsmith.perf.report.page.grid import grid_of
+from tritonsmith.perf.report.page.members import held_up_by, shown_compositions
 from tritonsmith.perf.report.page.next_step import next_steps
 from tritonsmith.perf.report.page.standing import TAGS, one_line_of, standing_of
 from tritonsmith.perf.report.page.trust import trust_of
@@ -67,6 +68,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "because": why_winner(run, cells),
         "why": why_sentence(run, cells, point),
         "next": what_next(run, cells),
+        "held_up": held_up_by(run),
+        "members": shown_compositions(run),
         "notes": [n for n in run.verdict.notes if not standing or n not in told_by_map],
         "alarms": alarms(run),
         "standing": standing,

@@ -33,7 +33,7 @@ FORMAT = "tritonsmith.run/1"
 JOURNAL = "run.jsonl"
 RESULT = "run.json"
 RECORDS = "records"
-REPORTS = ("report.html", "report.md", "report.json", "report.csv", "config.pbtxt")
+REPORTS = ("report.html", "report.md", "report.json", "report.csv", "config.pbtxt", "members.csv")
 """What perf.report writes there."""
 WRONG = "wrong answer"
 _RECORDS_NAME = re.compile(r"([0-9]{4,})\.npz")

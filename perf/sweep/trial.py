@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError
 from tritonsmith.perf.load.answers import Validation
@@ -97,6 +97,25 @@ def instance_count(config: Mapping[str, Any]) -> int:
     """Instances that a config as Triton reports it asks for, on a machine without GPUs or with one each."""
     groups = config.get("instance_group", [])
     return sum(int(g.get("count", 1)) * max(1, len(g.get("gpus", []))) for g in groups) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class MemberConfig:
+    """What a model's config says of its queue. instances: 1 and more. delay_us: None without dynamic batching."""
+
+    instances: Annotated[int, Field(ge=1)]
+    delay_us: int | None = None
+    on_gpu: bool = False
+
+
+def member_config(config: Mapping[str, Any]) -> MemberConfig:
+    """A config as Triton reports it → the part of it that a report of an ensemble needs."""
+    delay = config_path.read(config, "dynamic_batching.max_queue_delay_microseconds")
+    return MemberConfig(
+        max(1, instance_count(config)),
+        None if "dynamic_batching" not in config else int(delay or 0),
+        any(group.get("kind") == "KIND_GPU" for group in config.get("instance_group", [])),
+    )
 
 
 @dataclass(frozen=True, slots=True)

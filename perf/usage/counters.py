@@ -6,6 +6,7 @@ durations are nanoseconds. Why requests failed is in Triton's metrics alone (doc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -46,11 +47,46 @@ class ServerCounters:
     batch_executions: Mapping[int, _Count]
     failed_by_reason: Mapping[str, _Count] = field(default_factory=dict)
 
+    @property
+    def mean_compute_us(self) -> float:
+        """The parts of compute together."""
+        return self.mean_compute_input_us + self.mean_compute_infer_us + self.mean_compute_output_us
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def mean_batch_size(self) -> float | None:
         """Inferences an execution; None when the model did not run."""
         return self.inferences / self.executions if self.executions else None
+
+
+def sum_of(counters: Sequence[ServerCounters]) -> ServerCounters | None:
+    """Several stretches as one, means weighted by requests; None where no request was answered in any."""
+    requests = sum(c.requests for c in counters)
+    if not requests:
+        return None
+
+    def mean_us(part: str) -> float:
+        return float(sum(getattr(c, part) * c.requests for c in counters)) / requests
+
+    batches: Counter[int] = Counter()
+    reasons: Counter[str] = Counter()
+    for c in counters:
+        batches.update(c.batch_executions)
+        reasons.update(c.failed_by_reason)
+    return ServerCounters(
+        requests=requests,
+        failed=sum(c.failed for c in counters),
+        inferences=sum(c.inferences for c in counters),
+        executions=sum(c.executions for c in counters),
+        mean_queue_us=mean_us("mean_queue_us"),
+        mean_compute_input_us=mean_us("mean_compute_input_us"),
+        mean_compute_infer_us=mean_us("mean_compute_infer_us"),
+        mean_compute_output_us=mean_us("mean_compute_output_us"),
+        cache_hits=sum(c.cache_hits for c in counters),
+        cache_misses=sum(c.cache_misses for c in counters),
+        batch_executions=dict(sorted(batches.items())),
+        failed_by_reason=dict(reasons),
+    )
 
 
 def failures_from_metrics(text: str, model: str) -> dict[str, int]:

@@ -76,7 +76,9 @@ def sides_of(served: ServedAt, protocol: str, model: str) -> dict[str, Side]:
         sides["ours"] = lambda c, s: run_ours(grpc, payload, c, s, served.pid)
         sides["grpcio"] = lambda c, s: run_grpcio(address, message, c, s, served.pid)
     if has_analyzer:
-        sides["perf_analyzer"] = lambda c, s: run_perf_analyzer(protocol, address, model, c, s, served.pid)
+        sides["perf_analyzer"] = lambda c, s: run_perf_analyzer(
+            protocol, address, model, c, s, (served.http_url.removeprefix("http://"), served.pid)
+        )
     return sides
 
 

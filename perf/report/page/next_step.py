@@ -7,12 +7,27 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tritonsmith.perf.report.page.members import member_to_sweep
 from tritonsmith.perf.sweep.judge.confirmation import FEWEST_ROUNDS
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, MOST_ROUNDS
 from tritonsmith.perf.sweep.run_record import RunResult, final_rounds
 
 _REPLACED = ("--rounds", "--budget", "--output", "-o")
 """Flags of the run's own command that take a value and are given anew, or would end it before its rounds."""
+_OF_MODEL = (
+    "--model",
+    "-m",
+    "--load-model",
+    "--set",
+    "-s",
+    "--variant",
+    "--variants",
+    "--output",
+    "-o",
+    "--sweep-spec",
+    "--spec",
+)
+"""Those that are of the model that was swept, or of its run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,18 @@ def next_steps(run: RunResult) -> tuple[Step, ...]:
             Step("The run was not kept: `tritonsmith sweep --output DIR` keeps one that can be applied."),
         )
     directory = str(run.directory)
-    return tuple(_steps(run, f"./{directory}" if directory.startswith("-") else directory))
+    steps = _steps(run, f"./{directory}" if directory.startswith("-") else directory)
+    return (*steps, *(_sweep_of_member(run) if run.complete else ()))
+
+
+def _sweep_of_member(run: RunResult) -> Iterator[Step]:
+    """Of an ensemble most of whose time goes to a model that this sweep left as it is."""
+    found = member_to_sweep(run)
+    if found is not None:
+        yield Step(
+            f"Most of {run.spec.target}'s time goes to {found.name}, which this sweep did not change; sweep it next:",
+            _sweep_member(run, found.name),
+        )
 
 
 def _steps(run: RunResult, directory: str) -> Iterator[Step]:
@@ -108,6 +134,15 @@ def sweep_again(run: RunResult, directory: str, rounds: int | None, *more: str) 
     words += ["--resume", "--output", directory]
     words += [] if rounds is None else ["--rounds", str(rounds)]
     return shlex.join([*words, *more])
+
+
+def _sweep_member(run: RunResult, member: str) -> str:
+    """The run's own command for another model of its ensemble, with the settings that are tried by default."""
+    given = _words(str(run.environment.get("command") or ""))
+    words = ["tritonsmith", "sweep"]
+    if given[:2] == words:
+        words += _without(given[2:], _OF_MODEL)
+    return shlex.join([*words, "-m", member, "--load-model", run.spec.target])
 
 
 def _words(command: str) -> list[str]:

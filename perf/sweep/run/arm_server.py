@@ -18,6 +18,7 @@ from tritonsmith.builder.base.errors import (
 )
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
+from tritonsmith.perf.data.interface import composing_models
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.server.stubs.deaths import Death, Stubs
@@ -25,7 +26,7 @@ from tritonsmith.perf.sweep.attached.changes import Changes, ModelBefore, Server
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
 from tritonsmith.perf.sweep.run import scratch
-from tritonsmith.perf.sweep.trial import Subject, apply_config, instance_count
+from tritonsmith.perf.sweep.trial import MemberConfig, Subject, apply_config, instance_count, member_config
 from tritonsmith.perf.usage.consumption import energy_j
 
 
@@ -37,6 +38,7 @@ class Found:
     beside: model → interface. composing: of the others in the space, name → config.
     refused: variants that Triton does not load, with its reason; their configs are as they state them.
     overrides: models that were served with another config than their repository has → where that differed.
+    members: the other models that the ensemble under load is composed of, those of ensembles inside it too.
     """
 
     current: Mapping[str, Any]
@@ -47,6 +49,7 @@ class Found:
     composing: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, TrialError] = field(default_factory=dict)
     overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    members: Mapping[str, MemberConfig] = field(default_factory=dict)
 
 
 class ArmServer:
@@ -123,7 +126,8 @@ class ArmServer:
             control.load_model(url, name)
         current = control.model_config(url, spec.model)
         target = control.model_config(url, spec.target)
-        composing = [s["model_name"] for s in target.get("ensemble_scheduling", {}).get("step", [])]
+        inside = self._inside(target)
+        composing = list(inside)
         for name in (spec.model, *spec.composing) if spec.load_model and composing else ():
             if name not in composing:
                 raise UsageError(
@@ -171,7 +175,23 @@ class ArmServer:
             {name: control.model_config(url, name) for name in spec.composing},
             refused,
             overrides,
+            {
+                name: member_config(config)
+                for name, config in inside.items()
+                if name != spec.model and not composing_models(config)
+            },
         )
+
+    def _inside(self, ensemble: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The models that it is composed of → their configs, those of ensembles inside it too; none of another model."""
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [*composing_models(ensemble)]
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found[name] = control.model_config(self.url, name)
+                waiting += composing_models(found[name])
+        return found
 
     def _begin(self, changes: Changes, involved: Sequence[str]) -> dict[str, Sequence[str]]:
         """Notes what a server that others share has loaded, then loads what is swept with its own config."""

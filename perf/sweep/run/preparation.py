@@ -11,6 +11,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import TrialError, UsageError
 from tritonsmith.perf.data import DataOptions, payloads_from_options
+from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.server.spec import kind_from_text
@@ -265,5 +266,6 @@ def _environment(
             "protocol": "http",
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": options.command,
+            **({"members": {n: json_of(c) for n, c in found.members.items()}} if found.members else {}),
         }
     )

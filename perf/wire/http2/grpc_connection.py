@@ -19,13 +19,13 @@ from tritonsmith.perf.wire.http2 import frames as http2
 from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
 from tritonsmith.perf.wire.http2.grpc_stream import Stream
+from tritonsmith.perf.wire.http2.joined_writes import JoinedWrites
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
 _RECEIVE_FRAME_BYTES = 1 << 17
 _CONNECTION_WINDOW_BYTES = 1 << 26
 _TOP_UP_BYTES = _CONNECTION_WINDOW_BYTES // 2
 _BLOCK_LIMIT_BYTES = 1 << 17
-_OWED_LIMIT_BYTES = 1 << 16
 
 _LAST_HEADERS = http2.END_HEADERS | http2.END_STREAM
 
@@ -55,7 +55,6 @@ class GrpcConnection(asyncio.Protocol):
         self._buffer = b""
         self._headers: tuple[int, int, bytearray] | None = None  # a block that goes on in CONTINUATION
         self._received_bytes = 0
-        self._owed_bytes = 0  # acknowledgements that the server has not taken yet, at most
         self._settings: dict[int, int] = {}
         self._send_window = http2.DEFAULT_WINDOW_BYTES
         self._stream_window = http2.DEFAULT_WINDOW_BYTES
@@ -69,7 +68,7 @@ class GrpcConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast(asyncio.Transport, transport)
-        self._write = self._transport.write
+        self._write = JoinedWrites(self._transport)
         own = (
             (http2.HEADER_TABLE_SIZE, 0),
             (http2.ENABLE_PUSH, 0),
@@ -124,6 +123,7 @@ class GrpcConnection(asyncio.Protocol):
                     break
                 last = size == len(stream.unsent)
                 head = FRAME_HEAD.pack(size << 8, http2.END_STREAM if last else 0, number)
+                self._write.flush()
                 self._transport.writelines((head, stream.unsent[:size]))  # no copy of what may be large
                 self._send_window -= size
                 stream.window -= size
@@ -153,6 +153,7 @@ class GrpcConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         now = monotonic_ns()
+        self._write.hold()
         self.received_bytes += len(data)
         if self._buffer:
             data = self._buffer + data
@@ -196,6 +197,7 @@ class GrpcConnection(asyncio.Protocol):
         if self._received_bytes > _TOP_UP_BYTES:
             self._write(http2.window_update_frame(0, self._received_bytes))
             self._received_bytes = 0
+        self._write.release()
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: bytes, now: int) -> None:
         if self._headers is not None and kind != http2.CONTINUATION:
@@ -261,7 +263,7 @@ class GrpcConnection(asyncio.Protocol):
             self._on_window(number, http2.UINT32.unpack(payload)[0] & http2.LARGEST_WINDOW_BYTES)
         elif kind == http2.PING and len(payload) == 8:
             if not flags & http2.ACK:
-                self._acknowledge(http2.frame(http2.PING, http2.ACK, 0, payload))
+                self._write.acknowledge(http2.frame(http2.PING, http2.ACK, 0, payload))
         elif kind == http2.SETTINGS:
             if not flags & http2.ACK:
                 self._on_settings(http2.settings_from_payload(payload))
@@ -286,19 +288,12 @@ class GrpcConnection(asyncio.Protocol):
         self._frame_bytes = settings.get(http2.MAX_FRAME_SIZE, self._frame_bytes)
         self._most_streams = settings.get(http2.MAX_CONCURRENT_STREAMS, self._most_streams)
         self._settings.update(settings or {0: 0})
-        self._acknowledge(http2.frame(http2.SETTINGS, http2.ACK, 0))
+        self._write.acknowledge(http2.frame(http2.SETTINGS, http2.ACK, 0))
         self._choose_blocks(settings.get(http2.HEADER_TABLE_SIZE))
         if not self.ready.done():
             self.open = True
             self.ready.set_result(None)
         self._pump()
-
-    def _acknowledge(self, frame: bytes) -> None:
-        """Write what a server may ask for at no cost of its own; one that never reads it is not to fill our memory."""
-        self._owed_bytes = min(self._owed_bytes, self._transport.get_write_buffer_size()) + len(frame)
-        if self._owed_bytes > _OWED_LIMIT_BYTES:
-            raise Http2Error("a flood of frames that ask for an answer")
-        self._write(frame)
 
     def _choose_blocks(self, table_bytes: int | None) -> None:
         """How to write the request's fields, which never change: kept in the server's table after the first request

@@ -36,6 +36,17 @@ def correlated(rng: np.random.Generator, n: int, memory: float) -> Any:
     return series[500:]
 
 
+def many_correlated(rng: np.random.Generator, n: int, memory: float, runs: int) -> Any:
+    """[runs, n] of the same, by its integrated autocorrelation time: (1 + r) / (1 - r) values."""
+    each = (memory - 1) / (memory + 1)
+    before, now = int(5 * memory) + 1, rng.standard_normal(runs)
+    shocks = math.sqrt(1 - each**2) * rng.standard_normal((before + n, runs))
+    series = np.empty_like(shocks)
+    for i, shock in enumerate(shocks):
+        now = series[i] = each * now + shock
+    return series[before:].T
+
+
 def waits(rng: np.random.Generator, n: int, load: float) -> Any:
     """Times in a queue with one server (M/M/1), one after the other."""
     waiting, series = 0.0, np.empty(n + 500)
@@ -67,6 +78,21 @@ class TestDrift:
             return 0.3 * correlated(rng, n, float(kind))
 
         assert self._share(400, make) <= 0.05
+
+    @pytest.mark.parametrize("memory", [1 / 6, 1.0])
+    def test_a_memory_as_long_as_the_run_is_not_taken_for_a_drift(self, memory: float) -> None:
+        """Of 400 values: the integrated autocorrelation time over the length of the run."""
+        rng = np.random.default_rng(11)
+        series = np.exp(0.3 * many_correlated(rng, 400, 400 * memory, runs=300))
+        assert np.mean([find_drift(row, logged=True) is not None for row in series]) <= 0.05
+
+    @pytest.mark.nightly
+    @pytest.mark.parametrize("n", [200, 1000, 4000])
+    @pytest.mark.parametrize("memory", [1 / 50, 1 / 12, 1 / 6, 1 / 3, 1.0])
+    def test_no_memory_gives_more_false_alarms_than_one_in_twenty(self, n: int, memory: float) -> None:
+        rng = np.random.default_rng(12)
+        series = np.exp(0.3 * many_correlated(rng, n, n * memory, runs=1000))
+        assert np.mean([find_drift(row, logged=True) is not None for row in series]) <= 0.055
 
     @pytest.mark.parametrize(
         ("n", "deviation", "memory"), [(400, 0.2, 0.0), (1000, 0.2, 0.0), (4000, 0.5, 0.0), (4000, 0.3, 0.5)]

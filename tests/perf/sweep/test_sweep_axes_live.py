@@ -13,17 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from tests.onnx_models import add_model, affine
+from tests.onnx_models import add_model, affine, tensor
+from tests.onnx_models import model as onnx_model
 from tests.perf.conftest import LiveTriton
 from tritonsmith.builder.actions.accuracy.samples import Sample, SampleSet, save_samples
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.data import DataOptions
+from tritonsmith.perf.report.page.members import compositions, held_up_by
 from tritonsmith.perf.server import control
 from tritonsmith.perf.sweep.plan import SweepSpec
 from tritonsmith.perf.sweep.run import SweepOptions, SweepProgress, run_sweep
+from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.resume import earlier_run
 from tritonsmith.perf.sweep.run_record import JOURNAL, load_run
+from tritonsmith.perf.sweep.trial import MemberConfig
 
 pytestmark = pytest.mark.server
 
@@ -219,6 +224,75 @@ def test_a_composing_models_settings_are_swept_under_load_on_its_ensemble_and_an
         assert trial.server.requests == trial.others[f"{model}_pipe"].requests > 0
     assert run.trials[-1].others[f"{model}_noise"].requests > 0
     assert control.model_config(triton.http_url, model)["instance_group"][0]["count"] == 1
+
+
+def slow_product(times: int) -> Any:
+    """y[batch, 4] = x · 0: so many products of 512 × 512 zeros take their time all the same."""
+    products = [helper.make_node("MatMul", [f"h{i}", "square"], [f"h{i + 1}"]) for i in range(times)]
+    return onnx_model(
+        [
+            helper.make_node("MatMul", ["x", "wide"], ["h0"]),
+            *products,
+            helper.make_node("MatMul", [f"h{times}", "narrow"], ["y"]),
+        ],
+        [tensor("x", ["batch", 4])],
+        [tensor("y", ["batch", 4])],
+        {
+            name: np.zeros(shape, np.float32)
+            for name, shape in {"wide": (4, 512), "square": (512, 512), "narrow": (512, 4)}.items()
+        },
+    )
+
+
+def nested(triton: LiveTriton, model: str) -> tuple[str, str, str, str]:
+    """outer = model, then inner; inner = `slow`, whose one thread is the bottleneck, then `last`; all four names."""
+    slow, last, inner, outer = (f"{model}_{name}" for name in ("slow", "last", "inner", "outer"))
+    add_model(triton.repository, slow, slow_product(100), CONFIG)
+    add_model(triton.repository, last, affine(["batch", 4]), CONFIG)
+    steps = ENSEMBLE.replace("NAME_last", "SECOND").replace("NAME", "FIRST")
+    for name, first, second in ((inner, slow, last), (outer, model, inner)):
+        add_model(
+            triton.repository,
+            name,
+            affine(["batch", 4]),
+            steps.replace("FIRST", first).replace("SECOND", second),
+        )
+    return slow, last, inner, outer
+
+
+def test_the_models_of_an_ensemble_inside_the_ensemble_are_among_those_that_are_counted(
+    triton: LiveTriton, model: str
+) -> None:
+    slow, last, inner, outer = nested(triton, model)
+    arm_server = ArmServer(spec(model, load_model=outer), triton.server, None, None)
+    try:
+        found = arm_server.look()
+    finally:
+        arm_server.leave_as_found()
+    assert arm_server.others == (outer, inner, slow, last)
+    assert found.members == {name: MemberConfig(1, 0) for name in (slow, last)}
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_each_model_of_an_ensemble_has_its_numbers_and_the_slow_one_is_named(
+    triton: LiveTriton, model: str
+) -> None:
+    slow, last, inner, outer = nested(triton, model)
+    run = run_sweep(
+        spec(model, load_model=outer, concurrency=[8], rounds=1, duration_s=0.3),
+        triton.server,
+        options(triton),
+    )
+    found = [c for c in compositions(run) if c.arm.id == "arm00"]
+    assert [[row.member.name for row in c.rows] for c in found] == [[model, slow, last]]
+    for row in found[0].rows:
+        assert row.member.counters.requests > 8 and row.config is not None and row.config.instances == 1
+        assert row.executions_per_s and 0 < (row.busy or 0) <= 1
+    assert sum(row.member.share for row in found[0].rows) == pytest.approx(1)
+    told = str(held_up_by(run))
+    assert told.startswith(f"{outer} spends ") and f" of its time in {slow}'s " in told
+    assert inner in run.trials[0].others  # counted, and the sum of its own: no member of outer beside them
 
 
 @pytest.mark.parametrize(

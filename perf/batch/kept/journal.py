@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+import stat
 import time
 import zlib
 from array import array
@@ -22,6 +24,7 @@ from tritonsmith.builder.base.processes.failure import DISK_FIXES, is_full
 FORM = "tritonsmith.batch/1"
 SYNC_EVERY_S = 0.5
 DONE, FAILED = b"+", b"-"
+_HEAD = re.compile(rb"[0-9a-f]{8} 0 0{16} = \{")
 _MEANS = {
     "input": "the input's content",
     "asks": "what its lines ask",
@@ -55,12 +58,14 @@ class Journal:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
+            first = _line(0, 0, b"=", json.dumps({"form": FORM, **head}, sort_keys=True))
+            self._refuse_strange(first)
             if restart:
                 os.ftruncate(self._file, 0)
             self.end = os.fstat(self._file).st_size
             self.is_resumed = self._read(head) if self.end else False
             if not self.is_resumed:
-                self._write(_line(0, 0, b"=", json.dumps({"form": FORM, **head}, sort_keys=True)))
+                self._write(first)
                 self.sync()
         except BaseException:
             self.close()
@@ -78,6 +83,19 @@ class Journal:
                 fix="wait for it, or name another output",
             ) from None
 
+    def _refuse_strange(self, first: bytes) -> None:
+        """A file of the user's that lies under this name is no journal, and is left alone, --restart or not."""
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            return
+        there = os.pread(self._file, len(first), 0)
+        if _HEAD.match(there) is None and not first.startswith(there) and there.strip(b"\0"):
+            raise UsageError(
+                "a file that is no journal lies where this job's would be",
+                code="journal_place",
+                where=Where(self.path),
+                fix="move it away, or name another output",
+            )
+
     # Reading what is there.
 
     def _read(self, head: Mapping[str, Any]) -> bool:
@@ -87,9 +105,9 @@ class Journal:
             file.seek(0)
             for number, key, state, text, end in _lines(file):
                 if state == b"=":
-                    self._check_head(text, head)
+                    self._check_head(_object(text), head)
                 elif state == b"!":
-                    self.finished = json.loads(text)
+                    self.finished = _object(text)
                 elif state in (DONE, FAILED) and number < len(self._rows) and self._rows[number] == key:
                     self._note(number, state, end - 1 - len(text))
                 whole = end
@@ -100,8 +118,7 @@ class Journal:
         os.lseek(self._file, 0, os.SEEK_END)
         return whole > 0
 
-    def _check_head(self, text: bytes, head: Mapping[str, Any]) -> None:
-        before = json.loads(text)
+    def _check_head(self, before: dict[str, Any], head: Mapping[str, Any]) -> None:
         if before.pop("form", None) != FORM:
             raise _other("it is no journal that this version writes", self.path)
         for name, means in _MEANS.items():
@@ -233,6 +250,15 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes, bytes, int]]:
             return
         end += len(line)
         yield number, key, parts[2], parts[3], end
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Empty where it is none: a line with the right checksum that is not ours."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _other(why: str, path: Path) -> UsageError:

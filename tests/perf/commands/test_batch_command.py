@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
-from tests.perf.batch.jobs import ask, records_of, write_rows
+from tests.perf.batch.jobs import ask, problems_of, records_of, write_rows
 from tests.perf.fake_server import fake_server
 
 
@@ -64,3 +68,35 @@ def test_plain_rows_by_flags_and_a_second_run_that_is_refused(tmp_path: Path, tr
     assert records_of(tmp_path / "out.jsonl") == [{"id": "a", "y": [2, 2, 2, 2]}]
     assert again.returncode == 2 and "error[output_exists]: out.jsonl: it is there already" in again.stderr
     assert unmapped.returncode == 2 and "error[no_model]" in unmapped.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_job_says_so_and_goes_on(tmp_path: Path, number: int, code: int) -> None:
+    write_rows(tmp_path / "in.jsonl", map(ask, range(400)))
+    with fake_server(delay_s=0.05) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "tritonsmith",
+            "batch",
+            "in.jsonl",
+            "-o",
+            "out.jsonl",
+            "--url",
+            server.url,
+        ]
+        command += ["--in-flight", "1"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while server.infer_requests < 5:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said, why = process.communicate(timeout=60)
+        assert process.returncode == code and said.startswith("interrupted: "), (said, why)
+        assert "is kept in out.jsonl.journal: the same command goes on from there" in why
+        assert not (tmp_path / "out.jsonl").exists()
+        server.behaviour.delay_s = 0.0
+        again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0 and "rows were done by earlier runs" in again.stdout
+    assert problems_of(tmp_path / "out.jsonl", 400) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,29 @@ def test_rows_of_different_shapes_go_into_requests_of_one_shape(
         {"id": str(i), "y": [2.0 * i + 1] * (1 + i % 5)} for i in range(200)
     ]
     assert result.requests == 25 and result.arrival.requests == 200
+
+
+@pytest.mark.server
+def test_a_model_that_is_unloaded_in_the_middle_is_waited_for_and_no_row_blamed(
+    triton: LiveTriton, tmp_path: Path
+) -> None:
+    triton.load("batch_away", onnx_models.affine(["n", "d"]), 'backend: "onnxruntime"\n' + DYNAMIC)
+    journal = tmp_path / "out.jsonl.journal"
+
+    def away() -> None:
+        while not (journal.exists() and journal.stat().st_size > 5000):
+            time.sleep(0.002)
+        control.unload_model(triton.http_url, "batch_away")
+        time.sleep(0.3)
+        control.load_model(triton.http_url, "batch_away")
+
+    thread = threading.Thread(target=away, daemon=True)
+    thread.start()
+    rows = [{"id": str(i), "x": [float(i)]} for i in range(6000)]
+    result = run_batch(job(tmp_path, f"http://{triton.http_url}", rows, "batch_away"))
+    thread.join(20)
+    assert (result.answered, result.failed) == (6000, 0) and result.run_s > 0.3
+    assert records_of(tmp_path / "out.jsonl")[-1] == {"id": "5999", "y": [11999.0]}
 
 
 EMBEDS = """

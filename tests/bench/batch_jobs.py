@@ -38,6 +38,7 @@ from tritonsmith.perf.records.schedule import Closed
 
 PARTS = ("rate", "order", "memory", "kills")
 LEVELS = (1, 2, 4, 8)
+REQUESTS = 256
 WORDS = (
     *("the", "a", "model", "server", "batch", "request", "answers", "rows", "of", "text", "length"),
     *("token", "river", "stone", "light", "city", "under", "over"),
@@ -124,14 +125,14 @@ def _rate(given: argparse.Namespace, scratch: Path) -> Iterator[str]:
 
 
 def packed_requests(source: Path, model: str, served: ServedAt, into: Path) -> Path:
-    """64 of the job's own requests as files that `load` sends."""
+    """The job's own requests, full ones and others, as files that `load` sends: all, or a random part of them."""
     asked = asked_of(Question(Plain(model)), None, served, None)
     packer = Packer((asked.reader.row(line) for line in lines_of(source)), asked.reader.most_rows)
     into.mkdir()
-    for number in range(64):
+    for number in range(REQUESTS):
         packed = packer.next()
-        if packed is None or packed.count < asked.reader.most_rows:
-            continue
+        if packed is None:
+            break
         arrays = {
             name: np.concatenate([row.arrays[name] for row in packed.rows]) for name in packed.rows[0].arrays
         }
@@ -146,7 +147,11 @@ def _decoded(array: Any) -> Any:
 
 def _load(served: ServedAt, model: str, requests: Path, level: int, seconds: float) -> float:
     test = LoadTest(
-        model, Closed(level), duration_s=seconds, data=DataOptions(file=requests, pool=64), validate_every=0
+        model,
+        Closed(level),
+        duration_s=seconds,
+        data=DataOptions(file=requests, pool=REQUESTS),
+        validate_every=0,
     )
     summary = run_load_test(served.http_url, served.known_to(test)).summary
     return float(summary.throughput_per_s.value or 0.0)

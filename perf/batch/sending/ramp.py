@@ -12,6 +12,8 @@ REQUESTS_A_LEVEL = 6
 LEVEL_LIMIT_S = 5.0
 GAIN = 1.04
 """A level that does not bring this much more than the best before it brings nothing."""
+LEVELS_IN_VAIN = 2
+"""One after another end the search: a single one may have met a busy moment."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Ramp:
     _skipped: int = 0
     _requests: int = 0
     _rows: int = 0
+    _in_vain: int = 0
 
     def __post_init__(self) -> None:
         if self.fixed is not None:
@@ -59,7 +62,8 @@ class Ramp:
     def _judge(self, rows_per_s: float) -> None:
         best = max((rate for _, rate in self.levels), default=0.0)
         self.levels.append((self.width, rows_per_s))
-        if rows_per_s > best * GAIN and 2 * self.width <= self.most:
+        self._in_vain = 0 if rows_per_s > best * GAIN else self._in_vain + 1
+        if self._in_vain < LEVELS_IN_VAIN and 2 * self.width <= self.most:
             self.width *= 2
         else:
             self.width = max(self.levels, key=lambda level: level[1])[0]

@@ -1,4 +1,4 @@
-# make install | demo | test | nightly | quick | lowest | gpu-check | lint | format | docs | bench | constraints | clean
+# make install | demo | demo-llm | test | nightly | quick | lowest | gpu-check | lint | format | docs | bench | constraints | clean
 # The first two need nothing but Python with venv, on x86-64 Linux with glibc >= 2.35. Python 3.13 and later need a
 # 3.10, 3.11 or 3.12 beside them, for the embedded server.
 
@@ -14,7 +14,7 @@ VLLM_LIST := perf/server/environment/vllm.txt
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test nightly quick lowest gpu-check lint format docs bench constraints server-requirements clean
+.PHONY: help install demo demo-llm test nightly quick lowest gpu-check lint format docs bench constraints server-requirements clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
@@ -36,6 +36,14 @@ demo: $(STAMP)  ## spec → repository → live Triton → sweep → report, on 
 $(WITH_VLLM): $(STAMP) $(VLLM_LIST)
 	$(BIN)/tritonsmith server install --with vllm
 	@touch $@
+
+# What is built, measured and reported lies in examples/chat.
+CHAT := cd examples/chat && $(CURDIR)/$(BIN)/tritonsmith
+demo-llm: $(WITH_VLLM)  ## a language model: build, load by tokens, one request at a time against continuous batching
+	$(BIN)/python -m pip install --quiet --no-deps --requirement examples/chat/requirements.txt
+	$(CHAT) build
+	$(CHAT) load model_repository -m chat --tokens --concurrency 16 --isl 64 --osl 64 --duration 15s
+	$(CHAT) sweep -m chat --set engine.max_num_seqs=1 --concurrency 1,16 --rounds 3 --output demo-llm-report --overwrite
 
 test: $(WITH_VLLM)  ## the whole test suite
 	$(BIN)/python -m pytest $(SPREAD)

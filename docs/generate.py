@@ -216,11 +216,9 @@ def _table(owner: str, message: Schema, schema: Schema) -> str:
     required = message.get("required", ())
     for key, value in message.get("properties", {}).items():
         kind = "[`target`](#target)" if (owner, key) == ("file", "target") else _type(value)
-        about = [_text(_sentence(value.get("description", ""))), *_limits(value)]
+        about = [_text(value.get("description", "")), *_limits(value)]
         if key in required:
             about.append("**Must be there.**")
-        if _has_default(value):
-            about.append(f"Default: {_code(_yaml(value['default']))}.")
         anchor = f'<span id="{_key_anchor(owner, key)}"></span>'
         lines.append(f"| {anchor}`{key}`<br><small>{kind}</small> | {' '.join(filter(None, about))} |")
     return "\n".join(lines) if len(lines) > 2 else "It has no keys: write `{}`."
@@ -269,11 +267,6 @@ def _limits(value: Schema) -> list[str]:
     return [f"({', '.join(told + pattern)})"] if told + pattern else []
 
 
-def _has_default(value: Schema) -> bool:
-    """Empty lists and mappings, and messages of their own defaults, say nothing."""
-    return "default" in value and not isinstance(value["default"], dict) and value["default"] not in ([], ())
-
-
 # Markdown.
 
 
@@ -290,13 +283,6 @@ def _code(text: str) -> str:
     """As code inside a table."""
     fence = "``" if "`" in text else "`"
     return f"{fence}{text.replace('|', chr(92) + '|')}{fence}"
-
-
-def _sentence(text: str) -> str:
-    """A word at its beginning gets a capital; `module:callable` and the like stay as they are."""
-    text = text.strip()
-    capital = text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,]", text) else text
-    return capital + ("." if text and text[-1] not in ".…" else "")
 
 
 def _yaml(value: Any) -> str:

@@ -21,6 +21,7 @@ from tritonsmith.perf.commands.load import flags
 from tritonsmith.perf.commands.release.options import destination_first
 from tritonsmith.perf.commands.sweep import flags as sweep_flags
 from tritonsmith.perf.report.compare.gate import gate_from_text
+from tritonsmith.perf.stats.goodput import TOKEN_LIMITS
 
 EACH = pytest.mark.parametrize("name", COMMANDS)
 
@@ -80,7 +81,9 @@ def test_every_default_is_shown(name: str) -> None:
 
 # What a command makes of a value only when it runs.
 READ: dict[str, Callable[[Any], object]] = {
-    "[LIMIT=]DURATION": lambda text: flags.goodput_from_flags([text], streaming=True),
+    "[LIMIT=]DURATION": lambda text: flags.goodput_from_flags(
+        [text], streaming=True, tokens=any(f"{limit}=" in text for limit in TOKEN_LIMITS)
+    ),
     "N:SHARE,N:SHARE": weights_from_text,
     "MODEL:N": lambda text: sweep_flags.counts([text]),
     "METRIC<=N%": gate_from_text,

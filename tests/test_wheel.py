@@ -95,6 +95,8 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
         "tritonsmith/templates/config.pbtxt.j2",
         "tritonsmith/templates/report.html.j2",
         "tritonsmith/builder/base/machine/releases.csv",
+        "tritonsmith/builder/llm/tables/vllm.csv",
+        "tritonsmith/builder/llm/tables/tensorrtllm.csv",
         "tritonsmith/demo/models.yaml",
         "tritonsmith/demo/minilm.py",
         "tritonsmith/demo/requirements.txt",
@@ -108,6 +110,19 @@ def test_the_wheel_holds_what_it_needs_and_no_stray_top_level_package(wheel: Pat
     tops = {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")}
     assert tops == {"tritonsmith"}
     assert not [n for n in names if "__pycache__" in n or n.endswith(".onnx")]
+    assert not [n for n in names if "tests" in n.split("/") or n.rpartition("/")[2].startswith("test_")]
+
+
+def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
+    """Whatever kind it is of: templates, tables, lists of packages, backends."""
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    meant = {
+        f"tritonsmith/{file.relative_to(ROOT)}"
+        for place in ("builder", "perf", "templates")
+        for file in (ROOT / place).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert len(meant) > 500 and meant - inside == set()
 
 
 def test_the_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:

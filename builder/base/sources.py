@@ -33,7 +33,7 @@ class SourceRow:
     kind:          its key in `source:`.
     suffixes:      ends of the names of its files, by which `tritonsmith init` knows them.
     reference:     what stands there: a file, a directory, a callable, a directory or the name of a model elsewhere,
-                   or an ensemble's steps.
+                   weights (a file, a directory or a name elsewhere, which `check` looks after), or an ensemble's steps.
     example:       a value, for messages.
     export:        (ExportRequest, out_dir) → Exported, run in a process of its own; or (Exported, Stated, Verified)
                    of builder.actions.export.checks.verify, when it held itself what it wrote against the source.
@@ -50,7 +50,7 @@ class SourceRow:
 
     kind: str
     description: str
-    reference: Literal["file", "directory", "callable", "directory or name", "steps"] = "file"
+    reference: Literal["file", "directory", "callable", "directory or name", "weights", "steps"] = "file"
     example: str = "FILE"
     suffixes: tuple[str, ...] = ()
     pattern: str | None = None
@@ -167,6 +167,25 @@ _ROWS = (
             ),
             SourceOption("normalize", bool, False, "with pooling: each vector is divided by its length"),
         ),
+    ),
+    SourceRow(
+        "llm",
+        "a language model, served as it is: a GGUF file, a Hugging Face directory, or ORGANISATION/NAME@COMMIT of the hub",
+        reference="weights",
+        suffixes=(".gguf",),
+        example="FILE.gguf",
+        place="tritonsmith.builder.actions.take_over.language_model:place_weights",
+        check="tritonsmith.builder.actions.take_over.language_model:check_weights",
+        backend="vllm",
+        options=(
+            SourceOption(
+                "lora",
+                dict[str, str],
+                {},
+                "name of an adapter → its directory; requests choose one by lora_name",
+            ),
+        ),
+        rows_checked=False,
     ),
     SourceRow(
         "torchscript",

@@ -60,7 +60,7 @@ def _named(spec: RepositorySpec, model: ModelSpec) -> list[tuple[str, tuple[str,
     elsewhere = row.reference == "directory or name" and not exists(
         source_path(model.source.reference, spec.root)
     )
-    if row.reference not in ("callable", "steps") and not elsewhere:
+    if row.reference not in ("callable", "steps", "weights") and not elsewhere:
         named.append((model.source.reference, ("source", row.kind)))
     named += [(name, ("source", "files")) for name in model.source.files]
     named += [(file, ("model_files", name)) for name, file in model.model_files.items()]

@@ -27,7 +27,8 @@ from tritonsmith.builder.build.model.variants import (
 )
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.lint.deep.sessions import Loaded
-from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.lint.target import Target, target_of_backend
+from tritonsmith.builder.model_config.language_model import argument_files
 from tritonsmith.builder.model_config.model_config import (
     model_config_from_text,
     text_from_model_config,
@@ -75,11 +76,14 @@ def lay_out_model(
     refused = made.rows is not None and made.rows.in_doubt and is_inferred(spec)
     text = config_text(context, unbatched(spec) if refused else spec, artifact, chosen)
     files = _served(context, spec, artifact, chosen)
-    staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()))
+    texts = argument_files(spec, context.spec)
+    staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()), texts)
     if context.options.lint:
         called = called_models(context.spec.models, spec)
         place = partial(_place_of, context.spec, spec.name)
-        lint_gate(staged, context.repository, called, context.target, place, made.loaded)
+        backend = spec.config.as_proto_json().get("backend") or spec.source.row.backend
+        target = None if context.target is None else target_of_backend(context.target, backend)
+        lint_gate(staged, context.repository, called, target, place, made.loaded)
     entry = _entry(context, spec, made, chosen, staged)
     _refuse_rotten(context, spec, artifact, files, entry)
     if context.options.locked:
@@ -161,6 +165,7 @@ def _entry(
         served=None if chosen is None else chosen.name,
         rows=None if made.rows is None else made.rows.as_dict(),
         exporter=made.base.record.get("exporter"),
+        engine=context.observed[spec.name].engine,
     )
 
 
@@ -209,8 +214,9 @@ def _served(
 ) -> dict[str, Path]:
     """Path in the model's directory → file: the artifact's, and those that the spec adds."""
     served = artifact.served if chosen is None else served_files(chosen)
+    written = argument_files(spec, context.spec)
     for name, file in spec.model_files.items():
-        if name in served:
+        if name in served or name in written:
             raise SpecError(
                 f"{spec.name}: {name!r} is one of the source's own files",
                 code="file_twice",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.base.machine.machine import Machine
+from tritonsmith.builder.base.text.quantities import counted, text_of_bytes
 from tritonsmith.builder.lint.read.onnx_io import OnnxProblem, read_onnx
-from tritonsmith.builder.lint.target import Target
+from tritonsmith.builder.lint.target import Target, target_of_backend
+from tritonsmith.builder.llm.memory import gpus_used, room_bytes
+from tritonsmith.builder.llm.weights import read_weights
 from tritonsmith.builder.plan.engine_profiles import engine_options
 from tritonsmith.builder.plan.engine_targets import engine_targets
 from tritonsmith.builder.plan.targets import (
@@ -37,8 +43,32 @@ def check_planned(spec: RepositorySpec, reference: str | None, machine: Machine)
         target = serving_target(spec.target, spec.source.where(("target",)))
     else:
         return None
-    check_target(target, [p for model in spec.models for p in _planned(model, spec, machine)])
+    for planned in (p for model in spec.models for p in _planned(model, spec, machine)):
+        meant = target_of_backend(target.target, planned.backend)
+        check_target(replace(target, target=meant), [planned])
+    for model in spec.models:
+        _check_memory(model, spec, target.kinds)
     return target.target
+
+
+def _check_memory(model: ModelSpec, spec: RepositorySpec, kinds: Sequence[str]) -> None:
+    """GateError target_memory for a language model whose weights alone are larger than what its GPUs give the engine."""
+    path = source_path(model.source.reference, spec.root) if model.source.kind == "llm" else None
+    if path is None or not kinds or not path.exists():
+        return
+    needed = read_weights(path).weight_bytes
+    for kind in kinds:
+        room = room_bytes(kind, model.engine)
+        if room is not None and needed > room:
+            gpus = gpus_used(model.engine)
+            raise GateError(
+                f"{model.name}: its weights are larger than what the engine may use of {counted(gpus, kind + ' GPU')}",
+                code="target_memory",
+                where=spec.where(model.name, "source", "llm"),
+                seen=f"{text_of_bytes(needed)} of weights, {text_of_bytes(room)} of memory",
+                fix=f"engine: {{tensor_parallel_size: {2 ** math.ceil(math.log2(needed / room * gpus))}}}, or weights "
+                "of fewer bits",
+            )
 
 
 def _planned(model: ModelSpec, spec: RepositorySpec, machine: Machine) -> Iterator[PlannedModel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tritonsmith.builder.base.text.text_layout import named_lines, narrowed, wrapped
 from tritonsmith.builder.build.results import ELSEWHERE, UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
 from tritonsmith.builder.plan.plan import BuildPlan
+from tritonsmith.builder.plan.words import why
 
 # More models that were up to date than this are counted instead of listed.
 _LISTED = 20
@@ -47,15 +48,16 @@ def text_of_build(result: BuildResult, width: int | None = None) -> str:
 
 
 def _model_lines(outcome: ModelOutcome, plan: BuildPlan, room: int, width: int | None) -> list[str]:
-    first = next((a.reason for a in plan.actions_of(outcome.model) if a.reason is not None), None)
+    reasons = (why(action) for action in plan.actions_of(outcome.model) if action.reason is not None)
+    first = next(filter(None, reasons), "")
     deviation = outcome.accuracy.get("relative_l2")
     parts = [
         f"{narrowed(outcome.model, room).ljust(room)}  {outcome.action:<10}",
         f"{outcome.seconds:6.1f} s",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
-        "" if first is None else f"({first.value})",
+        first and f"({first})",
     ]
-    lines = ["  ".join(p for p in parts if p)]
+    lines = wrapped("  ".join(p for p in parts if p), width, hang=room + 2).split("\n")
     told = _rows_line(outcome)
     if told:
         lines += wrapped(f"{' ' * (room + 2)}{told}", width, hang=room + 2).split("\n")

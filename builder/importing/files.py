@@ -18,6 +18,7 @@ from tritonsmith.builder.base.processes.run_policy import current_policy, run_un
 from tritonsmith.builder.base.processes.warm import WarmWorkers
 from tritonsmith.builder.importing.drafts.asked import Asked
 from tritonsmith.builder.importing.drafts.draft import accepted_entry, drafted
+from tritonsmith.builder.importing.drafts.language_model import is_fetched_decoder
 from tritonsmith.builder.importing.drafts.names import module_from_file, name_of_callable
 from tritonsmith.builder.importing.drafts.recognise import kind_of_file, might_be_model, suffixes
 from tritonsmith.builder.importing.from_repository import imported_model, relative, without_batching
@@ -26,6 +27,8 @@ from tritonsmith.builder.importing.pretrained import is_fetched, is_pretrained, 
 from tritonsmith.builder.lint.check import read_paths
 from tritonsmith.builder.lint.deep.rows import rows_by_running
 from tritonsmith.builder.lint.read.model import CONFIG, Model, is_version_name, refuse_unreadable
+from tritonsmith.builder.llm.hub import commit_of
+from tritonsmith.builder.llm.weights import hub_name, is_pinned
 from tritonsmith.builder.spec.model_directory import read_model_directory, source_roots
 from tritonsmith.builder.spec.nearby import origin_in
 from tritonsmith.builder.spec.refusals import folded_name
@@ -158,6 +161,11 @@ def _elsewhere(origin: str, root: Path, asked: Asked) -> tuple[str, Callable[[],
     """What is no path: a callable, or the name of a Hugging Face model that was fetched before."""
     if match := _CALLABLE.fullmatch(origin):
         return origin, partial(_callable, match["module"], match["callable"], root, asked)
+    named = hub_name(origin)
+    if named is not None and (named.revision is not None or is_fetched_decoder(origin)):
+        reference = origin if is_pinned(named) else f"{named.name}@{commit_of(named)}"
+        name = asked.name or named.name.rpartition("/")[2]
+        return origin, lambda: ((drafted(name, "llm", reference, None, root, asked),), [])
     if is_fetched(origin):
         name = asked.name or origin.rpartition("/")[2]
         return origin, lambda: ((drafted(name, "transformers", origin, None, root, asked),), [])
@@ -181,6 +189,8 @@ def _callable(module: str, name: str, root: Path, asked: Asked) -> _Found:
 
 def _pretrained(path: Path, root: Path, asked: Asked) -> _Found:
     network, *others = pretrained_models(path, root, asked.name)
+    if "llm" in network.source:
+        return (network,), []
     return (accepted_entry(network, path, root, asked), *others), []
 
 

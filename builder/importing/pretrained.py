@@ -11,8 +11,10 @@ from typing import Any
 from tritonsmith.builder.actions.export.sources.transformers import OUTPUTS, task_of
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, read_bounded
+from tritonsmith.builder.importing.drafts.language_model import language_model
 from tritonsmith.builder.importing.from_repository import relative
 from tritonsmith.builder.importing.imported import ImportedModel
+from tritonsmith.builder.llm.weights import is_language_model
 
 PROGRAM = "package:tritonsmith/builder/importing/steps/tokenizer.py"
 _MAX_TOKENS = 512
@@ -38,8 +40,8 @@ def is_fetched(name: str) -> bool:
 def pretrained_models(directory: Path, root: Path, name: str | None = None) -> Iterator[ImportedModel]:
     """NAME, and with a tokenizer.json NAME_tokenizer and the ensemble NAME_text.
 
-    A model without a head gives embeddings: the mean over its tokens, divided by its length. ExportError for a model
-    that generates; UsageError for a name that Triton could not take.
+    A model without a head gives embeddings: the mean over its tokens, divided by its length. A decoder is served as it is
+    (source: llm). ExportError for another model that generates; UsageError for a name that Triton could not take.
     """
     name = name or directory.resolve().name
     if fault := fault_of_model_name(name):
@@ -50,6 +52,9 @@ def pretrained_models(directory: Path, root: Path, name: str | None = None) -> I
             fix="--name NAME, or rename the directory",
         )
     config = _json(directory / "config.json")
+    if is_language_model(config):
+        yield language_model(name, relative(directory, root), directory)
+        return
     task = task_of(str(next(iter(config.get("architectures") or ()), "")), Where(directory / "config.json"))
     source: dict[str, Any] = {"transformers": relative(directory, root)}
     outputs = OUTPUTS[task]

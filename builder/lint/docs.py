@@ -27,6 +27,8 @@ FAMILIES: dict[str, str] = {
     "OPT": "Optimization",
     "TRT": "TensorRT engines",
     "ONNX": "ONNX files",
+    "VLLM": "The vLLM backend",
+    "TRTLLM": "TensorRT-LLM",
 }
 
 _HEAD = """\
@@ -50,7 +52,8 @@ Suppress a rule on a line with `# tritonsmith: ignore=BATCH004` at its end or on
 whole model with `# tritonsmith: ignore-file=BATCH004`. A family (`BATCH`) or `all` works as well.
 
 Sources: paths are those of the repositories `core` (line numbers at 73aad7c), `server` (e1db8a6),
-`onnxruntime_backend` and `tensorrt_backend` of github.com/triton-inference-server; “seen live on 2.51.0” is what
+`onnxruntime_backend`, `tensorrt_backend` and `vllm_backend` of github.com/triton-inference-server, and of
+vllm-project/vllm and NVIDIA/TensorRT-LLM; “seen live on 2.51.0” is what
 tritonserver 2.51.0 did with the bad example. tests/builder/lint/test_conformance.py loads every example that the
 embedded server can judge, and lists the others with the reason.
 """

@@ -19,7 +19,18 @@ from tritonsmith.builder.lint.rules import (
 )
 from tritonsmith.builder.lint.rules.batching import batch, batch_io, batch_rows, sequence, sequence_state
 from tritonsmith.builder.lint.rules.ensembles import ensemble, ensemble_models
-from tritonsmith.builder.lint.rules.files import model_file, onnx, repo, tensorrt
+from tritonsmith.builder.lint.rules.files import (
+    model_file,
+    onnx,
+    repo,
+    tensorrt,
+    tensorrtllm,
+    trtllm_engines,
+    trtllm_llmapi,
+    vllm,
+    vllm_config,
+    vllm_gpus,
+)
 
 FAMILIES: tuple[ModuleType, ...] = (
     repo,
@@ -41,6 +52,12 @@ FAMILIES: tuple[ModuleType, ...] = (
     optimization,
     tensorrt,
     onnx,
+    vllm,
+    vllm_gpus,
+    vllm_config,
+    tensorrtllm,
+    trtllm_engines,
+    trtllm_llmapi,
 )
 
 

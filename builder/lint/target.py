@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Target:
     """Where the repository is to be served; what is None is not known and not judged.
 
     release:  Triton container release, `26.08`.
-    image:    the image name behind the release.
+    image:    the image name behind the release; image_stated: somebody said so, it is not the usual one.
     gpus:     number of GPUs.
     tensorrt: TensorRT version of the image, `10.16`.
     compute_capability: of the target's GPUs, `9.0`.
@@ -36,6 +36,7 @@ class Target:
     compute_capability: str | None = None
     gpu_memory_bytes: int | None = None
     server_args: Mapping[str, tuple[str, ...]] | None = None
+    image_stated: bool = False
 
     @property
     def backends(self) -> frozenset[str] | None:
@@ -74,7 +75,15 @@ def target_from_text(text: str) -> Target:
             seen=text,
             valid=tuple(f"{release}-{name}" for name in IMAGES),
         )
-    return Target(release=release, image=image or "py3")
+    return Target(release=release, image=image or "py3", image_stated=bool(image))
+
+
+def target_of_backend(target: Target, backend: str) -> Target:
+    """The target whose image nobody stated, as a model of this backend means it: NVIDIA's images have vllm and tensorrtllm
+    apart from all others."""
+    own = next((name for name, has in IMAGES.items() if backend in has), None)
+    apart = target.backends is not None and backend not in target.backends and own is not None
+    return replace(target, image=own) if apart and own is not None and not target.image_stated else target
 
 
 def server_args_from_list(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:

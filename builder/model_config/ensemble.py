@@ -30,7 +30,8 @@ def ensemble_config(model: ModelSpec, configs: Mapping[str, Any], spec: Reposito
     """What the spec states, completed from the steps' own configs.
 
     configs: model name → its ModelConfig message. max_batch_size left out is the smallest of the steps'.
-    Inputs are the tensors no step writes, outputs those no step reads, unless the spec states them.
+    Inputs are the tensors no step writes, which are those of `input:` where the spec has it; outputs those no step reads,
+    unless the spec states them.
     SpecError names the step's line for a wire that leads nowhere or does not fit.
     """
     from google.protobuf import json_format
@@ -45,6 +46,8 @@ def ensemble_config(model: ModelSpec, configs: Mapping[str, Any], spec: Reposito
     batch_sizes = [configs[step.model].max_batch_size for step in steps]
     max_batch_size = int(stated.get("max_batch_size", min(batch_sizes)))
     _check_batch(model, max_batch_size, steps, batch_sizes, spec)
+    if faults := list(_input_faults(model, stated, written, read, spec)):
+        raise faults[0]
     inputs = {n: wires[0] for n, wires in read.items() if n not in written}
     outputs = _outputs(model, stated, written, read, spec)
     message = model_config_pb2().ModelConfig()
@@ -79,9 +82,11 @@ def wiring_faults(model: ModelSpec, configs: Mapping[str, Any], spec: Repository
     """
     steps = model.source.steps or ()
     written, read, faults = _wires(model, steps, configs, spec, partly=True)
+    stated = model.config.as_proto_json()
     faults += _type_faults(model, written, read)
     try:
-        _outputs(model, model.config.as_proto_json(), written, read, spec)
+        faults += _input_faults(model, stated, written, read, spec)
+        _outputs(model, stated, written, read, spec)
     except SpecError as error:
         faults.append(error)
     return faults
@@ -224,6 +229,55 @@ def _check_batch(
             )
 
 
+def _stated_names(model: ModelSpec, stated: Mapping[str, Any], kind: str, spec: RepositorySpec) -> list[str]:
+    tensors = stated.get(kind, ())
+    for index, tensor in enumerate(tensors):
+        if "name" not in tensor:
+            raise SpecError(
+                f"{model.name}: an {kind} without a name",
+                code="nameless_tensor",
+                where=spec.where(model.name, kind, index),
+                fix=f"{kind}: [{{name: …}}]",
+            )
+    return [tensor["name"] for tensor in tensors]
+
+
+def _input_faults(
+    model: ModelSpec,
+    stated: Mapping[str, Any],
+    written: Mapping[str, Wire],
+    read: Mapping[str, Sequence[Wire]],
+    spec: RepositorySpec,
+) -> Iterator[SpecError]:
+    """Where `input:` is stated, a tensor comes from it or from a step, and each of it is read."""
+    names = _stated_names(model, stated, "input", spec)
+    if not names:
+        return
+    for tensor, readers in read.items():
+        if tensor not in written and tensor not in names:
+            yield SpecError(
+                f"{model.name}: {readers[0].end} reads tensor {tensor!r}, which is no input of the ensemble, and which no step "
+                "writes",
+                code="unknown_tensor",
+                where=readers[0].where,
+                **unknown(tensor, [*names, *written]),
+            )
+    for index, name in enumerate(names):
+        if name in written:
+            yield SpecError(
+                f"{model.name}: tensor {name!r} is an input of the ensemble, and written by {written[name].end}",
+                code="tensor_written_twice",
+                where=written[name].where,
+            )
+        elif name not in read:
+            yield SpecError(
+                f"{model.name}: no step reads the input {name!r}",
+                code="input_not_read",
+                where=spec.where(model.name, "input", index),
+                **unknown(name, [tensor for tensor in read if tensor not in written]),
+            )
+
+
 def _outputs(
     model: ModelSpec,
     stated: Mapping[str, Any],
@@ -231,7 +285,7 @@ def _outputs(
     read: Mapping[str, Sequence[Wire]],
     spec: RepositorySpec,
 ) -> dict[str, Wire]:
-    wanted = [t["name"] for t in stated.get("output", ())] or [n for n in written if n not in read]
+    wanted = _stated_names(model, stated, "output", spec) or [n for n in written if n not in read]
     for name in wanted:
         if name not in written:
             raise SpecError(

@@ -11,6 +11,7 @@ from tritonsmith.builder.base.errors import ConfigError, SpecError, Where
 from tritonsmith.builder.base.tensors import TensorSpec
 from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.model_config.field_views import FieldView, Verbatim, printable, views
+from tritonsmith.builder.model_config.language_model import language_model_config
 from tritonsmith.builder.model_config.templates import environment, template_path
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -44,6 +45,8 @@ def model_config_from_spec(
     row = model.source.row
     if not row.backend:
         return model_config_as_stated(model, spec)
+    if model.source.kind == "llm":
+        return _message(model, language_model_config(model, spec), spec)
     stated = model.config.as_proto_json()
     config: dict[str, Any] = {"name": model.name, **stated}
     max_batch_size = stated.get("max_batch_size")

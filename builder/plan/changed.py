@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+ENGINE = "engine"
+"""What the arguments of a language model's engine stand under."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -14,6 +17,11 @@ class Changed:
     name: str
     old: Any
     new: Any
+
+
+def under_engine(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`max_num_seqs` → `engine.max_num_seqs`."""
+    return {f"{ENGINE}.{name}": value for name, value in arguments.items()}
 
 
 def text_of_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

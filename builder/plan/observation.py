@@ -44,6 +44,7 @@ class Observation:
     cached_key:   key of a cached artifact that fits the parameters, tools and sources as they are now.
     config:       current digests of what config.pbtxt is rendered from.
     files:        digests of what lies in the model's directory now.
+    engine:       of a language model, the arguments that its engine would be given.
     """
 
     parameters: Mapping[str, Any]
@@ -53,3 +54,4 @@ class Observation:
     config: Mapping[str, str]
     files: Mapping[str, str]
     variants: Mapping[str, VariantObservation] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)

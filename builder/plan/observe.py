@@ -22,6 +22,7 @@ from tritonsmith.builder.base.machine.toolchain import Toolchain
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.cache.actions import current_digest, find
 from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.model_config.language_model import engine_arguments
 from tritonsmith.builder.model_config.model_config import TEMPLATE, model_config_from_text
 from tritonsmith.builder.model_config.templates import template_files
 from tritonsmith.builder.plan.engine_targets import engine_targets
@@ -135,6 +136,7 @@ class _Look:
             variants={name: self.variant(model, name, was.get(name), key) for name in model.variants},
             config=config,
             files=files,
+            engine=engine_arguments(model, self.spec),
         )
 
     def variant(

@@ -12,7 +12,7 @@ from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.model_config.field_changes import FieldChange
-from tritonsmith.builder.plan.changed import Changed, leaves, short, text_of_changes
+from tritonsmith.builder.plan.changed import Changed, leaves, short, text_of_changes, under_engine
 from tritonsmith.builder.plan.observation import EngineObservation, Observation, VariantObservation
 from tritonsmith.builder.repository.lock import Lock, LockedModel
 
@@ -57,7 +57,7 @@ CONSEQUENCES = frozenset({StaleReason.EXPORT_CHANGED, StaleReason.GRAPH_CHANGED}
 MAKES: tuple[ActionKind, ...] = ("export", "calibrate", "convert", "compile")
 _LOST = "it is in no cache"
 # Sources that are taken over as they are.
-_NOT_JUDGED = ("directory", "python", "steps")
+_NOT_JUDGED = ("directory", "python", "llm", "steps")
 # Tools of an engine that the machine it is meant for decides about.
 TARGET_TOOLS = ("tensorrt", "compute_capability", "platform")
 
@@ -350,6 +350,9 @@ def _render(model: str, seen: Observation, locked: LockedModel | None, made: Seq
     if locked is None or stale is not None:
         assert stale is not None
         return Action(model, "render", State.TO_RUN, _cause(stale, locked))
+    engine = _changed((StaleReason.SPEC_CHANGED, under_engine(locked.engine), under_engine(seen.engine)))
+    if engine is not None:
+        return _to_run(model, "render", engine)
     for key, reason in _RENDERED_FROM:
         change = _config_change(key, reason, seen, locked)
         if change is not None:

@@ -25,7 +25,7 @@ from tritonsmith.builder.plan.plan import (
     StaleReason,
     State,
 )
-from tritonsmith.builder.plan.words import several, why
+from tritonsmith.builder.plan.words import engine_changes, several, why
 
 _SIGNS = {Fate.ADD: "+", Fate.CHANGE: "~", Fate.REMOVE: "-", Fate.KEEP: "="}
 _COLOURS = {"+": "\033[32m", "~": "\033[33m", "-": "\033[31m"}
@@ -33,7 +33,7 @@ _BOLD, _RESET = "\033[1m", "\033[0m"
 # Models that change alike are one entry where so many change that nobody would read a line for each.
 _READABLE, _ALIKE, _ENTRIES = 20, 4, 50
 _FIELDS = 6
-_CONFIG = "config.pbtxt"
+_CONFIG, _ARGUMENTS = "config.pbtxt", "arguments"
 _COUNTED = ("export", "convert", "compile")
 
 
@@ -124,9 +124,10 @@ def _said(plan: BuildPlan, model: str, fate: Fate, verbose: bool) -> list[tuple[
     if fate is Fate.ADD:
         return [("new", ", ".join(derived))]
     said = [
-        (_CONFIG if a.kind == "render" else _named(a, is_judged, state=False), _reason(a, is_judged))
+        (_file(a) if a.kind == "render" else _named(a, is_judged, state=False), _reason(a, is_judged))
         for a in _causes(actions)
         if not (a.kind == "render" and a.reason is StaleReason.SPEC_CHANGED and outlook.config is not None)
+        or engine_changes(a)
     ]
     fields = [(_CONFIG, field) for field in _fields(plan, model)]
     more = 0 if verbose else max(0, len(fields) - _FIELDS)
@@ -137,6 +138,10 @@ def _said(plan: BuildPlan, model: str, fate: Fate, verbose: bool) -> list[tuple[
     if verbose:
         return said + [("then", name) for name in (*derived, f"render {_CONFIG}", "lay out")]
     return said + ([("then", ", ".join(derived))] if derived else [])
+
+
+def _file(render: Action) -> str:
+    return _ARGUMENTS if engine_changes(render) else _CONFIG
 
 
 def _fields(plan: BuildPlan, model: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tritonsmith.builder.plan.changed import Changed, is_digest_text
+from tritonsmith.builder.plan.changed import ENGINE, Changed, is_digest_text
 from tritonsmith.builder.plan.plan import Action, StaleReason
 
 _NAMED = 3
@@ -38,11 +38,18 @@ def why(action: Action) -> str:
         return f"left models.yaml; {action.detail or 'its directory goes'}"
     if not action.changes:
         return action.detail
+    if arguments := engine_changes(action):
+        return several([_value_changed(change) for change in arguments])
     if action.kind in ("render", "lay_out") and reason is StaleReason.SPEC_CHANGED:
         return "what models.yaml says of it changed, or tritonsmith's version"
     if action.kind == "lay_out" and reason is StaleReason.SOURCE_CHANGED:
         return "a file that it adds to the model's directory changed"
     return several([_PHRASES.get(reason, _value_changed)(change) for change in action.changes])
+
+
+def engine_changes(action: Action) -> list[Changed]:
+    """Arguments of a language model's engine that it writes otherwise: not in config.pbtxt."""
+    return [change for change in action.changes if change.name.startswith(f"{ENGINE}.")]
 
 
 def several(words: Sequence[str], named: int = _NAMED) -> str:

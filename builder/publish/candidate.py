@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import BuildError, GateError, Where
+from tritonsmith.builder.base.files.digest import digest_of_bytes
+from tritonsmith.builder.base.files.untrusted import read_bounded
+from tritonsmith.builder.llm.contract import ARGUMENT_FILES
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.publish.destinations.versions import (
     Policy,
@@ -27,6 +31,7 @@ class Candidate:
     files:   path in the version's directory → the built file. root: path in the model's directory → likewise.
     digests: the same paths → sha256, as the lock has them.
     config:  the ModelConfig as built, its text in `text`; its version_policy is `policy`, in the spec's own numbers.
+    number:  the version that it has in the repository.
     content: identity of all this.
     steps:   the models that an ensemble calls.
     """
@@ -39,6 +44,7 @@ class Candidate:
     config: Any
     text: str
     policy: Policy
+    number: int
     content: str
     steps: tuple[str, ...]
     locked: LockedModel
@@ -82,16 +88,37 @@ def candidate_of(repository: Path, model: str, locked: LockedModel) -> Candidate
         config=config,
         text=text,
         policy=policy_of(config),
+        number=number,
         content=content_digest(files, root, plain),
         steps=tuple(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step)),
         locked=locked,
     )
 
 
-def check_copied(candidate: Candidate, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """BuildError when a file is not what the lock says."""
+def renumbered(candidate: Candidate, number: int) -> dict[str, bytes]:
+    """Files that the version has otherwise under another number: the arguments of a language model's engine, which name its
+    weights by the server's own path, `/models/NAME/1/…`, as no engine takes one that is relative to them.
+
+    BuildError when one is not what the lock says.
+    """
+    own = re.compile(rf"(?<=/{re.escape(candidate.model)}/){candidate.number}(?=/)")
+    found: dict[str, bytes] = {}
+    for name in (name for name in ARGUMENT_FILES if name in candidate.files):
+        content = read_bounded(candidate.files[name])
+        if digest_of_bytes(content) != candidate.digests[name]:
+            raise changed_meanwhile(candidate, candidate.files[name])
+        found[name] = own.sub(str(number), content.decode(errors="surrogateescape")).encode(
+            errors="surrogateescape"
+        )
+    return found
+
+
+def check_copied(
+    candidate: Candidate, records: Mapping[str, Mapping[str, Any]], otherwise: Collection[str] = ()
+) -> None:
+    """BuildError when a file is not what the lock says. otherwise: names of those that are not copies."""
     for name, digest in candidate.digests.items():
-        if records[name]["sha256"] != digest:
+        if name not in otherwise and records[name]["sha256"] != digest:
             raise changed_meanwhile(candidate, candidate.files[name])
 
 

@@ -19,6 +19,7 @@ from tritonsmith.builder.publish.candidate import (
     Candidate,
     changed_meanwhile,
     check_copied,
+    renumbered,
     stamps_of,
 )
 from tritonsmith.builder.publish.destinations.destination import Content, Destination, Switch
@@ -268,7 +269,8 @@ def _upload(
     prepared: Prepared, model: ModelSpec, state: ModelState, number: int, destination: Destination
 ) -> dict[str, Any]:
     candidate = prepared.candidates[model.name]
-    files: dict[str, Content] = dict(candidate.files)
+    rewritten = renumbered(candidate, number)
+    files: dict[str, Content] = {**candidate.files, **rewritten}
     stamps = stamps_of(candidate)
     files[STATED_CONFIG] = candidate.text.encode()
     files |= {f"{ROOT}/{name}": file for name, file in candidate.root.items()}
@@ -276,7 +278,7 @@ def _upload(
     if content is not None:
         files[SMOKE] = content
     records = file_records(files, {})
-    check_copied(candidate, records)
+    check_copied(candidate, records, rewritten)
     record = record_of(
         model=model.name,
         version=number,

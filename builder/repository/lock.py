@@ -96,6 +96,7 @@ class LockedModel:
     served:       the variant that is laid out; None without variants.
     rows:         what is known of its rows in a batch (builder.actions.batch_rows); None where none batch.
     exporter:     which of torch's exporters wrote the model; None where torch had no part in it.
+    engine:       of a language model, the arguments that its engine is given.
     """
 
     __pydantic_config__ = STRICT
@@ -111,6 +112,7 @@ class LockedModel:
     served: str | None = None
     rows: RowsJson | None = None
     exporter: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> Iterator[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import BuildError, Where
+from tritonsmith.builder.base.files.copies import copy_file
 from tritonsmith.builder.base.files.digest import StatCache, total_digest
 from tritonsmith.builder.base.files.disk import (
     clear_away,
@@ -106,10 +106,11 @@ def stage_model(
     config_text: str,
     files: Mapping[str, Path],
     directories: Iterable[str] = (),
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Lays one model out under `staging`: config.pbtxt, the files and the empty directories.
 
-    files: path in the model's directory → file to copy.
+    files: path in the model's directory → file to copy; texts: the same → what is written.
     The files are copied, not linked: an edit in the repository must not reach the cache.
     """
     directory = staging / name
@@ -117,10 +118,11 @@ def stage_model(
     for relative in directories:
         (directory / relative).mkdir(parents=True, exist_ok=True)
     for relative, file in files.items():
+        copy_file(file, directory / relative)
+    for relative, text in {"config.pbtxt": config_text, **(texts or {})}.items():
         target = directory / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    (directory / "config.pbtxt").write_text(config_text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
     # mkdtemp makes private directories; a server under another user must be able to read these.
     directory.chmod(0o755)
     return directory

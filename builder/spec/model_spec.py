@@ -12,7 +12,7 @@ from tritonsmith.builder.base.dim_relations import Sizes, ranges_with_relations
 from tritonsmith.builder.base.errors import unknown
 from tritonsmith.builder.base.sources import SourceRow, source_rows
 from tritonsmith.builder.spec.triton_schema import TritonMessage, model_config_fields
-from tritonsmith.builder.spec.variant_spec import AccuracySpec, Frozen, StatedDim, Variant
+from tritonsmith.builder.spec.variant_spec import AccuracySpec, Frozen, Json, StatedDim, Variant
 
 # Triton's scheduling_choice: the one that a model states replaces another in `defaults:`.
 SCHEDULING = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
@@ -29,6 +29,22 @@ NOT_FOR_ENSEMBLES = frozenset(
         "model_warmup",
     )
 )
+
+
+# What `defaults:` may say that a language model cannot have: its backend batches, and nothing of it is exported.
+NOT_FOR_LANGUAGE_MODELS = NOT_FOR_ENSEMBLES | {
+    "sequence_batching",
+    "ensemble_scheduling",
+    "opset",
+    "exporter",
+    "dynamic_dims",
+    "accuracy",
+    "variants",
+    "serve",
+    "on_fail",
+    "calibration",
+    "state",
+}
 
 
 class Step(Frozen):
@@ -123,6 +139,10 @@ class Target(Frozen):
     platform: Literal["linux_x86_64", "linux_aarch64"] | None = Field(
         None, description="of the servers; default: as the GPUs say, x86-64 where they do not"
     )
+    repository: Annotated[str, Field(pattern=r"^/")] = Field(
+        "/models",
+        description="where the servers have the repository: a language model names its weights by it",
+    )
 
 
 class ModelSpec(Frozen):
@@ -167,6 +187,11 @@ class ModelSpec(Frozen):
         None,
         description=".npz with a few requests and the answers that a published version must give (inputs and outputs "
         "by name, or 0/NAME, 1/NAME, …); default: the build's own samples",
+    )
+    engine: dict[str, Json] = Field(
+        {},
+        description="of an llm source: arguments of its engine, by the names of the backend's own list (vllm: "
+        "AsyncEngineArgs; tensorrtllm: LlmArgs) of the target's release",
     )
     config: TritonMessage = Field(description="Triton's own fields, written beside ours")
 
@@ -218,3 +243,8 @@ def stated_tensors(model: ModelSpec, kind: Literal["input", "output"]) -> tuple[
     """The inputs or outputs as the spec states them: {name, data_type, dims, …}, None where left out."""
     tensors = getattr(model.config, kind) or ()
     return tuple(t.model_dump() for t in tensors)
+
+
+def language_backend(model: ModelSpec) -> str:
+    """Of a language model: vllm, or the backend that is stated."""
+    return str(model.config.as_proto_json().get("backend") or model.source.row.backend)

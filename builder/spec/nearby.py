@@ -41,7 +41,7 @@ def origin_in(directory: Path) -> str | None:
         return None
     files = [path for path in entries if path.is_file()]
     # Suffixes that other things have, too, say little.
-    for suffix in (".onnx", ".pt2", ".skops", ".ubj", ".pt"):
+    for suffix in (".onnx", ".gguf", ".pt2", ".skops", ".ubj", ".pt"):
         if found := [path for path in files if path.suffix == suffix]:
             return shlex.join(str(path) for path in found[:3])
     programs = [path for path in files if path.suffix == ".py" and path.stem.isidentifier()]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from tritonsmith.builder.base.dim_relations import relation_from_text
-from tritonsmith.builder.base.errors import SpecError, shortened
+from tritonsmith.builder.base.errors import SpecError, shortened, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, fault_of_text
+from tritonsmith.builder.llm.arguments import engine_version
+from tritonsmith.builder.llm.contract import BACKENDS, FIRST_LLMAPI
+from tritonsmith.builder.llm.engine import engine_faults
+from tritonsmith.builder.llm.weights import hub_name
 from tritonsmith.builder.spec.model_directory import fault_of_place, fault_of_places
-from tritonsmith.builder.spec.model_spec import ModelSpec, stated_tensors
+from tritonsmith.builder.spec.model_spec import ModelSpec, Target, language_backend, stated_tensors
 from tritonsmith.builder.spec.yaml_source import KeyPath, YamlSource
 
 
@@ -173,3 +178,101 @@ def refuse_range_of_unknown_dim(source: YamlSource, model: ModelSpec, at: KeyPat
                 code="wrong_value",
                 where=source.where((*at, "dynamic_dims", dim)),
             )
+
+
+# What a language model's backend leaves no room for → why, and what to state instead.
+_NOT_OF_LANGUAGE_MODELS: Mapping[str, tuple[str, str]] = {
+    "variants": (
+        "its weights are served as they are: nothing is exported, converted or compiled",
+        "a model for each: other weights (a GGUF of another type), or engine: {quantization: …} or {dtype: …}",
+    ),
+    "serve": ("it has no variants", "leave it out"),
+    "on_fail": ("it has no variants", "leave it out"),
+    "calibration": ("nothing is quantized here", "weights that are quantized already"),
+    "accuracy": (
+        "its source and what is served are the same weights, so there is nothing to hold against one another",
+        "leave it out",
+    ),
+    "dynamic_dims": ("its inputs are texts", "engine: {max_model_len: …}, the most tokens"),
+    "opset": ("nothing is exported", "leave it out"),
+    "exporter": ("nothing is exported", "leave it out"),
+    "state": ("the engine keeps what it needs of a sequence", "leave it out"),
+    "dynamic_batching": ("the engine batches, token by token", "engine: {max_num_seqs: …}"),
+    "sequence_batching": ("the engine batches, token by token", "engine: {max_num_seqs: …}"),
+}
+
+
+def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Target, at: KeyPath) -> None:
+    """SpecError for `engine:` on a model of another kind, and on a language model for what its backend has no room for:
+    another backend, batching by Triton, variants, arguments that the target's engine does not take."""
+    if model.source.kind != "llm":
+        if "engine" in model.model_fields_set:
+            raise SpecError(
+                f"{model.name}: engine belongs to a language model, and this is a {model.source.kind} source",
+                code="engine_elsewhere",
+                where=source.where_stated((*at, "engine")),
+                valid=("source: {llm: …}",),
+                fix="of a directory that is taken over, edit its model.json or model.yaml"
+                if model.source.kind == "directory"
+                else "variants: {NAME: {backend: tensorrt, engine: {…}}} has the options of TensorRT",
+            )
+        return
+    backend = language_backend(model)
+    if backend not in BACKENDS:
+        raise SpecError(
+            f"{model.name}: the {backend} backend serves no language model from its weights",
+            code="wrong_backend",
+            where=source.where_stated((*at, "backend")),
+            **unknown(backend, BACKENDS, "leave it out for vllm"),
+        )
+    version = engine_version("tensorrtllm", target.triton) if backend == "tensorrtllm" else None
+    if version is not None and _numbers(version) < _numbers(FIRST_LLMAPI):
+        raise SpecError(
+            f"{model.name}: TensorRT-LLM {version} of Triton {target.triton} has no LLM API to serve with",
+            code="no_llm_api",
+            where=source.where_stated((*at, "backend")),
+            valid=(f"Triton releases with TensorRT-LLM {FIRST_LLMAPI} and up",),
+            fix="a newer target, or source: {directory: …} with the model repository of compiled engines",
+        )
+    config = model.config.as_proto_json()
+    for key, (why, instead) in _NOT_OF_LANGUAGE_MODELS.items():
+        stated = key in config or (key in model.model_fields_set and bool(getattr(model, key)))
+        if stated and key in source.data["models"][model.name]:
+            raise _unfit(
+                source, model, (*at, key), f"{key} does not apply to a language model: {why}", instead
+            )
+    if config.get("max_batch_size"):
+        why = "the engine batches, token by token, and Triton must not"
+        instead = "engine: {max_num_seqs: …}, the most requests at once"
+        raise _unfit(source, model, (*at, "max_batch_size"), f"max_batch_size does not apply: {why}", instead)
+    if backend == "vllm" and config.get("model_transaction_policy", {}).get("decoupled") is False:
+        why = "the vllm backend answers a request with several responses, and asserts that it may"
+        place = (*at, "model_transaction_policy")
+        raise _unfit(source, model, place, f"decoupled: false: {why}", "leave it out")
+    if model.source.options["lora"] and model.engine.get("enable_lora") is False:
+        raise _unfit(source, model, (*at, "engine", "enable_lora"), "the source has adapters", "leave it out")
+    of_hub = hub_name(model.source.reference) is not None
+    for fault in engine_faults(
+        "tensorrtllm" if backend == "tensorrtllm" else "vllm", target.triton, model.engine, of_hub
+    ):
+        raise SpecError(
+            f"{model.name}: {fault.message}",
+            code=fault.code,
+            where=source.where_stated((*at, "engine", fault.key)),
+            seen=fault.seen,
+            valid=fault.valid,
+            fix=fault.fix,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _unfit(source: YamlSource, model: ModelSpec, place: KeyPath, message: str, instead: str) -> SpecError:
+    return SpecError(
+        f"{model.name}: {message}",
+        code="not_of_language_models",
+        where=source.where_stated(place),
+        fix=instead,
+    )

@@ -15,6 +15,7 @@ from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.base.sources import source_rows
 from tritonsmith.builder.spec.model_spec import (
     NOT_FOR_ENSEMBLES,
+    NOT_FOR_LANGUAGE_MODELS,
     OWN_KEYS,
     SCHEDULING,
     TRITON_KEYS,
@@ -25,6 +26,7 @@ from tritonsmith.builder.spec.model_spec import (
 )
 from tritonsmith.builder.spec.refusals import (
     refuse_bad_names,
+    refuse_on_language_models,
     refuse_range_of_unknown_dim,
     refuse_state_elsewhere,
     refuse_step_cycles,
@@ -78,14 +80,19 @@ def load_spec(path: Path) -> RepositorySpec:
         key for model in (defaults, *models.values()) if isinstance(model, Mapping) for key in model
     )
     config_type = model_config_type(given.intersection(TRITON_KEYS))
-    specs = tuple(_model(source, name, raw, defaults, config_type) for name, raw in models.items())
+    specs = tuple(_model(source, name, raw, defaults, config_type, target) for name, raw in models.items())
     refuse_twins(source, specs)
     refuse_step_cycles(source, specs)
     return RepositorySpec(path, path.resolve().parent, specs, target, source)
 
 
 def _model(
-    source: YamlSource, name: str, raw: Any, defaults: Mapping[str, Any], config_type: type[TritonMessage]
+    source: YamlSource,
+    name: str,
+    raw: Any,
+    defaults: Mapping[str, Any],
+    config_type: type[TritonMessage],
+    target: Target,
 ) -> ModelSpec:
     at: KeyPath = ("models", name)
     reason = fault_of_model_name(name)
@@ -95,11 +102,14 @@ def _model(
         )
     given = _mapping_at(source, raw, at)
     _refuse_unknown(source, given, at, (*OWN_KEYS, *TRITON_KEYS))
-    ensemble = isinstance(given.get("source"), Mapping) and "steps" in given["source"]
+    kinds = given["source"] if isinstance(given.get("source"), Mapping) else {}
+    unfit = NOT_FOR_ENSEMBLES if "steps" in kinds else NOT_FOR_LANGUAGE_MODELS if "llm" in kinds else set()
+    if "llm" not in kinds:
+        unfit = unfit | {"engine"}
     other_scheduling = {k for k in SCHEDULING if any(g in given for g in SCHEDULING if g != k)}
     if given.get("state"):
         other_scheduling = {*other_scheduling, "dynamic_batching", "ensemble_scheduling"}
-    left_out = other_scheduling | (NOT_FOR_ENSEMBLES if ensemble else set())
+    left_out = other_scheduling | unfit
     merged = _merged({k: v for k, v in defaults.items() if k not in left_out}, given)
     own = {k: v for k, v in merged.items() if k in OWN_KEYS}
     config = _validated(source, config_type, {k: v for k, v in merged.items() if k in TRITON_KEYS}, at)
@@ -114,6 +124,7 @@ def _model(
     model: ModelSpec = _validated(source, ModelSpec, {**own, "name": name, "config": config}, at)
     refuse_bad_names(source, model, at)
     refuse_range_of_unknown_dim(source, model, at)
+    refuse_on_language_models(source, model, target, at)
     refuse_state_elsewhere(source, model, at)
     return model
 

@@ -20,13 +20,14 @@ from tritonsmith.perf.data import DataOptions, ModelInterface, Pool, pool_from_o
 from tritonsmith.perf.data.distribution import Distribution, Span
 from tritonsmith.perf.data.repeat import Repeat, check_distinct
 from tritonsmith.perf.load.answers import Validation
-from tritonsmith.perf.load.counting import Counted, Counting
+from tritonsmith.perf.load.counting import Counted, Counting, Seen
 from tritonsmith.perf.load.memory_regions import check_cuda
 from tritonsmith.perf.load.result import LoadTestResult, result_of
 from tritonsmith.perf.load.runs.generator import ClientOptions, Progress, SequenceOptions, generate
 from tritonsmith.perf.load.runs.plan import Repeating
 from tritonsmith.perf.load.served_model import interface_of, members_of
 from tritonsmith.perf.load.shared_memory import shared_target
+from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed, Load, Replay
 from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.stubs.deaths import Stubs
@@ -123,7 +124,7 @@ def run_load_test(
     Raises ServerError when nothing answers, TrialError when the model is not served, UsageError when the
     data or the options do not fit it.
     """
-    _check(test)
+    check_options(test)
     api, target = server_of(url, test)
     about_server = api.server_metadata()
     model = interface_of(api, test.model, test.version)
@@ -135,13 +136,8 @@ def run_load_test(
     if test.repeat is not None:
         check_distinct(test.repeat, payloads)
         repeating = Repeating(test.repeat, test.data.seed)
-    metrics_url = test.metrics_url or _metrics_url(url)
+    metrics_url = test.metrics_url or metrics_url_of(url)
     counting = Counting(api, model.name, model.version, metrics_url, members_of(api, model))
-    before: list[Counted | None] = []
-    pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
-    stubs = None if pid is None else Stubs(pid)
-    if stubs is not None:
-        stubs.look()
     with ExitStack() as stack:
         if test.shared_memory != "none":
             shared = shared_target(
@@ -156,10 +152,48 @@ def run_load_test(
                 output_bytes=test.output_bytes,
             )
             target, payloads = stack.enter_context(shared)
-        sampled = stack.enter_context(sample_resources(pid, metrics_url, why_no_pid=why_no_pid))
+        options = replace(
+            client_options(test),
+            validation=_validation(test, payloads),
+            sequences=_sequences(test, model, pool),
+            repeat=repeating,
+        )
+        return measured(test, target, payloads, options, counting, metrics_url, environment, on_progress)
+
+
+def client_options(test: LoadTest) -> ClientOptions:
+    """How the client behaves, whatever it sends."""
+    return ClientOptions(
+        timeout_s=test.timeout_s, max_connections=test.max_connections, processes=test.processes
+    )
+
+
+def measured(
+    test: LoadTest,
+    target: Target,
+    payloads: Sequence[InferPayload],
+    options: ClientOptions,
+    counting: Counting | str,
+    metrics_url: str,
+    environment: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None,
+    complete: Callable[[RequestRecords], RequestRecords] = lambda records: records,
+) -> LoadTestResult:
+    """The load on a target whose requests are made, and what was seen of the server meanwhile.
+
+    counting: of a Triton; else why its counters are not read. metrics_url: HOST:PORT, or empty. complete: adds to the
+    records what is to be known before they are judged.
+    """
+    before: list[Counted | None] = []
+    pid, why_no_pid = (test.pid, "") if test.pid is not None else server_pid_at(target.url)
+    stubs = None if pid is None else Stubs(pid)
+    if stubs is not None:
+        stubs.look()
+    with sample_resources(pid, metrics_url, why_no_pid=why_no_pid) as sampled:
 
         def at_measure_start() -> None:
-            before.append(counting.now())
+            if isinstance(counting, Counting):
+                before.append(counting.now())
             sampled.restart()
 
         if not test.warmup_s:
@@ -172,22 +206,20 @@ def run_load_test(
             duration_s=test.duration_s,
             requests=test.requests,
             seed=test.data.seed,
-            options=ClientOptions(
-                timeout_s=test.timeout_s,
-                max_connections=test.max_connections,
-                processes=test.processes,
-                validation=_validation(test, payloads),
-                sequences=_sequences(test, model, pool),
-                repeat=repeating,
-            ),
+            options=options,
             environment=environment,
             on_progress=on_progress,
             at_measure_start=at_measure_start if test.warmup_s else None,
         )
-    seen = counting.since(before[0] if before else None, records)
+    seen = (
+        Seen(None, counting)
+        if isinstance(counting, str)
+        else counting.since(before[0] if before else None, records)
+    )
     if test.goodput_ms:
         limits_ns = {name: round(limit * 1e6) for name, limit in test.goodput_ms.items()}
         records = replace(records, header=replace(records.header, goodput_limits_ns=limits_ns))
+    records = complete(records)
     died = [] if stubs is None else [death.sentence for death in stubs.settled()]
     return result_of(records, seen.server, seen.why, sampled.use, tuple(died), seen.members)
 
@@ -195,7 +227,7 @@ def run_load_test(
 # What is asked → what is put together.
 
 
-def _check(test: LoadTest) -> None:
+def check_options(test: LoadTest) -> None:
     """UsageError or ToolError for what does not go together, before any server is asked."""
     if test.shared_memory == "cuda":
         check_cuda(test.cuda_device)
@@ -255,7 +287,8 @@ def _slots(test: LoadTest) -> int:
     return test.max_connections
 
 
-def _metrics_url(url: str) -> str:
+def metrics_url_of(url: str) -> str:
+    """HOST:PORT where a Triton at this URL usually has its metrics; empty behind TLS, and where no port is named."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return ""  # Triton's own HTTP has no TLS: behind what speaks it, the metrics are not at a port beside
@@ -272,10 +305,10 @@ def server_of(url: str, test: LoadTest) -> tuple[ServerApi, Target]:
             raise UsageError("a gRPC URL is asked over gRPC", code="bad_url", fix="--protocol grpc")
         target = _grpc_target(url, test)
         return GrpcApi(target), target
-    rest = HttpTarget(url, headers=test.headers, **_tls(test))
+    rest = HttpTarget(url, headers=test.headers, **tls_of(test))
     if test.asks_over == "http":
         kind = GenerateTarget if test.streaming else HttpTarget
-        return RestApi(rest), kind(url, headers=test.headers, **_tls(test))
+        return RestApi(rest), kind(url, headers=test.headers, **tls_of(test))
     at = rest.address()
     scheme = "grpcs" if at.scheme == "https" else "grpc"
     beside = f"{scheme}://{host_port(at.host, (at.port or 8000) + 1)}"
@@ -286,10 +319,10 @@ def _grpc_target(url: str, test: LoadTest) -> Any:
     from tritonsmith.perf.wire.grpc import GrpcTarget
 
     headers = {name.lower(): value for name, value in test.headers.items()}
-    return GrpcTarget(url, headers, streaming=test.streaming, **_tls(test))
+    return GrpcTarget(url, headers, streaming=test.streaming, **tls_of(test))
 
 
-def _tls(test: LoadTest) -> dict[str, Any]:
+def tls_of(test: LoadTest) -> dict[str, Any]:
     """A target's fields of perf.wire.target.Tls."""
     return {name: getattr(test, name) for name in ("ca_file", "verify", "cert_file", "key_file")}
 

@@ -87,6 +87,7 @@ def result_of(
 ) -> LoadTestResult:
     """The result, whose records say all of it: a record file holds the server's side too."""
     observed = {
+        **records.header.observed,
         "server": json_of(server),
         "members": {name: json_of(counters) for name, counters in (members or {}).items()},
         "why_no_server": why_no_server,

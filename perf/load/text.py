@@ -36,6 +36,24 @@ def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
 
 def text_of_result(result: LoadTestResult, load: Load) -> str:
     """The verdict first, failures before any number; then throughput, latency, server and client."""
+    summary = result.summary
+    lines = verdict_lines(result, load)
+    lines.append(f"  throughput  {number(summary.throughput_per_s, 1.0, 'inferences/s')}")
+    lines += _goodput_lines(summary)
+    label = "latency   "
+    if not summary.answered:
+        lines.append("  latency     unknown: no request was answered")
+    for name, estimate in summary.latency_ns.items() if summary.answered else ():
+        lines.append(f"  {label}  {name:<5} {number(estimate, 1e-6, 'ms')}")
+        label = " " * 10
+    lines += _mean_and_max_lines(summary)
+    lines += step_lines(summary)
+    lines += _stream_lines(summary)
+    return "\n".join([*lines, *seen_lines(result)])
+
+
+def verdict_lines(result: LoadTestResult, load: Load) -> list[str]:
+    """What stands before every number: the verdict, failures, what else speaks against the numbers."""
     header, summary = result.records.header, result.summary
     lines = [
         f"{summary.validity.verdict.value}  {header.model}, {load_label(load)}, {_protocol(result)}, "
@@ -58,23 +76,12 @@ def text_of_result(result: LoadTestResult, load: Load) -> str:
         )
     if header.interrupted:
         lines.append("  interrupted before its time; the numbers are of what was done")
-    lines += _validity_lines(summary.validity)
-    lines.append(f"  throughput  {_number(summary.throughput_per_s, 1.0, 'inferences/s')}")
-    lines += _goodput_lines(summary)
-    label = "latency   "
-    if not summary.answered:
-        lines.append("  latency     unknown: no request was answered")
-    for name, estimate in summary.latency_ns.items() if summary.answered else ():
-        lines.append(f"  {label}  {name:<5} {_number(estimate, 1e-6, 'ms')}")
-        label = " " * 10
-    lines += _mean_and_max_lines(summary)
-    lines += _step_lines(summary)
-    lines += _stream_lines(summary)
-    lines += _server_lines(result)
-    lines += _member_lines(result)
-    lines += _resource_lines(result)
-    lines.append(_client_line(result))
-    return "\n".join(lines)
+    return lines + _validity_lines(summary.validity)
+
+
+def seen_lines(result: LoadTestResult) -> list[str]:
+    """What stands behind the numbers: the server's side, what it used, what the client cost."""
+    return [*_server_lines(result), *_member_lines(result), *_resource_lines(result), _client_line(result)]
 
 
 def _validity_lines(validity: Validity) -> list[str]:
@@ -91,11 +98,11 @@ def _mean_and_max_lines(summary: Summary) -> list[str]:
     if summary.max_latency_ns is not None:
         most = Estimate(summary.max_latency_ns)
         lines += [
-            f"  {'':10}  mean  {_number(summary.mean_latency_ns, 1e-6, 'ms')}",
-            f"  {'':10}  max   {_number(most, 1e-6, 'ms')}",
+            f"  {'':10}  mean  {number(summary.mean_latency_ns, 1e-6, 'ms')}",
+            f"  {'':10}  max   {number(most, 1e-6, 'ms')}",
         ]
     traffic = [
-        f"{word} {_number(Estimate(value), 1e-6, 'MB/s')}"
+        f"{word} {number(Estimate(value), 1e-6, 'MB/s')}"
         for word, value in (("sent", summary.sent_bytes_per_s), ("received", summary.received_bytes_per_s))
         if value is not None
     ]
@@ -108,14 +115,14 @@ def _goodput_lines(summary: Summary) -> list[str]:
         return []
     words = {"latency": "", "first": "first response ", "between": "between responses "}
     limits = ", ".join(f"{words[name]}≤ {limit / 1e6:g} ms" for name, limit in goodput.limits_ns.items())
-    share = "" if goodput.share is None else f", {_percent(goodput.share)} of the requests"
+    share = "" if goodput.share is None else f", {percent(goodput.share)} of the requests"
     return [
-        f"  goodput     {_number(goodput.per_s, 1.0, 'inferences/s')}",
+        f"  goodput     {number(goodput.per_s, 1.0, 'inferences/s')}",
         f"              within {limits}{share}",
     ]
 
 
-def _step_lines(summary: Summary) -> list[str]:
+def step_lines(summary: Summary, unit: str = "inferences/s") -> list[str]:
     """A row a step: what was asked, what came, its tail."""
     closed = summary.load.get("kind") == "closed"
     rows = []
@@ -129,12 +136,12 @@ def _step_lines(summary: Summary) -> list[str]:
         asked = f"concurrency {step.load:g}" if closed else f"{step.load:g} requests/s"
         rate = step.throughput_per_s.value or 0.0
         verdict = "" if step.validity is None else step.validity.verdict.value
-        rows.append((asked, verdict, f"{rate:,.1f} inferences/s", f"{tail} ms{failed}"))
+        rows.append((asked, verdict, f"{rate:,.1f} {unit}", f"{tail} ms{failed}"))
     labels = ["steps", *[""] * len(rows)]
     return [f"  {label:<12}{line}" for label, line in zip(labels, table(rows, right=(2,)), strict=False)]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """99.98 % is not 100 %, and a little is not nothing."""
     text = f"{100 * share:.0f} %" if 0.01 <= share <= 0.99 or share in (0.0, 1.0) else f"{100 * share:.2f} %"
     return "> 99.99 %" if text == "100.00 %" else "< 0.01 %" if text == "0.00 %" else text
@@ -150,7 +157,7 @@ def _stream_lines(summary: Summary) -> list[str]:
         return []
     each = streaming.responses_per_request
     lines = [
-        f"  responses   {_number(streaming.responses_per_s, 1.0, 'responses/s')}",
+        f"  responses   {number(streaming.responses_per_s, 1.0, 'responses/s')}",
         f"              {each['mean']:.4g} a request ({each['min']:g} to {each['max']:g})",
     ]
     for label, estimates in (
@@ -159,7 +166,7 @@ def _stream_lines(summary: Summary) -> list[str]:
         ("longest gap", streaming.longest_gap_ns),
     ):
         for name in ("p50", "p99"):
-            lines.append(f"  {label:<12}{name:<5} {_number(estimates[name], 1e-6, 'ms')}")
+            lines.append(f"  {label:<12}{name:<5} {number(estimates[name], 1e-6, 'ms')}")
             label = ""
     return lines
 
@@ -210,7 +217,8 @@ def _inferences(result: LoadTestResult) -> int:
     return int(measured.inferences[measured.ok].sum())
 
 
-def _number(estimate: Estimate, scale: float, unit: str) -> str:
+def number(estimate: Estimate, scale: float, unit: str) -> str:
+    """`1,234 requests/s  (1,200 to 1,250)`, or why one of them is missing."""
     if estimate.value is None:
         return f"unknown: {estimate.why}"
     value = estimate.value * scale

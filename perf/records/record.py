@@ -51,6 +51,22 @@ _STREAMING: dict[str, type[np.generic]] = {
 }
 """Columns of a streamed load test only; a file without them reads as before."""
 
+_TOKENS: dict[str, type[np.generic]] = {
+    "chunk_begin": np.int64,
+    "chunk_end": np.int64,
+    "input_tokens": np.int64,
+    "output_tokens": np.int64,
+}
+"""Columns of a load by tokens only."""
+_CHUNKS: dict[str, type[np.generic]] = {
+    "chunk_ns": np.int64,
+    "chunk_tokens": np.int32,
+    "chunk_bytes": np.int32,
+    "text": np.uint8,
+}
+"""Its table of chunks, whose rows the requests' chunk_begin and chunk_end name: a selection of requests keeps it whole."""
+_ROW_DTYPES = _COLUMNS | _STREAMING | _TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
@@ -121,6 +137,13 @@ class RequestRecords:
     responses:        int64, responses that came.
     last_response_ns: int64, when the last of them was whole; 0 when none came.
     longest_gap_ns:   int64, longest time between two; 0 with fewer than two.
+
+    A load by tokens has four more, and counts as responses only chunks that hold text:
+    chunk_begin, chunk_end: int64, the request's rows in the table of chunks, the last one excluded.
+    input_tokens, output_tokens: int64, -1 where nobody counted them.
+    The table of chunks, of length m: chunk_ns (int64, when it was whole), chunk_tokens (int32, tokens that the server
+    says it holds, -1 where it does not), chunk_bytes (int32, UTF-8 bytes of text in it, 0 of a role or a count).
+    text: uint8, these bytes, one chunk's after the other's; empty when they were not kept.
     """
 
     header: RecordHeader
@@ -133,14 +156,25 @@ class RequestRecords:
     responses: Int64 | None = None
     last_response_ns: Int64 | None = None
     longest_gap_ns: Int64 | None = None
+    chunk_begin: Int64 | None = None
+    chunk_end: Int64 | None = None
+    input_tokens: Int64 | None = None
+    output_tokens: Int64 | None = None
+    chunk_ns: Int64 | None = None
+    chunk_tokens: npt.NDArray[np.int32] | None = None
+    chunk_bytes: npt.NDArray[np.int32] | None = None
+    text: npt.NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        columns = self.columns()
-        if len(columns) not in (len(_COLUMNS), len(_COLUMNS) + len(_STREAMING)):
+        columns, chunks = self.columns(), self.chunk_table()
+        if len(columns) not in (len(_COLUMNS), len(_COLUMNS | _STREAMING), len(_ROW_DTYPES)):
             raise ValueError(f"columns {', '.join(columns)}")
-        for name, column in columns.items():
-            dtype = (_COLUMNS | _STREAMING)[name]
-            if column.dtype != dtype or column.shape != self.scheduled_ns.shape or column.ndim != 1:
+        if len(chunks) != (len(_CHUNKS) if self.chunk_begin is not None else 0):
+            raise ValueError(f"a table of chunks of {', '.join(chunks) or 'nothing'}")
+        for name, column in (columns | chunks).items():
+            length = len(column) if name == "text" else len(self.scheduled_ns)
+            length = len(chunks["chunk_ns"]) if name.startswith("chunk_") and name in chunks else length
+            if column.dtype != (_ROW_DTYPES | _CHUNKS)[name] or column.shape != (length,):
                 raise ValueError(f"column {name}: {column.dtype} {column.shape}")
 
     def __len__(self) -> int:
@@ -149,7 +183,7 @@ class RequestRecords:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestRecords):
             return NotImplemented
-        ours, theirs = self.columns(), other.columns()
+        ours, theirs = self.columns() | self.chunk_table(), other.columns() | other.chunk_table()
         return (
             self.header == other.header
             and ours.keys() == theirs.keys()
@@ -160,7 +194,12 @@ class RequestRecords:
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns that are there, by name."""
-        there = {name: getattr(self, name) for name in (*_COLUMNS, *_STREAMING)}
+        there = {name: getattr(self, name) for name in _ROW_DTYPES}
+        return {name: column for name, column in there.items() if column is not None}
+
+    def chunk_table(self) -> dict[str, npt.NDArray[Any]]:
+        """The table of chunks, by name; empty but of a load by tokens."""
+        there = {name: getattr(self, name) for name in _CHUNKS}
         return {name: column for name, column in there.items() if column is not None}
 
     def to_frame(self) -> pandas.DataFrame:
@@ -185,7 +224,8 @@ class RequestRecords:
 
     def select(self, rows: npt.NDArray[Any] | slice) -> RequestRecords:
         """The same header over some of the rows."""
-        return RequestRecords(self.header, **{name: column[rows] for name, column in self.columns().items()})
+        chosen = {name: column[rows] for name, column in self.columns().items()}
+        return RequestRecords(self.header, **chosen, **self.chunk_table())
 
     def measured(self) -> RequestRecords:
         """The rows that were due after the stated warm-up."""
@@ -201,10 +241,12 @@ class RequestRecords:
 def records_from_columns(header: RecordHeader, columns: Mapping[str, Any]) -> RequestRecords:
     """Any sequences of equal length → RequestRecords, rows sorted by scheduled_ns (stable)."""
     arrays: dict[str, Any] = {name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()}
-    streamed = {name: dtype for name, dtype in _STREAMING.items() if columns.get(name) is not None}
-    arrays |= {name: np.asarray(columns[name], dtype) for name, dtype in streamed.items()}
+    more = {n: dtype for n, dtype in (_STREAMING | _TOKENS).items() if columns.get(n) is not None}
+    arrays |= {name: np.asarray(columns[name], dtype) for name, dtype in more.items()}
     order = np.argsort(arrays["scheduled_ns"], kind="stable")
-    return RequestRecords(header, **{name: array[order] for name, array in arrays.items()})
+    sorted_rows = {name: array[order] for name, array in arrays.items()}
+    chunks = {n: np.asarray(columns[n], dtype) for n, dtype in _CHUNKS.items() if columns.get(n) is not None}
+    return RequestRecords(header, **sorted_rows, **chunks)
 
 
 def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
@@ -233,7 +275,12 @@ def merge(parts: Sequence[RequestRecords]) -> RequestRecords:
     )
     columns = {name: np.concatenate([p.columns()[name] for p in parts]) for name in parts[0].columns()}
     columns["status"] = np.concatenate(statuses)
-    return records_from_columns(header, columns)
+    chunks = {n: np.concatenate([p.chunk_table()[n] for p in parts]) for n in parts[0].chunk_table()}
+    if chunks:
+        sizes = [len(part.chunk_table()["chunk_ns"]) for part in parts]
+        before = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(part) for part in parts])
+        columns |= {name: columns[name] + before for name in ("chunk_begin", "chunk_end")}
+    return records_from_columns(header, columns | chunks)
 
 
 def save_records(records: RequestRecords, path: Path) -> None:
@@ -245,7 +292,7 @@ def save_records(records: RequestRecords, path: Path) -> None:
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
     ):
         archive.writestr("header.json", json.dumps(header, default=str))
-        for name, column in records.columns().items():
+        for name, column in (records.columns() | records.chunk_table()).items():
             buffer = io.BytesIO()
             np.save(buffer, column, allow_pickle=False)
             archive.writestr(f"{name}.npy", buffer.getvalue())
@@ -267,7 +314,7 @@ def load_records(path: Path) -> RequestRecords:
             )
         read = typed(RecordHeader, header)
         load_from_dict(read.load)
-        there = [*_COLUMNS, *(name for name in _STREAMING if name in members)]
+        there = [*_COLUMNS, *(name for name in (_STREAMING | _TOKENS | _CHUNKS) if name in members)]
         return _checked(RequestRecords(read, **{name: members[name] for name in there}))
     except FileNotFoundError as error:
         raise UsageError("no such record file", code="no_record_file", where=Where(path)) from error
@@ -288,8 +335,14 @@ def _checked(records: RequestRecords) -> RequestRecords:
         raise ValueError("batch_sizes are not those of requests")
     if len(header.request_bytes) not in (0, len(header.batch_sizes)):
         raise ValueError("request_bytes are not those of the payloads")
+    chunks = records.chunk_table()
     last = {"status": len(header.reasons) - 1, "payload_index": len(header.batch_sizes) - 1}
-    for name, column in records.columns().items():
-        if len(column) and (column.min() < 0 or column.max() > last.get(name, _LAST_NS)):
+    last |= dict.fromkeys(("chunk_begin", "chunk_end"), len(chunks.get("chunk_ns", ())))
+    last |= dict.fromkeys(("input_tokens", "output_tokens"), _MOST_ROWS)
+    for name, column in (records.columns() | chunks).items():
+        least = -1 if name in ("input_tokens", "output_tokens", "chunk_tokens") else 0
+        if len(column) and (column.min() < least or column.max() > last.get(name, _LAST_NS)):
             raise ValueError(f"column {name} goes from {column.min()} to {column.max()}")
+    if chunks and (np.asarray(records.chunk_end) < np.asarray(records.chunk_begin)).any():
+        raise ValueError("chunks that end before they begin")
     return records

@@ -15,6 +15,7 @@ from tritonsmith.perf.sweep.trial import TrialResult
 from tritonsmith.perf.usage.counters import ServerCounters, sum_of
 
 Metric = Callable[[Summary], float | None]
+OfTrial = Callable[[TrialResult], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Cell:
     energy_j: float | None = None
 
 
-def cells_by(run: RunResult, metrics: Mapping[str, Metric]) -> dict[tuple[str, int], Cell]:
+def cells_by(run: RunResult, metrics: Mapping[str, OfTrial]) -> dict[tuple[str, int], Cell]:
     """(arm, concurrency) → Cell with an estimate for each metric, for all that was measured or tried."""
     tables = {
         (name, point): fit_rounds(_table(run, point, metric))
@@ -82,13 +83,13 @@ def cells_by(run: RunResult, metrics: Mapping[str, Metric]) -> dict[tuple[str, i
     }
 
 
-def _table(run: RunResult, point: int, metric: Metric) -> Any:
+def _table(run: RunResult, point: int, metric: OfTrial) -> Any:
     rows = {arm.id: row for row, arm in enumerate(run.arms)}
     rounds = 1 + max((t.trial.round for t in run.trials), default=0)
     table = np.full((len(run.arms), rounds), np.nan)
     for trial in run.trials:
         if trial.summary is not None and not trial.interrupted and trial.trial.concurrency == point:
-            value = metric(trial.summary)
+            value = metric(trial)
             table[rows[trial.trial.arm_id], trial.trial.round] = np.nan if value is None else value
     return table
 

@@ -215,21 +215,27 @@ def _top(series: Sequence[svg.Series]) -> float:
 
 
 def throughput(run: RunResult, cells: Cells) -> str | None:
-    """Throughput by concurrency."""
-    series = _by_point(run, cells, "throughput_per_s", "inferences/s")
+    """Throughput by concurrency; of a language model output tokens by users."""
+    by_tokens = run.spec.osl is not None
+    name, unit = ("output_tokens_per_s", "tokens/s") if by_tokens else ("throughput_per_s", "inferences/s")
+    series = _by_point(run, cells, name, unit)
     if not any(s.points for s in series):
         return None
-    x = svg.ordinal_axis("concurrency", [float(c) for c in run.spec.concurrency])
+    x = svg.ordinal_axis("users" if by_tokens else "concurrency", [float(c) for c in run.spec.concurrency])
     y = svg.linear_axis("", _top(series), numbers.short_count)
     ratios = ratios_at(run, run.verdict.concurrency or 0).values()
     beside = svg_rows.forest_height(sum(ratio.value is not None for ratio in ratios))
     return svg.xy_chart(
-        "Throughput by concurrency", series, x, y, height=round(min(TALLEST, max(270, beside)))
+        "Output tokens a second by users" if by_tokens else "Throughput by concurrency",
+        series,
+        x,
+        y,
+        height=round(min(TALLEST, max(270, beside))),
     )
 
 
 def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
-    """A latency quantile by concurrency."""
+    """A latency quantile by concurrency; also of a language model's times, `ttft_p50`."""
     series = _by_point(run, cells, f"{quantile}_ns", "ms", 1e-6)
     if not any(s.points for s in series):
         return None
@@ -240,7 +246,9 @@ def latency(run: RunResult, cells: Cells, quantile: str) -> str | None:
         y = svg.log_axis("", max(min([lowest, *ends]), lowest / 3), top, lambda v: f"{v:g}")
     else:
         y = svg.linear_axis("", top, lambda v: f"{v:g}")
-    return svg.xy_chart(f"{quantile} latency by concurrency", series, x, y)
+    measure, _, of_tokens = quantile.partition("_")
+    what = f"{measure.upper()} {of_tokens}" if of_tokens else f"{quantile} latency"
+    return svg.xy_chart(f"{what} by concurrency", series, x, y)
 
 
 def trade_off(run: RunResult, cells: Cells) -> str | None:

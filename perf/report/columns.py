@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from tritonsmith.builder.base.rows import table_of
 from tritonsmith.perf.report import numbers
-from tritonsmith.perf.report.cells import Cell, Metric, cells_by
+from tritonsmith.perf.report.cells import Cell, Metric, OfTrial, cells_by
 from tritonsmith.perf.stats import Estimate
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
+from tritonsmith.perf.tokens.metrics import TokenSummary
 
 Place = Literal["csv", "page", "summary", "all", "terminal", "load"]
 """csv (and report.json); page: `All points`; summary: Markdown, at the verdict's load point; all: Markdown, folded; the
@@ -49,8 +50,8 @@ class Column:
     name:    in the CSV, with its unit.
     places:  where it is shown. heading: there, with `unit` behind it but on the page, which says units once.
     metric:  a round's Summary → the number; the column is then its Estimate over the rounds, with an interval for comparing
-             arms, and two more columns in the CSV, `_low` and `_high`.
-    value:   (Point) → what the CSV has, None where there is none. Exactly one of `metric` and `value`.
+             arms, and two more columns in the CSV, `_low` and `_high`. token_metric: the same of a language model.
+    value:   (Point) → what the CSV has, None where there is none. Exactly one of these three.
     text:    the number, or the value → as people read it.
     has_ends: of a value: it has an interval (a Ratio), and so the same two columns more in the CSV.
     span:    the value → its interval as people read it; of an estimate, by `text`. spans: places where it stands beside it.
@@ -64,6 +65,7 @@ class Column:
     heading: str = ""
     unit: str = ""
     metric: Metric | None = None
+    token_metric: Callable[[TokenSummary], Estimate] | None = None
     value: Callable[[Point], Any] | None = None
     text: Callable[[Any], str] = str
     span: Callable[[Any], str] | None = None
@@ -80,6 +82,16 @@ class Column:
             return self.value(point)
         return point.cell.estimates[self.name]
 
+    @property
+    def of_round(self) -> OfTrial | None:
+        """A trial's number, of a column that is measured round by round."""
+        metric, token_metric = self.metric, self.token_metric
+        if metric is not None:
+            return lambda trial: None if trial.summary is None else metric(trial.summary)
+        if token_metric is not None:
+            return lambda trial: None if trial.tokens is None else token_metric(trial.tokens).value
+        return None
+
     def heading_in(self, place: Place) -> str:
         """Above its cells."""
         return self.heading if place == "page" else f"{self.heading} {self.unit}".strip()
@@ -95,7 +107,7 @@ class Column:
     def fields(self, point: Point | None = None) -> dict[str, Any]:
         """Its fields in the CSV; without a point, their names."""
         value = None if point is None else self.of(point)
-        if self.metric is None and not self.has_ends:
+        if self.of_round is None and not self.has_ends:
             return {self.name: value}
         interval = value.interval if value else None
         ends = (interval.low, interval.high) if interval else (None, None)
@@ -138,6 +150,17 @@ def _weak(point: Point) -> str:
     return f"{short[worst]} of {point.cell.rounds} {worst}"
 
 
+def _tokens(name: str, heading: str, of: Callable[[TokenSummary], Estimate], *places: Place) -> Column:
+    spans: tuple[Place, ...] = ("page",) if "terminal" in places else ()
+    return Column(name, ("csv", *places), heading, "ms", token_metric=of, text=numbers.milliseconds, spans=spans,
+                  measured=True)  # fmt: skip
+
+
+def _dollars_per_million_tokens(point: Point) -> float | None:
+    price, rate_per_s = point.run.spec.dollars_per_hour, point.cell.estimates["output_tokens_per_s"].value
+    return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
+
+
 def _dollars_per_million(point: Point) -> float | None:
     price, rate_per_s = point.run.spec.dollars_per_hour, point.cell.estimates["throughput_per_s"].value
     return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
@@ -157,6 +180,8 @@ _COLUMNS = (
     Column("failed_requests", _CSV, value=_failed),
     Column("throughput_per_s", ("csv", "all", *_TABLES), "inferences/s", metric=lambda s: s.throughput_per_s.value,
            text=numbers.rate, spans=("page",)),
+    Column("output_tokens_per_s", ("csv", "all", *_TABLES), "tokens/s", token_metric=lambda t: t.output_tokens_per_s,
+           text=numbers.rate, spans=("page",), measured=True),
     Column("interval", ("all",), "95 % interval",
            value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate)),
     Column("vs_current", ("csv", *_TABLES, "all"), "vs current", value=_ratio, has_ends=True,
@@ -166,6 +191,10 @@ _COLUMNS = (
     _quantile("p95"),
     _quantile("p99", "all", *_TABLES),
     _quantile("p99.9", "page"),
+    _tokens("ttft_p50_ns", "TTFT p50", lambda t: t.ttft_ns["p50"], "all", *_TABLES),
+    _tokens("ttft_p99_ns", "TTFT p99", lambda t: t.ttft_ns["p99"], "all", *_TABLES),
+    _tokens("itl_p50_ns", "ITL p50", lambda t: t.itl_ns["p50"], "all", *_TABLES),
+    _tokens("itl_p99_ns", "ITL p99", lambda t: t.itl_ns["p99"], "all", "page"),
     Column("mean_queue_ns", ("csv", "page", "all"), "queue", "ms", text=numbers.milliseconds,
            value=_server(lambda server: round(server.queue_ns))),
     Column("mean_compute_ns", ("csv", "page", "all"), "compute", "ms", text=numbers.milliseconds,
@@ -178,6 +207,10 @@ _COLUMNS = (
     Column("dollars_per_million_inferences", _COST, "$ / million", value=_dollars_per_million, text=numbers.dollars,
            measured=True, chart=Chart("Cost of a million inferences", "At this throughput and the price that was given",
                                       "dollars", 1.0)),
+    Column("dollars_per_million_output_tokens", _COST, "$ / million tokens", value=_dollars_per_million_tokens,
+           text=numbers.dollars, measured=True,
+           chart=Chart("Cost of a million output tokens", "At these tokens a second and the price that was given",
+                       "dollars", 1.0)),
     Column("joules_per_inference", _COST, "J / inference", value=lambda p: p.cell.energy_j, text=numbers.joules,
            measured=True, chart=Chart("Energy of an inference", "Of the server's GPUs, by Triton's own counter",
                                       "joules", 1.0)),
@@ -204,7 +237,7 @@ def columns_in(place: Place) -> list[Column]:
 
 def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
     """(arm, concurrency) → Cell, for all that was measured or tried."""
-    return cells_by(run, {name: column.metric for name, column in columns().items() if column.metric})
+    return cells_by(run, {name: each for name, column in columns().items() if (each := column.of_round)})
 
 
 def measured_columns(run: RunResult, cells: Mapping[tuple[str, int], Cell], place: Place) -> Sequence[Column]:
@@ -214,8 +247,12 @@ def measured_columns(run: RunResult, cells: Mapping[tuple[str, int], Cell], plac
     return [
         column
         for column in columns_in(place)
-        if not column.measured or any(column.of(point) is not None for point in points)
+        if not column.measured or any(_is_there(column.of(point)) for point in points)
     ]
+
+
+def _is_there(value: Any) -> bool:
+    return (value.value if isinstance(value, Estimate) else value) is not None
 
 
 def verdict_point(run: RunResult) -> int:

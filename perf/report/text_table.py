@@ -11,7 +11,7 @@ from tritonsmith.perf.report.columns import Column, Point, cells_of, columns_in,
 from tritonsmith.perf.report.page.standing import MARKS
 from tritonsmith.perf.report.view import state_of, why_no_cell
 from tritonsmith.perf.sweep.judge.comparison import Outcome
-from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
 
@@ -52,7 +52,7 @@ def _beside(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str]
             cells.append(f"{MARKS[found.outcome]} {numbers.ratio_text(value)}".rstrip())
         rows.append((f"{'▶' if _wins(run, arm) else ' '} {arm.label}", *cells))
     meaning = "  ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items() if outcome in seen)
-    head = f"× the current config's {OBJECTIVES[run.spec.objective].words}, at concurrency:"
+    head = f"× the current config's {objective_words(run.spec)}, at concurrency:"
     return [head, *table(rows, width, names=(0,)), meaning]
 
 

@@ -106,10 +106,18 @@ def view_of(run: RunResult) -> dict[str, Any]:
 
 def _load_charts(run: RunResult, cells: charts.Cells) -> dict[str, str | None]:
     """By load; a search for the highest rate has no load points but its probes."""
+    none: dict[str, str | None] = dict.fromkeys(
+        ("probes", "throughput", "p50", "p99", "trade_off", "tokens", "ttft", "itl")
+    )
     if run.spec.slo_p99_ms is not None:
-        return {"probes": charts.probes(run), "throughput": None, "p50": None, "p99": None, "trade_off": None}
-    return {
-        "probes": None,
+        return none | {"probes": charts.probes(run)}
+    if run.spec.osl is not None:
+        return none | {
+            "tokens": charts.throughput(run, cells),
+            "ttft": charts.latency(run, cells, "ttft_p50"),
+            "itl": charts.latency(run, cells, "itl_p50"),
+        }
+    return none | {
         "throughput": charts.throughput(run, cells),
         "p50": charts.latency(run, cells, "p50"),
         "p99": charts.latency(run, cells, "p99"),
@@ -345,5 +353,5 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
 
 
 def _unmeasured(arm: str, point: int) -> Cell:
-    empty = {name: Estimate(None, None, "not measured") for name, c in columns().items() if c.metric}
+    empty = {name: Estimate(None, None, "not measured") for name, c in columns().items() if c.of_round}
     return Cell(arm, point, 0, empty, 0, {}, {}, (), None)

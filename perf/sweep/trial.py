@@ -19,6 +19,8 @@ from tritonsmith.perf.records.typed import Seconds
 from tritonsmith.perf.server import control
 from tritonsmith.perf.stats import Summary, summarise
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial, config_path
+from tritonsmith.perf.tokens.metrics import TokenSummary, summarise_tokens, with_counts
+from tritonsmith.perf.tokens.wire import TextTarget
 from tritonsmith.perf.usage.consumption import energy_j, server_memory_bytes
 from tritonsmith.perf.usage.counters import ServerCounters, counters_between
 from tritonsmith.perf.wire.http import HttpTarget
@@ -26,6 +28,8 @@ from tritonsmith.perf.wire.payload import InferPayload
 
 # A server that stands still must not cost a sweep more than this a trial.
 REQUEST_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 60.0
+"""Of a language model's whole answer."""
 CHECK_EVERY = 20
 START_CONCURRENCY = 16
 START_S = 0.3
@@ -42,6 +46,7 @@ class TrialResult:
     memory_bytes: of the server's process and the arm's instances, after the load; None where not seen.
     energy_j: of all GPUs during warm-up and measurement; None without GPU metrics.
     slo:    of the objective rate, the search; summary is then of the highest rate that kept the limit.
+    tokens: of a language model, what its answers showed.
     key:    what it was measured on, see perf.sweep.plan.fingerprint; empty when that is not known.
 
     In its JSON form the trial's own fields stand beside the others.
@@ -57,6 +62,7 @@ class TrialResult:
     memory_bytes: int | None = None
     energy_j: float | None = None
     slo: SloResult | None = None
+    tokens: TokenSummary | None = None
     key: str = ""
 
     @model_validator(mode="before")
@@ -81,7 +87,8 @@ def apply_config(
     A load that Triton refuses leaves the old config serving and the model ready, so readiness proves
     nothing: the config is read back and compared. Raises TrialError with Triton's reason.
     """
-    control.load_model(url, model, {**arm.config, "name": model})
+    config = {key: value for key, value in arm.config.items() if key != config_path.ENGINE}
+    control.load_model(url, model, {**config, "name": model})
     seen = control.model_config(url, model)
     wrong = config_path.differences(arm.config, seen, arm.settings)
     if wrong:
@@ -165,14 +172,17 @@ def measure(
         records = _load(subject, Closed(trial.concurrency), trial, spec, named, spec.duration_s, repeating)
     else:
         records, found = _search_rate(subject, trial, spec, named, known_per_s, repeating)
+    if spec.osl is not None:
+        records = with_counts(records)
     if on_records is not None:
         on_records(records)
     energy_after = subject.energy_j()
     memory_bytes = server_memory_bytes(subject.server, subject.model)
     counters = {name: counters_between(before[name], control.model_statistics(url, name)) for name in watched}
+    summary = summarise(records)
     return TrialResult(
         trial=trial,
-        summary=summarise(records),
+        summary=summary,
         server=counters[subject.model],
         error=None,
         took_s=0.0,
@@ -180,6 +190,7 @@ def measure(
         others={name: c for name in subject.others if (c := counters[name]) is not None},
         memory_bytes=memory_bytes,
         slo=found,
+        tokens=None if spec.osl is None else summarise_tokens(records, summary),
         energy_j=None if energy_before is None or energy_after is None else energy_after - energy_before,
     )
 
@@ -196,14 +207,19 @@ def _load(
     if repeating is not None and repeating.repeat.exponent is None:  # what is new is new to the server
         repeating = Repeating(repeating.repeat, repeating.seed)
     checks = None if spec.max_wrong is None else Validation(CHECK_EVERY, spec.rtol, spec.atol)
+    by_tokens = spec.osl is not None
     return generate(
-        HttpTarget(subject.http_url),
+        TextTarget(subject.http_url) if by_tokens else HttpTarget(subject.http_url),
         load,
         payloads,
         warmup_s=spec.warmup_s,
         duration_s=duration_s,
         seed=spec.seed + trial.number,
-        options=ClientOptions(timeout_s=REQUEST_TIMEOUT_S, validation=checks, repeat=repeating),
+        options=ClientOptions(
+            timeout_s=ANSWER_TIMEOUT_S if by_tokens else REQUEST_TIMEOUT_S,
+            validation=checks,
+            repeat=repeating,
+        ),
     )
 
 

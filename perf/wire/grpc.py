@@ -7,7 +7,7 @@ is serialised once and the frames are ours. The service is KServe v2's inference
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tritonsmith.builder.base.files.address import Address, address_of, refuse_bare_ipv6
 from tritonsmith.builder.base.text.shown import refuse_secrets
 from tritonsmith.perf.wire.http2.grpc_connection import GrpcConnection
+from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
 from tritonsmith.perf.wire.payload import Answer, Array, InferPayload, Parameter, array_from_raw
 from tritonsmith.perf.wire.target import HEADER_FIX, KEPT_LIMIT_BYTES, Closed, Done, Tls
 
@@ -92,17 +93,20 @@ class GrpcTarget:
 
     async def connect(self, done: Done, closed: Closed) -> GrpcConnection:
         """See Target.connect; waits for the server's SETTINGS, so that another protocol is an OSError."""
-        return await self.opened(STREAM_METHOD if self.streaming else METHOD, done, closed, self.streaming)
+        if self.streaming:
+            return await self.opened(STREAM_METHOD, done, closed, ResponseParser)
+        return await self.opened(METHOD, done, closed)
 
     async def opened(
         self,
         path: str,
         done: Done,
         closed: Closed,
-        streaming: bool = False,
+        parser: Callable[[], ResponseParser] | None = None,
         limit_bytes: int = KEPT_LIMIT_BYTES,
     ) -> GrpcConnection:
-        """A connection whose requests are calls of this path; limit_bytes: of an answer that is kept."""
+        """A connection whose requests are calls of this path; parser: see GrpcConnection; limit_bytes: of an answer that
+        is kept."""
         at = self.address()
         headers = {name.lower(): value for name, value in self.headers.items()}
         authority = headers.pop("host", at.authority)
@@ -120,7 +124,7 @@ class GrpcTarget:
 
         async def opened() -> GrpcConnection:
             _, connection = await loop.create_connection(
-                lambda: GrpcConnection(done, closed, fields, streaming, limit_bytes),
+                lambda: GrpcConnection(done, closed, fields, parser, limit_bytes),
                 at.host,
                 at.port or 8001,
                 ssl=context,

@@ -294,8 +294,12 @@ class HttpConnection(asyncio.Protocol):
 def http_reason(status: int, body: bytes) -> str:
     """`HTTP 503: Request timeout expired` from an error answer; the text is cut at 300 characters."""
     try:
-        text = str(json.loads(body.removeprefix(b"data: "))["error"])  # or the one event of a stream
-    except (ValueError, KeyError, TypeError):
+        said = json.loads(body.removeprefix(b"data: "))  # or the one event of a stream
+        error = next(said[name] for name in ("error", "message", "detail") if said.get(name))
+        text = str(
+            error.get("message", error) if isinstance(error, dict) else error
+        )  # as OpenAI's API has it
+    except (ValueError, AttributeError, TypeError, StopIteration):
         text = body.decode("utf-8", "replace")
     text = " ".join(text.split())[:_TEXT_LIMIT]
     return f"HTTP {status}: {text}" if text else f"HTTP {status}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,13 +68,29 @@ def _no_password() -> str:
     raise ValueError("the key has a password")
 
 
+class Chunks(NamedTuple):
+    """What came in each response of a streamed text, told by a target that reads them.
+
+    at_ns, tokens, sizes: when each was whole, the tokens that the server says it holds (-1: not told), bytes of its text.
+    text: all of it, where it was to be kept. input_tokens, output_tokens: of the request, as told; -1: not told.
+    """
+
+    at_ns: array[int]
+    tokens: array[int]
+    sizes: array[int]
+    text: bytes
+    input_tokens: int
+    output_tokens: int
+
+
 class Responses(NamedTuple):
     """The responses that one streamed request got: how many, when the last was whole, the longest pause
-    between two."""
+    between two; what they held, where the target reads them."""
 
     total: int
     last_ns: int
     longest_gap_ns: int
+    chunks: Chunks | None = None
 
 
 class Done(Protocol):

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = given.model.absolute() if given.model else tiny_gguf(Path(temporary) / "tiny.gguf")
         with _served(model, Path(temporary) / "repository") as server, _direct(model) as direct:
-            parts = {
+            parts: dict[str, Callable[[], Iterator[Row]]] = {
                 "speed": lambda: _throughput(server, direct, given),
                 "prefix": lambda: _prefix(server, given),
                 "equal": lambda: _equality(server, given),

@@ -6,11 +6,13 @@ Run by tests.bench.llm in the server's own Python: python llm_direct.py MODEL '{
 import json
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
-import openvino_genai as genai
+import openvino_genai as genai  # type: ignore[import-not-found]
 
 
-def main():
+def main() -> None:
     model, fields, properties = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
     scheduler = genai.SchedulerConfig()
     for name, value in fields.items():
@@ -22,14 +24,15 @@ def main():
         print(json.dumps(load(pipeline, **asked)), flush=True)
 
 
-def load(pipeline, prompts, users, tokens):
+def load(pipeline: Any, prompts: Sequence[str], users: int, tokens: int) -> dict[str, float]:
     """`users` requests in flight until all prompts are answered → seconds, tokens."""
     config = genai.GenerationConfig()
     config.apply_chat_template = False
     config.max_new_tokens = tokens
     config.ignore_eos = True
     tokenizer = pipeline.get_tokenizer()
-    left, running, made, number = list(prompts), [], 0, 0
+    left, made, number = list(prompts), 0, 0
+    running: list[Any] = []
     began = time.monotonic()
     while left or running:
         while left and len(running) < users:

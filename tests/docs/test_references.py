@@ -91,7 +91,7 @@ def test_every_key_is_there_with_its_words(generator: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("model.opset", "Default: `20`."),
+        ("model.opset", "Default: 20."),
         ("model.on_fail", "<small>one of: `stop`, `next`</small>"),
         ("model.instance_group", "<small>a list of [ModelInstanceGroup](#modelinstancegroup)</small>"),
         ("file.models", "**Must be there.**"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from tritonsmith.builder.actions.action import TAKEN, Action, Identity, Ran, Sub
 from tritonsmith.builder.actions.export.action import source_identity, whole_tensors
 from tritonsmith.builder.actions.record import MORE, SourceRecord
 from tritonsmith.builder.base.errors import BuildError
+from tritonsmith.builder.base.files.copies import copy_file
 from tritonsmith.builder.base.files.package_files import portable_name, source_path
 from tritonsmith.builder.base.files.untrusted import RelativePath
 from tritonsmith.builder.base.rows import function_of
@@ -67,8 +67,7 @@ def place_directory(spec: ModelSpec, root: Path, into: Path) -> _Placed:
     directory = root / spec.source.reference
     content = read_model_directory(directory, source_roots(directory, root))
     for name, file in content.files.items():
-        (into / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, into / name)
+        copy_file(file, into / name)
     listing = {f"{portable_name(directory, root)}/": content.listing_digest}
     return list(content.files.values()), content.directories, listing
 

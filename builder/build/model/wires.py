@@ -34,6 +34,8 @@ def _known(step: ModelSpec, spec: RepositorySpec, seen: Observation | None, cach
     """The step's ModelConfig as far as its tensors go: by its artifact, else as stated, else by its ONNX file's header."""
     if step.source.steps is not None or not all(variant.keep_io for variant in step.variants.values()):
         return None  # its own steps, or a conversion that gives tensors other types
+    if step.source.kind == "llm":
+        return _whole(step, {"inputs": [], "outputs": []}, spec)  # its backend's
     if step.source.row.stated:
         inputs, outputs = (whole_tensors(step, kind) for kind in _KINDS)
         record = {"inputs": [t.as_dict() for t in inputs], "outputs": [t.as_dict() for t in outputs]}

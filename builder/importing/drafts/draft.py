@@ -14,6 +14,7 @@ from tritonsmith.builder.base.tensors import TensorSpec
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.importing.drafts.asked import Asked
 from tritonsmith.builder.importing.drafts.candidates import candidates, habits_of
+from tritonsmith.builder.importing.drafts.language_model import language_model
 from tritonsmith.builder.importing.drafts.python_program import fields_of_program
 from tritonsmith.builder.importing.drafts.surface import Surface, surface_by_running, surface_of_onnx
 from tritonsmith.builder.importing.drafts.trial import accepted
@@ -42,6 +43,8 @@ def drafted(
         assert path is not None
         fields, remarks = fields_of_program(path, asked)
         return ImportedModel(name, {"python": reference}, fields, {}, tuple(remarks))
+    if kind == "llm":
+        return language_model(name, reference, path)
     source: dict[str, Any] = {kind: reference}
     if kind == "sklearn" and path is not None and path.suffix != ".skops":
         if not asked.trust:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tritonsmith.builder.base.errors import SpecError, TritonsmithError, UsageError, Where
 from tritonsmith.builder.base.sources import source_rows
+from tritonsmith.builder.llm.weights import read_weights
 from tritonsmith.builder.spec.nearby import has_python_model, loaders_in
 
 _HEAD_BYTES = 1 << 16
@@ -24,6 +25,8 @@ def kind_of_file(path: Path) -> str:
         raise _not(path, "an XGBoost model", "Booster.save_model writes it, with `learner` in it")
     if kind == "lightgbm" and not _head(path).startswith(b"tree"):
         raise _not(path, "a LightGBM model", "Booster.save_model writes it, and its first line is `tree`")
+    if kind == "llm":
+        read_weights(path)
     if kind == "python" and not has_python_model(path):
         raise _no_python_model(path)
     return kind
@@ -34,7 +37,7 @@ def might_be_model(path: Path) -> bool:
     kinds = _kinds(path)
     if not kinds:
         return False
-    if kinds[0] not in ("xgboost", "lightgbm", "python"):
+    if kinds[0] not in ("xgboost", "lightgbm", "python", "llm"):
         return True
     try:
         return bool(kind_of_file(path))
@@ -111,6 +114,7 @@ def _unknown(path: Path) -> SpecError:
         *(f"*{suffix}" for suffix in suffixes()),
         "module:callable",
         "a Hugging Face directory",
+        "ORGANISATION/NAME@COMMIT of its hub",
         "a model repository or directory",
         "a URL",
     )

@@ -12,6 +12,10 @@ from tritonsmith.builder.base.triton_proto import model_config_pb2
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.read.onnx_io import OnnxTensor
 
+# Backends that get a batch as its requests, each with its own tensors: nothing is glued together. Sources: python_backend
+# README, execute; TensorRT-LLM, triton_backend/inflight_batcher_llm/src/utils.cc, createRequests.
+ONE_BY_ONE = frozenset({"python", "tensorrtllm", "vllm"})
+
 _DTYPE = {d.config: d for d in DTYPES}
 
 

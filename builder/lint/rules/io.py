@@ -10,7 +10,7 @@ from typing import Any
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.lint.read.model import Model
 from tritonsmith.builder.lint.rule import Context, Hit, rule
-from tritonsmith.builder.lint.rules.common import element_count, is_ensemble, tensors
+from tritonsmith.builder.lint.rules.common import ONE_BY_ONE, element_count, is_ensemble, tensors
 
 _CORE = "core/src/model_config_utils.cc"
 _GUIDE = "server/docs/user_guide"
@@ -219,11 +219,13 @@ def non_linear_elsewhere(model: Model, context: Context) -> Iterator[Hit]:
 def tensor_name_twice(model: Model, context: Context) -> Iterator[Hit]:
     """Two inputs, or two outputs, have one name."""
     for kind in ("input", "output"):
-        seen: set[str] = set()
+        seen: dict[str, Any] = {}
         for index, tensor in enumerate(getattr(model.config, kind)):
-            if tensor.name and tensor.name in seen:
+            # TensorRT-LLM's own ensemble says one of its outputs twice alike; Triton takes a step's output by name.
+            alike = kind == "output" and is_ensemble(model) and seen.get(tensor.name) == tensor
+            if tensor.name and tensor.name in seen and not alike:
                 yield Hit(f"there is already an {kind} '{tensor.name}'", f"{kind}[{index}].name", tensor.name)
-            seen.add(tensor.name)
+            seen[tensor.name] = tensor
 
 
 @rule(
@@ -254,13 +256,17 @@ def no_tensors(model: Model, context: Context) -> Iterator[Hit]:
     then="rows of different lengths arrive glued together, and the model cannot tell them apart",
     fix="add a batch_input that describes the rows, such as BATCH_ACCUMULATED_ELEMENT_COUNT",
     source=f"{_GUIDE}/ragged_batching.md",
-    bad='max_batch_size: 8\ninput { name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }',
-    good='max_batch_size: 8\ninput { name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }\n'
+    bad='backend: "tensorrt"\nmax_batch_size: 8\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }',
+    good='backend: "tensorrt"\nmax_batch_size: 8\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }\n'
     'batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: "ends" data_type: TYPE_FP32 '
     'source_input: "x" }',
 )
 def ragged_without_lengths(model: Model, context: Context) -> Iterator[Hit]:
-    """allow_ragged_batch is set, and no batch_input describes the rows."""
+    """allow_ragged_batch is set, and no batch_input describes the rows to a backend that gets them as one tensor."""
+    if model.config.backend in ONE_BY_ONE or is_ensemble(model):
+        return
     sources = {name for batch_input in model.config.batch_input for name in batch_input.source_input}
     for index, tensor in enumerate(model.config.input):
         if tensor.allow_ragged_batch and tensor.name not in sources and not sources:
@@ -274,12 +280,18 @@ def ragged_without_lengths(model: Model, context: Context) -> Iterator[Hit]:
     then="only requests of equal shape share a batch, so that batches stay small",
     fix="pad on the client, or set allow_ragged_batch with a batch_input where the model can take it",
     source=f"{_GUIDE}/ragged_batching.md:33",
-    bad='max_batch_size: 8\ndynamic_batching { }\ninput { name: "x" data_type: TYPE_FP32 dims: [ -1 ] }',
-    good='max_batch_size: 8\ndynamic_batching { }\ninput { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }',
+    bad='backend: "tensorrt"\nmax_batch_size: 8\ndynamic_batching { }\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] }',
+    good='backend: "tensorrt"\nmax_batch_size: 8\ndynamic_batching { }\n'
+    'input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }',
 )
 def dynamic_dims_batched(model: Model, context: Context) -> Iterator[Hit]:
-    """An input has dynamic dims and no ragged batches, and the dynamic batcher is on."""
-    if not model.config.HasField("dynamic_batching") or model.config.max_batch_size <= 1:
+    """An input has dynamic dims and no ragged batches, and the dynamic batcher is on for a backend that takes one tensor."""
+    if (
+        model.config.backend in ONE_BY_ONE
+        or not model.config.HasField("dynamic_batching")
+        or model.config.max_batch_size <= 1
+    ):
         return
     dynamic = [
         (index, tensor.name)

@@ -29,7 +29,7 @@ from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.report.numbers import times
 from tritonsmith.perf.report.view import all_settings, csv_rows
 from tritonsmith.perf.stats import times_end
-from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.plan import Arm, config_path
 from tritonsmith.perf.sweep.run_record import RunResult, write_json
 
@@ -171,7 +171,7 @@ def evidence_of(
 def comment_of(run: RunResult, chosen: Chosen, model: str) -> str:
     """The comment above a setting: ratio with interval, load point, server, date, and where the evidence is."""
     ratio = chosen.ratio
-    what = OBJECTIVES[run.spec.objective].words
+    what = objective_words(run.spec)
     parts = []
     if ratio is not None and ratio.value is not None:
         text = f"{times(ratio)} {what} {chosen.where}"
@@ -206,7 +206,7 @@ def _edits(
     spec: RepositorySpec, model: ModelSpec, settings: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Where models.yaml has to change for the model's config to have these settings; config: as it was measured."""
-    merged = model.config.as_proto_json()
+    merged = _stated(model)
     wanted = config_path.with_values(merged, settings)
     if model.max_batch_size is None and "dynamic_batching" in settings and "dynamic_batching" not in wanted:
         # Left out, it would be chosen together with dynamic batching, which is not wanted.
@@ -218,6 +218,11 @@ def _edits(
         if merged.get(key) != wanted.get(key):
             at = ("models", model.name, key)
             yield from _difference(at, own.get(key), defaults.get(key), wanted.get(key))
+
+
+def _stated(model: ModelSpec) -> dict[str, Any]:
+    """What the spec says that can be swept: fields of Triton's, and of a language model its engine's arguments."""
+    return {**model.config.as_proto_json(), **({config_path.ENGINE: model.engine} if model.engine else {})}
 
 
 def _serve(model: ModelSpec, variant: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -313,7 +318,7 @@ def _cannot_edit(spec: RepositorySpec, model: ModelSpec, why: str) -> Tritonsmit
 
 def _notes(run: RunResult, arm: Arm, model: ModelSpec) -> Iterator[str]:
     """Where the spec's settings are not those that the sweep called current."""
-    stated = model.config.as_proto_json()
+    stated = _stated(model)
     baseline = next((a for a in run.arms if a.baseline), None)
     for path in arm.settings:
         here = config_path.read(stated, path)

@@ -19,13 +19,13 @@ from tritonsmith.perf.commands.load.options import (
     ValueFlags,
     WireFlags,
 )
-from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.options import PayloadFlags
 from tritonsmith.perf.data import DataOptions
 from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text, span_from_text
 from tritonsmith.perf.data.repeat import repeat_from_text
 from tritonsmith.perf.load.load_test import LoadTest, fitted
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, Load, Open, Replay
-from tritonsmith.perf.stats.goodput import LIMITS
+from tritonsmith.perf.stats.goodput import LIMITS, TOKEN_LIMITS
 from tritonsmith.perf.wire.payload import Parameter, request_parameters
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
@@ -91,10 +91,13 @@ def metrics_address_from_text(text: str) -> str:
     return match[1] and address_of(f"http://{match[1]}", ("http",), "http://localhost:8002").authority
 
 
-def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float]:
-    """`20ms` or `latency=20ms`, `first=100ms`, `between=20ms` → {limit: milliseconds}."""
+def goodput_from_flags(flags: Sequence[str], streaming: bool, tokens: bool = False) -> dict[str, float]:
+    """`20ms` or `latency=20ms`, `first=100ms`, `between=20ms`; by tokens `ttft=200ms,itl=30ms,e2e=2s` → {limit: ms}."""
     limits = {}
-    for flag in flags:
+    for flag in ",".join(flags).split(",") if flags else ():
+        if tokens:
+            limits.update(_token_limit(flag))
+            continue
         head, equals, text = flag.rpartition("=")
         name = head if equals else "latency"
         if name not in LIMITS or (name != "latency" and not streaming):
@@ -106,6 +109,18 @@ def goodput_from_flags(flags: Sequence[str], streaming: bool) -> dict[str, float
             )
         limits[name] = seconds_from_text(text) * 1000
     return limits
+
+
+def _token_limit(flag: str) -> dict[str, float]:
+    name, _, text = flag.strip().rpartition("=")
+    if name not in TOKEN_LIMITS:
+        raise UsageError(
+            "not a limit of tokens: time to the first, between them, to the last",
+            code="bad_goodput",
+            seen=flag,
+            valid=["ttft=200ms", "itl=30ms", "e2e=2s"],
+        )
+    return {name: seconds_from_text(text) * 1000}
 
 
 def headers_from_flags(flags: Sequence[str]) -> dict[str, str]:
@@ -250,7 +265,7 @@ def test_from_flags(
         requests=measurement.requests,
         warmup_s=seconds_from_text(measurement.warmup),
         data=replace(
-            data_from_flags(data), batch_size=data.batch_size, pool=data.pool, seed=measurement.seed
+            data_from_flags(data), batch_size=data.batch_size, pool=data.pool or 32, seed=measurement.seed
         ),
         protocol=wire.protocol,
         streaming=wire.streaming,
@@ -267,7 +282,7 @@ def test_from_flags(
             timeout_us=timeout_us,
             other=parameters_from_flags(load.request_parameter or []),
         ),
-        timeout_s=seconds_from_text(measurement.timeout),
+        timeout_s=seconds_from_text(measurement.timeout or "30s"),
         processes=load.processes,
         validate_every=data.check_every,
         repeat=repeat_from_text(data.repeat),
@@ -288,7 +303,7 @@ def server_fields(flags: ServerFlags) -> dict[str, Any]:
     }
 
 
-def data_from_flags(flags: ValueFlags | SweepFlags) -> DataOptions:
+def data_from_flags(flags: ValueFlags | PayloadFlags) -> DataOptions:
     """--data, --shape and --range → where values come from."""
     shapes, ranges = shapes_from_flags(flags.shape or []), ranges_from_flags(flags.range_ or [])
     return DataOptions(file=flags.data, shapes=shapes, ranges=ranges)

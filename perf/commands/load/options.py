@@ -62,13 +62,16 @@ class MeasurementFlags:
     )
     goodput: list[str] | None = flag(
         None,
-        "Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms.",
+        "Also count what is answered within this time (20ms); of streams also first=100ms, between=20ms; of "
+        "--tokens ttft=200ms,itl=30ms,e2e=2s.",
     )
     duration: str = flag("5s", "Measured time (500ms, 5s, 2m).")
     requests: int | None = flag(None, "Measure this many requests instead of a time.", min=1)
     warmup: str = flag("500ms", "Time before the measurement.")
     seed: int = flag(0, "Seed of values, order and arrivals.")
-    timeout: str = flag("30s", "A request without an answer after this has failed.")
+    timeout: str = flag(
+        "", "A request without a whole answer after this has failed; default: 30s, of --tokens 10m."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,9 @@ class ValueFlags:
 class DataFlags(ValueFlags):
     """What is sent, and what is to come back."""
 
-    pool: int = flag(32, "Distinct requests made before the test.", min=1)
+    pool: int | None = flag(
+        None, "Distinct requests made before the test; default: 32, of --tokens 512 prompts.", min=1
+    )
     repeat: str = flag(
         "pool",
         "How requests repeat: the pool's again and again; 0: never, each is changed a little; 0.3: that share; "
@@ -149,4 +154,44 @@ class WireFlags(ProtocolFlags):
     cuda_device: int = flag(0, "The GPU of --shared-memory cuda, as CUDA counts them.", min=0)
     output_shared_memory_size: int = flag(
         102_400, "Bytes for an output whose size the model does not fix.", min=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFlags:
+    """A language model's load: what is asked, how long the answers are, what tokens cost."""
+
+    PANEL: ClassVar[str] = "Tokens"
+
+    tokens: bool = flag(
+        False,
+        "Load a language model and measure by tokens: TTFT, ITL, tokens a second. Of a Triton by generate_stream, or "
+        "--protocol grpc; openai:// targets mean it.",
+        "--tokens",
+    )
+    endpoint: Literal["chat", "completions"] = flag("chat", "Of an openai:// target: what is asked.")
+    isl: str = flag("", "Input tokens of made-up prompts: N, LOW..HIGH or MEAN~DEVIATION; default: 128.")
+    osl: str = flag(
+        "",
+        "Output tokens, however the model would end (ignore_eos, min_tokens): N, LOW..HIGH or MEAN~DEVIATION; default: "
+        "128, of --prompts as they say.",
+    )
+    prompts: Path | None = flag(
+        None,
+        "Prompts instead of made-up ones: JSON lines (text, prompt, messages), ShareGPT's JSON, or a trace (timestamp, "
+        "input_length, output_length, hash_ids), which is replayed when no load is given.",
+    )
+    shared_prefix: int = flag(0, "Tokens at the front of made-up prompts that all of them share.", min=0)
+    sessions: int | None = flag(
+        None, "Closed loop: sessions at once, whose next turn carries the answers before it.", min=1
+    )
+    turns: str = flag("", "Turns of a made-up session: N, LOW..HIGH or MEAN~DEVIATION; default: 3.")
+    tokenizer: Path | None = flag(
+        None,
+        "The model's tokenizer.json or GGUF file: prompts of exact lengths, and output tokens that the server does not "
+        "count.",
+        exists=True,
+    )
+    dollars_per_hour: float | None = flag(
+        None, "What the server costs, for the price of a million output tokens.", min=0
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,35 @@ from tritonsmith.perf.load.load_test import LoadTest, run_load_test, server_at
 from tritonsmith.perf.load.rate import find_load_rate
 from tritonsmith.perf.load.result import LoadTestResult
 from tritonsmith.perf.load.runs.generator import Progress
-from tritonsmith.perf.load.text import result_as_dict, text_of_result
-from tritonsmith.perf.records.schedule import Load, Open
+from tritonsmith.perf.records.schedule import Load, Open, load_from_dict
 from tritonsmith.perf.records.typed import json_of
+from tritonsmith.perf.tokens.run import TokenOptions, run_token_test
+from tritonsmith.perf.tokens.text import any_result_as_dict, text_of_any
 
 
 def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
     """Serve what is to be served, test, say what came out; the exit code."""
+    return _run(target, test, run_load_test, output, format_)
+
+
+def run_by_tokens(
+    target: str, test: LoadTest, tokens: TokenOptions, output: Path | None, format_: str
+) -> int:
+    """The same of a language model's load by tokens."""
+
+    def tested(url: str, test: LoadTest, show: Callable[[Progress], None]) -> LoadTestResult:
+        return run_token_test(url, test, tokens, show)
+
+    return _run(target, test, tested, output, format_)
+
+
+def _run(
+    target: str,
+    test: LoadTest,
+    tested: Callable[[str, LoadTest, Callable[[Progress], None]], LoadTestResult],
+    output: Path | None,
+    format_: str,
+) -> int:
     check_output(output)
     first = "asking the server" if "://" in target else "starting the server"
     with progress(first, share=True) as bar, ExitStack() as stack:
@@ -31,10 +53,10 @@ def run(target: str, test: LoadTest, output: Path | None, format_: str) -> int:
             failed = f", {now.failed:,} failed" if now.failed else ""
             bar(f"{test.model or 'load'}  {now.requests:,} requests{failed}", now.done, 1.0)
 
-        result = run_load_test(served.http_url, served.known_to(test), show)
+        result = tested(served.http_url, served.known_to(test), show)
         if "://" not in target:
             bar("stopping the server", 0, None)
-    return tell(result, test.load, output, format_)
+    return tell(result, load_from_dict(result.records.header.load), output, format_)
 
 
 def check_output(output: Path | None) -> None:
@@ -74,12 +96,12 @@ def tell(
         except TritonsmithError as refused:
             error = refused
     if format_ == "json":
-        said = {**result_as_dict(result), **(more or {})}
+        said = {**any_result_as_dict(result), **(more or {})}
         emit_json(said if error is None else said | {"error": error.as_dict()})
     elif gate is not None:
         emit_text(lead)
     else:
-        emit_text(f"{lead}\n{text_of_result(result, load)}" if lead else text_of_result(result, load))
+        emit_text(f"{lead}\n{text_of_any(result, load)}" if lead else text_of_any(result, load))
     if error is not None:
         show_error(error)
     if output is not None and (error is None or error is gate):

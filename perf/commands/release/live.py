@@ -13,18 +13,16 @@ from tritonsmith.builder.base.errors import ServerError, TrialError
 from tritonsmith.builder.base.files.http_ask import (
     ANSWER_LIMIT_BYTES,
     SIGN_IN,
-    Reply,
     is_strange,
     no_answer,
     not_triton,
-    reason_of,
 )
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.publish import Expected, Switched
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.paths import repository_path
 from tritonsmith.perf.wire.payload import InferPayload, tensor_from_array
-from tritonsmith.perf.wire.rest import RestApi, ask_infer, call
+from tritonsmith.perf.wire.rest import RestApi, ask_infer, call, reason
 
 ControlMode = Literal["explicit", "poll", "none"]
 
@@ -54,7 +52,7 @@ class LiveRelease:
                 raise ServerError(
                     f"the server at {target.url} is not live",
                     code="server_unreachable",
-                    seen=f"HTTP {reply.status} {_reason(reply)}".strip(),
+                    seen=f"HTTP {reply.status} {reason(reply)}".strip(),
                     fix=SIGN_IN if reply.status in (401, 403) else None,
                 )
 
@@ -86,14 +84,14 @@ class LiveRelease:
         reply = call(target, "POST", f"{repository_path(model)}/load", {}, timeout_s=self.timeout_s)
         if reply.status == 200:
             return "explicit"
-        reason = _reason(reply)
-        if "not allowed if polling is enabled" in reason:
+        why = reason(reply)
+        if "not allowed if polling is enabled" in why:
             return "poll"
-        if "load / unload is not allowed" in reason:
+        if "load / unload is not allowed" in why:
             return "none"
         forbidden = reply.status in (401, 403)
         raise TrialError(
-            f"the server at {target.url} refused to load {model!r}: {reason}",
+            f"the server at {target.url} refused to load {model!r}: {why}",
             code="model_refused",
             seen=f"HTTP {reply.status}",
             fix=SIGN_IN if forbidden else None,
@@ -115,9 +113,9 @@ class LiveRelease:
             failing_since = (failing_since or now) if failed else None
             patience_s = _GIVE_UP_S if mode == "poll" else 0.0
             if failing_since is not None and now - failing_since >= patience_s:
-                version, reason = next(iter(failed.items()))
+                version, why = next(iter(failed.items()))
                 raise TrialError(
-                    f"the server at {target.url} could not load version {version} of {model!r}: {reason}",
+                    f"the server at {target.url} could not load version {version} of {model!r}: {why}",
                     code="model_refused",
                 )
             if now > deadline:
@@ -193,7 +191,3 @@ def _index(target: HttpTarget, model: str) -> dict[int, tuple[str, str]]:
         for row in rows
         if row.get("version", "").isdecimal()
     }
-
-
-def _reason(reply: Reply) -> str:
-    return reason_of(reply.body).partition("\n\nAt:\n")[0].strip() or "no reason given"

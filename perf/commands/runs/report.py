@@ -95,7 +95,7 @@ def _report_records(
         with tempfile.TemporaryDirectory(prefix="tritonsmith-report-") as directory:
             files = files or report.write(Path(directory))
             label, verdict = load_label(load_from_dict(header.load)), summary.validity.verdict.value
-            run_id = export_load(header.model, label, rows_of(summary), verdict, files)
+            run_id = export_load(header.model, label, rows_of(summary, result.records), verdict, files)
         note(f"MLflow run: {run_id}")
 
 

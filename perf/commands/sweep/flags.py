@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
 from tritonsmith.perf.commands.load.flags import seconds_from_text
-from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.options import (
+    ArmFlags,
+    PayloadFlags,
+    RoundFlags,
+    SweepFlags,
+    VerdictFlags,
+)
 from tritonsmith.perf.sweep.plan import SweepSpec, setting_from_text, spec_from_mapping, spec_from_yaml
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 NOT_OF_SPEC = ("spec", "variants", "data", "shape", "range_")
 
 
-def values_of(flags: SweepFlags) -> dict[str, Any]:
+def values_of(*groups: SweepFlags | ArmFlags | VerdictFlags | RoundFlags | PayloadFlags) -> dict[str, Any]:
     """The spec's keys and values of the flags that are given."""
 
     def milliseconds(text: str) -> float:
@@ -37,7 +43,7 @@ def values_of(flags: SweepFlags) -> dict[str, Any]:
         "max_memory": ("max_memory_mib", float),
     }
     values = {}
-    for name, given in asdict(flags).items():
+    for name, given in (item for group in groups for item in asdict(group).items()):
         if name not in NOT_OF_SPEC and given not in (None, []) and (name, given) != ("model", ""):
             key, value_of = read.get(name, (name, lambda same: same))
             values[key] = value_of(given)

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from tritonsmith.perf.commands.flattened import argument, flag, flattened
-from tritonsmith.perf.commands.sweep.options import RunFlags, SweepFlags
+from tritonsmith.perf.commands.sweep.options import (
+    ArmFlags,
+    PayloadFlags,
+    RoundFlags,
+    RunFlags,
+    SweepFlags,
+    VerdictFlags,
+)
 from tritonsmith.perf.commands.sweep.watch import WatchFlags, watched
 from tritonsmith.perf.server.launches.table import HELP as LAUNCH_HELP
 
@@ -24,9 +31,13 @@ def sweep(
     output: Path | None = flag(
         None, "Run directory.  [default: sweep-MODEL]", "--output", "-o", metavar="DIR"
     ),
+    format: Literal["text", "json"] = flag("text", "How to write the result."),
+    arms: ArmFlags,
+    verdict: VerdictFlags,
+    rounds: RoundFlags,
+    payload: PayloadFlags,
     run: RunFlags,
     watch: WatchFlags,
-    format: Literal["text", "json"] = flag("text", "How to write the result."),
 ) -> None:
     """Find which serving settings are measurably better, or that none is.
 
@@ -63,12 +74,12 @@ def sweep(
         where,
         launch_kind,
         flags.spec,
-        values_of(flags),
-        data_from_flags(flags),
+        values_of(flags, arms, verdict, rounds, payload),
+        data_from_flags(payload),
         output,
         resume=run.resume,
         overwrite=run.overwrite,
-        variants=flags.variants,
+        variants=arms.variants,
     )
     try:
         with watched(asked.directory, watch):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tritonsmith.perf.commands.flattened import flag
 
@@ -22,6 +23,8 @@ _PATIENCE_S = 5.0
 @dataclass(frozen=True, slots=True)
 class WatchFlags:
     """Whether a page shows the run, and where."""
+
+    PANEL: ClassVar[str] = "Page"
 
     watch: bool = flag(
         False, "Show the sweep on a page of this machine while it runs (http://127.0.0.1).", "--watch"

@@ -52,6 +52,12 @@ def generate(
             code="bad_load",
             fix="--sequences N instead of --request-rate or --replay",
         )
+    if options.sessions is not None and not isinstance(load, Closed):
+        raise UsageError(
+            "sessions need a closed loop: a turn waits for the answer to the one before",
+            code="bad_load",
+            fix="--sessions N instead of --request-rate or --replay",
+        )
     plan = Plan(load, warmup_s, duration_s, requests, seed)
     if options.processes > 1:
         return run_in_processes(

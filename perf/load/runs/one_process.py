@@ -16,6 +16,7 @@ from tritonsmith.perf.load.runs.open import OpenRun
 from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
 from tritonsmith.perf.load.runs.run import Run
 from tritonsmith.perf.load.runs.sequence import SequenceRun
+from tritonsmith.perf.load.runs.session import SessionRun
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.wire.payload import InferPayload
@@ -43,8 +44,7 @@ def run_plan(
     import uvloop
 
     _allow_open_files()
-    kind = SequenceRun if options.sequences else ClosedRun if isinstance(plan.load, Closed) else OpenRun
-    run = kind(target, payloads, plan, options, on_progress)
+    run = _kind_of(plan, options)(target, payloads, plan, options, on_progress)
     run.at_measure_start, run.before_start = at_measure_start, before_start
     run.interrupt_pipe = interrupt_pipe
     loop = uvloop.new_event_loop()
@@ -57,6 +57,14 @@ def run_plan(
             gc.enable()
         loop.close()
     return run.records(dict(environment))
+
+
+def _kind_of(plan: Plan, options: ClientOptions) -> type[Run]:
+    if options.sequences:
+        return SequenceRun
+    if options.sessions:
+        return SessionRun
+    return ClosedRun if isinstance(plan.load, Closed) else OpenRun
 
 
 def _complete(loop: asyncio.AbstractEventLoop, run: Run) -> None:

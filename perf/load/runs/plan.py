@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.data.repeat import Repeat
 from tritonsmith.perf.load.answers import Validation
 from tritonsmith.perf.records.schedule import Load, Open, Replay, intended_send_times_ns
+from tritonsmith.perf.wire.payload import InferPayload
 from tritonsmith.perf.wire.per_request.varied_bytes import ENOUGH
 
 
@@ -49,6 +52,19 @@ class Repeating:
     first: int = field(default_factory=lambda: secrets.randbelow(ENOUGH))
 
 
+class Sessions(Protocol):
+    """Requests of which the next one carries the answers to those before; can be pickled into another process.
+
+    The pool of payloads holds the first request of each session.
+    """
+
+    def turns(self, number: int) -> int:
+        """Requests of a session."""
+
+    def request(self, number: int, answers: Sequence[str]) -> InferPayload:
+        """The one after so many answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
     """How the client behaves, whatever the load.
@@ -60,6 +76,8 @@ class ClientOptions:
     processes:       client processes that share the load, for when one core is not enough.
     sequences:       the requests are those of sequences; a closed loop's only.
     repeat:          how requests repeat; None: the pool's again and again. No answer is then checked.
+    sessions:        the payloads are first turns of sessions; a closed loop's only, whose target keeps the text.
+    in_order:        the pool's requests go as they are, as of a trace; else in an order drawn from the seed.
     """
 
     timeout_s: float = 30.0
@@ -69,6 +87,8 @@ class ClientOptions:
     processes: int = 1
     sequences: SequenceOptions | None = None
     repeat: Repeating | None = None
+    sessions: Sessions | None = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

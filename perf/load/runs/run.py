@@ -18,6 +18,7 @@ import numpy as np
 from tritonsmith.builder.base.errors import ServerError
 from tritonsmith.perf.load.answers import AnswerChecks
 from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
+from tritonsmith.perf.records.chunks import ChunkTable
 from tritonsmith.perf.records.record import OK, RecordHeader, RequestRecords, records_from_columns
 from tritonsmith.perf.records.schedule import NS_PER_S, Closed, load_as_dict
 from tritonsmith.perf.wire.payload import InferPayload
@@ -48,7 +49,9 @@ class Run:
         self.plan = plan
         self.options = options
         self.on_progress = on_progress
-        order = np.random.default_rng(plan.seed).permutation(len(payloads))
+        order = np.arange(len(payloads))
+        if not options.in_order:
+            order = np.random.default_rng(plan.seed).permutation(order)
         # An open loop's processes take turns in one order; a closed loop's are not equally fast, and each
         # goes through the whole pool from a place of its own.
         turns = np.arange(len(payloads))
@@ -70,6 +73,7 @@ class Run:
         self.pool = len(self.order)
         self.rows = array("q")  # six values a row: the columns of RequestRecords
         self.responses = array("q")  # three values a row: Responses; empty when the target does not stream
+        self.chunks = ChunkTable()
         self.reasons: dict[str, int] = {"ok": OK}
         self.failed = 0
         self.next = 0  # requests sent so far, which is the place in the pool's order
@@ -307,7 +311,8 @@ class Run:
         status = OK if reason is None else self.status_of(reason)
         self.rows.extend((self.scheduled[slot], self.sent[slot], first_ns, end_ns, status, payload))
         if self.target.streaming:
-            self.responses.extend(responses or (0, 0, 0))
+            self.responses.extend(responses[:3] if responses is not None else (0, 0, 0))
+            self.chunks.add(None if responses is None else responses.chunks)
         self.sent[slot] = 0
         if answer is not None and reason is None and self.checks is not None:
             self.checks.add(len(self.rows) // 6 - 1, payload, answer)
@@ -319,6 +324,7 @@ class Run:
         self.rows.extend((scheduled_ns, 0, 0, monotonic_ns(), self.status_of(reason), payload))
         if self.target.streaming:
             self.responses.extend((0, 0, 0))
+            self.chunks.add(None)
 
     def status_of(self, reason: str) -> int:
         """The failure's number in the table of reasons."""
@@ -370,7 +376,7 @@ class Run:
         if self.target.streaming:
             streamed = np.frombuffer(self.responses, np.int64).reshape(-1, 3)
             more = ("responses", "last_response_ns", "longest_gap_ns")
-            columns |= {name: streamed[:, i] for i, name in enumerate(more)}
+            columns |= {name: streamed[:, i] for i, name in enumerate(more)} | self.chunks.columns()
         return records_from_columns(header, columns)
 
 
@@ -381,7 +387,7 @@ def no_connection(target: Target, error: OSError) -> ServerError:
         code="connect",
         seen=os_reason(error),
         fix="check that the server is up and that the URL names its HTTP port (8000 by default)"
-        if target.protocol == "http"
+        if not target.protocol.startswith("grpc")
         else "check that the server is up and that the URL names its gRPC port (8001 by default)",
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritonsmith.perf.load.result import LoadTestResult
-from tritonsmith.perf.load.text import result_as_dict, text_of_result
 from tritonsmith.perf.records.record import RequestRecords
 from tritonsmith.perf.records.schedule import load_from_dict
 from tritonsmith.perf.report import Report, csv_text, render
 from tritonsmith.perf.report.load.view import csv_rows, load_view
 from tritonsmith.perf.stats import Summary
+from tritonsmith.perf.tokens.text import any_result_as_dict, text_of_any
 
 HTML_TEMPLATE = "load_report.html.j2"
 MARKDOWN_TEMPLATE = "load_report.md.j2"
@@ -36,7 +36,7 @@ def load_report(result: LoadTestResult, templates: Path | None = None) -> Report
     return Report(
         html=lambda: load_html_of(records, summary, templates),
         md=lambda: load_markdown_of(records, summary, templates),
-        csv=lambda: csv_text(("metric", "value", "low", "high", "unit"), csv_rows(summary)),
-        text=lambda width: text_of_result(result, load_from_dict(records.header.load)),
-        data=lambda: result_as_dict(result),
+        csv=lambda: csv_text(("metric", "value", "low", "high", "unit"), csv_rows(records, summary)),
+        text=lambda width: text_of_any(result, load_from_dict(records.header.load)),
+        data=lambda: any_result_as_dict(result),
     )

@@ -16,6 +16,7 @@ from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.columns import Column, columns_in
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.stats import Estimate, Summary
+from tritonsmith.perf.tokens.metrics import TokenSummary, is_by_tokens, summarise_tokens
 
 MOST_BINS = 40
 REQUESTS_A_BIN = 20
@@ -37,7 +38,7 @@ def load_view(records: RequestRecords, summary: Summary) -> dict[str, Any]:
         "notes": list(summary.validity.notes),
         "facts": _facts(records, summary),
         "alarms": _alarms(records),
-        "rows": rows_of(summary),
+        "rows": rows_of(summary, records),
         "failures": records.failures(),
         "charts": {
             "latency": latency_over_time(kept),
@@ -49,8 +50,11 @@ def load_view(records: RequestRecords, summary: Summary) -> dict[str, Any]:
     }
 
 
-def rows_of(summary: Summary) -> list[dict[str, Any]]:
-    """metric, text, value, low, high, unit, why: every estimate of the summary, ready to print and as numbers."""
+def rows_of(summary: Summary, records: RequestRecords | None = None) -> list[dict[str, Any]]:
+    """metric, text, value, low, high, unit, why: every estimate of the summary, ready to print and as numbers.
+
+    records: of a load by tokens tell these, too.
+    """
     rows = [_row("throughput", summary.throughput_per_s, "inferences/s", numbers.rate)]
     rows += [_row(f"latency {n}", e, "ns", numbers.milliseconds) for n, e in summary.latency_ns.items()]
     rows.append(_row("latency mean", summary.mean_latency_ns, "ns", numbers.milliseconds))
@@ -82,10 +86,27 @@ def rows_of(summary: Summary) -> list[dict[str, Any]]:
             )
             for n in ("p50", "p99")
         ]
+    if records is not None and is_by_tokens(records):
+        rows[:0] = _token_rows(summarise_tokens(records, summary))
     for column in columns_in("load"):
         if column.metric is not None:
             alone = Estimate(column.metric(summary), why="of the whole test at once, without an interval")
             rows.append(_row(column.heading, alone, _unit(column), column.text))
+    return rows
+
+
+def _token_rows(tokens: TokenSummary) -> list[dict[str, Any]]:
+    rows = [
+        _row("output tokens", tokens.output_tokens_per_s, "tokens/s", numbers.rate),
+        _row("output tokens a user p50", tokens.per_user_per_s["p50"], "tokens/s", numbers.rate),
+    ]
+    for name, series in (
+        ("TTFT", tokens.ttft_ns),
+        ("ITL", tokens.itl_ns),
+        ("between chunks", tokens.chunk_gap_ns),
+        ("end-to-end", tokens.e2e_ns),
+    ):
+        rows += [_row(f"{name} {n}", e, "ns", numbers.milliseconds) for n, e in series.items()]
     return rows
 
 
@@ -268,7 +289,7 @@ def _mark(share: float, name: str, estimate: Estimate) -> svg.Point:
     )
 
 
-def csv_rows(summary: Summary) -> list[Mapping[str, Any]]:
+def csv_rows(records: RequestRecords, summary: Summary) -> list[Mapping[str, Any]]:
     """metric, value, low, high, unit."""
     names = ("metric", "value", "low", "high", "unit")
-    return [{name: row[name] for name in names} for row in rows_of(summary)]
+    return [{name: row[name] for name in names} for row in rows_of(summary, records)]

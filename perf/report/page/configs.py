@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.builder.base.errors import TritonsmithError
-from tritonsmith.perf.records.record import load_records
+from tritonsmith.perf.records.record import RequestRecords, load_records
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.charts import LINEAR_SPAN, STYLES, shown_arms, spread_points
 from tritonsmith.perf.report.svg import elements as svg
@@ -18,6 +19,7 @@ from tritonsmith.perf.stats import Summary
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RECORDS, RunResult
 from tritonsmith.perf.sweep.trial import TrialResult
+from tritonsmith.perf.tokens.metrics import chunk_gaps_ns, times_to_first_ns
 
 MOST_FILES = 8
 """Record files that are read for one config at one load point, spread over its rounds."""
@@ -44,7 +46,7 @@ def details_of(run: RunResult) -> list[ConfigDetails]:
     points = {point: style for style, point in enumerate(spread_points(run, STYLES), start=1)}
     base = next((arm for arm in run.arms if arm.baseline), None)
     at = run.verdict.concurrency
-    beside = latencies_ms(run, base, at) if base is not None and at in points else None
+    at = at if base is not None and at in points else None
     details = []
     for arm in shown_arms(run):
         drawn = [
@@ -52,14 +54,17 @@ def details_of(run: RunResult) -> list[ConfigDetails]:
             for heading, value_of, text in _METRICS
             if (chart := _over_time(run, arm, points, started_s, heading, value_of, text))
         ]
-        cdf = _cdf(run, arm, points, None if arm is base else beside)
-        if cdf is not None:
-            drawn.append(("Share of the requests answered within (ms)", cdf))
+        of_language = _TOKEN_TIMES if run.spec.osl is not None else ()
+        curves = [
+            (heading, _cdf(run, arm, points, times, base, at)) for heading, times in (_ANSWERED, *of_language)
+        ]
+        drawn += [(heading, cdf) for heading, cdf in curves if cdf is not None]
+        cdf = curves[0][1]
         legend = [
             (svg.key(style), run.spec.where_words(point).removeprefix("at "))
             for point, style in points.items()
         ]
-        if cdf is not None and beside is not None and arm is not base:
+        if cdf is not None and at is not None and arm is not base:
             legend.append((svg.key(0, dashed=True), f"current config {run.spec.where_words(at or 0)}"))
         if drawn:
             details.append(ConfigDetails(arm.label, tuple(legend), tuple(drawn)))
@@ -138,36 +143,54 @@ def _over_time(
     return svg.xy_chart(heading, lines, x, y, height=200, dodge=0)
 
 
-def latencies_ms(run: RunResult, arm: Arm, point: int | None) -> Milliseconds | None:
-    """Answered requests of the measurements, from the records that can be read; None where there are none."""
+Times = Callable[[RequestRecords], npt.NDArray[Any]]
+"""Records of answered requests → nanoseconds."""
+
+_ANSWERED: tuple[str, Times] = (
+    "Share of the requests answered within (ms)",
+    lambda records: records.latency_ns,
+)
+_TOKEN_TIMES: Sequence[tuple[str, Times]] = (
+    ("Share of the requests whose first token came within (ms)", times_to_first_ns),
+    ("Share of the chunks that came so long after the one before (ms)", chunk_gaps_ns),
+)
+
+
+def latencies_ms(
+    run: RunResult, arm: Arm, point: int | None, times: Times = _ANSWERED[1]
+) -> Milliseconds | None:
+    """Times of the measurements' answered requests, from the records that can be read; None where there are none."""
     if run.directory is None or point is None:
         return None
     trials = _trials(run, arm, point)
     kept = {round(i) for i in np.linspace(0, len(trials) - 1, min(MOST_FILES, len(trials)))}
     files = [run.directory / RECORDS / f"{trials[i].trial.number:04d}.npz" for i in sorted(kept)]
-    parts = [part for file in files if file.is_file() for part in _read(file)]
+    parts = [part for file in files if file.is_file() for part in _read(file, times)]
     return np.concatenate(parts) if parts else None
 
 
-def _read(file: Path) -> Iterator[Milliseconds]:
+def _read(file: Path, times: Times) -> Iterator[Milliseconds]:
     """Nothing for a file that is not whole: a report is made of what there is."""
     try:
         measured = load_records(file).measured()
     except TritonsmithError:
         return
-    if measured.ok.any():
-        yield measured.latency_ns[measured.ok] / 1e6
+    if measured.ok.any() and (found := times(measured.select(measured.ok))).size:
+        yield found / 1e6
 
 
-def _cdf(run: RunResult, arm: Arm, points: dict[int, int], beside: Milliseconds | None) -> str | None:
-    """A curve a load point, and the current config's dashed at the load point of the verdict."""
+def _cdf(
+    run: RunResult, arm: Arm, points: dict[int, int], times: Times, base: Arm | None, at: int | None
+) -> str | None:
+    """A curve a load point, and of another than `base` also that one's, dashed, at one load point."""
     curves = [
         (run.spec.where_words(point), style, found)
         for point, style in points.items()
-        if (found := latencies_ms(run, arm, point)) is not None
+        if (found := latencies_ms(run, arm, point, times)) is not None
     ]
     if not curves:
         return None
+    beside = latencies_ms(run, base, at, times) if base is not None and arm is not base else None
     if beside is not None:
         curves.append(("current config", 0, beside))
     lines = []
@@ -181,4 +204,4 @@ def _cdf(run: RunResult, arm: Arm, points: dict[int, int], beside: Milliseconds 
         return None
     x = svg.log_axis("ms", min(ends), max(ends), lambda v: f"{v:g}")
     y = svg.linear_axis("", 1.0, lambda v: f"{v:.0%}")
-    return svg.xy_chart("Distribution of latency", lines, x, y, height=200, dodge=0)
+    return svg.xy_chart("Distribution of times", lines, x, y, height=200, dodge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tritonsmith.perf.report import numbers
@@ -11,6 +11,7 @@ from tritonsmith.perf.report.cells import Cell
 from tritonsmith.perf.report.charts import by_merit, row_labels
 from tritonsmith.perf.stats import Estimate, Ratio
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict, Outcome
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.judge.words import listed, what_decides
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
@@ -131,7 +132,7 @@ def standing_of(run: RunResult, cells: Mapping[tuple[str, int], Cell]) -> Standi
     reasons = _reasons(run, arms)
     is_rate = run.spec.slo_p99_ms is not None
     return Standing(
-        what=_OBJECTIVES[run.spec.objective][0],
+        what=objective_words(run.spec),
         over="" if is_rate else "concurrency",
         columns=tuple(
             run.spec.where_words(p.concurrency).removeprefix("at ") if is_rate else str(p.concurrency)
@@ -233,23 +234,26 @@ def _speed(estimate: Estimate) -> str:
     return f"{numbers.milliseconds(estimate.value)} ms"
 
 
-_OBJECTIVES = {
-    "throughput": ("throughput", "throughput_per_s", _rate),
-    "p50": ("speed at p50", "p50_ns", _speed),
-    "p90": ("speed at p90", "p90_ns", _speed),
-    "p99": ("speed at p99", "p99_ns", _speed),
-    "cost": ("inferences per dollar", "throughput_per_s", _rate),
-    "energy": ("inferences per joule", "throughput_per_s", _rate),
-    "rate": ("request rate", "throughput_per_s", _rate),
+_SHOWN: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
+    "p50": ("p50_ns", _speed),
+    "p90": ("p90_ns", _speed),
+    "p99": ("p99_ns", _speed),
+    "ttft": ("ttft_p50_ns", _speed),
+    "itl": ("itl_p50_ns", _speed),
 }
-"""Objective → (what a ratio is of, the estimate that says how much the current config gave, its text)."""
+"""Objective → the estimate that says how much the current config gave, and its text; of all others the rate."""
+
+
+def _shown(run: RunResult) -> tuple[str, Callable[[Estimate], str]]:
+    rate = "throughput_per_s" if run.spec.osl is None else "output_tokens_per_s"
+    return _SHOWN.get(run.spec.objective, (rate, _rate))
 
 
 def _current(
     run: RunResult, cells: Mapping[tuple[str, int], Cell], concurrency: int, resolution: float | None
 ) -> tuple[str, str]:
     """(what the current config gave, by how much its second measuring differed)."""
-    _, name, text = _OBJECTIVES[run.spec.objective]
+    name, text = _shown(run)
     found = [cells.get((arm.id, concurrency)) for arm in run.arms if arm.baseline]
     cell = next((one for one in found if one is not None and one.estimates[name].value is not None), None)
     again = "" if resolution is None else f"again: {resolution:.1%} apart"

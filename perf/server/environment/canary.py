@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 MODEL = "tritonsmith_canary"
 REINSTALL_FIX = "tritonsmith server install tries again"
 NUMPY_FIX = f"the usual cause is that the stub's Python finds another numpy than numpy<2; {REINSTALL_FIX}"
-START_S = 60.0
+BUSY_FIX = f"a busy machine may be too slow for it: {REINSTALL_FIX} when it is not"
+START_S = ANSWER_S = 60.0
 _PATIENCE_S = 3
 CARRIED = tuple(d for d in DTYPES if d.numpy is not None)
 
@@ -90,8 +91,8 @@ class Canary:
             shm_prefix=shm_prefix,
         )
 
-    def verify(self, deadline: float) -> None:
-        """Return when every type came back as it was sent; `deadline` is on time.monotonic's clock."""
+    def verify(self, deadline: float, answer_s: float = ANSWER_S) -> None:
+        """Return when every type came back as it was sent; `deadline` of the start is on time.monotonic's clock."""
         while not is_ready(self._url):
             if self._process.exit_code is not None or time.monotonic() > deadline:
                 raise self._not_started()
@@ -103,7 +104,9 @@ class Canary:
             raise _failed("could not load its model", reason, fix)
         sent = {d.kserve: _values(d) for d in CARRIED}
         try:
-            received = _infer(self._url, sent)
+            received = _infer(self._url, sent, answer_s)
+        except TimeoutError:
+            raise _failed("did not answer", f"nothing within {answer_s:g} s", BUSY_FIX) from None
         except (OSError, http.client.HTTPException) as error:
             # A BYTES tensor kills a stub whose numpy is too new.
             raise _failed("did not answer", error, NUMPY_FIX) from None
@@ -159,7 +162,7 @@ def _wire(array: np.ndarray[Any, Any]) -> bytes:
     return b"".join(struct.pack("<I", len(item)) + item for item in encoded)
 
 
-def _infer(url: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, bytes]:
+def _infer(url: str, tensors: Mapping[str, np.ndarray[Any, Any]], timeout_s: float) -> dict[str, bytes]:
     """One request in the KServe v2 binary form; {output name: bytes}, inputs and outputs named by type."""
     payloads = [_wire(array) for array in tensors.values()]
     header = json.dumps(
@@ -176,7 +179,7 @@ def _infer(url: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, b
             "parameters": {"binary_data_output": True},
         }
     ).encode()
-    connection = http.client.HTTPConnection(url, timeout=30)
+    connection = http.client.HTTPConnection(url, timeout=timeout_s)
     try:
         connection.request(
             "POST",

@@ -67,7 +67,10 @@ def default_max_batch_size(extra_args: Sequence[str]) -> str | None:
 def docker_command(spec: ServerSpec, ports: Ports, name: str) -> list[str]:
     """The argument list of `docker run`: ports on 127.0.0.1 only, repositories read-only, removed at its
     end."""
+    # Where NVIDIA's examples mount the one repository, and language models name their weights by.
     inside = [f"{_CONTAINER_REPOSITORY}/{i}" for i in range(len(spec.repositories))]
+    if len(inside) == 1:
+        inside = [_CONTAINER_REPOSITORY]
     arguments = ["docker", "run", "--rm", "--name", name, "--shm-size=1g"]
     if spec.gpus:
         arguments += ["--gpus", "all"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tritonsmith.perf.stats import Ratio, times_end
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict, Outcome, PointVerdict
-from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.plan import SweepSpec
 
 NOISY = 0.1
@@ -74,7 +74,7 @@ def _anywhere(spec: SweepSpec) -> str:
 
 def _numbers(spec: SweepSpec, ratio: Ratio | None, here: PointVerdict) -> str:
     """`1.34× the current config's throughput at concurrency 1 (95 % interval …)`."""
-    where, what = spec.where_words(here.concurrency), OBJECTIVES[spec.objective].words
+    where, what = spec.where_words(here.concurrency), objective_words(spec)
     if ratio is None or ratio.value is None:
         return f"no {what} that can be compared {where}"
     text = f"{ratio.value:.2f}× the current config's {what} {where}"

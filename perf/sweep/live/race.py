@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tritonsmith.perf.sweep.judge.comparison import Outcome
-from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
+from tritonsmith.perf.sweep.judge.objective import objective_words
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.live.follow import Follower, Step
 from tritonsmith.perf.sweep.plan import Arm
@@ -125,7 +125,7 @@ def race_of(run: RunResult, verdict: Verdict, follower: Follower, now_s: float) 
     used_s = run.wall_s if is_over else 0.0 if step is None else step.used_s + max(0.0, now_s - step.unix_s)
     return Race(
         spec.model,
-        OBJECTIVES[spec.objective].words,
+        objective_words(spec),
         tuple(point.concurrency for point in points),
         tuple(spec.where_words(point.concurrency) for point in points),
         verdict.sentence if run.trials else "",

@@ -8,6 +8,7 @@ quoted, `parameters."a.b"`.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ Config = Mapping[str, Any]
 
 Segment = tuple[str, int | None]
 """A field's name or a map's key, and the element that is meant of a repeated field."""
+
+ENGINE = "engine"
+"""Beside Triton's fields: what model.json says to the engine of a language model, as models.yaml names it."""
 
 _SEGMENT = re.compile(
     r"""(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<plain>[^."'\[\]\s]+))(?:\[(?P<index>\d{1,9})\])?(?:\.(?=.)|\Z)"""
@@ -169,10 +173,18 @@ def with_values(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the config with each path set; UsageError when Triton's proto does not take a value."""
     result = copy.deepcopy(dict(config))
     for path, value in values.items():
-        segments = segments_of(place_of(path).path)
+        segments = segments_of(path if is_of_engine(path) else place_of(path).path)
+        if is_of_engine(path):
+            _put(result.setdefault(ENGINE, {}), segments[1][0], None, value, path)
+            continue
         _set(result, segments, value, model_config_pb2().ModelConfig.DESCRIPTOR, path)
         _parsed(result, f"{path} = {value!r}")
     return result
+
+
+def is_of_engine(path: str) -> bool:
+    """`engine.max_num_seqs`: a place in model.json, not in Triton's model config."""
+    return path.startswith(f"{ENGINE}.")
 
 
 def _set(target: dict[str, Any], segments: Sequence[Segment], value: Any, descriptor: Any, path: str) -> None:
@@ -237,7 +249,9 @@ def identity(config: Config) -> bytes:
     message = _parsed({key: value for key, value in config.items() if key != "name"}, "this config")
     for group in message.instance_group:
         group.name = ""  # Triton makes it from the model's name
-    return bytes(message.SerializeToString(deterministic=True))
+    engine = config.get(ENGINE)
+    own = b"" if engine is None else json.dumps(engine, sort_keys=True).encode()
+    return bytes(message.SerializeToString(deterministic=True)) + own
 
 
 def read(config: Config, path: str) -> Any:

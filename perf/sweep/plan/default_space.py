@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.perf.sweep.plan.config_path import ENGINE
 
 COUNT = "instance_group.count"
 DELAY = "dynamic_batching.max_queue_delay_microseconds"
 DELAYS_US = (0, 500)
+SEQUENCES = (1, 8, 32)
+"""One at a time, as static batching would have it, and more that join while others run."""
 
 
 def default_space(config: Mapping[str, Any], cores: int) -> dict[str, list[Any]]:
     """What most often decides: how many instances, and how long the batcher waits.
 
+    Of a language model, how many requests its engine runs at once.
     Instances beyond `cores` are left out; the delay where requests cannot be batched. UsageError for an ensemble,
     which has no settings of its own.
     """
     check_has_settings(config)
+    if ENGINE in config:
+        return {f"{ENGINE}.max_num_seqs": list(SEQUENCES)}
     space: dict[str, list[Any]] = {COUNT: [count for count in (1, 2, 4) if count <= max(2, cores)]}
     if int(config.get("max_batch_size", 0)) > 1 and "sequence_batching" not in config:
         space[DELAY] = list(DELAYS_US)

@@ -8,7 +8,8 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where, at, nearest
 from tritonsmith.builder.spec.yaml_source import KeyPath
-from tritonsmith.perf.sweep.plan.config_path import Place, model_and_path, place_of, segments_of
+from tritonsmith.perf.sweep.plan.config_path import Place, is_of_engine, model_and_path, place_of, segments_of
+from tritonsmith.perf.sweep.plan.engine_place import check_choices, engine_place
 from tritonsmith.perf.sweep.plan.field_value import CLIENT, CLIENT_BATCH, client_batch, example_of, values_of
 
 MAX_BATCH = "max_batch_size"
@@ -22,7 +23,7 @@ def place_in_space(path: str) -> tuple[str, Place]:
         if inner != CLIENT_BATCH:
             raise _no_client_setting(inner)
         return CLIENT_BATCH, client_batch()
-    place = place_of(inner)
+    place = engine_place(inner) if is_of_engine(inner) else place_of(inner)
     _check_may_vary(place)
     return f"{model}:{place.path}" if model else place.path, place
 
@@ -76,6 +77,8 @@ def checked_space(
                 _check_apart(name, other)
             checked[name] = _values(place, path, given, where)
             check_no_value_twice(path, checked[name])
+            if is_of_engine(place.path):
+                check_choices(place, checked[name])
             if place.path == MAX_BATCH:
                 _check_batching_stays(name, checked[name])
     return checked

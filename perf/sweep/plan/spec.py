@@ -18,7 +18,7 @@ from tritonsmith.perf.sweep.plan.field_value import CLIENT_BATCH
 from tritonsmith.perf.sweep.plan.space import MAX_BATCH, check_batches, checked_space
 
 Placement = Literal["auto", "side_by_side", "in_place"]
-Objective = Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
+Objective = Literal["throughput", "p50", "p90", "p99", "ttft", "itl", "cost", "energy", "rate"]
 Search = Literal["auto", "grid", "optuna", "random"]
 MOST_ARMS = 200
 DEFAULT_ROUNDS = 4
@@ -41,8 +41,9 @@ class SweepSpec(BaseModel):
     rounds:        how often each arm meets each load point; without it 4, or with a budget as many as fit.
     duration_s, warmup_s: of each measurement.
     budget_s:      wall-clock time for all of it, reloads included.
-    objective:     throughput (most inferences per second at a load point), p50, p90 or p99 (least), cost (least
-                   per inference, from dollars_per_hour), energy (least per inference), rate (the highest
+    objective:     throughput (most inferences per second at a load point, of a language model output tokens), p50, p90
+                   or p99 (least), ttft or itl (of a language model the least mean time to the first token, or between
+                   tokens), cost (least per inference or token, from dollars_per_hour), energy (least of each), rate (highest
                    request rate of an open loop that keeps slo_p99_ms; there are no load points).
     at:            the one load point at which arms are compared; default: each of them.
     margin:        a difference below this share does not matter: 0.05 is 5 %.
@@ -61,6 +62,8 @@ class SweepSpec(BaseModel):
                    all; auto is the grid as long as it has no more than 200.
     proposals:     combinations that a search other than the grid measures.
     seed:          of the order of trials and of the data.
+    isl, osl:      of a language model: words of each request's text, and tokens of its answer; 64 where it is one.
+    shared_prefix: of those words, how many all requests of a trial begin with.
     placement:     side_by_side | in_place | auto, see perf.sweep.run.scratch.
     """
 
@@ -92,6 +95,9 @@ class SweepSpec(BaseModel):
     max_memory_mib: float | None = Field(default=None, gt=0)
     search: Search = "auto"
     proposals: int = Field(default=24, ge=2, le=MOST_ARMS)
+    isl: int | None = Field(default=None, ge=1)
+    osl: int | None = Field(default=None, ge=1)
+    shared_prefix: int = Field(default=0, ge=0)
     seed: int = 0
     placement: Placement = "auto"
 

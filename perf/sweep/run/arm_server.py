@@ -14,17 +14,17 @@ from tritonsmith.builder.base.errors import (
     TrialError,
     TritonsmithError,
     UsageError,
-    Where,
 )
-from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.data import ModelInterface, interface_from_metadata
 from tritonsmith.perf.data.interface import composing_models
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launch import Server
 from tritonsmith.perf.server.stubs.deaths import Death, Stubs
 from tritonsmith.perf.sweep.attached.changes import Changes, ModelBefore, ServerBefore
+from tritonsmith.perf.sweep.language import check_engine
 from tritonsmith.perf.sweep.plan import Arm, Placement, SweepSpec
 from tritonsmith.perf.sweep.plan.config_changes import config_changes
+from tritonsmith.perf.sweep.plan.config_path import ENGINE, is_of_engine
 from tritonsmith.perf.sweep.run import scratch
 from tritonsmith.perf.sweep.trial import MemberConfig, Subject, apply_config, instance_count, member_config
 from tritonsmith.perf.usage.consumption import energy_j
@@ -102,7 +102,7 @@ class ArmServer:
 
     def name_of(self, arm: Arm) -> str:
         """The model's name on the server that stands for the arm."""
-        if self.placement == "side_by_side":
+        if self.placement == "side_by_side" or _engine_of(arm) is not None:
             return scratch.scratch_name(self.spec.model, arm)
         return f"{self.spec.model}__{arm.variant}" if arm.variant else self.spec.model
 
@@ -124,7 +124,8 @@ class ArmServer:
         overrides = {} if self.changes is None else self._begin(self.changes, involved)
         for name in involved:
             control.load_model(url, name)
-        current = control.model_config(url, spec.model)
+        current = scratch.with_engine(control.model_config(url, spec.model), self.source)
+        check_engine(spec, current, has_scratch=self.scratch is not None)
         target = control.model_config(url, spec.target)
         inside = self._inside(target)
         composing = list(inside)
@@ -159,7 +160,7 @@ class ArmServer:
             try:
                 variants[name] = self._look_at_variant(name, Path(path), metadata)
             except TrialError as error:  # noqa: PERF203
-                variants[name] = {**current, **(_config_of(Path(path)) or {})}
+                variants[name] = {**current, **(scratch.config_of(Path(path)) or {})}
                 refused[name] = error
         return Found(
             current,
@@ -222,9 +223,9 @@ class ArmServer:
         model = f"{self.spec.model}__{name}"
         scratch.make_scratch_model(directory, self.scratch, model)
         self._ours.add(model)
-        config = _config_of(directory)
+        config = scratch.config_of(directory)
         control.load_model(self.url, model, None if config is None else {**config, "name": model})
-        completed = control.model_config(self.url, model)
+        completed = scratch.with_engine(control.model_config(self.url, model), directory)
         seen = control.model_metadata(self.url, model)
         control.unload_model(self.url, model)
         for side in ("inputs", "outputs"):
@@ -247,14 +248,19 @@ class ArmServer:
         assert self.scratch is not None and self.source is not None
         self._changed = True
         for arm in arms:
-            directory = Path(self.spec.variants[arm.variant]) if arm.variant else self.source
-            scratch.make_scratch_model(directory, self.scratch, self.name_of(arm))
-            self._ours.add(self.name_of(arm))
+            self._make(arm)
         if self.spec.model not in self.spec.beside:
             control.unload_model(self.url, self.spec.model)
         with ThreadPoolExecutor(2) as pool:
             errors = pool.map(self._load_one, arms)
             return {arm.id: error for arm, error in zip(arms, errors, strict=True) if error is not None}
+
+    def _make(self, arm: Arm) -> None:
+        """The arm's scratch model, not loaded yet."""
+        directory = Path(self.spec.variants[arm.variant]) if arm.variant else self.source
+        assert self.scratch is not None and directory is not None
+        scratch.make_scratch_model(directory, self.scratch, self.name_of(arm), _engine_of(arm))
+        self._ours.add(self.name_of(arm))
 
     def _load_one(self, arm: Arm) -> TritonsmithError | None:
         try:
@@ -280,10 +286,8 @@ class ArmServer:
         elif before is not None and (before.config, before.others) == (arm.config, arm.others):
             self.applied = arm
             return
-        if arm.variant:
-            assert self.scratch is not None
-            scratch.make_scratch_model(Path(self.spec.variants[arm.variant]), self.scratch, name)
-            self._ours.add(name)
+        if arm.variant or _engine_of(arm) is not None:
+            self._make(arm)
         if before is None or (self.name_of(before), before.config) != (name, arm.config):
             apply_config(self.server, self.url, name, arm, before=instance_count(arm.config))
         for other, config in arm.others.items():
@@ -376,16 +380,9 @@ def widest(interface: ModelInterface, arms: Sequence[Arm]) -> ModelInterface:
     return replace(interface, max_batch_size=max(interface.max_batch_size, most))
 
 
-def _config_of(directory: Path) -> dict[str, Any] | None:
-    """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
-    from google.protobuf import json_format
-
-    path = directory / "config.pbtxt"
-    if not path.is_file():
-        return None
-    message = model_config_from_text(path.read_text(), Where(path))
-    config: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    return config
+def _engine_of(arm: Arm) -> Mapping[str, Any] | None:
+    """What model.json is to hold where the arm changes it."""
+    return arm.config[ENGINE] if any(is_of_engine(path) for path in arm.settings) else None
 
 
 def _tensors(metadata: Mapping[str, Any], side: str) -> list[str]:

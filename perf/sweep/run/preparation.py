@@ -17,6 +17,7 @@ from tritonsmith.perf.server.launches.table import launch_rows
 from tritonsmith.perf.server.spec import kind_from_text
 from tritonsmith.perf.sweep.judge.propose import words_for
 from tritonsmith.perf.sweep.judge.strategy import GENERATION
+from tritonsmith.perf.sweep.language import Fresh, fitted, fresh_requests
 from tritonsmith.perf.sweep.plan import (
     CLIENT_BATCH,
     Arm,
@@ -48,6 +49,7 @@ class Preparation:
     """All that stands before the first trial.
 
     spec:     with a space, also where none was asked for.
+    fresh:    of a language model, a trial's own requests.
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
     changed:  what is not as it was in the earlier run, in words.
     content:  None when nothing is kept, or when the model's files cannot be read.
@@ -61,6 +63,7 @@ class Preparation:
     notes: tuple[str, ...]
     placement: Placement
     payloads: Payloads
+    fresh: Fresh | None
     beside: BesideLoad | None
     content: Content | None
     earlier: Earlier
@@ -77,12 +80,14 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
     """
     found = arm_server.look()
     check_has_settings(found.current)
+    spec, of_language = fitted(spec, found.interface)
     notes = [options.changes.note] if options.changes is not None and options.changes.note else []
     notes += [
         f"The server had '{name}' loaded with another config than its repository has ({'; '.join(differing)}): the "
         "current config is the repository's, and what was served is put back at the end."
         for name, differing in found.overrides.items()
     ]
+    notes += of_language
     if not spec.space and not spec.variants:
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
@@ -102,7 +107,8 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
             f"{spec.budget_s:g} s has room for more rounds."
         )
     check_budget(spec, len(expected), placement)
-    payloads = _payloads(spec, found, plan.arms, options)
+    fresh = fresh_requests(spec, found.interface)
+    payloads = _payloads(spec, found, plan.arms, options) if fresh is None else {1: fresh(0)}
     spec, repeats = with_repeat(spec, plan.arms, payloads.values())
     notes += repeats
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
@@ -115,6 +121,7 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         notes=tuple(notes),
         placement=placement,
         payloads=payloads,
+        fresh=fresh,
         beside=_beside(spec, found),
         content=content,
         earlier=earlier,

@@ -266,7 +266,9 @@ class SweepRunner:
                 self.arm_server.subject(arm),
                 trial,
                 self.spec,
-                prepared.payloads[arm.batch_size or self.spec.batch_size],
+                prepared.payloads[arm.batch_size or self.spec.batch_size]
+                if prepared.fresh is None
+                else prepared.fresh(trial.number),
                 keep,
                 self._known_rate(arm),
                 repeating_of(self.spec, trial, self.first_requests),

@@ -9,20 +9,26 @@ seconds a change. Side by side is the default while the arms fit into the memory
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tritonsmith import __version__
-from tritonsmith.builder.base.errors import UsageError, unknown
+from tritonsmith.builder.base.errors import UsageError, Where, unknown
+from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
+from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.sweep.plan import Arm, Placement
+from tritonsmith.perf.sweep.plan.config_path import ENGINE
 from tritonsmith.perf.sweep.trial import instance_count
 
 # An instance of a Python-based backend is a process with its own copy of the weights.
 INSTANCE_BYTES = 90 << 20
+ENGINE_FILE = "model.json"
 WEIGHTS_FACTOR = 2.0
 MEMORY_SHARE = 0.6
 
@@ -51,17 +57,68 @@ def scratch_name(model: str, arm: Arm) -> str:
     return f"{model}__{arm.id}"
 
 
-def make_scratch_model(source: Path, scratch: Path, name: str) -> None:
+def make_scratch_model(
+    source: Path, scratch: Path, name: str, engine: Mapping[str, Any] | None = None
+) -> None:
     """A model directory of links to the source's; its config comes with the load call.
 
+    engine: what model.json is to hold in each version, in place of the source's.
     Triton refuses a model directory that is a link itself but follows links inside one.
     """
     target = scratch / name
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
-        link = target / entry.name
-        if entry.name != "config.pbtxt" and not entry.name.startswith(".") and not link.exists():
-            link.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+        if entry.name == "config.pbtxt" or entry.name.startswith("."):
+            continue
+        if engine is not None and (entry / ENGINE_FILE).is_file():
+            (target / entry.name).mkdir(exist_ok=True)
+            for file in sorted(entry.iterdir()):
+                if file.name != ENGINE_FILE:
+                    _link(target / entry.name / file.name, file)
+            (target / entry.name / ENGINE_FILE).write_text(
+                json.dumps(engine, indent=2) + "\n", encoding="utf-8"
+            )
+        else:
+            _link(target / entry.name, entry)
+
+
+def _link(link: Path, to: Path) -> None:
+    if not link.exists():
+        link.symlink_to(to.resolve(), target_is_directory=to.is_dir())
+
+
+def with_engine(config: Mapping[str, Any], source: Path | None) -> dict[str, Any]:
+    """The config, of a vllm model beside it what its engine is told: model.json of the newest version under `engine`."""
+    versions = [v for v in source.iterdir() if v.name.isdecimal()] if source is not None else []
+    if config.get("backend") == "vllm":
+        for version in sorted(versions, key=lambda v: int(v.name), reverse=True):
+            if (version / ENGINE_FILE).is_file():
+                return {**config, ENGINE: _engine_in(version / ENGINE_FILE)}
+    return dict(config)
+
+
+def _engine_in(file: Path) -> dict[str, Any]:
+    try:
+        found = json_value(read_bounded(file))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"it is no engine's arguments: {error}", code="bad_engine", where=Where(file)
+        ) from None
+    return found
+
+
+def config_of(directory: Path) -> dict[str, Any] | None:
+    """A model directory's config.pbtxt as Triton's load API takes it, None when it has none."""
+    from google.protobuf import json_format
+
+    path = directory / "config.pbtxt"
+    if not path.is_file():
+        return None
+    message = model_config_from_text(path.read_text(), Where(path))
+    config: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return config
 
 
 def choose_placement(

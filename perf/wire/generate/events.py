@@ -41,6 +41,17 @@ class EventParser:
 
     def feed(self, data: bytes, now: int) -> None:
         """Take the next bytes, which came at `now`. ValueError for a line that does not end."""
+        # The hot path: one event of one line, whole.
+        if (
+            data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and data.find(b"\n") == len(data) - 2
+            and b"\r" not in data
+            and not (self._rest or self._data)
+        ):
+            self._after_cr = False
+            self._event(data[6:-2], now)
+            return
         if self._after_cr and data[:1] == b"\n":
             data = data[1:]
         if not data:
@@ -67,16 +78,22 @@ class EventParser:
         if not self._data:
             return
         data, self._data = b"\n".join(self._data), []
+        self._event(data, now)
+
+    def _event(self, data: bytes, now: int) -> None:
+        self._count(now)
+        if self.kept is not None:
+            self.kept.append(data)
+        if b'"error"' in data and self._error is None:
+            self._error = _error_of(data)
+
+    def _count(self, now: int) -> None:
         if self._total == 0:
             self.first_ns = now
         else:
             self._longest_gap_ns = max(self._longest_gap_ns, now - self._last_ns)
         self._last_ns = now
         self._total += 1
-        if self.kept is not None:
-            self.kept.append(data)
-        if b'"error"' in data and self._error is None:
-            self._error = _error_of(data)
 
     def responses(self) -> Responses:
         """What came so far."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import cast
 
@@ -18,7 +18,7 @@ from tritonsmith.builder.base.files.http_ask import spoken
 from tritonsmith.perf.wire.http2 import frames as http2
 from tritonsmith.perf.wire.http2.blocks import BLOCKS, GOOD_HEADS, GOOD_TRAILERS, fields_of_block, reason_of
 from tritonsmith.perf.wire.http2.frames import FRAME_HEAD, FRAME_HEAD_BYTES, Http2Error
-from tritonsmith.perf.wire.http2.grpc_stream import Stream
+from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser, Stream
 from tritonsmith.perf.wire.http2.joined_writes import JoinedWrites
 from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Closed, Done
 
@@ -38,13 +38,14 @@ class GrpcConnection(asyncio.Protocol):
         done: Done,
         closed: Closed,
         fields: Sequence[tuple[str, str]],
-        streaming: bool = False,
+        parser: Callable[[], ResponseParser] | None = None,
         limit_bytes: int = KEPT_LIMIT_BYTES,
     ) -> None:
+        """parser: of answers of many messages, makes one for each request."""
         self.received_bytes = 0
         self._limit_bytes = limit_bytes
         self._done = done
-        self._streaming = streaming
+        self._parser = parser
         self._on_closed: Closed | None = closed
         self._fields = fields
         self._block = http2.header_block(fields)
@@ -89,7 +90,7 @@ class GrpcConnection(asyncio.Protocol):
         self._next_stream = number + 2
         if self._next_stream > http2.LAST_STREAM_ID:
             self.open = False
-        stream = Stream(slot, keep, self._streaming)
+        stream = Stream(slot, keep, None if self._parser is None else self._parser())
         self._streams[number] = stream
         self._stream_of[slot] = number
         length = len(request)

@@ -80,14 +80,14 @@ class Stream:
 
     __slots__ = ("body", "failure", "first_ns", "keep", "parser", "slot", "unsent", "watched", "window")
 
-    def __init__(self, slot: int, keep: bool, streaming: bool) -> None:
+    def __init__(self, slot: int, keep: bool, parser: ResponseParser | None) -> None:
         self.slot = slot
         self.keep = keep
-        self.watched = keep or streaming
+        self.watched = keep or parser is not None
         self.first_ns = 0
         self.body = b"" if not keep else bytearray()
         self.failure: str | None = None
-        self.parser = ResponseParser() if streaming else None
+        self.parser = parser
         self.unsent: memoryview | None = None  # what flow control holds back
         self.window = 0  # bytes this stream may still send; kept only while something is unsent
 

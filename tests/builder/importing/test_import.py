@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from tests.builder.foreign_repository import write_foreign_repository
+from tests.builder.lint.fixtures import Tree
+from tests.builder.lint.upstream import five_models
 from tests.conftest import Run
 from tests.onnx_models import add_model, affine, save, with_controls
 from tritonsmith.builder.base.errors import TritonsmithError
@@ -88,6 +90,29 @@ def test_a_foreign_repository_is_checked_imported_changed_and_rebuilt(
     assert tritonsmith("build").returncode == 0
     assert (tmp_path / "model_repository/tenfold/1/table.txt").read_text() == "1"
     assert (tmp_path / "model_repository/labelled/labels.txt").read_text() == "d\n"
+
+
+FIVE_MODELS = ("ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls")
+
+
+def test_the_five_models_of_tensorrt_llm_are_imported_each_as_a_directory(tmp_path: Path) -> None:
+    (root,) = Tree(five_models(decoupled_mode="True")).write(tmp_path)
+    models = spec_of(tmp_path, root)["models"]
+    assert {name: next(iter(model["source"])) for name, model in models.items()} == dict.fromkeys(
+        FIVE_MODELS, "directory"
+    )
+
+
+@pytest.mark.nightly
+def test_the_five_models_of_tensorrt_llm_are_taken_over_as_they_are(tmp_path: Path, tritonsmith: Run) -> None:
+    Tree(five_models(decoupled_mode="True")).write(tmp_path)
+    initialised = tritonsmith("init", "repository")
+    assert initialised.returncode == 0, initialised.stderr
+    built = tritonsmith("build")
+    assert built.returncode == 0, built.stderr
+    same = tritonsmith("diff", "repository", "model_repository", "--as-served", "--exit-code")
+    assert same.returncode == 0, same.stdout
+    assert check([tmp_path / "model_repository"]) == []
 
 
 def test_onnx_files_are_named_by_their_files(tmp_path: Path) -> None:

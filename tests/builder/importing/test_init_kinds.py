@@ -14,6 +14,7 @@ import yaml
 
 from tests.conftest import Run
 from tests.onnx_models import affine, save
+from tests.tiny_gguf import tiny_gguf
 from tritonsmith.builder.base.sources import source_rows
 
 NET = """
@@ -149,6 +150,11 @@ def make_program_of_triton(directory: Path) -> str:
     return "upper.py"
 
 
+def make_gguf(directory: Path) -> str:
+    tiny_gguf(directory / "chat.gguf")
+    return "chat.gguf"
+
+
 # kind, what makes it, whether its requests are batched
 MAKERS: list[tuple[str, Callable[[Path], str], bool]] = [
     ("torch", make_callable, True),
@@ -161,6 +167,7 @@ MAKERS: list[tuple[str, Callable[[Path], str], bool]] = [
     ("lightgbm", make_lightgbm, True),
     ("transformers", make_bert, True),
     ("python", make_program_of_triton, False),
+    ("llm", make_gguf, False),
 ]
 QUICK = (make_onnx, make_program_of_triton)
 
@@ -189,7 +196,9 @@ def test_what_init_writes_builds_as_it_is(
     built = tritonsmith("build", "--format", "json")
     assert built.returncode == 0, built.stderr
     # What init tried is what the build asks for: nothing is exported twice.
-    assert kind == "python" or json.loads(built.stdout)["models"][0]["action"] == "from cache", built.stdout
+    assert kind in ("python", "llm") or json.loads(built.stdout)["models"][0]["action"] == "from cache", (
+        built.stdout
+    )
     config = (tmp_path / "model_repository" / model["name"] / "config.pbtxt").read_text()
     assert ("dynamic_batching" in config and "max_batch_size: 4" in config) is batched
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.builder.lint.language_models import example_files, example_options
 from tritonsmith.builder.lint.check import LintOptions
 from tritonsmith.builder.lint.read.pbtxt import parse_config
 from tritonsmith.builder.lint.rule import Rule
@@ -485,6 +486,12 @@ def _sequence_onnx() -> bytes:
 
 
 def _from_examples(rule: Rule) -> Pair:
+    if rule.family in ("VLLM", "TRTLLM"):
+        bad, good = (
+            Tree(example_files(rule, example), options=example_options(rule, example))
+            for example in (rule.bad, rule.good)
+        )
+        return Pair(bad, good)
     text: Callable[[str], str] = str.strip
     return Pair(tree(text(rule.bad)), tree(text(rule.good)))
 

@@ -45,11 +45,16 @@ NOT_JUDGED: dict[str, str] = {
     **dict.fromkeys(("IO020", "INST016"), PYTORCH),
     **dict.fromkeys(
         (
-            *("BATCH014", "IO018", "IO019", "INST008", "INST011", "INST012", "WARM010"),
+            *("BATCH014", "IO018", "IO019", "IO021", "IO022", "INST008", "INST011", "INST012", "WARM010"),
             *("OPT002", "OPT004", "OPT005", "TRT001", "TRT002", "TRT003", "TRT004", "TRT005"),
         ),
         TENSORRT,
     ),
+    **{
+        rule_id: "is judged by what vllm_backend and TensorRT-LLM are written to do: no engine is here"
+        for rule_id in RULES
+        if rule_id.startswith(("VLLM", "TRTLLM"))
+    },
     "ONNX001": "needs an old release's ONNX Runtime; the embedded one is this environment's",
 }
 GOOD_NOT_JUDGED: dict[str, str] = {

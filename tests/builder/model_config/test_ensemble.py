@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tritonsmith.builder.base.errors import SpecError
-from tritonsmith.builder.model_config.ensemble import check_steps, ensemble_config
+from tritonsmith.builder.model_config.ensemble import check_steps, ensemble_config, wiring_faults
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.spec.spec import RepositorySpec, load_spec
 
@@ -78,6 +78,36 @@ def test_a_wire_that_leads_nowhere_is_refused_with_its_line(
         )
     assert caught.value.code == code and word in str(caught.value)
     assert caught.value.where is not None and caught.value.where.line is not None
+
+
+INPUTS = [
+    ("", "[{name: text}]", None, ""),
+    ("TEXT: texts", "[{name: text}]", "unknown_tensor", "models.yaml:15"),
+    ("TEXT: texts", "[{name: text}]", "unknown_tensor", "did you mean 'text'"),
+    ("TEXT: texts", "", None, ""),
+    ("", "[{name: text}, {name: extra}]", "input_not_read", "models.yaml:16"),
+    ("", "[{data_type: TYPE_STRING}]", "nameless_tensor", "an input without a name"),
+    ("", "[{name: text}, {name: mask}]", "tensor_written_twice", "tokenizer.mask"),
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "stated", "code", "word"), INPUTS, ids=[f"{i[0]} {i[1]} {i[3]}" for i in INPUTS]
+)
+def test_where_inputs_are_stated_no_wire_makes_another(
+    tmp_path: Path, step: str, stated: str, code: str | None, word: str
+) -> None:
+    steps = STEPS.replace("TEXT: text", step or "TEXT: text")
+    spec = spec_of(tmp_path, steps, f"    input: {stated}\n" if stated else "")
+    foreseen = wiring_faults(next(m for m in spec.models if m.name == "search"), {}, spec)
+    if code is None:
+        assert foreseen == []
+        assert [t.name for t in config_of(spec).input] == [(step or "TEXT: text").partition(": ")[2]]
+        return
+    with pytest.raises(SpecError) as caught:
+        config_of(spec)
+    assert caught.value.code == code and word in f"{caught.value.where}\n{caught.value}\n{caught.value.fix}"
+    assert code in [fault.code for fault in foreseen], "a plan says it before anything is built"
 
 
 def test_an_ensemble_batches_no_more_than_its_steps(tmp_path: Path) -> None:

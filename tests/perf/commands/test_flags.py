@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -15,7 +16,13 @@ from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.perf.commands.flattened import flattened
 from tritonsmith.perf.commands.load.load import load
 from tritonsmith.perf.commands.sweep.flags import NOT_OF_SPEC, values_of
-from tritonsmith.perf.commands.sweep.options import SweepFlags
+from tritonsmith.perf.commands.sweep.options import (
+    ArmFlags,
+    PayloadFlags,
+    RoundFlags,
+    SweepFlags,
+    VerdictFlags,
+)
 from tritonsmith.perf.commands.sweep.sweep import sweep
 from tritonsmith.perf.sweep.plan import SweepSpec
 
@@ -74,17 +81,25 @@ def test_a_flag_has_one_help(command: Any) -> None:
     assert all(helps) and len(set(helps)) == len(helps) > 30
 
 
+@pytest.mark.parametrize("command", [load, sweep])
+def test_no_panel_is_longer_than_a_screen(command: Any) -> None:
+    infos = [p.annotation.__metadata__[0] for p in inspect.signature(command).parameters.values()]
+    assert max(Counter(info.rich_help_panel for info in infos).values()) <= 12
+
+
 def test_every_flag_of_a_sweep_is_a_key_of_its_spec() -> None:
     assert values_of(SweepFlags(model="", set_=[])) == {}
-    given = SweepFlags(
-        "m", ["instance_group.count=1,2"], None, "1,8", 3, "2s", "100ms", "60s", "p99", 8, 0.1, "20ms", 1.5,
-        "30ms", 100.0, 0.1, 0.0, 0.5, ["a=b"], None, ["o:4"], "e", "grid", 5, 2, seed=0, placement="auto",
-        answers="any", repeat="0",
-    )  # fmt: skip
-    values = values_of(given)
+    given = (
+        SweepFlags("m", ["instance_group.count=1,2"], "1,8", "60s"),
+        ArmFlags(["a=b"], None, "e", ["o:4"], "grid", 5, "in_place"),
+        VerdictFlags("p99", 8, 0.1, "20ms", 1.5, "30ms", 100.0, 0.1, 0.0, "any", 0.5),
+        RoundFlags(3, "2s", "100ms", 0),
+        PayloadFlags(2, repeat="0", isl=16, osl=8, shared_prefix=4),
+    )
+    values = values_of(*given)
     assert values.keys() <= SweepSpec.model_fields.keys()
-    assert len(values) == len(SweepFlags.__dataclass_fields__) - len(NOT_OF_SPEC)
+    assert len(values) == sum(len(fields(group)) for group in given) - len(NOT_OF_SPEC)
     assert values["space"] == {"instance_group.count": [1, 2]} and values["beside"] == {"o": 4}
     assert (values["budget_s"], values["slo_p99_ms"], values["max_p99_ms"]) == (60.0, 20.0, 30.0)
     with pytest.raises(UsageError, match="not a time"):
-        values_of(SweepFlags(duration=""))
+        values_of(RoundFlags(duration=""))

@@ -272,12 +272,12 @@ def run_on(host: str) -> LoadTestResult:
 
 
 def test_the_ports_beside_keep_their_brackets() -> None:
-    from tritonsmith.perf.load.load_test import _metrics_url, server_of
+    from tritonsmith.perf.load.load_test import metrics_url_of, server_of
 
     assert (
-        _metrics_url("http://[::1]:8000")
+        metrics_url_of("http://[::1]:8000")
         == "[::1]:8002"
-        == _metrics_url("grpc://[::1]:8001").replace("2", "2")
+        == metrics_url_of("grpc://[::1]:8001").replace("2", "2")
     )
     _, target = server_of("http://[::1]:8000", LoadTest("m", Closed(1), protocol="grpc"))
     assert target.url == "grpc://[::1]:8001"

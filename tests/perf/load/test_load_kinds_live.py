@@ -211,7 +211,10 @@ def test_sequences_keep_their_state_under_load(kinds: LiveTriton, tmp_path: Path
     assert drawn.records.failures() == {}
 
 
-@pytest.mark.parametrize(("protocol", "grpc_only"), [("http", False), ("grpc", False), ("grpc", True)])
+@pytest.mark.parametrize(
+    ("protocol", "grpc_only"),
+    [("http", False), pytest.param("grpc", False, marks=pytest.mark.nightly), ("grpc", True)],
+)
 def test_values_travel_through_shared_memory(
     kinds: LiveTriton, tmp_path: Path, protocol: Protocol, grpc_only: bool
 ) -> None:
@@ -379,7 +382,12 @@ def test_memory_is_let_go_only_when_the_server_is_done_with_it(kinds: LiveTriton
 
 
 @pytest.mark.parametrize(
-    ("how", "processes"), [(signal.SIGINT, "2"), (signal.SIGKILL, "1"), (signal.SIGKILL, "2")]
+    ("how", "processes"),
+    [
+        pytest.param(signal.SIGINT, "2", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGKILL, "1", marks=pytest.mark.nightly),
+        (signal.SIGKILL, "2"),
+    ],
 )
 def test_regions_go_however_the_client_ends(kinds: LiveTriton, how: signal.Signals, processes: str) -> None:
     command = [

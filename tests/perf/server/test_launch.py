@@ -290,7 +290,9 @@ def first_json(stream: Any) -> dict[str, Any]:
 
 @server_mark
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 0, marks=pytest.mark.nightly), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_serve_tells_what_it_serves_and_ends_when_asked(mixed: Path, number: int, code: int) -> None:
     with serving(mixed, "--", "--log-verbose=1") as process:
@@ -425,13 +427,19 @@ def swap(text: str, old: str, new: str) -> str:
             True,
         ),
         # What numpy 2 does to Tensor(): nothing is sent.
-        (
+        pytest.param(
             lambda t: swap(t, "pb.Tensor(name, share[name])", "pb.Tensor(name, share[name][:0])"),
             "no data",
             True,
+            marks=pytest.mark.nightly,
         ),
         (lambda t: "import no_such_package\n" + t, "no_such_package", False),
-        (lambda t: swap(t, "feeds = []\n", "raise SystemError('boom')\n"), "boom", True),
+        pytest.param(
+            lambda t: swap(t, "feeds = []\n", "raise SystemError('boom')\n"),
+            "boom",
+            True,
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["first element repeated", "empty outputs", "import fails", "execute fails"],
 )
@@ -447,6 +455,17 @@ def test_the_canary_notices(
     assert caught.value.code == "canary_failed"
     assert says in str(caught.value)
     assert ("numpy<2" in str(caught.value.fix)) == numpy_is_blamed
+
+
+@server_mark
+def test_a_canary_without_an_answer_blames_the_busy_machine(
+    canary_with: Callable[[Callable[[str], str]], Canary],
+) -> None:
+    canary = canary_with(lambda t: swap(t, "feeds = []\n", "feeds = __import__('time').sleep(4) or []\n"))
+    with pytest.raises(ServerError) as caught:
+        canary.verify(time.monotonic() + 30, answer_s=0.5)
+    assert (caught.value.code, caught.value.seen) == ("canary_failed", "nothing within 0.5 s")
+    assert "busy" in str(caught.value.fix) and "numpy" not in str(caught.value.fix)
 
 
 def test_docker_gets_loopback_ports_a_read_only_repository_and_a_name(tmp_path: Path) -> None:
@@ -467,8 +486,8 @@ def test_docker_gets_loopback_ports_a_read_only_repository_and_a_name(tmp_path: 
             f"""\
         docker run --rm --name tritonsmith-x --shm-size=1g --gpus all
         -p 127.0.0.1:9000:8000 -p 127.0.0.1:9001:8001 -p 127.0.0.1:9002:8002
-        --mount type=bind,source={tmp_path},target=/models/0,readonly
-        nvcr.io/nvidia/tritonserver:26.08-py3 tritonserver --model-repository=/models/0
+        --mount type=bind,source={tmp_path},target=/models,readonly
+        nvcr.io/nvidia/tritonserver:26.08-py3 tritonserver --model-repository=/models
         --model-control-mode=explicit --exit-on-error=false --strict-readiness=false
         --exit-timeout-secs=5 --load-model=a --load-model=b --cache-config=local,size=1024
         --log-verbose=1"""

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,6 +112,13 @@ def test_a_model_json_written_for_production_loads_and_what_it_says_for_gpus_is_
     line = arguments.told(made, PRODUCTION)
     assert line.endswith("gpu_memory_utilization=0.9, quantization='awq', trust_remote_code=True")
     assert "\n" not in line
+
+
+def test_float32_is_float32_throughout() -> None:
+    made = settings(dtype="float32").properties
+    assert (made["INFERENCE_PRECISION_HINT"], made["KV_CACHE_PRECISION"]) == ("f32", "f32")
+    assert made["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    assert "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in settings(dtype="auto").properties
 
 
 def test_a_line_is_said_only_where_there_is_something_to_say() -> None:
@@ -405,3 +413,38 @@ def test_a_repository_says_whether_its_server_needs_what_language_models_need(
     (tmp_path / "m" / "config.pbtxt").write_text(config)
 
     assert has_vllm_models([tmp_path]) is found
+
+
+def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
+    class Sender:
+        def __init__(self) -> None:
+            self.sent: list[int] = []
+
+    class One:
+        cancelled = False
+
+    def send(sender: Sender, response: int, flags: int) -> None:
+        time.sleep(0.001)
+        sender.sent.append(response)
+
+    def is_gone(sender: Sender) -> bool:
+        asked.append(sender)
+        return True
+
+    asked: list[Sender] = []
+    senders = load("vllm_senders").Senders(is_gone, send)
+    pairs = [(One(), Sender()) for _ in range(8)]
+    for one, sender in pairs:
+        senders.open(one, sender)
+    for number in range(10):
+        for one, sender in pairs:
+            senders.put(one, sender, number, 1 if number == 9 else 0)
+        if number == 4:
+            assert len(senders.live()) == 8 and senders.is_gone(pairs[0][0])
+    senders.settle()
+
+    assert all(sender.sent == list(range(10)) for _, sender in pairs)
+    # Nobody is asked after its last response: the server knows it no more.
+    assert senders.live() == [] and not senders.is_gone(pairs[0][0])
+    assert asked == [pairs[0][1]]
+    senders.stop()

@@ -266,8 +266,8 @@ class NoProcess:
     ("changes", "code"),
     [
         ({"model": "no_such_model"}, "unknown_model"),
-        ({"budget_s": 0.5}, "budget_too_small"),
-        ({"space": {COUNT: [1]}}, "empty_space"),
+        pytest.param({"budget_s": 0.5}, "budget_too_small", marks=pytest.mark.nightly),
+        pytest.param({"space": {COUNT: [1]}}, "empty_space", marks=pytest.mark.nightly),
         ({"batch_size": 99}, "bad_batch_size"),
     ],
 )
@@ -443,11 +443,16 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(repository: Path, tmp_path
     [
         (("-m", "mm", "--set", f"{COUNT}=2"), "error[unknown_model]"),
         (("-m", "m", "--set", "instance_group.cuont=1,2"), "fix:   --set instance_group.count=1,2"),
-        (("--model", "m", "--set", f"{COUNT}=1,x"), "error["),
-        (("-m", "m", "--set", f"{COUNT}=1,2", "--set", f"{COUNT}=3"), "given twice"),
-        (("-m", "m", "--set", f"{COUNT}=2", "-c", "one"), "error[bad_concurrency]"),
-        (("-m", "m", "--set", f"{COUNT}=2", "--duration", "soon"), "error[bad_time]"),
-        (("-m", "m", "--set", f"{COUNT}=2", "--launch", "magic"), "error[unknown_launch]"),
+        *(
+            pytest.param(arguments, text, marks=pytest.mark.nightly)  # each a process of its own
+            for arguments, text in (
+                (("--model", "m", "--set", f"{COUNT}=1,x"), "error["),
+                (("-m", "m", "--set", f"{COUNT}=1,2", "--set", f"{COUNT}=3"), "given twice"),
+                (("-m", "m", "--set", f"{COUNT}=2", "-c", "one"), "error[bad_concurrency]"),
+                (("-m", "m", "--set", f"{COUNT}=2", "--duration", "soon"), "error[bad_time]"),
+                (("-m", "m", "--set", f"{COUNT}=2", "--launch", "magic"), "error[unknown_launch]"),
+            )
+        ),
         (("-m", "m", "--set", f"{COUNT}=2", "-o", "model_repository"), "error[bad_output]"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -43,7 +43,7 @@ def test_responses_are_counted_however_their_bytes_are_cut(step: int) -> None:
     parser = ResponseParser()
     for now, at in enumerate(range(0, len(data), step), start=1):
         parser.feed(data[at : at + step], now)
-    total, last_ns, gap_ns = parser.responses()
+    total, last_ns, gap_ns, _ = parser.responses()
     assert total == 4
     assert last_ns == -(-len(data) // step)
     assert parser.first_ns == -(-len(message()) // step)

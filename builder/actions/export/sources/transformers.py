@@ -13,6 +13,7 @@ from tritonsmith.builder.actions.export.sources.callables import one_line
 from tritonsmith.builder.actions.export.sources.torch import export_returned
 from tritonsmith.builder.base.errors import ExportError, Where
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_numpy
+from tritonsmith.builder.llm.weights import GENERATES
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +48,7 @@ OUTPUTS = {
     "feature-extraction": ("last_hidden_state",),
 }
 _GENERATES = (
-    "ForCausalLM",
-    "LMHeadModel",
-    "ForConditionalGeneration",
+    *GENERATES,
     "ForSeq2SeqLM",
     "ForSpeechSeq2Seq",
     "ForVision2Seq",
@@ -112,8 +111,8 @@ def _generates(architecture: str, where: Where) -> ExportError:
         where=where,
         seen=architecture,
         valid=list(_CLASSES),
-        fix="serve it with Triton's vllm or tensorrtllm backend (source: {directory: …}); of a decoder alone "
-        "task: feature-extraction exports the hidden states",
+        fix=f"source: {{llm: {where.path.parent}}} serves it with Triton's vllm or tensorrtllm backend; of a decoder "
+        "alone task: feature-extraction exports the hidden states",
     )
 
 

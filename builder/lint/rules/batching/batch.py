@@ -227,6 +227,8 @@ def preferred_without_profile(model: Model, context: Context) -> Iterator[Hit]:
     if not sizes or not model.config.backend:
         return
     if model.config.backend != "tensorrt":
+        if sizes == [model.config.max_batch_size]:
+            return  # as Triton has it when none is set
         yield Hit(
             f"the backend '{model.config.backend}' has no tuned batch sizes",
             "dynamic_batching.preferred_batch_size",

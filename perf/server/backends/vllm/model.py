@@ -8,9 +8,7 @@ Runs inside triton_python_backend_stub. Its as_numpy() and Tensor(ndarray) are r
 
 import json
 import os
-import queue
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ import vllm_convert
 import vllm_engine
 import vllm_metrics
 import vllm_sampling
+import vllm_senders
 import vllm_text
 import vllm_weights
 
@@ -100,7 +99,6 @@ class TritonPythonModel:
         if vllm_weights.is_hugging_face(path):
             path = vllm_convert.converted(path)
         self._max_model_len = vllm_arguments.context(settings, weights.context_length)
-        self._kv_tokens = settings.kv_tokens
         scheduler = genai.SchedulerConfig()
         for name, value in settings.scheduler.items():
             setattr(scheduler, name, value)
@@ -110,23 +108,24 @@ class TritonPythonModel:
         if vllm_arguments.wants_metrics(config, arguments):
             self._metrics = _metrics(args, self._max_model_len)
         observe = self._metrics.observe if self._metrics else None
-        self._engine = vllm_engine.Engine(pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe)
-        self._responses = queue.SimpleQueue()
-        self._responder = threading.Thread(target=self._respond, name="vllm-responses", daemon=True)
-        self._responder.start()
+        self._senders = vllm_senders.Senders(_is_gone, _send)
+        self._engine = vllm_engine.Engine(
+            pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe, self._senders.settle
+        )
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
+        self._watcher.start()
 
     def execute(self, requests):
         for request in requests:
-            sender = request.get_response_sender()
+            sender, generation = request.get_response_sender(), None
             try:
-                asked = _Asked(request)
-                generation = self._generation(asked, sender)
+                generation = self._generation(_Asked(request), sender)
+                self._senders.open(generation, sender)
+                self._engine.add(generation)
             except Exception as error:
                 told = str(error) if isinstance(error, _REFUSED) else f"{type(error).__name__}: {error}"
-                self._responses.put((None, sender, _error(f"Error generating stream: {told}"), _FINAL))
-                continue
-            self._responses.put((generation, sender, None, 0))
-            self._engine.add(generation)
+                self._senders.put(generation, sender, _error(f"Error generating stream: {told}"), _FINAL)
 
     def _generation(self, asked, sender):
         sampling = vllm_sampling.sampling_from(asked.parameters)
@@ -141,47 +140,30 @@ class TritonPythonModel:
                 "than the number of text tokens."
             )
         most = min(sampling.max_tokens, self._max_model_len - length)
-        if self._kv_tokens is not None and length + 1 > self._kv_tokens:
-            raise ValueError(f"the KV cache holds {self._kv_tokens} tokens and the prompt has {length}")
         answer = _Answer(asked)
 
         def take(generation):
             for response, flags in answer.responses(generation):
-                self._responses.put((generation, sender, response, flags))
+                self._senders.put(generation, sender, response, flags)
 
         with_logprobs = asked.flags["return_logprobs"] or asked.flags["return_cumulative_logprob"]
         return vllm_engine.Generation(ids, length, sampling, most, with_logprobs, take)
 
-    def _respond(self):
-        """Sends what is ready, so that the engine does not wait for it, and looks whether clients are still there."""
-        live, looked = {}, time.monotonic()
-        while True:
-            try:
-                item = self._responses.get(timeout=_LOOK_FOR_GONE_S)
-            except queue.Empty:
-                item = ()
-            if item is None:
-                return
-            if item:
-                generation, sender, response, flags = item
-                if response is None:
-                    live[generation] = sender
-                else:
-                    if flags & _FINAL:
-                        live.pop(generation, None)
-                    _send(sender, response, flags)
-            if live and time.monotonic() - looked > _LOOK_FOR_GONE_S:
-                looked = time.monotonic()
-                for generation in [g for g, s in live.items() if not g.cancelled and s.is_cancelled()]:
+    def _watch(self):
+        """Looks whether clients are still there."""
+        while not self._stopping.wait(_LOOK_FOR_GONE_S):
+            for generation in self._senders.live():
+                if self._senders.is_gone(generation):
                     pb.Logger.log_info("[vllm] Cancelling the request")
                     self._engine.cancel(generation)
 
     def finalize(self):
-        if not hasattr(self, "_responder"):
+        if not hasattr(self, "_watcher"):
             return
         self._engine.stop()
-        self._responses.put(None)
-        self._responder.join()
+        self._stopping.set()
+        self._watcher.join()
+        self._senders.stop()
         if self._metrics:
             self._metrics.stop()
 
@@ -301,6 +283,13 @@ def _text(value, name):
 
 def _error(message):
     return pb.InferenceResponse(error=pb.TritonError(message))
+
+
+def _is_gone(sender):
+    try:
+        return sender.is_cancelled()
+    except Exception:
+        return False
 
 
 def _send(sender, response, flags):

@@ -90,6 +90,9 @@ def settings_from(arguments, cores, cache_gib=None):
         raise ArgumentRefused(f"dtype: {dtype!r} is none of {', '.join(sorted(_DTYPES))}")
     if _DTYPES[dtype]:
         properties["INFERENCE_PRECISION_HINT"] = _DTYPES[dtype]
+    if _DTYPES[dtype] == "f32":
+        # Else quantised weights are multiplied with activations of 8 bits, by other kernels for one row than for many.
+        properties |= {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "KV_CACHE_PRECISION": "f32"}
     seed = _whole(left, "seed", 0) or 0
     unused = [name for name, value in sorted(left.items()) if not _is_meant(name, value)]
     return EngineSettings(scheduler, properties, max_num_seqs, kv_tokens, max_model_len, seed, unused)

@@ -27,9 +27,11 @@ def converted(path):
     target.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
-        main_export(str(path), making, task="text-generation-with-past", trust_remote_code=False)
-        if (path / "config.json").is_file() and not (making / "config.json").exists():
-            shutil.copyfile(path / "config.json", making / "config.json")
+        main_export(str(path), making, task="text-generation-with-past", convert_tokenizer=True)
+        if not (making / "openvino_tokenizer.xml").is_file():
+            raise vllm_weights.WeightsRefused(
+                f"the tokenizer of '{path}' could not be converted: is it there, whole?"
+            )
         making.rename(target)
     except OSError:
         if not target.is_dir():  # else another instance was faster

@@ -43,9 +43,12 @@ class Generation:
 
 
 class Engine:
-    """A pipeline, stepped as long as there is something to do. observe(engine, step) is told of each step."""
+    """A pipeline, stepped as long as there is something to do.
 
-    def __init__(self, pipeline, vocabulary, settings, observe=None):
+    observe(engine, step) is told of each step; settle() returns when what a step gave is on its way.
+    """
+
+    def __init__(self, pipeline, vocabulary, settings, observe=None, settle=None):
         self._pipeline = pipeline
         self._vocabulary = vocabulary
         self._max_num_seqs = settings.max_num_seqs
@@ -56,6 +59,7 @@ class Engine:
         if eos >= 0:
             self._eos.add(eos)
         self._observe = observe
+        self._settle = settle
         self._arrivals = deque()
         self._wakes = threading.Condition()
         self._stopping = False
@@ -67,6 +71,8 @@ class Engine:
 
     def add(self, generation):
         """From any thread."""
+        if not self._thread.is_alive():
+            raise RuntimeError("Model is unavailable due to unhealthy vLLM engine")
         with self._wakes:
             self._arrivals.append(generation)
             self._wakes.notify()
@@ -169,25 +175,34 @@ class Engine:
             for generation in list(self.running):
                 self._fail(generation, f"the engine failed in a step: {_first_line(error)}")
             return
+        step = Step()
         now = time.monotonic()
-        first, later, ended, tokens = [], [], [], 0
         for generation in list(self.running):
-            count = self._read(generation)
-            if not count and not generation.finished:
-                continue
-            if count:
-                tokens += count
-                if generation.first_token is None:
-                    generation.first_token = now
-                    first.append(generation)
-                else:
-                    later.append(now - generation.last_token)
-                generation.last_token = now
-            if generation.finished:
-                self._leave(generation)
-                ended.append(generation)
-            generation.take(generation)
-        self._look(Step(first, later, ended, tokens))
+            try:
+                self._advance(generation, now, step)
+            except Exception as error:  # noqa: PERF203 one of them must not end the others
+                self._fail(generation, f"{type(error).__name__}: {error}")
+        self._look(step)
+        if self._settle is not None:
+            self._settle()
+
+    def _advance(self, generation, now, step):
+        """What the step gave one of them."""
+        count = self._read(generation)
+        if not count and not generation.finished:
+            return
+        if count:
+            step.tokens += count
+            if generation.first_token is None:
+                generation.first_token = now
+                step.first.append(generation)
+            else:
+                step.later.append(now - generation.last_token)
+            generation.last_token = now
+        if generation.finished:
+            self._leave(generation)
+            step.done.append(generation)
+        generation.take(generation)
 
     def _look(self, step):
         if self._observe is not None:
@@ -242,17 +257,16 @@ class Engine:
                 sequence.handle.cancel()
 
     def _leave(self, generation):
-        if generation in self.running:
-            self.running.remove(generation)
-        else:
-            self.waiting.remove(generation)
+        for those in (self.running, self.waiting):
+            if generation in those:
+                those.remove(generation)
 
 
 class Step:
     """What one step did: generations that got their first token, seconds between tokens of the others, those that ended."""
 
-    def __init__(self, first=(), later=(), done=(), tokens=0):
-        self.first, self.later, self.done, self.tokens = first, later, done, tokens
+    def __init__(self):
+        self.first, self.later, self.done, self.tokens = [], [], [], 0
 
 
 _ENDINGS = {genai.GenerationFinishReason.STOP: "stop", genai.GenerationFinishReason.LENGTH: "length"}

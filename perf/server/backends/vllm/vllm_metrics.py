@@ -6,7 +6,8 @@ engine does not tell of them, and a count that is always 0 would be no count.
 
 import queue
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from contextlib import suppress
 
 import triton_python_backend_utils as pb
@@ -15,6 +16,8 @@ _LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 2
 _TO_FIRST = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 _PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
 _IN_A_STEP = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+_AT_ONCE = 64
+_MOST_BEHIND = 1000
 _COUNTERS = {
     "vllm:prompt_tokens_total": "Number of prefill tokens processed.",
     "vllm:generation_tokens_total": "Number of generation tokens processed.",
@@ -62,11 +65,14 @@ class Metrics:
         for name, (description, buckets) in _HISTOGRAMS.items():
             add(name, description, family.HISTOGRAM, buckets=[float(b) for b in buckets or sizes])
         self._steps = queue.SimpleQueue()
+        self._behind = 0
         self._thread = threading.Thread(target=self._run, name="vllm-metrics", daemon=True)
         self._thread.start()
 
     def observe(self, engine, step):
         """What the engine calls after a step."""
+        while self._behind > _MOST_BEHIND:
+            time.sleep(0.001)  # in which the interpreter is free, as it is not during a step
         state = (len(engine.running), len(engine.waiting), engine.cache_usage())
         self._steps.put((state, step))
 
@@ -76,17 +82,26 @@ class Metrics:
         self._thread.join()
 
     def _run(self):
-        ended = False
-        while not ended:
-            # All that has gathered meanwhile: its counts in one report, and of the gauges the last.
-            items = [self._steps.get()]
-            with suppress(queue.Empty):
-                while True:
-                    items.append(self._steps.get_nowait())
-            ended = items[-1] is None
-            steps = [item[1] for item in items if item is not None]
-            if steps:
-                self._report(items[len(steps) - 1][0], steps)
+        ended, pending = False, deque()
+        while pending or not ended:
+            items = self._gathered(wait=not (pending or ended))
+            ended = ended or None in items
+            told = [item for item in items if item is not None]
+            if told:
+                self._report(told[-1][0], [step for _, step in told])
+                pending.extend(pair for _, step in told for pair in observed(step))
+            # Histograms take one value a call; counters and gauges, which need one in all, do not wait for them.
+            for _ in range(min(_AT_ONCE, len(pending))):
+                name, value = pending.popleft()
+                self._metrics[name].observe(value)
+            self._behind = len(pending)
+
+    def _gathered(self, wait):
+        items = [self._steps.get()] if wait else []
+        with suppress(queue.Empty):
+            while True:
+                items.append(self._steps.get_nowait())
+        return items
 
     def _report(self, state, steps):
         for name, value in zip(_GAUGES, state, strict=True):
@@ -96,9 +111,6 @@ class Metrics:
             totals.update(dict(counted(step)))
         for name, value in totals.items():
             self._metrics[name].increment(value)
-        for step in steps:
-            for name, value in observed(step):
-                self._metrics[name].observe(value)
 
 
 def counted(step):

@@ -20,7 +20,7 @@ class WeightsRefused(Exception):
 
 def find(model, version_dir, available_bytes=None):
     """(`model`, the directory of model.json, memory to be had) → Weights; WeightsRefused else."""
-    path = Path(version_dir) / model  # which is `model` itself where that is absolute
+    path = _place(Path(model), Path(version_dir))
     if not path.exists():
         raise WeightsRefused(
             f"model.json: there is no '{path}'; the embedded vllm backend takes 'model' as a path, relative to "
@@ -36,6 +36,17 @@ def find(model, version_dir, available_bytes=None):
             f"the weights in '{path}' take {size >> 20} MiB and {available_bytes >> 20} MiB of memory are available"
         )
     return Weights(path, context)
+
+
+def _place(model, version_dir):
+    """`/models/chat/1/m.gguf`, as a server in a container sees it, is m.gguf beside model.json where there is no such path:
+    NVIDIA's backend takes no path relative to the version directory, so a repository made for it has absolute ones."""
+    path = version_dir / model  # which is `model` itself where that is absolute
+    if not path.is_absolute() or path.exists() or version_dir.name not in model.parts:
+        return path
+    after = len(model.parts) - model.parts[::-1].index(version_dir.name)
+    beside = version_dir.joinpath(*model.parts[after:])
+    return beside if beside != version_dir and beside.exists() else path
 
 
 def available_memory(meminfo=Path("/proc/meminfo")):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests import onnx_models
 from tests.conftest import Run
 from tests.perf.report.test_report import run_result, summary
+from tests.tiny_gguf import tiny_gguf
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.spec.spec import load_spec
 from tritonsmith.perf.commands.apply.chosen import Chosen, chosen_arm, weights_from_text
@@ -386,3 +387,20 @@ def test_settings_of_another_composing_model_are_written_into_that_model(tmp_pat
     }
     assert plan.after.count("# tritonsmith apply:") == 2
     assert plan.evidence["arm"]["settings"] == {DELAY: 0, "other:instance_group.count": 2}
+
+
+def test_an_engines_argument_is_written_beside_the_others(tmp_path: Path) -> None:
+    text = """\
+models:
+  minilm:
+    source: {llm: tiny.gguf}
+    engine: {max_model_len: 2048, max_num_seqs: 32}  # as measured in May
+"""
+    tiny_gguf(tmp_path / "tiny.gguf")
+    plan = applied(text, {"engine.max_num_seqs": 8, "engine.enable_prefix_caching": True}, tmp_path)
+    assert yaml.safe_load(plan.after)["models"]["minilm"]["engine"] == {
+        "max_model_len": 2048,
+        "max_num_seqs": 8,
+        "enable_prefix_caching": True,
+    }
+    assert "# as measured in May" in plan.after

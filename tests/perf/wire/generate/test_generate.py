@@ -56,7 +56,7 @@ def test_the_times_are_those_of_whole_events() -> None:
     parser = EventParser()
     for now, data in ((10, b"data: 1"), (20, b"\n"), (30, b"\ndata: 2\n\n"), (80, b"data: 3\n\n")):
         parser.feed(data, now)
-    assert (parser.first_ns, parser.responses()) == (30, (3, 80, 50))
+    assert (parser.first_ns, parser.responses()[:3]) == (30, (3, 80, 50))
     assert parser.failure() is None
 
 

@@ -1,0 +1,145 @@
+"""A language model's source → its weights and adapters in a version directory, as they are; or SpecError."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.builder.base.errors import SpecError, at
+from tritonsmith.builder.base.files.copies import copy_file
+from tritonsmith.builder.base.files.package_files import portable_name, source_path
+from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.base.text.quantities import text_of_bytes
+from tritonsmith.builder.llm.contract import LORA_DIRECTORY, VERSION
+from tritonsmith.builder.llm.hub import refuse_unpinned
+from tritonsmith.builder.llm.weights import (
+    Weights,
+    hub_name,
+    json_of,
+    missing,
+    read_weights,
+    refuse_links_elsewhere,
+)
+from tritonsmith.builder.spec.model_directory import read_model_directory
+from tritonsmith.builder.spec.model_spec import language_backend
+from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
+
+_ADAPTER = "adapter_config.json"
+
+
+def check_weights(model: ModelSpec, spec: RepositorySpec) -> None:
+    """SpecError at the spec's line: no weights, of an architecture that no engine knows, or a name that is not pinned."""
+    with at(spec.where(model.name, "source", "llm")):
+        weights = weights_of(model, spec.root)
+        if weights is not None:
+            _refuse_unfit(model, weights, spec)
+    for name, directory in model.source.options["lora"].items():
+        with at(spec.where(model.name, "source", "lora", name)):
+            _adapter(name, source_path(directory, spec.root))
+    for name in model.source.files:
+        with at(spec.where(model.name, "source", "files")):
+            if not source_path(name, spec.root).is_file():
+                raise missing(name, source_path(name, spec.root))
+
+
+def weights_of(model: ModelSpec, root: Path) -> Weights | None:
+    """What is there; None for a model that the server fetches from the hub. SpecError without a place."""
+    reference = model.source.reference
+    path = source_path(reference, root)
+    if path.exists():
+        return read_weights(path)
+    name = hub_name(reference)
+    if name is None:
+        raise missing(reference, path)
+    refuse_unpinned(name)
+    return None
+
+
+# The most tokens of prompt and answer, by backend. What says how positions are stretched makes more of them possible.
+_LENGTHS = {"vllm": "max_model_len", "tensorrtllm": "max_seq_len"}
+_STRETCHES = ("hf_overrides", "rope_scaling", "model_kwargs")
+
+
+def _refuse_unfit(model: ModelSpec, weights: Weights, spec: RepositorySpec) -> None:
+    if language_backend(model) == "tensorrtllm" and weights.form == "gguf":
+        raise SpecError(
+            f"{model.name}: TensorRT-LLM reads no GGUF",
+            code="gguf_elsewhere",
+            seen=model.source.reference,
+            valid=("a Hugging Face directory", "ORGANISATION/NAME@COMMIT"),
+            fix="the Hugging Face model that it was made from, or backend: vllm",
+        )
+    key = _LENGTHS[language_backend(model)]
+    asked = model.engine.get(key)
+    known = weights.positions is not None and not any(name in model.engine for name in _STRETCHES)
+    if known and isinstance(asked, int) and weights.positions is not None and asked > weights.positions:
+        raise SpecError(
+            f"{model.name}: engine.{key} is more than the model has positions for",
+            code="context_too_long",
+            where=spec.where(model.name, "engine", key),
+            seen=asked,
+            valid=(f"up to {weights.positions}",),
+            fix=f"engine: {{{key}: {weights.positions}}}",
+        )
+
+
+def _adapter(name: str, directory: Path) -> list[Path]:
+    """The files of an adapter; SpecError where the directory holds none."""
+    config = json_of(directory / _ADAPTER)
+    names = (
+        sorted(p.name for p in directory.iterdir() if p.is_file() and not p.name.startswith("."))
+        if directory.is_dir()
+        else []
+    )
+    if not config or not any(n.startswith("adapter_model.") for n in names):
+        raise SpecError(
+            f"lora {name!r}: {directory} holds no adapter: {_ADAPTER} and adapter_model.safetensors are needed",
+            code="no_adapter",
+            seen=names[:8] or "no directory",
+        )
+    refuse_links_elsewhere(directory, names)
+    return [directory / n for n in names]
+
+
+def place_weights(spec: ModelSpec, root: Path, into: Path) -> Any:
+    """The weights in `1/`, adapters in `1/lora/NAME/`, and the source's other files; of a model of the hub an empty `1/`."""
+    try:
+        weights = weights_of(spec, root)
+    except SpecError as error:
+        error.message = f"{spec.name}: {error.message}"
+        raise
+    files = dict(weights.files) if weights is not None else {}
+    files |= {Path(name).name: source_path(name, root) for name in spec.source.files}
+    for name, directory in spec.source.options["lora"].items():
+        found = _adapter(name, source_path(directory, root))
+        files |= {f"{LORA_DIRECTORY}/{name}/{file.name}": file for file in found}
+    for name, file in files.items():
+        copy_file(file, into / VERSION / name)
+    if weights is not None:
+        _tell(spec, weights)
+    return list(files.values()), ([] if files else [VERSION]), _listings(spec, root)
+
+
+def _listings(spec: ModelSpec, root: Path) -> dict[str, str]:
+    """Directories that were read, with the digest of their files' names: another file is another model."""
+    named = [spec.source.reference, *spec.source.options["lora"].values()]
+    directories = [path for path in (source_path(name, root) for name in named) if path.is_dir()]
+    return {
+        f"{portable_name(path, root)}/": read_model_directory(path).listing_digest for path in directories
+    }
+
+
+def _tell(spec: ModelSpec, weights: Weights) -> None:
+    import psutil
+
+    memory = psutil.virtual_memory().total
+    if weights.weight_bytes > memory and not spec.engine.get("cpu_offload_gb"):
+        note(
+            f"warning: {spec.name}: its weights take {text_of_bytes(weights.weight_bytes)}, and this machine has "
+            f"{text_of_bytes(memory)}: it will not be served here"
+        )
+    if not weights.chat_template:
+        note(
+            f"{spec.name}: the weights bring no chat template: it completes text, and clients that chat must put their "
+            "messages into the model's own form"
+        )

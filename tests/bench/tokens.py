@@ -1,0 +1,248 @@
+"""Our load by tokens beside AIPerf on one scripted server → TTFT, ITL and tokens/s of both, CPU a chunk, chunks/s of a core.
+
+Below each client's numbers are the server's own of that client's run, since no two runs on a busy machine are alike.
+Tokens/s differ in what they mean: ours are those that came while the load was on, AIPerf's (and the server's here) all of
+them over the time from the first request to the last answer.
+
+    python -m tests.bench.tokens [--aiperf PATH] [--requests 48] [--users 4]
+
+Install AIPerf into an environment of its own (pip install aiperf==0.13.0) and name its command; without it ours runs alone.
+CPU a chunk is that of all of a client's processes from the first request to the last chunk, so that starting up is not in
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tritonsmith.builder.base.text.console import emit_text, note
+
+SERVER = Path(__file__).parents[1] / "perf" / "tokens" / "scripted_server.py"
+STEADY = {"first_ms": 60.0, "gap_ms": 10.0}
+SPARSE = {"first_ms": 1.0, "gap_ms": 2.0}
+DENSE = {"first_ms": 1.0, "gap_ms": 1.0, "lump": 16}  # a client that is behind finds several chunks in a read
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client says: medians in ms, tokens a second; the CPU of all its processes, in s, at instants of the run."""
+
+    ttft_ms: float
+    itl_ms: float
+    tokens_per_s: float
+    samples: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A run by the server's own clock: median TTFT and mean ITL in ms, tokens/s, its ends, its chunks."""
+
+    ttft_ms: float
+    itl_ms: float
+    tokens_per_s: float
+    first_ns: int
+    last_ns: int
+    chunks: int
+
+
+def main() -> None:
+    """Print both clients' numbers, the server's of the same, and what a chunk costs each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.tokens", description=__doc__)
+    parser.add_argument("--aiperf", default=shutil.which("aiperf"), help="AIPerf's command")
+    parser.add_argument("--requests", type=int, default=48, help="of the run that is compared")
+    parser.add_argument("--users", type=int, default=4)
+    parser.add_argument("--chunks", type=int, default=100_000, help="of the run that measures cost")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tritonsmith-bench-") as directory:
+        place = Path(directory)
+        clients: dict[str, Any] = {"ours": ours}
+        if given.aiperf:
+            clients["AIPerf"] = AiPerf(given.aiperf, place)
+        else:
+            note("AIPerf is not there: pip install aiperf==0.13.0 in a venv, --aiperf VENV/bin/aiperf")
+        told, true = {}, {}
+        with server(STEADY) as port:
+            for name, client in clients.items():
+                told[name] = client(port, given.users, given.requests, 64, place)
+                true[name] = truth(port)
+        for name, one in told.items():
+            for who, numbers in ((name, one), ("  server", true[name])):
+                emit_text(
+                    f"{who:<10}TTFT p50 {numbers.ttft_ms:7.2f} ms, ITL mean {numbers.itl_ms:6.3f} ms, "
+                    f"{numbers.tokens_per_s:7.1f} output tokens/s"
+                )
+        costs = {
+            (how, name): cost_us(client, given.chunks, place, script)
+            for how, script in (("one chunk a read", SPARSE), ("16 chunks a read", DENSE))
+            for name, client in clients.items()
+        }
+    for (how, name), cost in costs.items():
+        emit_text(f"{how}: {name:<8}{cost:7.1f} µs of CPU a chunk, {1e6 / cost:9,.0f} chunks/s of one core")
+    for how in dict.fromkeys(how for how, _ in costs) if len(clients) == 2 else ():
+        times = costs[how, "AIPerf"] / costs[how, "ours"]
+        emit_text(f"{how}: chunks/s of one core {times:.1f} times AIPerf's (wanted: 5)")
+    emit_text(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end")
+
+
+def cost_us(client: Any, chunks: int, place: Path, script: dict[str, float]) -> float:
+    """CPU of a client's processes from the first request to the last chunk, a chunk, in µs."""
+    tokens, users = 256, 16
+    with server(script) as port:
+        samples = client(port, users, users + chunks // tokens, tokens, place).samples
+        seen = truth(port)
+    before = max((cpu_s for at_ns, cpu_s in samples if at_ns <= seen.first_ns), default=0.0)
+    until = max(cpu_s for at_ns, cpu_s in samples if at_ns <= seen.last_ns + 100_000_000)
+    each_us = float((until - before) / seen.chunks * 1e6)
+    wall_s = (seen.last_ns - seen.first_ns) / 1e9
+    note(
+        f"{each_us:.1f} µs of CPU a chunk; {seen.chunks:,} chunks in {wall_s:.1f} s, {until - before:.1f} s of CPU"
+    )
+    return each_us
+
+
+@contextmanager
+def server(script: dict[str, float]) -> Iterator[int]:
+    """The scripted server's port."""
+    command = [sys.executable, str(SERVER), json.dumps(script)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(10)
+
+
+def ours(port: int, users: int, requests: int, tokens: int, place: Path) -> Told:
+    """`tritonsmith load` in a process of its own."""
+    command = [sys.executable, "-m", "tritonsmith", "load", f"openai://127.0.0.1:{port}/v1"]
+    command += [
+        "-c",
+        str(users),
+        "--requests",
+        str(requests),
+        "--warmup",
+        "0s",
+        "--isl",
+        "32",
+        "--osl",
+        str(tokens),
+    ]
+    output, samples = run([*command, "--format", "json"])
+    said = json.loads(output)["tokens"]
+    return Told(
+        said["ttft_ns"]["p50"]["value"] / 1e6,
+        said["mean_itl_ns"]["value"] / 1e6,
+        said["output_tokens_per_s"]["value"],
+        samples,
+    )
+
+
+@dataclass(frozen=True)
+class AiPerf:
+    """NVIDIA's AIPerf, with a tokenizer of a directory, since it wants one for its prompts."""
+
+    command: str
+    place: Path
+
+    def __call__(self, port: int, users: int, requests: int, tokens: int, place: Path) -> Told:
+        """One run; its own files say what it found."""
+        out = Path(tempfile.mkdtemp(dir=self.place))
+        command = [self.command, "profile", "-m", "chat", "--endpoint-type", "chat", "--streaming"]
+        command += [
+            "-u",
+            f"http://127.0.0.1:{port}",
+            "--concurrency",
+            str(users),
+            "--request-count",
+            str(requests),
+        ]
+        command += ["--isl", "32", "--osl", str(tokens), "--tokenizer", str(self._tokenizer())]
+        command += ["--use-server-token-count", "--ui", "none", "--artifact-dir", str(out)]
+        _, samples = run(command)
+        said = json.loads(next(out.rglob("*profile_export_aiperf.json")).read_text())
+        return Told(
+            said["time_to_first_token"]["p50"],
+            said["inter_token_latency"]["avg"],
+            said["output_token_throughput"]["avg"],
+            samples,
+        )
+
+    def _tokenizer(self) -> Path:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        place = self.place / "tokenizer"
+        if not place.exists():
+            place.mkdir()
+            words = {word: i for i, word in enumerate(("?", "<s>", "</s>", *map(str, range(1000))))}
+            inner = Tokenizer(models.WordLevel(words, unk_token="?"))
+            inner.pre_tokenizer = pre_tokenizers.Whitespace()
+            inner.save(str(place / "tokenizer.json"))
+            config = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "unk_token": "?",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+            }
+            (place / "tokenizer_config.json").write_text(json.dumps(config))
+        return place
+
+
+def run(command: list[str]) -> tuple[str, list[tuple[int, float]]]:
+    """(what it printed, CPU of it and of all processes below it so far, every 30 ms).
+
+    It is sampled, as AIPerf does not wait for all of its own processes.
+    """
+    samples: list[tuple[int, float]] = []
+    seen: dict[tuple[int, float], float] = {}
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = psutil.Popen(command, stdout=output, stderr=errors)
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                for one in (process, *process.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        times = one.cpu_times()
+                        seen[one.pid, one.create_time()] = times.user + times.system
+            samples.append((time.monotonic_ns(), sum(seen.values())))
+            time.sleep(0.03)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise SystemExit(
+                f"{command[0]} ended with {process.returncode}: {output.read()[-2000:]}{errors.read()[-2000:]}"
+            )
+        return output.read(), samples
+
+
+def truth(port: int) -> Truth:
+    """Of the run that is just over."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/log", timeout=60) as answer:
+        rows = json.loads(answer.read())
+    rows = [row for row in rows if len(row["writes"]) > 8]  # not what was asked before the load
+    chunks = [[(at, tokens) for at, tokens, size in row["writes"] if size] for row in rows]
+    first = [c[0][0] - row["at_ns"] for c, row in zip(chunks, rows, strict=True)]
+    itl = [(c[-1][0] - c[0][0]) / (sum(t for _, t in c) - 1) for c in chunks]
+    begin, end = min(row["at_ns"] for row in rows), max(c[-1][0] for c in chunks)
+    total = sum(tokens for c in chunks for _, tokens in c)  # in these scripts a chunk holds one
+    rate = total / (end - begin) * 1e9
+    return Truth(statistics.median(first) / 1e6, statistics.fmean(itl) / 1e6, rate, begin, end, total)
+
+
+if __name__ == "__main__":
+    main()

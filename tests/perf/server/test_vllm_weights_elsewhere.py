@@ -1,0 +1,42 @@
+"""A model.json that names its weights as a server in a container sees them → the same files, where this server has them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import tritonsmith.perf.server
+from tests.tiny_gguf import tiny_gguf
+
+
+def loaded() -> ModuleType:
+    file = Path(tritonsmith.perf.server.__file__).with_name("backends") / "vllm" / "vllm_weights.py"
+    spec = importlib.util.spec_from_file_location("vllm_weights_elsewhere", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_path_of_the_container_is_the_file_beside_model_json(tmp_path: Path) -> None:
+    weights, version = loaded(), tmp_path / "chat__arm" / "1"
+    version.mkdir(parents=True)
+    tiny_gguf(version / "m.gguf")
+    for model in ("m.gguf", "/no/such/place/chat/1/m.gguf", str(version / "m.gguf")):
+        assert weights.find(model, version).path == version / "m.gguf"
+    other = tiny_gguf(tmp_path / "other.gguf")
+    assert weights.find(str(other), version).path == other  # what is there is meant
+
+
+@pytest.mark.parametrize(
+    "model", ["/no/such/chat/1/n.gguf", "/no/such/chat/1", "/no/such/chat/2/m.gguf", "/no/m.gguf"]
+)
+def test_a_path_that_is_nowhere_is_told_as_it_is_written(tmp_path: Path, model: str) -> None:
+    weights, version = loaded(), tmp_path / "chat" / "1"
+    version.mkdir(parents=True)
+    tiny_gguf(version / "m.gguf")
+    with pytest.raises(weights.WeightsRefused, match=model):
+        weights.find(model, version)

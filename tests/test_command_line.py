@@ -21,6 +21,7 @@ COMMANDS = (
     "status",
     "infer",
     "load",
+    "batch",
     "sweep",
     "report",
     "compare",

@@ -8,6 +8,7 @@
         before = tritonsmith.load(server, "minilm", 8)      # 8 requests in flight
         after = tritonsmith.load(server, "minilm", tritonsmith.Open(200, "poisson"))
     tritonsmith.sweep("model_repository", "minilm", space={"instance_group.count": [1, 2]})
+    vectors = list(tritonsmith.batch(texts, "sentences"))   # every row's answer, in order
 
 Each function does what the command of its name does, and returns what the command prints from: a result with its own fields,
 `rows()`, `to_frame()` for pandas, and a table in a notebook. Nothing is written to stdout; `progress=True` shows on stderr how
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Span,
         TritonsmithError,
         VariantOutcome,
+        batch,
         build,
         check,
         compare,
@@ -73,6 +75,7 @@ __all__ = [
     "Span",
     "TritonsmithError",
     "VariantOutcome",
+    "batch",
     "build",
     "check",
     "compare",

@@ -6,6 +6,7 @@ import typer
 
 from tritonsmith.builder.commands.help import Command
 from tritonsmith.perf.commands.apply.command import apply
+from tritonsmith.perf.commands.batch.command import batch
 from tritonsmith.perf.commands.demo import demo
 from tritonsmith.perf.commands.doctor import doctor
 from tritonsmith.perf.commands.init import init
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command(cls=Command, rich_help_panel=panel)(status)
     app.command(cls=Command, rich_help_panel=panel)(infer)
     app.command(cls=Command, rich_help_panel=panel)(load)
+    app.command(cls=Command, rich_help_panel=panel)(batch)
     app.command(cls=Command, rich_help_panel=panel)(sweep)
     app.command(cls=Command, rich_help_panel=panel)(report)
     app.command(cls=Command, rich_help_panel=panel)(compare)

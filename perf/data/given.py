@@ -112,7 +112,7 @@ def _from_json(spec: TensorSpec, text: str) -> Array:
 
     try:
         value = json.loads(text)
-        shape = _shape_of(value)
+        shape = shape_of(value)
     except (json.JSONDecodeError, RecursionError) as error:
         if spec.dtype.kserve == "BYTES":  # text without the quotes that a shell takes away
             return _filled(spec, _one_bytes(text.encode("utf-8", "surrogateescape")))
@@ -125,11 +125,11 @@ def _from_json(spec: TensorSpec, text: str) -> Array:
     return _filled(spec, flat.reshape(shape))
 
 
-def _shape_of(value: Any) -> tuple[int, ...]:
+def shape_of(value: Any) -> tuple[int, ...]:
     """Of nested lists; ValueError when those of one level are of unlike shapes."""
     if not isinstance(value, list):
         return ()
-    inner = {_shape_of(part) for part in value}
+    inner = {shape_of(part) for part in value}
     if len(inner) > 1:
         raise ValueError(f"has parts of unlike shapes: {', '.join(str(list(s)) for s in sorted(inner))}")
     return (len(value), *next(iter(inner), ()))

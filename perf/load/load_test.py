@@ -354,6 +354,7 @@ class ServedAt:
     grpc_url: str = ""
     metrics_url: str = ""
     pid: int | None = None
+    server: Server | None = None
 
     def known_to(self, test: LoadTest) -> LoadTest:
         """The test, told what is known of the server."""
@@ -390,4 +391,4 @@ def server_at(where: str | Server, log_path: Path | None = None) -> Iterator[Ser
 
 
 def _served_at(server: Server) -> ServedAt:
-    return ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid)
+    return ServedAt(f"http://{server.http_url}", server.grpc_url, server.metrics_url, server.pid, server)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Behaviour:
     count_after_s:  statistics count a request so long after its answer.
     require_header: (name, value) without which everything is HTTP 403.
     infer_status:   every infer request is refused with this status.
+    refuse_value:   infer requests with this value are refused with HTTP 400.
     """
 
     delay_s: float = 0.0
@@ -60,12 +62,14 @@ class Behaviour:
     count_after_s: float = 0.0
     require_header: tuple[str, str] | None = None
     infer_status: int = 0
+    refuse_value: float | None = None
 
 
 @dataclass
 class FakeServer:
     """host, port and what was seen.
 
+    values_seen: how often an infer request had a row that begins with this value.
     ensembles: model → the models of its steps; each counts what the fake is asked, with a queue of its own length.
 
     To generate_stream it answers with as many events as x says, y = 0, 1, 2 …; after as many as -x an error object.
@@ -89,6 +93,8 @@ class FakeServer:
     host: str = "127.0.0.1"
     answer_bytes: int = 0
     ensembles: dict[str, list[str]] = field(default_factory=dict)
+    last_values: list[float] = field(default_factory=list)
+    values_seen: Counter[float] = field(default_factory=Counter)
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.AbstractServer | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -177,6 +183,8 @@ class FakeServer:
         if turn(behaviour.error_every):
             return await self._write(writer, 503, b'{"error":"Request timeout expired"}', None, close=False)
         json_length, answer = self._infer(fields, body, turn(behaviour.wrong_every))
+        if behaviour.refuse_value is not None and behaviour.refuse_value in self.last_values:
+            return await self._write(writer, 400, b'{"error":"that value is refused"}', None, close=False)
         if turn(behaviour.drop_every):
             if behaviour.drop_inside:
                 writer.write(self._head(200, len(answer), json_length, False) + answer[: len(answer) // 2])
@@ -220,6 +228,8 @@ class FakeServer:
         values = (
             np.array(header["inputs"][0]["data"]) if told is None else np.frombuffer(body[length:], "<f4")
         )
+        self.last_values = values.ravel().tolist()
+        self.values_seen.update(self.last_values[:: shape[-1]])
         y = (2 * values.reshape(shape) + (1 if wrong else 0)).astype("<f4")
         if self.behaviour.count_after_s:
             asyncio.get_running_loop().call_later(self.behaviour.count_after_s, self._count, shape[0])

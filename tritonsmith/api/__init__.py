@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritonsmith.api.live import compare, load, serve, sweep
+from tritonsmith.api.live import batch, compare, load, serve, sweep
 from tritonsmith.api.repository import build, check, plan, publish
 from tritonsmith.builder.base.errors import GateError, TritonsmithError
 from tritonsmith.builder.build.results import BuildResult, ModelOutcome, VariantOutcome
@@ -38,6 +38,7 @@ __all__ = [
     "Span",
     "TritonsmithError",
     "VariantOutcome",
+    "batch",
     "build",
     "check",
     "compare",

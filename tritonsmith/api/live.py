@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 from typing_extensions import Unpack
 
 from tritonsmith.api.common import OnError, PathLike, Progress, names, unless_failed, unless_interrupted
+from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.builder.base.text.console import progress_as_asked
 from tritonsmith.perf.data.distribution import Distribution
 from tritonsmith.perf.data.options import DataOptions
@@ -133,6 +134,55 @@ def load(
             tell and (lambda at: tell(f"{model or 'load'}  {at.requests:,} requests", at.done, 1.0)),
         )
     return unless_interrupted(result, result.records.header.interrupted, errors)
+
+
+def batch(
+    rows: Iterable[Any],
+    model: str = "",
+    *,
+    where: Server | PathLike = "model_repository",
+    version: str = "",
+    columns: Mapping[str, str] | None = None,
+    batch_size: int | None = None,
+    in_flight: int | None = None,
+    by_length: bool = True,
+    parameters: Mapping[str, Parameter] | None = None,
+    protocol: Literal["http", "grpc"] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 300.0,
+    wait_s: float = 300.0,
+    errors: OnError = "raise",
+) -> Iterator[Mapping[str, Any]]:
+    """The answers to rows, in their order, each a mapping of outputs; rows are read on while answers are taken.
+
+        for row, answer in zip(texts, tritonsmith.batch(texts, "sentences"), strict=True): …
+
+    rows:       each a mapping, input → value (a text, a number, lists, an array), or the value where the model has one input;
+                without the batch dimension. Rows that are alike are sent together, and the model's outputs told apart again.
+    model:      may be left out when only one is ready. where: a server of `serve`, a Triton's URL, or a model repository.
+    columns:    a row's key → the input that it is for; None: keys are inputs' names.
+    batch_size: rows of a request; None: the model's max_batch_size. in_flight: requests; None: found at the start.
+    by_length:  rows of like length together; False takes them as they come.
+    timeout_s, wait_s: of a request, which is then asked again, and for a server that is gone.
+    errors:     "raise" the first row's error, or "return" each in its row's place. For files of rows, with a journal, use the
+                command `tritonsmith batch`.
+    """
+    from tritonsmith.perf.batch.place import Question
+    from tritonsmith.perf.batch.rows.asks import Plain
+    from tritonsmith.perf.batch.sending.send import SendOptions
+    from tritonsmith.perf.batch.stream import stream_batch
+
+    place = where if isinstance(where, Server) else str(where)
+    grpc = isinstance(place, str) and place.startswith("grpc")
+    wire = {"protocol": "grpc" if grpc else protocol, "headers": dict(headers or {})}
+    question = Question(
+        Plain(model, dict(columns or {})), version, batch_size, dict(parameters or {}), wire=wire
+    )
+    send = SendOptions(in_flight, timeout_s=timeout_s, wait_s=wait_s)
+    for answer in stream_batch(rows, place, question, send, by_length=by_length):
+        if isinstance(answer, TritonsmithError) and errors == "raise":
+            raise answer
+        yield answer  # type: ignore[misc]  # an error in its row's place is asked for
 
 
 class SweepSettings(TypedDict, total=False):

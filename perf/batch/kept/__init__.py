@@ -1,0 +1,1 @@
+"""What is known so far → a journal on disk → the output, by rename."""

@@ -1,0 +1,118 @@
+"""JSON values → an input's array, none of them changed; an answer's array → JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from tritonsmith.builder.base.errors import UsageError
+from tritonsmith.builder.base.tensors import TensorSpec, fits
+from tritonsmith.perf.batch.rows.lines import BadLineError
+from tritonsmith.perf.data.analyzer_json import flat_array
+from tritonsmith.perf.data.given import shape_of
+from tritonsmith.perf.data.interface import Array
+
+_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
+    """The value, nested lists or one, as an array of its own shape; BadLineError for what the datatype cannot hold."""
+    if isinstance(value, np.ndarray) and spec.dtype.kserve == "BYTES":
+        value = value.tolist()
+    found = _fast(spec, value)
+    if found is not None:
+        return found
+    try:
+        shape = shape_of(value)
+        flat = flat_array(spec, value, lambda why, seen: UsageError(why, code="bad_line", seen=seen))
+    except UsageError as error:
+        raise BadLineError(f"{error.message}, not {_shown(error.seen)}", place) from None
+    except (ValueError, RecursionError) as error:
+        raise BadLineError(str(error), place) from None
+    return flat.reshape(shape)
+
+
+def _fast(spec: TensorSpec, value: Any) -> Array | None:
+    """What NumPy takes without a doubt; flat_array looks at each value of the rest."""
+    if spec.dtype.kserve == "BYTES":
+        if not isinstance(value, str | bytes):
+            return None
+        one = np.empty((), object)
+        one[()] = value if isinstance(value, bytes) else _encoded(value)
+        return one
+    dtype = np.dtype(spec.dtype.numpy or "float32")
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        return None
+    kind = array.dtype.kind
+    if not array.size or (dtype.kind == "b" and kind == "b"):
+        return array.astype(dtype) if kind in "bif" else None
+    if dtype.kind in "iu" and kind in "iu":
+        limits = np.iinfo(dtype)
+        return (
+            array.astype(dtype) if limits.min <= int(array.min()) and int(array.max()) <= limits.max else None
+        )
+    if dtype.kind == "f" and kind in "iuf":
+        finite = bool(np.abs(array).max() <= np.finfo(dtype).max)
+        return array.astype(dtype) if finite else None
+    return None
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def placed(spec: TensorSpec, array: Array, place: str) -> Array:
+    """The array in a shape that the model takes: one value fills a tensor that has room for one."""
+    want = spec.wire_shape
+    if array.ndim == 0 and all(size in (1, -1) for size in want):
+        return array.reshape((1,) * len(want))
+    if array.ndim == 1 and len(want) == 0:
+        return array
+    if not fits(array.shape, want):
+        raise BadLineError(
+            f"has the shape {list(array.shape)}, and input `{spec.name}` takes {list(want)}", place
+        )
+    return array
+
+
+def cell_value(spec: TensorSpec, value: Any, place: str) -> Any:
+    """A table's cell: a text is itself where the model takes texts, else the JSON that it holds."""
+    if spec.dtype.kserve == "BYTES" or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (json.JSONDecodeError, RecursionError):
+        raise BadLineError(f"is to hold values of {spec.dtype.kserve}, not {_shown(value)}", place) from None
+
+
+def json_of_array(array: Array, datatype: str) -> str:
+    """As nested lists; BF16 comes as bits. 32-bit floats have nine digits, which tell each from all others; NaN is a text."""
+    if datatype == "BF16":
+        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if array.ndim > 1:
+        return f"[{','.join(json_of_array(part, '') for part in array)}]"
+    if array.dtype == object:
+        values = [
+            v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v
+            for v in array.ravel().tolist()
+        ]
+        text = json.dumps(values, separators=(",", ":"))
+    elif array.dtype.kind == "f" and array.dtype.itemsize <= 4 and np.isfinite(array).all():
+        values = array.ravel().tolist()
+        text = "[" + ("%.9g," * len(values) % tuple(values))[:-1] + "]"
+    else:
+        values = array.ravel().tolist()
+        if array.dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no words for them
+            values = [value if math.isfinite(value) else _WORDS[str(value)] for value in values]
+        text = json.dumps(values, separators=(",", ":"))
+    return text if array.ndim else text[1:-1]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

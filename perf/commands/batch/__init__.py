@@ -1,0 +1,1 @@
+"""`tritonsmith batch`: a file of rows → a file of answers."""

@@ -145,6 +145,7 @@ def served(runner: Runner, ci: Ci) -> dict[str, list[int]]:
     return found
 
 
+@pytest.mark.nightly
 def test_plan_build_and_publish_on_runners_that_share_a_bucket(ci: Ci) -> None:
     first = ci.runner("plan")
     outputs = ci.run(first, "plan")

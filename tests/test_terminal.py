@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ models:
   %s:
     source: {onnx: long.onnx}
     max_batch_size: 8
-    dynamic_batching: {preferred_batch_size: [8]}
+    dynamic_batching: {preferred_batch_size: [4]}
 """
 
 
@@ -138,7 +139,7 @@ def test_every_command_fits_the_terminal(ground: Ground, tmp_path_factory: pytes
 
 
 # Below, with a server; the demo's own tests end it at each of its stages.
-SERVED = {"serve", "infer", "status", "load", "sweep", "report", "compare", "apply", "demo"}
+SERVED = {"serve", "infer", "status", "load", "sweep", "report", "compare", "apply", "batch", "demo"}
 
 
 def test_every_command_of_readme_is_shown_here() -> None:
@@ -294,7 +295,10 @@ def test_what_is_measured_fits_the_terminal(live: Live) -> None:
     assert set(re.findall(r"\d of (\d+) trials", shown.plain)) == {"6"}, "trials in all: known from the start"
     assert re.search(r"current config .* 1 +current *\r\n", shown.plain) and "  racing" in shown.plain
     assert "rounds  state" not in shown.text, "the table is taken away"
+    rows = [json.dumps({"id": f"row {number}", "x": [float(number)] * 16}) for number in range(40)]
+    (live.ground.root / "rows.jsonl").write_text("\n".join(rows))
     for line, text, columns in (
+        (f"batch rows.jsonl -o answers.jsonl --url {live.url} -m tiny", "40 of 40 rows answered", 80),
         ("report sweep", "vs current", 80),
         ("compare sweep sweep", "throughput ", 80),
         ("compare sweep sweep", "throughput ", 120),

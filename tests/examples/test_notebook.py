@@ -41,6 +41,7 @@ def test_it_is_a_notebook_without_outputs() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_its_cells_run_in_order(
     tmp_path: Path,
     cache_directory: Path,

@@ -98,6 +98,7 @@ def test_sklearn_pipelines_answer_as_their_own_predict(triton: LiveTriton, tmp_p
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_boosters_answer_as_their_own_predict_also_where_values_are_missing(
     triton: LiveTriton, tmp_path: Path
 ) -> None:

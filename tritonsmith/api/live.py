@@ -198,7 +198,7 @@ class SweepSettings(TypedDict, total=False):
     duration_s: float
     warmup_s: float
     budget_s: float
-    objective: Literal["throughput", "p50", "p90", "p99", "cost", "energy", "rate"]
+    objective: Literal["throughput", "p50", "p90", "p99", "ttft", "itl", "cost", "energy", "rate"]
     at: int
     margin: float
     slo_p99_ms: float
@@ -213,6 +213,9 @@ class SweepSettings(TypedDict, total=False):
     max_memory_mib: float
     search: Literal["auto", "grid", "optuna", "random"]
     proposals: int
+    isl: int
+    osl: int
+    shared_prefix: int
     seed: int
     placement: Literal["auto", "side_by_side", "in_place"]
 

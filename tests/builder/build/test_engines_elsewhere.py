@@ -118,6 +118,7 @@ def compiled_elsewhere(
             cache.put(engine_identity(spec, "plan", graph.key, target).key(), made, record)
 
 
+@pytest.mark.nightly
 def test_they_are_grouped_for_ci_and_laid_out_when_found(
     project: Path, tritonsmith: Run, cache_directory: Path
 ) -> None:

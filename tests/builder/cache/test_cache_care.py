@@ -251,6 +251,7 @@ def test_verify_of_a_shared_cache(store: ObjectStore, tmp_path: Path) -> None:
     assert {e.key for e in list_store(store)} == {key(0), key(2)}
 
 
+@pytest.mark.nightly
 def test_the_command_line(cache: Cache, store: ObjectStore, tmp_path: Path, tritonsmith: Run) -> None:
     def run(*arguments: str, code: int = 0) -> str:
         done = tritonsmith("cache", *arguments, TRITONSMITH_CACHE=str(cache.root))

@@ -66,6 +66,7 @@ def test_rows_of_different_shapes_go_into_requests_of_one_shape(
 
 
 @pytest.mark.server
+@pytest.mark.nightly
 def test_a_model_that_is_unloaded_in_the_middle_is_waited_for_and_no_row_blamed(
     triton: LiveTriton, tmp_path: Path
 ) -> None:

@@ -492,6 +492,7 @@ def test_sixty_four_clients_get_their_own_answers(triton: LiveTriton, loaded: di
     assert control.model_statistics(triton.http_url, "crowd")[0]["execution_count"] < 64 * 8
 
 
+@pytest.mark.nightly
 def test_reloading_a_model_fails_no_request_of_it_or_of_another(triton: LiveTriton) -> None:
     one = {"instance_group": [{"count": 1, "kind": "KIND_CPU"}]}
     for name in ("steady", "changing"):

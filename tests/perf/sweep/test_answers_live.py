@@ -65,6 +65,7 @@ def weights(triton: LiveTriton) -> Iterator[np.ndarray[Any, Any]]:
 @pytest.mark.parametrize(
     "names", [("changed",), pytest.param(("changed", "half"), marks=pytest.mark.nightly)]
 )
+@pytest.mark.nightly
 def test_a_variant_with_one_weight_changed_is_out_and_one_of_another_precision_is_not(
     triton: LiveTriton, weights: np.ndarray[Any, Any], tmp_path: Path, names: tuple[str, ...]
 ) -> None:

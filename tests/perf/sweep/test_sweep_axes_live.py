@@ -148,6 +148,7 @@ def test_a_sweep_killed_outright_goes_on_with_resume_and_no_other_flag(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_variants_and_client_batches_are_arms_and_a_wrong_variant_does_not_count(
     triton: LiveTriton, model: str, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_in_place_each_arm_is_really_applied_and_the_model_gets_its_own_config_b
     assert control.model_config(triton.http_url, model)["instance_group"][0]["count"] == 1
 
 
+@pytest.mark.nightly
 def test_an_arm_that_triton_refuses_is_out_with_tritons_reason_and_the_others_are_measured(
     triton: LiveTriton, model: str
 ) -> None:

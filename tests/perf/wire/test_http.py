@@ -270,6 +270,7 @@ def test_https_works_with_a_trusted_certificate_only(certificate: tuple[Path, Pa
         assert seen.answers[0][3] is None
 
 
+@pytest.mark.nightly
 def test_a_load_test_of_an_https_url_is_https_from_end_to_end(certificate: tuple[Path, Path]) -> None:
     test = LoadTest("m", Closed(2), duration_s=0.3, warmup_s=0.1, ca_file=str(certificate[1]))
     with fake_server(ssl=https_server(certificate)) as server:

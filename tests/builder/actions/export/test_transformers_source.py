@@ -12,6 +12,7 @@ from tritonsmith.builder.actions.export.request import ExportRequest
 from tritonsmith.builder.base.errors import ExportError
 
 
+@pytest.mark.nightly
 def test_padding_changes_no_embedding_and_no_head_is_made_up(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="tritonsmith[transformers] is not installed")
     from tritonsmith.builder.actions.export.sources.transformers import export_pretrained

@@ -102,6 +102,7 @@ def scaled(project: Project, scale: float, extra: str = "") -> None:
     project.build()
 
 
+@pytest.mark.nightly
 def test_an_explicit_server_follows_or_all_is_as_before(
     triton: LiveTriton, tmp_path: Path, tritonsmith: Run
 ) -> None:

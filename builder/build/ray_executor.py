@@ -15,6 +15,7 @@ from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError, UsageError
 from tritonsmith.builder.base.processes.failure import failure_of
+from tritonsmith.builder.base.processes.ray_cluster import connected
 from tritonsmith.builder.base.processes.run_policy import RunPolicy, run_under
 from tritonsmith.builder.build.context import BuildOptions, context_of
 from tritonsmith.builder.build.execution import Watch
@@ -69,7 +70,7 @@ class RayExecutor:
             )
         self._repository, self._cache, self._options, self._watch = repository, cache, options, watch
         self._is_ours = address is None
-        self._ray = _connected(address, repository)
+        self._ray = connected(address, runtime_env={"working_dir": str(repository.root)})
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ray")
 
@@ -156,26 +157,6 @@ class RayExecutor:
         self._stopped.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._ray.shutdown()
-
-
-def _connected(address: str | None, repository: RepositorySpec) -> Any:
-    import ray
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if address is not None:
-        options |= {"address": address, "runtime_env": {"working_dir": str(repository.root)}}
-    else:
-        options |= {"include_dashboard": False}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray has no one error for a cluster that cannot be reached
-        raise ToolError(
-            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0][:300]}",
-            code="ray_unreachable",
-            seen=address,
-            fix="ray start --head, then --executor ray:ADDRESS with the address that it prints",
-        ) from None
-    return ray
 
 
 def _make_on_node(job: _Job) -> Made | TritonsmithError:

@@ -23,6 +23,7 @@ from tritonsmith.builder.base.errors import (
     UsageError,
     error_from_form,
 )
+from tritonsmith.builder.base.processes.ray_cluster import connected
 from tritonsmith.perf.batch.answers import Failure, Writer
 from tritonsmith.perf.batch.job import BatchJob, Progress, Ready, failure_of_line, id_of, prepared
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED
@@ -100,7 +101,7 @@ def run_batch_on_ray(job: BatchJob, place: RayPlace, on_progress: Progress | Non
 
 
 def _send(ready: Ready, place: RayPlace) -> None:
-    ray = _connected(place.address)
+    ray = connected(place.address)
     ready.begin()
     try:
         for columns in _answers(ready, place, ray):
@@ -321,23 +322,6 @@ class _Told:
             "text": [text for _, text in self.known.values()],
             "requests": sizes[: len(self.known)],
         }
-
-
-def _connected(address: str | None) -> Any:
-    import ray
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    options |= {"include_dashboard": False} if address is None else {"address": address}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray has no one error for a cluster that cannot be reached
-        raise ToolError(
-            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0][:300]}",
-            code="ray_unreachable",
-            seen=address,
-            fix="ray start --head, then --executor ray:ADDRESS with the address that it prints",
-        ) from None
-    return ray
 
 
 def _lost(error: Exception) -> TritonsmithError:

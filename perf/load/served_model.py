@@ -100,7 +100,11 @@ def _not_served(
         )
     if of_model or not rows:
         return refusal
-    names = sorted({row["name"] for row in rows})
+    return unknown_model(model, sorted({row["name"] for row in rows}))
+
+
+def unknown_model(model: str, names: Sequence[str]) -> UsageError:
+    """A server has these models, and not the one that was asked for."""
     return UsageError(f"the server has no model `{model}`", code="unknown_model", **unknown(model, names))
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError, unknown
+from tritonsmith.builder.base.errors import ServerError, TrialError, UsageError
 from tritonsmith.builder.base.files.http_ask import SIGN_IN, Reply, json_from
 from tritonsmith.perf.load.load_test import LoadTest, tls_of
+from tritonsmith.perf.load.served_model import unknown_model
 from tritonsmith.perf.tokens.prompts import Message, Prompt, text_of, user
 from tritonsmith.perf.tokens.wire import OpenAiPayload, OpenAiTarget, error_in
 from tritonsmith.perf.wire.rest import call
@@ -63,7 +64,7 @@ def served_model(target: OpenAiTarget, model: str) -> tuple[str, dict[str, str]]
         raise UsageError(
             "which model?", code="no_model", valid=names, fix=f"--model {names[0]}" if names else None
         )
-    raise UsageError(f"the server has no model `{model}`", code="unknown_model", **unknown(model, names))
+    raise unknown_model(model, names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.builder.base.errors import UsageError, unknown
+from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.files.address import is_bracketed
 from tritonsmith.builder.base.text.console import emit_json, emit_text, is_drawable, width_of
 from tritonsmith.builder.base.text.shown import visible, without_secrets
@@ -16,6 +16,7 @@ from tritonsmith.perf.commands.load.flags import seconds_from_text, server_field
 from tritonsmith.perf.commands.load.options import ServerFlags
 from tritonsmith.perf.commands.serving.looked import Look, json_of_look, look_from, text_of_look
 from tritonsmith.perf.load.load_test import LoadTest, fitted, server_of
+from tritonsmith.perf.load.served_model import unknown_model
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.wire.api import ServerApi
 
@@ -57,9 +58,7 @@ def _look(api: ServerApi, url: str, models: Sequence[str]) -> Look:
     names = sorted({str(row["name"]) for row in index})
     for name in models:
         if name not in names:
-            raise UsageError(
-                f"the server has no model `{name}`", code="unknown_model", **unknown(name, names)
-            )
+            raise unknown_model(name, names)
     statistics = api.statistics("")
     about = api.server_metadata()
     return look_from(about, url, index, statistics, models, time.monotonic())

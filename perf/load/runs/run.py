@@ -280,8 +280,7 @@ class Run:
 
     def send(self, slot: int, scheduled_ns: int) -> None:
         """Send the next payload on this slot; scheduled_ns 0 means it is due now."""
-        index = self.next
-        self.next = index + 1
+        index, self.next = self.next, self.next + 1
         if self.varied is None:
             payload = self.order[index % self.pool]
             request = self.wire[payload]
@@ -291,6 +290,10 @@ class Run:
         if index >= self.next_check:
             keep = True
             self.next_check = index + (1 if index < self.pool else self.check_step)
+        self.put(slot, scheduled_ns, payload, request, keep)
+
+    def put(self, slot: int, scheduled_ns: int, payload: int, request: bytes, keep: bool) -> None:
+        """Send this request, whose payload has that number, and note when; scheduled_ns 0: it is due now."""
         self.payload[slot] = payload
         now = monotonic_ns()
         self.scheduled[slot] = scheduled_ns or now

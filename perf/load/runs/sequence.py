@@ -90,12 +90,8 @@ class SequenceRun(ClosedRun):
         if index >= self.next_check:
             keep = True
             self.next_check = index + (1 if index < self.pool else self.check_step)
-        self.payload[slot] = payload
         request = self.requests.request(payload, sequence.number, place == 0, ends, slot)
-        now = monotonic_ns()
-        self.scheduled[slot] = scheduled_ns or now
-        self.sent[slot] = now
-        self.connection_of[slot].send(slot, request, keep)
+        self.put(slot, scheduled_ns, payload, request, keep)
 
     def done(
         self,

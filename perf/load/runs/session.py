@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import monotonic_ns
 
 from tritonsmith.perf.load.runs.closed import ClosedRun
 from tritonsmith.perf.load.runs.plan import ClientOptions, Plan, Progress
@@ -45,11 +44,7 @@ class SessionRun(ClosedRun):
         request = self.wire[session.number]
         if session.answers:
             request = self.target.encode(self.sessions.request(session.number, session.answers))
-        self.payload[slot] = session.number
-        now = monotonic_ns()
-        self.scheduled[slot] = scheduled_ns or now
-        self.sent[slot] = now
-        self.connection_of[slot].send(slot, request, False)
+        self.put(slot, scheduled_ns, session.number, request, False)
 
     def done(
         self,

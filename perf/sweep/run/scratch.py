@@ -21,6 +21,7 @@ from tritonsmith.builder.base.errors import UsageError, Where, unknown
 from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.machine.toolchain import this_processor
 from tritonsmith.builder.base.processes.budget import free_memory_bytes
+from tritonsmith.builder.llm.contract import VLLM_ARGUMENTS_FILE
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.perf.sweep.plan import Arm, Placement
 from tritonsmith.perf.sweep.plan.config_path import ENGINE
@@ -28,7 +29,6 @@ from tritonsmith.perf.sweep.trial import instance_count
 
 # An instance of a Python-based backend is a process with its own copy of the weights.
 INSTANCE_BYTES = 90 << 20
-ENGINE_FILE = "model.json"
 WEIGHTS_FACTOR = 2.0
 MEMORY_SHARE = 0.6
 
@@ -70,12 +70,12 @@ def make_scratch_model(
     for entry in sorted(source.iterdir()):
         if entry.name == "config.pbtxt" or entry.name.startswith("."):
             continue
-        if engine is not None and (entry / ENGINE_FILE).is_file():
+        if engine is not None and (entry / VLLM_ARGUMENTS_FILE).is_file():
             (target / entry.name).mkdir(exist_ok=True)
             for file in sorted(entry.iterdir()):
-                if file.name != ENGINE_FILE:
+                if file.name != VLLM_ARGUMENTS_FILE:
                     _link(target / entry.name / file.name, file)
-            (target / entry.name / ENGINE_FILE).write_text(
+            (target / entry.name / VLLM_ARGUMENTS_FILE).write_text(
                 json.dumps(engine, indent=2) + "\n", encoding="utf-8"
             )
         else:
@@ -92,8 +92,8 @@ def with_engine(config: Mapping[str, Any], source: Path | None) -> dict[str, Any
     versions = [v for v in source.iterdir() if v.name.isdecimal()] if source is not None else []
     if config.get("backend") == "vllm":
         for version in sorted(versions, key=lambda v: int(v.name), reverse=True):
-            if (version / ENGINE_FILE).is_file():
-                return {**config, ENGINE: _engine_in(version / ENGINE_FILE)}
+            if (version / VLLM_ARGUMENTS_FILE).is_file():
+                return {**config, ENGINE: _engine_in(version / VLLM_ARGUMENTS_FILE)}
     return dict(config)
 
 

@@ -9,29 +9,13 @@ from tritonsmith.builder.lint.rule import Context, Hit, rule
 from tritonsmith.builder.lint.rules.common import tensors, type_name
 from tritonsmith.builder.lint.rules.files.engine_files import parameter, parameter_field
 from tritonsmith.builder.lint.rules.files.vllm import ARGUMENTS, BACKEND, engines, is_on
+from tritonsmith.builder.llm.contract import FIRST_TRUE, FLAGS, TENSORS
 
 _SOURCE = "vllm_backend/src/model.py"
-# Pull requests 73 and 76 of vllm_backend, December 2024: what was compared to "yes" is compared to "true" since.
-_FIRST_TRUE = "24.12"
-_FLAGS = ("REPORT_CUSTOM_METRICS", "ENABLE_VLLM_HEALTH_CHECK")
-_METRICS = _FLAGS[0]
-# Source: the same, _auto_complete_inputs_and_outputs.
-_BOOLEANS = (
-    "stream",
-    "exclude_input_in_output",
-    "return_finish_reason",
-    "return_cumulative_logprob",
-    "return_logprobs",
-    "return_num_input_tokens",
-    "return_num_output_tokens",
-)
-_TYPES = {
-    **dict.fromkeys(("text_input", "image", "sampling_parameters", "embedding_request"), "TYPE_STRING"),
-    **dict.fromkeys(_BOOLEANS, "TYPE_BOOL"),
-    **dict.fromkeys(("text_output", "finish_reason", "logprobs"), "TYPE_STRING"),
-    "cumulative_logprob": "TYPE_FP32",
-    **dict.fromkeys(("num_input_tokens", "num_output_tokens"), "TYPE_UINT32"),
-}
+_METRICS = FLAGS[0]
+_TYPES = {tensor.name: tensor.data_type for side in TENSORS[BACKEND].values() for tensor in side}
+# The backend knows it, and a repository need not say it.
+_TYPES["embedding_request"] = "TYPE_STRING"
 
 
 @rule(
@@ -115,8 +99,8 @@ def _flag(name: str, word: str) -> str:
 def unread_flag(model: Model, context: Context) -> Iterator[Hit]:
     """REPORT_CUSTOM_METRICS or ENABLE_VLLM_HEALTH_CHECK has a word that the release's backend does not take for on."""
     release = context.target.release
-    wanted = "yes" if release is not None and release < _FIRST_TRUE else "true"
-    for name in _FLAGS if model.config.backend == BACKEND else ():
+    wanted = "yes" if release is not None and release < FIRST_TRUE else "true"
+    for name in FLAGS if model.config.backend == BACKEND else ():
         word = (parameter(model, name) or "").strip()
         if word.lower() not in ("", "false", "no", "off", "0", wanted):
             where = f" of Triton {release}" if release is not None else ""

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.tensors import TensorSpec, fits
@@ -91,26 +92,21 @@ def cell_value(spec: TensorSpec, value: Any, place: str) -> Any:
 
 
 def json_of_array(array: Array, datatype: str) -> str:
-    """As nested lists; BF16 comes as bits. 32-bit floats have nine digits, which tell each from all others; NaN is a text."""
+    """As nested lists; BF16 comes as bits. Floats have as many digits as tell each from all others; NaN is a text."""
     if datatype == "BF16":
         array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if array.ndim == 0:
+        return json_of_array(array.reshape(1), "")[1:-1]
+    if array.dtype != object and (array.dtype.kind != "f" or np.isfinite(array).all()):
+        return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY).decode()
     if array.ndim > 1:
         return f"[{','.join(json_of_array(part, '') for part in array)}]"
+    values = array.tolist()
     if array.dtype == object:
-        values = [
-            v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v
-            for v in array.ravel().tolist()
-        ]
-        text = json.dumps(values, separators=(",", ":"))
-    elif array.dtype.kind == "f" and array.dtype.itemsize <= 4 and np.isfinite(array).all():
-        values = array.ravel().tolist()
-        text = "[" + ("%.9g," * len(values) % tuple(values))[:-1] + "]"
-    else:
-        values = array.ravel().tolist()
-        if array.dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no words for them
-            values = [value if math.isfinite(value) else _WORDS[str(value)] for value in values]
-        text = json.dumps(values, separators=(",", ":"))
-    return text if array.ndim else text[1:-1]
+        values = [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values]
+    else:  # JSON has no words for them
+        values = [value if math.isfinite(value) else _WORDS[str(value)] for value in values]
+    return json.dumps(values, separators=(",", ":"))
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,7 @@ LEVELS_IN_VAIN = 2
 
 @dataclass(slots=True)
 class Ramp:
-    """1, 2, 4, 8 … requests in flight, each measured on the job's own requests; the best stays.
+    """1, 2, 4, 8 … requests in flight, each measured on the job's own requests; the fewest that are as good as the best stay.
 
     fixed: that many from the start, nothing is tried. clock_s: a monotonic time.
     The first requests of a level were sent under the level before and are not counted.
@@ -66,6 +66,7 @@ class Ramp:
         if self._in_vain < LEVELS_IN_VAIN and 2 * self.width <= self.most:
             self.width *= 2
         else:
-            self.width = max(self.levels, key=lambda level: level[1])[0]
+            best = max(rate for _, rate in self.levels)
+            self.width = min(width for width, rate in self.levels if rate * GAIN >= best)
             self.is_settled = True
         self._begun_s, self._skipped, self._requests, self._rows = None, 0, 0, 0

@@ -68,7 +68,8 @@ def ramped(rate_at: dict[int, float], most: int = 64) -> Ramp:
 
 
 def test_the_ramp_stops_where_more_in_flight_bring_nothing() -> None:
-    assert ramped({1: 100, 2: 190, 4: 300, 8: 305, 16: 305, 32: 400}).width == 8
+    assert ramped({1: 100, 2: 190, 4: 300, 8: 305, 16: 305, 32: 400}).width == 4, "8 are no better"
+    assert ramped({1: 100, 2: 190, 4: 300, 8: 320, 16: 320, 32: 320}).width == 8
     assert ramped({1: 100, 2: 190, 4: 300, 8: 290, 16: 280}).width == 4
     assert ramped({1: 100, 2: 90, 4: 95}).width == 1
     assert ramped({1: 100, 2: 90, 4: 200, 8: 200, 16: 200}).width == 4, "a busy moment at 2"

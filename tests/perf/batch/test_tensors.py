@@ -46,7 +46,7 @@ def test_other_values_come_back() -> None:
         t.encode("utf-8", "surrogateescape") for t in json.loads(json_of_array(texts, "BYTES"))
     ] == texts.tolist()
     bits = np.array([0x3F80, 0xC000], np.uint16)  # bfloat16's 1 and -2
-    assert json_of_array(bits, "BF16") == "[1,-2]"
+    assert json_of_array(bits, "BF16") == "[1.0,-2.0]"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tritonsmith.perf.sweep.judge.verdict import CONFIRMING_ROUNDS, SETTLING_ROUNDS, Verdict
+from tritonsmith.perf.sweep.judge.verdict import AHEAD, CONFIRMING_ROUNDS, SETTLING_ROUNDS, Verdict
 from tritonsmith.perf.sweep.plan import Arm, Trial
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
 
 SETTLING_LOOKS = 2
 """How often SETTLING_ROUNDS are added and looked at; the intervals allow for it, see perf.sweep.judge.verdict.decide."""
-WORTH_SETTLING = 1.05
 FEWEST_ROUNDS = 3
 
 
@@ -27,7 +26,7 @@ def is_worth_settling(verdict: Verdict, rounds: int) -> bool:
     rounds: measured so far; whoever asked for fewer than three did not ask for an answer that holds.
     """
     ratio = None if verdict.ratio is None else verdict.ratio.value
-    ahead = ratio is not None and ratio > max(WORTH_SETTLING, 1 + (verdict.resolution or 0.0))
+    ahead = ratio is not None and ratio > max(AHEAD, 1 + (verdict.resolution or 0.0))
     return rounds >= FEWEST_ROUNDS and verdict.outcome == "undecided" and ahead
 
 

@@ -20,6 +20,8 @@ SETTLING_ROUNDS = 3
 """After so many added rounds the values are looked at again."""
 CONFIRMING_ROUNDS = 3
 """An arm that is no better is the best of three in all of them in 1 of 27 cases."""
+AHEAD = 1.05
+"""A ratio above this may yet turn out better."""
 
 Finding = Literal["winner", "depends", "keep", "equivalent", "undecided", "nothing_fits", "failed"]
 """Over all load points.
@@ -27,7 +29,7 @@ Finding = Literal["winner", "depends", "keep", "equivalent", "undecided", "nothi
 winner:       an arm is better at one load point or more, and worse at none.
 depends:      whoever is better somewhere is worse somewhere else.
 equivalent:   nothing is better, all is decided, and an arm is equivalent at every load point.
-keep:         nothing is better, and all is decided.
+keep:         nothing is better; what is not decided is not ahead, and its arm is worse at another load point.
 undecided:    nothing is better yet, and something may be.
 nothing_fits: no arm, the current config neither, meets the constraints anywhere.
 failed:       there is nothing to compare: the current config, or everything beside it, does not work.
@@ -195,9 +197,16 @@ def _outcome(points: Sequence[PointVerdict]) -> Finding:
     outcomes = [{one.outcome for _, one in cells} for cells in arms]
     if any("better" in found for found in outcomes):
         return "depends"
-    if any("undecided" in found for found in outcomes):
+    if any(_may_be_better(cells) for cells in arms):
         return "undecided"
     return "equivalent" if {"equivalent"} in outcomes else "keep"
+
+
+def _may_be_better(cells: Sequence[tuple[PointVerdict, ArmVerdict]]) -> bool:
+    """What is worse at one load point has to be ahead at another for that to matter."""
+    open_ = [one for _, one in cells if one.outcome == "undecided"]
+    loses = any(one.outcome == "worse" for _, one in cells)
+    return any(not loses or one.ratio is None or (one.ratio.value or AHEAD) >= AHEAD for one in open_)
 
 
 def _height(ratio: Ratio | None, *, low: bool = False) -> float:

@@ -50,7 +50,8 @@ def sentence(
         return f"It depends on the load: {label} gives {numbers}{tail}."
     if outcome == "keep":
         closest = "" if numbers is None else f"; the closest, {label}, has {numbers}{tail}"
-        return f"Keep the current config: no other config is better {_anywhere(spec)}{closest}."
+        is_better = "is shown to be better" if _has_undecided(points) else "is better"
+        return f"Keep the current config: no other config {is_better} {_anywhere(spec)}{closest}."
     if outcome == "equivalent":
         return (
             f"Equivalent: no config is better than the current one by {spec.margin:.0%} or more; the highest, {label}, "
@@ -66,6 +67,10 @@ def what_decides(found: ArmVerdict) -> str:
     if found.more_rounds is None:
         return "it is so near 1× or the machine so noisy that more rounds would hardly decide"
     return f"about {found.more_rounds:,} more round{'s' if found.more_rounds > 1 else ''} would decide"
+
+
+def _has_undecided(points: Sequence[PointVerdict]) -> bool:
+    return any(one.outcome == "undecided" for point in points for one in point.arms.values())
 
 
 def _anywhere(spec: SweepSpec) -> str:

@@ -323,6 +323,21 @@ class TestVerdict:
         assert verdict.outcome == "keep"
         assert verdict.sentence.startswith("Keep the current config: no other config is better at any load; ")
 
+    def test_what_is_worse_at_one_load_and_not_ahead_where_it_is_undecided_is_no_reason_to_change(
+        self,
+    ) -> None:
+        worse = {"arm02": {1: 97.0, 8: 300.0, 32: 200.0}, "arm03": {1: 97.0, 8: 300.0, 32: 200.0}}
+        verdict = decide(spec(), arms(), measured(ALIKE | worse, 4, 0.05), facts(ALIKE))
+        assert "undecided" in {one.outcome for one in verdict.points[0].arms.values()}
+        assert verdict.outcome == "keep", verdict.sentence
+        assert verdict.sentence.startswith(
+            "Keep the current config: no other config is shown to be better at any load; the closest, count "
+        )
+        assert "; 0." in verdict.sentence, "where it is worse is told"
+        ahead = {"arm02": {1: 112.0, 8: 300.0, 32: 200.0}, "arm03": {1: 50.0, 8: 300.0, 32: 200.0}}
+        verdict = decide(spec(), arms(), measured(ALIKE | ahead, 4, 0.08), facts(ALIKE))
+        assert verdict.outcome == "undecided", "it may be better at one load"
+
     def test_identical_arms_name_a_winner_in_at_most_five_of_a_hundred_sweeps(self) -> None:
         named = sum(
             decide(

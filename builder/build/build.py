@@ -30,7 +30,8 @@ from tritonsmith.builder.build.results import BuildResult, ModelOutcome
 from tritonsmith.builder.plan.observe import config_digests
 from tritonsmith.builder.plan.order import in_build_order, step_models
 from tritonsmith.builder.plan.plan import CONSEQUENCES, LOSSES, BuildPlan, State
-from tritonsmith.builder.repository.lock import Lock, LockedModel, lock_path, write_lock
+from tritonsmith.builder.plan.words import why
+from tritonsmith.builder.repository.lock import Lock, LockedModel, lock_path, measured_again, write_lock
 from tritonsmith.builder.repository.repository import locked, remove_model, staging_beside
 from tritonsmith.builder.spec.spec import ModelSpec, load_spec
 
@@ -164,7 +165,7 @@ def _refuse_unlocked(context: Context, plan: BuildPlan) -> None:
         first = differing[0]
         raise GateError(
             f"--locked, but {len({a.model for a in differing})} of {len(context.observed)} models differ from the lock "
-            f"file: {first.model}: {first.kind} {first.reason.value if first.reason else ''} {first.detail}".rstrip(),
+            f"file: {first.model}: {first.kind}: {why(first)}",
             code="locked",
             where=Where(lock_path(context.spec.path)),
             fix="tritonsmith build, without --locked, and commit the lock file; tritonsmith plan shows all",
@@ -268,7 +269,7 @@ class _Run:
                 raise  # the repository's own disk: no other model could be laid out either
             return _failed_or_stopped(self.context, spec, error)
         if entry is not None and not self.context.options.locked:
-            self._locked[spec.name] = entry
+            self._locked[spec.name] = measured_again(self.context.lock.models.get(spec.name), entry)
             self._write_lock()
         return outcome
 

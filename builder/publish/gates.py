@@ -16,6 +16,7 @@ from tritonsmith.builder.build.model.gate_of_export import judge_export
 from tritonsmith.builder.lint.check import LintOptions, check
 from tritonsmith.builder.lint.target import Target
 from tritonsmith.builder.plan.plan import State
+from tritonsmith.builder.plan.words import why
 from tritonsmith.builder.publish.candidate import Candidate
 from tritonsmith.builder.publish.destinations.versions import manifest
 from tritonsmith.builder.repository.lock import Accuracy, LockedModel
@@ -30,13 +31,13 @@ def stale_gate(context: Context, models: Collection[str]) -> None:
     reasons: dict[str, str] = {}
     for action in context.plan().stale:
         if action.model in models and action.state is not State.UP_TO_DATE:
-            reasons.setdefault(action.model, action.reason.value if action.reason else action.state.value)
+            reasons.setdefault(action.model, why(action) or action.state.value)
     if reasons:
-        told = [f"{model} ({reason})" for model, reason in reasons.items()]
+        told = [f"{model}: {reason}" for model, reason in reasons.items()]
         raise GateError(
             f"{len(reasons)} of {len(models)} models are not built as the spec says",
             code="stale",
-            seen=", ".join(told[:_NAMED]) + (" …" if len(told) > _NAMED else ""),
+            seen="; ".join(told[:_NAMED]) + (" …" if len(told) > _NAMED else ""),
             fix="tritonsmith build",
         )
 

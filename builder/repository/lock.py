@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,6 +139,34 @@ class _File(TypedDict):
 def finite(measure: float) -> float:
     """JSON has no infinity, which is how far NaN is from a reference: the largest float stands for it."""
     return measure if math.isfinite(measure) else math.copysign(sys.float_info.max, measure)
+
+
+def measured_again(before: LockedModel | None, after: LockedModel) -> LockedModel:
+    """The entry of before, when the same files were only measured again: a deviation near rounding is never twice the same."""
+    if before is None:
+        return after
+    here, there = dict(_measures(before)), dict(_measures(after))
+    is_near = here.keys() == there.keys() and all(_is_near(here[name], there[name]) for name in here)
+    return before if is_near and _unmeasured(before) == _unmeasured(after) else after
+
+
+def _measures(entry: LockedModel) -> Iterator[tuple[tuple[str, str], object]]:
+    for variant, accuracy in [("", entry.accuracy), *((n, v["accuracy"]) for n, v in entry.variants.items())]:
+        yield from (((variant, name), value) for name, value in accuracy.items())
+
+
+def _unmeasured(entry: LockedModel) -> str:
+    """As text: what was read has lists where what was made has tuples."""
+    variants = {
+        name: LockedVariant(**{**one, "accuracy": Accuracy()}) for name, one in entry.variants.items()
+    }
+    return text_of_lock(Lock({"": replace(entry, accuracy=Accuracy(), variants=variants)}))
+
+
+def _is_near(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=0.5, abs_tol=1e-6)
+    return one == other
 
 
 def lock_path(spec: Path) -> Path:

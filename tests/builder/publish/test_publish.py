@@ -245,7 +245,8 @@ def test_gates_come_before_anything_is_written(on_disk: Project) -> None:
     on_disk.write({"m": 2.0, "other": 4.0})
     with pytest.raises(GateError, match=r"1 of 2 models are not built") as caught:
         on_disk.publish()
-    assert (caught.value.code, caught.value.seen) == ("stale", "other (source_changed)")
+    assert caught.value.code == "stale"
+    assert str(caught.value.seen).startswith("other: sources/other/1/model.onnx changed")
     assert on_disk.publish("m").models[0].version == 1, "the other one is not asked for"
     with pytest.raises(UsageError, match="no model 'othr'") as wrong:
         on_disk.publish("othr")

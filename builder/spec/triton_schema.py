@@ -112,7 +112,9 @@ def _enum_type(enum: Any) -> Any:
         number = isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31
         return names.get(value, value) if number else by_name(value)
 
-    schema = {"anyOf": [{"type": "string", "enum": list(names.values())}, {"type": "integer"}]}
+    # TYPE_INVALID says that nothing was stated: an editor is not to offer it.
+    offered = [name for name in names.values() if not name.endswith("_INVALID")]
+    schema = {"anyOf": [{"type": "string", "enum": offered}, {"type": "integer"}]}
     return Annotated[
         Literal[tuple(names.values())],
         WrapValidator(from_number),

@@ -64,6 +64,11 @@ def test_every_key_says_what_it_is() -> None:
     assert [at for at, field in _properties(SCHEMA) if not field.get("description")] == []
 
 
+def test_an_editor_does_not_offer_a_datatype_that_says_nothing() -> None:
+    types = SCHEMA["$defs"]["ModelInput"]["properties"]["data_type"]["anyOf"][0]["enum"]
+    assert "TYPE_FP32" in types and "TYPE_INVALID" not in types
+
+
 def test_every_field_of_tritons_proto_has_its_words_and_no_other_has() -> None:
     pool = model_config_pb2().DESCRIPTOR.pool
     seen: set[str] = set()

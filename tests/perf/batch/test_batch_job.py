@@ -347,7 +347,7 @@ def test_answers_are_written_as_parquet(tmp_path: Path) -> None:
         run_batch(
             job_on(server, tmp_path, rows, question=Question(Plain("m")), output=tmp_path / "out.parquet")
         )
-        assert pq.read_table(tmp_path / "out.parquet").to_pylist()[3] == {"id": "3", "y": [6.0] * WIDTH}
+        assert pq.read_table(tmp_path / "out.parquet").to_pylist()[3] == {"id": 3, "y": [6.0] * WIDTH}
         run_batch(job_on(server, tmp_path, map(ask, range(20)), output=tmp_path / "form.parquet"))
     row = pq.read_table(tmp_path / "form.parquet").to_pylist()[3]
     assert row["custom_id"] == "r3" and json.loads(row["body"])["outputs"][0]["data"] == [6.0] * WIDTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_a_row_that_fails_is_raised_or_stands_in_its_place() -> None:
             list(tritonsmith.batch(rows(10), "m", where=server.url, in_flight=1))
         with pytest.raises(TritonsmithError, match="has the shape"):
             list(tritonsmith.batch([[1.0]], "m", where=server.url, in_flight=1))
+
+
+def test_leaving_does_not_wait_for_rows_that_do_not_come() -> None:
+    comes = threading.Event()
+
+    def waiting() -> Iterator[list[float]]:
+        yield from rows(3000)
+        comes.wait()
+        yield [0.0] * 4
+
+    with fake_server() as server:
+        answers = tritonsmith.batch(waiting(), "m", where=server.url)
+        next(answers)
+        began_s = time.monotonic()
+        threading.Timer(20.0, comes.set).start()
+        answers.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - began_s < 15.0
+        comes.set()
 
 
 def test_what_the_callers_rows_raise_is_raised_by_the_answers() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.base.text.quantities import text_of_seconds
 from tritonsmith.perf.batch.answers import Failure, Writer
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal
 from tritonsmith.perf.batch.kept.output import (
@@ -285,8 +286,11 @@ class Ready:
         self.tell(self.told(took_s, done), done + self.before, self.checked.rows)
 
     def told(self, took_s: float, done: int) -> str:
-        """`1,234 rows/s, 3 failed, $0.12`."""
+        """`1,234 rows/s, 40 s left, 3 failed, $0.12`."""
         parts = [f"{done / took_s:,.0f} rows/s" if took_s > 0.5 else "sending"]
+        left = self.checked.rows - self.before - done
+        if took_s > 2.0 and done and left:
+            parts.append(f"{text_of_seconds(round(took_s / done * left))} left")
         if self.journal.failed:
             parts.append(f"{self.journal.failed:,} failed")
         if self.job.dollars_per_hour is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.perf.batch.jobs import ask, job_on
 from tests.perf.fake_server import fake_server
-from tritonsmith.perf.batch.job import run_batch
+from tritonsmith.perf.batch.job import prepared, run_batch
 from tritonsmith.perf.batch.page import batch_html
 from tritonsmith.perf.batch.sending.pack import Padding
 from tritonsmith.perf.batch.text import text_of_batch
@@ -38,3 +38,9 @@ def test_only_rows_that_were_sent_are_compared_and_failures_of_before_are_counte
     told = text_of_batch(later)
     assert "failed     7 rows: by earlier runs 5, bad_answer 2; in " in told
     assert "by earlier runs" in batch_html(later) and later.as_dict()["failed_before"] == 5
+
+
+def test_progress_tells_the_time_that_is_left(tmp_path: Path) -> None:
+    with fake_server() as server, prepared(job_on(server, tmp_path, [ask(n) for n in range(20)])) as ready:
+        assert ready.told(10.0, 5) == "0 rows/s, 30 s left"
+        assert ready.told(0.1, 1) == "sending" and ready.told(10.0, 20) == "2 rows/s"

@@ -19,8 +19,6 @@ JSONL, CSV, PARQUET = ".jsonl", ".csv", ".parquet"
 _FORMS = {".jsonl": JSONL, ".ndjson": JSONL, ".json": JSONL, ".csv": CSV, ".parquet": PARQUET, ".pq": PARQUET}
 _LINE_LIMIT_BYTES = 64 << 20
 _ROWS_AT_ONCE = 512
-_HUGE_DIGITS = r"[eE]\+?\d{3}|\d{300}"  # what a number beyond all floats has
-_HUGE, _HUGE_BYTES = re.compile(_HUGE_DIGITS), re.compile(_HUGE_DIGITS.encode())
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -122,10 +120,18 @@ def _jsonl(path: Path, start: Start) -> Iterator[Line]:
 
 
 def json_from_text(text: str | bytes) -> Any:
-    """json.loads, but for a number beyond all floats, which that reads as infinite; ValueError for it."""
-    value = json.loads(text)
-    suspect = _HUGE_BYTES if isinstance(text, bytes) else _HUGE
-    return json.loads(text, parse_float=_finite) if suspect.search(text) else value  # type: ignore[arg-type]
+    """json.loads, but ValueError for what that silently reads as another value: a number beyond all floats, a name twice."""
+    text = text if isinstance(text, str) else text.decode()
+    return (_FINITE if _HUGE.search(text) else _ONCE).decode(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {double[:60]!r} comes twice")
+    return found
 
 
 def _finite(text: str) -> float:
@@ -133,6 +139,11 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"holds a value beyond all datatypes, {text[:60]}")
     return value
+
+
+_HUGE = re.compile(r"[eE]\+?\d{3}|\d{300}")  # what a number beyond all floats has
+_ONCE = json.JSONDecoder(object_pairs_hook=_once)
+_FINITE = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite)
 
 
 def line_of(number: int, text: bytes, end: int = 0) -> Line:

@@ -47,6 +47,12 @@ def test_an_unclosed_quote_does_not_take_the_rows_behind_it(tmp_path: Path) -> N
     assert [len(line.record["v"]) for line in lines_of(path) if line.record] == [200_000, 11]
 
 
+def test_a_name_that_comes_twice_in_a_record_is_not_read_as_its_last(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"v": 1, "v": 2}\n{"v": [{"a": 1, "b": 2, "a": 1e999}]}\n{"v": {"v": 1}}\n')
+    assert faults_of(path) == [": the name 'v' comes twice", ": holds a value beyond all datatypes, 1e999"]
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_column_that_comes_twice_is_refused(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"in.{form}"

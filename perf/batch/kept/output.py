@@ -19,6 +19,7 @@ from tritonsmith.perf.batch.rows.lines import CSV, PARQUET, form_of, pyarrow_or_
 from tritonsmith.perf.data.interface import ModelInterface
 
 _ROWS_AT_ONCE = 1024
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 64 << 20  # of Parquet: each costs its readers a step
 
 
 def journal_path(output: Path) -> Path:
@@ -129,9 +130,15 @@ def _write_parquet(path: Path, schema: Any, records: Iterator[dict[str, Any]]) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    held: list[Any] = []
     with _synced(path) as file, pq.ParquetWriter(file, schema) as writer:
         while rows := list(islice(records, _ROWS_AT_ONCE)):
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            held.append(pa.Table.from_pylist(rows, schema=schema))
+            if len(held) * _ROWS_AT_ONCE >= _GROUP_ROWS or sum(t.nbytes for t in held) >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(held))
+                held.clear()
+        if held:
+            writer.write_table(pa.concat_tables(held))
 
 
 def _answers(journal: Journal) -> Iterator[dict[str, Any]]:

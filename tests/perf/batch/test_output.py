@@ -31,9 +31,11 @@ def table_of(tmp_path: Path, form: Form, rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def test_what_generate_answers_is_a_list_in_every_row_where_it_is_in_one(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
     form = Form(model(True, y=("FP32", (-1,)), t=("BYTES", (1,)), late=("INT64", (-1,))), plain=True)
     rows = [{"id": "a", "y": 1.5, "t": "x"}] * 1100 + [{"id": "b", "y": [], "t": "y", "late": [1, 2]}]
     found = table_of(tmp_path, form, rows).to_pylist()
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 1
     assert found[0] == {"id": "a", "y": [1.5], "t": "x", "late": None}
     assert found[-1] == {"id": "b", "y": [], "t": "y", "late": [1, 2]}
 

@@ -63,20 +63,20 @@ def test_a_row_that_fails_is_raised_or_stands_in_its_place() -> None:
 
 
 def test_leaving_does_not_wait_for_rows_that_do_not_come() -> None:
-    comes = threading.Event()
+    waits, comes = threading.Event(), threading.Event()
 
     def waiting() -> Iterator[list[float]]:
-        yield from rows(3000)
-        comes.wait()
-        yield [0.0] * 4
+        yield from rows(1500)
+        waits.set()
+        comes.wait(20)
 
     with fake_server() as server:
-        answers = tritonsmith.batch(waiting(), "m", where=server.url)
+        answers = tritonsmith.batch(waiting(), "m", where=server.url, in_flight=1, by_length=False)
         next(answers)
+        assert waits.wait(20)
         began_s = time.monotonic()
-        threading.Timer(20.0, comes.set).start()
         answers.close()  # type: ignore[attr-defined]
-        assert time.monotonic() - began_s < 15.0
+        assert time.monotonic() - began_s < 15
         comes.set()
 
 

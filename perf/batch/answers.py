@@ -85,7 +85,7 @@ class Writer:
             return json.dumps({self.id_name: row.id, **outputs}, separators=(",", ":"))
         return self._line(row, json.dumps(said, separators=(",", ":")))
 
-    def failed_line(self, id_: str | None, key: int, number: int, failure: Failure) -> str:
+    def failed_line(self, id_: str | int | None, key: int, number: int, failure: Failure) -> str:
         """A line of the file of errors."""
         error = {"code": failure.code, "message": failure.message, "line": number}
         if self.plain:

@@ -12,9 +12,11 @@ from typing import Any
 
 from tritonsmith.builder.base.errors import ServerError, TritonsmithError
 from tritonsmith.builder.base.text.console import note
+from tritonsmith.builder.base.text.quantities import text_of_seconds
 from tritonsmith.perf.batch.answers import Failure, Writer
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal
 from tritonsmith.perf.batch.kept.output import (
+    Form,
     check_places,
     errors_path,
     journal_path,
@@ -25,7 +27,7 @@ from tritonsmith.perf.batch.place import Asked, Question, asked_of
 from tritonsmith.perf.batch.result import BatchResult, Samples
 from tritonsmith.perf.batch.rows.asks import ask_of
 from tritonsmith.perf.batch.rows.checked import Checked, check_file, first_address, refuse_bad
-from tritonsmith.perf.batch.rows.lines import BadLineError, Line
+from tritonsmith.perf.batch.rows.lines import BadLineError, Line, check_input
 from tritonsmith.perf.batch.rows.reader import Row, RowReader
 from tritonsmith.perf.batch.sending.pack import WINDOW_ROWS, Packed, Packer, Padding
 from tritonsmith.perf.batch.sending.send import Sender, SendOptions
@@ -85,6 +87,7 @@ def run_batch(job: BatchJob, on_progress: Progress | None = None) -> BatchResult
 def prepared(job: BatchJob, on_progress: Progress | None = None) -> Ready:
     """All that is known before the first row is sent. Leave it as a context manager."""
     tell = on_progress or (lambda doing, done, total: None)
+    check_input(job.input)
     check_places(job.output, job.errors_at, job.input, job.restart)
     address = None if job.question.plain else first_address(job.input)
     stack = ExitStack()
@@ -171,7 +174,7 @@ class Ready:
         """See Sink."""
         self.fail(row.number, row.id, row.key, failure)
 
-    def fail(self, number: int, id_: str | None, key: int, failure: Failure) -> None:
+    def fail(self, number: int, id_: str | int | None, key: int, failure: Failure) -> None:
         """A row that has no answer, for good."""
         self.failures[failure.code] += 1
         line = self.writer.failed_line(id_, key, number, failure)
@@ -283,8 +286,11 @@ class Ready:
         self.tell(self.told(took_s, done), done + self.before, self.checked.rows)
 
     def told(self, took_s: float, done: int) -> str:
-        """`1,234 rows/s, 3 failed, $0.12`."""
+        """`1,234 rows/s, 40 s left, 3 failed, $0.12`."""
         parts = [f"{done / took_s:,.0f} rows/s" if took_s > 0.5 else "sending"]
+        left = self.checked.rows - self.before - done
+        if took_s > 2.0 and done and left:
+            parts.append(f"{text_of_seconds(round(took_s / done * left))} left")
         if self.journal.failed:
             parts.append(f"{self.journal.failed:,} failed")
         if self.job.dollars_per_hour is not None:
@@ -301,7 +307,8 @@ class Ready:
         if result.is_whole:
             self.tell("writing the output", self.checked.rows, self.checked.rows)
             model, plain = self.asked.model, self.asked.reader.plain is not None
-            write_output(self.journal, self.job.output, self.job.errors_at, model, plain)
+            form = Form(model, plain, self.checked.ids_are_int64)
+            write_output(self.journal, self.job.output, self.job.errors_at, form)
         return result
 
     def _result(self) -> BatchResult:
@@ -345,7 +352,7 @@ def failure_of_line(fault: BadLineError) -> Failure:
     return Failure("bad_line", f"{fault.place}: {fault.what}" if fault.place else fault.what)
 
 
-def id_of(line: Line, reader: RowReader) -> str | None:
+def id_of(line: Line, reader: RowReader) -> str | int | None:
     """The id of a line that cannot be sent, where it has one."""
     if line.record is None:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from tritonsmith.builder.base.files.disk import write_atomically
 from tritonsmith.perf.batch.result import BatchResult, share_of
-from tritonsmith.perf.batch.text import cost_text, rate_text, requests_text, saved_text
+from tritonsmith.perf.batch.text import all_failures, cost_text, rate_text, requests_text, saved_text
 from tritonsmith.perf.report import numbers, render
 from tritonsmith.perf.report.svg import elements as svg
 from tritonsmith.perf.report.svg import rows as svg_rows
@@ -42,7 +42,7 @@ def batch_view(result: BatchResult) -> dict[str, Any]:
         "sentence": f"{result.answered:,} of {result.rows:,} rows answered, {result.failed:,} failed.",
         "facts": [result.asks, result.executor, f"{result.run_s:,.1f} s", str(result.input.name)],
         "numbers": _numbers(result),
-        "failures": dict(sorted(result.failures.items(), key=lambda one: -one[1])),
+        "failures": dict(sorted(all_failures(result).items(), key=lambda one: -one[1])),
         "retries": dict(result.retries),
         "charts": {
             "progress": progress_chart(result),

@@ -131,7 +131,8 @@ def model_digest(
         for name in (model.name, *members):
             directory = repository / name
             for path in files_below(directory) if directory.is_dir() else ():
-                files[str(path.relative_to(repository))] = cache.digest(path)
+                if path.parent.name != "__pycache__":  # which Python writes, with the time of the file in it
+                    files[str(path.relative_to(repository))] = cache.digest(path)
         cache.save()
     return digest_of_value([told, metadata, files])
 

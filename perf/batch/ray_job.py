@@ -302,7 +302,7 @@ class _Told:
         """See Sink."""
         self._fail(row.number, row.id, row.key, failure)
 
-    def _fail(self, number: int, id_: str | None, key: int, failure: Failure) -> None:
+    def _fail(self, number: int, id_: str | int | None, key: int, failure: Failure) -> None:
         self.known[number] = (failure.code, self.writer.failed_line(id_, key, number, failure))
 
     def is_ready(self) -> bool:

@@ -62,8 +62,9 @@ class BatchResult:
 
     @property
     def rows_per_s(self) -> float:
-        """Of this run; 0 when it had nothing to do."""
-        return self.rows_now / self.run_s if self.run_s > 0 else 0.0
+        """Of this run, without lines that could not be sent; 0 when it had nothing to do."""
+        sent = self.rows_now - self.failures.get("bad_line", 0)
+        return sent / self.run_s if self.run_s > 0 else 0.0
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -84,6 +85,16 @@ class BatchResult:
         if self.dollars_per_hour is None or not self.tokens_per_s:
             return None
         return self.dollars_per_hour / 3600 / self.tokens_per_s * 1e6
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether `sent` and `arrival` are of the same rows: a window is read whole, and may not be sent whole."""
+        return self.by_length and self.sent.requests > 0 and self.sent.lengths == self.arrival.lengths
+
+    @property
+    def failures_before(self) -> int:
+        """Rows that earlier runs found to have failed; `failures` has those of this run."""
+        return self.failed - sum(self.failures.values())
 
     @property
     def is_whole(self) -> bool:
@@ -120,9 +131,10 @@ class BatchResult:
             "batch_sizes": {str(size): count for size, count in sorted(self.sizes.items())},
             "retries": dict(self.retries),
             "failures": dict(self.failures),
-            "requests_in_arrival_order": self.arrival.requests,
+            "failed_before": self.failures_before,
+            "requests_in_arrival_order": self.arrival.requests if self.is_comparable else None,
             "padded_share": share_of(self.sent),
-            "padded_share_in_arrival_order": share_of(self.arrival),
+            "padded_share_in_arrival_order": share_of(self.arrival) if self.is_comparable else None,
             "environment": dict(self.environment),
         }
 

@@ -20,6 +20,7 @@ from tritonsmith.perf.load.load_test import server_at
 from tritonsmith.perf.server.server import Server, server_ended
 
 WINDOW_ROWS = 1024
+_LEAVE_S = 1.0
 Answer = Mapping[str, Any]
 
 
@@ -72,7 +73,7 @@ def stream_batch(
             yield from answers.in_order()
         finally:
             answers.stop(sender)
-            thread.join()
+            thread.join(_LEAVE_S)  # the caller's rows may be waiting for their next; it ends when that comes
 
 
 @dataclass(slots=True)
@@ -106,10 +107,10 @@ class _Answers:
         except BaseException as error:  # for the thread that iterates
             self.error = error
         finally:
-            self.loop.close()
-            with self.turn:
+            with self.turn:  # before the loop is closed: `stop` calls into one that is not over
                 self.is_over = True
                 self.turn.notify_all()
+            self.loop.close()
 
     def read(self, rows: Iterator[Any]) -> Iterator[Row]:
         """The caller's rows as they are sent."""

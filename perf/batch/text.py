@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tritonsmith.builder.base.text.quantities import counted
 from tritonsmith.perf.batch.result import BatchResult, share_of
 from tritonsmith.perf.report import numbers
 
@@ -21,18 +22,25 @@ def text_of_batch(result: BatchResult) -> str:
     if result.retries:
         lines.append(f"retried    {_counts(result.retries)}")
     if result.failed:
-        told = f": {_counts(result.failures)}" if result.failures else ""
-        lines.append(f"failed     {result.failed:,} rows{told}; in {result.errors}")
+        told = f": {_counts(all_failures(result))}" if result.failures else ""
+        where = f"; in {result.errors}" if result.is_whole else ""
+        lines.append(f"failed     {result.failed:,} rows{told}{where}")
     if result.is_whole:
         lines.append(f"output     {result.output}")
     return "\n".join(lines)
 
 
 def _headline(result: BatchResult) -> str:
-    took = f"in {result.run_s:,.1f} s" if result.rows_now else "before"
-    done = f"{result.answered:,} of {result.rows:,} rows answered by {result.model}"
+    took = f" in {result.run_s:,.1f} s" if result.rows_now else " before" if result.before else ""
+    done = f"{result.answered:,} of {result.rows:,} rows answered by {result.model}{took}"
     checked = f", after {result.check_s:.1f} s of checking the input" if result.check_s >= 0.05 else ""
-    return f"{'interrupted: ' if result.interrupted else ''}{done} {took}{checked}"
+    return f"{'interrupted: ' if result.interrupted else ''}{done}{checked}"
+
+
+def all_failures(result: BatchResult) -> dict[str, int]:
+    """By reason; those of earlier runs, whose reasons stand in the file of errors, together."""
+    before = result.failures_before
+    return {**result.failures, **({"by earlier runs": before} if before > 0 else {})}
 
 
 def rate_text(result: BatchResult) -> str:
@@ -40,7 +48,7 @@ def rate_text(result: BatchResult) -> str:
     parts = [f"{numbers.rate(result.rows_per_s)} rows/s"]
     if result.tokens_per_s:
         parts.append(f"{numbers.rate(result.tokens_per_s)} tokens/s")
-    return ", ".join([*parts, f"{result.in_flight} requests in flight"])
+    return ", ".join([*parts, f"{counted(result.in_flight, 'request')} in flight"])
 
 
 def requests_text(result: BatchResult) -> str:
@@ -56,7 +64,7 @@ def requests_text(result: BatchResult) -> str:
 def saved_text(result: BatchResult) -> str:
     """What sorting by length saved against the order of the input; nothing where that is nothing."""
     sent, arrival = result.sent, result.arrival
-    if not result.by_length or not sent.requests:
+    if not result.is_comparable:
         return ""
     parts = []
     if arrival.requests > sent.requests * 1.005:

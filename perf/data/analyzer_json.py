@@ -145,13 +145,14 @@ def flat_array(spec: TensorSpec, content: Any, wrong: Callable[[str, object], Us
 
     wrong: (what is to be, the value that is not so) → the error that is raised.
     """
-    values = _flattened(content)
+    values = flattened(content)
     if spec.dtype.kserve == "BYTES":
         if not all(isinstance(v, str) for v in values):
             raise wrong("is to hold strings", next(v for v in values if not isinstance(v, str)))
         flat = np.empty(len(values), object)
         flat[:] = [v.encode() for v in values]
         return flat
+    largest = largest_float(spec)
     dtype = np.dtype(spec.dtype.numpy or "float32")  # BF16 travels as float32 and is rounded on the wire
     whole = dtype.kind in "iu"
     limits = np.iinfo(dtype) if whole else None
@@ -160,7 +161,7 @@ def flat_array(spec: TensorSpec, content: Any, wrong: Callable[[str, object], Us
             raise wrong(f"is to hold values of {spec.dtype.kserve}", value)
         if limits is not None and not limits.min <= value <= limits.max:
             raise wrong(f"holds a value beyond {spec.dtype.kserve}", value)
-        if _is_beyond(value, dtype):
+        if _is_beyond(value, dtype, largest):
             raise wrong(f"holds a value beyond {spec.dtype.kserve}", value)
     return np.array([int(v) for v in values] if whole else values, dtype)
 
@@ -169,19 +170,28 @@ def _is_whole(value: float) -> bool:
     return isinstance(value, int) or value.is_integer()
 
 
-def _is_beyond(value: float, dtype: np.dtype[Any]) -> bool:
+def largest_float(spec: TensorSpec) -> float:
+    """The largest finite value; infinity where the datatype is none of floats."""
+    if spec.dtype.numpy is None:  # BF16: eight bits of exponent, seven of the rest
+        return (2 - 2**-7) * 2.0**127
+    dtype = np.dtype(spec.dtype.numpy)
+    return float(np.finfo(dtype).max) if dtype.kind == "f" else math.inf
+
+
+def _is_beyond(value: float, dtype: np.dtype[Any], largest: float) -> bool:
     """Whether it would become another value: 2 true, a finite number infinite. What was written as Infinity may be."""
     if dtype.kind == "f":
-        return abs(value) != math.inf and abs(value) > float(np.finfo(dtype).max)
+        return abs(value) != math.inf and abs(value) > largest
     return dtype.kind == "b" and value not in (0, 1)
 
 
-def _flattened(content: Any) -> list[Any]:
+def flattened(content: Any) -> list[Any]:
+    """Nested lists, or one value → its values in row-major order."""
     if not isinstance(content, list):
         return [content]
     if not any(isinstance(value, list) for value in content):
         return content
-    return [value for part in content for value in _flattened(part)]
+    return [value for part in content for value in flattened(part)]
 
 
 def _wrong(path: Path, message: str, seen: Any, valid: Any = ()) -> UsageError:

@@ -21,7 +21,7 @@ from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.files.disk import delete_written
 from tritonsmith.builder.base.processes.failure import DISK_FIXES, is_full
 
-FORM = "tritonsmith.batch/1"
+FORM = "tritonsmith.batch/2"  # 1 had ids that are numbers as texts
 SYNC_EVERY_S = 0.5
 DONE, FAILED = b"+", b"-"
 _HEAD = re.compile(rb"[0-9a-f]{8} 0 0{16} = \{")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from tritonsmith.perf.batch.rows.lines import CSV, PARQUET, form_of, pyarrow_or_
 from tritonsmith.perf.data.interface import ModelInterface
 
 _ROWS_AT_ONCE = 1024
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 64 << 20  # of Parquet: each costs its readers a step
 
 
 def journal_path(output: Path) -> Path:
@@ -75,28 +77,39 @@ def _exists(path: Path) -> UsageError:
     )
 
 
-def write_output(journal: Journal, output: Path, errors: Path, model: ModelInterface, plain: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the answers are of, and how they are told: plain records or OpenAI's form. ids_are_int64: a column of Parquet."""
+
+    model: ModelInterface
+    plain: bool
+    ids_are_int64: bool = False
+
+
+def write_output(journal: Journal, output: Path, errors: Path, form: Form) -> None:
     """Both files, whole or not at all; the journal is deleted then. No file of errors when nothing failed."""
     with telling_full(journal.path):
         with replacing(output) as whole:
             if journal.failed:
                 with replacing(errors) as failed:
                     _write_jsonl(journal, FAILED, failed)
-                    _write(journal, whole, output, model, plain)
+                    _write(journal, whole, output, form)
                     journal.finish({"output": digest_of_file(whole), "errors": digest_of_file(failed)})
             else:
-                _write(journal, whole, output, model, plain)
+                _write(journal, whole, output, form)
                 journal.finish({"output": digest_of_file(whole)})
                 delete_written(errors)  # of a job before, begun anew with --restart
         flush(output.absolute().parent)
     journal.delete()
 
 
-def _write(journal: Journal, path: Path, output: Path, model: ModelInterface, plain: bool) -> None:
-    if form_of(output) == PARQUET:
-        _write_parquet(journal, path, model, plain)
-    else:
+def _write(journal: Journal, path: Path, output: Path, form: Form) -> None:
+    if form_of(output) != PARQUET:
         _write_jsonl(journal, DONE, path)
+    elif form.plain:
+        _write_parquet(path, *_plain_table(journal, form))
+    else:
+        _write_parquet(path, _openai_schema(), (_flat(record) for record in _answers(journal)))
 
 
 @contextmanager
@@ -113,34 +126,78 @@ def _write_jsonl(journal: Journal, state: bytes, path: Path) -> None:
             file.write(journal.text_of(number) + b"\n")
 
 
-def _write_parquet(journal: Journal, path: Path, model: ModelInterface, plain: bool) -> None:
+def _write_parquet(path: Path, schema: Any, records: Iterator[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    floats = {spec.name for spec in model.outputs if spec.dtype.kserve in ("FP16", "BF16", "FP32", "FP64")}
-    records = (
-        _record(journal.text_of(number), floats if plain else set()) for number in journal.numbers(DONE)
-    )
-    first: list[Any] = list(islice(records, _ROWS_AT_ONCE))
-    form: Callable[[Any], Any] = (lambda record: record) if plain else _flat
-    schema = _plain_schema(model, [form(record) for record in first]) if plain else _openai_schema()
+    held: list[Any] = []
     with _synced(path) as file, pq.ParquetWriter(file, schema) as writer:
-        rows = first
-        while rows:
-            writer.write_table(pa.Table.from_pylist([form(record) for record in rows], schema=schema))
-            rows = list(islice(records, _ROWS_AT_ONCE))
+        while rows := list(islice(records, _ROWS_AT_ONCE)):
+            held.append(pa.Table.from_pylist(rows, schema=schema))
+            if len(held) * _ROWS_AT_ONCE >= _GROUP_ROWS or sum(t.nbytes for t in held) >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(held))
+                held.clear()
+        if held:
+            writer.write_table(pa.concat_tables(held))
 
 
-def _record(text: bytes, floats: set[str]) -> dict[str, Any]:
-    """floats: outputs whose texts are NaN and infinities."""
-    record: dict[str, Any] = json.loads(text)
-    if b'"NaN"' in text or b'Infinity"' in text:
-        record |= {name: _numbers(record[name]) for name in floats & record.keys()}
-    return record
+def _answers(journal: Journal) -> Iterator[dict[str, Any]]:
+    return (json.loads(text) for text in _texts(journal))
 
 
-def _numbers(value: Any) -> Any:
-    return [_numbers(part) for part in value] if isinstance(value, list) else float(value)
+def _texts(journal: Journal) -> Iterator[bytes]:
+    return (journal.text_of(number) for number in journal.numbers(DONE))
+
+
+def _plain_table(journal: Journal, form: Form) -> tuple[Any, Iterator[dict[str, Any]]]:
+    """(schema, records): a column for the id and each output, lists as deep as the output has dimensions."""
+    import pyarrow as pa
+
+    outputs = {spec.name: spec for spec in form.model.outputs}
+    words = {name: spec.dtype.kserve for name, spec in outputs.items()}
+    is_binary = "BYTES" in words.values() and any(_NO_UTF8 in text for text in _texts(journal))
+    depths: dict[str, int] = {}
+    # What generate answers is a list only where it is more than one value, and an output may be missing.
+    for record in _answers(journal) if form.model.decoupled else islice(_answers(journal), 1):
+        for name, value in record.items():
+            known = outputs[name].wire_shape if name in outputs else ()
+            depths[name] = max(depths.get(name, 0), _depth(value, len(known)))
+
+    def column(name: str) -> Any:
+        if name not in words:  # the id
+            return pa.int64() if form.ids_are_int64 else pa.string()
+        kind = getattr(pa, _ARROW.get(words[name]) or words[name].lower())()
+        kind = pa.binary() if is_binary and words[name] == "BYTES" else kind
+        for _ in range(depths[name]):
+            kind = pa.list_(kind)
+        return kind
+
+    def cell(name: str, value: Any, has_words: bool) -> Any:
+        if name not in words:
+            return value if form.ids_are_int64 else str(value)
+        if has_words and words[name] in _FLOATS:
+            value = _each(float, value)
+        elif is_binary and words[name] == "BYTES":
+            value = _each(lambda text: text.encode("utf-8", "surrogateescape"), value)
+        return [value] if depths[name] and not isinstance(value, list) else value
+
+    def row(text: bytes) -> dict[str, Any]:
+        has_words = b'"NaN"' in text or b'Infinity"' in text
+        return {name: cell(name, value, has_words) for name, value in json.loads(text).items()}
+
+    schema = pa.schema([(name, column(name)) for name in depths] or [("id", pa.string())])
+    return schema, (row(text) for text in _texts(journal))
+
+
+def _depth(value: Any, known: int) -> int:
+    """How deep lists are; `known` where an empty one hides it."""
+    if not isinstance(value, list):
+        return 0
+    return 1 + _depth(value[0], known - 1) if value else max(1, known)
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    return [_each(change, part) for part in value] if isinstance(value, list) else change(value)
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +220,8 @@ def _openai_schema() -> Any:
     )
 
 
+_NO_UTF8 = b"\\udc"  # how JSON has a byte that surrogateescape let through
+_FLOATS = ("FP16", "BF16", "FP32", "FP64")
 _ARROW = {
     "BOOL": "bool_",
     "BYTES": "string",
@@ -171,23 +230,3 @@ _ARROW = {
     "FP32": "float32",
     "FP64": "float64",
 }
-
-
-def _plain_schema(model: ModelInterface, first: list[dict[str, Any]]) -> Any:
-    """A column for the id and each output that the first rows have: lists as deep as the output has dimensions."""
-    import pyarrow as pa
-
-    names = dict.fromkeys(name for record in first for name in record)
-    known = {spec.name: spec for spec in model.outputs}
-    fields = []
-    for name in names:
-        sample = next(record[name] for record in first if name in record)
-        if name not in known:
-            fields.append((name, pa.string()))
-            continue
-        word = known[name].dtype.kserve
-        kind = getattr(pa, _ARROW.get(word) or word.lower())()
-        while isinstance(sample, list):
-            kind, sample = pa.list_(kind), sample[0] if sample else None
-        fields.append((name, kind))
-    return pa.schema(fields or [("id", pa.string())])

@@ -52,9 +52,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One line's question; address None: a plain record."""
+    """One line's question; address None: a plain record, whose id may be a whole number and is given back as one."""
 
-    id: str
+    id: str | int
     address: Address | None
     body: Mapping[str, Any]
 
@@ -100,10 +100,17 @@ def _plain(record: Mapping[str, Any], number: int, plain: Plain) -> Ask:
     column = plain.id_column or next((name for name in ID_COLUMNS if name in record), "")
     if not column:
         return Ask(str(number), None, record)
-    value = record.get(column)
+    if column not in record:
+        raise BadLineError(not_there(record), f"column `{column}`")
+    value = record[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise BadLineError(f"is to be the row's id, and is {_shown(value)}", f"column `{column}`")
-    return Ask(str(value), None, record)
+    return Ask(value, None, record)
+
+
+def not_there(record: Mapping[str, Any]) -> str:
+    """What is wrong with a record without a column, and what it has."""
+    return f"is not there; there are {', '.join(f'`{name}`' for name in record)[:200]}"
 
 
 def _shown(value: object) -> str:

@@ -27,6 +27,7 @@ class Checked:
     keys:    digest of each line by its number; 0 where there is none.
     starts:  of every ROWS_A_PART rows, where the file's part with them begins.
     repeats: line → the line before it that has the same id.
+    ids_are_int64: every one of them is such a number.
     bad:     the first bad lines, and how many there are in all.
     """
 
@@ -36,6 +37,7 @@ class Checked:
     rows: int = 0
     starts: list[Start] = field(default_factory=lambda: [Start()])
     repeats: dict[int, int] = field(default_factory=dict)
+    ids_are_int64: bool = True
     bad: list[tuple[int, BadLineError]] = field(default_factory=list)
     bad_count: int = 0
 
@@ -119,7 +121,8 @@ def check_file(path: Path, reader: RowReader, on_progress: Callable[[int], None]
         except BadLineError as fault:
             _note(checked, line.number, fault)
         else:
-            ids.append(key_of(row.id.encode("utf-8", "surrogatepass")))
+            checked.ids_are_int64 &= isinstance(row.id, int) and -(2**63) <= row.id < 2**63
+            ids.append(key_of(str(row.id).encode("utf-8", "surrogatepass")))
             numbers.append(line.number)
         if on_progress is not None and checked.rows % _TELL_EVERY == 0:
             on_progress(checked.rows)
@@ -143,9 +146,7 @@ def refuse_bad(checked: Checked, skip: bool) -> None:
         _told(*told[0]).partition(": ")[2] if one else many,
         code="duplicate_id" if all(_is_repeat(fault) for _, fault in told) else "bad_lines",
         where=Where(checked.path, told[0][0] if one else None),
-        details=[]
-        if one
-        else [*(_told(*one) for one in told), *([f"and {more:,} more"] if more > 0 else [])],
+        details=[] if one else [*_told_together(told), *([f"and {more:,} more"] if more > 0 else [])],
         fix="mend them, or go on without them: --skip-bad" if checked.bad_count < checked.rows else None,
     )
 
@@ -171,7 +172,7 @@ def _find_repeats(checked: Checked, reader: RowReader, ids: np.ndarray, numbers:
     for line in lines_of(checked.path):
         if line.number not in suspects or line.record is None:
             continue
-        id_ = ask_of(line.record, line.number, reader.plain).id
+        id_ = str(ask_of(line.record, line.number, reader.plain).id)
         if id_ in first:
             checked.repeats[line.number] = first[id_]
             _note(checked, line.number, repeated(id_, first[id_]))
@@ -183,9 +184,9 @@ class _RepeatError(BadLineError):
     """An id that came before."""
 
 
-def repeated(id_: str, before: int) -> BadLineError:
+def repeated(id_: str | int, before: int) -> BadLineError:
     """The fault of a line whose id that of the line `before` is."""
-    return _RepeatError(f"the id {id_[:80]!r} is that of line {before}, too")
+    return _RepeatError(f"the id {str(id_)[:80]!r} is that of line {before}, too")
 
 
 def _is_repeat(fault: BadLineError) -> bool:
@@ -208,6 +209,27 @@ def _mixed(path: Path, first: Address, others: dict[Address, int]) -> UsageError
 
 def _told(number: int, fault: BadLineError) -> str:
     return f"line {number}: {f'{fault.place}: ' if fault.place else ''}{fault.what}"
+
+
+def _told_together(bad: list[tuple[int, BadLineError]]) -> Iterator[str]:
+    """Lines one after another with the same fault are told as one."""
+    runs: list[tuple[int, int, BadLineError]] = []
+    for number, fault in bad:
+        if (
+            runs
+            and number == runs[-1][1] + 1
+            and (fault.place, fault.what)
+            == (
+                runs[-1][2].place,
+                runs[-1][2].what,
+            )
+        ):
+            runs[-1] = (runs[-1][0], number, fault)
+        else:
+            runs.append((number, number, fault))
+    for first, last, fault in runs:
+        told = _told(first, fault)
+        yield told if first == last else f"lines {first} to {last}{told.removeprefix(f'line {first}')}"
 
 
 def _kept(key: int) -> int:

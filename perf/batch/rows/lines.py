@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +67,30 @@ def form_of(path: Path) -> str:
     return found
 
 
+def check_input(path: Path) -> None:
+    """UsageError for a file that cannot be read at all."""
+    form_of(path)
+    if path.is_dir():
+        raise UsageError(
+            "a directory, and rows are read from one file",
+            code="no_input",
+            where=Where(path),
+            fix="name one of its files, or make one of them: `duckdb -c \"copy (from 'DIR/*.parquet') to 'one.parquet'\"`",
+        )
+    if not path.exists():
+        raise UsageError("no such file", code="no_input", where=Where(path))
+    if not path.is_file():
+        raise UsageError(
+            "not a file that can be read twice", code="no_input", where=Where(path), fix="copy it into a file"
+        )
+    if not os.access(path, os.R_OK):
+        raise UsageError("it may not be read", code="no_input", where=Where(path))
+
+
 def lines_of(path: Path, start: Start = BEGIN) -> Iterator[Line]:
     """Every line that is not empty, from the start on. UsageError for a file that cannot be read at all."""
+    check_input(path)
     form = form_of(path)
-    if not path.is_file():
-        raise UsageError("no such file", code="no_input", where=Where(path))
     read = {JSONL: _jsonl, CSV: _csv, PARQUET: _parquet}[form]
     return read(path, start)
 
@@ -97,41 +119,83 @@ def _jsonl(path: Path, start: Start) -> Iterator[Line]:
                 yield line_of(number, text, file.tell())
 
 
+def json_from_text(text: str | bytes) -> Any:
+    """json.loads, but ValueError for what that silently reads as another value: a number beyond all floats, a name twice."""
+    text = text if isinstance(text, str) else text.decode()
+    return (_FINITE if _HUGE.search(text) else _ONCE).decode(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {double[:60]!r} comes twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"holds a value beyond all datatypes, {text[:60]}")
+    return value
+
+
+_HUGE = re.compile(r"[eE]\+?\d{3}|\d{300}")  # what a number beyond all floats has
+_ONCE = json.JSONDecoder(object_pairs_hook=_once)
+_FINITE = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite)
+
+
 def line_of(number: int, text: bytes, end: int = 0) -> Line:
     """One line of JSON."""
     record, fault = None, None
     try:
-        record = json.loads(text)
+        record = json_from_text(text)
     except json.JSONDecodeError as error:
         fault = BadLineError(f"not JSON: {error.msg}", f"column {error.colno}")
     except UnicodeDecodeError as error:
         fault = BadLineError("not UTF-8", f"column {error.start + 1}")
     except RecursionError:
         fault = BadLineError("not JSON: nested too deeply")
+    except ValueError as error:
+        fault = BadLineError(str(error))
     if fault is None and not isinstance(record, dict):
         record, fault = None, BadLineError("not a JSON object")
     return Line(number, key_of(text), record, fault, end)
 
 
 def _csv(path: Path, start: Start) -> Iterator[Line]:
+    csv.field_size_limit(_LINE_LIMIT_BYTES)
     with path.open("rb") as file:
         first = csv.reader(_decoded(file))
         names = next(first, [])
-        if len(set(names)) < len(names):
-            double = next(name for name in names if names.count(name) > 1)
-            raise UsageError("a column comes twice", code="bad_csv", where=Where(path, 1), seen=double)
+        _refuse_double(names, "bad_csv", Where(path, 1))
         before = first.line_num
         if start.at:
             file.seek(start.at)
             before = start.number
-        reader = csv.reader(_decoded(file))
+        number = before
+        # strict: a quote without its other one would take all that follows into its cell.
+        reader = csv.reader(_decoded(file), strict=True)
         try:
             for cells in reader:
+                number = before + reader.line_num
                 if cells:
-                    yield _csv_line(before + reader.line_num, names, cells, file.tell())
+                    yield _csv_line(number, names, cells, file.tell())
         except csv.Error as error:
-            at = Where(path, before + reader.line_num)
-            raise UsageError(f"not CSV: {error}", code="bad_csv", where=at) from None
+            raise UsageError(
+                f"not CSV: {error}",
+                code="bad_csv",
+                where=Where(path, before + reader.line_num),
+                seen=f"the row that begins after line {number}",
+                fix='a quote is closed, and inside quotes written twice: "two"" inches"',
+            ) from None
+
+
+def _refuse_double(names: list[str], code: str, where: Where) -> None:
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise UsageError("a column comes twice", code=code, where=where, seen=double)
 
 
 def _decoded(file: IO[bytes]) -> Iterator[str]:
@@ -153,6 +217,7 @@ def _csv_line(number: int, names: list[str], cells: list[str], end: int) -> Line
 
 def _parquet(path: Path, start: Start) -> Iterator[Line]:
     file = opened_parquet(path)
+    _refuse_double(file.schema_arrow.names, "bad_parquet", Where(path))
     number, groups = 0, list[int]()
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows

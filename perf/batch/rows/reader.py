@@ -12,10 +12,10 @@ import numpy as np
 
 from tritonsmith.builder.base.errors import UsageError, did_you_mean
 from tritonsmith.builder.base.tensors import TensorSpec, fits
-from tritonsmith.perf.batch.rows.asks import Address, Ask, Plain, ask_of
+from tritonsmith.perf.batch.rows.asks import Address, Ask, Plain, ask_of, not_there
 from tritonsmith.perf.batch.rows.chat import ChatTemplate, chat_body
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line
-from tritonsmith.perf.batch.rows.tensors import array_of, cell_value, placed
+from tritonsmith.perf.batch.rows.tensors import array_of, cell_value, encoded, placed
 from tritonsmith.perf.data.interface import Array, ModelInterface
 from tritonsmith.perf.wire.payload import Parameter
 
@@ -42,7 +42,7 @@ class Row:
 
     number: int
     key: int
-    id: str
+    id: str | int
     arrays: Mapping[str, Array]
     count: int
     group: Group
@@ -135,7 +135,7 @@ class RowReader:
         for column, name in columns.items():
             place = f"column `{column}`"
             if column not in record:
-                raise BadLineError(f"is not there; there are {', '.join(map(str, record))[:200]}", place)
+                raise BadLineError(not_there(record), place)
             if record[column] is None and name in self.model.optional:
                 continue
             array = array_of(known[name], cell_value(known[name], record[column], place), place)
@@ -155,7 +155,7 @@ class RowReader:
             s.name for s in self.model.inputs if s.name not in arrays and s.name not in self.model.optional
         ]
         if missing:
-            raise BadLineError(f"lacks input `{missing[0]}` of `{self.model.name}`")
+            raise BadLineError(self._lacks(missing[0], ask))
         count = 1
         if self.model.max_batch_size:
             counts = {name: array.shape[0] for name, array in arrays.items()}
@@ -177,6 +177,12 @@ class RowReader:
             wanted=wanted, parameters=parameters, options=options,
         )  # fmt: skip
 
+    def _lacks(self, name: str, ask: Ask) -> str:
+        lacks = f"lacks input `{name}` of `{self.model.name}`"
+        if self.plain is None or name in self.plain.columns.values():
+            return lacks
+        return f"{lacks}: column `{name}` {not_there(ask.body)}; --map COLUMN={name} takes another"
+
     # embeddings: texts, packed.
 
     def _embeddings(self, line: Line, ask: Ask) -> Row:
@@ -191,7 +197,7 @@ class RowReader:
             raise BadLineError("cannot be chosen: the model gives as many as it gives", "body.dimensions")
         text_input, output = embedding_tensors(self.model)
         array = np.empty(len(texts), object)
-        array[:] = [text.encode("utf-8", "surrogatepass") for text in texts]
+        array[:] = [encoded(text, "body.input") for text in texts]
         tensors = {text_input.name: array.reshape(len(texts), *(1 for _ in text_input.wire_shape))}
         if not self.model.max_batch_size:
             tensors = {text_input.name: array.reshape(tuple(1 for _ in text_input.wire_shape) or (1,))}
@@ -218,7 +224,7 @@ class RowReader:
             s.name for s in self.model.inputs if s.name not in body and s.name not in self.model.optional
         ]
         if missing:
-            raise BadLineError(f"lacks input `{missing[0]}` of `{self.model.name}`", f"body.{missing[0]}")
+            raise BadLineError(self._lacks(missing[0], ask), "" if self.plain else f"body.{missing[0]}")
         text = json.dumps(body, separators=(",", ":")).encode()
         return Row(line.number, line.key, ask.id, {}, 1, ("generate",), len(text), text, options=options)
 
@@ -230,7 +236,7 @@ class RowReader:
         for column, name in columns.items():
             place = f"column `{column}`"
             if column not in record:
-                raise BadLineError(f"is not there; there are {', '.join(map(str, record))[:200]}", place)
+                raise BadLineError(not_there(record), place)
             value = cell_value(known[name], record[column], place)
             body[name] = value
             placed(known[name], array_of(known[name], value, place), place)

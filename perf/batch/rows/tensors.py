@@ -11,23 +11,28 @@ import orjson
 
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.tensors import TensorSpec, fits
-from tritonsmith.perf.batch.rows.lines import BadLineError
-from tritonsmith.perf.data.analyzer_json import flat_array
+from tritonsmith.perf.batch.rows.lines import BadLineError, json_from_text
+from tritonsmith.perf.data.analyzer_json import flat_array, flattened, largest_float
 from tritonsmith.perf.data.given import shape_of
 from tritonsmith.perf.data.interface import Array
 
 _WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_MEANT = {word: float(word) for word in _WORDS.values()}
 
 
 def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
     """The value, nested lists or one, as an array of its own shape; BadLineError for what the datatype cannot hold."""
     if isinstance(value, np.ndarray) and spec.dtype.kserve == "BYTES":
         value = value.tolist()
-    found = _fast(spec, value)
+    found = _fast(spec, value, place)
     if found is not None:
         return found
     try:
+        if _is_float(spec):
+            value = _with_words(value)
         shape = shape_of(value)
+        if spec.dtype.kserve == "BYTES":
+            return _texts(value, place).reshape(shape)
         flat = flat_array(spec, value, lambda why, seen: UsageError(why, code="bad_line", seen=seen))
     except UsageError as error:
         raise BadLineError(f"{error.message}, not {_shown(error.seen)}", place) from None
@@ -36,13 +41,34 @@ def array_of(spec: TensorSpec, value: Any, place: str) -> Array:
     return flat.reshape(shape)
 
 
-def _fast(spec: TensorSpec, value: Any) -> Array | None:
+def _texts(value: Any, place: str) -> Array:
+    flat = flattened(value)
+    array = np.empty(len(flat), object)
+    for i, one in enumerate(flat):
+        if not isinstance(one, str | bytes):
+            raise BadLineError(f"is to hold strings, not {_shown(one)}", place)
+        array[i] = one if isinstance(one, bytes) else encoded(one, place)
+    return array
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return np.dtype(spec.dtype.numpy or "float32").kind == "f"
+
+
+def _with_words(value: Any) -> Any:
+    """NaN and infinities as answers are written with them, too, so that they can be asked again."""
+    if isinstance(value, list):
+        return [_with_words(part) for part in value]
+    return _MEANT.get(value, value) if isinstance(value, str) else value
+
+
+def _fast(spec: TensorSpec, value: Any, place: str) -> Array | None:
     """What NumPy takes without a doubt; flat_array looks at each value of the rest."""
     if spec.dtype.kserve == "BYTES":
         if not isinstance(value, str | bytes):
             return None
         one = np.empty((), object)
-        one[()] = value if isinstance(value, bytes) else _encoded(value)
+        one[()] = value if isinstance(value, bytes) else encoded(value, place)
         return one
     dtype = np.dtype(spec.dtype.numpy or "float32")
     try:
@@ -58,13 +84,19 @@ def _fast(spec: TensorSpec, value: Any) -> Array | None:
             array.astype(dtype) if limits.min <= int(array.min()) and int(array.max()) <= limits.max else None
         )
     if dtype.kind == "f" and kind in "iuf":
-        finite = bool(np.abs(array).max() <= np.finfo(dtype).max)
-        return array.astype(dtype) if finite else None
+        size = np.abs(array)
+        largest = np.float64(largest_float(spec))
+        is_held = bool(size.max() <= largest) or not bool(((size > largest) & np.isfinite(array)).any())
+        return array.astype(dtype) if is_held else None
     return None
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def encoded(text: str, place: str) -> bytes:
+    """A text as the bytes that it stands for: those that are no UTF-8 are lone surrogates, as answers are written."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise BadLineError(f"holds half a character, {text[error.start]!r}", place) from None
 
 
 def placed(spec: TensorSpec, array: Array, place: str) -> Array:
@@ -85,9 +117,12 @@ def cell_value(spec: TensorSpec, value: Any, place: str) -> Any:
     """A table's cell: a text is itself where the model takes texts, else the JSON that it holds."""
     if spec.dtype.kserve == "BYTES" or not isinstance(value, str):
         return value
+    word = _WORDS.get(value.strip())  # as NumPy and pandas write it
+    if word is not None and _is_float(spec):
+        return _MEANT[word]
     try:
-        return json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+        return json_from_text(value)
+    except (ValueError, RecursionError):
         raise BadLineError(f"is to hold values of {spec.dtype.kserve}, not {_shown(value)}", place) from None
 
 

@@ -59,7 +59,7 @@ class SendingFlags:
         None, "Requests in flight; default: found at the start, 1, 2, 4 … until more bring nothing.", min=1
     )
     timeout: str = flag("5m", "A request without an answer after this is asked again.")
-    wait: str = flag("5m", "How long to wait for a server that is gone.")
+    wait: str = flag("5m", "How long to wait for a server that is gone.", metavar="DURATION")
     restart: bool = flag(
         False, "Begin anew: forget the journal, and replace an output that is there.", "--restart"
     )

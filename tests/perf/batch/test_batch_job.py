@@ -14,9 +14,12 @@ from tests.perf.batch.jobs import WIDTH, ask, job_on, problems_of, records_of, w
 from tests.perf.fake_server import fake_server
 from tritonsmith.builder.base.errors import TrialError, TritonsmithError, UsageError
 from tritonsmith.perf.batch.job import run_batch
-from tritonsmith.perf.batch.place import Question
+from tritonsmith.perf.batch.place import Question, model_digest
 from tritonsmith.perf.batch.rows.asks import Plain
 from tritonsmith.perf.batch.sending.send import SendOptions
+from tritonsmith.perf.load.load_test import LoadTest, server_of
+from tritonsmith.perf.load.served_model import interface_of
+from tritonsmith.perf.records.schedule import Closed
 
 
 def test_every_row_is_answered_in_the_order_of_the_input_in_full_batches(tmp_path: Path) -> None:
@@ -347,7 +350,7 @@ def test_answers_are_written_as_parquet(tmp_path: Path) -> None:
         run_batch(
             job_on(server, tmp_path, rows, question=Question(Plain("m")), output=tmp_path / "out.parquet")
         )
-        assert pq.read_table(tmp_path / "out.parquet").to_pylist()[3] == {"id": "3", "y": [6.0] * WIDTH}
+        assert pq.read_table(tmp_path / "out.parquet").to_pylist()[3] == {"id": 3, "y": [6.0] * WIDTH}
         run_batch(job_on(server, tmp_path, map(ask, range(20)), output=tmp_path / "form.parquet"))
     row = pq.read_table(tmp_path / "form.parquet").to_pylist()[3]
     assert row["custom_id"] == "r3" and json.loads(row["body"])["outputs"][0]["data"] == [6.0] * WIDTH
@@ -361,3 +364,17 @@ def test_a_row_without_an_id_has_its_lines_number(tmp_path: Path) -> None:
             )
         )
     assert [record["id"] for record in records_of(tmp_path / "out.jsonl")] == ["1", "2"]
+
+
+def test_a_model_that_was_put_back_is_the_same_to_a_job_that_goes_on(tmp_path: Path) -> None:
+    source, compiled = tmp_path / "m/1/model.py", tmp_path / "m/1/__pycache__/model.cpython-311.pyc"
+    compiled.parent.mkdir(parents=True)
+    source.write_text("a")
+    with fake_server() as server:
+        api, _ = server_of(server.url, LoadTest("m", Closed(1)))
+        model = interface_of(api, "m", "")
+        before = model_digest(api, model, (), tmp_path)
+        compiled.write_text("compiled at another time")
+        assert model_digest(api, model, (), tmp_path) == before
+        source.write_text("b")
+        assert model_digest(api, model, (), tmp_path) != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_a_row_that_fails_is_raised_or_stands_in_its_place() -> None:
             list(tritonsmith.batch(rows(10), "m", where=server.url, in_flight=1))
         with pytest.raises(TritonsmithError, match="has the shape"):
             list(tritonsmith.batch([[1.0]], "m", where=server.url, in_flight=1))
+
+
+def test_leaving_does_not_wait_for_rows_that_do_not_come() -> None:
+    waits, comes = threading.Event(), threading.Event()
+
+    def waiting() -> Iterator[list[float]]:
+        yield from rows(1500)
+        waits.set()
+        comes.wait(20)
+
+    with fake_server() as server:
+        answers = tritonsmith.batch(waiting(), "m", where=server.url, in_flight=1, by_length=False)
+        next(answers)
+        assert waits.wait(20)
+        began_s = time.monotonic()
+        answers.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - began_s < 15
+        comes.set()
 
 
 def test_what_the_callers_rows_raise_is_raised_by_the_answers() -> None:

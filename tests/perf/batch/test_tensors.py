@@ -38,6 +38,40 @@ def test_values_that_no_float_of_json_is_are_texts() -> None:
     )
 
 
+def test_minus_zero_is_not_read_as_an_integer() -> None:
+    for dtype in (np.float16, np.float32, np.float64):
+        array = np.array([-0.0, 0.0, -1e-5, -0.5, -10], dtype)
+        back = json.loads(json_of_array(array, ""))
+        assert np.signbit(np.array(back, dtype)).tolist() == [True, False, True, True, True]
+        assert json.loads(json_of_array(array[0], "")) is not 0  # noqa: F632
+
+
+def test_answers_can_be_asked_again_as_they_are_written() -> None:
+    floats = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
+    again = array_of(spec("FP32", -1), json.loads(json_of_array(floats, "FP32")), "x")
+    assert np.array_equal(again, floats, equal_nan=True) and np.signbit(again[3])
+    texts = np.array([b"\xff\x00", "é".encode()], object)
+    assert (
+        array_of(spec("BYTES", -1), json.loads(json_of_array(texts, "BYTES")), "x").tolist() == texts.tolist()
+    )
+    assert array_of(spec("BYTES", -1), [b"\xff"], "x").tolist() == [b"\xff"]
+    with pytest.raises(BadLineError, match="half a character"):
+        array_of(spec("BYTES", 1), "\ud800", "x")
+    assert (
+        cell_value(spec("FP32", 1), "-inf", "x") == -np.inf
+        and cell_value(spec("BYTES", 1), "nan", "x") == "nan"
+    )
+
+
+@pytest.mark.parametrize("kserve", ["FP16", "BF16", "FP32", "FP64"])
+def test_arrays_with_values_that_are_not_finite_are_taken(kserve: str) -> None:
+    given = np.array([np.nan, np.inf, -np.inf, 1.5])
+    for value in (given, given.astype(np.float32), given.tolist()):
+        assert np.array_equal(array_of(spec(kserve, -1), value, "x"), given, equal_nan=True)
+    with pytest.raises(BadLineError):
+        array_of(spec("FP32", -1), np.array([np.nan, 1e39]), "x")
+
+
 def test_other_values_come_back() -> None:
     assert json_of_array(np.array([[1, 2]], np.int64), "INT64") == "[[1,2]]"
     assert json_of_array(np.array([True]), "BOOL") == "[true]"
@@ -53,7 +87,7 @@ def test_other_values_come_back() -> None:
     ("kserve", "value"),
     [
         ("INT8", 300), ("INT64", 2**63), ("UINT8", [-1]), ("INT32", [1.5]), ("FP16", [70000.0]), ("FP32", ["1"]),
-        ("BOOL", [2]), ("BYTES", [1]), ("FP32", [[1, 2], [3]]), ("FP32", None), ("FP32", {"a": 1}),
+        ("BF16", [3.4e38]), ("BOOL", [2]), ("BYTES", [1]), ("FP32", [[1, 2], [3]]), ("FP32", None), ("FP32", {"a": 1}),
     ],
 )  # fmt: skip
 def test_a_value_that_would_become_another_is_refused(kserve: str, value: Any) -> None:

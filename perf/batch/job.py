@@ -23,7 +23,6 @@ from tritonsmith.perf.batch.kept.output import (
 )
 from tritonsmith.perf.batch.place import Asked, Question, asked_of
 from tritonsmith.perf.batch.result import BatchResult, Samples
-from tritonsmith.perf.batch.rows.asks import ask_of
 from tritonsmith.perf.batch.rows.checked import Checked, check_file, first_address, refuse_bad
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line
 from tritonsmith.perf.batch.rows.reader import Row, RowReader
@@ -86,7 +85,7 @@ def prepared(job: BatchJob, on_progress: Progress | None = None) -> Ready:
     """All that is known before the first row is sent. Leave it as a context manager."""
     tell = on_progress or (lambda doing, done, total: None)
     check_places(job.output, job.errors_at, job.input, job.restart)
-    address = None if job.question.plain else first_address(job.input)
+    address = None if job.question.plain else first_address(job.input, job.question.model)
     stack = ExitStack()
     try:
         is_ours = job.repository is not None
@@ -350,7 +349,7 @@ def id_of(line: Line, reader: RowReader) -> str | None:
     if line.record is None:
         return None
     try:
-        return ask_of(line.record, line.number, reader.plain).id
+        return reader.ask(line).id
     except BadLineError:
         found = line.record.get("custom_id")
         return found if isinstance(found, str) else None

@@ -30,6 +30,7 @@ class Question:
     """What is asked of a model, of every row alike.
 
     plain: how plain records are read; None: lines of OpenAI's batch form. batch_size: None: the model's max_batch_size.
+    model: that is asked instead of the one that lines of OpenAI's form name; "": that one.
     wire:  fields of LoadTest that say how a server is asked: protocol, grpc_url, headers, ca_file, …
     """
 
@@ -39,6 +40,7 @@ class Question:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     chat_template: Path | None = None
     wire: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def asked_of(question: Question, address: Address | None, served: ServedAt, repo
         check_names(model, list(question.plain.columns.values()))
     template = _template(question, address, repository) if address.kind == "chat" else None
     most = question.batch_size or model.max_batch_size
-    reader = RowReader(model, address, question.plain, most, question.parameters, template)
+    reader = RowReader(model, address, question.plain, most, question.parameters, template, question.model)
     asking: Asking
     if address.kind in ("infer", "embeddings"):
         asking = InferAsking(target, model)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete_written, flush, replacing
+from tritonsmith.builder.base.processes.failure import one_line
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal, telling_full
 from tritonsmith.perf.batch.rows.lines import CSV, PARQUET, form_of, pyarrow_or_refuse
 from tritonsmith.perf.data.interface import ModelInterface
@@ -114,6 +116,20 @@ def _write_jsonl(journal: Journal, state: bytes, path: Path) -> None:
 
 
 def _write_parquet(journal: Journal, path: Path, model: ModelInterface, plain: bool) -> None:
+    try:
+        _write_columns(journal, path, model, plain)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # pyarrow's are these, too
+        jsonl = journal.path.with_name(f"{journal.path.name.removesuffix('.journal')}.jsonl")
+        raise TrialError(
+            f"the answers do not fit columns: {one_line(error)}",
+            code="bad_columns",
+            where=Where(journal.path),
+            fix=f"mv {shlex.quote(str(journal.path))} {shlex.quote(str(journal_path(jsonl)))}, and the same command with "
+            f"-o {shlex.quote(str(jsonl))}: nothing is asked again",
+        ) from None
+
+
+def _write_columns(journal: Journal, path: Path, model: ModelInterface, plain: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

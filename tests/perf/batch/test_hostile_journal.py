@@ -203,6 +203,7 @@ def test_where_nothing_may_be_written_is_said(server: FakeServer, tmp_path: Path
         place.chmod(0o700)
 
 
+@pytest.mark.nightly
 def test_a_sparse_file_is_not_read_into_memory(server: FakeServer, tmp_path: Path) -> None:
     journal = half_done(server, tmp_path)
     size = journal.stat().st_size

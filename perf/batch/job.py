@@ -300,6 +300,7 @@ class Ready:
         if result.is_whole:
             self.tell("writing the output", self.checked.rows, self.checked.rows)
             model, plain = self.asked.model, self.asked.reader.plain is not None
+            refuse_strange(self.journal, self.job.output, self.job.errors_at, self.job.restart)
             write_output(self.journal, self.job.output, self.job.errors_at, model, plain)
         return result
 

@@ -76,13 +76,17 @@ class Journal:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended in between deleted the file that is locked now.
+            is_ours = os.path.samestat(os.fstat(self._file), self.path.lstat())
         except OSError:
+            is_ours = False
+        if not is_ours:
             raise UsageError(
                 "this job is being run by another process",
                 code="job_runs",
                 where=Where(self.path),
                 fix="wait for it, or name another output",
-            ) from None
+            )
 
     def _refuse_strange(self, first: bytes) -> None:
         """A file of the user's that lies under this name is no journal, and is left alone, --restart or not."""

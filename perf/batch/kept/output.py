@@ -48,33 +48,36 @@ def check_places(output: Path, errors: Path, source: Path, restart: bool) -> Non
             raise UsageError(
                 "it is the input", code="output_exists", where=Where(path), fix="name another output"
             )
+        if path.is_dir():
+            raise UsageError(
+                "a directory, and not a file", code="bad_output", where=Where(path), fix="name a file in it"
+            )
         there = path.absolute().parent
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
     if output.resolve() == errors.resolve():
         raise UsageError("answers and errors are to be two files", code="bad_output", where=Where(output))
     for path in (output, errors):
-        if path.is_dir() or (path.exists() and not restart and not journal_path(output).exists()):
+        if path.exists() and not restart and not journal_path(output).exists():
             raise _exists(path)
 
 
 def refuse_strange(journal: Journal, output: Path, errors: Path, restart: bool) -> None:
-    """UsageError when a file lies in the output's place that this job did not write."""
+    """UsageError when a file lies in the output's place that this job did not write, and another may have meanwhile."""
     if restart:
         return
     ours = journal.finished or {}
     for path, name in ((output, "output"), (errors, "errors")):
         if path.exists() and ours.get(name) != digest_of_file(path):
-            raise _exists(path)
+            raise _exists(
+                path, "move it away, and run the same command again: what was answered is in the journal"
+            )
 
 
-def _exists(path: Path) -> UsageError:
-    return UsageError(
-        "it is there already",
-        code="output_exists",
-        where=Where(path),
-        fix="name another output; or --restart begins anew, and replaces it at the end",
-    )
+def _exists(
+    path: Path, fix: str = "name another output; or --restart begins anew, and replaces it at the end"
+) -> UsageError:
+    return UsageError("it is there already", code="output_exists", where=Where(path), fix=fix)
 
 
 def write_output(journal: Journal, output: Path, errors: Path, model: ModelInterface, plain: bool) -> None:

@@ -53,7 +53,7 @@ def check_places(output: Path, errors: Path, source: Path, restart: bool) -> Non
                 "a directory, and not a file", code="bad_output", where=Where(path), fix="name a file in it"
             )
         there = path.absolute().parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
             raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
     if output.resolve() == errors.resolve():
         raise UsageError("answers and errors are to be two files", code="bad_output", where=Where(output))

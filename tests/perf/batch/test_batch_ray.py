@@ -61,7 +61,7 @@ def test_a_job_that_a_cluster_lost_goes_on_locally_or_on_another(tmp_path: Path)
 
 # Kills.
 
-_ROWS = 1500
+_ROWS = 4000
 
 
 def _commands_below(pid: int) -> dict[int, str]:
@@ -113,13 +113,11 @@ def test_after_a_kill_the_output_is_the_local_runs_byte_for_byte(tmp_path: Path,
         os.kill(pids[0], signal.SIGKILL)
         server.behaviour.delay_s = 0.01
         _, told = process.communicate(timeout=240)
-        if victim == "actor":
-            assert process.returncode == 1, told  # a row failed, as in the local run
-        else:
+        assert "Traceback" not in told, told
+        if victim != "actor":
             assert process.returncode != 0 and not (on_ray / "out.jsonl").exists(), told
-            assert "Traceback" not in told, told
             ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-            assert ended.returncode == 1, ended.stderr
+            assert ended.returncode == 1, ended.stderr  # a row failed, as in the local run
         seen = server.values_seen
     assert all(seen[float(number)] for number in range(_ROWS))
     for name in ("out.jsonl", "out.errors.jsonl"):

@@ -61,7 +61,15 @@ def asked_of(question: Question, address: Address | None, served: ServedAt, repo
     version = question.version or (address.version if address else "")
     test = served.known_to(LoadTest(named, Closed(1), version=version, **question.wire))
     api, target = server_of(served.http_url, test)
-    model = interface_of(api, named, version)
+    try:
+        model = interface_of(api, named, version)
+    except UsageError as error:
+        if error.code == "unknown_model" and address is not None and not question.model:
+            instead = f"--model {error.valid[0] if len(error.valid) == 1 else 'NAME'}"
+            error.fix = " ".join(
+                filter(None, (error.fix, f"{instead} asks that instead of what the lines name"))
+            )
+        raise
     if address is None:
         address = Address("generate" if model.decoupled else "infer", model.name, version)
     _check_kind(model, address)

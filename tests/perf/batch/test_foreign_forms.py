@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.perf.batch.jobs import records_of, write_rows
+from tests.perf.batch.jobs import job_on, records_of, write_rows
 from tests.perf.batch.test_chat import TEMPLATE, FakeVllm
 from tests.perf.fake_server import running
+from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.tensors import TensorSpec, dtype_from_kserve
 from tritonsmith.perf.batch.answers import Writer
+from tritonsmith.perf.batch.job import run_batch
 from tritonsmith.perf.batch.rows.asks import Address
 from tritonsmith.perf.batch.rows.lines import line_of
 from tritonsmith.perf.batch.rows.reader import RowReader
@@ -108,8 +110,11 @@ def test_a_file_of_vllms_guide_is_answered_as_it_is_and_every_line_is_read_by_vl
     tmp_path: Path,
 ) -> None:
     lines = [guide(1), guide(2), guide(3, "refused"), guide(4, tools=[{}])]
-    write_rows(tmp_path / "in.jsonl", lines)
     with running(Refusing()) as server:
+        with pytest.raises(UsageError) as refused:  # the fake answers to every other name
+            run_batch(job_on(server, tmp_path, [guide(1, model="missing")]))
+        assert "--model NAME asks that instead" in str(refused.value.fix)
+        write_rows(tmp_path / "in.jsonl", lines)
         code, told = batch(server, tmp_path, "--model", "m", "--skip-bad")
     assert code == 1, told
     answers, errors = records_of(tmp_path / "out.jsonl"), records_of(tmp_path / "out.errors.jsonl")

@@ -92,8 +92,8 @@ class Writer:
             return json.dumps({self.id_name: id_, "error": error})
         response = None
         if failure.status:
-            body = {"error": {"message": failure.message, "type": failure.code, "code": failure.status}}
-            response = {"status_code": failure.status, "request_id": f"req_{key:016x}", "body": body}
+            # As vLLM's run_batch, whose reader takes no body but an answer; the message is in `error`.
+            response = {"status_code": failure.status, "request_id": f"req_{key:016x}", "body": None}
         return json.dumps(
             {"id": f"batch_req_{key:016x}", "custom_id": id_ or "", "response": response, "error": error}
         )

@@ -25,7 +25,6 @@ from tritonsmith.perf.batch.kept.output import (
 )
 from tritonsmith.perf.batch.place import Asked, Question, asked_of
 from tritonsmith.perf.batch.result import BatchResult, Samples
-from tritonsmith.perf.batch.rows.asks import ask_of
 from tritonsmith.perf.batch.rows.checked import Checked, check_file, first_address, refuse_bad
 from tritonsmith.perf.batch.rows.lines import BadLineError, Line, check_input
 from tritonsmith.perf.batch.rows.reader import Row, RowReader
@@ -89,7 +88,7 @@ def prepared(job: BatchJob, on_progress: Progress | None = None) -> Ready:
     tell = on_progress or (lambda doing, done, total: None)
     check_input(job.input)
     check_places(job.output, job.errors_at, job.input, job.restart)
-    address = None if job.question.plain else first_address(job.input)
+    address = None if job.question.plain else first_address(job.input, job.question.model)
     stack = ExitStack()
     try:
         is_ours = job.repository is not None
@@ -307,6 +306,7 @@ class Ready:
         if result.is_whole:
             self.tell("writing the output", self.checked.rows, self.checked.rows)
             model, plain = self.asked.model, self.asked.reader.plain is not None
+            refuse_strange(self.journal, self.job.output, self.job.errors_at, self.job.restart)
             form = Form(model, plain, self.checked.ids_are_int64)
             write_output(self.journal, self.job.output, self.job.errors_at, form)
         return result
@@ -357,7 +357,7 @@ def id_of(line: Line, reader: RowReader) -> str | int | None:
     if line.record is None:
         return None
     try:
-        return ask_of(line.record, line.number, reader.plain).id
+        return reader.ask(line).id
     except BadLineError:
         found = line.record.get("custom_id")
         return found if isinstance(found, str) else None

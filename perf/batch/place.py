@@ -30,6 +30,7 @@ class Question:
     """What is asked of a model, of every row alike.
 
     plain: how plain records are read; None: lines of OpenAI's batch form. batch_size: None: the model's max_batch_size.
+    model: that is asked instead of the one that lines of OpenAI's form name; "": that one.
     wire:  fields of LoadTest that say how a server is asked: protocol, grpc_url, headers, ca_file, …
     """
 
@@ -39,6 +40,7 @@ class Question:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     chat_template: Path | None = None
     wire: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,15 @@ def asked_of(question: Question, address: Address | None, served: ServedAt, repo
     version = question.version or (address.version if address else "")
     test = served.known_to(LoadTest(named, Closed(1), version=version, **question.wire))
     api, target = server_of(served.http_url, test)
-    model = interface_of(api, named, version)
+    try:
+        model = interface_of(api, named, version)
+    except UsageError as error:
+        if error.code == "unknown_model" and address is not None and not question.model:
+            instead = f"--model {error.valid[0] if len(error.valid) == 1 else 'NAME'}"
+            error.fix = " ".join(
+                filter(None, (error.fix, f"{instead} asks that instead of what the lines name"))
+            )
+        raise
     if address is None:
         address = Address("generate" if model.decoupled else "infer", model.name, version)
     _check_kind(model, address)
@@ -68,7 +78,7 @@ def asked_of(question: Question, address: Address | None, served: ServedAt, repo
         check_names(model, list(question.plain.columns.values()))
     template = _template(question, address, repository) if address.kind == "chat" else None
     most = question.batch_size or model.max_batch_size
-    reader = RowReader(model, address, question.plain, most, question.parameters, template)
+    reader = RowReader(model, address, question.plain, most, question.parameters, template, question.model)
     asking: Asking
     if address.kind in ("infer", "embeddings"):
         asking = InferAsking(target, model)

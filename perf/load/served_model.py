@@ -59,18 +59,19 @@ def only_model(api: ServerApi) -> str:
     return str(ready[0])
 
 
-def _index(api: ServerApi) -> list[dict[str, Any]]:
+def _index(api: ServerApi) -> list[dict[str, Any]] | None:
+    """None where the server does not tell."""
     try:
         return api.repository_index()
     except (TrialError, ServerError, TypeError):  # an older server, or one that keeps its index to itself
-        return []
+        return None
 
 
 def _not_served(
-    model: str, version: str, rows: Sequence[Row], refusal: TrialError
+    model: str, version: str, rows: Sequence[Row] | None, refusal: TrialError
 ) -> TrialError | UsageError:
     """What the server's refusal to describe a model comes from, as far as its index tells."""
-    of_model = [row for row in rows if row["name"] == model]
+    of_model = [row for row in rows or () if row["name"] == model]
     versions = sorted({str(row["version"]) for row in of_model if _is_ready(row) and row.get("version")})
     if version and versions and version not in versions:
         return UsageError(
@@ -98,8 +99,15 @@ def _not_served(
             code="no_http_path",
             fix="give the server's gRPC address, grpc://HOST:8001, or rename the model",
         )
-    if of_model or not rows:
+    if of_model or rows is None:
         return refusal
+    if not rows:
+        return UsageError(
+            f"the server has no model `{model}`, nor any other",
+            code="unknown_model",
+            seen="an empty repository",
+            fix="name a repository that was built, or load the model",
+        )
     return unknown_model(model, sorted({row["name"] for row in rows}))
 
 

@@ -66,6 +66,10 @@ _LINES: Files = ((mutations.mutate_lines, 0.8), (mutations.mutate_bytes, 0.12))
 _TEXT: Files = ((mutations.mutate_text, 0.72), (mutations.mutate_bytes, 0.14))
 _ZIP: Files = ((mutations.mutate_zip, 0.72), (mutations.mutate_bytes, 0.2))
 _BYTES: Files = ((mutations.mutate_bytes, 0.6),)
+_JOURNAL: Files = ((ground.forged_answers, 0.4), (mutations.mutate_bytes, 0.3))
+
+
+_FORGING = (mutations.mutate_signed, ground.forged_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ _RUNS: Sequence[Sequence[Command]] = (
     [ground.resume],
 )
 _RUN_OWNS = ("run", "report", "evidence", "models.yaml", *_BUILT)
+
+_BATCH = ("batch", "in.jsonl", "-o", "out.jsonl", "--url", "{server}", "--wait", "0s", "-q")
 
 KINDS = (
     Kind(
@@ -202,6 +208,10 @@ KINDS = (
     Kind(
         "engine sidecars", "engine", ["model_repository/m/1/model.plan.json"], _JSON,
         [[("check", "model_repository")], [("check", "model_repository", "--format", "json")]], _BUILT, 0.02,
+    ),
+    Kind(
+        "batch job: journal", "batch", ["out.jsonl.journal"], _JOURNAL, [[_BATCH], [_BATCH], [(*_BATCH, "--restart")]],
+        ("out.jsonl", "out.jsonl.journal", "out.errors.jsonl"), 0.03,
     ),
 )  # fmt: skip
 
@@ -345,7 +355,7 @@ class Harness:
                     content = path.read_bytes()
                     path.write_bytes(mutate(rng, content, self.aims))
                     how = mutate.__name__.replace("_", " ")
-                    return Case(number, kind, name, how, commands, mutate is mutations.mutate_signed)
+                    return Case(number, kind, name, how, commands, mutate in _FORGING)
         how = mutations.damage_file(rng, path, self.victim)
         return Case(number, kind, name, how, commands, False)
 
@@ -376,6 +386,8 @@ class Harness:
         asked = [word for word in command[1:2] if word in ("m", "other")]
         if command[0] == "build":
             return ground.wrongly_built(project, asked)
+        if command[0] == "batch":
+            return ground.wrongly_answered(project)
         if command[0] == "publish" and "--dry-run" not in command:
             return ground.wrongly_published(
                 project, command[1], [w for w in command[2:3] if w in ("m", "other")]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from tests import onnx_models
-from tests.bench.mutations import Aims, Random
+from tests.bench.mutations import Aims, Random, mutate_json
+from tests.perf.batch.jobs import ask, job_on, problems_of
+from tests.perf.fake_server import FakeServer, fake_server
 from tritonsmith.builder.publish import open_destination
 from tritonsmith.builder.publish.rollback import known_state
 from tritonsmith.builder.publish.undo import expected_of
@@ -54,6 +60,7 @@ def places(project: Path) -> Mapping[str, str]:
         "store": str(project / "store"),
         "published": str(project / "published"),
         "url": f"file://{project}/published-store",
+        "server": answering().url if project.name == "batch" else "",
     }
 
 
@@ -182,6 +189,56 @@ def _swept(project: Path) -> None:
     save_records(records(220, 2.0, 2), project / "before.npz")
 
 
+BATCH_ROWS = 30
+_OPEN = ExitStack()
+atexit.register(_OPEN.close)
+
+
+@cache
+def answering() -> FakeServer:
+    """A server whose answer to x is 2·x, as long as the process lives."""
+    return _OPEN.enter_context(fake_server())
+
+
+def batch(project: Path, run: Run) -> None:
+    """A batch job that was killed after two thirds of its rows."""
+    from tritonsmith.perf.batch.job import prepared
+
+    project.mkdir(parents=True)
+    with prepared(job_on(answering(), project, map(ask, range(BATCH_ROWS)))) as ready:
+        ready.send()
+    journal = project / "out.jsonl.journal"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[: 1 + BATCH_ROWS * 2 // 3]))
+
+
+def wrongly_answered(project: Path) -> list[str]:
+    """What a batch job that succeeded wrote and is not its rows' answers."""
+    try:
+        return [f"wrong: {told}" for told in problems_of(project / "out.jsonl", BATCH_ROWS)]
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        return [f"wrong: a line is no answer: {error!r}"]
+
+
+def forged_answers(rng: Random, content: bytes, aims: Aims) -> bytes:
+    """A journal's line changed, doubled or of another row, with the checksum that it then has to have."""
+    lines = content.splitlines()
+    at = rng.randrange(len(lines))
+    number, key, state, text = lines[at].split(b" ", 4)[1:]
+    how = rng.random()
+    if how < 0.6:
+        text = mutate_json(rng, text, aims).replace(b"\n", b"")
+    elif how < 0.75:
+        number = rng.choice((b"0", b"-1", b"1", b"999", b"9" * 30, b"x"))
+    elif how < 0.85:
+        key = rng.choice((b"0" * 16, b"f" * 16, b"", lines[-1].split(b" ")[2]))
+    else:
+        state = rng.choice((b"+", b"-", b"=", b"!", b"?"))
+    body = b" ".join((number, key, state, text))
+    forged = b"%08x %s" % (zlib.crc32(body), body)
+    lines[at : at + rng.randrange(2)] = [forged]
+    return b"\n".join(lines) + b"\n"
+
+
 PROJECTS: Mapping[str, Callable[[Path, Run], None]] = {
     "built": built,
     "bare": bare,
@@ -189,6 +246,7 @@ PROJECTS: Mapping[str, Callable[[Path, Run], None]] = {
     "runs": runs,
     "killed": killed,
     "engine": engine,
+    "batch": batch,
 }
 
 

@@ -14,6 +14,7 @@ DISK_FIXES = {
     **dict.fromkeys(_IN_THE_WAY, "move away the file or link that lies where a directory should be"),
     errno.ENAMETOOLONG: "shorten the name, or build in a directory nearer to the root",
     errno.EIO: "look after the disk",
+    errno.EFBIG: "raise the limit for the size of a file (`ulimit -f`), or write to a file system that takes larger ones",
 }
 """errno → what mends it, of the failures of a disk or of its permissions that are no bug."""
 _CHANGED = (errno.ENOENT, errno.ESTALE)

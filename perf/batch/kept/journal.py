@@ -19,12 +19,14 @@ from typing import IO, Any
 
 from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.files.disk import delete_written
-from tritonsmith.builder.base.processes.failure import DISK_FIXES, is_full
+from tritonsmith.builder.base.processes.failure import DISK_FIXES
 
 FORM = "tritonsmith.batch/2"  # 1 had ids that are numbers as texts
 SYNC_EVERY_S = 0.5
 DONE, FAILED = b"+", b"-"
 _HEAD = re.compile(rb"[0-9a-f]{8} 0 0{16} = \{")
+_TORN_HEAD_BYTES = 1 << 16
+_LINE_LIMIT_BYTES = 64 << 20
 _MEANS = {
     "input": "the input's content",
     "asks": "what its lines ask",
@@ -38,7 +40,7 @@ class Journal:
 
     A line is `CRC32 NUMBER KEY STATE JSON`: what becomes of the row with this number, whose line has this digest. The first
     line is the head, which says what the job is. What a kill left of a last line, and what a power cut left behind the last
-    sync, is cut off when it is opened again: those rows are asked anew.
+    sync, is cut off when it is opened again, and a line that is damaged is passed over: those rows are asked anew.
     """
 
     def __init__(
@@ -54,8 +56,7 @@ class Journal:
         self._rows = rows
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._syncing: Future[None] | None = None
-        with telling_full(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = _opened(path)
         try:
             self._lock()
             first = _line(0, 0, b"=", json.dumps({"form": FORM, **head}, sort_keys=True))
@@ -75,40 +76,41 @@ class Journal:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended in between deleted the file that is locked now.
+            is_ours = os.path.samestat(os.fstat(self._file), self.path.lstat())
         except OSError:
+            is_ours = False
+        if not is_ours:
             raise UsageError(
                 "this job is being run by another process",
                 code="job_runs",
                 where=Where(self.path),
                 fix="wait for it, or name another output",
-            ) from None
+            )
 
     def _refuse_strange(self, first: bytes) -> None:
         """A file of the user's that lies under this name is no journal, and is left alone, --restart or not."""
-        if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            return
-        there = os.pread(self._file, len(first), 0)
-        if _HEAD.match(there) is None and not first.startswith(there) and there.strip(b"\0"):
-            raise UsageError(
-                "a file that is no journal lies where this job's would be",
-                code="journal_place",
-                where=Where(self.path),
-                fix="move it away, or name another output",
-            )
+        there = os.pread(self._file, _TORN_HEAD_BYTES, 0)
+        # The head of this job, torn by a kill, or zeros in its place after a power cut: there is nothing else then.
+        is_torn = len(there) < _TORN_HEAD_BYTES and first.startswith(there.rstrip(b"\0"))
+        if _HEAD.match(there) is None and not is_torn:
+            raise _strange(self.path)
 
     # Reading what is there.
 
     def _read(self, head: Mapping[str, Any]) -> bool:
         """What was done before; False where nothing was, not even the head."""
         whole = 0
-        with os.fdopen(os.dup(self._file), "rb") as file:
+        with os.fdopen(os.dup(self._file), "rb", buffering=1 << 20) as file:
             file.seek(0)
             for number, key, state, text, end in _lines(file):
-                if state == b"=":
-                    self._check_head(_object(text), head)
+                if not whole:
+                    self._check_head(_object(text) if state == b"=" else {}, head)
                 elif state == b"!":
                     self.finished = _object(text)
-                elif state in (DONE, FAILED) and number < len(self._rows) and self._rows[number] == key:
+                elif (
+                    state in (DONE, FAILED) and key and number < len(self._rows) and self._rows[number] == key
+                ):
                     self._note(number, state, end - 1 - len(text))
                 whole = end
         if whole < self.end:
@@ -120,7 +122,7 @@ class Journal:
 
     def _check_head(self, before: dict[str, Any], head: Mapping[str, Any]) -> None:
         if before.pop("form", None) != FORM:
-            raise _other("it is no journal that this version writes", self.path)
+            raise _other("its first line is damaged, or of another version", self.path)
         for name, means in _MEANS.items():
             if before.get(name) != json.loads(json.dumps(head.get(name))):
                 raise _other(f"{means} changed since the job began", self.path)
@@ -213,15 +215,48 @@ class Journal:
         self.close()
 
 
+def _opened(path: Path) -> int:
+    """The file, made where there is none. A link, a FIFO, a directory under this name is somebody's, and left alone."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        file = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UsageError(
+                f"the job's journal cannot be written there: {error.strerror}",
+                code="journal_place",
+                where=Where(path),
+                fix="run it as the user whose it is, or name another output",
+            ) from None
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _strange(path) from None
+        with telling_full(path):
+            raise
+    there = os.fstat(file)
+    if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+        os.close(file)
+        raise _strange(path)
+    return file
+
+
+def _strange(path: Path) -> UsageError:
+    return UsageError(
+        "something that is no journal lies where this job's would be",
+        code="journal_place",
+        where=Where(path),
+        fix="move it away, or name another output",
+    )
+
+
 @contextmanager
 def telling_full(path: Path) -> Iterator[None]:
     """A full disk inside the block is said with what is kept, in the journal at this path."""
     try:
         yield
     except OSError as error:
-        if not is_full(error) and error.errno != errno.EIO:
+        mend = DISK_FIXES.get(error.errno or 0)
+        if mend is None:
             raise
-        mend = DISK_FIXES.get(error.errno or 0, "mend the disk")
         raise TrialError(
             f"{error.strerror}; what was answered until then is kept in the journal",
             code="disk",
@@ -236,20 +271,16 @@ def _line(number: int, key: int, state: bytes, text: str) -> bytes:
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes, bytes, int]]:
-    """(number, key, state, JSON, where the line ends) of each line up to the first that is not whole."""
+    """(number, key, state, JSON, where the line ends) of each line that is whole."""
     end = 0
-    for line in file:
-        crc, _, body = line[:-1].partition(b" ")
-        parts = body.split(b" ", 3)
-        try:
-            is_whole = line.endswith(b"\n") and int(crc, 16) == zlib.crc32(body) and len(parts) == 4
-            if not is_whole or (end == 0) != (parts[2] == b"="):
-                return
-            number, key = int(parts[0]), int(parts[1], 16)
-        except ValueError:
-            return
+    while line := file.readline(_LINE_LIMIT_BYTES):
         end += len(line)
-        yield number, key, parts[2], parts[3], end
+        found = _LINE.fullmatch(line)
+        if found and int(found[1], 16) == zlib.crc32(line[len(found[1]) + 1 : -1]):
+            yield int(found[2]), int(found[3], 16), found[4], found[5], end
+
+
+_LINE = re.compile(rb"([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{16}) ([-+=!]) (\{.*\})\n", re.DOTALL)
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.base.errors import TrialError, UsageError, Where
 from tritonsmith.builder.base.files.digest import digest_of_file
 from tritonsmith.builder.base.files.disk import delete_written, flush, replacing
+from tritonsmith.builder.base.processes.failure import one_line
 from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal, telling_full
 from tritonsmith.perf.batch.rows.lines import CSV, PARQUET, form_of, pyarrow_or_refuse
 from tritonsmith.perf.data.interface import ModelInterface
@@ -48,33 +50,36 @@ def check_places(output: Path, errors: Path, source: Path, restart: bool) -> Non
             raise UsageError(
                 "it is the input", code="output_exists", where=Where(path), fix="name another output"
             )
+        if path.is_dir():
+            raise UsageError(
+                "a directory, and not a file", code="bad_output", where=Where(path), fix="name a file in it"
+            )
         there = path.absolute().parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
             raise UsageError("nothing can be written there", code="bad_output", where=Where(there))
     if output.resolve() == errors.resolve():
         raise UsageError("answers and errors are to be two files", code="bad_output", where=Where(output))
     for path in (output, errors):
-        if path.is_dir() or (path.exists() and not restart and not journal_path(output).exists()):
+        if path.exists() and not restart and not journal_path(output).exists():
             raise _exists(path)
 
 
 def refuse_strange(journal: Journal, output: Path, errors: Path, restart: bool) -> None:
-    """UsageError when a file lies in the output's place that this job did not write."""
+    """UsageError when a file lies in the output's place that this job did not write, and another may have meanwhile."""
     if restart:
         return
     ours = journal.finished or {}
     for path, name in ((output, "output"), (errors, "errors")):
         if path.exists() and ours.get(name) != digest_of_file(path):
-            raise _exists(path)
+            raise _exists(
+                path, "move it away, and run the same command again: what was answered is in the journal"
+            )
 
 
-def _exists(path: Path) -> UsageError:
-    return UsageError(
-        "it is there already",
-        code="output_exists",
-        where=Where(path),
-        fix="name another output; or --restart begins anew, and replaces it at the end",
-    )
+def _exists(
+    path: Path, fix: str = "name another output; or --restart begins anew, and replaces it at the end"
+) -> UsageError:
+    return UsageError("it is there already", code="output_exists", where=Where(path), fix=fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +111,28 @@ def write_output(journal: Journal, output: Path, errors: Path, form: Form) -> No
 def _write(journal: Journal, path: Path, output: Path, form: Form) -> None:
     if form_of(output) != PARQUET:
         _write_jsonl(journal, DONE, path)
-    elif form.plain:
-        _write_parquet(path, *_plain_table(journal, form))
-    else:
-        _write_parquet(path, _openai_schema(), (_flat(record) for record in _answers(journal)))
+        return
+    with _fitting(journal):
+        if form.plain:
+            _write_parquet(path, *_plain_table(journal, form))
+        else:
+            _write_parquet(path, _openai_schema(), (_flat(record) for record in _answers(journal)))
+
+
+@contextmanager
+def _fitting(journal: Journal) -> Iterator[None]:
+    """TrialError for answers that make no columns: lines are always possible, from the same journal."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # pyarrow's are these, too
+        jsonl = journal.path.with_name(f"{journal.path.name.removesuffix('.journal')}.jsonl")
+        raise TrialError(
+            f"the answers do not fit columns: {one_line(error)}",
+            code="bad_columns",
+            where=Where(journal.path),
+            fix=f"mv {shlex.quote(str(journal.path))} {shlex.quote(str(journal_path(jsonl)))}, and the same command with "
+            f"-o {shlex.quote(str(jsonl))}: nothing is asked again",
+        ) from None
 
 
 @contextmanager

@@ -59,12 +59,17 @@ class Ask:
     body: Mapping[str, Any]
 
 
-def ask_of(record: Mapping[str, Any], number: int, plain: Plain | None) -> Ask:
-    """BadLineError for a record that asks nothing."""
-    return _openai(record) if plain is None else _plain(record, number, plain)
+def ask_of(record: Mapping[str, Any], number: int, plain: Plain | None, instead: str = "") -> Ask:
+    """BadLineError for a record that asks nothing. instead: the model that lines of OpenAI's form ask, whatever they name."""
+    return _openai(record, instead) if plain is None else _plain(record, number, plain)
 
 
-def _openai(record: Mapping[str, Any]) -> Ask:
+def is_openai_form(record: Mapping[str, Any]) -> bool:
+    """Whether it is a line of the batch form, and not a record with columns for a model's inputs."""
+    return isinstance(record.get("url"), str) and isinstance(record.get("body"), Mapping)
+
+
+def _openai(record: Mapping[str, Any], instead: str) -> Ask:
     for name in ("custom_id", "url", "body"):
         if name not in record:
             hint = did_you_mean(name, record)
@@ -76,14 +81,14 @@ def _openai(record: Mapping[str, Any]) -> Ask:
         raise BadLineError(f"is to be POST, and is {_shown(method)}", "method")
     if not isinstance(body, Mapping):
         raise BadLineError(f"is to be an object, and is {_shown(body)}", "body")
-    return Ask(custom_id, _address(url, body), body)
+    return Ask(custom_id, _address(url, body, instead), body)
 
 
-def _address(url: Any, body: Mapping[str, Any]) -> Address:
+def _address(url: Any, body: Mapping[str, Any], instead: str) -> Address:
     if not isinstance(url, str):
         raise BadLineError(f"is to be a text, and is {_shown(url)}", "url")
     if url in _OPENAI:
-        model = body.get("model")
+        model = instead or body.get("model")
         if not isinstance(model, str) or not model:
             raise BadLineError(f"is to name the model, and is {_shown(model)}", "body.model")
         return Address(_OPENAI[url], model)
@@ -93,7 +98,7 @@ def _address(url: Any, body: Mapping[str, Any]) -> Address:
         raise BadLineError(
             f"an unknown url, {_shown(url)}{f' ({hint})' if hint else ''}; known: {', '.join(URLS)}", "url"
         )
-    return Address("infer" if found[3] == "infer" else "generate", found[1], found[2] or "")
+    return Address("infer" if found[3] == "infer" else "generate", instead or found[1], found[2] or "")
 
 
 def _plain(record: Mapping[str, Any], number: int, plain: Plain) -> Ask:

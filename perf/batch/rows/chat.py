@@ -20,8 +20,12 @@ _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "stop", "seed", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens", "logit_bias",
 )  # fmt: skip
+_MOST_TOKENS = ("max_completion_tokens", "max_tokens")  # the first counts
 _TOLD = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
 _MOST_CHARACTERS = 1 << 20
+# A chat that names no bound ends where the model ends it or its context is full, as at OpenAI and in vLLM's own server
+# (get_max_tokens in entrypoints/utils.py); SamplingParams alone would end it after 16 tokens. Longer than any context.
+_UNBOUNDED_TOKENS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,9 @@ def chat_body(model: ModelInterface, body: Mapping[str, Any], template: ChatTemp
     """The body of a generate request to a model of Triton's vLLM backend (its inputs: src/model.py there)."""
     sampling: dict[str, Any] = {}
     for name, value in body.items():
-        if name in ("max_tokens", "max_completion_tokens"):
-            sampling["max_tokens"] = value
-        elif name in _SAMPLING:
+        if name in _MOST_TOKENS:
+            continue
+        if name in _SAMPLING:
             sampling[name] = value
         elif name not in _HARMLESS and value is not None:
             raise BadLineError(
@@ -101,11 +105,14 @@ def chat_body(model: ModelInterface, body: Mapping[str, Any], template: ChatTemp
             "one answer each, without logprobs",
             "body.n" if body.get("n") not in (None, 1) else "body.logprobs",
         )
+    bounds = [body[name] for name in _MOST_TOKENS if body.get(name) is not None]
+    if bounds:
+        sampling["max_tokens"] = bounds[0]
     inputs = {spec.name for spec in model.inputs}
     asked: dict[str, Any] = {"text_input": template.render(_messages(body.get("messages")))}
     sampling = {name: value for name, value in sampling.items() if value is not None}
     if "sampling_parameters" in inputs:
-        asked["sampling_parameters"] = json.dumps(sampling)
+        asked["sampling_parameters"] = json.dumps({"max_tokens": _UNBOUNDED_TOKENS} | sampling)
     elif sampling:
         asked["parameters"] = sampling
     if "exclude_input_in_output" in inputs:

@@ -71,11 +71,11 @@ class Checked:
         return row
 
 
-def first_address(path: Path) -> Address:
-    """What the first line that asks anything asks; UsageError when none does."""
+def first_address(path: Path, instead: str = "") -> Address:
+    """What the first line that asks anything asks; UsageError when none does. instead: see ask_of."""
     first: tuple[int, BadLineError] | None = None
     for line in lines_of(path):
-        found = _address_of(line)
+        found = _address_of(line, instead)
         if isinstance(found, Address):
             return found
         first = first or (line.number, found)
@@ -90,12 +90,12 @@ def first_address(path: Path) -> Address:
     )
 
 
-def _address_of(line: Line) -> Address | BadLineError:
+def _address_of(line: Line, instead: str) -> Address | BadLineError:
     if line.fault is not None:
         return line.fault
     assert line.record is not None
     try:
-        address = ask_of(line.record, line.number, None).address
+        address = ask_of(line.record, line.number, None, instead).address
     except BadLineError as fault:
         return fault
     assert address is not None
@@ -172,7 +172,7 @@ def _find_repeats(checked: Checked, reader: RowReader, ids: np.ndarray, numbers:
     for line in lines_of(checked.path):
         if line.number not in suspects or line.record is None:
             continue
-        id_ = str(ask_of(line.record, line.number, reader.plain).id)
+        id_ = str(reader.ask(line).id)
         if id_ in first:
             checked.repeats[line.number] = first[id_]
             _note(checked, line.number, repeated(id_, first[id_]))

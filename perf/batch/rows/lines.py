@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any, NamedTuple
 
 from tritonsmith.builder.base.errors import ToolError, UsageError, Where, shortened, unknown
@@ -20,6 +21,15 @@ _FORMS = {".jsonl": JSONL, ".ndjson": JSONL, ".json": JSONL, ".csv": CSV, ".parq
 _LINE_LIMIT_BYTES = 64 << 20
 _ROWS_AT_ONCE = 512
 _MARK = b"\xef\xbb\xbf"
+_PACKED = {".gz": "gunzip", ".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz"}
+_OTHERS = (
+    (rb"\x1f\x8b", "it is compressed, by gzip", _PACKED[".gz"]),
+    (rb"\x28\xb5\x2f\xfd", "it is compressed, by zstd", _PACKED[".zst"]),
+    (rb"BZh[1-9]1AY&SY", "it is compressed, by bzip2", _PACKED[".bz2"]),
+    (rb"\xfd7zXZ\0", "it is compressed, by xz", _PACKED[".xz"]),
+    (rb"\xff\xfe|\xfe\xff", "it is UTF-16, and not UTF-8", "iconv -f UTF-16 -t UTF-8"),
+    (rb"(\xef\xbb\xbf)?\s*\[\s*\{", "it is an array of JSON objects, and not a line for each", "jq -c '.[]'"),
+)
 
 
 class BadLineError(ValueError):
@@ -57,6 +67,16 @@ BEGIN = Start()
 def form_of(path: Path) -> str:
     """`.jsonl`, `.csv` or `.parquet`, by the file's name; UsageError for another."""
     found = _FORMS.get(path.suffix.lower())
+    if found is None and path.suffix.lower() in _PACKED:
+        name = path.with_suffix("")
+        raise UsageError(
+            "compressed files are neither read nor written",
+            code="compressed",
+            where=Where(path),
+            fix=f"{_PACKED[path.suffix.lower()]} < {quote(str(path))} > {quote(str(name))}"
+            if path.is_file()
+            else f"name it {name}",
+        )
     if found is None:
         raise UsageError(
             "rows are neither read from nor written to such a file",
@@ -91,8 +111,24 @@ def lines_of(path: Path, start: Start = BEGIN) -> Iterator[Line]:
     """Every line that is not empty, from the start on. UsageError for a file that cannot be read at all."""
     check_input(path)
     form = form_of(path)
+    if form != PARQUET:
+        _refuse_other_content(path)
     read = {JSONL: _jsonl, CSV: _csv, PARQUET: _parquet}[form]
     return read(path, start)
+
+
+def _refuse_other_content(path: Path) -> None:
+    """UsageError for what is no text of lines in UTF-8, by its first bytes, with the command that makes it one."""
+    with path.open("rb") as file:
+        first = file.read(64)
+    for magic, what, command in _OTHERS:
+        if re.match(magic, first):
+            raise UsageError(
+                what,
+                code="bad_form",
+                where=Where(path),
+                fix=f"{command} < {quote(str(path))} > {quote(f'{path.stem}.lines{path.suffix}')}",
+            )
 
 
 def key_of(content: bytes) -> int:

@@ -60,7 +60,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Reads the lines of one job. most_rows: that one request takes, 0 where the model does not batch."""
+    """Reads the lines of one job.
+
+    most_rows: that one request takes, 0 where the model does not batch. instead: see ask_of.
+    """
 
     model: ModelInterface
     address: Address
@@ -68,13 +71,18 @@ class RowReader:
     most_rows: int
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     template: ChatTemplate | None = None
+    instead: str = ""
+
+    def ask(self, line: Line) -> Ask:
+        """What a line with a record asks; BadLineError for one that asks nothing."""
+        assert line.record is not None
+        return ask_of(line.record, line.number, self.plain, self.instead)
 
     def row(self, line: Line) -> Row:
         """BadLineError for a line that cannot be sent."""
         if line.fault is not None:
             raise line.fault
-        assert line.record is not None
-        ask = ask_of(line.record, line.number, self.plain)
+        ask = self.ask(line)
         if ask.address is not None and ask.address != self.address:
             raise OtherAddressError(
                 f"asks {ask.address}, and the first line {self.address}", "url", ask.address
@@ -190,10 +198,10 @@ class RowReader:
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise BadLineError("is to be a text or a list of texts", "body.input")
-        form = ask.body.get("encoding_format", "float")
+        form = ask.body.get("encoding_format") or "float"
         if form not in ("float", "base64"):
             raise BadLineError(f"is to be float or base64, and is {form!r}"[:100], "body.encoding_format")
-        if "dimensions" in ask.body:
+        if ask.body.get("dimensions") is not None:
             raise BadLineError("cannot be chosen: the model gives as many as it gives", "body.dimensions")
         text_input, output = embedding_tensors(self.model)
         array = np.empty(len(texts), object)

@@ -32,7 +32,10 @@ def batch(
     ),
     url: str = flag("", "A running Triton instead: http, https, grpc or grpcs.", metavar="URL"),
     model: str = flag(
-        "", "The model, of plain records; lines of OpenAI's form name theirs.", "--model", "-m"
+        "",
+        "The model: of plain records, or instead of the one that lines of OpenAI's form name.",
+        "--model",
+        "-m",
     ),
     version: str = flag("", "The version of the model; default: Triton's choice."),
     row: RowFlags,

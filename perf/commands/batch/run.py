@@ -11,8 +11,8 @@ from tritonsmith.perf.batch.job import BatchJob, run_batch
 from tritonsmith.perf.batch.page import write_page
 from tritonsmith.perf.batch.place import Question
 from tritonsmith.perf.batch.result import BatchResult
-from tritonsmith.perf.batch.rows.asks import Plain
-from tritonsmith.perf.batch.rows.lines import JSONL, form_of
+from tritonsmith.perf.batch.rows.asks import Plain, is_openai_form
+from tritonsmith.perf.batch.rows.lines import JSONL, form_of, lines_of
 from tritonsmith.perf.batch.sending.send import SendOptions
 from tritonsmith.perf.batch.text import text_of_batch
 from tritonsmith.perf.commands.batch.options import RowFlags, SendingFlags
@@ -47,18 +47,20 @@ def job_from_flags(
         raise UsageError(
             "errors are written as JSONL", code="bad_form", where=Where(errors), valid=[".jsonl"]
         )
+    plain = plain_from_flags(rows, model, row)
     protocol = "grpc" if url.startswith("grpc") else wire.protocol
     return BatchJob(
         input=rows,
         output=output,
         where=url or str(repository),
         question=Question(
-            plain=plain_from_flags(rows, model, row),
+            plain=plain,
             version=version,
             batch_size=sending.batch_size,
             parameters=parameters_from_flags(row.request_parameter or []),
             chat_template=row.chat_template,
             wire={"protocol": protocol, "grpc_url": wire.grpc_url, **server_fields(wire)},
+            model=model if plain is None else "",
         ),
         errors=errors,
         skip_bad=row.skip_bad,
@@ -74,9 +76,9 @@ def job_from_flags(
 
 
 def plain_from_flags(rows: Path, model: str, row: RowFlags) -> Plain | None:
-    """None for lines of OpenAI's form, which name their model."""
+    """None for lines of OpenAI's form, which name their model; --model is asked instead of that."""
     columns = columns_from_flags(row.map_ or ())
-    if model:
+    if model and (columns or row.id_ or not _is_openai_file(rows)):
         return Plain(model, columns, row.id_)
     if columns or row.id_ or form_of(rows) != JSONL:
         raise UsageError(
@@ -85,6 +87,14 @@ def plain_from_flags(rows: Path, model: str, row: RowFlags) -> Plain | None:
             fix="--model NAME --map COLUMN=INPUT",
         )
     return None
+
+
+def _is_openai_file(rows: Path) -> bool:
+    """By its first line that is an object."""
+    if form_of(rows) != JSONL:
+        return False
+    first = next((line.record for line in lines_of(rows) if line.record is not None), {})
+    return is_openai_form(first)
 
 
 def columns_from_flags(flags: Sequence[str]) -> dict[str, str]:

@@ -328,4 +328,5 @@ def _cost_notes(spec: SweepSpec, arms: Sequence[Arm], values: Values, point: int
     }
     told = sorted(dollars.items(), key=lambda item: item[1])[:3]
     texts = [f"{label} ${cost:.4g}" for label, cost in told]
-    return [f"A million inferences at ${spec.dollars_per_hour:g} an hour cost: {'; '.join(texts)}."]
+    what = "output tokens" if spec.osl else "inferences"
+    return [f"A million {what} at ${spec.dollars_per_hour:g} an hour cost: {'; '.join(texts)}."]

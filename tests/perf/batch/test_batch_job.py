@@ -294,18 +294,6 @@ def test_a_kill_between_the_journals_last_line_and_the_output_is_only_finished(t
         assert (result.answered, result.failed) == (19, 1)
 
 
-@pytest.mark.parametrize("restart", [False, True])
-@pytest.mark.parametrize("content", ["the user's own notes\n", "x"])
-def test_a_file_of_the_users_in_the_journals_place_is_left_alone(
-    tmp_path: Path, restart: bool, content: str
-) -> None:
-    mine = tmp_path / "out.jsonl.journal"
-    mine.write_text(content)
-    with fake_server() as server, pytest.raises(UsageError) as refused:
-        run_batch(job_on(server, tmp_path, [ask(0)], restart=restart))
-    assert refused.value.code == "journal_place" and mine.read_text() == content
-
-
 def test_two_runs_of_a_job_at_once_are_refused(tmp_path: Path) -> None:
     from tritonsmith.perf.batch import job as module
 
@@ -314,13 +302,6 @@ def test_two_runs_of_a_job_at_once_are_refused(tmp_path: Path) -> None:
         with module.prepared(job), pytest.raises(UsageError) as refused:
             run_batch(job)
     assert refused.value.code == "job_runs"
-
-
-def test_a_full_disk_is_said_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.journal").symlink_to("/dev/full")
-    with fake_server() as server, pytest.raises(TritonsmithError) as full:
-        run_batch(job_on(server, tmp_path, [ask(0)]))
-    assert full.value.code == "disk" and "run the same command again" in str(full.value.fix)
 
 
 # Other forms.

@@ -96,6 +96,23 @@ def test_a_chat_becomes_the_models_text_and_its_answer_openais(tmp_path: Path, q
 
 
 @pytest.mark.parametrize(
+    ("bounds", "asked"),
+    [
+        ({"max_tokens": None}, 1 << 24),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+    ],
+)
+def test_a_chat_without_a_bound_ends_where_the_model_ends_it_and_not_after_sixteen_tokens(
+    tmp_path: Path, question: Question, bounds: dict[str, Any], asked: int
+) -> None:
+    with running(FakeVllm()) as server:
+        run_batch(job_on(server, tmp_path, [chat(0, **bounds)], question=question))
+    assert json.loads(server.parameters[0]["sampling_parameters"]) == {"max_tokens": asked}
+
+
+@pytest.mark.parametrize(
     ("more", "told"),
     [
         ({"messages": []}, "body.messages: is to be a list"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.perf.batch.jobs import records_of, write_rows
+from tests.perf.batch.test_foreign_forms import CHAT, LINE, faults
 from tests.tiny_gguf import tiny_gguf
 from tritonsmith.perf.batch.job import BatchJob, run_batch
 from tritonsmith.perf.batch.place import Question
@@ -57,7 +58,9 @@ def test_a_file_of_chats_is_answered_by_the_embedded_vllm_backend(tmp_path: Path
     result = run_batch(job)
     records = records_of(tmp_path / "out.jsonl")
     assert [record["custom_id"] for record in records] == [f"c{i}" for i in range(12)] and result.failed == 0
+    assert [told for record in records for told in faults(record, LINE)] == []
     bodies_out = [record["response"]["body"] for record in records]
+    assert [told for body in bodies_out for told in faults(body, CHAT)] == []
     texts = [body["choices"][0]["message"]["content"] for body in bodies_out]
     assert texts[:4] == texts[4:8] == texts[8:], "the same chat has the same answer, whoever shares its batch"
     assert all(body["choices"][0]["finish_reason"] in ("stop", "length") for body in bodies_out)

@@ -66,6 +66,9 @@ def test_the_objective_cost_needs_a_price_and_tells_dollars() -> None:
     verdict = decide(wanted, arms(), {k: v for k, v in scaled.items() if k[1] == 32}, facts(BETTER))
     assert verdict.outcome == "winner" and "inferences per dollar" in verdict.sentence
     assert any(n.startswith("A million inferences at $3.6 an hour cost: count 2 $") for n in verdict.notes)
+    by_tokens = wanted.model_copy(update={"isl": 16, "osl": 16})
+    verdict = decide(by_tokens, arms(), {k: v for k, v in scaled.items() if k[1] == 32}, facts(BETTER))
+    assert any(n.startswith("A million output tokens at $3.6 an hour cost: count 2 $") for n in verdict.notes)
 
 
 def test_a_limit_on_p99_makes_the_rate_the_objective() -> None:

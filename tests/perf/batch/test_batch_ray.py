@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,10 @@ def test_after_a_kill_the_output_is_the_local_runs_byte_for_byte(tmp_path: Path,
             assert process.returncode != 0 and not (on_ray / "out.jsonl").exists(), told
             ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
             assert ended.returncode == 1, ended.stderr  # a row failed, as in the local run
+        for pid, title in commands.items():  # Ray's agents outlive what they belong to
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode()):
+                    os.kill(pid, signal.SIGKILL)
         seen = server.values_seen
     assert all(seen[float(number)] for number in range(_ROWS))
     for name in ("out.jsonl", "out.errors.jsonl"):

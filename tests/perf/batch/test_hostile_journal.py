@@ -17,6 +17,7 @@ from tests.perf.batch.jobs import ask, job_on, problems_of, records_of, write_ro
 from tests.perf.fake_server import FakeServer, fake_server
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError
 from tritonsmith.perf.batch.job import prepared, run_batch
+from tritonsmith.perf.batch.kept.journal import FORM
 
 ROWS = 40
 

@@ -7,10 +7,13 @@ generation has one of its own as long as there are enough.
 
 import queue
 import threading
+import time
 
 _FINAL = 1  # TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # As many as Triton's side of a Python backend has to take them (thread-pool-size).
 _THREADS = 32
+# Where nothing is sent, nothing else gives the interpreter up, and it was seen that a request waited for seconds to come in.
+_OTHERS_TURN_S = 0.0002
 
 
 class Senders:
@@ -19,6 +22,7 @@ class Senders:
     def __init__(self, is_gone, send):
         self._is_gone, self._send = is_gone, send
         self._live = {}
+        self._put = []
         self._waiting = 0
         self._lock = threading.Condition()
         self._lanes = [_Lane(self._begin, send) for _ in range(_THREADS)]
@@ -31,22 +35,28 @@ class Senders:
             self._live[generation] = _Open(sender, lane)
 
     def put(self, generation, sender, response, flags):
-        """To be sent; with the final flag the last of its generation (None where there never was one)."""
+        """To be sent by the next settle(); with the final flag the last of its generation (None where there never was one)."""
         with self._lock:
-            self._waiting += 1
             known = self._live.get(generation)
             if known is None:
                 known = _Open(sender, self._lanes[0])
             elif flags & _FINAL:
                 del self._live[generation]
                 known.lane.generations -= 1
-        known.lane.queue.put((known, response, flags))
+            self._put.append((known, response, flags))
 
     def settle(self):
-        """Returns when all that was put is on its way."""
+        """Returns when all that was put is on its way. A step's responses go together: a thread that is woken before the
+        engine gives up the interpreter only takes its core."""
         with self._lock:
+            put, self._put = self._put, []
+            self._waiting += len(put)
+            for known, response, flags in put:
+                known.lane.queue.put((known, response, flags))
             while self._waiting:
                 self._lock.wait()
+        if not put:
+            time.sleep(_OTHERS_TURN_S)
 
     def live(self):
         """Generations whose last response was not put yet and that were not cancelled."""

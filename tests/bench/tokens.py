@@ -8,7 +8,8 @@ them over the time from the first request to the last answer.
 
 With a model both ask Triton's generate_stream of the embedded server, too, in turns: AIPerf with its endpoint of templates,
 which reads no count of the server's, so that it counts the answers' tokens with the model's tokenizer. Tokens/s are there
-of both from the first request to the last answer.
+of both from the first request to the last answer. A client on the server's own cores slows it down, so beside what each
+says are the engine's own means of that run (vllm:time_to_first_token_seconds, vllm:time_per_output_token_seconds).
 
 Install AIPerf into an environment of its own (pip install aiperf==0.13.0) and name its command; without it ours runs alone.
 CPU a chunk is that of all of a client's processes from the first request to the last chunk, so that starting up is not in
@@ -38,6 +39,8 @@ import psutil
 from tritonsmith.builder.base.text.console import emit_text, note
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
+from tritonsmith.perf.stats.goodput import inter_token_latency_ns
+from tritonsmith.perf.tokens.metrics import times_to_first_ns
 from tritonsmith.perf.tokens.tokenizer import tokenizer_from_file
 
 SERVER = Path(__file__).parents[1] / "perf" / "tokens" / "scripted_server.py"
@@ -48,10 +51,11 @@ DENSE = {"first_ms": 1.0, "gap_ms": 1.0, "lump": 16}  # a client that is behind 
 
 @dataclass(frozen=True)
 class Told:
-    """What a client says: medians in ms, tokens a second and an answer; the CPU of all its processes, in s, at instants of
-    the run."""
+    """What a client says: TTFT's median and mean and ITL's mean in ms, tokens a second and an answer; the CPU of all its
+    processes, in s, at instants of the run."""
 
     ttft_ms: float
+    ttft_mean_ms: float
     itl_ms: float
     tokens_per_s: float
     tokens_per_answer: float
@@ -159,40 +163,75 @@ def scripted(given: argparse.Namespace, place: Path) -> None:
 
 
 def live(given: argparse.Namespace, place: Path) -> None:
-    """Both on the embedded server, in turns; whether their ranges meet."""
+    """Both on the embedded server, in turns, beside the engine's own numbers; whether their ranges meet."""
     model = given.model.absolute()
     clients = clients_of(given, place, tokenizer_from_file(model)._inner)
-    told: dict[str, list[Told]] = {name: [] for name in clients}
-    with served(model, place / "repository") as server_:
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
+    with served(model, place / "repository") as running:
         for round_ in range(given.rounds):
+            time.sleep(2)
             for name in sorted(clients, reverse=bool(round_ % 2)):
-                told[name].append(
-                    clients[name](triton_at(server_.http_url, model), given.users, given.requests, 64)
+                before = engine_sums(running)
+                one = clients[name](triton_at(running.http_url, model), given.users, given.requests, 64)
+                engine_ttft_ms, engine_itl_ms = engine_means_ms(running, before, given.requests)
+                rows[name].append(
+                    {
+                        "TTFT mean, ms": one.ttft_mean_ms,
+                        "  the engine's": engine_ttft_ms,
+                        "  difference": one.ttft_mean_ms - engine_ttft_ms,
+                        "ITL mean, ms": one.itl_ms,
+                        "  the engine's ": engine_itl_ms,
+                        "  difference ": one.itl_ms - engine_itl_ms,
+                        "output tokens/s": one.tokens_per_s,
+                        "tokens an answer": one.tokens_per_answer,
+                    }
                 )
-                note(f"{name}: {told[name][-1].tokens_per_s:.1f} tokens/s")
-    numbers = {
-        "TTFT p50, ms": "ttft_ms",
-        "ITL mean, ms": "itl_ms",
-        "output tokens/s": "tokens_per_s",
-        "tokens an answer": "tokens_per_answer",
-    }
-    emit_text(f"\n{model.name} on the embedded Triton, {given.users} users, {given.rounds} rounds in turns")
-    for what, field in numbers.items():
-        values = {name: [getattr(one, field) for one in runs] for name, runs in told.items()}
+                note(f"{name}: {rows[name][-1]}")
+            note(f"round {round_ + 1} of {given.rounds} is over")
+    emit_text(
+        f"\n{model.name} on the embedded Triton, {given.users} users; medians (ranges) of {given.rounds} rounds"
+    )
+    for what in next(iter(rows.values()))[0]:
+        values = {name: [row[what] for row in runs] for name, runs in rows.items()}
         shown = ", ".join(
             f"{name} {statistics.median(v):.2f} ({min(v):.2f}–{max(v):.2f})" for name, v in values.items()
         )
         meet = max(map(min, values.values())) <= min(map(max, values.values()))
-        emit_text(
-            f"{what:<18}{shown}{'' if len(values) < 2 else '; ranges meet' if meet else '; ranges do not meet'}"
-        )
+        emit_text(f"{what:<18}{shown}{'' if len(values) < 2 or meet else '; ranges do not meet'}")
+
+
+_SUMS = ("vllm:request_params_n", "vllm:time_to_first_token_seconds", "vllm:time_per_output_token_seconds")
+
+
+def engine_sums(running: Server) -> dict[str, float]:
+    """The sums and counts of the engine's histograms so far."""
+    with urllib.request.urlopen(f"http://{running.metrics_url}/metrics", timeout=30) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith(_SUMS)]
+    pairs = (line.rsplit(" ", 1) for line in lines if "_bucket" not in line)
+    return {name.partition("{")[0]: float(value) for name, value in pairs}
+
+
+def engine_means_ms(running: Server, before: dict[str, float], requests: int) -> tuple[float, float]:
+    """TTFT and ITL of so many requests since, once they are reported."""
+    deadline = time.monotonic() + 30
+    while (now := engine_sums(running))[f"{_SUMS[0]}_count"] - before[f"{_SUMS[0]}_count"] < requests:
+        assert time.monotonic() < deadline, "the engine does not report its requests"
+        time.sleep(0.1)
+    ttft_ms, itl_ms = (
+        (now[f"{name}_sum"] - before[f"{name}_sum"]) / (now[f"{name}_count"] - before[f"{name}_count"]) * 1e3
+        for name in _SUMS[1:]
+    )
+    return ttft_ms, itl_ms
 
 
 @contextmanager
 def served(model: Path, repository: Path) -> Iterator[Server]:
     """A live Triton with the model as `chat`, no prefix cache, so that nobody finds what another has asked."""
     (repository / "chat" / "1").mkdir(parents=True)
-    config = 'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL }]\nmodel_transaction_policy { decoupled: true }\n'
+    config = (
+        'backend: "vllm"\ninstance_group [{ kind: KIND_MODEL }]\nmodel_transaction_policy { decoupled: true }\n'
+        'parameters { key: "REPORT_CUSTOM_METRICS" value { string_value: "yes" } }\n'
+    )
     (repository / "chat" / "config.pbtxt").write_text(config)
     arguments = {"model": str(model), "enable_prefix_caching": False}
     (repository / "chat" / "1" / "model.json").write_text(json.dumps(arguments))
@@ -230,7 +269,7 @@ def server(script: dict[str, float]) -> Iterator[int]:
 
 
 def ours(asked: Asked, users: int, requests: int, tokens: int) -> Told:
-    """`tritonsmith load` in a process of its own."""
+    """`tritonsmith load` in a process of its own; means are of all requests, as AIPerf's are, those of the warm-up, too."""
     with tempfile.TemporaryDirectory() as directory:
         kept = Path(directory) / "run.npz"
         command = [sys.executable, "-m", "tritonsmith", "load", *asked.ours, "-m", "chat", "-c", str(users)]
@@ -239,10 +278,12 @@ def ours(asked: Asked, users: int, requests: int, tokens: int) -> Told:
         records = load_records(kept)
     said = json.loads(output)["tokens"]
     assert records.output_tokens is not None
+    itl_ns, has_itl = inter_token_latency_ns(records)
     whole_s = (records.end_ns.max() - records.sent_ns.min()) / 1e9
     return Told(
         said["ttft_ns"]["p50"]["value"] / 1e6,
-        said["mean_itl_ns"]["value"] / 1e6,
+        float(times_to_first_ns(records).mean()) / 1e6,
+        float(itl_ns[has_itl].mean()) / 1e6,
         float(records.output_tokens.sum() / whole_s),
         said["output_lengths"]["mean"],
         samples,
@@ -268,6 +309,7 @@ class AiPerf:
         said = json.loads(next(out.rglob("*profile_export_aiperf.json")).read_text())
         return Told(
             said["time_to_first_token"]["p50"],
+            said["time_to_first_token"]["avg"],
             said["inter_token_latency"]["avg"],
             said["output_token_throughput"]["avg"],
             said["output_sequence_length"]["avg"],

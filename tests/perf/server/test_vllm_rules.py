@@ -6,7 +6,7 @@ import importlib.util
 import json
 import struct
 import sys
-import time
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -415,7 +415,9 @@ def test_a_repository_says_whether_its_server_needs_what_language_models_need(
     assert has_vllm_models([tmp_path]) is found
 
 
-def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
+def test_responses_are_sent_in_their_order_and_the_engine_waits_for_none_to_arrive() -> None:
+    """No sending ends before the test lets it, as none ends while a step holds the interpreter."""
+
     class Sender:
         def __init__(self) -> None:
             self.sent: list[int] = []
@@ -424,27 +426,34 @@ def test_responses_are_sent_in_their_order_and_settled_when_all_are() -> None:
         cancelled = False
 
     def send(sender: Sender, response: int, flags: int) -> None:
-        time.sleep(0.001)
+        begun.release()
+        assert goes_on.wait(10)
         sender.sent.append(response)
 
     def is_gone(sender: Sender) -> bool:
         asked.append(sender)
         return True
 
+    begun, goes_on = threading.Semaphore(0), threading.Event()
     asked: list[Sender] = []
     senders = load("vllm_senders").Senders(is_gone, send)
-    pairs = [(One(), Sender()) for _ in range(8)]
+    pairs = [(One(), Sender()) for _ in range(32)]
     for one, sender in pairs:
         senders.open(one, sender)
-    for number in range(10):
-        for one, sender in pairs:
-            senders.put(one, sender, number, 1 if number == 9 else 0)
-        if number == 4:
-            assert len(senders.live()) == 8 and senders.is_gone(pairs[0][0])
+        senders.put(one, sender, 0, 0)
+    assert not begun.acquire(blocking=False), "a step's responses are to go together"
     senders.settle()
 
-    assert all(sender.sent == list(range(10)) for _, sender in pairs)
+    assert all(begun.acquire(timeout=10) for _ in pairs)
+    assert not any(sender.sent for _, sender in pairs)
+    assert len(senders.live()) == 32 and senders.is_gone(pairs[0][0])
+    goes_on.set()
+    for number in range(1, 10):
+        for one, sender in pairs:
+            senders.put(one, sender, number, 1 if number == 9 else 0)
+        senders.settle()
     # Nobody is asked after its last response: the server knows it no more.
     assert senders.live() == [] and not senders.is_gone(pairs[0][0])
     assert asked == [pairs[0][1]]
     senders.stop()
+    assert all(sender.sent == list(range(10)) for _, sender in pairs)

@@ -110,7 +110,7 @@ class TritonPythonModel:
         observe = self._metrics.observe if self._metrics else None
         self._senders = vllm_senders.Senders(_is_gone, _send)
         self._engine = vllm_engine.Engine(
-            pipeline, vllm_text.Vocabulary(self._tokenizer), settings, observe, self._senders.settle
+            pipeline, vllm_text.Vocabulary(self._tokenizer), settings, self._senders.settle, observe
         )
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
@@ -126,6 +126,7 @@ class TritonPythonModel:
             except Exception as error:
                 told = str(error) if isinstance(error, _REFUSED) else f"{type(error).__name__}: {error}"
                 self._senders.put(generation, sender, _error(f"Error generating stream: {told}"), _FINAL)
+                self._senders.settle()
 
     def _generation(self, asked, sender):
         sampling = vllm_sampling.sampling_from(asked.parameters)

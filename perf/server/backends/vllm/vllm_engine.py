@@ -47,10 +47,10 @@ class Generation:
 class Engine:
     """A pipeline, stepped as long as there is something to do.
 
-    observe(engine, step) is told of each step; settle() returns when what a step gave is on its way.
+    settle() returns when what was taken is on its way; observe(engine, step) is told of each step.
     """
 
-    def __init__(self, pipeline, vocabulary, settings, observe=None, settle=None):
+    def __init__(self, pipeline, vocabulary, settings, settle, observe=None):
         self._pipeline = pipeline
         self._vocabulary = vocabulary
         self._max_num_seqs = settings.max_num_seqs
@@ -110,6 +110,7 @@ class Engine:
                 self._step()
             elif self._pipeline.has_non_finished_requests():
                 self._pipeline.step()  # in which it lets go of what was cancelled
+            self._settle()
 
     def _take_arrivals(self):
         """What came, and what comes at once after it: a step keeps the interpreter, so requests that came during one come
@@ -192,8 +193,6 @@ class Engine:
             except Exception as error:  # noqa: PERF203 one of them must not end the others
                 self._fail(generation, f"{type(error).__name__}: {error}")
         self._look(step)
-        if self._settle is not None:
-            self._settle()
 
     def _advance(self, generation, now, step):
         """What the step gave one of them."""

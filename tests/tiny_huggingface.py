@@ -30,7 +30,7 @@ def tiny_huggingface(path: Path, seed: int = 0, dtype: str = "float32") -> Path:
         initializer_range=0.3,
     )
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(path)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tiny_tokenizer(),
         unk_token="<|endoftext|>",
         bos_token="<|im_start|>",
@@ -53,4 +53,4 @@ def greedy(path: Path, prompt: str, tokens: int) -> tuple[list[int], str]:
     model.generation_config.eos_token_id = None
     answer = model.generate(asked, max_new_tokens=tokens, do_sample=False, pad_token_id=0)[0]
     ids = answer[asked.shape[1] :].tolist()
-    return ids, tokenizer.decode(ids, skip_special_tokens=True)
+    return ids, str(tokenizer.decode(ids, skip_special_tokens=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.text.console import activity, note
+from tritonsmith.builder.base.text.quantities import text_of_bytes
 from tritonsmith.perf.server.embedded import OUR_BACKENDS, PythonEnvironment
 from tritonsmith.perf.server.environment import environment
 
@@ -45,7 +46,8 @@ def convert_ahead(
             kept = _run(converter, "convert", *flags, directory).strip()
         size = sum(file.stat().st_size for file in Path(kept).iterdir())
         note(
-            f"{directory} was converted for OpenVINO in {time.monotonic() - began:.0f} s: {size >> 20} MiB in {kept}"
+            f"{directory} was converted for OpenVINO in {time.monotonic() - began:.0f} s: "
+            f"{text_of_bytes(size)} in {kept}"
         )
     return {} if converter is None else {CONVERTER: str(converter.python_path)}
 

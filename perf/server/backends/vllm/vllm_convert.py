@@ -22,6 +22,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import vllm_arguments
 import vllm_weights
 
 # The Python that has optimum-intel; whoever starts the server says it.
@@ -95,8 +96,9 @@ def wanted(version_dirs):
     for version_dir in map(Path, version_dirs):
         try:
             arguments = json.loads((version_dir / "model.json").read_bytes())
+            vllm_arguments.settings_from(arguments, 1)
             path = vllm_weights.find(arguments["model"], version_dir).path
-        except (OSError, ValueError, KeyError, TypeError, vllm_weights.WeightsRefused):
+        except (OSError, ValueError, TypeError, vllm_arguments.ArgumentRefused, vllm_weights.WeightsRefused):
             continue  # told when the model is loaded
         if vllm_weights.is_hugging_face(path) and not place_of(path).is_dir():
             found.append((str(path), trusts_remote_code(arguments)))

@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WITH_VLLM := $(VENV)/.with-vllm
+WITH_OPTIMUM := $(VENV)/.with-optimum
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
 VLLM_LIST := perf/server/environment/vllm.txt
@@ -38,6 +39,10 @@ $(WITH_VLLM): $(STAMP) $(VLLM_LIST)
 	$(BIN)/tritonsmith server install --with vllm
 	@touch $@
 
+$(WITH_OPTIMUM): $(WITH_VLLM) $(OPTIMUM_LIST)
+	$(BIN)/tritonsmith server install --with optimum
+	@touch $@
+
 # What is built, measured and reported lies in examples/chat.
 CHAT := cd examples/chat && $(CURDIR)/$(BIN)/tritonsmith
 demo-llm: $(WITH_VLLM)  ## a language model: build, load by tokens, one request at a time against continuous batching
@@ -49,7 +54,7 @@ demo-llm: $(WITH_VLLM)  ## a language model: build, load by tokens, one request 
 test: $(WITH_VLLM)  ## the whole test suite
 	$(BIN)/python -m pytest $(SPREAD)
 
-nightly: $(WITH_VLLM)  ## the whole suite with its longest tests
+nightly: $(WITH_OPTIMUM)  ## the whole suite with its longest tests
 	$(BIN)/python -m pytest $(SPREAD) --nightly
 
 quick: $(STAMP)  ## the tests that take seconds

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.builder.llm.test_weights import decoder
+from tests.mounts import can_mount
 from tests.tiny_huggingface import greedy, tiny_huggingface
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.build.build import build
@@ -160,3 +161,24 @@ def test_without_what_converts_it_says_the_command_before_a_server_starts(
     assert (caught.value.code, caught.value.exit_code) == ("optimum_missing", 3)
     assert "tritonsmith server install --with optimum" in str(caught.value.fix)
     assert str(caught.value.seen) == str(repository / "chat" / "1" / NAME)
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a file system of its own")
+def test_a_disk_without_room_is_told_before_anything_is_converted(tmp_path: Path) -> None:
+    if (vllm := environment.vllm_ready()) is None:
+        pytest.skip("no packages for language models: tritonsmith server install --with vllm")
+    model = decoder(tmp_path / NAME)
+    (tmp_path / "small").mkdir()
+    script = (
+        'mount -t tmpfs -o size=1m none "$1" && TRITONSMITH_CACHE="$1" "$2" -E "$3" convert "$4"'
+        '; code=$?; ls "$1/openvino"; exit $code'
+    )
+    ran = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", tmp_path / "small", vllm.python_path, PROGRAM, model],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "MiB are free there: make room, or name another directory in TRITONSMITH_CACHE" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

@@ -7,9 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WITH_VLLM := $(VENV)/.with-vllm
+WITH_OPTIMUM := $(VENV)/.with-optimum
 STUBS := $(VENV)/tensorrt-stubs
 SERVER_LIST := perf/server/environment/requirements.txt
 VLLM_LIST := perf/server/environment/vllm.txt
+OPTIMUM_LIST := perf/server/environment/optimum.txt
 # Three processes for two cores, as tests of servers wait much of their time. A file's tests stay together, with their fixtures; the order is conftest's.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
@@ -37,6 +39,10 @@ $(WITH_VLLM): $(STAMP) $(VLLM_LIST)
 	$(BIN)/tritonsmith server install --with vllm
 	@touch $@
 
+$(WITH_OPTIMUM): $(WITH_VLLM) $(OPTIMUM_LIST)
+	$(BIN)/tritonsmith server install --with optimum
+	@touch $@
+
 # What is built, measured and reported lies in examples/chat.
 CHAT := cd examples/chat && $(CURDIR)/$(BIN)/tritonsmith
 demo-llm: $(WITH_VLLM)  ## a language model: build, load by tokens, one request at a time against continuous batching
@@ -48,7 +54,7 @@ demo-llm: $(WITH_VLLM)  ## a language model: build, load by tokens, one request 
 test: $(WITH_VLLM)  ## the whole test suite
 	$(BIN)/python -m pytest $(SPREAD)
 
-nightly: $(WITH_VLLM)  ## the whole suite with its longest tests
+nightly: $(WITH_OPTIMUM)  ## the whole suite with its longest tests
 	$(BIN)/python -m pytest $(SPREAD) --nightly
 
 quick: $(STAMP)  ## the tests that take seconds
@@ -96,6 +102,10 @@ bench: $(STAMP)  ## benchmarks; they print, they never fail on time
 	$(BIN)/python -m tests.bench
 
 # nvidia-pytriton is there for the tritonserver in it: nothing that its Python code needs is installed.
+# What optimum-intel imports to convert a language model: without nncf, with which it would quantise large ones unasked, and
+# torchvision, which breaks beside a torch of another index.
+OPTIMUM := 'optimum-intel==2.2.0' 'optimum==2.3.0' 'transformers<5.6' 'tokenizers<0.23' 'huggingface-hub<1.22' safetensors \
+    sentencepiece tiktoken regex requests urllib3 charset-normalizer httpx httpcore h11 anyio idna certifi pyyaml tqdm packaging
 LOCK := uv pip compile - --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --quiet
 server-requirements:  ## lock anew what the embedded server's own Python holds (needs uv)
 	echo "# Made by \`make server-requirements\`." > $(SERVER_LIST)
@@ -103,6 +113,8 @@ server-requirements:  ## lock anew what the embedded server's own Python holds (
 	printf 'numpy<2\nonnxruntime>=1.19\n' | $(LOCK) >> $(SERVER_LIST)
 	echo "# Made by \`make server-requirements\`." > $(VLLM_LIST)
 	printf 'numpy<2\nopenvino-genai>=2026.4\n' | $(LOCK) --no-emit-package numpy >> $(VLLM_LIST)
+	echo "# Made by \`make server-requirements\`. Beside torch and what that brings, which have no hashes: each index has its own." > $(OPTIMUM_LIST)
+	printf '%s\n' $(OPTIMUM) | $(LOCK) --no-deps >> $(OPTIMUM_LIST)
 
 constraints:  ## resolve constraints.txt anew for every supported Python (needs uv)
 	rm -f constraints.txt

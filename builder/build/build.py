@@ -29,6 +29,7 @@ from tritonsmith.builder.build.model.make import Made
 from tritonsmith.builder.build.results import BuildResult, ModelOutcome
 from tritonsmith.builder.plan.observe import config_digests
 from tritonsmith.builder.plan.order import in_build_order, step_models
+from tritonsmith.builder.plan.pins import with_pins
 from tritonsmith.builder.plan.plan import CONSEQUENCES, LOSSES, BuildPlan, State
 from tritonsmith.builder.plan.words import why
 from tritonsmith.builder.repository.lock import Lock, LockedModel, lock_path, measured_again, write_lock
@@ -66,6 +67,7 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     with locked(repository):
         context, plan = _planned(options)
         if not plan.stale:
+            _write_pins(context)
             return _nothing_to_do(context, plan)
         with staging_beside(repository) as staging:
             return _laid_out(context, plan, staging, tell)
@@ -77,6 +79,13 @@ def _planned(options: BuildOptions) -> tuple[Context, BuildPlan]:
     if options.locked:
         _refuse_unlocked(context, plan)
     return context, plan
+
+
+def _write_pins(context: Context) -> None:
+    """What the hub said is kept, also where the same is laid out already."""
+    told = with_pins(context.lock, context.observed, context.pins)
+    if told != context.lock:
+        write_lock(lock_path(context.spec.path), told)
 
 
 def _nothing_to_do(context: Context, plan: BuildPlan) -> BuildResult:
@@ -97,7 +106,7 @@ def _laid_out(context: Context, plan: BuildPlan, staging: Path, tell: Tell | Non
                 f"warning: {place} is not what was built, so it stays, and the lock file forgets it; "
                 f"if nothing needs it: rm -r {shlex.quote(str(place))}"
             )
-    write_lock(lock_path(context.spec.path), run.lock())
+    write_lock(lock_path(context.spec.path), with_pins(run.lock(), context.observed, context.pins))
     context.cache.stats.save()
     return BuildResult(context.repository, plan, run.outcomes())
 
@@ -181,7 +190,7 @@ def _executor(context: Context, watch: Watch, models: int) -> Iterator[Executor]
     if kind == "ray":
         from tritonsmith.builder.build.ray_executor import RayExecutor
 
-        executor = RayExecutor(context.spec, context.cache, options, watch, address or None)
+        executor = RayExecutor(context.spec, context.cache, options, watch, address or None, context.pins)
     else:
         executor = LocalExecutor(context.spec, context.cache, options, watch, models)
     try:

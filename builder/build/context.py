@@ -19,6 +19,7 @@ from tritonsmith.builder.model_config.templates import check_user_directory
 from tritonsmith.builder.plan.observation import Observation
 from tritonsmith.builder.plan.observe import observe
 from tritonsmith.builder.plan.order import step_models, with_steps
+from tritonsmith.builder.plan.pins import Pins, pinned, pins_of
 from tritonsmith.builder.plan.plan import BuildPlan, make_plan
 from tritonsmith.builder.plan.prefetch import prefetch
 from tritonsmith.builder.repository.lock import Lock, lock_path, read_lock
@@ -33,6 +34,7 @@ class BuildOptions:
     target:         a Triton release, an image or a live server's URL that all must load on, in place of the spec's own.
     models:         only these, with the steps of ensembles among them; empty means all.
     locked:         refuse to build anything else than the lock file says.
+    update_revisions: ask the hub anew for the commits of names that the spec leaves open.
     artifacts_only: make what is stale into the cache and lay nothing out.
     jobs:           actions that run at once; None: one a CPU.
     memory_bytes:   memory that they may use together; None: what is free.
@@ -50,6 +52,7 @@ class BuildOptions:
     target: str | None = None
     models: tuple[str, ...] = ()
     locked: bool = False
+    update_revisions: bool = False
     artifacts_only: bool = False
     jobs: int | None = None
     memory_bytes: int | None = None
@@ -65,6 +68,7 @@ class Context:
     observed:     only the models asked for, but for those in `failures`.
     failures:     why a model could not be observed; what is there of it stays as it is.
     not_as_built: models that left the spec and whose directories are not what the lock says.
+    pins:         model → name on the hub as the spec has it, without a commit → the commit that `spec` has instead.
     """
 
     spec: RepositorySpec
@@ -76,6 +80,7 @@ class Context:
     target: Target | None
     not_as_built: frozenset[str] = frozenset()
     failures: Mapping[str, TritonsmithError] = field(default_factory=dict)
+    pins: Pins = field(default_factory=dict)
 
     def seen(self, model: str) -> Observation:
         """What is known of the model; raises the error that it could not be observed for."""
@@ -126,10 +131,10 @@ def plan_build(options: BuildOptions) -> tuple[Context, BuildPlan]:
     return context, plan
 
 
-def context_of(options: BuildOptions, machine: Machine | None = None) -> Context:
+def context_of(options: BuildOptions, machine: Machine | None = None, pins: Pins | None = None) -> Context:
     """Reads and checks the spec, the lock, the sources and the repository; changes nothing.
 
-    machine: that the build is to run on; None for this one.
+    machine: that the build is to run on; None for this one. pins: of a build that this one is a part of.
     """
     machine = machine or this_machine()
     spec = load_spec(options.spec)
@@ -139,8 +144,10 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
     assert cache is not None
     repository = repository_of(options)
     _refuse_what_is_not_there(spec, asked)
-    target = check_planned(spec, options.target, machine)
     lock = read_lock(lock_path(spec.path))
+    update = options.update_revisions and pins is None
+    spec, pins = pinned(spec, asked, pins or pins_of(lock), options.locked, update)
+    target = check_planned(spec, options.target, machine)
     prefetch(spec, cache, this_toolchain(), asked, machine)
     observed, failures = observe(
         spec, lock, cache, this_toolchain(), repository, options.templates, asked, machine
@@ -156,7 +163,7 @@ def context_of(options: BuildOptions, machine: Machine | None = None) -> Context
         and os.path.lexists(repository / name)
         and not is_what_was_built(repository / name, locked.files, cache.stats)
     )
-    return Context(spec, options, cache, repository, lock, observed, target, not_as_built, failures)
+    return Context(spec, options, cache, repository, lock, observed, target, not_as_built, failures, pins)
 
 
 def _refuse_what_is_not_there(spec: RepositorySpec, asked: set[str]) -> None:

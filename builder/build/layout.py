@@ -166,6 +166,7 @@ def _entry(
         rows=None if made.rows is None else made.rows.as_dict(),
         exporter=made.base.record.get("exporter"),
         engine=context.observed[spec.name].engine,
+        pinned=context.pins.get(spec.name, {}),
     )
 
 

@@ -24,6 +24,7 @@ from tritonsmith.builder.build.model.variants import BuiltVariant
 from tritonsmith.builder.build.results import ELSEWHERE
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.cache.shared import SharedCache
+from tritonsmith.builder.plan.pins import Pins
 from tritonsmith.builder.plan.plan import Action
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
@@ -42,6 +43,7 @@ class _Job:
     cache: Path
     shared: str | None
     options: BuildOptions
+    pins: Pins
 
 
 class RayExecutor:
@@ -57,6 +59,7 @@ class RayExecutor:
         options: BuildOptions,
         watch: Watch,
         address: str | None,
+        pins: Pins,
     ) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ToolError(
@@ -69,6 +72,7 @@ class RayExecutor:
                 fix="--remote-cache s3://… (or a directory that every node has)",
             )
         self._repository, self._cache, self._options, self._watch = repository, cache, options, watch
+        self._pins = pins
         self._is_ours = address is None
         self._ray = connected(address, runtime_env={"working_dir": str(repository.root)})
         self._stopped = threading.Event()
@@ -129,6 +133,7 @@ class RayExecutor:
             cache=self._cache.root,
             shared=None if shared is None else shared.url,
             options=replace(self._options, cache=None, models=(spec.name,)),
+            pins=self._pins,
         )
 
     def _answer(self, task: Any, spec: ModelSpec) -> Made:
@@ -172,7 +177,7 @@ def _make_on_node(job: _Job) -> Made | TritonsmithError:
             )
         shared = None if job.shared is None else SharedCache(job.shared)
         cache = Cache(_node_cache(job), shared)
-        context = context_of(replace(job.options, spec=job.spec, cache=cache))
+        context = context_of(replace(job.options, spec=job.spec, cache=cache), pins=job.pins)
         spec = next(m for m in context.spec.models if m.name == job.model)
         with run_under(RunPolicy(timeout_s=job.options.timeout_s)):
             context.seen(spec.name)

@@ -35,7 +35,7 @@ def lay_out_variants(
     They are models of their own to a server: it may serve them side by side. BuildError `variant_gone` is among the
     errors when a variant's artifact is no longer in the cache.
     """
-    context = context_of(options)
+    context = context_of(replace(options, update_revisions=False))
     made: list[Path] = []
     failures: list[TritonsmithError] = []
     with exclusive(directory.absolute()) as staging:

@@ -24,6 +24,7 @@ from tritonsmith.builder.commands.options import (
     SpecOption,
     TargetOption,
     TemplatesOption,
+    UpdateRevisionsOption,
     build_options,
 )
 
@@ -41,6 +42,7 @@ def build(
         bool,
         typer.Option("--locked", help="Exit with 4 rather than build anything the lock file does not say."),
     ] = False,
+    update_revisions: UpdateRevisionsOption = False,
     artifacts_only: Annotated[
         bool,
         typer.Option(
@@ -106,6 +108,7 @@ def build(
         target=target,
         models=tuple(models or ()),
         locked=locked,
+        update_revisions=update_revisions,
         artifacts_only=artifacts_only,
         jobs=jobs,
         memory_bytes=None if memory is None else bytes_from_text(memory, "--memory"),

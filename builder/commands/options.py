@@ -23,6 +23,7 @@ class OtherOptions(TypedDict, total=False):
     target: str | None
     models: tuple[str, ...]
     locked: bool
+    update_revisions: bool
     artifacts_only: bool
     jobs: int | None
     memory_bytes: int | None
@@ -61,6 +62,14 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         "--target", help="What it must load on: a release (26.08), an image or a live server's URL."
+    ),
+]
+
+UpdateRevisionsOption = Annotated[
+    bool,
+    typer.Option(
+        "--update-revisions",
+        help="Ask the Hugging Face hub for the newest commits of names without one, whatever the lock file says.",
     ),
 ]
 

@@ -19,6 +19,7 @@ from tritonsmith.builder.commands.options import (
     SpecOption,
     TargetOption,
     TemplatesOption,
+    UpdateRevisionsOption,
     build_options,
 )
 
@@ -40,6 +41,7 @@ def plan(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 4 when anything is stale.")
     ] = False,
+    update_revisions: UpdateRevisionsOption = False,
     target: TargetOption = None,
     remote_cache: RemoteCacheOption = None,
     remote_cache_read_only: RemoteCacheReadOnlyOption = False,
@@ -70,6 +72,7 @@ def plan(
         templates,
         remote_cache,
         remote_cache_read_only,
+        update_revisions=update_revisions,
         target=target,
         models=tuple(models or ()),
     )

@@ -1,56 +1,86 @@
-"""A name on the Hugging Face hub that is not pinned → the error that says which commit it is now."""
+"""A name on the Hugging Face hub → the commit that it is now; or the error that says why nobody can tell."""
 
 from __future__ import annotations
 
-from tritonsmith.builder.base.errors import SpecError, ToolError
-from tritonsmith.builder.llm.weights import HubName, is_pinned
+from tritonsmith.builder.base.errors import SpecError, ToolError, TritonsmithError
+from tritonsmith.builder.llm.weights import HubName, is_commit
 
-_TIMEOUT_S = 10.0
 ENABLE = "pip install 'tritonsmith[transformers]'"
-
-
-def refuse_unpinned(name: HubName) -> None:
-    """SpecError hub_unpinned with the line that pins it; ToolError hub_unreachable where nothing can say the commit."""
-    if is_pinned(name):
-        return
-    commit = commit_of(name)
-    raise SpecError(
-        f"there is no file or directory {name.name!r} here, and as a name on the hub it says no commit: "
-        "what is served would change with it",
-        code="hub_unpinned",
-        seen=f"{name.name}@{name.revision}" if name.revision else name.name,
-        valid=(f"{name.name}@COMMIT",),
-        fix=f"source: {{llm: {name.name}@{commit}}}",
-    )
+# Of the words of an error.
+_SHOWN = 200
 
 
 def commit_of(name: HubName) -> str:
-    """The commit that a branch, a tag or the newest is now, as the hub or its cache here says; ToolError hub_unreachable."""
-    asked = name.name if name.revision is None else f"{name.name}@{name.revision}"
+    """The commit that a branch, a tag or the newest is now, as the hub or its cache here says.
+
+    Where the hub is, its token and whether it may be asked are huggingface_hub's own variables. SpecError: hub_no_model,
+    hub_no_revision. ToolError: hub_refused (a token or a permission is missing), hub_unreachable.
+    """
     try:
-        from huggingface_hub import model_info
+        from huggingface_hub import constants, model_info
     except ImportError:
-        raise ToolError(
-            f"there is no file or directory {asked!r} here, and asking the hub for its commit needs huggingface_hub",
-            code="hub_unreachable",
-            seen=asked,
-            fix=f"{ENABLE}, or state it: source: {{llm: {name.name}@COMMIT}}",
-        ) from None
+        raise _unreachable(name, "needs huggingface_hub", None, f"{ENABLE}, or state it") from None
     try:
-        found = model_info(name.name, revision=name.revision, timeout=_TIMEOUT_S).sha
+        found = model_info(name.name, revision=name.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha
     except Exception as error:
-        if commit := _fetched_before(name):
+        told = _told(name, error)
+        if told.code == "hub_unreachable" and (commit := _fetched_before(name)):
             return commit
-        words = " ".join(str(error).split())[:200]
-        raise ToolError(
-            f"there is no file or directory {asked!r} here, and the hub cannot be asked for its commit",
-            code="hub_unreachable",
-            seen=f"{type(error).__name__}: {words}",
-            fix="where there is a network: "
-            f'python -c "from huggingface_hub import model_info; print(model_info({name.name!r}).sha)"; '
-            f"then source: {{llm: {name.name}@COMMIT}}",
-        ) from None
-    return str(found)
+        raise told from None
+    if found is None or not is_commit(found):
+        raise _unreachable(name, "is answered with no commit", repr(found), "state it")
+    return found
+
+
+def _told(name: HubName, error: Exception) -> TritonsmithError:
+    from huggingface_hub import constants, errors
+
+    words = " ".join(str(error).split())[:_SHOWN]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SpecError(
+            f"the hub has {name.name}, but no branch, tag or commit {name.revision!r} of it",
+            code="hub_no_revision",
+            seen=_asked(name),
+            fix=f"source: {{llm: {name.name}}} takes its newest commit",
+        )
+    if isinstance(error, errors.GatedRepoError) or status in (401, 403):
+        return ToolError(
+            f"there is no file or directory {name.name!r} here, and the hub has no such model or does not show it to everybody",
+            code="hub_refused",
+            seen=words,
+            fix=f"check how it is written; accept its terms at {constants.ENDPOINT}/{name.name} where there are some, and give "
+            "your token: hf auth login, or HF_TOKEN",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        return SpecError(
+            f"there is no file or directory {name.name!r} here, and the hub has no such model",
+            code="hub_no_model",
+            seen=_asked(name),
+            fix="check how it is written; a private one needs your token: hf auth login, or HF_TOKEN",
+        )
+    return _unreachable(
+        name,
+        "cannot be asked for",
+        f"{type(error).__name__}: {words}",
+        f"where there is a network: {_COMMAND.format(name.name)}; then state it",
+    )
+
+
+_COMMAND = 'python -c "from huggingface_hub import model_info; print(model_info({!r}).sha)"'
+
+
+def _unreachable(name: HubName, why: str, seen: str | None, how: str) -> ToolError:
+    return ToolError(
+        f"there is no file or directory {_asked(name)!r} here, and its commit on the hub {why}",
+        code="hub_unreachable",
+        seen=seen or _asked(name),
+        fix=f"{how}: source: {{llm: {name.name}@COMMIT}}",
+    )
+
+
+def _asked(name: HubName) -> str:
+    return name.name if name.revision is None else f"{name.name}@{name.revision}"
 
 
 def _fetched_before(name: HubName) -> str | None:

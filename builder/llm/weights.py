@@ -75,7 +75,12 @@ def hub_name(reference: str) -> HubName | None:
 
 def is_pinned(name: HubName) -> bool:
     """Whether it names a commit: a branch or a tag may lead elsewhere tomorrow."""
-    return name.revision is not None and _COMMIT.fullmatch(name.revision) is not None
+    return name.revision is not None and is_commit(name.revision)
+
+
+def is_commit(revision: str) -> bool:
+    """Whether it is a commit in full, and no word that may mean another tomorrow."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 def read_weights(path: Path) -> Weights:

@@ -35,6 +35,7 @@ _ALWAYS = ("parameters", "tools", "dependencies", "key", "config", "files", "acc
 Dependencies = Mapping[Dependency, Sha256]
 """Source file → sha256; paths relative to the spec or absolute, or package:NAME/path; `DIRECTORY/`: what is listed there."""
 Tools = Mapping[str, str | None]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
 @with_config(STRICT)
@@ -97,6 +98,7 @@ class LockedModel:
     rows:         what is known of its rows in a batch (builder.actions.batch_rows); None where none batch.
     exporter:     which of torch's exporters wrote the model; None where torch had no part in it.
     engine:       of a language model, the arguments that its engine is given.
+    pinned:       a name on the hub, as the spec has it without a commit → the commit that it stands for.
     """
 
     __pydantic_config__ = STRICT
@@ -113,6 +115,7 @@ class LockedModel:
     rows: RowsJson | None = None
     exporter: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
+    pinned: Mapping[str, Commit] = field(default_factory=dict)
 
     @property
     def keys(self) -> Iterator[str]:

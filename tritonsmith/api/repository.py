@@ -23,6 +23,7 @@ def plan(
     *,
     repository: PathLike | None = None,
     templates: PathLike | None = None,
+    update_revisions: bool = False,
     target: str | None = None,
     remote_cache: str | None = None,
     remote_cache_read_only: bool = False,
@@ -33,6 +34,7 @@ def plan(
     models:       only these, with the steps of ensembles; empty means all.
     repository:   default: model_repository/ beside the spec.
     templates:    directory with templates of your own.
+    update_revisions: ask the Hugging Face hub anew for the commits of names that the spec has without one.
     target:       a release ("26.08"), an image or a live server's URL that all must load on.
     remote_cache: s3://…, gs://…, az://… or a directory; None goes by TRITONSMITH_REMOTE_CACHE.
     errors:       "raise" the error of a model that nothing can be said of, or "return" it in the plan's `errors`.
@@ -45,6 +47,7 @@ def plan(
         templates,
         remote_cache,
         remote_cache_read_only,
+        update_revisions=update_revisions,
         target=target,
         models=names(models),
     )
@@ -61,6 +64,7 @@ def build(
     overwrite: bool = False,
     lint: bool = True,
     locked: bool = False,
+    update_revisions: bool = False,
     artifacts_only: bool = False,
     variants: PathLike | None = None,
     target: str | None = None,
@@ -103,6 +107,7 @@ def build(
         target=target,
         models=names(models),
         locked=locked,
+        update_revisions=update_revisions,
         artifacts_only=artifacts_only,
         jobs=jobs,
         memory_bytes=memory_bytes,

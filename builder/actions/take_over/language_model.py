@@ -11,7 +11,6 @@ from tritonsmith.builder.base.files.package_files import portable_name, source_p
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.text.quantities import text_of_bytes
 from tritonsmith.builder.llm.contract import LORA_DIRECTORY, VERSION
-from tritonsmith.builder.llm.hub import refuse_unpinned
 from tritonsmith.builder.llm.weights import (
     Weights,
     hub_name,
@@ -28,7 +27,7 @@ _ADAPTER = "adapter_config.json"
 
 
 def check_weights(model: ModelSpec, spec: RepositorySpec) -> None:
-    """SpecError at the spec's line: no weights, of an architecture that no engine knows, or a name that is not pinned."""
+    """SpecError at the spec's line: no weights, or of an architecture that no engine knows."""
     with at(spec.where(model.name, "source", "llm")):
         weights = weights_of(model, spec.root)
         if weights is not None:
@@ -48,10 +47,8 @@ def weights_of(model: ModelSpec, root: Path) -> Weights | None:
     path = source_path(reference, root)
     if path.exists():
         return read_weights(path)
-    name = hub_name(reference)
-    if name is None:
+    if hub_name(reference) is None:
         raise missing(reference, path)
-    refuse_unpinned(name)
     return None
 
 

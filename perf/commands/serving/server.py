@@ -23,9 +23,10 @@ app = typer.Typer(
 
 
 class With(str, Enum):
-    """Backends of ours whose packages are not in the environment from the start."""
+    """What is not in the environment from the start: packages of a backend of ours, and what converts weights for it."""
 
     vllm = "vllm"
+    optimum = "optimum"
 
 
 @app.command(name="install", cls=Command)
@@ -36,7 +37,11 @@ def install(
     ),
     no_index: bool = flag(False, "Offline: look for wheels nowhere else than in --find-links.", "--no-index"),
     with_: list[With] | None = flag(
-        None, "Also what this backend needs (vllm: some 70 MB to fetch).", "--with", metavar="BACKEND"
+        None,
+        "Also what language models need (vllm: 70 MB to fetch), and what converts Hugging Face directories for them "
+        "(optimum, with torch: 300 MB, or several GB where pip's index has torch with CUDA alone).",
+        "--with",
+        metavar="PART",
     ),
 ) -> None:
     """Make the environment, unless it is there.
@@ -46,6 +51,7 @@ def install(
 
     Examples: tritonsmith server install
               tritonsmith server install --with vllm
+              tritonsmith server install --with optimum
               pip download --no-deps --require-hashes -d wheels -r "$(tritonsmith server status --list)"
               tritonsmith server install --no-index --find-links wheels
     """
@@ -55,8 +61,10 @@ def install(
     preflight.check(preflight.observe())
     options = environment.PipOptions(tuple(find_links or ()), no_index)
     made = environment.ensure(options)
-    if With.vllm in (with_ or ()):
-        environment.vllm_layer(made, options)
+    if with_:
+        models = environment.vllm_layer(made, options)
+        if With.optimum in with_:
+            environment.optimum_layer(models, options)
     emit_text(f"the embedded tritonserver {environment.TRITON} is ready: {made.root}")
 
 

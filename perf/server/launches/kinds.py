@@ -12,6 +12,7 @@ from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.perf.server import control, embedded, preflight
 from tritonsmith.perf.server.environment import environment
 from tritonsmith.perf.server.environment.canary import Canary
+from tritonsmith.perf.server.environment.conversion import convert_ahead
 from tritonsmith.perf.server.environment.requirements import has_vllm_models, requirements_of
 from tritonsmith.perf.server.launches.table import Command
 from tritonsmith.perf.server.process.command import (
@@ -72,10 +73,17 @@ def _with_our_backends(spec: ServerSpec, work_dir: Path) -> LocalPlan:
     models = environment.layer(base, requirements_of(spec.repositories), server=server)
     env = embedded.variables(models, os.environ, work_dir / "lib")
     env["PATH"] = os.pathsep.join([str(shell), env["PATH"]])
+    if base is not server:
+        env |= convert_ahead(spec.repositories, _loaded_at_start(spec), base)
     backends = embedded.lay_out_backends(parts, work_dir / "backends")
     if (default := default_max_batch_size(spec.extra_args)) is not None:
         env[embedded.DEFAULT_MAX_BATCH_SIZE] = default
     return LocalPlan(parts.binary, env, backends, None, parts.caches)
+
+
+def _loaded_at_start(spec: ServerSpec) -> tuple[str, ...] | None:
+    """None for all."""
+    return spec.load_models if spec.model_control == "explicit" and "*" not in spec.load_models else None
 
 
 def _local(spec: ServerSpec, ports: Ports, work_dir: Path, plan: LocalPlan) -> Command:

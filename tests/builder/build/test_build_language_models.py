@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,45 +301,6 @@ def test_init_of_a_file_and_of_a_directory_gives_a_spec_that_builds(project: Pat
         text = (project / "models.yaml").read_text()
         assert told in text and f"source: {{llm: {origin}}}" in text
         assert not build(options(project)).errors
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    """A hub that knows one model."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps(
-                {"id": "org/model", "modelId": "org/model", "sha": COMMIT, "siblings": []}
-            ).encode()
-            self.send_response(200 if self.path.startswith("/api/models/org/model") else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_a_name_that_is_not_pinned_is_refused_with_the_line_that_pins_it(
-    project: Path, tritonsmith: Run, hub: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("huggingface_hub", reason="needs the transformers extra")
-    (project / "models.yaml").write_text(SPEC.replace("./m.gguf", "org/model"))
-    monkeypatch.setenv("HF_HOME", str(project / "hub"))
-    monkeypatch.setenv("HF_ENDPOINT", hub)
-    ran = tritonsmith("plan", "--spec", str(project / "models.yaml"))
-    assert ran.returncode == 2 and "models.yaml:3" in ran.stderr
-    assert f"source: {{llm: org/model@{COMMIT}}}" in ran.stderr
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    ran = tritonsmith("plan", "--spec", str(project / "models.yaml"))
-    assert ran.returncode == 3 and "error[hub_unreachable]" in ran.stderr and "model_info" in ran.stderr
 
 
 def test_the_example_is_a_spec_that_says_what_it_needs() -> None:

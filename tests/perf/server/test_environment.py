@@ -260,6 +260,17 @@ def test_what_language_models_need_is_a_locked_layer_that_models_requirements_co
     assert says(upon, code) == "2.0 3.0 1.26.4"
     assert "No module named 'engine'" in says(server, "import engine")
 
+    # What converts weights for it comes upon it: torch as pip finds it, the rest locked; proven by an import.
+    write_wheel(making.wheels, "torchlike", "1.0")
+    rest = write_list(tmp_path / "optimum.txt", [write_wheel(making.wheels, "converting", "4.0")])
+    converter = environment.optimum_layer(models, making.offline, rest, "torchlike==1.0", "converting")
+    code = (
+        "import engine, torchlike, converting; print(engine.VERSION, torchlike.VERSION, converting.VERSION)"
+    )
+    assert says(converter, code) == "2.0 1.0 4.0" and "No module named 'torchlike'" in says(models, code)
+    with pytest.raises(ToolError, match="could not import what was installed"):
+        environment.optimum_layer(models, making.offline, listed, "torchlike==1.0", "absent")
+
     # Another file of the same name and version is not the one that was locked.
     write_wheel(making.wheels, "engine", "2.0", body="VERSION = 'another'\n")
     shutil.rmtree(models.root)

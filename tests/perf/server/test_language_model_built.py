@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.server, pytest.mark.nightly]
 
 SPEC = """models:
   chat:
-    source: {llm: m.gguf}
+    source: {llm: größe.gguf}
     engine: {max_model_len: 512, max_num_seqs: 4, dtype: float32, gpu_memory_utilization: 0.5}
     parameters: {REPORT_CUSTOM_METRICS: "yes"}
 """
@@ -28,12 +28,12 @@ SPEC = """models:
 def test_what_is_built_for_production_is_served_here_and_nothing_is_completed(tmp_path: Path) -> None:
     if environment.vllm_ready() is None:
         pytest.skip("no packages for language models: tritonsmith server install --with vllm")
-    tiny_gguf(tmp_path / "m.gguf")
+    tiny_gguf(tmp_path / "größe.gguf")
     (tmp_path / "models.yaml").write_text(SPEC)
     assert not build(BuildOptions(tmp_path / "models.yaml", cache=Cache(tmp_path / "cache"))).errors
     repository = tmp_path / "model_repository"
     model = json.loads((repository / "chat" / "1" / "model.json").read_text())["model"]
-    assert model == "/models/chat/1/m.gguf" and not Path(model).exists()
+    assert model == "/models/chat/1/größe.gguf" and not Path(model).exists()
     spec = ServerSpec(
         repositories=(repository,), extra_args=("--disable-auto-complete-config",), exit_timeout_s=0
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -40,3 +42,24 @@ def test_a_path_that_is_nowhere_is_told_as_it_is_written(tmp_path: Path, model: 
     tiny_gguf(version / "m.gguf")
     with pytest.raises(weights.WeightsRefused, match=model):
         weights.find(model, version)
+
+
+def test_a_name_beyond_ascii_is_found_where_the_interpreter_knows_ascii_alone(tmp_path: Path) -> None:
+    """As Triton's stub does, whatever the server's locale."""
+    version = tmp_path / "1"
+    version.mkdir()
+    tiny_gguf(version / "größe.gguf")
+    program = (
+        "import json, sys, vllm_weights\n"
+        "assert sys.getfilesystemencoding() == 'ascii', sys.getfilesystemencoding()\n"
+        "found = vllm_weights.find(json.loads(sys.argv[1]), sys.argv[2])\n"
+        "sys.stdout.buffer.write(vllm_weights.shown(found.path).encode())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, r'"gr\u00f6\u00dfe.gguf"', str(version)],
+        cwd=Path(tritonsmith.perf.server.__file__).parent / "backends" / "vllm",
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert ran.stdout.decode() == str(version / "größe.gguf"), ran.stderr.decode()

@@ -85,7 +85,7 @@ class TritonPythonModel:
             self._load(Path(pb.get_model_dir()), config, args)
         except Exception as error:
             told = str(error) if isinstance(error, _REFUSED) else f"{type(error).__name__}: {error}"
-            raise pb.TritonModelException(told) from None
+            raise pb.TritonModelException(vllm_weights.shown(told)) from None
 
     def _load(self, version_dir, config, args):
         arguments = _engine_arguments(version_dir)
@@ -97,7 +97,8 @@ class TritonPythonModel:
         weights = vllm_weights.find(arguments["model"], version_dir, vllm_weights.available_memory())
         path = weights.path
         if vllm_weights.is_hugging_face(path):
-            path = vllm_convert.converted(path)
+            trusted = vllm_convert.trusts_remote_code(arguments)
+            path = vllm_convert.converted(path, trusted, pb.Logger.log_info)
         self._max_model_len = vllm_arguments.context(settings, weights.context_length)
         scheduler = genai.SchedulerConfig()
         for name, value in settings.scheduler.items():
@@ -256,7 +257,7 @@ def _engine_arguments(version_dir):
     if not path.is_file():
         raise ValueError(f"'model.json' containing vllm engine args must be provided in '{version_dir}'")
     try:
-        arguments = json.loads(path.read_text())
+        arguments = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(arguments, dict):

@@ -1,6 +1,7 @@
 """The `model` of model.json → the file or directory that OpenVINO GenAI loads, and the context that it was made for."""
 
 import json
+import os
 import struct
 from collections import namedtuple
 from pathlib import Path
@@ -20,7 +21,7 @@ class WeightsRefused(Exception):
 
 def find(model, version_dir, available_bytes=None):
     """(`model`, the directory of model.json, memory to be had) → Weights; WeightsRefused else."""
-    path = _place(Path(model), Path(version_dir))
+    path = _place(Path(os.fsdecode(model.encode())), Path(version_dir))
     if not path.exists():
         raise WeightsRefused(
             f"model.json: there is no '{path}'; the embedded vllm backend takes 'model' as a path, relative to "
@@ -30,12 +31,26 @@ def find(model, version_dir, available_bytes=None):
         path = _in_directory(path)
     is_file = path.is_file()
     context = _gguf_context(path) if is_file else _context_of_config(path)
-    size = path.stat().st_size if is_file else sum(f.stat().st_size for f in path.glob("*.bin"))
+    size = size_bytes(path)
     if available_bytes is not None and size > available_bytes:
         raise WeightsRefused(
             f"the weights in '{path}' take {size >> 20} MiB and {available_bytes >> 20} MiB of memory are available"
         )
     return Weights(path, context)
+
+
+def size_bytes(path):
+    """Of the weights in a file or directory; a Hugging Face directory that has them in two forms is read in the first."""
+    if path.is_file():
+        return path.stat().st_size
+    kinds = ([f.stat().st_size for f in path.glob(pattern)] for pattern in ("*.safetensors", "*.bin"))
+    return sum(next(filter(None, kinds), ()))
+
+
+def shown(text):
+    """A path, or a message with one, as people read it: a stub's own encoding is ASCII, and bytes beyond that are escaped
+    in its names of files."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _place(model, version_dir):
@@ -82,7 +97,7 @@ def is_hugging_face(path):
 
 def _context_of_config(path):
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = json.loads((path / "config.json").read_bytes())
         return int(config["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

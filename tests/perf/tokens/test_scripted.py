@@ -159,6 +159,37 @@ def test_what_did_not_end_well_is_a_failure(
     assert of(result).output_tokens == 16, "of those that ended well alone"
 
 
+def test_answers_shorter_than_asked_are_told(scripted: Scripted) -> None:
+    said = text_of_any(loaded(scripted.triton, {"most": 5, "gap_ms": 1}, requests=4), Closed(2))
+    assert "4 requests were answered with fewer tokens than asked for" in said and "out 5\n" in said
+    assert "fewer tokens" not in text_of_any(loaded(scripted.triton, {"gap_ms": 1}, requests=4), Closed(2))
+    # Nobody counts them: chunks may hold several.
+    uncounted = loaded(scripted.openai, {"most": 5, "usage": False, "gap_ms": 1}, requests=4)
+    assert "fewer tokens" not in text_of_any(uncounted, Closed(2))
+
+
+def test_what_a_run_cannot_show_is_said_in_its_own_words(scripted: Scripted) -> None:
+    one = text_of_any(loaded(scripted.openai, {}, requests=3, osl=Span(1, 1)), Closed(2))
+    assert "ITL         unknown: no answer had a second token, 3 chunks in all" in one
+    at_once = text_of_any(loaded(scripted.triton, {"lump": 99}, requests=3), Closed(2))
+    assert "ITL         unknown: each came at once, 24 chunks in all" in at_once
+    assert "no request was answered" not in one + at_once and "no gap" not in one + at_once
+    failed = text_of_any(
+        loaded(scripted.openai, {"done": False}, requests=3, dollars_per_hour=2.0), Closed(2)
+    )
+    assert "cost        unknown: no token came, at 2 $/hour" in failed and "None" not in failed
+
+
+def test_a_chat_that_a_model_takes_as_plain_text_is_told(scripted: Scripted, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    chat = [{"role": r, "content": r} for r in ("system", "user")]
+    prompts.write_text(json.dumps({"messages": chat}))
+    plain = text_of_any(loaded(scripted.triton, {}, file=prompts, requests=2), Closed(2))
+    assert "chats are asked as plain text, a message a line: no chat template" in plain
+    assert "plain text" not in text_of_any(loaded(scripted.openai, {}, file=prompts, requests=2), Closed(2))
+    assert "1 prompt again and again" in plain
+
+
 def test_a_late_error_of_generate_stream_is_a_failure(scripted: Scripted) -> None:
     failures = loaded(scripted.triton, {"error_after": 3}, requests=2).records.failures()
     assert failures == {"generate_stream: engine out of memory": 2}

@@ -12,8 +12,8 @@ import pytest
 from tests.perf.explicit_server import CONFIG, ExplicitServer
 from tests.perf.fake_server import running
 from tests.perf.sweep.test_sweep import arms, spec
-from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.server.process.ports import Ports
+from tritonsmith.perf.server.server import Server
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
 
 

@@ -11,7 +11,8 @@ from tritonsmith.perf.tokens.metrics import token_rate
 def bursts(at_ns: list[int]) -> RequestRecords:
     """One request, a token at each of the times."""
     n = len(at_ns)
-    header = RecordHeader("m", "http://h:1", "http", {"kind": "closed", "concurrency": 1}, ("ok",), (1,))
+    load = {"kind": "closed", "concurrency": 1}
+    header = RecordHeader("m", "http://h:1", "http", load, reasons=("ok",), batch_sizes=(1,))
     row = {"scheduled_ns": 0, "sent_ns": 0, "first_byte_ns": at_ns[0], "end_ns": at_ns[-1], "status": 0}
     row |= {"payload_index": 0, "responses": n, "last_response_ns": at_ns[-1], "longest_gap_ns": 1}
     row |= {"chunk_begin": 0, "chunk_end": n, "input_tokens": 1, "output_tokens": n}

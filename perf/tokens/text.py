@@ -35,6 +35,7 @@ _COUNTED = {
     "chunks": "chunks, each of which may hold several: the server counts none",
 }
 _SHOWN = ("p50", "p90", "p99")
+_OF_BATCHES = "              mean batch"
 
 
 def any_result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -80,7 +81,15 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     lines += step_lines(summary, "requests/s")
     lines += _length_lines(result, tokens)
     lines += _cost_lines(result, tokens)
-    return "\n".join([*lines, *seen_lines(result), *_client_lines(result, tokens)])
+    seen = [line for line in seen_lines(result) if not line.startswith(_OF_BATCHES)]
+    return "\n".join([*lines, *map(_handed_over, seen), *_client_lines(result, tokens)])
+
+
+def _handed_over(line: str) -> str:
+    """Triton's counters of a decoupled model end when its backend has taken the request: they tell of no token."""
+    if not line.startswith("  server      queue"):
+        return line
+    return line.partition(", compute")[0] + "; the engine batches, Triton does not see how"
 
 
 def cost_of_result(result: LoadTestResult, tokens: TokenSummary) -> TokenCost:

@@ -15,7 +15,7 @@ from tests.perf.tokens.conftest import Scripted
 from tritonsmith.builder.base.errors import ServerError, TrialError, TritonsmithError, UsageError
 from tritonsmith.perf.commands.load.run import run_by_tokens
 from tritonsmith.perf.data.distribution import Span
-from tritonsmith.perf.load.load_test import LoadTest
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.load.result import LoadTestResult, result_from_records
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed, Load, Open
@@ -24,6 +24,7 @@ from tritonsmith.perf.tokens.metrics import TokenSummary, summarise_tokens
 from tritonsmith.perf.tokens.prompts import PromptOptions
 from tritonsmith.perf.tokens.run import TokenOptions, run_token_test
 from tritonsmith.perf.tokens.text import text_of_any, token_result_as_dict
+from tritonsmith.perf.usage.counters import ServerCounters
 
 TOLERANCE_NS = 1e6
 EIGHT = Span(8, 8)
@@ -178,6 +179,21 @@ def test_what_a_run_cannot_show_is_said_in_its_own_words(scripted: Scripted) -> 
         loaded(scripted.openai, {"done": False}, requests=3, dollars_per_hour=2.0), Closed(2)
     )
     assert "cost        unknown: no token came, at 2 $/hour" in failed and "None" not in failed
+
+
+def test_triton_does_not_see_the_batches_of_an_engine(scripted: Scripted) -> None:
+    """Its counters of a decoupled model end when the backend has taken the request."""
+    result = loaded(scripted.triton, {"gap_ms": 1}, requests=2)
+    counters = ServerCounters(2, 0, 2, 2, 929.0, 28.0, 848.0, 1.0, 0, 0, {1: 2})
+    said = text_of_any(replace(result, server=counters), Closed(2))
+    assert "  server      queue 929 µs; the engine batches, Triton does not see how" in said
+    assert "mean batch" not in said and "compute" not in said
+
+
+def test_a_language_model_that_is_not_asked_by_tokens_is_told_how(scripted: Scripted) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_load_test(scripted.triton, LoadTest("chat", Closed(1), duration_s=None, requests=1))
+    assert caught.value.code == "streaming_needed" and "--tokens" in str(caught.value.fix)
 
 
 def test_a_chat_that_a_model_takes_as_plain_text_is_told(scripted: Scripted, tmp_path: Path) -> None:

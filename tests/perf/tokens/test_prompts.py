@@ -158,3 +158,41 @@ def test_a_file_that_is_no_tokenizer_is_one_error(tmp_path: Path, data: bytes) -
     with pytest.raises(UsageError) as caught:
         tokenizer_from_file(path)
     assert caught.value.code == "bad_tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        # What SmolLM2's, Qwen2.5's and Llama 3's tokenizer.json cut it into; GPT-2's.
+        ("smollm", "I|'|LL|Ġpay|Ġ|1|2|3|4|5|.|ĊĊĠ|Ġok"),
+        ("qwen2", "I|'LL|Ġpay|Ġ|1|2|3|4|5|.ĊĊ|Ġ|Ġok"),
+        ("llama-bpe", "I|'LL|Ġpay|Ġ|123|45|.ĊĊ|Ġ|Ġok"),
+        ("gpt-2", "I|'|LL|Ġpay|Ġ12345|.|ĊĊĠ|Ġok"),
+    ],
+)
+def test_a_gguf_files_words_are_cut_as_its_model_cuts_them(tmp_path: Path, pre: str, words: str) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    # Every word a token, so that the tokens tell how the text was cut.
+    parts = list(dict.fromkeys(words.split("|")))
+    letters = list(dict.fromkeys("".join(parts)))
+    made: list[str] = []
+    merges: list[str] = []
+    for part in parts:
+        for end in range(2, len(part) + 1):
+            made.append(part[:end])
+            merges.append(f"{part[: end - 1]} {part[end - 1]}")
+    writer.add_token_list(list(dict.fromkeys([*letters, *made])))
+    writer.add_token_merges(list(dict.fromkeys(merges)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    read = tokenizer_from_file(tmp_path / "m.gguf")
+    text = "I'LL pay 12345.\n\n  ok"
+    assert [read.decode([i]) for i in read.encode(text)] == [
+        w.replace("Ġ", " ").replace("Ċ", "\n") for w in words.split("|")
+    ]
+    assert read.decode(read.encode(text)) == text

@@ -181,6 +181,14 @@ def test_what_a_run_cannot_show_is_said_in_its_own_words(scripted: Scripted) -> 
     assert "cost        unknown: no token came, at 2 $/hour" in failed and "None" not in failed
 
 
+def test_requests_longer_than_the_measurement_are_told_from_none(scripted: Scripted) -> None:
+    test = LoadTest("chat", Closed(2), duration_s=0.3, warmup_s=0.2, timeout_s=20.0)
+    slow = TokenOptions(PromptOptions(isl=Span(4, 4), count=4), sampling={"script": {"first_ms": 900}})
+    validity = run_token_test(scripted.openai, test, slow).summary.validity
+    assert validity.reasons[0].startswith("no request began in the measurement")
+    assert "several times what a request takes" in str(validity.recommendation)
+
+
 def test_triton_does_not_see_the_batches_of_an_engine(scripted: Scripted) -> None:
     """Its counters of a decoupled model end when the backend has taken the request."""
     result = loaded(scripted.triton, {"gap_ms": 1}, requests=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError, UnexpectedError
@@ -35,10 +36,10 @@ def failure_of(error: Exception, model: str) -> TritonsmithError:
     )
 
 
-def file_of(error: OSError) -> str | bytes | None:
+def file_of(error: OSError) -> str | None:
     """The file that the disk's error is about: of a copy, which names both, the one that was being written."""
-    file: str | bytes | None = error.filename2 or error.filename
-    return file
+    file = error.filename2 or error.filename
+    return os.fsdecode(file) if isinstance(file, str | bytes) else None
 
 
 def is_full(error: Exception) -> bool:

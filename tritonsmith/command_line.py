@@ -39,7 +39,7 @@ from typing import Any
 import typer
 
 from tritonsmith.builder.base.errors import ToolError, TritonsmithError
-from tritonsmith.builder.base.processes.failure import DISK_FIXES
+from tritonsmith.builder.base.processes.failure import DISK_FIXES, file_of
 from tritonsmith.builder.base.text.console import detail, emit_json, tell_error
 from tritonsmith.builder.commands import cli as builder_cli
 from tritonsmith.builder.commands.failures import show_error
@@ -164,7 +164,7 @@ def _run(arguments: list[str]) -> int:
         if fix is None:
             raise
         tell_error(
-            f"error[disk]: {error.strerror}: {error.filename}\n  fix:   {fix}, then run the same command again"
+            f"error[disk]: {error.strerror}: {file_of(error)}\n  fix:   {fix}, then run the same command again"
         )
         return 1
 

@@ -10,6 +10,7 @@ from tritonsmith.builder.actions.action import place_error
 from tritonsmith.builder.actions.export.sources.callable_check import check_callable
 from tritonsmith.builder.base.errors import SpecError, did_you_mean
 from tritonsmith.builder.base.files.package_files import source_path
+from tritonsmith.builder.base.files.untrusted import broken_link
 from tritonsmith.builder.base.rows import function_of
 from tritonsmith.builder.lint.read.files import exists, is_dir, is_file
 from tritonsmith.builder.model_config.ensemble import check_steps
@@ -90,12 +91,13 @@ def _check_named(spec: RepositorySpec, model: ModelSpec, reference: str, keys: t
             seen=_kind(path),
         )
     if not is_there:
-        beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else ()
+        found = path.parent.glob(f"*{path.suffix}") if path.parent.is_dir() else ()
+        beside = sorted(p.name for p in found if exists(p))
         raise SpecError(
             f"{model.name}: there is no {wanted} {reference!r}",
             code="source_missing",
             where=where,
-            seen=path,
+            seen=broken_link(path) or path,
             valid=beside[:10],
             fix=did_you_mean(path.name, beside),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tritonsmith.builder.actions.batch_rows import RowsReport
 from tritonsmith.builder.base.errors import TritonsmithError, UsageError, Where, nearest
-from tritonsmith.builder.base.files.untrusted import fault_of_model_name
+from tritonsmith.builder.base.files.untrusted import broken_link, fault_of_model_name
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.processes.run_policy import current_policy, run_under
 from tritonsmith.builder.base.processes.warm import WarmWorkers
@@ -170,12 +170,13 @@ def _elsewhere(origin: str, root: Path, asked: Asked) -> tuple[str, Callable[[],
         name = asked.name or origin.rpartition("/")[2]
         return origin, lambda: ((drafted(name, "transformers", origin, None, root, asked),), [])
     path = Path(origin)
-    beside = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else ()
+    beside = sorted(p.name for p in path.parent.iterdir() if p.exists())[:8] if path.parent.is_dir() else ()
     near = nearest(path.name, beside)
     raise UsageError(
         f"there is no {path}",
         code="no_such_path",
         where=Where(path),
+        seen=broken_link(path),
         valid=beside,
         fix=f"did you mean {path.parent / near}?" if near else "of a torch model, module:callable",
     )

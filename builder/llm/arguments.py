@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from tritonsmith.builder.base.errors import nearest
 Backend = Literal["vllm", "tensorrtllm"]
 
 TABLES = Path(__file__).with_name("tables")
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 ENGINES: Mapping[Backend, str] = {"vllm": "vLLM", "tensorrtllm": "TensorRT-LLM"}
 """What people call the engine behind a backend."""
 
@@ -30,6 +32,7 @@ class EngineArgument:
     first, last: versions of the engine that have it, of those in the tables.
     source:      where the newest of them is told.
     description: one line; empty where the name says all.
+    bounds:      of numbers, `above 0, at most 1`; empty where any will do.
     """
 
     name: str
@@ -41,11 +44,19 @@ class EngineArgument:
     last: str
     source: str
     description: str = ""
+    bounds: str = ""
 
     @property
     def type(self) -> str:
         """`int`, `list or str`."""
         return " or ".join(self.types)
+
+    def is_within(self, value: Any) -> bool:
+        """Whether a number is within the bounds; what is none, and a truth value, is."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return True
+        limits = (bound.rpartition(" ") for bound in self.bounds.split(", ") if bound)
+        return all(_COMPARISONS[words](value, float(limit)) for words, _, limit in limits)
 
 
 def arguments(backend: Backend, release: str | None = None) -> Mapping[str, EngineArgument]:
@@ -123,6 +134,7 @@ def _argument(backend: Backend, row: Mapping[str, str]) -> EngineArgument:
         last=spans[-1]["last"],
         source=_versions(backend)[row["last"]],
         description=_descriptions().get((backend, row["name"]), ""),
+        bounds=_bounds().get(row["name"], "") if backend == "vllm" else "",
     )
 
 
@@ -154,6 +166,11 @@ def _releases() -> Mapping[str, Mapping[str, str]]:
 @lru_cache(maxsize=1)
 def _descriptions() -> Mapping[tuple[str, str], str]:
     return {(row["backend"], row["name"]): row["description"] for row in _rows("descriptions.csv")}
+
+
+@lru_cache(maxsize=1)
+def _bounds() -> Mapping[str, str]:
+    return {row["name"]: row["bounds"] for row in _rows("bounds.csv")}
 
 
 @lru_cache(maxsize=2)

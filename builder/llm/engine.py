@@ -82,9 +82,13 @@ def _fault_of_value(argument: EngineArgument, value: Any) -> EngineFault | None:
         told = unknown(value, words)
         message = f"engine.{name}: {value!r} is none of its values"
         return EngineFault(name, message, "wrong_value", repr(value), tuple(told["valid"]), told["fix"])
-    if any(_is(value, kind) for kind in argument.types):
-        return None
-    return EngineFault(name, f"engine.{name} must be {argument.type}", "wrong_type", seen)
+    if not any(_is(value, kind) for kind in argument.types):
+        return EngineFault(name, f"engine.{name} must be {argument.type}", "wrong_type", seen)
+    if not argument.is_within(value):
+        return EngineFault(
+            name, f"engine.{name} must be {argument.bounds}", "wrong_value", repr(value), (argument.bounds,)
+        )
+    return None
 
 
 def _is(value: Any, kind: str) -> bool:

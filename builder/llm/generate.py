@@ -38,6 +38,8 @@ _READ: Mapping[Backend, tuple[str, ...]] = {
     ),
 }
 _CLASS = "AsyncEngineArgs"
+_NESTED = "SpeculativeConfig"
+"""Whose fields of the same names are inside one argument."""
 _SUFFIXES = (".py", ".yaml")
 
 
@@ -46,6 +48,8 @@ def main(backend: Backend, paths: Sequence[Path]) -> None:
     versions = {_version(path): path for path in paths}
     tables = {version: _fields(backend, path) for version, path in versions.items()}
     _write(TABLES / f"{backend}.csv", _rows(tables))
+    if backend == "vllm":
+        _write(TABLES / "bounds.csv", _bounds(versions, tables))
     with (TABLES / "versions.csv").open(newline="", encoding="utf-8") as file:
         others = [row for row in csv.DictReader(file) if row["backend"] != backend]
     sources = [
@@ -60,6 +64,19 @@ def _fields(backend: Backend, path: Path) -> dict[str, Field]:
     if backend == "vllm":
         return Sources(texts).fields(_CLASS)
     return {name: field for text in texts for name, field in listed_fields(yaml.safe_load(text)).items()}
+
+
+def _bounds(versions: Mapping[str, Path], tables: Mapping[str, Mapping[str, Field]]) -> list[dict[str, str]]:
+    """What numbers an argument takes, as the newest version says that bounds it: earlier ones do not say, or the same."""
+    found: dict[str, dict[str, str]] = {}
+    for version, path in reversed(list(versions.items())):
+        texts = [text for name, text in _texts(path) if _is_read(name, _READ["vllm"])]
+        for name, bounds in Sources(texts).bounds(besides=_NESTED).items():
+            if name in tables[version]:
+                found.setdefault(
+                    name, {"name": name, "bounds": bounds, "source": f"{path.name}: vllm/config"}
+                )
+    return [found[name] for name in sorted(found)]
 
 
 def _rows(tables: Mapping[str, Mapping[str, Field]]) -> list[dict[str, str]]:

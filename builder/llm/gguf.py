@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritonsmith.builder.base.files.untrusted import open_regular
+
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 # Number of a type of value → how struct reads it.
@@ -49,7 +51,7 @@ class Gguf:
 
 def read_gguf(path: Path) -> Gguf:
     """GgufProblem where the file is none, or ends before its weights do; OSError where it cannot be read."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(4) != _MAGIC:
             raise GgufProblem("it does not begin with `GGUF`")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -17,6 +17,7 @@ _JSON_TYPES = {
 }  # fmt: skip
 _NO_JSON = frozenset({"Type", "type", "Callable", "dtype", "device"})
 _WRAPPERS = frozenset({"Annotated", "SkipValidation", "ClassVar", "Final"})
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _UNION = frozenset({"Union", "Optional"})
 
 
@@ -57,6 +58,18 @@ class Sources:
                 ):
                     self.names[node.target.id] = node.value
             self.options |= dict(_options(tree))
+
+    def bounds(self, besides: str) -> dict[str, str]:
+        """Field → `above 0, at most 1`, of what pydantic's Field(gt=0, le=1) says in any class but one of that name."""
+        found: dict[str, str] = {}
+        for name, node in self.classes.items():
+            for field in node.body if name != besides else ():
+                if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
+                    said = {k.arg: ast.unparse(k.value) for k in field.value.keywords if k.arg in _BOUNDS}
+                    if said and isinstance(field.target, ast.Name):
+                        words = (f"{_BOUNDS[key]} {limit}" for key, limit in said.items())
+                        found[field.target.id] = ", ".join(words)
+        return found
 
     def fields(self, class_name: str) -> dict[str, Field]:
         """Fields of a class and its bases by name, private ones left out."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import SpecError, did_you_mean, unknown
-from tritonsmith.builder.base.files.untrusted import read_bounded
+from tritonsmith.builder.base.files.untrusted import broken_link, read_bounded
 from tritonsmith.builder.llm.gguf import GgufProblem, read_gguf
 
 # `general.architecture` of the language models that vLLM's GGUF loader takes. Source: transformers 5.24,
@@ -239,11 +239,11 @@ def refuse_links_elsewhere(path: Path, names: list[str]) -> None:
 
 def missing(reference: str, path: Path) -> SpecError:
     """The error of a reference that is neither there nor a name."""
-    beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    beside = sorted(p.name for p in path.parent.iterdir() if p.exists()) if path.parent.is_dir() else []
     return SpecError(
         f"there is no file or directory {reference!r}",
         code="source_missing",
-        seen=path,
+        seen=broken_link(path) or path,
         valid=[name for name in beside if not name.startswith(".")][:10],
         fix=did_you_mean(path.name, beside),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.accuracy.samples import SampleSet
 from tritonsmith.builder.base.errors import BuildError, GateError, TritonsmithError
+from tritonsmith.builder.base.processes.failure import file_of
 from tritonsmith.builder.base.text.console import note
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.builder.build.context import BuildOptions, reference_samples_path
@@ -337,7 +338,7 @@ def _drop_surplus(
 
 def _disk(error: OSError) -> BuildError:
     return BuildError(
-        f"cannot write: {error.strerror or error}: {error.filename}",
+        f"cannot write: {error.strerror or error}: {file_of(error)}",
         code="disk",
         fix="free space or permissions, then publish again; what was served before still is",
     )

@@ -60,6 +60,7 @@ def init(
     Examples: tritonsmith init net:load --preset image
               tritonsmith init detector.onnx scorer.pt2 fraud.ubj
               tritonsmith init risk.pkl --trust
+              tritonsmith init chat.Q4_K_M.gguf
               tritonsmith init ./minilm --preset text
               tritonsmith init /models --output models.yaml
               tritonsmith init http://localhost:8000

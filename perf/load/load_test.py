@@ -253,12 +253,16 @@ def check_options(test: LoadTest) -> None:
         )
 
 
+def _takes_text(model: ModelInterface) -> bool:
+    return any(spec.name == "text_input" for spec in model.inputs)
+
+
 def _check_model(model: ModelInterface, test: LoadTest) -> None:
     if model.decoupled and not test.streaming:
         raise UsageError(
             f"`{model.name}` is decoupled: a request may get any number of responses",
             code="streaming_needed",
-            fix="--streaming",
+            fix="--tokens, which loads a language model by tokens" if _takes_text(model) else "--streaming",
         )
     vague = [spec.name for spec in model.inputs if spec.wire_shape.count(-1) > 1]
     if vague and test.streaming and test.asks_over == "http":

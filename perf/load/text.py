@@ -12,6 +12,8 @@ from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.stats import Estimate, Summary, Validity
 from tritonsmith.perf.wire.target import UNKNOWN_CALLER
 
+_MOST_REASONS = 8
+
 
 def result_as_dict(result: LoadTestResult) -> dict[str, Any]:
     """JSON form; `failures` counts the warm-up's too, `summary` is of the measurement alone."""
@@ -65,7 +67,11 @@ def verdict_lines(result: LoadTestResult, load: Load) -> list[str]:
         early = failed - sum(summary.failures.values())
         where = f", {early:,} of them in the warm-up" if early else ""
         lines.append(f"  FAILED      {failed:,} of {len(result.records):,} requests{where}")
-        lines += [f"              {count:,} × {reason}" for reason, count in failures.items()]
+        kinds = list(failures.items())
+        lines += [f"              {count:,} × {reason}" for reason, count in kinds[:_MOST_REASONS]]
+        if others := kinds[_MOST_REASONS:]:
+            requests = sum(count for _, count in others)
+            lines.append(f"              {requests:,} × {len(others):,} other reasons; --format json has all")
         if any(reason.startswith(UNKNOWN_CALLER) for reason in failures):
             lines.append(f"  give        {SIGN_IN}")
     lines += [f"  STUB DIED   {sentence}" for sentence in result.died]
@@ -194,7 +200,8 @@ def _resource_lines(result: LoadTestResult) -> list[str]:
         if process.pss_bytes is not None:
             memory = f"{process.pss_bytes / 2**20:,.0f} MiB (PSS; {memory})"
         lines = [
-            f"  used        {process.cpu_cores:.2f} CPU cores, {memory}, {process.processes} processes of the server"
+            f"  used        {process.cpu_cores:.2f} CPU cores, {memory}, "
+            f"{process.processes} process{'es' if process.processes > 1 else ''} of the server"
         ]
     if not use.gpus:
         return [*lines, f"              GPU unknown: {use.why_no_gpu}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -232,10 +233,25 @@ class RequestRecords:
         return self.select(self.scheduled_ns >= self.header.measure_start_ns)
 
     def failures(self) -> dict[str, int]:
-        """Reason → number of rows, most frequent first; empty when nothing failed."""
+        """Reason → number of rows, most frequent first; empty when nothing failed. Reasons that differ in numbers alone
+        are one: `prompt (length …) is longer than 512`."""
         counts = np.bincount(self.status, minlength=len(self.header.reasons))
         found = {self.header.reasons[i]: int(counts[i]) for i in np.argsort(-counts) if i != OK}
-        return {reason: count for reason, count in found.items() if count}
+        return _by_kind({reason: count for reason, count in found.items() if count})
+
+
+def _by_kind(counts: Mapping[str, int]) -> dict[str, int]:
+    """What stands before a first colon (a status, a protocol) tells kinds apart, its numbers too."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for reason in counts:
+        head, colon, rest = reason.partition(": ")
+        alike.setdefault((head, re.sub(r"\d+", "0", rest)) if colon else (reason, ""), []).append(reason)
+    kinds: dict[str, int] = {}
+    for (head, _), reasons in alike.items():
+        parts = zip(*(re.split(r"(\d+)", reason[len(head) :]) for reason in reasons), strict=True)
+        told = head + "".join(part[0] if len(set(part)) == 1 else "…" for part in parts)
+        kinds[told] = kinds.get(told, 0) + sum(counts[reason] for reason in reasons)
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
 
 
 def records_from_columns(header: RecordHeader, columns: Mapping[str, Any]) -> RequestRecords:

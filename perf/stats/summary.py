@@ -159,6 +159,7 @@ def summarise(records: RequestRecords, level: float = 0.95) -> Summary:
         queue_growth=queue_growth(records, begin_ns, stop_ns),
         concurrency=int(header.load.get("concurrency") or 0),
         mean_in_flight=mean_in_flight(records, begin_ns),
+        begun_before=int(((records.scheduled_ns < begin_ns) & (records.end_ns > begin_ns)).sum()),
         left_out_s=(begin_ns - (header.measure_start_ns or header.start_ns)) / 1e9,
         modes=find_modes(latencies),
         stalls=find_stalls(kept.scheduled_ns[order], kept.end_ns[order], kept.payload_index[order]),

@@ -89,6 +89,8 @@ class Evidence:
     concurrency: int = 0
     """Of a closed loop; of it also how many were in flight on average."""
     mean_in_flight: float | None = None
+    begun_before: int = 0
+    """Requests that were in flight when the measurement began."""
     left_out_s: float = 0.0
     """The start of the measurement that the data say was still settling."""
     modes: tuple[Mode, ...] = ()
@@ -132,6 +134,10 @@ def judge(evidence: Evidence) -> Validity:
 
 def _nothing_answered(e: Evidence) -> Iterator[Complaint]:
     if e.answered:
+        return
+    if not e.requests and e.begun_before:
+        why = "no request began in the measurement: those before it took longer than all of it"
+        yield Complaint(ValidityLevel.TOO_SHORT, why, "measure for several times what a request takes")
         return
     if not e.requests:
         yield Complaint(ValidityLevel.TOO_SHORT, "no request was sent", "measure longer: none was due")

@@ -139,7 +139,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         data = read_bounded(path, _LIMIT_BYTES)
     except (OSError, ValueError) as error:
-        raise UsageError(f"prompts cannot be read: {error}", code="bad_prompts", where=Where(path)) from None
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise UsageError(f"prompts cannot be read: {why}", code="bad_prompts", where=Where(path)) from None
     if data.lstrip()[:1] == b"[":
         value = _parsed(data, path, None)
         yield from enumerate(value, 1)

@@ -160,11 +160,16 @@ def token_rate(records: RequestRecords, begin_ns: int, stop_ns: int, level: floa
     total = float(tokens[inside].sum())
     bins = min(_TIME_BINS, int(inside.sum()) // _CHUNKS_A_BIN)
     if bins < 8:
-        return Estimate(total / seconds, None, f"only {int(inside.sum())} chunks in {seconds:.2f} s")
+        told = "only 1 chunk" if inside.sum() == 1 else f"only {int(inside.sum())} chunks"
+        return Estimate(total / seconds, None, f"{told} in {seconds:.2f} s")
     counts, _ = np.histogram(
         at_ns[inside] - begin_ns, bins, range=(0, stop_ns - begin_ns), weights=tokens[inside]
     )
-    return mean_estimate(counts * bins / seconds, level)
+    estimate = mean_estimate(counts * bins / seconds, level)
+    if estimate.interval is None:
+        return estimate
+    # Few bins that differ much say less than nothing at the lower end.
+    return replace(estimate, interval=replace(estimate.interval, low=max(0.0, estimate.interval.low)))
 
 
 def cost_of(

@@ -99,12 +99,14 @@ def made_up(options: PromptOptions, tokenizer: Tokenizer | None) -> list[Prompt]
     isl, osl = options.isl or DEFAULT_ISL, options.osl or DEFAULT_OSL
     check_length("--isl", isl)
     check_length("--osl", osl)
+    _check_prefix(options.shared_prefix, isl)
     shared = text_of_length(options.shared_prefix, np.random.default_rng([options.seed, 8]), tokenizer)
+    blank = " " if shared else ""
     prompts = []
     for _ in range(options.count):
         turns = options.turns.draw(rng) if options.sessions else 1
         own = max(1, isl.draw(rng) - options.shared_prefix)
-        first = " ".join(filter(None, (shared, text_of_length(own, rng, tokenizer))))
+        first = shared + text_of_length(own, rng, tokenizer, blank)
         later = tuple(text_of_length(isl.draw(rng), rng, tokenizer) for _ in range(turns - 1))
         prompts.append(Prompt(user(first), later, osl.draw(rng), exactly=True))
     return prompts
@@ -117,27 +119,44 @@ def check_length(flag: str, length: Distribution) -> None:
         raise UsageError("a length is at least one token", code="bad_length", seen=f"{flag} {least:g}")
 
 
-def text_of_length(tokens: int, rng: np.random.Generator, tokenizer: Tokenizer | None) -> str:
+def _check_prefix(prefix: int, isl: Distribution) -> None:
+    """UsageError when prompts would be longer than asked for, to have a word of their own."""
+    shortest = isl.mean if isinstance(isl, Normal) else isl.low
+    if prefix and prefix >= shortest:
+        raise UsageError(
+            "the shared prefix leaves the prompts no token of their own",
+            code="bad_length",
+            seen=f"--shared-prefix {prefix} of --isl {shortest:g}",
+            fix=f"--isl {prefix + 64}, which counts the prefix in",
+        )
+
+
+def text_of_length(tokens: int, rng: np.random.Generator, tokenizer: Tokenizer | None, lead: str = "") -> str:
     """Random words of so many tokens: exactly by the tokenizer (but for what its model joins at the edges), else a word
-    each."""
+    each. lead: the blank between a text before it and this one, which counts with it."""
     if tokens <= 0:
         return ""
-    words = [_WORDS[i] for i in rng.integers(0, len(_WORDS), tokens)]
+    text = lead + " ".join(_WORDS[i] for i in rng.integers(0, len(_WORDS), tokens))
     if tokenizer is None:
-        return " ".join(words)
-    ids = tokenizer.encode(" ".join(words))
-    while len(ids) < tokens:  # each word has one at least, but blanks may be joined
-        ids += tokenizer.encode(" " + _WORDS[int(rng.integers(0, len(_WORDS)))])
-    text = tokenizer.decode(ids[:tokens])
+        return text
+    text = cut_to(tokens, text, tokenizer)
     for _ in range(_FEW_TRIES):  # what was cut may be read as other tokens
         missing = tokens - tokenizer.count(text)
         if missing == 0:
             break
         if missing < 0:
-            text = tokenizer.decode(tokenizer.encode(text)[:tokens])
+            text = cut_to(tokens, text, tokenizer)
         else:
             text += "".join(" " + _WORDS[i] for i in rng.integers(0, len(_WORDS), missing))
-    return text
+    return text if text.startswith(lead) else lead + text  # some decoders drop the first blank
+
+
+def cut_to(tokens: int, text: str, tokenizer: Tokenizer | None) -> str:
+    """The text's first tokens; without a tokenizer its first words."""
+    if tokenizer is not None:
+        return tokenizer.decode(tokenizer.encode(text)[:tokens])
+    lead = " " if text.startswith(" ") else ""
+    return lead + " ".join(text.split()[:tokens])
 
 
 class TraceText:
@@ -145,20 +164,25 @@ class TraceText:
 
     def __init__(self, seed: int, tokenizer: Tokenizer | None) -> None:
         self._seed, self._tokenizer = seed, tokenizer
-        self._blocks: dict[int, str] = {}
+        self._blocks: dict[tuple[int, str], str] = {}
         self._bytes = 0
 
     def of(self, row: int, tokens: int, hash_ids: Sequence[int]) -> str:
-        """The request's in the trace's `row`; UsageError when all of it is more than memory should hold."""
-        blocks = [self._block(number) for number in hash_ids]
+        """The request's in the trace's `row`; ValueError when it has more blocks than tokens fill, UsageError when all of
+        it is more than memory should hold."""
+        blocks = [self._block(number, " " if place else "") for place, number in enumerate(hash_ids)]
         last = tokens - TRACE_BLOCK_TOKENS * (len(blocks) - 1)
-        if blocks and 0 < last < TRACE_BLOCK_TOKENS:  # the last block is not full
-            blocks[-1] = " ".join(blocks[-1].split(" ")[:last])
+        if blocks and last <= 0:
+            raise ValueError(
+                f"{len(blocks)} hash_ids are as many blocks of {TRACE_BLOCK_TOKENS} tokens, and input_length is {tokens}"
+            )
+        if blocks and last < TRACE_BLOCK_TOKENS:  # the last block is not full
+            blocks[-1] = cut_to(last, blocks[-1], self._tokenizer)
         missing = tokens - TRACE_BLOCK_TOKENS * len(blocks)
         if missing > 0:
             own = np.random.default_rng([self._seed, 10, row])
-            blocks.append(text_of_length(missing, own, self._tokenizer))
-        text = " ".join(blocks)
+            blocks.append(text_of_length(missing, own, self._tokenizer, " " if blocks else ""))
+        text = "".join(blocks)
         self._bytes += len(text)
         if self._bytes > _MOST_BYTES:
             raise UsageError(
@@ -168,8 +192,8 @@ class TraceText:
             )
         return text
 
-    def _block(self, number: int) -> str:
-        if number not in self._blocks:
+    def _block(self, number: int, lead: str) -> str:
+        if (number, lead) not in self._blocks:
             rng = np.random.default_rng([self._seed, 9, number])
-            self._blocks[number] = text_of_length(TRACE_BLOCK_TOKENS, rng, self._tokenizer)
-        return self._blocks[number]
+            self._blocks[number, lead] = text_of_length(TRACE_BLOCK_TOKENS, rng, self._tokenizer, lead)
+        return self._blocks[number, lead]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tritonsmith.builder.base.errors import UsageError
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.perf.load.counting import Counting
@@ -91,10 +93,14 @@ def run_token_test(
     sessions = PromptSessions(tuple(prompts), asked.make) if options.sessions else None
     environment = {**environment_of(asked.about), "prompts": digest_of_value([repr(p) for p in prompts])}
     told = _told(prompts, tokens, tokenizer)
+    told["plain_chats"] = not openai.is_openai(url) and any(
+        len(p.messages) + len(p.later) > 1 for p in prompts
+    )
 
     def complete(records: RequestRecords) -> RequestRecords:
         counted = with_counts(records, None if tokenizer is None else tokenizer.count)
-        observed = {**counted.header.observed, "tokens": told}
+        about = {**told, "shorter": _shorter(records, prompts)}
+        observed = {**counted.header.observed, "tokens": about}
         return replace(counted, header=replace(counted.header, observed=observed))
 
     return measured(
@@ -128,6 +134,15 @@ def _told(prompts: list[Prompt], tokens: TokenOptions, tokenizer: Tokenizer | No
         "approximate_lengths": by_length and tokenizer is None,
         "dollars_per_hour": tokens.dollars_per_hour,
     }
+
+
+def _shorter(records: RequestRecords, prompts: list[Prompt]) -> int:
+    """Answers that the server, which counts them, ended before the length that was asked for exactly."""
+    if records.output_tokens is None:
+        return 0
+    asked = np.array([prompt.output_tokens if prompt.exactly else 0 for prompt in prompts], dtype=np.int64)
+    told = np.asarray(records.output_tokens)
+    return int((records.ok & (told >= 0) & (told < asked[records.payload_index])).sum())
 
 
 def _check_sampling(sampling: Mapping[str, Any]) -> None:

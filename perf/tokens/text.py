@@ -35,6 +35,7 @@ _COUNTED = {
     "chunks": "chunks, each of which may hold several: the server counts none",
 }
 _SHOWN = ("p50", "p90", "p99")
+_OF_BATCHES = "              mean batch"
 
 
 def any_result_as_dict(result: LoadTestResult) -> dict[str, Any]:
@@ -64,16 +65,15 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     lines = verdict_lines(result, load)
     lines.append(f"  tokens      {number(tokens.output_tokens_per_s, 1.0, 'output tokens/s')}")
     if summary.answered:
-        lines.append(f"              {_number(tokens.per_user_per_s['p50'], 1.0, 'a user')}, p50")
+        lines += [f"              {_number(tokens.per_user_per_s['p50'], 1.0, 'a user')}, p50"] * _has_itl(
+            tokens
+        )
     if tokens.input_tokens_per_s is not None:
         lines.append(f"              {number(Estimate(tokens.input_tokens_per_s), 1.0, 'input tokens/s')}")
     lines.append(f"  requests    {number(summary.throughput_per_s, 1.0, 'requests/s')}")
     if summary.answered:
         lines += _times("TTFT", tokens.ttft_ns)
-        lines += _times("ITL", tokens.itl_ns)
-        lines.append("              (end-to-end - TTFT) / (tokens - 1) of each request; TPOT")
-        lines += _times("gaps", tokens.chunk_gap_ns)
-        lines.append(f"              {_gap_words(tokens)}")
+        lines += _between_lines(tokens)
         lines += _times("end-to-end", tokens.e2e_ns)
     else:
         lines.append("  TTFT        unknown: no request was answered")
@@ -81,7 +81,15 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     lines += step_lines(summary, "requests/s")
     lines += _length_lines(result, tokens)
     lines += _cost_lines(result, tokens)
-    return "\n".join([*lines, *seen_lines(result), *_client_lines(result, tokens)])
+    seen = [line for line in seen_lines(result) if not line.startswith(_OF_BATCHES)]
+    return "\n".join([*lines, *map(_handed_over, seen), *_client_lines(result, tokens)])
+
+
+def _handed_over(line: str) -> str:
+    """Triton's counters of a decoupled model end when its backend has taken the request: they tell of no token."""
+    if not line.startswith("  server      queue"):
+        return line
+    return line.partition(", compute")[0] + "; the engine batches, Triton does not see how"
 
 
 def cost_of_result(result: LoadTestResult, tokens: TokenSummary) -> TokenCost:
@@ -111,6 +119,25 @@ def _times(label: str, series: Mapping[str, Estimate]) -> list[str]:
         lines.append(f"  {label:<12}{name:<5} {_number(series[name], 1e-6, 'ms')}")
         label = ""
     return lines
+
+
+def _has_itl(tokens: TokenSummary) -> bool:
+    """Whether any answer came in pieces that lie apart in time."""
+    return tokens.per_user_per_s["p50"].value is not None
+
+
+def _between_lines(tokens: TokenSummary) -> list[str]:
+    if not _has_itl(tokens):
+        why = (
+            "no answer had a second token" if tokens.output_lengths.get("max", 0) < 2 else "each came at once"
+        )
+        return [f"  ITL         unknown: {why}, {tokens.chunks:,} chunks in all"]
+    return [
+        *_times("ITL", tokens.itl_ns),
+        "              (end-to-end - TTFT) / (tokens - 1) of each request; TPOT",
+        *_times("gaps", tokens.chunk_gap_ns),
+        f"              {_gap_words(tokens)}",
+    ]
 
 
 def _number(estimate: Estimate, scale: float, unit: str) -> str:
@@ -149,13 +176,23 @@ def _length_lines(result: LoadTestResult, tokens: TokenSummary) -> list[str]:
     )
     lines += [f"              output tokens: {counted}"] if counted else []
     if tokens.without_text:
-        lines.append(f"              {tokens.without_text:,} requests were answered without a text")
+        lines.append(f"              {_requests_were(tokens.without_text)} answered without a text")
+    if shorter := told.get("shorter"):
+        lines.append(f"              {_requests_were(shorter)} answered with fewer tokens than asked for:")
+        lines.append("              is the model's context too short for prompt and answer?")
+    if told.get("plain_chats"):
+        lines.append("              chats are asked as plain text, a message a line: no chat template")
     if told.get("approximate_lengths"):
         lines.append("              asked for in words: a token each, roughly; see --tokenizer")
     count, requests = told.get("prompts"), len(result.records)
     if isinstance(count, int) and 0 < count < requests and not told.get("sessions"):
-        lines.append(f"              {count:,} prompts again and again: a prefix cache may know them")
+        them = "prompt" if count == 1 else "prompts"
+        lines.append(f"              {count:,} {them} again and again: a prefix cache may know them")
     return lines
+
+
+def _requests_were(count: int) -> str:
+    return "1 request was" if count == 1 else f"{count:,} requests were"
 
 
 def _length(word: str, lengths: Mapping[str, float]) -> str:
@@ -170,7 +207,10 @@ def _cost_lines(result: LoadTestResult, tokens: TokenSummary) -> list[str]:
     cost = cost_of_result(result, tokens)
     lines = []
     if cost.dollars_per_hour is not None:
-        dollars = number(dollars_estimate(cost, tokens), 1.0, "$ per million output tokens")
+        estimate = dollars_estimate(cost, tokens)
+        if estimate.value is None:
+            return [f"  cost        unknown: no token came, at {cost.dollars_per_hour:g} $/hour"]
+        dollars = number(estimate, 1.0, "$ per million output tokens")
         lines.append(f"  cost        {dollars}, at {cost.dollars_per_hour:g} $/hour")
     if cost.tokens_per_joule is not None:
         lines.append(f"              {cost.tokens_per_joule:,.3g} output tokens a joule, idle power included")

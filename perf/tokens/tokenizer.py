@@ -16,6 +16,17 @@ _MOST = 1 << 24  # of keys, of an array's values and of a text's bytes
 _NUMBERS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
+# tokenizer.ggml.pre → what the models' own tokenizer.json have; llama.cpp, src/llama-vocab.cpp, lists them by name.
+_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_BY_KIND = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS = {
+    name: _BY_KIND.format(digits=digits)
+    for names, digits in ((("llama-bpe", "llama3", "llama-v3"), "{1,3}"), (("qwen2", "stablelm2"), ""))
+    for name in names
+}
 _CONTROL = 3  # of tokenizer.ggml.token_type: never part of a text
 
 
@@ -67,7 +78,7 @@ def tokenizer_from_file(path: Path) -> Tokenizer:
 
 
 def _from_gguf(path: Path) -> Any:
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, decoders, models
     from tokenizers import Tokenizer as Inner
 
     with open_regular(path) as file:
@@ -85,12 +96,25 @@ def _from_gguf(path: Path) -> Any:
     tokens: list[str] = known["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in known.get("tokenizer.ggml.merges", [])]
     inner = Inner(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.pre_tokenizer = _pre_tokenizer(str(known.get("tokenizer.ggml.pre", "")))
     inner.decoder = decoders.ByteLevel()
     types = known.get("tokenizer.ggml.token_type", [])
     special = [token for token, type_ in zip(tokens, types, strict=False) if type_ == _CONTROL]
     inner.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return inner
+
+
+def _pre_tokenizer(name: str) -> Any:
+    """What cuts a text into words before it is merged: the file has its name alone. GPT-2's for a name that is not here."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+    if name in _DIGITS:
+        return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    if name in _PATTERNS:
+        by_pattern = Split(Regex(_PATTERNS[name]), "isolated")
+        return Sequence([by_pattern, ByteLevel(add_prefix_space=False, use_regex=False)])
+    return ByteLevel(add_prefix_space=False)
 
 
 def _gguf_fields(file: BinaryIO, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -170,6 +170,14 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def broken_link(path: Path) -> str | None:
+    """Where a symbolic link that leads to nothing leads, in words; None for what is no link."""
+    try:
+        return f"it is a link to {str(path.readlink())!r}, which is not there"
+    except OSError:
+        return None
+
+
 def read_bounded(path: Path, limit_bytes: int = MAX_JSON_BYTES) -> bytes:
     """A regular file's content; ValueError above the limit, OSError when it cannot be read."""
     with open_regular(path) as file:

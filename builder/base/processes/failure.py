@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError, UnexpectedError
@@ -25,7 +26,7 @@ def failure_of(error: Exception, model: str) -> TritonsmithError:
     if isinstance(error, TritonsmithError):
         return error
     if isinstance(error, OSError) and error.errno in (*DISK_FIXES, *_CHANGED):
-        told = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
+        told = f"{error.strerror}: {file_of(error)}" if error.filename else f"{error.strerror}"
         fix = DISK_FIXES.get(error.errno, "let its files be while it is built")
         return BuildError(f"{model}: {told}", code="disk", fix=f"{fix}, then run the same command again")
     return UnexpectedError(
@@ -34,6 +35,12 @@ def failure_of(error: Exception, model: str) -> TritonsmithError:
         fix="a bug of tritonsmith or of what it calls: report it with the traceback at the end",
         traceback="".join(traceback.format_exception(error)),
     )
+
+
+def file_of(error: OSError) -> str | None:
+    """The file that the disk's error is about: of a copy, which names both, the one that was being written."""
+    file = error.filename2 or error.filename
+    return os.fsdecode(file) if isinstance(file, str | bytes) else None
 
 
 def is_full(error: Exception) -> bool:

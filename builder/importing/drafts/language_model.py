@@ -8,7 +8,7 @@ from tritonsmith.builder.base.text.quantities import text_of_bytes
 from tritonsmith.builder.importing.imported import ImportedModel
 from tritonsmith.builder.llm.weights import is_language_model, json_of, read_weights
 
-_BEGINNING = "engine: {max_model_len: 4096, max_num_seqs: 32} bounds what the cache takes"
+_SOME_TOKENS = 4096
 
 
 def is_fetched_decoder(name: str) -> bool:
@@ -26,7 +26,7 @@ def language_model(name: str, reference: str, path: Path | None) -> ImportedMode
     """reference: as the spec has it; path: None of a model of the hub. SpecError for what no engine reads."""
     if path is None:
         return ImportedModel(
-            name, {"llm": reference}, {"backend": "vllm"}, {}, ("fetched by the server", _BEGINNING)
+            name, {"llm": reference}, {"backend": "vllm"}, {}, ("fetched by the server", _bounds(None))
         )
     weights = read_weights(path)
     said = [weights.architecture, text_of_bytes(weights.weight_bytes)]
@@ -34,4 +34,10 @@ def language_model(name: str, reference: str, path: Path | None) -> ImportedMode
         said.append(f"at most {weights.positions} tokens")
     if not weights.chat_template:
         said.append("no chat template")
-    return ImportedModel(name, {"llm": reference}, {"backend": "vllm"}, {}, (", ".join(said), _BEGINNING))
+    told = (", ".join(said), _bounds(weights.positions))
+    return ImportedModel(name, {"llm": reference}, {"backend": "vllm"}, {}, told)
+
+
+def _bounds(positions: int | None) -> str:
+    length = min(_SOME_TOKENS, positions or _SOME_TOKENS)
+    return f"engine: {{max_model_len: {length}, max_num_seqs: 32}} bounds what the cache takes"

@@ -18,7 +18,7 @@ from tritonsmith.perf.commands.load.options import (
     TokenFlags,
     WireFlags,
 )
-from tritonsmith.perf.data.distribution import Span, distribution_from_text
+from tritonsmith.perf.data.distribution import Distribution, Span, distribution_from_text
 from tritonsmith.perf.load.load_test import LoadTest
 from tritonsmith.perf.records.schedule import Closed
 from tritonsmith.perf.tokens.openai import is_openai
@@ -73,16 +73,24 @@ def token_test_from_flags(
         count = min(count, measurement.requests)
     prompts = PromptOptions(
         file=tokens.prompts,
-        isl=distribution_from_text(tokens.isl) if tokens.isl else None,
-        osl=distribution_from_text(tokens.osl) if tokens.osl else None,
+        isl=_lengths("--isl", tokens.isl) if tokens.isl else None,
+        osl=_lengths("--osl", tokens.osl) if tokens.osl else None,
         shared_prefix=tokens.shared_prefix,
-        turns=distribution_from_text(tokens.turns) if tokens.turns else Span(3, 3),
+        turns=_lengths("--turns", tokens.turns) if tokens.turns else Span(3, 3),
         count=count,
         sessions=tokens.sessions is not None,
         seed=measurement.seed,
     )
     more = (tokens.endpoint, tokens.tokenizer, sampling, tokens.dollars_per_hour)
     return test, TokenOptions(prompts, *more, is_load_given=is_load_given)
+
+
+def _lengths(flag: str, text: str) -> Distribution:
+    try:
+        return distribution_from_text(text)
+    except UsageError as error:
+        valid = ("512", "64..1024", "512~64")
+        raise UsageError(f"{flag}: {error.message}", code=error.code, seen=error.seen, valid=valid) from None
 
 
 def _check(

@@ -251,9 +251,13 @@ class ArmServer:
             self._make(arm)
         if self.spec.model not in self.spec.beside:
             control.unload_model(self.url, self.spec.model)
-        with ThreadPoolExecutor(2) as pool:
+        pool = ThreadPoolExecutor(2)
+        try:
             errors = pool.map(self._load_one, arms)
             return {arm.id: error for arm, error in zip(arms, errors, strict=True) if error is not None}
+        finally:
+            # After Ctrl-C nothing waits for a load, which may take minutes: the server ends, and its answer with it.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _make(self, arm: Arm) -> None:
         """The arm's scratch model, not loaded yet."""

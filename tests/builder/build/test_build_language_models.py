@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,9 @@ def test_a_pinned_name_of_the_hub_is_fetched_by_the_server(project: Path) -> Non
         ("max_num_seqs", "max-num-seqs", 5, "unknown_key", "did you mean 'max_num_seqs'?"),
         ("max_num_seqs: 32", "max_num_seqs: many", 5, "wrong_type", "must be int"),
         ("max_num_seqs: 32", "max_num_seqs: true", 5, "wrong_type", "must be int"),
+        ("max_num_seqs: 32", "max_num_seqs: 0", 5, "wrong_value", "max_num_seqs must be at least 1"),
+        ("max_model_len: 2048", "max_model_len: -5", 5, "wrong_value", "max_model_len must be at least -1"),
+        ("max_num_seqs: 32", "gpu_memory_utilization: 90", 5, "wrong_value", "must be above 0, at most 1"),
         ("max_num_seqs: 32", "model: other", 5, "from_source", "source"),
         ("max_num_seqs: 32", "dtype: bfloat61", 5, "wrong_value", "did you mean 'bfloat16'?"),
         ("max_model_len: 2048", "max_model_len: 2049", 5, "context_too_long", "up to 2048"),
@@ -242,6 +246,8 @@ def test_a_pinned_name_of_the_hub_is_fetched_by_the_server(project: Path) -> Non
         ("backend: vllm", "model_transaction_policy: {decoupled: false}", 4, "not_of_language_models", "decoupled"),
         ("backend: vllm", "input: [{name: text_input, data_type: TYPE_INT32, dims: [1]}]", 4, "dtype_mismatch", "TYPE_STRING"),
         ("./m.gguf", "./n.gguf", 3, "source_missing", "did you mean 'm.gguf'?"),
+        ("./m.gguf", "./gone.gguf", 3, "source_missing", "a link to 'elsewhere.gguf', which is not there"),
+        ("./m.gguf", "./pipe.gguf", 3, "weights_unreadable", "not a regular file"),
         ("./m.gguf", "./models.yaml", 3, "not_gguf", "does not begin"),
         ("./m.gguf", "./empty", 3, "no_model", "config.json"),
         ("llm: ./m.gguf", "onnx: m.onnx", 5, "engine_elsewhere", "source: {llm: …}"),
@@ -253,6 +259,8 @@ def test_what_cannot_be_served_is_one_error_with_its_line(
 ) -> None:
     (project / "empty").mkdir()
     (project / "m.onnx").write_bytes(b"")
+    (project / "gone.gguf").symlink_to("elsewhere.gguf")
+    os.mkfifo(project / "pipe.gguf")
     spec = SPEC.replace(given, instead, 1)
     if code == "unknown_key" and "24.10" in instead:
         spec = spec.replace("max_num_seqs: 32", "async_scheduling: true")
@@ -264,6 +272,7 @@ def test_what_cannot_be_served_is_one_error_with_its_line(
     assert error.code == code, error
     assert str(error.where) == f"{project / 'models.yaml'}:{line}"
     assert told in str(error)
+    assert "did you mean 'gone.gguf'" not in str(error), "it is the one that is not there"
 
 
 def test_weights_that_the_targets_gpus_cannot_hold_are_refused_before_anything_is_copied(

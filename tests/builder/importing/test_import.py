@@ -177,6 +177,7 @@ def test_long_values_go_on_lines_of_their_own(tmp_path: Path) -> None:
 
 BAD = [
     ("nothing there", "nowhere", 2, "no_such_path", "nowhere"),
+    ("a link to nothing", "gone.onnx", 2, "no_such_path", "a link to 'there.onnx', which is not there"),
     ("not ONNX", "text.onnx", 2, "not_onnx", "text.onnx"),
     ("a repository without models", "empty", 2, "no_models", "model repositories"),
     ("a config that is none", "broken", 1, "config_syntax", "config.pbtxt:2"),
@@ -193,6 +194,7 @@ def test_bad_origins_are_one_clear_error(
     from tritonsmith.perf.commands.init import init
 
     (tmp_path / "text.onnx").write_text("text")
+    (tmp_path / "gone.onnx").symlink_to("there.onnx")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken" / "m" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "m" / "config.pbtxt").write_text('name: "m"\nmax_batchsize: 1\n')

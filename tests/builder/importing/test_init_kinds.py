@@ -14,8 +14,9 @@ import yaml
 
 from tests.conftest import Run
 from tests.onnx_models import affine, save
-from tests.tiny_gguf import tiny_gguf
+from tests.tiny_gguf import CONTEXT_LENGTH, tiny_gguf
 from tritonsmith.builder.base.sources import source_rows
+from tritonsmith.builder.importing.drafts.language_model import language_model
 
 NET = """
 import torch
@@ -288,3 +289,8 @@ def test_another_schema_is_not_replaced_unasked(tmp_path: Path, tritonsmith: Run
     assert not (tmp_path / "models.yaml").exists()
     assert tritonsmith("init", "upper.py").returncode == 0
     assert (tmp_path / "models.schema.json").read_text() == "mine"
+
+
+def test_what_init_advises_for_a_language_model_is_within_its_context(tmp_path: Path) -> None:
+    drafted = language_model("chat", "chat.gguf", tiny_gguf(tmp_path / "chat.gguf"))
+    assert f"max_model_len: {CONTEXT_LENGTH}," in drafted.remarks[1]

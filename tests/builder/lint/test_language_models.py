@@ -118,6 +118,8 @@ def test_an_argument_that_is_gone_says_who_has_it_and_a_typo_what_is_near(tmp_pa
         ({"dtype": "bf16"}, ["error"]),
         ({"max_lora_rank": 16}, []),
         ({"max_lora_rank": 17}, ["error"]),
+        ({"max_num_seqs": 0}, ["error"]),
+        ({"max_model_len": -1}, []),
     ],
 )
 def test_a_value_is_judged_by_type_and_choices(

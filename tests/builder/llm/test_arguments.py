@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -176,3 +176,33 @@ def test_fields_are_read_from_a_list_of_parameters() -> None:
         "model": Field(("str",), False, ""),
         "kv": Field(("json",), True, "null"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        # vllm 0.33.0: vllm/config/scheduler.py, cache.py, model.py
+        ("max_num_seqs", (1, 256, True, "4"), (0, -1)),
+        ("gpu_memory_utilization", (0.1, 1, 0.92), (0, 1.01, 90, float("nan"))),
+        ("max_model_len", (-1, 8192), (-2,)),
+        ("seed", (-5, 0, 10**30), ()),
+    ],
+)
+def test_a_number_is_within_what_the_engine_says(
+    name: str, taken: tuple[Any, ...], refused: tuple[Any, ...]
+) -> None:
+    argument = arguments("vllm")[name]
+    assert all(argument.is_within(value) for value in taken)
+    assert not any(argument.is_within(value) for value in refused)
+
+
+def test_every_default_is_within_its_own_bounds() -> None:
+    known = arguments("vllm")
+    assert [name for name, argument in known.items() if not argument.is_within(argument.default)] == []
+    assert sum(bool(argument.bounds) for argument in known.values()) > 40
+    assert not any(argument.bounds for argument in arguments("tensorrtllm").values())
+
+
+def test_bounds_are_read_from_a_class_of_any_name_but_one() -> None:
+    text = "class A:\n    n: int = Field(default=1, ge=1, le=9)\nclass B:\n    n: int = Field(1, ge=5)\n    m: int = 2\n"
+    assert Sources([text]).bounds(besides="B") == {"n": "at least 1, at most 9"}

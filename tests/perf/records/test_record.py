@@ -62,6 +62,18 @@ def test_what_is_derived_from_the_columns() -> None:
     assert rows.measured().scheduled_ns.tolist() == [20, 30, 40, 50]
 
 
+def test_failures_that_differ_in_numbers_alone_are_one_kind() -> None:
+    reasons = ("ok", *(f"HTTP 400: prompt ({n} tokens) is longer than 512" for n in (600, 601, 602)))
+    reasons = (*reasons, "HTTP 503: prompt (600 tokens) is longer than 512", "HTTP 400: no room")
+    rows = records(6)
+    rows = replace(rows, header=replace(HEADER, reasons=reasons), status=np.arange(6, dtype=np.uint16))
+    assert rows.failures() == {
+        "HTTP 400: prompt (… tokens) is longer than 512": 3,
+        "HTTP 503: prompt (600 tokens) is longer than 512": 1,
+        "HTTP 400: no room": 1,
+    }
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

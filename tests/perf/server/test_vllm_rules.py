@@ -145,6 +145,15 @@ def test_the_kv_cache_holds_as_many_tokens_as_vllms_would(
         gib,
         tokens,
     )
+    assert not made.unused, "what sized it was of use"
+
+
+def test_a_kv_cache_that_memory_cannot_hold_is_refused_before_the_engine_takes_it() -> None:
+    made = settings(kv_cache_memory_bytes=900 * 10**9)
+    arguments.check_room(made, None)
+    arguments.check_room(made, 10**12)
+    with pytest.raises(arguments.ArgumentRefused, match=r"839 GiB and 4\.0 GiB of memory are available"):
+        arguments.check_room(made, 4 * 2**30)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +387,16 @@ def test_a_file_that_is_no_model_is_refused_before_the_engine_sees_it(
     with pytest.raises(weights.WeightsRefused) as refused:
         weights.find("model.gguf", tmp_path)
     assert said in str(refused.value) and str(tmp_path / "model.gguf") in str(refused.value)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.999])
+def test_a_gguf_that_was_cut_off_is_refused_before_the_engine_sees_it(tmp_path: Path, kept: float) -> None:
+    path = tiny_gguf(tmp_path / "model.gguf")
+    weights.find("model.gguf", tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(weights.WeightsRefused, match=f"its weights go on to {len(whole)}"):
+        weights.find("model.gguf", tmp_path)
 
 
 def test_what_is_not_there_not_one_or_too_large_is_refused(tmp_path: Path) -> None:

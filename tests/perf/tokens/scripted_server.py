@@ -17,6 +17,7 @@ DEFAULT: dict[str, Any] = {
     "first_ms": 20.0,  # from the request to the first token
     "gap_ms": 5.0,  # between chunks
     "tokens": 8,  # where the request does not say
+    "most": 1 << 30,  # tokens, whatever it says: a context that ends
     "bundle": 1,  # tokens a chunk
     "role": True,  # a chunk without text before inference
     "empty": False,  # another one with an empty text
@@ -115,7 +116,7 @@ class Server:
         if kind == "triton":
             script |= {"role": False, "empty": script["empty"]}
         said = (asked.get("max_tokens"), asked.get("max_completion_tokens"), sampling.get("max_tokens"))
-        total = next((n for n in said if n), script["tokens"])
+        total = min(next((n for n in said if n), script["tokens"]), script["most"])
 
         def send(events: list[tuple[bytes, int, int]]) -> None:
             """(data, tokens, bytes of text) each."""

@@ -50,6 +50,36 @@ def test_a_shared_prefix_is_shared_and_counted(tokenizer: Tokenizer) -> None:
     words = [text_of(prompt.messages).split() for prompt in prompts]
     assert all(len(w) == 64 and w[:48] == words[0][:48] for w in words)
     assert len({tuple(w[48:]) for w in words}) == 8
+    exact = [
+        text_of(p.messages) for p in made_up(PromptOptions(isl=Span(64, 64), shared_prefix=47), tokenizer)
+    ]
+    assert {tokenizer.count(text) for text in exact} == {64}
+    first = [tuple(tokenizer.encode(text)[:47]) for text in exact]
+    assert len(set(first)) == 1
+
+
+@pytest.mark.parametrize("isl", [Span(48, 48), Span(20, 90), Normal(40, 3)])
+def test_a_shared_prefix_that_fills_the_prompts_is_refused(isl: Any) -> None:
+    with pytest.raises(UsageError, match="no token of their own") as caught:
+        made_up(PromptOptions(isl=isl, shared_prefix=48), None)
+    assert "--shared-prefix 48" in str(caught.value.seen)
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["tokenizer", "words"])
+def test_a_trace_has_its_lengths_and_its_shared_blocks(
+    tmp_path: Path, tokenizer: Tokenizer, words: bool
+) -> None:
+    rows = [(40, [1]), (512, [1]), (1300, [1, 2, 3]), (1300, [1, 2]), (1024, [1, 2]), (9, [])]
+    path = tmp_path / "trace.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"timestamp": 0, "input_length": n, "hash_ids": ids}) for n, ids in rows)
+    )
+    prompts = prompts_from_file(PromptOptions(file=path), None if words else tokenizer)
+    texts = [text_of(prompt.messages) for prompt in prompts]
+    count = (lambda text: len(text.split())) if words else tokenizer.count
+    assert [count(text) for text in texts] == [n for n, _ in rows]
+    assert texts[1].startswith(texts[0]) and texts[2].startswith(texts[4]) and texts[3].startswith(texts[4])
+    assert texts[2] != texts[3]
 
 
 ROWS: list[tuple[Any, str, int | None]] = [
@@ -95,6 +125,7 @@ def test_a_chat_becomes_a_session_turn_by_turn(tmp_path: Path) -> None:
         ('{"text": "a", "output_tokens": 0}', "at least one token"),
         ('{"input_length": "long"}', "whole number"),
         ('{"input_length": 5, "hash_ids": ["x"]}', "list of whole numbers"),
+        ('{"input_length": 512, "hash_ids": [1, 2]}', "2 hash_ids are as many blocks of 512 tokens"),
         ('{"text": "a", "timestamp": -1}', "milliseconds"),
     ],
 )
@@ -127,3 +158,41 @@ def test_a_file_that_is_no_tokenizer_is_one_error(tmp_path: Path, data: bytes) -
     with pytest.raises(UsageError) as caught:
         tokenizer_from_file(path)
     assert caught.value.code == "bad_tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        # What SmolLM2's, Qwen2.5's and Llama 3's tokenizer.json cut it into; GPT-2's.
+        ("smollm", "I|'|LL|Ġpay|Ġ|1|2|3|4|5|.|ĊĊĠ|Ġok"),
+        ("qwen2", "I|'LL|Ġpay|Ġ|1|2|3|4|5|.ĊĊ|Ġ|Ġok"),
+        ("llama-bpe", "I|'LL|Ġpay|Ġ|123|45|.ĊĊ|Ġ|Ġok"),
+        ("gpt-2", "I|'|LL|Ġpay|Ġ12345|.|ĊĊĠ|Ġok"),
+    ],
+)
+def test_a_gguf_files_words_are_cut_as_its_model_cuts_them(tmp_path: Path, pre: str, words: str) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    # Every word a token, so that the tokens tell how the text was cut.
+    parts = list(dict.fromkeys(words.split("|")))
+    letters = list(dict.fromkeys("".join(parts)))
+    made: list[str] = []
+    merges: list[str] = []
+    for part in parts:
+        for end in range(2, len(part) + 1):
+            made.append(part[:end])
+            merges.append(f"{part[: end - 1]} {part[end - 1]}")
+    writer.add_token_list(list(dict.fromkeys([*letters, *made])))
+    writer.add_token_merges(list(dict.fromkeys(merges)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    read = tokenizer_from_file(tmp_path / "m.gguf")
+    text = "I'LL pay 12345.\n\n  ok"
+    assert [read.decode([i]) for i in read.encode(text)] == [
+        w.replace("Ġ", " ").replace("Ċ", "\n") for w in words.split("|")
+    ]
+    assert read.decode(read.encode(text)) == text

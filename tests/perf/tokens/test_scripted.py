@@ -15,7 +15,7 @@ from tests.perf.tokens.conftest import Scripted
 from tritonsmith.builder.base.errors import ServerError, TrialError, TritonsmithError, UsageError
 from tritonsmith.perf.commands.load.run import run_by_tokens
 from tritonsmith.perf.data.distribution import Span
-from tritonsmith.perf.load.load_test import LoadTest
+from tritonsmith.perf.load.load_test import LoadTest, run_load_test
 from tritonsmith.perf.load.result import LoadTestResult, result_from_records
 from tritonsmith.perf.records.record import load_records
 from tritonsmith.perf.records.schedule import Closed, Load, Open
@@ -24,6 +24,7 @@ from tritonsmith.perf.tokens.metrics import TokenSummary, summarise_tokens
 from tritonsmith.perf.tokens.prompts import PromptOptions
 from tritonsmith.perf.tokens.run import TokenOptions, run_token_test
 from tritonsmith.perf.tokens.text import text_of_any, token_result_as_dict
+from tritonsmith.perf.usage.counters import ServerCounters
 
 TOLERANCE_NS = 1e6
 EIGHT = Span(8, 8)
@@ -157,6 +158,60 @@ def test_what_did_not_end_well_is_a_failure(
     failures = result.records.failures()
     assert list(failures.values()) == [2] and why in next(iter(failures)), failures
     assert of(result).output_tokens == 16, "of those that ended well alone"
+
+
+def test_answers_shorter_than_asked_are_told(scripted: Scripted) -> None:
+    said = text_of_any(loaded(scripted.triton, {"most": 5, "gap_ms": 1}, requests=4), Closed(2))
+    assert "4 requests were answered with fewer tokens than asked for" in said and "out 5\n" in said
+    assert "fewer tokens" not in text_of_any(loaded(scripted.triton, {"gap_ms": 1}, requests=4), Closed(2))
+    # Nobody counts them: chunks may hold several.
+    uncounted = loaded(scripted.openai, {"most": 5, "usage": False, "gap_ms": 1}, requests=4)
+    assert "fewer tokens" not in text_of_any(uncounted, Closed(2))
+
+
+def test_what_a_run_cannot_show_is_said_in_its_own_words(scripted: Scripted) -> None:
+    one = text_of_any(loaded(scripted.openai, {}, requests=3, osl=Span(1, 1)), Closed(2))
+    assert "ITL         unknown: no answer had a second token, 3 chunks in all" in one
+    at_once = text_of_any(loaded(scripted.triton, {"lump": 99}, requests=3), Closed(2))
+    assert "ITL         unknown: each came at once, 24 chunks in all" in at_once
+    assert "no request was answered" not in one + at_once and "no gap" not in one + at_once
+    failed = text_of_any(
+        loaded(scripted.openai, {"done": False}, requests=3, dollars_per_hour=2.0), Closed(2)
+    )
+    assert "cost        unknown: no token came, at 2 $/hour" in failed and "None" not in failed
+
+
+def test_requests_longer_than_the_measurement_are_told_from_none(scripted: Scripted) -> None:
+    test = LoadTest("chat", Closed(2), duration_s=0.3, warmup_s=0.2, timeout_s=20.0)
+    slow = TokenOptions(PromptOptions(isl=Span(4, 4), count=4), sampling={"script": {"first_ms": 900}})
+    validity = run_token_test(scripted.openai, test, slow).summary.validity
+    assert validity.reasons[0].startswith("no request began in the measurement")
+    assert "several times what a request takes" in str(validity.recommendation)
+
+
+def test_triton_does_not_see_the_batches_of_an_engine(scripted: Scripted) -> None:
+    """Its counters of a decoupled model end when the backend has taken the request."""
+    result = loaded(scripted.triton, {"gap_ms": 1}, requests=2)
+    counters = ServerCounters(2, 0, 2, 2, 929.0, 28.0, 848.0, 1.0, 0, 0, {1: 2})
+    said = text_of_any(replace(result, server=counters), Closed(2))
+    assert "  server      queue 929 µs; the engine batches, Triton does not see how" in said
+    assert "mean batch" not in said and "compute" not in said
+
+
+def test_a_language_model_that_is_not_asked_by_tokens_is_told_how(scripted: Scripted) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_load_test(scripted.triton, LoadTest("chat", Closed(1), duration_s=None, requests=1))
+    assert caught.value.code == "streaming_needed" and "--tokens" in str(caught.value.fix)
+
+
+def test_a_chat_that_a_model_takes_as_plain_text_is_told(scripted: Scripted, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    chat = [{"role": r, "content": r} for r in ("system", "user")]
+    prompts.write_text(json.dumps({"messages": chat}))
+    plain = text_of_any(loaded(scripted.triton, {}, file=prompts, requests=2), Closed(2))
+    assert "chats are asked as plain text, a message a line: no chat template" in plain
+    assert "plain text" not in text_of_any(loaded(scripted.openai, {}, file=prompts, requests=2), Closed(2))
+    assert "1 prompt again and again" in plain
 
 
 def test_a_late_error_of_generate_stream_is_a_failure(scripted: Scripted) -> None:

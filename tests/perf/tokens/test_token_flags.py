@@ -76,6 +76,8 @@ def test_grpc_is_asked_where_it_is_named() -> None:
         (TRITON, {"endpoint": "completions"}, "--endpoint"),
         (OPENAI, {"prompts": Path("p"), "isl": "5"}, "--isl"),
         (OPENAI, {"turns": "5"}, "--sessions 8"),
+        (OPENAI, {"isl": "abc"}, "--isl: not a number"),
+        (OPENAI, {"osl": "9..2"}, "--osl: LOW is above HIGH"),
         (OPENAI, {"sessions": 2, "request_rate": 5.0}, "--sessions is the load"),
         (OPENAI, {"goodput": ["first=20ms"]}, "ttft=200ms"),
         (OPENAI, {"goodput": ["20ms"]}, "ttft=200ms"),

@@ -172,7 +172,7 @@ def unknown_arguments(
 
 
 def wrong_values(backend: Backend, file: EngineFile, context: Context) -> Iterator[Hit]:
-    """A Hit for each value of another type, or none of the argument's choices."""
+    """A Hit for each value of another type, or none of the argument's choices, or beyond its bounds."""
     known = arguments(backend, context.target.release)
     for key, value in file.values.items():
         argument = known.get(key)
@@ -202,6 +202,8 @@ def _fault_of(argument: EngineArgument, value: Any) -> tuple[str, str, str] | No
         close = nearest(str(value), [str(choice) for choice in argument.choices])
         fix = f"did you mean {close!r}?" if close else f"one of {valid}"
         return "error", f"{value!r} is none of {valid}", fix
+    if not argument.is_within(value):
+        return "error", f"{value!r} is not {argument.bounds}", f"give it a number {argument.bounds}"
     if any(_is(value, kind) for kind in argument.types):
         return None
     if argument.types == ("bool",) and str(value).lower() in _TRUE_FALSE:

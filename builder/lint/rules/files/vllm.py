@@ -126,7 +126,7 @@ def unknown_argument(model: Model, context: Context) -> Iterator[Hit]:
     needs="files",
 )
 def wrong_value(model: Model, context: Context) -> Iterator[Hit]:
-    """model.json gives an engine argument a value of another type, or none of its choices."""
+    """model.json gives an engine argument a value of another type, none of its choices, or beyond its bounds."""
     for _, file in engines(model):
         for hit in wrong_values(BACKEND, file, context):
             # The backend's own tests write enable_lora as text.

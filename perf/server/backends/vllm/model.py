@@ -94,7 +94,9 @@ class TritonPythonModel:
         settings = vllm_arguments.settings_from(arguments, cores, float(cache_gib) if cache_gib else None)
         if line := vllm_arguments.told(settings, arguments):
             pb.Logger.log_info(line)
-        weights = vllm_weights.find(arguments["model"], version_dir, vllm_weights.available_memory())
+        available_bytes = vllm_weights.available_memory()
+        vllm_arguments.check_room(settings, available_bytes)
+        weights = vllm_weights.find(arguments["model"], version_dir, available_bytes)
         path = weights.path
         if vllm_weights.is_hugging_face(path):
             trusted = vllm_convert.trusts_remote_code(arguments)

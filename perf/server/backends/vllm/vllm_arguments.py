@@ -133,11 +133,21 @@ def wants_metrics(config, arguments):
     return value.lower() in ("yes", "true") and not arguments.get("disable_log_stats")
 
 
+def check_room(settings, available_bytes):
+    """ArgumentRefused for a KV cache that memory cannot hold."""
+    gib = settings.scheduler["cache_size"]
+    if available_bytes is not None and gib * _GIB > available_bytes:
+        raise ArgumentRefused(
+            f"the KV cache is to take {gib} GiB and {available_bytes / _GIB:.1f} GiB of memory are available; lower "
+            "kv_cache_memory_bytes (or the variable VLLM_CPU_KVCACHE_SPACE)"
+        )
+
+
 def _kv_cache(left, scheduler, cache_gib):
     """Sets num_kv_blocks or cache_size; the tokens that fit, where that is known."""
     blocks = _whole(left, "num_gpu_blocks_override", 1)
     if blocks is not None:
-        tokens = blocks * (_whole(left, "block_size", 1, keep=True) or 16)
+        tokens = blocks * (_whole(left, "block_size", 1) or 16)
         scheduler["num_kv_blocks"] = max(1, tokens // BLOCK_TOKENS)
         return scheduler["num_kv_blocks"] * BLOCK_TOKENS
     size = _whole(left, "kv_cache_memory_bytes", 1)
@@ -147,8 +157,8 @@ def _kv_cache(left, scheduler, cache_gib):
     return None
 
 
-def _whole(left, name, least, keep=False):
-    value = left.get(name) if keep else left.pop(name, None)
+def _whole(left, name, least):
+    value = left.pop(name, None)
     if value is None:
         return None
     try:

@@ -1,6 +1,7 @@
 """The `model` of model.json → the file or directory that OpenVINO GenAI loads, and the context that it was made for."""
 
 import json
+import math
 import os
 import struct
 from collections import namedtuple
@@ -13,6 +14,17 @@ Weights = namedtuple("Weights", ["path", "context_length"])
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# Number of a type of tensor that is read → (values in a block, bytes of a block); llama.cpp, gguf-py, GGML_QUANT_SIZES.
+_BLOCKS = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    8: (32, 34),
+    12: (256, 144),
+    14: (256, 210),
+    30: (1, 2),
+}
 
 
 class WeightsRefused(Exception):
@@ -121,10 +133,16 @@ def _gguf_values(path):
         if file.read(4) != b"GGUF":
             raise WeightsRefused(f"'{path}' is not a GGUF file: it does not begin with 'GGUF'")
         try:
-            version, _, count = _unpack(file, "IQQ")
+            version, tensors, count = _unpack(file, "IQQ")
             if version not in (2, 3):
                 raise WeightsRefused(f"'{path}' is GGUF of version {version}; 2 and 3 are read")
-            return dict(_pairs(file, count))
+            values = dict(_pairs(file, count))
+            end, size = _end(file, tensors, values.get("general.alignment", 32)), path.stat().st_size
+            if end > size:
+                raise WeightsRefused(
+                    f"'{path}' is a GGUF file that was cut off: it ends after {size} bytes, and its weights go on to {end}"
+                )
+            return values
         except (struct.error, UnicodeDecodeError, KeyError):
             raise WeightsRefused(
                 f"'{path}' is a damaged GGUF file: its metadata ends too soon or makes no sense"
@@ -137,6 +155,18 @@ def _pairs(file, count):
         value = _value(file, _unpack(file, "I")[0])
         if value is not None:
             yield key, value
+
+
+def _end(file, tensors, alignment):
+    """Where the last weight ends; where it begins, of a type that is not known."""
+    ends = [0]
+    for _ in range(tensors):
+        _string(file)
+        count = math.prod(_unpack(file, f"{_unpack(file, 'I')[0] & 15}Q"))
+        kind, begin = _unpack(file, "IQ")
+        block, size = _BLOCKS.get(kind, (1, 0))
+        ends.append(begin + count // block * size)
+    return -(-file.tell() // alignment) * alignment + max(ends) if tensors else 0
 
 
 def _value(file, kind):

@@ -74,7 +74,9 @@ def _check_memory(model: ModelSpec, spec: RepositorySpec, kinds: Sequence[str]) 
 def _planned(model: ModelSpec, spec: RepositorySpec, machine: Machine) -> Iterator[PlannedModel]:
     opset, ir_version = _versions(model, spec)
     tensorrt = engine_targets(spec, machine)[0].tensorrt
-    for name, variant in (model.variants or {"": Variant()}).items():
+    # Weights of any type are the same backend's.
+    variants = {} if model.source.kind == "llm" else model.variants
+    for name, variant in (variants or {"": Variant()}).items():
         where = spec.where(model.name, "variants", name) if name else spec.where(model.name, "source")
         yield PlannedModel(
             model=f"{model.name}/{name}" if name else model.name,

@@ -324,7 +324,7 @@ def _accuracy(
     model: str, seen: Observation, locked: LockedModel | None, made: Sequence[Action]
 ) -> list[Action]:
     """The judgement of what was made; it is kept with the artifact, and another bound judges the same numbers again."""
-    if seen.parameters.get("kind") in _NOT_JUDGED:
+    if seen.parameters.get("kind") in _NOT_JUDGED and not seen.variants:
         return []
     stale = _first_stale(made)
     if stale is not None:

@@ -328,7 +328,6 @@ def _refuse_one(
             f"{model.name}: no {key} {value!r} of a {model.source.kind} source",
             code="wrong_value",
             where=source.where_stated((*place, key)),
-            seen=value,
             **unknown(value, tuple(valid)),
         )
 

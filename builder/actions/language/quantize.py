@@ -44,11 +44,15 @@ def quantize_gguf(source: Path, precision: str, made: Path) -> Coverage:
 
 def plain_copy(source: Path, made: Path) -> None:
     """Writes the values that the blocks of any type stand for, as F16: what every engine that reads the type computes with,
-    to 11 bits. BuildError unknown_type for a type that gguf-py cannot read."""
+    to 11 bits; of what is F16 already a link. BuildError unknown_type for a type that gguf-py cannot read."""
     import gguf
 
     types = gguf.GGMLQuantizationType
     reader = gguf.GGUFReader(source)
+    plain = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
+    if plain <= {types.F16}:
+        made.symlink_to(source)
+        return
     try:
         _write(reader, made, types.F16, lambda tensor: types.F16 if len(tensor.shape) > 1 else types.F32)
     except NotImplementedError as error:

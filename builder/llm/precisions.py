@@ -3,6 +3,10 @@
 Types that gguf-py writes (gguf.quants.quantize, gguf 0.17 to 0.19) and vLLM's GGUF loader reads (vllm,
 model_executor/layers/quantization/gguf.py: UNQUANTIZED_TYPES, STANDARD_QUANT_TYPES). gguf-py writes no K- or I-quants: a file
 of those, made by llama-quantize, is a variant by its own name.
+
+The bounds lie between what a large and a small model lose. Perplexity of a 7-billion llama against F16 (llama.cpp, README,
+"Quantization"): Q8_0 ×1.0001, Q5_1 ×1.007, Q5_0 ×1.013, Q4_1 ×1.031, Q4_0 ×1.042. SmolLM2-135M on the built-in prompts: Q8_0
+×1.000 and 97.9 % of tokens, BF16 ×1.000 and 99.9 %, Q4_0 ×1.24 and 78 %, which its answers show.
 """
 
 from __future__ import annotations

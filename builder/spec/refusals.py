@@ -269,66 +269,61 @@ _MEASURED = ("samples", "token_agreement", "perplexity_ratio")
 
 def _refuse_variants(source: YamlSource, model: ModelSpec, at: KeyPath) -> None:
     """Each variant's precision, file and bounds are those of its model's kind."""
-    of_language, rows = model.source.kind == "llm", precision_rows()
-    for name, variant in model.variants.items():
-        place = (*at, "variants", name)
-        stated = variant.accuracy.model_fields_set
-        if not of_language:
-            wrong = sorted(stated & {"token_agreement", "perplexity_ratio"})
-            _refuse_one(
-                source,
-                model,
-                place,
-                "precision",
-                () if variant.precision in rows else (variant.precision,),
-                rows,
-            )
-            if variant.llm is not None:
-                wrong = ["llm"]
-            if wrong:
-                keys = (*place, "llm") if wrong == ["llm"] else (*place, "accuracy", wrong[0])
-                raise SpecError(
-                    f"{model.name}: {wrong[0]} is of language models, and this is a {model.source.kind} source",
-                    code="only_of_language_models",
-                    where=source.where_stated(keys),
-                    fix="leave it out",
-                )
-            continue
-        if language_backend(model) != "vllm":
-            why = f"variants are GGUF files, which the {language_backend(model)} backend does not read"
-            raise _unfit(source, model, place, why, "backend: vllm, or a model for each")
-        for key in sorted(variant.model_fields_set - set(_OF_WEIGHTS)):
-            raise _unfit(
-                source, model, (*place, key), f"weights of a language model have no {key}", "leave it out"
-            )
-        for key in sorted(stated - set(_MEASURED)):
-            raise _unfit(
-                source,
-                model,
-                (*place, "accuracy", key),
-                f"{key} is not measured of a language model",
-                "token_agreement: 0.95, perplexity_ratio: 1.02",
-            )
-        if variant.llm is not None and "precision" in variant.model_fields_set:
+    refuse = _refuse_weights if model.source.kind == "llm" else _refuse_of_language
+    for name in model.variants:
+        refuse(source, model, name, (*at, "variants", name))
+
+
+def _refuse_of_language(source: YamlSource, model: ModelSpec, name: str, place: KeyPath) -> None:
+    """What only a language model's variant can state."""
+    variant = model.variants[name]
+    _refuse_precision(source, model, name, place, precision_rows())
+    wrong: list[KeyPath] = [("llm",)] if variant.llm is not None else []
+    wrong += [("accuracy", key) for key in sorted(variant.accuracy.language_bounds)]
+    for keys in wrong:
+        raise SpecError(
+            f"{model.name}: {keys[-1]} is of language models, and this is a {model.source.kind} source",
+            code="only_of_language_models",
+            where=source.where_stated((*place, *keys)),
+            fix="leave it out",
+        )
+
+
+def _refuse_weights(source: YamlSource, model: ModelSpec, name: str, place: KeyPath) -> None:
+    """What weights of a language model cannot be, or are not measured by."""
+    variant = model.variants[name]
+    if (backend := language_backend(model)) != "vllm":
+        why = f"variants are GGUF files, which the {backend} backend does not read"
+        raise _unfit(source, model, place, why, "backend: vllm, or a model for each")
+    for key in sorted(variant.model_fields_set - set(_OF_WEIGHTS)):
+        why = f"weights of a language model have no {key}"
+        raise _unfit(source, model, (*place, key), why, "leave it out")
+    for key in sorted(variant.accuracy.model_fields_set - set(_MEASURED)):
+        why, instead = (
+            f"{key} is not measured of a language model",
+            "token_agreement: 0.95, perplexity_ratio: 1.02",
+        )
+        raise _unfit(source, model, (*place, "accuracy", key), why, instead)
+    if "precision" in variant.model_fields_set:
+        if variant.llm is not None:
             why = "llm names weights as they are, and precision makes some of the source's"
             raise _unfit(source, model, (*place, "precision"), why, "one of the two")
-        if variant.llm is None and "precision" in variant.model_fields_set:
-            unfit = () if variant.precision in GGUF_PRECISIONS else (variant.precision,)
-            _refuse_one(source, model, place, "precision", unfit, GGUF_PRECISIONS)
-        if ":" in (variant.accuracy.samples or ""):
-            why = "its prompts are a file, JSON lines or .txt"
-            raise _unfit(source, model, (*place, "accuracy", "samples"), why, "samples: prompts.jsonl")
+        _refuse_precision(source, model, name, place, GGUF_PRECISIONS)
+    if ":" in (variant.accuracy.samples or ""):
+        why = "its prompts are a file, JSON lines or .txt"
+        raise _unfit(source, model, (*place, "accuracy", "samples"), why, "samples: prompts.jsonl")
 
 
-def _refuse_one(
-    source: YamlSource, model: ModelSpec, place: KeyPath, key: str, seen: Sequence[str], valid: Iterable[str]
+def _refuse_precision(
+    source: YamlSource, model: ModelSpec, name: str, place: KeyPath, valid: Iterable[str]
 ) -> None:
-    for value in seen:
+    precision = model.variants[name].precision
+    if precision not in (known := tuple(valid)):
         raise SpecError(
-            f"{model.name}: no {key} {value!r} of a {model.source.kind} source",
+            f"{model.name}: no precision {precision!r} of a {model.source.kind} source",
             code="wrong_value",
-            where=source.where_stated((*place, key)),
-            **unknown(value, tuple(valid)),
+            where=source.where_stated((*place, "precision")),
+            **unknown(precision, known),
         )
 
 

@@ -244,12 +244,12 @@ def stated_tensors(model: ModelSpec, kind: Literal["input", "output"]) -> tuple[
 
 
 def weights_of_variant(model: ModelSpec, variant: str) -> str | None:
-    """The file of a language model's variant, beside the source where it is made of that; None where it is the source."""
+    """The file of a language model's variant, by its name alone where it is made here; None where it is the source."""
     stated = model.variants[variant]
     if model.source.kind != "llm" or stated.is_source:
         return None
     source = PurePosixPath(model.source.reference)
-    return stated.llm or str(source.with_name(f"{source.stem}.{stated.precision}.gguf"))
+    return stated.llm or f"{source.stem}.{stated.precision}.gguf"
 
 
 def language_backend(model: ModelSpec) -> str:

@@ -24,9 +24,11 @@ from tritonsmith.builder.build.results import BuildResult
 from tritonsmith.builder.build.text import as_json, text_of_build
 from tritonsmith.builder.build.variant_directories import lay_out_variants
 from tritonsmith.builder.cache.cache import Cache
+from tritonsmith.builder.model_config.language_model import argument_files, as_variant
 from tritonsmith.builder.plan.plan import State
 from tritonsmith.builder.publish.destinations.disk import DiskDestination
 from tritonsmith.builder.publish.publish import PublishOptions, publish
+from tritonsmith.builder.spec.spec import load_spec
 
 SPEC = """models:
   chat:
@@ -221,6 +223,15 @@ def test_without_the_engine_a_build_ends_with_the_command_that_installs_it(
     assert (error.code, error.exit_code) == ("language_engine_missing", 3)
     assert error.fix == "tritonsmith server install --with vllm"
     assert not (project / "model_repository" / "chat").exists()
+
+
+def test_weights_made_of_a_packages_file_are_named_without_the_package(tmp_path: Path) -> None:
+    project = project_at(tmp_path)
+    text = SPEC.replace("m.gguf", "package:numpy/testing/m.gguf")
+    (project / "models.yaml").write_text(text)
+    spec = load_spec(project / "models.yaml")
+    told = argument_files(as_variant(spec.models[0], "q8"), spec)["1/model.json"]
+    assert json.loads(told)["model"] == "/models/chat/1/m.q8_0.gguf"
 
 
 Q8 = "{precision: q8_0, accuracy: {samples: p.jsonl, token_agreement: 0.8, perplexity_ratio: 1.1}}"

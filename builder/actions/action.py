@@ -13,8 +13,9 @@ from tritonsmith.builder.base.files.digest import digest_of_value
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 from tritonsmith.builder.spec.variant_spec import Variant
 
-Kind = Literal["source", "rows", "convert", "compile", "layers", "proof"]
-"""source: an export, or what was taken over. rows: what is known of its rows in a batch."""
+Kind = Literal["source", "rows", "convert", "compile", "layers", "proof", "weights", "reference"]
+"""source: an export, or what was taken over. rows: what is known of its rows in a batch. weights: of a language model's
+variant. reference: its source's answers."""
 
 TAKEN = "model"
 """Where the files of a source that is taken over lie in its artifact, apart from the cache's own record."""

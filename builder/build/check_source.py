@@ -128,7 +128,7 @@ def _data(model: ModelSpec) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _is_file(reference: str) -> bool:
-    return reference.endswith(".npz") or ":" not in reference
+    return reference.endswith((".npz", ".jsonl", ".txt")) or ":" not in reference
 
 
 def _kind(path: Path) -> str:

@@ -28,7 +28,7 @@ from tritonsmith.builder.build.model.variants import (
 from tritonsmith.builder.build.results import ModelOutcome, VariantOutcome
 from tritonsmith.builder.lint.deep.sessions import Loaded
 from tritonsmith.builder.lint.target import Target, target_of_backend
-from tritonsmith.builder.model_config.language_model import argument_files
+from tritonsmith.builder.model_config.language_model import argument_files, as_variant, engine_arguments
 from tritonsmith.builder.model_config.model_config import (
     model_config_from_text,
     text_from_model_config,
@@ -76,7 +76,8 @@ def lay_out_model(
     refused = made.rows is not None and made.rows.in_doubt and is_inferred(spec)
     text = config_text(context, unbatched(spec) if refused else spec, artifact, chosen)
     files = _served(context, spec, artifact, chosen)
-    texts = argument_files(spec, context.spec)
+    variant = None if chosen is None else chosen.name
+    texts = argument_files(as_variant(spec, variant), context.spec)
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()), texts)
     if context.options.lint:
         called = called_models(context.spec.models, spec)
@@ -165,7 +166,7 @@ def _entry(
         served=None if chosen is None else chosen.name,
         rows=None if made.rows is None else made.rows.as_dict(),
         exporter=made.base.record.get("exporter"),
-        engine=context.observed[spec.name].engine,
+        engine=engine_arguments(as_variant(spec, None if chosen is None else chosen.name), context.spec),
         pinned=context.pins.get(spec.name, {}),
     )
 
@@ -215,7 +216,7 @@ def _served(
 ) -> dict[str, Path]:
     """Path in the model's directory → file: the artifact's, and those that the spec adds."""
     served = artifact.served if chosen is None else served_files(chosen)
-    written = argument_files(spec, context.spec)
+    written = argument_files(as_variant(spec, None if chosen is None else chosen.name), context.spec)
     for name, file in spec.model_files.items():
         if name in served or name in written:
             raise SpecError(

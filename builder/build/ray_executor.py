@@ -13,6 +13,7 @@ from typing import Any
 from tritonsmith import __version__
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
+from tritonsmith.builder.actions.convert.action import kind_of_variant
 from tritonsmith.builder.base.errors import BuildError, ToolError, TritonsmithError, UsageError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.base.processes.ray_cluster import connected
@@ -97,7 +98,7 @@ class RayExecutor:
             for target in targets:
                 self._run(spec, target)
             made = self._run(spec, None)
-        return _here(made, self._cache)
+        return _here(made, spec, self._cache)
 
     def _has(self, target: EngineTarget) -> bool:
         resources = self._ray.cluster_resources()
@@ -195,19 +196,19 @@ def _node_cache(job: _Job) -> Path:
     return job.cache if job.spec.is_absolute() else default_cache_directory()
 
 
-def _here(made: Made, cache: Cache) -> Made:
+def _here(made: Made, spec: ModelSpec, cache: Cache) -> Made:
     """The same with artifacts of this machine's cache, which takes them from the shared one."""
     return replace(
         made,
         base=_local(made.base, cache, "source"),
-        variants=tuple(_local_variant(variant, made.base.key, cache) for variant in made.variants),
+        variants=tuple(_local_variant(spec, variant, cache) for variant in made.variants),
     )
 
 
-def _local_variant(variant: BuiltVariant, base_key: str, cache: Cache) -> BuiltVariant:
+def _local_variant(spec: ModelSpec, variant: BuiltVariant, cache: Cache) -> BuiltVariant:
     artifact = variant.artifact
     if artifact is not None:
-        artifact = _local(artifact, cache, "source" if artifact.key == base_key else "convert")
+        artifact = _local(artifact, cache, kind_of_variant(spec, variant.name))
     engines = tuple(replace(e, artifact=_local(e.artifact, cache, "compile")) for e in variant.engines)
     return replace(variant, artifact=artifact, engines=engines)
 

@@ -76,7 +76,8 @@ class BuildResult(Tabular):
         return f"{written} of {len(self.outcomes)} models written{failed}: {self.repository}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a model, followed by one for each of its variants; relative_l2, cosine: its worst from the source."""
+        """One row a model, followed by one for each of its variants; relative_l2, cosine: its worst from the source;
+        token_agreement, perplexity_ratio: of a language model's variant."""
         return [
             {"model": o.model, "variant": name, "served": served, **told}
             for o in self.outcomes
@@ -106,5 +107,7 @@ def _told(outcome: ModelOutcome | VariantOutcome) -> dict[str, Any]:
         "action": outcome.action,
         "relative_l2": outcome.accuracy.get("relative_l2"),
         "cosine": outcome.accuracy.get("cosine"),
+        "token_agreement": outcome.accuracy.get("token_agreement"),
+        "perplexity_ratio": outcome.accuracy.get("perplexity_ratio"),
         "error": None if outcome.error is None else f"{outcome.error.code}: {outcome.error.message}",
     }

@@ -23,9 +23,11 @@ from tritonsmith.builder.plan.targets import (
     serving_target,
     target_from_reference,
 )
+from tritonsmith.builder.spec.model_spec import weights_of_variant
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 from tritonsmith.builder.spec.variant_spec import Variant
 
+_Q4_0_BITS = 4.5
 # IR version that the exporter of torch writes.
 _EXPORT_IR_VERSION = 10
 
@@ -56,7 +58,7 @@ def _check_memory(model: ModelSpec, spec: RepositorySpec, kinds: Sequence[str]) 
     path = source_path(model.source.reference, spec.root) if model.source.kind == "llm" else None
     if path is None or not kinds or not path.exists():
         return
-    needed = read_weights(path).weight_bytes
+    needed = _least_bytes(model, read_weights(path).weight_bytes, spec)
     for kind in kinds:
         room = room_bytes(kind, model.engine)
         if room is not None and needed > room:
@@ -71,10 +73,27 @@ def _check_memory(model: ModelSpec, spec: RepositorySpec, kinds: Sequence[str]) 
             )
 
 
+def _least_bytes(model: ModelSpec, source_bytes: int, spec: RepositorySpec) -> float:
+    """Of what may be served; of a variant that is still to be made at least that of F32 weights made to Q4_0."""
+    sizes: list[float] = []
+    for name in model.preference or ("",):
+        file = weights_of_variant(model, name) if name else None
+        stated = model.variants[name].llm if name else None
+        if file is None:
+            sizes.append(source_bytes)
+        elif stated is not None and source_path(stated, spec.root).is_file():
+            sizes.append(source_path(stated, spec.root).stat().st_size)
+        else:
+            sizes.append(source_bytes * _Q4_0_BITS / 32)
+    return min(sizes)
+
+
 def _planned(model: ModelSpec, spec: RepositorySpec, machine: Machine) -> Iterator[PlannedModel]:
     opset, ir_version = _versions(model, spec)
     tensorrt = engine_targets(spec, machine)[0].tensorrt
-    for name, variant in (model.variants or {"": Variant()}).items():
+    # Weights of any type are the same backend's.
+    variants = {} if model.source.kind == "llm" else model.variants
+    for name, variant in (variants or {"": Variant()}).items():
         where = spec.where(model.name, "variants", name) if name else spec.where(model.name, "source")
         yield PlannedModel(
             model=f"{model.name}/{name}" if name else model.name,

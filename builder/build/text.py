@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tritonsmith.builder.actions.language.measures import text_of
 from tritonsmith.builder.base.text.text_layout import named_lines, narrowed, wrapped
 from tritonsmith.builder.build.results import ELSEWHERE, UNCHANGED, BuildResult, ModelOutcome, VariantOutcome
 from tritonsmith.builder.plan.plan import BuildPlan
@@ -96,6 +97,7 @@ def _variant_line(variant: VariantOutcome, room: int, longest: int, model_action
         f"{' ' * room}  {'▸' if variant.served else ' '} {variant.variant:<{longest}}  {action:<10}",
         "" if deviation is None else f"rel. L2 {float(deviation):.1e}",
         "" if cosine is None else f"cosine {float(cosine):.6f}",
+        text_of(variant.accuracy) if "token_agreement" in variant.accuracy else "",
         _coverage(variant),
         "" if variant.judged.passed else "refused",
         "" if variant.error is None else variant.error.code,
@@ -109,7 +111,8 @@ def _coverage(variant: VariantOutcome) -> str:
     if not told:
         return ""
     share = 100 * told["weight_bytes"] // max(1, told["of_weight_bytes"])  # 99.9 % is not all
-    return f"{told['nodes']} of {told['of_nodes']} ops, {share} % of weights"
+    what = "matrices" if "token_agreement" in variant.accuracy else "ops"
+    return f"{told['nodes']} of {told['of_nodes']} {what}, {share} % of weights"
 
 
 def _stayed(variant: VariantOutcome) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, write_accuracy
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
-from tritonsmith.builder.actions.convert.action import is_plain
+from tritonsmith.builder.actions.convert.action import kind_of_variant
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
@@ -16,6 +16,7 @@ from tritonsmith.builder.build.layout import config_text
 from tritonsmith.builder.build.model.engines import BuiltEngine
 from tritonsmith.builder.build.model.variants import BuiltVariant, served_files
 from tritonsmith.builder.build.results import BuildResult
+from tritonsmith.builder.model_config.language_model import argument_files, as_variant
 from tritonsmith.builder.repository.lock import LockedModel
 from tritonsmith.builder.repository.repository import exclusive, publish_model, stage_model
 from tritonsmith.builder.spec.spec import ModelSpec
@@ -55,9 +56,7 @@ def _lay_out(
     context: Context, spec: ModelSpec, locked: LockedModel, name: str, staging: Path, directory: Path
 ) -> Path:
     entry = locked.variants[name]
-    artifact = _artifact(
-        context, spec, entry["key"], name, "source" if is_plain(spec.variants[name]) else "convert"
-    )
+    artifact = _artifact(context, spec, entry["key"], name, kind_of_variant(spec, name))
     engines = tuple(
         BuiltEngine(
             EngineTarget(None, capability or None, engine["tools"]["tensorrt"]),
@@ -71,9 +70,11 @@ def _lay_out(
     served = served_files(built)
     served |= {place: context.spec.root / file for place, file in spec.model_files.items()}
     text = config_text(context, named, artifact, built)
-    staged = stage_model(staging, named.name, text, served)
+    arguments = argument_files(as_variant(named, name), context.spec)
+    staged = stage_model(staging, named.name, text, served, texts=arguments)
     variant = spec.variants[name]
-    write_accuracy(staged, ServedAccuracy(variant.precision, variant.accuracy.stated_bounds()))
+    if spec.source.kind != "llm":
+        write_accuracy(staged, ServedAccuracy(variant.precision, variant.accuracy.stated_bounds()))
     publish_model(staged, directory)
     return directory / named.name
 

@@ -37,6 +37,7 @@ def _type_of(kind: Kind, is_export: bool) -> Any:
     from tritonsmith.builder.actions.compile.action import CompileRecord, ProofRecord
     from tritonsmith.builder.actions.convert.action import ConvertRecord
     from tritonsmith.builder.actions.export.action import ExportRecord
+    from tritonsmith.builder.actions.language.action import ReferenceRecord, WeightsRecord
     from tritonsmith.builder.actions.take_over.action import TakenOverRecord
 
     types: Mapping[Kind, Any] = {
@@ -46,6 +47,8 @@ def _type_of(kind: Kind, is_export: bool) -> Any:
         "compile": CompileRecord,
         "layers": LayersRecord,
         "proof": ProofRecord,
+        "weights": WeightsRecord,
+        "reference": ReferenceRecord,
     }
     return types[kind]
 

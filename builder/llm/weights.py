@@ -91,9 +91,10 @@ def read_weights(path: Path) -> Weights:
         raise SpecError(f"{path} cannot be read: {error}", code="weights_unreadable") from None
 
 
-def _file(path: Path) -> Weights:
+def read_gguf_values(path: Path) -> Mapping[str, Any]:
+    """The metadata of a GGUF file (builder.llm.gguf); SpecError not_gguf."""
     try:
-        values = read_gguf(path).values
+        return read_gguf(path).values
     except (GgufProblem, ValueError) as problem:
         raise SpecError(
             f"{path.name} is not a GGUF file: {problem}",
@@ -104,6 +105,10 @@ def _file(path: Path) -> Weights:
             if "ends after" in str(problem) or "cut off" in str(problem)
             else None,
         ) from None
+
+
+def _file(path: Path) -> Weights:
+    values = read_gguf_values(path)
     architecture = str(values.get("general.architecture", ""))
     plain = _SPELLINGS.get(architecture, architecture)
     if plain not in GGUF_ARCHITECTURES:

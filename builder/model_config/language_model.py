@@ -21,7 +21,7 @@ from tritonsmith.builder.llm.contract import (
     flag_text,
 )
 from tritonsmith.builder.llm.weights import hub_name
-from tritonsmith.builder.spec.model_spec import ModelSpec, language_backend
+from tritonsmith.builder.spec.model_spec import ModelSpec, language_backend, weights_of_variant
 from tritonsmith.builder.spec.spec import RepositorySpec
 
 # Run where the model is served, never here.
@@ -61,6 +61,14 @@ def _is_elsewhere(model: ModelSpec, root: Path) -> bool:
         hub_name(model.source.reference) is not None
         and not source_path(model.source.reference, root).exists()
     )
+
+
+def as_variant(model: ModelSpec, variant: str | None) -> ModelSpec:
+    """The model with a variant's weights for its source; itself where it has none of them."""
+    file = None if variant is None or variant not in model.variants else weights_of_variant(model, variant)
+    if file is None:
+        return model
+    return model.model_copy(update={"source": model.source.model_copy(update={"llm": file})})
 
 
 def weights_name(model: ModelSpec, root: Path) -> str:

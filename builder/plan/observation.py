@@ -33,6 +33,11 @@ class VariantObservation:
     plain: bool = False
     engines: tuple[EngineObservation, ...] = ()
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its conversion reads data, which are its dependencies then."""
+        return self.identity.parameters["calibration"] is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

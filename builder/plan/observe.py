@@ -22,7 +22,7 @@ from tritonsmith.builder.base.machine.toolchain import Toolchain
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.cache.actions import current_digest, find
 from tritonsmith.builder.cache.cache import Cache
-from tritonsmith.builder.model_config.language_model import engine_arguments
+from tritonsmith.builder.model_config.language_model import as_variant, engine_arguments
 from tritonsmith.builder.model_config.model_config import TEMPLATE, model_config_from_text
 from tritonsmith.builder.model_config.templates import template_files
 from tritonsmith.builder.plan.engine_targets import engine_targets
@@ -62,7 +62,16 @@ def _bounds(model: ModelSpec) -> Any:
     bounds = model.accuracy.stated_bounds()
     if not model.variants:
         return bounds
-    return [bounds, {n: v.accuracy.stated_bounds() for n, v in model.variants.items()}]
+    of = {n: v.accuracy.stated_bounds() | v.accuracy.language_bounds for n, v in model.variants.items()}
+    return [bounds, of]
+
+
+def served_before(model: ModelSpec, locked: LockedModel | None) -> str | None:
+    """The variant that is likely to be laid out: what the gate will say of a new one is not known."""
+    served = None if locked is None else locked.served
+    if served is not None and model.on_fail == "next" and served in model.preference:
+        return served
+    return next(iter(model.preference), None)
 
 
 def _choice(model: ModelSpec, spec: RepositorySpec) -> list[Any]:
@@ -136,7 +145,7 @@ class _Look:
             variants={name: self.variant(model, name, was.get(name), key) for name in model.variants},
             config=config,
             files=files,
-            engine=engine_arguments(model, self.spec),
+            engine=engine_arguments(as_variant(model, served_before(model, locked)), self.spec),
         )
 
     def variant(

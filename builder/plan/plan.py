@@ -277,9 +277,7 @@ def _variant(
         return [] if was else [_action(model, "convert", _Stale(StaleReason.NEW), seen.cached_key, name)]
     stale = _stale_graph(seen, was, export)
     # They run as one process; the conversion's identity holds the data's.
-    kinds: list[ActionKind] = (
-        ["calibrate", "convert"] if seen.identity.parameters["calibration"] is not None else ["convert"]
-    )
+    kinds: list[ActionKind] = ["calibrate", "convert"] if seen.is_calibrated else ["convert"]
     actions = [_action(model, kind, stale, seen.cached_key, name) for kind in kinds]
     graph = actions[-1]
     for engine in seen.engines:
@@ -293,10 +291,11 @@ def _stale_graph(seen: VariantObservation, was: Mapping[str, Any] | None, export
         return _Stale(StaleReason.NEW)
     if export.state is State.TO_RUN:
         return _Stale(StaleReason.EXPORT_CHANGED)
+    data = StaleReason.CALIBRATION_CHANGED if seen.is_calibrated else StaleReason.SOURCE_CHANGED
     return _changed(
         (StaleReason.SPEC_CHANGED, was["parameters"], seen.identity.parameters),
         (StaleReason.TOOL_CHANGED, was["tools"], seen.identity.tools),
-        (StaleReason.CALIBRATION_CHANGED, was["dependencies"], seen.dependencies),
+        (data, was["dependencies"], seen.dependencies),
     )
 
 
@@ -324,7 +323,7 @@ def _accuracy(
     model: str, seen: Observation, locked: LockedModel | None, made: Sequence[Action]
 ) -> list[Action]:
     """The judgement of what was made; it is kept with the artifact, and another bound judges the same numbers again."""
-    if seen.parameters.get("kind") in _NOT_JUDGED:
+    if seen.parameters.get("kind") in _NOT_JUDGED and not seen.variants:
         return []
     stale = _first_stale(made)
     if stale is not None:
@@ -388,9 +387,8 @@ def _first_stale(actions: Sequence[Action]) -> Action | None:
 
 def _cause(stale: Action, locked: LockedModel | None) -> StaleReason:
     """What an action says that is stale because an earlier one is."""
-    return (
-        StaleReason.NEW if locked is None and stale.reason is StaleReason.NEW else StaleReason.EXPORT_CHANGED
-    )
+    is_new = locked is None and stale.reason is StaleReason.NEW
+    return StaleReason.NEW if is_new else StaleReason.EXPORT_CHANGED
 
 
 def _config_change(key: str, reason: StaleReason, seen: Observation, locked: LockedModel) -> _Stale | None:

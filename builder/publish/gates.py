@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tritonsmith.builder.actions.accuracy.accuracy import Bounds, Deviation
-from tritonsmith.builder.actions.accuracy.judgement import judgement_of, refusal
-from tritonsmith.builder.actions.convert.action import is_plain
+from tritonsmith.builder.actions.accuracy.judgement import judgement_of, judgement_of_weights, refusal
+from tritonsmith.builder.actions.convert.action import kind_of_variant
 from tritonsmith.builder.base.errors import GateError
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name
 from tritonsmith.builder.build.context import Context
@@ -55,11 +55,16 @@ def accuracy_gate(context: Context, model: ModelSpec, locked: LockedModel) -> No
     if locked.served is None or locked.served not in model.variants or locked.served not in locked.variants:
         return
     variant, entry = model.variants[locked.served], locked.variants[locked.served]
-    artifact = context.cache.get(entry["key"], "source" if is_plain(variant) else "convert")
+    artifact = context.cache.get(entry["key"], kind_of_variant(model, locked.served))
     subject = f"{model.name}/{locked.served}"
-    if artifact is None:
+    if kind_of_variant(model, locked.served) == "weights":
+        judged = judgement_of_weights(variant, entry["accuracy"])
+    elif artifact is None:
         _judge_summary(subject, entry["accuracy"], Bounds(**variant.accuracy.stated_bounds()))
-    elif not (judged := judgement_of(variant, artifact.record)).passed:
+        return
+    else:
+        judged = judgement_of(variant, artifact.record)
+    if not judged.passed:
         raise refusal(subject, judged, context.spec.where(model.name, "variants", locked.served))
 
 

@@ -40,13 +40,21 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 @with_config(STRICT)
 class Accuracy(TypedDict, total=False):
-    """The worst deviation, where anything was compared; note: why nothing was."""
+    """The worst deviation, where anything was compared; note: why nothing was. Of a language model's variant what
+    builder.actions.language.measures says, and the digest of the source's answers."""
 
     samples: int
     note: str | None
     relative_l2: Distance
     cosine: Distance
     max_abs: Distance
+    token_agreement: Distance
+    perplexity_ratio: Distance
+    perplexity: Distance
+    prompts: int
+    prompt_tokens: int
+    answer_tokens: int
+    reference: Sha256
 
 
 @with_config(STRICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, create_model, model_validator
@@ -39,9 +40,6 @@ NOT_FOR_LANGUAGE_MODELS = NOT_FOR_ENSEMBLES | {
     "exporter",
     "dynamic_dims",
     "accuracy",
-    "variants",
-    "serve",
-    "on_fail",
     "calibration",
     "state",
 }
@@ -243,6 +241,15 @@ def stated_tensors(model: ModelSpec, kind: Literal["input", "output"]) -> tuple[
     """The inputs or outputs as the spec states them: {name, data_type, dims, …}, None where left out."""
     tensors = getattr(model.config, kind) or ()
     return tuple(t.model_dump() for t in tensors)
+
+
+def weights_of_variant(model: ModelSpec, variant: str) -> str | None:
+    """The file of a language model's variant, by its name alone where it is made here; None where it is the source."""
+    stated = model.variants[variant]
+    if model.source.kind != "llm" or stated.is_source:
+        return None
+    source = PurePosixPath(model.source.reference)
+    return stated.llm or f"{source.stem}.{stated.precision}.gguf"
 
 
 def language_backend(model: ModelSpec) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.errors import SpecError, shortened, unknown
 from tritonsmith.builder.base.files.untrusted import fault_of_model_name, fault_of_text
+from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.builder.llm.arguments import engine_version
 from tritonsmith.builder.llm.contract import BACKENDS, FIRST_LLMAPI
 from tritonsmith.builder.llm.engine import engine_faults
+from tritonsmith.builder.llm.precisions import GGUF_PRECISIONS
 from tritonsmith.builder.llm.weights import hub_name
 from tritonsmith.builder.spec.model_directory import fault_of_place, fault_of_places
 from tritonsmith.builder.spec.model_spec import ModelSpec, Target, language_backend, stated_tensors
@@ -182,16 +184,10 @@ def refuse_range_of_unknown_dim(source: YamlSource, model: ModelSpec, at: KeyPat
 
 # What a language model's backend leaves no room for → why, and what to state instead.
 _NOT_OF_LANGUAGE_MODELS: Mapping[str, tuple[str, str]] = {
-    "variants": (
-        "its weights are served as they are: nothing is exported, converted or compiled",
-        "a model for each: other weights (a GGUF of another type), or engine: {quantization: …} or {dtype: …}",
-    ),
-    "serve": ("it has no variants", "leave it out"),
-    "on_fail": ("it has no variants", "leave it out"),
-    "calibration": ("nothing is quantized here", "weights that are quantized already"),
+    "calibration": ("its weights are rounded as they are", "variants: {NAME: {precision: q8_0}}"),
     "accuracy": (
-        "its source and what is served are the same weights, so there is nothing to hold against one another",
-        "leave it out",
+        "its source is served as it is, so there is nothing to hold against it",
+        "variants: {NAME: {precision: q8_0, accuracy: {…}}}: each variant has bounds of its own",
     ),
     "dynamic_dims": ("its inputs are texts", "engine: {max_model_len: …}, the most tokens"),
     "opset": ("nothing is exported", "leave it out"),
@@ -205,6 +201,7 @@ _NOT_OF_LANGUAGE_MODELS: Mapping[str, tuple[str, str]] = {
 def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Target, at: KeyPath) -> None:
     """SpecError for `engine:` on a model of another kind, and on a language model for what its backend has no room for:
     another backend, batching by Triton, variants, arguments that the target's engine does not take."""
+    _refuse_variants(source, model, at)
     if model.source.kind != "llm":
         if "engine" in model.model_fields_set:
             raise SpecError(
@@ -262,6 +259,71 @@ def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Targ
             seen=fault.seen,
             valid=fault.valid,
             fix=fault.fix,
+        )
+
+
+# What weights of a language model may state, and what of `accuracy:` is measured of them.
+_OF_WEIGHTS = ("precision", "llm", "accuracy")
+_MEASURED = ("samples", "token_agreement", "perplexity_ratio")
+
+
+def _refuse_variants(source: YamlSource, model: ModelSpec, at: KeyPath) -> None:
+    """Each variant's precision, file and bounds are those of its model's kind."""
+    refuse = _refuse_weights if model.source.kind == "llm" else _refuse_of_language
+    for name in model.variants:
+        refuse(source, model, name, (*at, "variants", name))
+
+
+def _refuse_of_language(source: YamlSource, model: ModelSpec, name: str, place: KeyPath) -> None:
+    """What only a language model's variant can state."""
+    variant = model.variants[name]
+    _refuse_precision(source, model, name, place, precision_rows())
+    wrong: list[KeyPath] = [("llm",)] if variant.llm is not None else []
+    wrong += [("accuracy", key) for key in sorted(variant.accuracy.language_bounds)]
+    for keys in wrong:
+        raise SpecError(
+            f"{model.name}: {keys[-1]} is of language models, and this is a {model.source.kind} source",
+            code="only_of_language_models",
+            where=source.where_stated((*place, *keys)),
+            fix="leave it out",
+        )
+
+
+def _refuse_weights(source: YamlSource, model: ModelSpec, name: str, place: KeyPath) -> None:
+    """What weights of a language model cannot be, or are not measured by."""
+    variant = model.variants[name]
+    if (backend := language_backend(model)) != "vllm":
+        why = f"variants are GGUF files, which the {backend} backend does not read"
+        raise _unfit(source, model, place, why, "backend: vllm, or a model for each")
+    for key in sorted(variant.model_fields_set - set(_OF_WEIGHTS)):
+        why = f"weights of a language model have no {key}"
+        raise _unfit(source, model, (*place, key), why, "leave it out")
+    for key in sorted(variant.accuracy.model_fields_set - set(_MEASURED)):
+        why, instead = (
+            f"{key} is not measured of a language model",
+            "token_agreement: 0.95, perplexity_ratio: 1.02",
+        )
+        raise _unfit(source, model, (*place, "accuracy", key), why, instead)
+    if "precision" in variant.model_fields_set:
+        if variant.llm is not None:
+            why = "llm names weights as they are, and precision makes some of the source's"
+            raise _unfit(source, model, (*place, "precision"), why, "one of the two")
+        _refuse_precision(source, model, name, place, GGUF_PRECISIONS)
+    if ":" in (variant.accuracy.samples or ""):
+        why = "its prompts are a file, JSON lines or .txt"
+        raise _unfit(source, model, (*place, "accuracy", "samples"), why, "samples: prompts.jsonl")
+
+
+def _refuse_precision(
+    source: YamlSource, model: ModelSpec, name: str, place: KeyPath, valid: Iterable[str]
+) -> None:
+    precision = model.variants[name].precision
+    if precision not in (known := tuple(valid)):
+        raise SpecError(
+            f"{model.name}: no precision {precision!r} of a {model.source.kind} source",
+            code="wrong_value",
+            where=source.where_stated((*place, "precision")),
+            **unknown(precision, known),
         )
 
 

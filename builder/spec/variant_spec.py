@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
 
 from tritonsmith.builder.base.dim_relations import relation_from_text
 from tritonsmith.builder.base.precisions import PrecisionRow, precision_rows
+from tritonsmith.builder.llm.precisions import FILE_BOUNDS, GGUF_PRECISIONS, LanguageBounds
 
 
 class Frozen(BaseModel):
@@ -99,7 +101,8 @@ class AccuracySpec(Frozen):
 
     samples: str | None = Field(
         None,
-        description="module:callable that returns a list of {input name: array}, or an .npz file; default: random",
+        description="module:callable that returns a list of {input name: array}, or an .npz file; default: random. Of a "
+        "language model's variant a file of prompts, JSON lines or .txt; default: 16 of ours",
     )
     relative_l2: Real | None = Field(None, gt=0, description="largest ‖candidate − reference‖ / ‖reference‖")
     cosine: Real | None = Field(None, ge=-1, le=1, description="smallest cosine similarity of a row")
@@ -108,6 +111,23 @@ class AccuracySpec(Frozen):
         None, ge=0, le=1, description="smallest share of rows whose largest value stays the same"
     )
     metric: MetricSpec | None = Field(None, description="a measure of your own; of variants")
+    token_agreement: Real | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="of a language model's variant: smallest share of the tokens of the source's greedy answers that it puts "
+        "first, too",
+    )
+    perplexity_ratio: Real | None = Field(
+        None,
+        gt=0,
+        description="of a language model's variant: largest perplexity of the prompts, by the source's",
+    )
+
+    @property
+    def language_bounds(self) -> dict[str, float]:
+        """The bounds of a language model's variant that are stated, by name."""
+        return self.model_dump(include={"token_agreement", "perplexity_ratio"}, exclude_none=True)
 
     def stated_bounds(self) -> dict[str, float]:
         """The bounds that are stated, by name."""
@@ -135,7 +155,8 @@ class ProfileSpec(Frozen):
 if TYPE_CHECKING:
     Precision = str
 else:
-    Precision = Literal[tuple(precision_rows())]
+    _NAMES = tuple(dict.fromkeys((*precision_rows(), *GGUF_PRECISIONS)))
+    Precision = Literal[_NAMES]
 
 
 class Variant(Frozen):
@@ -144,7 +165,16 @@ class Variant(Frozen):
     backend: Literal["onnxruntime", "tensorrt"] = Field(
         "onnxruntime", description="what runs it; tensorrt: an engine is compiled"
     )
-    precision: Precision = Field("fp32", description="what it computes in; see docs/precision.md")
+    precision: Precision = Field(
+        "fp32",
+        description="what it computes in; see docs/precision.md. Of a language model: the GGUF type that its weights are "
+        "made to, f16, bf16, q8_0, q5_1, q5_0, q4_1 or q4_0",
+    )
+    llm: str | None = Field(
+        None,
+        min_length=1,
+        description="of a language model: another GGUF file of the same model, judged against the source",
+    )
     exclude: tuple[str, ...] = Field(
         (), description="nodes that stay fp32: globs over node names and op types"
     )
@@ -166,6 +196,8 @@ class Variant(Frozen):
 
     @model_validator(mode="after")
     def _fits_its_backend(self) -> Variant:
+        if self.is_of_language_model:
+            return self  # builder.spec.language_variants knows the model, too
         row = self.row
         if row.convert is None and self.exclude:
             raise ValueError(
@@ -191,6 +223,22 @@ class Variant(Frozen):
             gpus = f", and GPUs of compute capability {least} or newer" if least else ""
             raise ValueError(f"precision {row.name} needs backend: tensorrt ({row.no_onnxruntime}){gpus}")
         return self
+
+    @property
+    def is_of_language_model(self) -> bool:
+        """Whether only a language model can have it. bf16 any model may have."""
+        return self.llm is not None or self.precision not in precision_rows()
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is what the source is, served as it is: ONNX Runtime computes what its export computes."""
+        return not self.is_of_language_model and self.backend == "onnxruntime" and self.row.exact
+
+    @property
+    def language_bounds(self) -> LanguageBounds:
+        """Of a language model's variant: what is stated, and else its type's."""
+        default = FILE_BOUNDS if self.llm is not None else GGUF_PRECISIONS[self.precision]
+        return replace(default, **self.accuracy.language_bounds)
 
     @property
     def row(self) -> PrecisionRow:

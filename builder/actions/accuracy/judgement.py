@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import computed_field
 
 from tritonsmith.builder.actions.accuracy.accuracy import AccuracyReport, Bounds, Deviation
+from tritonsmith.builder.actions.language.measures import failures as language_failures
 from tritonsmith.builder.base.errors import GateError, Where
 from tritonsmith.builder.base.files.json_forms import JsonForm
 from tritonsmith.builder.spec.variant_spec import Variant
@@ -55,6 +56,16 @@ def judgement_of(variant: Variant, record: Mapping[str, Any]) -> Judgement:
         layers=tuple(record.get("layers", ())),
         exclude=tuple(record.get("suggested_exclude", ())),
     )
+
+
+def judgement_of_weights(
+    variant: Variant, accuracy: Mapping[str, Any], findings: Sequence[str] = ()
+) -> Judgement:
+    """Judges what the lock keeps of a language model's variant. What could not be judged is within no bound that is stated."""
+    if "token_agreement" in accuracy:
+        return Judgement(language_failures(accuracy, variant.language_bounds), tuple(findings))
+    note = str(accuracy.get("note", "not judged"))
+    return Judgement((note,) if variant.accuracy.language_bounds else (), tuple(findings))
 
 
 def _failures(failed: Sequence[Deviation]) -> list[str]:

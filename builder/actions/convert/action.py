@@ -16,6 +16,7 @@ from tritonsmith.builder.actions.action import (
     Action,
     Artifact,
     Identity,
+    Kind,
     Ran,
     Subject,
     Workplace,
@@ -24,6 +25,7 @@ from tritonsmith.builder.actions.action import (
 from tritonsmith.builder.actions.convert.request import ConvertRequest
 from tritonsmith.builder.actions.convert.run import run_convert
 from tritonsmith.builder.actions.export.action import ExportRecord, graph_level
+from tritonsmith.builder.actions.language.action import weights_identity
 from tritonsmith.builder.actions.record import MORE, Count
 from tritonsmith.builder.base.files.untrusted import STRICT, Distance
 from tritonsmith.builder.base.machine.toolchain import Toolchain, this_toolchain
@@ -67,7 +69,14 @@ class ConvertRecord(ExportRecord, LayersRecord):
 
 def is_plain(variant: Variant) -> bool:
     """Whether the variant is the export itself."""
-    return variant.backend == "onnxruntime" and variant.row.exact
+    return variant.is_source
+
+
+def kind_of_variant(spec: ModelSpec, name: str) -> Kind:
+    """Of the artifact that is made of the model for a variant."""
+    if is_plain(spec.variants[name]):
+        return "source"
+    return "weights" if spec.source.kind == "llm" else "convert"
 
 
 def conversion_identity(
@@ -78,6 +87,8 @@ def conversion_identity(
     The calibration data's content is in the key.
     """
     variant = spec.variants[name]
+    if kind_of_variant(spec, name) == "weights":
+        return weights_identity(spec, name, base_key)
     parameters: dict[str, Any] = {
         "revision": CONVERT_REVISION,
         "backend": variant.backend,

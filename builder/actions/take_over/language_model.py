@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from tritonsmith.builder.llm.weights import (
     hub_name,
     json_of,
     missing,
+    read_gguf_values,
     read_weights,
     refuse_links_elsewhere,
 )
 from tritonsmith.builder.spec.model_directory import read_model_directory
-from tritonsmith.builder.spec.model_spec import language_backend
+from tritonsmith.builder.spec.model_spec import language_backend, weights_of_variant
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 _ADAPTER = "adapter_config.json"
@@ -35,10 +37,67 @@ def check_weights(model: ModelSpec, spec: RepositorySpec) -> None:
     for name, directory in model.source.options["lora"].items():
         with at(spec.where(model.name, "source", "lora", name)):
             _adapter(name, source_path(directory, spec.root))
+    for name in model.variants:
+        _check_variant(model, name, spec)
     for name in model.source.files:
         with at(spec.where(model.name, "source", "files")):
             if not source_path(name, spec.root).is_file():
                 raise missing(name, source_path(name, spec.root))
+
+
+# What two files of the same model have in common: `general.file_type` and the tensors' types are what may differ.
+_SAME = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv", "vocab_size")
+# Of general.file_type: weights that no quantization has touched (llama.cpp, LlamaFileType).
+_PLAIN_TYPES = {0: "F32", 1: "F16", 32: "BF16"}
+
+
+def _check_variant(model: ModelSpec, name: str, spec: RepositorySpec) -> None:
+    """SpecError for weights that are not to be had, or not of the model that they are to stand for."""
+    file, where = weights_of_variant(model, name), spec.where(model.name, "variants", name)
+    if file is None:
+        return
+    source = source_path(model.source.reference, spec.root)
+    if not source.is_file():
+        raise SpecError(
+            f"{model.name}/{name}: only a GGUF file has variants, and {model.source.reference} is none",
+            code="not_of_language_models",
+            where=where,
+            fix="a model for each: other weights, or engine: {quantization: …}, which vLLM does as it loads them and no "
+            "gate here judges",
+        )
+    stated = model.variants[name].llm
+    with at(where):
+        values = read_gguf_values(source)
+        if stated is None:
+            file_type = values.get("general.file_type")
+            if isinstance(file_type, int) and file_type not in _PLAIN_TYPES:
+                raise SpecError(
+                    f"{model.name}/{name}: {source.name} holds weights that are quantized already, and would be rounded twice",
+                    code="already_quantized",
+                    valid=tuple(_PLAIN_TYPES.values()),
+                    fix="source: {llm: …} with the file that it was made from; this one may be a variant: {llm: FILE}",
+                )
+            return
+        path = source_path(stated, spec.root)
+        if not path.is_file():
+            raise missing(stated, path)
+        read_weights(path)
+        _refuse_another(model, name, values, read_gguf_values(path))
+
+
+def _refuse_another(
+    model: ModelSpec, name: str, source: Mapping[str, Any], variant: Mapping[str, Any]
+) -> None:
+    architecture = source.get("general.architecture")
+    keys = [f"{architecture}.{key}" for key in _SAME]
+    for key in ("general.architecture", *keys, "tokenizer.ggml.tokens"):
+        if source.get(key) != variant.get(key):
+            raise SpecError(
+                f"{model.name}/{name}: its weights are of another model than the source: {key} differs",
+                code="another_model",
+                seen=f"{variant.get(key)}, the source has {source.get(key)}",
+                fix="a file of the same model, or a model of its own",
+            )
 
 
 def weights_of(model: ModelSpec, root: Path) -> Weights | None:
@@ -134,6 +193,11 @@ def _tell(spec: ModelSpec, weights: Weights) -> None:
         note(
             f"warning: {spec.name}: its weights take {text_of_bytes(weights.weight_bytes)}, and this machine has "
             f"{text_of_bytes(memory)}: it will not be served here"
+        )
+    if named := spec.engine.get("quantization"):
+        note(
+            f"{spec.name}: engine.quantization: {named} is vLLM's work as it loads the weights; no gate here judges what it "
+            "does to the answers"
         )
     if not weights.chat_template:
         note(

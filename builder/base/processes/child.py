@@ -55,6 +55,7 @@ class ChildTask:
     gpus:        numbers of the GPUs of which it computes on one; two actions do not share one.
     imports:     modules that take long; a build forks such workers from a process that has them.
     shares:      it runs no code but ours and that of `imports`: its process may have done other tasks before and take more.
+    program:     run instead of the module, by an interpreter of its own; it takes the same arguments and pipes.
     """
 
     module: str
@@ -64,6 +65,7 @@ class ChildTask:
     gpus: tuple[int, ...] = ()
     imports: tuple[str, ...] = ()
     shares: bool = False
+    program: tuple[str, ...] = ()
 
 
 class _Running(Protocol):
@@ -183,7 +185,7 @@ def _start(
         worker.give(json.dumps({**told, "request": request}).encode() + b"\n", send, log)
         return worker
     fresh = _Fresh(
-        [sys.executable, "-m", task.module, str(send), out],
+        [*(task.program or (sys.executable, "-m", task.module)), str(send), out],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,

@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.batch_rows import report_from_dict
-from tritonsmith.builder.actions.convert.action import is_plain
+from tritonsmith.builder.actions.convert.action import is_plain, kind_of_variant
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.build.model.engines import BuiltEngine
@@ -20,6 +20,7 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.field_changes import field_changes
 from tritonsmith.builder.model_config.model_config import model_config_from_text
 from tritonsmith.builder.plan.observation import Observation
+from tritonsmith.builder.plan.observe import served_before
 from tritonsmith.builder.plan.order import in_build_order, step_models
 from tritonsmith.builder.plan.plan import Action, BuildPlan, Fate, Outlook, StaleReason, State
 from tritonsmith.builder.repository.lock import Lock, LockedModel
@@ -121,14 +122,12 @@ class _Look:
         return next((artifact for artifact in found if artifact is not None), None)
 
     def _chosen(self, model: ModelSpec, locked: LockedModel | None, base: Artifact) -> BuiltVariant | None:
-        """The variant that is likely to be laid out: what the gate will say of a new one is not known."""
-        served = None if locked is None else locked.served
-        passed_over = model.on_fail == "next" and served in model.preference
-        name = served if passed_over and served is not None else model.preference[0]
+        name = served_before(model, locked)
+        assert name is not None
         graph, engines = base, list[BuiltEngine]()
         for action in () if is_plain(model.variants[name]) else self._actions(model, name, "convert"):
             was = None if locked is None or name not in locked.variants else locked.variants[name]["key"]
-            made = self._first("convert", action.key, was)
+            made = self._first(kind_of_variant(model, name), action.key, was)
             if made is None:
                 return None
             graph = made

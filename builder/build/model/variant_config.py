@@ -30,9 +30,10 @@ def config_message(
         message = ensemble_config(spec, steps, repository)
     else:
         inputs, outputs = ([tensor_from_dict(t) for t in record[kind]] for kind in ("inputs", "outputs"))
-        backend = None if chosen is None else spec.variants[chosen.name].backend
+        of_variant = chosen is not None and spec.source.kind != "llm"
+        backend = spec.variants[chosen.name].backend if chosen is not None and of_variant else None
         message = model_config_from_spec(spec, inputs, outputs, repository, backend)
-    if chosen is not None:
+    if chosen is not None and spec.source.kind != "llm":
         for capability, plan in cc_model_filenames(chosen).items():
             message.cc_model_filenames[capability] = plan
         wire_variant(message, spec, chosen, repository)

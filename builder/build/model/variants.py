@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tritonsmith.builder.actions.accuracy.accuracy import report_from_dict
 from tritonsmith.builder.actions.accuracy.action import layers_action
-from tritonsmith.builder.actions.accuracy.judgement import Judgement, judgement_of, refusal
+from tritonsmith.builder.actions.accuracy.judgement import (
+    Judgement,
+    judgement_of,
+    judgement_of_weights,
+    refusal,
+)
 from tritonsmith.builder.actions.action import Artifact, Subject, place_error
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.compilers.tensorrt import PLAN
 from tritonsmith.builder.actions.compile.target import plan_names
-from tritonsmith.builder.actions.convert.action import conversion_identity, convert_action, is_plain
+from tritonsmith.builder.actions.convert.action import (
+    conversion_identity,
+    convert_action,
+    is_plain,
+    kind_of_variant,
+)
+from tritonsmith.builder.actions.language.action import measured_of, reference_action, weights_action
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.model.engines import BuiltEngine, engine_artifacts
@@ -22,7 +34,7 @@ from tritonsmith.builder.cache.cache import Cache
 from tritonsmith.builder.model_config.model_config import model_config_as_stated, runs_on_cpus_alone
 from tritonsmith.builder.plan.engine_profiles import engine_options, engine_profiles
 from tritonsmith.builder.plan.plan import Action
-from tritonsmith.builder.repository.lock import LockedVariant, finite
+from tritonsmith.builder.repository.lock import Accuracy, LockedVariant, finite
 from tritonsmith.builder.spec.spec import ModelSpec, RepositorySpec
 
 
@@ -55,6 +67,8 @@ def _built(variant: Subject, base: Artifact, planned: Sequence[Action], cache: C
     name, stated, root = variant.variant, variant.stated, variant.repository.root
     if is_plain(stated):
         return BuiltVariant(name, base, "the export", judgement=judgement_of(stated, base.record))
+    if kind_of_variant(variant.spec, name) == "weights":
+        return _built_weights(variant, base, planned, cache)
     conversion = convert_action(variant, base)
     artifact = fetched(conversion, next(a.key for a in planned if a.kind == "convert"), cache)
     action = "made" if artifact is None else "from cache"
@@ -78,6 +92,23 @@ def _built(variant: Subject, base: Artifact, planned: Sequence[Action], cache: C
         placed = place_error(failure_of(error, variant.name), variant.name, variant.where)
         return BuiltVariant(name, None, "failed", placed, judgement)
     return BuiltVariant(name, artifact, action, judgement=judgement, engines=engines)
+
+
+def _built_weights(variant: Subject, base: Artifact, planned: Sequence[Action], cache: Cache) -> BuiltVariant:
+    """Of a language model: the source is asked only where the variant's own answers are not known."""
+    name, stated, root = variant.variant, variant.stated, variant.repository.root
+    sought = weights_action(variant, base, None)
+    artifact = fetched(sought, next(a.key for a in planned if a.kind == "convert"), cache)
+    action = "made" if artifact is None else "from cache"
+    try:
+        if artifact is None:
+            reference, _ = perform(reference_action(variant, base), root, cache)
+            artifact, _ = perform(weights_action(variant, base, reference), root, cache)
+    except Exception as error:
+        placed = place_error(failure_of(error, variant.name), variant.name, variant.where)
+        return BuiltVariant(name, None, "failed", placed)
+    judgement = judgement_of_weights(stated, measured_of(artifact.record), artifact.record["findings"])
+    return BuiltVariant(name, artifact, action, judgement=judgement)
 
 
 def _refuse_what_no_instance_loads(variant: Subject, artifact: Artifact) -> None:
@@ -155,16 +186,13 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
         if variant.artifact is None:
             continue
         record = variant.artifact.record
-        worst = report_from_dict(record["accuracy"]).worst
         plain = is_plain(spec.variants[variant.name])
         kept[variant.name] = {
             "parameters": conversion_identity(spec, variant.name, None).parameters,
             "tools": {} if plain else record["tools"],
             "dependencies": {} if plain else record["dependencies"],
             "key": variant.artifact.key,
-            "accuracy": {}
-            if worst is None
-            else {"relative_l2": finite(worst.relative_l2), "cosine": finite(worst.cosine)},
+            "accuracy": _summary(record),
         }
         if record.get("coverage") and not plain:
             kept[variant.name]["coverage"] = record["coverage"]
@@ -178,3 +206,15 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
                 for engine in variant.engines
             }
     return kept
+
+
+def _summary(record: Mapping[str, Any]) -> Accuracy:
+    """The worst deviation, or what was measured of a language model."""
+    if "judged" in record:
+        told: Any = {k: finite(v) if isinstance(v, float) else v for k, v in measured_of(record).items()}
+        summary: Accuracy = told
+        return summary
+    worst = report_from_dict(record["accuracy"]).worst
+    if worst is None:
+        return {}
+    return {"relative_l2": finite(worst.relative_l2), "cosine": finite(worst.cosine)}

@@ -19,6 +19,8 @@ from pathlib import Path
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.files.digest import digest_of_file, digest_of_value
 from tritonsmith.builder.base.files.disk import adopt, clear_away, delete_empty, move, take_out
+from tritonsmith.builder.base.machine import server_home
+from tritonsmith.builder.base.machine.server_home import MARKER
 from tritonsmith.builder.base.text.console import activity, note, timed
 from tritonsmith.perf.server import embedded
 from tritonsmith.perf.server.embedded import MODEL_PATH, Embedded, PythonEnvironment
@@ -31,10 +33,10 @@ VLLM = Path(__file__).with_name("vllm.txt")
 # What converts Hugging Face directories, beside torch, of which each of pip's indexes has wheels of its own.
 OPTIMUM = Path(__file__).with_name("optimum.txt")
 TORCH = "torch==2.13.0"
-HOME_VARIABLE = "TRITONSMITH_SERVER_HOME"
+HOME_VARIABLE = server_home.HOME_VARIABLE
+home = server_home.server_home
 # What nvidia-pytriton 0.7.0 holds.
 TRITON = "2.51.0"
-_MARKER = "tritonsmith.json"
 _MAKING = ".making"
 # In the user's pip configuration these say where packages go, which is not theirs to say here.
 _PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN", "PYTHONPATH", "PYTHONHOME")
@@ -71,16 +73,6 @@ class _Marker:
     python: str
     libpython: str | None
     packages: list[str]
-
-
-def home() -> Path:
-    """$TRITONSMITH_SERVER_HOME, or tritonsmith/server in the user's data directory by the XDG rules."""
-    if override := os.environ.get(HOME_VARIABLE):
-        return Path(override).expanduser().absolute()
-    base = os.environ.get("XDG_DATA_HOME")
-    # The XDG rules: a relative path is to be ignored.
-    data = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "share"
-    return data / "tritonsmith" / "server"
 
 
 def ready(version: str | None = None) -> PythonEnvironment | None:
@@ -236,7 +228,7 @@ def _made_from(version: str, locked: Path = LOCKED) -> str:
 
 def _fitting(root: Path, made_from: str) -> PythonEnvironment | None:
     try:
-        marker = _Marker(**json.loads((root / _MARKER).read_bytes()))
+        marker = _Marker(**json.loads((root / MARKER).read_bytes()))
         libpython = Path(marker.libpython) if marker.libpython is not None else None
         found = PythonEnvironment(root, marker.python, libpython)
         fits = (
@@ -285,7 +277,7 @@ def _made(
                 libpython=None if made.libpython is None else str(made.libpython),
                 packages=_packages(made),
             )
-            (made.root / _MARKER).write_text(json.dumps(asdict(marker), indent=2) + "\n")
+            (made.root / MARKER).write_text(json.dumps(asdict(marker), indent=2) + "\n")
             if target.exists():
                 take_out(target.parent, target.name, making)
             move(made.root, target.parent, target.name)

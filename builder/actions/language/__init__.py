@@ -1,0 +1,1 @@
+"""A variant of a language model: its weights, and how its answers stand against the source's."""

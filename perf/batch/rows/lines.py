@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -103,8 +102,10 @@ def check_input(path: Path) -> None:
         raise UsageError(
             "not a file that can be read twice", code="no_input", where=Where(path), fix="copy it into a file"
         )
-    if not os.access(path, os.R_OK):
-        raise UsageError("it may not be read", code="no_input", where=Where(path))
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        raise UsageError("it may not be read", code="no_input", where=Where(path)) from None
 
 
 def lines_of(path: Path, start: Start = BEGIN) -> Iterator[Line]:

@@ -147,13 +147,14 @@ def test_what_a_hub_may_answer_is_a_commit_or_one_error_that_says_what_to_do(
 
 
 def test_offline_and_without_a_hub_it_is_what_was_fetched_before_or_an_error(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "hub" / "models--org--model"
+    home = tmp_path / "snapshots" / "hf"  # a directory of the user's, called as one of the cache's
+    snapshot = home / "hub" / "models--org--model"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text(FIRST)
     (snapshot / "snapshots" / FIRST).mkdir(parents=True)
     (snapshot / "snapshots" / FIRST / "config.json").write_text("{}")
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        known, other = ask(tmp_path, "org/model", "org/other", **env)
+        known, other = ask(tmp_path, "org/model", "org/other", HF_HOME=str(home), **env)
         assert known == FIRST
         assert other.startswith("3 hub_unreachable ") and "org/other@COMMIT" in other
 

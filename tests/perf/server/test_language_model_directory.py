@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -182,3 +183,14 @@ def test_a_disk_without_room_is_told_before_anything_is_converted(tmp_path: Path
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "MiB are free there: make room, or name another directory in TRITONSMITH_CACHE" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_digests_that_a_full_disk_does_not_take_leave_nothing_behind(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, resource, sys, vllm_convert\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))\n"
+        "vllm_convert._write_digests(pathlib.Path(sys.argv[1]), {sys.argv[1]: ['a digest'] * 9})"
+    )
+    command = [sys.executable, "-B", "-c", program, str(tmp_path)]
+    assert subprocess.run(command, cwd=PROGRAM.parent, check=False).returncode == 0
+    assert not list(tmp_path.iterdir())

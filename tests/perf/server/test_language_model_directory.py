@@ -16,6 +16,7 @@ import pytest
 
 from tests.builder.llm.test_weights import decoder
 from tests.mounts import can_mount
+from tests.tiny_gguf import tiny_gguf
 from tests.tiny_huggingface import greedy, tiny_huggingface
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.build.build import build
@@ -162,6 +163,12 @@ def test_without_what_converts_it_says_the_command_before_a_server_starts(
     assert (caught.value.code, caught.value.exit_code) == ("optimum_missing", 3)
     assert "tritonsmith server install --with optimum" in str(caught.value.fix)
     assert str(caught.value.seen) == str(repository / "chat" / "1" / NAME)
+
+    # Version 1 is not served any more, so nothing is converted for it.
+    newer = repository / "chat" / "2"
+    newer.mkdir()
+    (newer / "model.json").write_text(json.dumps({"model": tiny_gguf(newer / "m.gguf").name}))
+    assert convert_ahead([repository], None, vllm) == {}
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a file system of its own")

@@ -230,6 +230,22 @@ def test_another_way_to_say_the_same_commit_is_remembered_and_builds_nothing(pro
     assert len(hub.asked) == asked
 
 
+def test_a_model_that_fails_keeps_its_commit(project: Path, hub: Hub) -> None:
+    assert not build(options(project)).errors
+    hub.has("org/model", SECOND)
+    wrong = SPEC + "    version_policy: {specific: {versions: [7]}}\n"
+    (error,) = build(options(project, wrong, update_revisions=True)).errors
+    assert error.code == "lint" and served(project) == ("org/model", FIRST)
+    assert kept(project) == {"org/model": FIRST}
+
+
+def test_locked_leaves_the_lock_file_as_it_is(project: Path) -> None:
+    assert not build(options(project)).errors
+    before = (project / "models.lock.json").read_bytes()
+    assert not build(options(project, SPEC.replace("org/model", f"org/model@{FIRST}"), locked=True)).errors
+    assert (project / "models.lock.json").read_bytes() == before
+
+
 def test_what_the_hub_refuses_is_said_at_the_specs_line_and_nothing_is_made(project: Path, hub: Hub) -> None:
     hub.has("org/model", None, 401, X_Error_Code="GatedRepo")
     with pytest.raises(TritonsmithError) as caught:

@@ -67,7 +67,8 @@ def build(options: BuildOptions, tell: Tell | None = None) -> BuildResult:
     with locked(repository):
         context, plan = _planned(options)
         if not plan.stale:
-            _write_pins(context)
+            if not options.locked:
+                _write_pins(context)
             return _nothing_to_do(context, plan)
         with staging_beside(repository) as staging:
             return _laid_out(context, plan, staging, tell)
@@ -106,9 +107,12 @@ def _laid_out(context: Context, plan: BuildPlan, staging: Path, tell: Tell | Non
                 f"warning: {place} is not what was built, so it stays, and the lock file forgets it; "
                 f"if nothing needs it: rm -r {shlex.quote(str(place))}"
             )
-    write_lock(lock_path(context.spec.path), with_pins(run.lock(), context.observed, context.pins))
+    outcomes = run.outcomes()
+    # What was laid out has its commit from there, and what failed stays as it was.
+    unchanged = () if context.options.locked else [o.model for o in outcomes if o.action == "up-to-date"]
+    write_lock(lock_path(context.spec.path), with_pins(run.lock(), unchanged, context.pins))
     context.cache.stats.save()
-    return BuildResult(context.repository, plan, run.outcomes())
+    return BuildResult(context.repository, plan, outcomes)
 
 
 def _make_artifacts(context: Context, plan: BuildPlan, tell: Tell | None) -> BuildResult:

@@ -30,7 +30,7 @@ _BLOCKS = {
 }  # fmt: skip
 _DEFAULT_ALIGNMENT = 32
 # What the largest models have is far below.
-_MAX_VALUES, _MAX_TENSORS, _MAX_DIMS = 10_000, 1_000_000, 8
+_MAX_VALUES, _MAX_TENSORS, _MAX_DIMS, _MAX_LENGTH = 10_000, 1_000_000, 8, 1 << 24
 
 
 class GgufProblem(ValueError):
@@ -41,7 +41,7 @@ class GgufProblem(ValueError):
 class Gguf:
     """A file's head.
 
-    values:  key → number, text or truth value; of a list its length.
+    values:  key → number, text or truth value; of a list its length, or itself where it was asked for.
     tensors: number of tensors.
     """
 
@@ -49,14 +49,17 @@ class Gguf:
     tensors: int
 
 
-def read_gguf(path: Path) -> Gguf:
-    """GgufProblem where the file is none, or ends before its weights do; OSError where it cannot be read."""
+def read_gguf(path: Path, lists: str | None = None) -> Gguf:
+    """GgufProblem where the file is none, or ends before its weights do; OSError where it cannot be read.
+
+    lists: how the names begin of those that are wanted themselves (`tokenizer.ggml.`).
+    """
     with open_regular(path) as file:
         if file.read(4) != _MAGIC:
             raise GgufProblem("it does not begin with `GGUF`")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                return _head(_Cursor(data, 4))
+                return _head(_Cursor(data, 4), lists)
             except (struct.error, UnicodeDecodeError, OverflowError):
                 raise GgufProblem("its head is cut off or damaged") from None
 
@@ -80,24 +83,27 @@ class _Cursor:
         self.position += size
         return start
 
-    def text(self) -> str:
+    def text(self, errors: str = "strict") -> str:
         start = self.skip(self.scalar("Q"))
-        return self.data[start : self.position].decode()
+        return self.data[start : self.position].decode(errors=errors)
 
 
-def _head(at: _Cursor) -> Gguf:
+def _head(at: _Cursor, lists: str | None) -> Gguf:
     version = at.scalar("I")
     if version not in _VERSIONS:
         raise GgufProblem(f"it is of GGUF version {version}, and 2 and 3 are known")
     tensors, count = at.scalar("Q"), at.scalar("Q")
     if tensors > _MAX_TENSORS or count > _MAX_VALUES:
         raise GgufProblem("its head is cut off or damaged")
-    values = {at.text(): _value(at, at.scalar("I")) for _ in range(count)}
+    values: dict[str, Any] = {}
+    for _ in range(count):
+        name = at.text()
+        values[name] = _value(at, at.scalar("I"), lists is not None and name.startswith(lists))
     begin, end = 0, max((_end_of_tensor(at) for _ in range(tensors)), default=0)
     alignment = values.get("general.alignment") or _DEFAULT_ALIGNMENT
     if isinstance(alignment, int):
         begin = -(-at.position // alignment) * alignment
-    if begin + end > len(at.data):
+    if tensors and begin + end > len(at.data):
         raise GgufProblem(f"it ends after {len(at.data)} bytes, and its weights go on to {begin + end}")
     return Gguf(values, tensors)
 
@@ -113,7 +119,7 @@ def _end_of_tensor(at: _Cursor) -> int:
     return int(at.scalar("Q")) + count // block * size
 
 
-def _value(at: _Cursor, kind: int) -> Any:
+def _value(at: _Cursor, kind: int, is_wanted: bool) -> Any:
     if kind in _SCALARS:
         return at.scalar(_SCALARS[kind])
     if kind == _STRING:
@@ -121,11 +127,16 @@ def _value(at: _Cursor, kind: int) -> Any:
     if kind != _ARRAY:
         raise GgufProblem("its head is cut off or damaged")
     of, length = at.scalar("I"), at.scalar("Q")
+    if of not in (*_SCALARS, _STRING) or (is_wanted and length > _MAX_LENGTH):
+        raise GgufProblem("its head is cut off or damaged")
     if of in _SCALARS:
-        at.skip(struct.calcsize(f"<{_SCALARS[of]}") * length)
-    elif of == _STRING:
+        form = f"<{_SCALARS[of]}"
+        start = at.skip(struct.calcsize(form) * length)
+        if is_wanted:
+            return [number for (number,) in struct.iter_unpack(form, at.data[start : at.position])]
+    elif is_wanted:  # a token may be a part of a character
+        return [at.text("replace") for _ in range(length)]
+    else:
         for _ in range(length):
             at.skip(at.scalar("Q"))
-    else:
-        raise GgufProblem("its head is cut off or damaged")
     return length

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tritonsmith.builder.base.errors import SpecError, ToolError, TritonsmithError
+from tritonsmith.builder.base.text.shown import without_secrets
 from tritonsmith.builder.llm.weights import HubName, is_commit
 
 ENABLE = "pip install 'tritonsmith[transformers]'"
@@ -35,7 +38,8 @@ def commit_of(name: HubName) -> str:
 def _told(name: HubName, error: Exception) -> TritonsmithError:
     from huggingface_hub import constants, errors
 
-    words = " ".join(str(error).split())[:_SHOWN]
+    # Before it is cut: a password in HF_ENDPOINT is known by what follows it.
+    words = without_secrets(" ".join(str(error).split()))[:_SHOWN]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.RevisionNotFoundError):
         return SpecError(
@@ -91,5 +95,5 @@ def _fetched_before(name: HubName) -> str | None:
         found = try_to_load_from_cache(name.name, "config.json", revision=name.revision)
     except ValueError:
         return None
-    parts = str(found).split("/") if isinstance(found, str) else []
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+    commit = Path(found).parent.name if isinstance(found, str) else ""
+    return commit if is_commit(commit) else None

@@ -200,7 +200,7 @@ _NOT_OF_LANGUAGE_MODELS: Mapping[str, tuple[str, str]] = {
 
 def refuse_on_language_models(source: YamlSource, model: ModelSpec, target: Target, at: KeyPath) -> None:
     """SpecError for `engine:` on a model of another kind, and on a language model for what its backend has no room for:
-    another backend, batching by Triton, variants, arguments that the target's engine does not take."""
+    another backend, batching by Triton, variants of another kind, arguments that the target's engine does not take."""
     _refuse_variants(source, model, at)
     if model.source.kind != "llm":
         if "engine" in model.model_fields_set:

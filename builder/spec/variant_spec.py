@@ -197,7 +197,7 @@ class Variant(Frozen):
     @model_validator(mode="after")
     def _fits_its_backend(self) -> Variant:
         if self.is_of_language_model:
-            return self  # builder.spec.language_variants knows the model, too
+            return self  # builder.spec.refusals knows the model, too
         row = self.row
         if row.convert is None and self.exclude:
             raise ValueError(

@@ -124,7 +124,7 @@ def _template(question: Question, address: Address, repository: Path | None) -> 
             code="no_template",
             fix="--chat-template FILE: the model's .gguf, its directory with tokenizer_config.json, or the template",
         )
-    return template_in_repository(repository, address.model)
+    return template_in_repository(repository, address.model, question.version)
 
 
 def model_digest(

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tritonsmith.builder.base.errors import ToolError, UsageError, Where
 from tritonsmith.builder.base.files.untrusted import open_regular
+from tritonsmith.builder.llm.gguf import read_gguf
 
 _MAGIC = b"GGUF"
-_MOST = 1 << 24  # of keys, of an array's values and of a text's bytes
-# GGUF's types of numbers (ggml, docs/gguf.md, "File Structure"); 8 is a text, 9 an array.
-_NUMBERS = {
-    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
-}  # fmt: skip
 # tokenizer.ggml.pre → what the models' own tokenizer.json have; llama.cpp, src/llama-vocab.cpp, lists them by name.
 _DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 _BY_KIND = (
@@ -81,8 +75,7 @@ def _from_gguf(path: Path) -> Any:
     from tokenizers import AddedToken, decoders, models
     from tokenizers import Tokenizer as Inner
 
-    with open_regular(path) as file:
-        known = dict(_gguf_fields(file, "tokenizer.ggml."))
+    known = read_gguf(path, lists="tokenizer.ggml.").values
     kind = known.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise UsageError(
@@ -115,45 +108,3 @@ def _pre_tokenizer(name: str) -> Any:
         by_pattern = Split(Regex(_PATTERNS[name]), "isolated")
         return Sequence([by_pattern, ByteLevel(add_prefix_space=False, use_regex=False)])
     return ByteLevel(add_prefix_space=False)
-
-
-def _gguf_fields(file: BinaryIO, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Keys that begin so and their values (ggml, docs/gguf.md); ValueError for what is no GGUF of version 2 or 3."""
-    magic, version, _, count = struct.unpack("<4sIQQ", _exactly(file, 24))
-    if magic != _MAGIC or version not in (2, 3) or count > _MOST:
-        raise ValueError(f"GGUF version {version} is not read")
-    for _ in range(count):
-        name = _text(file)
-        (kind,) = struct.unpack("<I", _exactly(file, 4))
-        value = _value(file, kind)
-        if name.startswith(prefix):
-            yield name, value
-
-
-def _value(file: BinaryIO, kind: int) -> Any:
-    if kind == 8:
-        return _text(file)
-    if kind == 9:
-        of, length = struct.unpack("<IQ", _exactly(file, 12))
-        if length > _MOST:
-            raise ValueError("an array that is too long")
-        if of in _NUMBERS:
-            form = _NUMBERS[of]
-            data = _exactly(file, struct.calcsize(form) * length)
-            return [number for (number,) in struct.iter_unpack(form, data)]
-        return [_value(file, of) for _ in range(length)]
-    if kind not in _NUMBERS:
-        raise ValueError(f"a value of unknown type {kind}")
-    return struct.unpack(_NUMBERS[kind], _exactly(file, struct.calcsize(_NUMBERS[kind])))[0]
-
-
-def _text(file: BinaryIO) -> str:
-    (length,) = struct.unpack("<Q", _exactly(file, 8))
-    return _exactly(file, length).decode("utf-8", "replace")
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size) if size <= _MOST else b""
-    if len(data) != size:
-        raise ValueError("it ends before its fields do")
-    return data

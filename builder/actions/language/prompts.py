@@ -73,7 +73,8 @@ def read_prompts(path: Path | None) -> list[Prompt]:
 def _rows(path: Path) -> Iterator[tuple[int, Prompt]]:
     """(line, prompt)"""
     try:
-        lines = read_bounded(path, _LIMIT_BYTES).decode().splitlines()
+        # Not splitlines: inside a text of JSON U+2028, U+0085 and the like may stand as they are.
+        lines = read_bounded(path, _LIMIT_BYTES).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (OSError, ValueError) as error:
         raise SpecError(f"prompts cannot be read: {error}", code="bad_prompts", where=Where(path)) from None
     for number, line in enumerate(lines, 1):

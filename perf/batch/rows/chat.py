@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tritonsmith.builder.base.errors import UsageError, Where
+from tritonsmith.builder.llm.gguf import read_gguf
 from tritonsmith.perf.batch.rows.lines import BadLineError
 from tritonsmith.perf.data.interface import ModelInterface
 
@@ -176,9 +176,13 @@ def template_at(path: Path) -> ChatTemplate:
     return found
 
 
-def template_in_repository(repository: Path, model: str) -> ChatTemplate:
-    """Of the weights that `1/model.json` of a vllm model names; UsageError where they have none, or are not there."""
-    versions = sorted((repository / model).glob("*/model.json"), reverse=True)
+def template_in_repository(repository: Path, model: str, version: str = "") -> ChatTemplate:
+    """Of the weights that model.json of a vllm model names; UsageError where they have none, or are not there.
+
+    version: "" for the newest.
+    """
+    found = [f for f in (repository / model).glob("[0-9]*/model.json") if version in ("", f.parent.name)]
+    versions = sorted(found, key=lambda file: (len(file.parent.name), file.parent.name), reverse=True)
     if not versions:
         raise UsageError(
             f"`{model}` has no model.json that would say where its chat template is",
@@ -192,7 +196,7 @@ def template_in_repository(repository: Path, model: str) -> ChatTemplate:
         raise UsageError(f"not JSON: {error}", code="bad_engine", where=Where(versions[0])) from None
     names = [engine.get(name) for name in ("tokenizer", "model")] if isinstance(engine, dict) else []
     for name in (name for name in names if isinstance(name, str) and name):
-        for place in (Path(name), versions[0].parent / name, repository / model / name):
+        for place in _places(name, versions[0].parent):
             if place.exists():
                 return template_at(place)
     raise UsageError(
@@ -202,6 +206,19 @@ def template_in_repository(repository: Path, model: str) -> ChatTemplate:
         seen=names[-1] if names else None,
         fix="--chat-template FILE",
     )
+
+
+def _places(name: str, version: Path) -> Iterator[Path]:
+    """Where a path of model.json may be, as backends/vllm/vllm_weights looks: `/models/chat/1/m.gguf`, as a server in a
+    container sees it, is m.gguf beside model.json."""
+    path = Path(name)
+    yield version / path
+    if path.is_absolute() and version.name in path.parts:
+        after = len(path.parts) - path.parts[::-1].index(version.name)
+        if path.parts[after:]:
+            yield version.joinpath(*path.parts[after:])
+    yield version.parent / path
+    yield path
 
 
 def _of_directory(directory: Path) -> ChatTemplate | None:
@@ -228,29 +245,10 @@ def _of_directory(directory: Path) -> ChatTemplate | None:
     return ChatTemplate(text[:_MOST_CHARACTERS], kept, directory)
 
 
-# GGUF: ggml/docs/gguf.md. Metadata come first: name, type, value, numbers little-endian.
-
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
-_TEXT, _ARRAY = 8, 9
-
-
 def _of_gguf(path: Path) -> ChatTemplate | None:
     try:
-        with path.open("rb") as file:
-            found = _gguf_metadata(file)
-    except (OSError, struct.error, ValueError, KeyError) as error:
+        found = read_gguf(path, lists="tokenizer.ggml.tokens").values
+    except (OSError, ValueError) as error:
         raise UsageError(f"not a GGUF file: {error}", code="bad_gguf", where=Where(path)) from None
     text = found.get("tokenizer.chat_template")
     if not isinstance(text, str):
@@ -265,44 +263,3 @@ def _of_gguf(path: Path) -> ChatTemplate | None:
         if isinstance(place, int) and 0 <= place < len(words)
     ]
     return ChatTemplate(text[:_MOST_CHARACTERS], tuple(tokens), path)
-
-
-def _gguf_metadata(file: IO[bytes]) -> dict[str, Any]:
-    """The entries about the tokenizer."""
-    if _exactly(file, 4) != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    _, _, count = struct.unpack("<IQQ", _exactly(file, 20))
-    found = {}
-    for _ in range(count):
-        name = _gguf_text(file)
-        (kind,) = struct.unpack("<I", _exactly(file, 4))
-        value = _gguf_value(file, kind)
-        if name.startswith("tokenizer."):
-            found[name] = value
-    return found
-
-
-def _gguf_value(file: IO[bytes], kind: int) -> Any:
-    if kind == _TEXT:
-        return _gguf_text(file)
-    if kind == _ARRAY:
-        inner, count = struct.unpack("<IQ", _exactly(file, 12))
-        if inner in _SCALARS:
-            file.seek(struct.calcsize(_SCALARS[inner]) * count, 1)
-            return []
-        return [_gguf_value(file, inner) for _ in range(count)]
-    return struct.unpack(_SCALARS[kind], _exactly(file, struct.calcsize(_SCALARS[kind])))[0]
-
-
-def _gguf_text(file: IO[bytes]) -> str:
-    (length,) = struct.unpack("<Q", _exactly(file, 8))
-    if length > _MOST_CHARACTERS:
-        raise ValueError("a text of more than a mebibyte")
-    return _exactly(file, length).decode("utf-8", "replace")
-
-
-def _exactly(file: IO[bytes], count: int) -> bytes:
-    data = file.read(count)
-    if len(data) < count:
-        raise ValueError("it ends inside its metadata")
-    return data

@@ -178,7 +178,9 @@ def _finite(text: str) -> float:
     return value
 
 
-_HUGE = re.compile(r"[eE]\+?\d{3}|\d{300}")  # what a number beyond all floats has
+_HUGE = re.compile(
+    r"[eE]\+?\d{3}|\d{200}"
+)  # what a number beyond all floats has: 199 digits and e99 are 1e298
 _ONCE = json.JSONDecoder(object_pairs_hook=_once)
 _FINITE = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite)
 

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.base.text.console import activity, note
 from tritonsmith.builder.base.text.quantities import text_of_bytes
+from tritonsmith.builder.lint.read.model import read_model
 from tritonsmith.perf.server.embedded import OUR_BACKENDS, PythonEnvironment
 from tritonsmith.perf.server.environment import environment
 
@@ -28,12 +29,7 @@ def convert_ahead(
     models: None for all. layer: environment.vllm_layer. ToolError: no converter, no room, or weights that cannot be
     converted.
     """
-    versions = [
-        str(file.parent)
-        for repository in repositories
-        for file in sorted(repository.glob("*/[0-9]*/model.json"))
-        if models is None or file.parts[-3] in models
-    ]
+    versions = list(_served(repositories, models))
     wanted = json.loads(_run(layer, "wanted", *versions)) if versions else []
     converter = environment.optimum_ready()
     if wanted and converter is None:
@@ -50,6 +46,17 @@ def convert_ahead(
             f"{text_of_bytes(size)} in {kept}"
         )
     return {} if converter is None else {CONVERTER: str(converter.python_path)}
+
+
+def _served(repositories: Sequence[Path], models: Collection[str] | None) -> Iterator[str]:
+    """Directories of the versions that the version policies of vLLM's models serve: older ones are kept to go back to."""
+    for repository in repositories:
+        for directory in sorted({file.parent.parent for file in repository.glob("*/[0-9]*/model.json")}):
+            model = read_model(directory)
+            if (models is None or model.name in models) and model.config and model.config.backend == "vllm":
+                yield from (
+                    str(version.path) for version in model.selected if "model.json" in version.entries
+                )
 
 
 def _run(python: PythonEnvironment, task: str, *arguments: str) -> str:

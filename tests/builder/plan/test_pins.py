@@ -147,13 +147,14 @@ def test_what_a_hub_may_answer_is_a_commit_or_one_error_that_says_what_to_do(
 
 
 def test_offline_and_without_a_hub_it_is_what_was_fetched_before_or_an_error(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "hub" / "models--org--model"
+    home = tmp_path / "snapshots" / "hf"  # a directory of the user's, called as one of the cache's
+    snapshot = home / "hub" / "models--org--model"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text(FIRST)
     (snapshot / "snapshots" / FIRST).mkdir(parents=True)
     (snapshot / "snapshots" / FIRST / "config.json").write_text("{}")
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        known, other = ask(tmp_path, "org/model", "org/other", **env)
+        known, other = ask(tmp_path, "org/model", "org/other", HF_HOME=str(home), **env)
         assert known == FIRST
         assert other.startswith("3 hub_unreachable ") and "org/other@COMMIT" in other
 
@@ -227,6 +228,22 @@ def test_another_way_to_say_the_same_commit_is_remembered_and_builds_nothing(pro
     assert not build(options(project, SPEC.replace("org/model", f"org/model@{FIRST}"))).plan.stale
     assert "pinned" not in json.loads((project / "models.lock.json").read_text())["models"]["chat"]
     assert len(hub.asked) == asked
+
+
+def test_a_model_that_fails_keeps_its_commit(project: Path, hub: Hub) -> None:
+    assert not build(options(project)).errors
+    hub.has("org/model", SECOND)
+    wrong = SPEC + "    version_policy: {specific: {versions: [7]}}\n"
+    (error,) = build(options(project, wrong, update_revisions=True)).errors
+    assert error.code == "lint" and served(project) == ("org/model", FIRST)
+    assert kept(project) == {"org/model": FIRST}
+
+
+def test_locked_leaves_the_lock_file_as_it_is(project: Path) -> None:
+    assert not build(options(project)).errors
+    before = (project / "models.lock.json").read_bytes()
+    assert not build(options(project, SPEC.replace("org/model", f"org/model@{FIRST}"), locked=True)).errors
+    assert (project / "models.lock.json").read_bytes() == before
 
 
 def test_what_the_hub_refuses_is_said_at_the_specs_line_and_nothing_is_made(project: Path, hub: Hub) -> None:

@@ -37,9 +37,26 @@ def test_what_else_changed_is_recorded_with_what_was_measured() -> None:
         entry(FAR),
         entry(NEAR, FAR),
         entry({**AGAIN, "samples": 9}),
+        entry({**AGAIN, "cosine": 0.97}),
         entry(AGAIN, files={"1/model.onnx": "1" * 64}),
         entry(AGAIN, variants={}),
         entry({"samples": 0, "note": "nothing was compared"}),
     ):
         assert measured_again(before, after) is after
     assert measured_again(None, before) is before
+
+
+def test_an_agreement_or_a_perplexity_that_is_another_is_recorded() -> None:
+    told: Accuracy = {
+        "token_agreement": 0.98,
+        "perplexity_ratio": 1.003,
+        "perplexity": 12.5,
+        "answer_tokens": 768,
+    }
+    before = entry(NEAR, told)
+    assert measured_again(before, entry(NEAR, {**told, "perplexity": 12.5001})) is before
+    for after in (
+        entry(NEAR, {**told, "token_agreement": 0.95}),
+        entry(NEAR, {**told, "perplexity_ratio": 1.02}),
+    ):
+        assert measured_again(before, after) is after

@@ -152,6 +152,14 @@ def test_templates_are_found_with_their_tokens(tmp_path: Path) -> None:
     assert (
         template_in_repository(tmp_path / "repository", "m").render(messages) == "<s><user>a</s><assistant>"
     )
+    # The newest version's, and as a container names it.
+    (tmp_path / "repository/m/10/weights").mkdir(parents=True)
+    (tmp_path / "repository/m/10/weights/chat_template.jinja").write_text("ten")
+    (tmp_path / "repository/m/10/model.json").write_text('{"model": "/models/m/10/weights"}')
+    (tmp_path / "repository/m/9").mkdir()
+    (tmp_path / "repository/m/9/model.json").write_text(json.dumps({"model": str(tmp_path)}))
+    assert template_in_repository(tmp_path / "repository", "m").render(messages) == "ten"
+    assert template_in_repository(tmp_path / "repository", "m", "9").render(messages).startswith("<s>")
     with pytest.raises(UsageError) as refused:
         template_at(tmp_path / "repository")
     assert refused.value.code == "no_template"

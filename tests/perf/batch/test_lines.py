@@ -30,11 +30,17 @@ def test_a_number_beyond_all_floats_is_not_read_as_infinite(tmp_path: Path) -> N
     path = tmp_path / "in.jsonl"
     path.write_text(
         '{"v": 1e400}\n{"v": [1, -1E+999]}\n{"v": 1e300}\n{"v": Infinity}\n{"v": "1e400"}\n'
-        f'{{"v": {"9" * 5000}}}\n{{"v": {"9" * 320}.0}}\n'
+        f'{{"v": {"9" * 5000}}}\n{{"v": {"9" * 320}.0}}\n{{"v": {"9" * 299}e99}}\n{{"v": {"9" * 209}e98}}\n'
     )
     told = faults_of(path)
-    assert [line.number for line in lines_of(path) if line.fault] == [1, 2, 6, 7]
-    assert "1e400" in told[0] and "-1E+999" in told[1] and "digits" in told[2] and "beyond" in told[3]
+    assert [line.number for line in lines_of(path) if line.fault] == [1, 2, 6, 7, 8]
+    assert (
+        "1e400" in told[0]
+        and "-1E+999" in told[1]
+        and "digits" in told[2]
+        and "beyond" in told[3]
+        and "beyond" in told[4]
+    )
 
 
 def test_an_unclosed_quote_does_not_take_the_rows_behind_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from tests.builder.llm.test_weights import decoder
 from tests.mounts import can_mount
+from tests.tiny_gguf import tiny_gguf
 from tests.tiny_huggingface import greedy, tiny_huggingface
 from tritonsmith.builder.base.errors import ToolError
 from tritonsmith.builder.build.build import build
@@ -162,6 +164,12 @@ def test_without_what_converts_it_says_the_command_before_a_server_starts(
     assert "tritonsmith server install --with optimum" in str(caught.value.fix)
     assert str(caught.value.seen) == str(repository / "chat" / "1" / NAME)
 
+    # Version 1 is not served any more, so nothing is converted for it.
+    newer = repository / "chat" / "2"
+    newer.mkdir()
+    (newer / "model.json").write_text(json.dumps({"model": tiny_gguf(newer / "m.gguf").name}))
+    assert convert_ahead([repository], None, vllm) == {}
+
 
 @pytest.mark.skipif(not can_mount(), reason="needs a file system of its own")
 def test_a_disk_without_room_is_told_before_anything_is_converted(tmp_path: Path) -> None:
@@ -182,3 +190,14 @@ def test_a_disk_without_room_is_told_before_anything_is_converted(tmp_path: Path
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "MiB are free there: make room, or name another directory in TRITONSMITH_CACHE" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_digests_that_a_full_disk_does_not_take_leave_nothing_behind(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, resource, sys, vllm_convert\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))\n"
+        "vllm_convert._write_digests(pathlib.Path(sys.argv[1]), {sys.argv[1]: ['a digest'] * 9})"
+    )
+    command = [sys.executable, "-B", "-c", program, str(tmp_path)]
+    assert subprocess.run(command, cwd=PROGRAM.parent, check=False).returncode == 0
+    assert not list(tmp_path.iterdir())

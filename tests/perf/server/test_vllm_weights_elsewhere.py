@@ -1,8 +1,10 @@
-"""A model.json that names its weights as a server in a container sees them → the same files, where this server has them."""
+"""A model.json that names its weights as a server in a container sees them → the same files, where this server has them;
+a damaged file → the words for it."""
 
 from __future__ import annotations
 
 import importlib.util
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +65,26 @@ def test_a_name_beyond_ascii_is_found_where_the_interpreter_knows_ascii_alone(tm
         check=False,
     )
     assert ran.stdout.decode() == str(version / "größe.gguf"), ran.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"general.alignment", struct.pack("<II", 4, 0)),
+        (b"general.alignment", struct.pack("<IQ2s", 8, 2, b"32")),
+        (b"list", struct.pack("<IIQ", 9, 10, 1 << 62)),
+        (b"lists", struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000),
+        (b"number", struct.pack("<I", 99)),
+    ],
+    ids=["no alignment", "alignment a text", "endless list", "lists of lists", "unknown type"],
+)
+def test_metadata_that_makes_no_sense_is_a_damaged_file(tmp_path: Path, key: bytes, value: bytes) -> None:
+    def text(words: bytes) -> bytes:
+        return struct.pack("<Q", len(words)) + words
+
+    pairs = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama") + text(key) + value
+    tensor = text(b"t") + struct.pack("<IQIQ", 1, 4, 0, 0)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + pairs + tensor + bytes(64))
+    weights = loaded()
+    with pytest.raises(weights.WeightsRefused, match="damaged"):
+        weights.find("m.gguf", tmp_path)

@@ -112,9 +112,8 @@ def convert(path, trust_remote_code):
     with _alone(target.parent):
         if target.is_dir():  # another server was faster
             return target
-        for left in target.parent.glob(
-            f"{_MAKING}*"
-        ):  # of one that was killed: who makes one now holds the lock
+        # Of one that was killed: who makes one now holds the lock.
+        for left in target.parent.glob(f"{_MAKING}*"):
             shutil.rmtree(left, ignore_errors=True)
         _refuse_without_room(path, target.parent)
         making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=target.parent))
@@ -227,11 +226,14 @@ def _write_digests(home, known):
     try:
         home.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_DIGESTS, dir=home)
+    except OSError:
+        return
+    try:
         with os.fdopen(handle, "w") as file:
             json.dump({path: mark for path, mark in known.items() if Path(path).exists()}, file)
         Path(name).replace(home / _DIGESTS)
     except OSError:
-        pass
+        Path(name).unlink(missing_ok=True)
 
 
 def _end_with_parent():

@@ -143,7 +143,7 @@ def _gguf_values(path):
                     f"'{path}' is a GGUF file that was cut off: it ends after {size} bytes, and its weights go on to {end}"
                 )
             return values
-        except (struct.error, UnicodeDecodeError, KeyError):
+        except (struct.error, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             raise WeightsRefused(
                 f"'{path}' is a damaged GGUF file: its metadata ends too soon or makes no sense"
             ) from None

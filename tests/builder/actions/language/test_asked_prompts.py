@@ -29,6 +29,12 @@ def test_a_text_files_lines_are_prompts_as_they_are(tmp_path: Path) -> None:
     assert read_prompts(written(tmp_path, '{"not": json\nSay "x"\n', "p.txt")) == ['{"not": json', 'Say "x"']
 
 
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    text = '\ufeff"one\u2028two\x85"\r\n{"text": "three\u2029"}\n'
+    assert read_prompts(written(tmp_path, text)) == ["one\u2028two\x85", "three\u2029"]
+    assert read_prompts(written(tmp_path, "\ufeffa\x0cb\nc\r\n", "p.txt")) == ["a\x0cb", "c"]
+
+
 def test_without_a_file_there_are_ours() -> None:
     assert read_prompts(None) == list(BUILT_IN) and len(set(BUILT_IN)) == 16
 

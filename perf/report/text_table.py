@@ -62,7 +62,7 @@ def _wins(run: RunResult, arm: Arm) -> bool:
 
 def _numbers(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str]:
     """What was measured at the load point where the verdict begins."""
-    cells, point, shown = cells_of(run), verdict_point(run), columns_in("terminal")
+    cells, point, shown = cells_of(run), verdict_point(run), columns_in("terminal", run)
     rows = [("", run.spec.where_words(point), *(column.heading_in("terminal") for column in shown))]
     for arm in arms:
         cell, state = cells.get((arm.id, point)), state_of(run, arm, point)

@@ -210,7 +210,8 @@ class TextCheck:
         self._server.check_stubs(arm)
         if not arm.baseline and not any(texts):
             raise TrialError(
-                f"none of {MOST_TEXTS} requests was answered with a text: {reason or 'it was empty'}",
+                f"none of {len(texts)} request{'s' * (len(texts) != 1)} was answered with a text: "
+                f"{reason or 'it was empty'}",
                 code="arm_unanswered",
             )
         share = self.shares[arm.id] = same_text(texts, self._reference or ())

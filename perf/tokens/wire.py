@@ -332,7 +332,10 @@ def ask_text(target: HttpTarget, payload: InferPayload, timeout_s: float) -> tup
     if reply.status != 200:
         return "", f"HTTP {reply.status}: {reason(reply)}"
     events = TritonEvents(keep=True)
-    events.feed(reply.body, 0)
+    try:
+        events.feed(reply.body, 0)
+    except ValueError as error:
+        return "", f"protocol: {error}"
     chunks = events.responses().chunks
     return "" if chunks is None else chunks.text.decode("utf-8", "replace"), events.failure()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.perf.report.test_report import Page, run_result
+from tests.perf.report.test_report import Page, counters, run_result
 from tests.perf.sweep.test_language import CHAT, CURRENT
 from tests.perf.tokens.conftest import Scripted, scripted_server
 from tritonsmith.builder.actions.accuracy.laid_out import (
@@ -209,7 +209,14 @@ def test_a_report_of_a_language_model_has_tokens_and_nothing_of_tritons_batches(
     assert (best["token_agreement"], best["perplexity_ratio"], best["same_text"]) == (0.98, 1.003, 0.75)
     assert "98.0 %" in page and "×1.003" in page and "75.0 %" in page
     assert "98.0 %" in lines and "agreement" in lines
-    assert why_winner(run, cells_of(run)) is None and why_sentence(run, cells_of(run), 8) is None
+    assert why_sentence(run, cells_of(run), 8) is None
+    # Counters that would be a reason of another model.
+    quick = replace(counters(4), mean_compute_infer_us=90.0)
+    trials = tuple(replace(t, server=quick if t.trial.arm_id == "arm02" else t.server) for t in run.trials)
+    counted = replace(run, trials=trials)
+    assert why_winner(counted, cells_of(counted)) is None
+    by_inferences = replace(counted, spec=run_result().spec)
+    assert "of execution instead of" in (why_winner(by_inferences, cells_of(by_inferences)) or "")
     # Of another model they are there, and these are not.
     plain = run_result()
     assert "Realised batch sizes" in html_of(plain) and why_sentence(plain, cells_of(plain), 8)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, write_accuracy
+from tritonsmith.builder.actions.accuracy.judgement import judgement_of_weights
+from tritonsmith.builder.actions.accuracy.laid_out import LanguageAccuracy, ServedAccuracy, write_accuracy
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
-from tritonsmith.builder.actions.convert.action import kind_of_variant
+from tritonsmith.builder.actions.convert.action import is_plain, kind_of_variant
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
@@ -17,7 +18,7 @@ from tritonsmith.builder.build.model.engines import BuiltEngine
 from tritonsmith.builder.build.model.variants import BuiltVariant, served_files
 from tritonsmith.builder.build.results import BuildResult
 from tritonsmith.builder.model_config.language_model import argument_files, as_variant
-from tritonsmith.builder.repository.lock import LockedModel
+from tritonsmith.builder.repository.lock import LockedModel, LockedVariant
 from tritonsmith.builder.repository.repository import exclusive, publish_model, stage_model
 from tritonsmith.builder.spec.spec import ModelSpec
 
@@ -72,11 +73,28 @@ def _lay_out(
     text = config_text(context, named, artifact, built)
     arguments = argument_files(as_variant(named, name), context.spec)
     staged = stage_model(staging, named.name, text, served, texts=arguments)
-    variant = spec.variants[name]
-    if spec.source.kind != "llm":
-        write_accuracy(staged, ServedAccuracy(variant.precision, variant.accuracy.stated_bounds()))
+    write_accuracy(staged, _accuracy(spec, name, entry))
     publish_model(staged, directory)
     return directory / named.name
+
+
+def _accuracy(spec: ModelSpec, name: str, entry: LockedVariant) -> ServedAccuracy:
+    """What the variant's answers are held to; of a language model what the build measured and made of it."""
+    variant = spec.variants[name]
+    if spec.source.kind != "llm":
+        return ServedAccuracy(variant.precision, variant.accuracy.stated_bounds())
+    if is_plain(variant):
+        return ServedAccuracy(language=LanguageAccuracy(1.0, 1.0))  # the source itself
+    measured = entry["accuracy"]
+    return ServedAccuracy(
+        variant.precision,
+        language=LanguageAccuracy(
+            measured.get("token_agreement"),
+            measured.get("perplexity_ratio"),
+            judgement_of_weights(variant, measured).failures,
+            "" if "token_agreement" in measured else measured.get("note") or "not judged",
+        ),
+    )
 
 
 def _artifact(context: Context, spec: ModelSpec, key: str, name: str, kind: Kind) -> Artifact:

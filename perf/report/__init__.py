@@ -223,7 +223,7 @@ def csv_of(run: RunResult) -> str:
     from tritonsmith.perf.report.columns import columns_in
     from tritonsmith.perf.report.view import csv_rows
 
-    names = [name for column in columns_in("csv") for name in column.fields()]
+    names = [name for column in columns_in("csv", run) for name in column.fields()]
     return csv_text(names, csv_rows(run))
 
 

@@ -11,6 +11,7 @@ from tritonsmith.builder.base.rows import table_of
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.cells import Cell, Metric, OfTrial, cells_by
 from tritonsmith.perf.stats import Estimate
+from tritonsmith.perf.sweep.answers import ArmText
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RunResult
@@ -56,6 +57,7 @@ class Column:
     has_ends: of a value: it has an interval (a Ratio), and so the same two columns more in the CSV.
     span:    the value → its interval as people read it; of an estimate, by `text`. spans: places where it stands beside it.
     measured: left out where no arm has a value, but of the CSV.
+    of_batches: says nothing of a language model, whose engine batches by itself and answers in tokens: it has none there.
     sentence: words, aligned to the left.
     drop:    on a narrow terminal, those with the least number above 0 are left out first.
     """
@@ -71,6 +73,7 @@ class Column:
     span: Callable[[Any], str] | None = None
     spans: tuple[Place, ...] = ()
     measured: bool = False
+    of_batches: bool = False
     has_ends: bool = False
     sentence: bool = False
     drop: int = 0
@@ -156,6 +159,19 @@ def _tokens(name: str, heading: str, of: Callable[[TokenSummary], Estimate], *pl
                   measured=True)  # fmt: skip
 
 
+def _text(part: Callable[[ArmText], float | None]) -> Callable[[Point], float | None]:
+    return lambda p: part(p.run.texts.get(p.arm.id, ArmText()))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def rate_of(run: RunResult) -> str:
+    """The column that says how fast its configs are."""
+    return "throughput_per_s" if run.spec.osl is None else "output_tokens_per_s"
+
+
 def _dollars_per_million_tokens(point: Point) -> float | None:
     price, rate_per_s = point.run.spec.dollars_per_hour, point.cell.estimates["output_tokens_per_s"].value
     return price / 3600 / rate_per_s * 1e6 if price is not None and rate_per_s else None
@@ -179,11 +195,11 @@ _COLUMNS = (
     Column("requests", _CSV, value=lambda p: p.cell.requests),
     Column("failed_requests", _CSV, value=_failed),
     Column("throughput_per_s", ("csv", "all", *_TABLES), "inferences/s", metric=lambda s: s.throughput_per_s.value,
-           text=numbers.rate, spans=("page",)),
+           text=numbers.rate, spans=("page",), of_batches=True),
     Column("output_tokens_per_s", ("csv", "all", *_TABLES), "tokens/s", token_metric=lambda t: t.output_tokens_per_s,
            text=numbers.rate, spans=("page",), measured=True),
     Column("interval", ("all",), "95 % interval",
-           value=lambda p: numbers.span(p.cell.estimates["throughput_per_s"], numbers.rate)),
+           value=lambda p: numbers.span(p.cell.estimates[rate_of(p.run)], numbers.rate)),
     Column("vs_current", ("csv", *_TABLES, "all"), "vs current", value=_ratio, has_ends=True,
            text=lambda ratio: numbers.times(ratio) if ratio else "", span=numbers.times_span, spans=(*_TABLES, "all")),
     _quantile("p50", "all", *_TABLES, drop=2),
@@ -195,18 +211,24 @@ _COLUMNS = (
     _tokens("ttft_p99_ns", "TTFT p99", lambda t: t.ttft_ns["p99"], "all", *_TABLES),
     _tokens("itl_p50_ns", "ITL p50", lambda t: t.itl_ns["p50"], "all", *_TABLES),
     _tokens("itl_p99_ns", "ITL p99", lambda t: t.itl_ns["p99"], "all", "page"),
-    Column("mean_queue_ns", ("csv", "page", "all"), "queue", "ms", text=numbers.milliseconds,
+    Column("token_agreement", ("csv", "all", *_TABLES), "agreement", value=_text(lambda text: text.token_agreement),
+           text=_share, measured=True, drop=3),
+    Column("perplexity_ratio", ("csv", "all", *_TABLES), "perplexity", value=_text(lambda text: text.perplexity_ratio),
+           text=lambda ratio: "–" if ratio is None else f"×{ratio:.3f}", measured=True, drop=3),
+    Column("same_text", ("csv", "all", *_TABLES), "same text", value=_text(lambda text: text.same_text), text=_share,
+           measured=True, drop=1),
+    Column("mean_queue_ns", ("csv", "page", "all"), "queue", "ms", text=numbers.milliseconds, of_batches=True,
            value=_server(lambda server: round(server.queue_ns))),
-    Column("mean_compute_ns", ("csv", "page", "all"), "compute", "ms", text=numbers.milliseconds,
+    Column("mean_compute_ns", ("csv", "page", "all"), "compute", "ms", text=numbers.milliseconds, of_batches=True,
            value=_server(lambda server: round(server.total_ns - server.queue_ns))),
     Column("mean_batch_size", ("csv", *_TABLES), "batch", value=_server(lambda server: server.mean_batch),
-           text=lambda size: "–" if size is None else f"{size:.1f}", drop=1),
+           text=lambda size: "–" if size is None else f"{size:.1f}", drop=1, of_batches=True),
     Column("memory_bytes", _COST, "MiB", value=lambda p: p.cell.memory_bytes, text=numbers.mebibytes, measured=True,
            chart=Chart("Memory", "Most that the server's process and the config's instances held",
                        "MiB, proportional set size", 1 / 2**20)),
     Column("dollars_per_million_inferences", _COST, "$ / million", value=_dollars_per_million, text=numbers.dollars,
-           measured=True, chart=Chart("Cost of a million inferences", "At this throughput and the price that was given",
-                                      "dollars", 1.0)),
+           measured=True, of_batches=True,
+           chart=Chart("Cost of a million inferences", "At this throughput and the price that was given", "dollars", 1.0)),
     Column("dollars_per_million_output_tokens", _COST, "$ / million tokens", value=_dollars_per_million_tokens,
            text=numbers.dollars, measured=True,
            chart=Chart("Cost of a million output tokens", "At these tokens a second and the price that was given",
@@ -230,9 +252,10 @@ def columns() -> Mapping[str, Column]:
     return table_of("tritonsmith.columns", Column, _COLUMNS, lambda column: column.name)
 
 
-def columns_in(place: Place) -> list[Column]:
-    """Those that are shown there."""
-    return [column for column in columns().values() if place in column.places]
+def columns_in(place: Place, run: RunResult | None = None) -> list[Column]:
+    """Those that are shown there, of a run those that say something of its model."""
+    of_language = run is not None and run.spec.osl is not None
+    return [c for c in columns().values() if place in c.places and not (of_language and c.of_batches)]
 
 
 def cells_of(run: RunResult) -> dict[tuple[str, int], Cell]:
@@ -246,7 +269,7 @@ def measured_columns(run: RunResult, cells: Mapping[tuple[str, int], Cell], plac
     points = [Point(run, arms[arm], point, cell) for (arm, point), cell in cells.items()]
     return [
         column
-        for column in columns_in(place)
+        for column in columns_in(place, run)
         if not column.measured or any(_is_there(column.of(point)) for point in points)
     ]
 

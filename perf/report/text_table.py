@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tritonsmith.builder.base.text.text_layout import table
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.charts import by_merit
-from tritonsmith.perf.report.columns import Column, Point, cells_of, columns_in, verdict_point
+from tritonsmith.perf.report.columns import Column, Point, cells_of, measured_columns, verdict_point
 from tritonsmith.perf.report.page.standing import MARKS
 from tritonsmith.perf.report.view import state_of, why_no_cell
 from tritonsmith.perf.sweep.judge.comparison import Outcome
@@ -62,7 +62,8 @@ def _wins(run: RunResult, arm: Arm) -> bool:
 
 def _numbers(run: RunResult, arms: Sequence[Arm], width: int | None) -> list[str]:
     """What was measured at the load point where the verdict begins."""
-    cells, point, shown = cells_of(run), verdict_point(run), columns_in("terminal")
+    cells, point = cells_of(run), verdict_point(run)
+    shown = measured_columns(run, cells, "terminal")
     rows = [("", run.spec.where_words(point), *(column.heading_in("terminal") for column in shown))]
     for arm in arms:
         cell, state = cells.get((arm.id, point)), state_of(run, arm, point)

@@ -15,6 +15,7 @@ from tritonsmith.perf.report.columns import (
     columns,
     columns_in,
     measured_columns,
+    rate_of,
     verdict_point,
 )
 from tritonsmith.perf.report.page.grid import grid_of
@@ -55,6 +56,7 @@ def view_of(run: RunResult) -> dict[str, Any]:
     few = {arm.id for arm in _best(run, MARKDOWN_ROWS)}
     hidden = sum(not arm.baseline for arm in run.arms) - sum(not arm.baseline for arm in arms)
     labels = {arm.id: arm.label for arm in run.arms}
+    of_language = run.spec.osl is not None  # Triton counts a whole answer as one inference, batched by none
     told_by_map = notes_of_arms(run.spec, labels, run.verdict.points, run.verdict.broken)
     return {
         "title": f"Sweep of {run.spec.model}",
@@ -81,8 +83,8 @@ def view_of(run: RunResult) -> dict[str, Any]:
         "charts": {
             "forest": charts.forest(run, point),
             **_load_charts(run, cells),
-            "server": charts.server_time(run, cells, point),
-            "batches": charts.batch_sizes(run, cells, point),
+            "server": None if of_language else charts.server_time(run, cells, point),
+            "batches": None if of_language else charts.batch_sizes(run, cells, point),
         },
         "cost_charts": [
             (column.chart, chart)
@@ -195,7 +197,7 @@ def why_sentence(run: RunResult, cells: charts.Cells, point: int) -> str | None:
     arm_id = run.verdict.arm_id
     ours = cells.get((arm_id, point)) if arm_id else None
     base = next((cells.get((a.id, point)) for a in run.arms if a.baseline), None)
-    if ours is None or base is None or ours.server is None or base.server is None:
+    if ours is None or base is None or ours.server is None or base.server is None or run.spec.osl is not None:
         return None
     label = next(arm.label for arm in run.arms if arm.id == arm_id)
     a, b = ours.server, base.server
@@ -283,7 +285,8 @@ def environment_rows(run: RunResult) -> list[tuple[str, str]]:
         ),
         (
             "Requests",
-            f"{e.get('payloads', '?')} different ones, {size} inference{'s' if size > 1 else ''} each",
+            f"{e.get('payloads', '?')} different ones"
+            + (f", {size} inference{'s' if size > 1 else ''} each" if run.spec.osl is None else " a trial"),
         ),
         ("Seed", str(run.spec.seed)),
         ("Started", str(e.get("started", "?"))),
@@ -339,9 +342,9 @@ def csv_rows(run: RunResult) -> list[dict[str, Any]]:
     Of what was compared and never measured (a config that the server refused) the numbers are empty.
     """
     cells = cells_of(run)
-    front = set(front_of(cells))
+    front = set(front_of(cells, rate_of(run)))
     arms = {arm.id: arm for arm in run.arms}
-    shown = columns_in("csv")
+    shown = columns_in("csv", run)
     compared = {(arm, point.concurrency) for point in run.verdict.points for arm in point.arms}
     rows = []
     for arm, point in sorted({*cells, *compared}, key=lambda place: (place[1], place[0])):

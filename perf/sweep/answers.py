@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,29 @@ class Tolerance:
             negligible_abs=sum(b.negligible_abs for b in each),
             top1=max(0.0, 1.0 - sum(1.0 - t for t in tops)) if tops else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ArmText:
+    """How a language model's arm answers; each None where it is not known.
+
+    token_agreement, perplexity_ratio: of its variant's weights against the source's, as the build measured them.
+    same_text: the share of the current config's greedy answers that its own begin with, 0 to 1.
+    """
+
+    token_agreement: float | None = None
+    perplexity_ratio: float | None = None
+    same_text: float | None = None
+
+
+def same_text(texts: Sequence[str], reference: Sequence[str]) -> float | None:
+    """The share of the reference's characters up to the first that differs, of all texts together; None of no character."""
+    pairs = list(zip(texts, reference, strict=False))
+    total = sum(max(len(text), len(wanted)) for text, wanted in pairs)
+    alike = sum(
+        len(list(takewhile(lambda two: two[0] == two[1], zip(*pair, strict=False)))) for pair in pairs
+    )
+    return alike / total if total else None
 
 
 def differs(

@@ -23,6 +23,7 @@ from tritonsmith.builder.base.files.untrusted import json_value, read_bounded
 from tritonsmith.builder.base.text.tabular import Tabular
 from tritonsmith.perf.records.typed import MALFORMED, Seconds, json_of, typed
 from tritonsmith.perf.stats.summary import QUANTILES, Summary
+from tritonsmith.perf.sweep.answers import ArmText
 from tritonsmith.perf.sweep.judge.objective import OBJECTIVES
 from tritonsmith.perf.sweep.judge.search import Values
 from tritonsmith.perf.sweep.judge.verdict import CellFacts, Verdict, decide
@@ -49,6 +50,7 @@ class RunResult(Tabular):
 
     environment:  where it was measured and what was served.
     arm_errors:   arm id → why it could not be loaded, or was dropped from the race.
+    texts:        arm id → of a language model, how it answers.
     notes:        what people must know: combinations left out, servers that died.
     stop_reason:  why it ended; complete is False when it was interrupted or died.
     directory:    where it lies, None when it was not kept; request records are in RECORDS there.
@@ -65,6 +67,7 @@ class RunResult(Tabular):
     arms: tuple[Arm, ...]
     arm_errors: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, ArmText] = field(default_factory=dict)
     trials: tuple[TrialResult, ...]
     directory: Annotated[Path | None, Field(exclude=True)] = None
 
@@ -342,6 +345,7 @@ def run_from_journal(lines: Sequence[str], directory: Path | None = None) -> Run
         "verdict": _NONE_YET,
         "arm_errors": {e["arm_id"]: e["error"] for e in events.get("arm_failed", ())},
         "dropped": {e["arm_id"]: e["why"] for e in events.get("arm_dropped", ())},
+        "texts": events.get("texts", [{}])[-1].get("of_arms", {}),
         "notes": [*start["notes"], *(e["text"] for e in events.get("note", ()))],
     }
     result = replace(typed(RunResult, run), directory=directory)

@@ -17,13 +17,15 @@ from typing import Any
 
 from tritonsmith.perf.wire.generate.connection import GenerateConnection
 from tritonsmith.perf.wire.generate.events import EventParser
-from tritonsmith.perf.wire.generate.target import GenerateTarget
+from tritonsmith.perf.wire.generate.target import GenerateTarget, generate_body
 from tritonsmith.perf.wire.grpc import STREAM_METHOD, GrpcTarget
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.http2.grpc_connection import GrpcConnection
 from tritonsmith.perf.wire.http2.grpc_stream import ResponseParser
+from tritonsmith.perf.wire.paths import model_path
 from tritonsmith.perf.wire.payload import InferPayload, http_message
-from tritonsmith.perf.wire.target import Chunks, Closed, Done, Responses
+from tritonsmith.perf.wire.rest import exchange, reason
+from tritonsmith.perf.wire.target import KEPT_LIMIT_BYTES, Chunks, Closed, Done, Responses
 
 _TEXT_LIMIT = 300
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "text")
@@ -316,6 +318,26 @@ class TextTarget(GenerateTarget):
         """See Target.connect."""
         parser = partial(TritonEvents, self.keep_text)
         return await self.opened(lambda: GenerateConnection(done, closed, parser))
+
+
+def ask_text(target: HttpTarget, payload: InferPayload, timeout_s: float) -> tuple[str, str | None]:
+    """One request by generate_stream on a connection of its own → (the whole text, why there is none).
+
+    OSError when nothing answers.
+    """
+    path = f"{model_path(payload.model, payload.version)}/generate_stream"
+    fields = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+    body = generate_body(payload)
+    reply = exchange(target, "POST", path, body, fields, timeout_s=timeout_s, limit_bytes=KEPT_LIMIT_BYTES)
+    if reply.status != 200:
+        return "", f"HTTP {reply.status}: {reason(reply)}"
+    events = TritonEvents(keep=True)
+    try:
+        events.feed(reply.body, 0)
+    except ValueError as error:
+        return "", f"protocol: {error}"
+    chunks = events.responses().chunks
+    return "" if chunks is None else chunks.text.decode("utf-8", "replace"), events.failure()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,29 @@ ACCURACY_FILE = "tritonsmith-accuracy.json"
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageAccuracy(JsonForm):
+    """What the build measured of a language model's variant, against its source.
+
+    token_agreement: 0 to 1; perplexity_ratio: the variant's / the source's; both None where nothing was judged.
+    refused: a line for each bound that it is out of. note: why nothing was judged.
+    """
+
+    token_agreement: float | None = None
+    perplexity_ratio: float | None = None
+    refused: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServedAccuracy(JsonForm):
-    """What answers of a served model are held to. stated: the bounds of models.yaml, by name; empty: the precision's."""
+    """What answers of a served model are held to. stated: the bounds of models.yaml, by name; empty: the precision's.
+
+    language: of a language model, what was measured; it has no bounds of outputs.
+    """
 
     precision: str = "fp32"
     stated: Mapping[str, float] = field(default_factory=dict)
+    language: LanguageAccuracy | None = None
 
     def bounds_of(self, dtype: str) -> Bounds:
         """The bounds of an output of this NumPy dtype.
@@ -50,8 +68,9 @@ def read_accuracy(directory: Path) -> ServedAccuracy | None:
         return None
     try:
         found = ServedAccuracy.from_dict(json_value(read_bounded(path)))
-        Bounds(**found.stated)
-        precision_rows()[found.precision]
+        if found.language is None:
+            Bounds(**found.stated)
+            precision_rows()[found.precision]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SpecError(
             f"the variant's bounds cannot be read: {str(error).splitlines()[0]:.200}",

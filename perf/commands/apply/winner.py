@@ -325,5 +325,7 @@ def _notes(run: RunResult, arm: Arm, model: ModelSpec) -> Iterator[str]:
         then = None if baseline is None else config_path.read(baseline.config, path)
         if here is not None and baseline is not None and here not in (then, arm.settings[path]):
             yield f"{path} is {here} in the spec, but the sweep's current config had {then}: the ratio is to that"
+    if arm.id in run.arm_errors:
+        yield f"the sweep left {arm.label} out: {run.arm_errors[arm.id]}"
     if not run.complete:
         yield f"the sweep did not come to its end: {run.stop_reason}"

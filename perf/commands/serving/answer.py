@@ -17,7 +17,7 @@ from tritonsmith.builder.base.errors import TrialError, Where
 from tritonsmith.builder.base.files.disk import replacing
 from tritonsmith.builder.base.tensors import dtype_from_numpy
 from tritonsmith.builder.base.text.shown import one_line
-from tritonsmith.builder.base.text.text_layout import cells, table
+from tritonsmith.builder.base.text.text_layout import cells, table, wrapped
 from tritonsmith.perf.commands.serving.values import array_of_tensor, meant
 from tritonsmith.perf.data import ModelInterface
 from tritonsmith.perf.load.once import Asked
@@ -27,6 +27,10 @@ from tritonsmith.perf.wire.target import Target
 _MOST_SHOWN = 64
 _WITHOUT_TERMINAL, _LEAST_COLUMNS = 60, 16
 _MOST_TEXT = 400
+_MOST_WHOLE = 20_000
+"""Characters of an answer that is one text."""
+_PIECES = "text_output"
+"""Triton's vllm and TensorRT-LLM backends stream a text's pieces under this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,10 @@ class Told:
             first = f"the first after {self.asked.first_ns / 1e6:.1f} ms, " if responses else ""
             took = f"{count}, {first}all after {took}"
         head = f"{self.model.name}{version}, {'gRPC' if self.target.protocol == 'grpc' else 'HTTP'}, {took}"
-        return "\n".join([head, "", *_rows(responses, self.target.streaming, width)]).rstrip()
+        rows = _rows(responses, self.target.streaming, width)
+        whole = [] if (text := _whole_text(responses)) is None else _text_lines(text, width)
+        shown = bool(whole) and (len(responses) > 1 or _is_cut(rows))
+        return "\n".join([head, "", *rows, *(["", *whole] if shown else [])]).rstrip()
 
 
 def _output(name: str, datatype: str | None, array: Array) -> Output:
@@ -134,6 +141,33 @@ def _rows(responses: Sequence[Sequence[Output]], numbered: bool, width: int | No
     room = _WITHOUT_TERMINAL if width is None else max(width - begin, _LEAST_COLUMNS)
     values = ["VALUES", *(_first_values(output.array, room) for _, output in found)]
     return [line + " " * (begin - cells(line)) + value for line, value in zip(lines, values, strict=True)]
+
+
+def _whole_text(responses: Sequence[Sequence[Output]]) -> str | None:
+    """Where one text is all that came: all of it, of a language model's stream the pieces joined; else None."""
+    outputs = [output for outputs in responses for output in outputs]
+    if not outputs or (len(outputs) > 1 and {output.name for output in outputs} != {_PIECES}):
+        return None
+    if any(output.datatype != "BYTES" or output.array.size != 1 for output in outputs):
+        return None
+    values = [output.array.reshape(-1)[0] for output in outputs]
+    pieces = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    try:
+        return b"".join(pieces).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_cut(rows: Sequence[str]) -> bool:
+    return any(row.endswith("…") for row in rows)
+
+
+def _text_lines(text: str, width: int | None) -> list[str]:
+    """Broken between words where it is wider than the terminal."""
+    kept = text[:_MOST_WHOLE]
+    lines = [wrapped(one_line(line), width, hang=0) for line in kept.expandtabs().split("\n")]
+    more = len(text) - len(kept)
+    return [*lines, *([f"… {more:,} characters more: --format json"] if more else [])]
 
 
 def _statistics(array: Array) -> tuple[str, str, str]:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RequestRecords, load_records
 from tritonsmith.perf.report import numbers
+from tritonsmith.perf.report.cells import OfTrial
 from tritonsmith.perf.report.charts import LINEAR_SPAN, STYLES, shown_arms, spread_points
 from tritonsmith.perf.report.svg import elements as svg
-from tritonsmith.perf.stats import Summary
 from tritonsmith.perf.sweep.plan import Arm
 from tritonsmith.perf.sweep.run_record import RECORDS, RunResult
 from tritonsmith.perf.sweep.trial import TrialResult
@@ -47,11 +47,12 @@ def details_of(run: RunResult) -> list[ConfigDetails]:
     base = next((arm for arm in run.arms if arm.baseline), None)
     at = run.verdict.concurrency
     at = at if base is not None and at in points else None
+    rate = _RATE if run.spec.osl is None else _TOKEN_RATE
     details = []
     for arm in shown_arms(run):
         drawn = [
             (heading, chart)
-            for heading, value_of, text in _METRICS
+            for heading, value_of, text in (rate, *_LATENCIES)
             if (chart := _over_time(run, arm, points, started_s, heading, value_of, text))
         ]
         of_language = _TOKEN_TIMES if run.spec.osl is not None else ()
@@ -71,20 +72,25 @@ def details_of(run: RunResult) -> list[ConfigDetails]:
     return details
 
 
-def _rate(summary: Summary) -> float | None:
-    return summary.throughput_per_s.value
+def _rate(trial: TrialResult) -> float | None:
+    return None if trial.summary is None else trial.summary.throughput_per_s.value
 
 
-def _milliseconds(quantile: str) -> Callable[[Summary], float | None]:
-    def value_ms(summary: Summary) -> float | None:
-        value_ns = summary.latency_ns[quantile].value
+def _token_rate(trial: TrialResult) -> float | None:
+    return None if trial.tokens is None else trial.tokens.output_tokens_per_s.value
+
+
+def _milliseconds(quantile: str) -> OfTrial:
+    def value_ms(trial: TrialResult) -> float | None:
+        value_ns = None if trial.summary is None else trial.summary.latency_ns[quantile].value
         return None if value_ns is None else value_ns / 1e6
 
     return value_ms
 
 
-_METRICS: Sequence[tuple[str, Callable[[Summary], float | None], Callable[[float], str]]] = (
-    ("Inferences/s of each trial", _rate, numbers.short_count),
+_RATE = ("Inferences/s of each trial", _rate, numbers.short_count)
+_TOKEN_RATE = ("Output tokens/s of each trial", _token_rate, numbers.short_count)
+_LATENCIES: Sequence[tuple[str, OfTrial, Callable[[float], str]]] = (
     ("p50 of each trial, ms", _milliseconds("p50"), lambda v: f"{v:g}"),
     ("p99 of each trial, ms", _milliseconds("p99"), lambda v: f"{v:g}"),
 )
@@ -113,14 +119,14 @@ def _over_time(
     points: dict[int, int],
     started_s: dict[int, float],
     heading: str,
-    value_of: Callable[[Summary], float | None],
+    value_of: OfTrial,
     text: Callable[[float], str],
 ) -> str | None:
     """A line a load point: a drift shows as a slope, a stall as one mark away from the others."""
 
     def marks(point: int) -> Iterator[svg.Point]:
         for t in _trials(run, arm, point):
-            value = None if t.summary is None else value_of(t.summary)
+            value = value_of(t)
             if value is not None and value > 0:
                 x = started_s[t.trial.number]
                 where = run.spec.where_words(point)

@@ -58,11 +58,11 @@ Rule = Callable[[Evidence], str | None]
 
 
 def evidence_of(run: RunResult, cells: Mapping[tuple[str, int], Cell]) -> Evidence | None:
-    """None when the server's counters are missing on either side."""
+    """None when the server's counters are missing on either side, or count whole answers of a language model."""
     point, arm_id = run.verdict.concurrency, run.verdict.arm_id
     ours = next((a for a in run.arms if a.id == arm_id), None)
     base = next((a for a in run.arms if a.baseline), None)
-    if point is None or ours is None or base is None:
+    if point is None or ours is None or base is None or run.spec.osl is not None:
         return None
     cell, base_cell = cells.get((ours.id, point)), cells.get((base.id, point))
     if cell is None or base_cell is None or cell.server is None or base_cell.server is None:

@@ -22,14 +22,16 @@ def pareto_front(points: Sequence[tuple[Key, float, float]]) -> list[Key]:
     return [key for key, _, _ in reversed(front)]
 
 
-def front_of(cells: Mapping[tuple[str, int], Cell]) -> list[tuple[str, int]]:
+def front_of(
+    cells: Mapping[tuple[str, int], Cell], rate_name: str = "throughput_per_s"
+) -> list[tuple[str, int]]:
     """(arm, concurrency) of the front of throughput and p99 latency, lowest throughput first.
 
-    By the estimates: whether two neighbours differ is for their intervals to say.
+    rate_name: of the estimates, the throughput. Whether two neighbours differ is for their intervals to say.
     """
     points = []
     for key, cell in cells.items():
-        rate, p99 = cell.estimates["throughput_per_s"].value, cell.estimates["p99_ns"].value
+        rate, p99 = cell.estimates[rate_name].value, cell.estimates["p99_ns"].value
         if rate is not None and p99 is not None:
             points.append((key, rate, p99))
     return pareto_front(points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,7 +198,7 @@ class ArmPlanner:
         """
         batch = arm.batch_size or self.spec.batch_size
         reach = max(self.spec.concurrency) * batch
-        config = dict(arm.config)
+        config = _without_own_name(arm.config, (self.spec.model, f"{self.spec.model}__{arm.variant}"))
         closed = self.spec.slo_p99_ms is None and self.spec.load_model is None
         if closed and int(config.get("max_batch_size", 0)) > reach:
             config["max_batch_size"] = reach + 1
@@ -219,6 +219,15 @@ def _check_requests_fit(model: str, current: Mapping[str, Any], settings: Mappin
             valid=["1 and more"] if now else [0],
             fix="1: a batch of one request at most" if now else "max_batch_size in models.yaml, and build",
         )
+
+
+def _without_own_name(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The config; weights of a language model in its own directory, `/models/chat/1/FILE`, by the file's name: it is known."""
+    engine = config.get(config_path.ENGINE, {})
+    *_, model, version, file = ("", "", *str(engine.get("model", "")).split("/"))
+    if model not in names:
+        return dict(config)
+    return {**config, config_path.ENGINE: {**engine, "model": f"{version}/{file}"}}
 
 
 def _without_name(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,9 +89,10 @@ def content_of(
     )
 
 
-def digest_of_tree(directory: Path) -> str:
-    """sha256 over relative paths and contents of what is served; config.pbtxt is none of it, each arm has its own."""
-    other = ("config.pbtxt", ACCURACY_FILE)
+def digest_of_tree(directory: Path, but: Sequence[str] = ()) -> str:
+    """sha256 over relative paths and contents of what is served; config.pbtxt is none of it, each arm has its own, nor are
+    files of the names in `but`."""
+    other = ("config.pbtxt", ACCURACY_FILE, *but)
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in other)
     return digest_of_value([[str(path.relative_to(directory)), digest_of_file(path)] for path in files])
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tritonsmith.builder.actions.accuracy.laid_out import ServedAccuracy, read_accuracy
+from tritonsmith.builder.actions.accuracy.laid_out import LanguageAccuracy, ServedAccuracy, read_accuracy
 from tritonsmith.builder.base.errors import TrialError
 from tritonsmith.builder.base.files.http_ask import no_answer
 from tritonsmith.builder.base.precisions import precision_rows
 from tritonsmith.perf.data import ModelInterface
 from tritonsmith.perf.server import control
-from tritonsmith.perf.sweep.answers import Tolerance, differs
+from tritonsmith.perf.sweep.answers import ArmText, Tolerance, differs, same_text
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
-from tritonsmith.perf.sweep.trial import Subject
+from tritonsmith.perf.sweep.trial import ANSWER_TIMEOUT_S, Subject
+from tritonsmith.perf.tokens.wire import ask_text
 from tritonsmith.perf.wire.http import HttpTarget
 from tritonsmith.perf.wire.payload import Answer, InferPayload
 from tritonsmith.perf.wire.rest import ask_infer
@@ -33,6 +34,8 @@ LONGEST_S = 2.0
 FIRST_TIMEOUT_S = 30.0
 """Some load what they need with their first request."""
 _COUNTED_WITHIN_S = 0.25
+MOST_TEXTS, LONGEST_TEXTS_S = 4, 1.0
+"""Of a language model, for each arm."""
 
 
 class AnswersCheck:
@@ -153,6 +156,128 @@ class AnswersCheck:
             )
         if any(self.held.values()):
             found.append("An arm whose answers differ is out; --answers any ranks it all the same.")
+        return found
+
+
+class TextCheck:
+    """The same of a language model: how much of the current config's greedy answers an arm gives, which is told and judges
+    no arm; and what the build measured of its variants, of which one out of its bounds is out.
+
+    requests: (tokens of an answer) → requests with other texts than any trial's.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        arm_server: ArmServer,
+        baseline: Arm,
+        requests: Callable[[int], Sequence[InferPayload]],
+        same_as: str = "",
+    ) -> None:
+        self._server, self._baseline, self._requests, self._same_as = arm_server, baseline, requests, same_as
+        known = {name: read_accuracy(Path(path)) for name, path in spec.variants.items()}
+        self._accuracy = {name: None if told is None else told.language for name, told in known.items()}
+        self._tokens = spec.osl or 1
+        self._payloads = requests(self._tokens)[:MOST_TEXTS]
+        self._is_asked = spec.answers == "same"
+        self._reference: list[str] | None = None
+        self._why_not = ""
+        self.shares: dict[str, float | None] = {}
+        self.held: dict[str, str | None] = {}
+        """As AnswersCheck.held."""
+
+    def refused(self) -> dict[str, TrialError]:
+        """Variant → its bound that the build found it out of; none where any answer will do."""
+        return {
+            name: TrialError(
+                f"the build refused it: {'; '.join(told.refused)}",
+                code="accuracy_refused",
+                fix="--answers any ranks it all the same",
+            )
+            for name, told in self._accuracy.items()
+            if told is not None and told.refused and self._is_asked
+        }
+
+    def hold(self, arm: Arm) -> None:
+        """See AnswersCheck.hold; TrialError `arm_unanswered` alone."""
+        if arm.id in self.held or not self._is_asked or self._why_not:
+            return
+        self.held[arm.id] = None  # should it end the server, it is not asked again
+        if self._reference is None and not self._learn():
+            return
+        self._server.apply(arm)
+        texts, reason = self._ask(arm)
+        self._server.check_stubs(arm)
+        if not arm.baseline and not any(texts):
+            raise TrialError(
+                f"none of {len(texts)} request{'s' * (len(texts) != 1)} was answered with a text: "
+                f"{reason or 'it was empty'}",
+                code="arm_unanswered",
+            )
+        share = self.shares[arm.id] = same_text(texts, self._reference or ())
+        self.held[arm.id] = None if share is None else "" if share == 1 else f"{1 - share:.0%} of the text"
+
+    def _learn(self) -> bool:
+        """Ask the current config; of one that is slow shorter answers than the load's."""
+        self._why_not = "the server ended when the current config was asked"
+        self._server.apply(self._baseline)
+        self._ask(self._baseline, most=1)  # some load what they need with their first request
+        begun_s = time.monotonic()
+        texts, reason = self._ask(self._baseline, most=1)
+        took_s = time.monotonic() - begun_s
+        if took_s > LONGEST_TEXTS_S:
+            self._tokens = max(1, int(self._tokens * LONGEST_TEXTS_S / took_s))
+            self._payloads = self._requests(self._tokens)[:MOST_TEXTS]
+        if any(texts):
+            texts, reason = self._ask(self._baseline)
+        self._reference = texts
+        self._why_not = (
+            "" if any(texts) else f"the current config answers no text: {reason or 'it was empty'}"
+        )
+        return not self._why_not
+
+    def _ask(self, arm: Arm, most: int = MOST_TEXTS) -> tuple[list[str], str | None]:
+        """(the answers to the first requests, in order and one at a time, fewer of an arm that takes long; an error)"""
+        subject, texts, error = self._server.subject(arm), [], None
+        target, begun_s = HttpTarget(subject.http_url), time.monotonic()
+        for payload in self._payloads[:most]:
+            try:
+                text, reason = ask_text(target, replace(payload, model=subject.target), ANSWER_TIMEOUT_S)
+            except TimeoutError:
+                text, reason = "", f"none in {ANSWER_TIMEOUT_S:g} s"
+            except OSError as failed:
+                raise no_answer(target.url, failed) from None
+            texts.append("" if reason else text)
+            error = error or reason
+            if time.monotonic() - begun_s > LONGEST_TEXTS_S / 2:
+                break
+        return texts, error
+
+    def of_arms(self, arms: Sequence[Arm]) -> dict[str, ArmText]:
+        """Arm id → what is known of how it answers."""
+        found = {}
+        for arm in arms:
+            told = self._accuracy.get(arm.variant or self._same_as) or LanguageAccuracy()
+            found[arm.id] = ArmText(told.token_agreement, told.perplexity_ratio, self.shares.get(arm.id))
+        return found
+
+    def notes(self) -> list[str]:
+        """Sentences for the report."""
+        found = [
+            f"{name}: its accuracy is not known: "
+            + (told.note if told else "it was not laid out by `tritonsmith build --variants`")
+            for name, told in self._accuracy.items()
+            if told is None or told.note
+        ]
+        if not self._is_asked or self._why_not:
+            why = self._why_not or "--answers any"
+            return [*found, f"Texts were not compared with the current config's: {why}."]
+        if self._reference is not None:
+            found.append(
+                f"Same text: the share of the current config's greedy answers ({len(self._reference)} of up to "
+                f"{self._tokens} tokens) that an arm's own begin with. Sums in another order change some, so no arm is judged "
+                "by it."
+            )
         return found
 
 

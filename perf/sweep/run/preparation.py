@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.builder.base.errors import TrialError, UsageError
-from tritonsmith.perf.data import DataOptions, payloads_from_options
+from tritonsmith.builder.llm.contract import VLLM_ARGUMENTS_FILE
+from tritonsmith.perf.data import DataOptions, ModelInterface, payloads_from_options
 from tritonsmith.perf.records.typed import json_of
 from tritonsmith.perf.server import control
 from tritonsmith.perf.server.launches.table import launch_rows
@@ -30,10 +31,11 @@ from tritonsmith.perf.sweep.plan import (
     fitted_to_budget,
     plan_arms,
 )
+from tritonsmith.perf.sweep.plan.config_path import ENGINE
 from tritonsmith.perf.sweep.plan.fingerprint import Content, content_of, digest_of_tree
 from tritonsmith.perf.sweep.repeats import with_repeat
 from tritonsmith.perf.sweep.run import scratch
-from tritonsmith.perf.sweep.run.answers_check import AnswersCheck
+from tritonsmith.perf.sweep.run.answers_check import AnswersCheck, TextCheck
 from tritonsmith.perf.sweep.run.arm_server import ArmServer, Found, widest
 from tritonsmith.perf.sweep.run.beside import BesideLoad
 from tritonsmith.perf.sweep.run.options import SweepOptions
@@ -53,7 +55,7 @@ class Preparation:
     notes:    sentences for the report. earlier: the run that is resumed, empty without one.
     changed:  what is not as it was in the earlier run, in words.
     content:  None when nothing is kept, or when the model's files cannot be read.
-    refused:  variants that Triton does not load, with its reason.
+    refused:  variants that Triton does not load, or that are out of their bounds, with the reason.
     answers:  what each arm's are held against.
     """
 
@@ -70,7 +72,7 @@ class Preparation:
     changed: tuple[str, ...]
     environment: Mapping[str, Any]
     refused: Mapping[str, TrialError]
-    answers: AnswersCheck
+    answers: AnswersCheck | TextCheck
 
 
 def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Preparation:
@@ -91,7 +93,7 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
     if not spec.space and not spec.variants:
         spec = spec.model_copy(update={"space": default_space(found.current, os.cpu_count() or 1)})
         notes.append(f"No settings were named, so these are tried: {words_for_space(spec)}.")
-    files = _digests(spec, arm_server)
+    files = _digests(spec, arm_server, found.current)
     plan = plan_arms(spec, found.current, found.variants, files, found.composing)
     notes += plan.notes
     # Of a search, what stands on the server at once.
@@ -114,6 +116,8 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
     notes.append(f"Arms {_PLACEMENT_WORDS[placement]}: {why}.")
     content = _content(spec, arm_server, options, payloads) if options.output is not None else None
     earlier = _earlier(options, content)
+    same_as = next((name for name in spec.variants if name in files and files[name] == files[""]), "")
+    texts = _text_check(spec, arm_server, plan.arms[0], found.interface, same_as)
     return Preparation(
         spec=spec,
         planner=ArmPlanner(spec, found.current, found.variants, files, found.composing),
@@ -127,17 +131,32 @@ def prepare(spec: SweepSpec, arm_server: ArmServer, options: SweepOptions) -> Pr
         earlier=earlier,
         changed=() if content is None else tuple(changes(earlier, content, spec, found.current)),
         environment=_environment(spec, arm_server, options, found, placement, payloads),
-        refused=found.refused,
-        answers=AnswersCheck(
+        refused={**texts.refused(), **found.refused} if texts is not None else found.refused,
+        answers=texts
+        or AnswersCheck(
             spec,
             arm_server,
             plan.arms[0],
             found.interface,
             payloads,
-            same_as=next((name for name in spec.variants if name in files and files[name] == files[""]), ""),
+            same_as=same_as,
             is_drawn=options.payloads is None and options.data.file is None,
         ),
     )
+
+
+def _text_check(
+    spec: SweepSpec, arm_server: ArmServer, baseline: Arm, model: ModelInterface, same_as: str
+) -> TextCheck | None:
+    """None of a model that is not asked by tokens."""
+    if spec.osl is None:
+        return None
+
+    def requests(tokens: int) -> Sequence[InferPayload]:
+        fresh = fresh_requests(spec.model_copy(update={"osl": tokens}), model)
+        return () if fresh is None else fresh(-1)  # a trial's text would be in a prefix cache
+
+    return TextCheck(spec, arm_server, baseline, requests, same_as)
 
 
 _PLACEMENT_WORDS: dict[Placement, str] = {
@@ -211,11 +230,13 @@ def _beside(spec: SweepSpec, found: Found) -> BesideLoad | None:
     return BesideLoad(pools, spec.beside)
 
 
-def _digests(spec: SweepSpec, arm_server: ArmServer) -> dict[str, str]:
+def _digests(spec: SweepSpec, arm_server: ArmServer, current: Mapping[str, Any]) -> dict[str, str]:
+    """Variant → its files, the model's own under ""; what an engine is told is part of an arm's config instead."""
     if arm_server.source is None or not spec.variants:
         return {}
-    of_variants = {name: digest_of_tree(Path(directory)) for name, directory in spec.variants.items()}
-    return {"": digest_of_tree(arm_server.source), **of_variants}
+    told = (VLLM_ARGUMENTS_FILE,) if ENGINE in current else ()
+    directories = {"": arm_server.source, **{name: Path(path) for name, path in spec.variants.items()}}
+    return {name: digest_of_tree(directory, told) for name, directory in directories.items()}
 
 
 def _content(

@@ -23,6 +23,7 @@ from tritonsmith.perf.sweep.judge.strategy import SearchStrategy, strategy_of
 from tritonsmith.perf.sweep.plan import DEFAULT_ROUNDS, Arm, SweepSpec, Trial, round_cost_s, trials_of_round
 from tritonsmith.perf.sweep.repeats import cache_notes, repeating_of
 from tritonsmith.perf.sweep.run import scratch
+from tritonsmith.perf.sweep.run.answers_check import TextCheck
 from tritonsmith.perf.sweep.run.arm_server import ArmServer
 from tritonsmith.perf.sweep.run.budget import Budget
 from tritonsmith.perf.sweep.run.options import SweepOptions, SweepProgress
@@ -74,8 +75,11 @@ class SweepRunner:
                 self.state.lose(error)
         finally:  # at once, whatever it was: what is worked out and written can wait
             left = self._leave_as_found()
-        self.state.journal.write("answers", held=self.prepared.answers.held)
-        told = (*self.prepared.answers.notes(), *cache_notes(self.state.arms, self.state.results))
+        answers = self.prepared.answers
+        self.state.journal.write("answers", held=answers.held)
+        if isinstance(answers, TextCheck):
+            self.state.tell_texts(answers.of_arms(self.state.arms))
+        told = (*answers.notes(), *cache_notes(self.state.arms, self.state.results))
         for text in (*told, *left):
             self.state.note(text)
         result = self.state.close(self.budget.used_s())

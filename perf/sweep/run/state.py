@@ -10,6 +10,7 @@ from typing import Any
 from tritonsmith.builder.base.errors import TritonsmithError
 from tritonsmith.perf.records.record import RequestRecords, save_records
 from tritonsmith.perf.records.typed import json_of
+from tritonsmith.perf.sweep.answers import ArmText
 from tritonsmith.perf.sweep.judge.verdict import Verdict
 from tritonsmith.perf.sweep.live.follow import STEP, Step
 from tritonsmith.perf.sweep.plan import Arm, SweepSpec, Trial
@@ -50,6 +51,7 @@ class SweepState:
     notes: list[str] = field(default_factory=list)
     arm_errors: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, ArmText] = field(default_factory=dict)
     reused: int = 0
     stop_reason: str = ""
     interrupted: bool = False
@@ -104,6 +106,11 @@ class SweepState:
             self.dropped[arm_id] = why
             self.journal.write("arm_dropped", arm_id=arm_id, why=why)
 
+    def tell_texts(self, texts: dict[str, ArmText]) -> None:
+        """How a language model's arms answer."""
+        self.texts = texts
+        self.journal.write("texts", of_arms={arm_id: json_of(text) for arm_id, text in texts.items()})
+
     def lose(self, error: TritonsmithError) -> None:
         """The server."""
         self.lost = True
@@ -148,6 +155,7 @@ class SweepState:
             complete=not self.interrupted and not self.lost,
             arm_errors=self.arm_errors,
             dropped=self.dropped,
+            texts=self.texts,
             notes=(*self.prepared.notes, *self.notes),
             wall_s=wall_s,
             interrupted=self.interrupted,

@@ -13,6 +13,7 @@ import pytest
 
 from tests.builder.llm.test_weights import decoder
 from tests.tiny_gguf import tiny_gguf
+from tritonsmith.builder.actions.accuracy.laid_out import read_accuracy
 from tritonsmith.builder.actions.language.prompts import BUILT_IN
 from tritonsmith.builder.actions.language.quantize import plain_copy, quantize_gguf
 from tritonsmith.builder.base.errors import TritonsmithError
@@ -172,6 +173,15 @@ class TestJudged:
         told = json.loads((made[1] / "1" / "model.json").read_text())
         assert told["model"] == "/models/chat__spoiled/1/other.gguf"
         assert (made[1] / "1" / "other.gguf").read_bytes() == (project / "other.gguf").read_bytes()
+        # What a sweep of them tells, and whom it leaves out.
+        entry = json.loads((project / "models.lock.json").read_text())["models"]["chat"]
+        q8, spoiled = (read_accuracy(path) for path in made)
+        assert q8 is not None and q8.language is not None and q8.precision == "q8_0"
+        assert q8.language.token_agreement == entry["variants"]["q8"]["accuracy"]["token_agreement"]
+        assert q8.language.refused == () and not q8.language.note
+        assert spoiled is not None and spoiled.language is not None
+        (why,) = spoiled.language.refused
+        assert why.startswith("token agreement 0.0") and "< 0.8" in why
 
 
 @pytest.mark.nightly

@@ -33,8 +33,8 @@ class Scripted:
         return rows
 
 
-@pytest.fixture(scope="session")
-def _scripted_server() -> Iterator[Scripted]:
+def scripted_server() -> Iterator[Scripted]:
+    """One, as long as somebody waits for the next."""
     program = Path(__file__).with_name("scripted_server.py")
     process = subprocess.Popen(
         [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -45,6 +45,9 @@ def _scripted_server() -> Iterator[Scripted]:
     finally:
         process.stdin.close()
         process.wait(10)
+
+
+_scripted_server = pytest.fixture(scope="session", name="_scripted_server")(scripted_server)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ DEFAULT: dict[str, Any] = {
     "body": "",
     "text": " w",
     "lump": 1,  # chunks a write
+    "models": {},  # a Triton model's name → what is otherwise of it
 }
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TENSORS = (
@@ -106,6 +107,7 @@ class Server:
     async def stream(self, path: str, asked: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         sampling = json.loads(asked.get("sampling_parameters", "{}")) | asked.get("parameters", {})
         script = self.script | (asked.get("script") or sampling.get("script") or {})
+        script |= script["models"].get(path.split("/")[-2], {})
         log: dict[str, Any] = {"path": path, "asked": asked, "at_ns": time.monotonic_ns(), "writes": []}
         self.log.append(log)
         if script["status"] != 200:

@@ -195,6 +195,9 @@ def test_a_spec_that_moved_on_since_the_sweep_is_told(tmp_path: Path) -> None:
     )
     run = replace(run, arms=(*baseline, run.arms[2]))
     (note,) = application(run, by_hand(run, run.arms[2]), tmp_path / "models.yaml", NOW).notes
+    out = replace(run, arm_errors={"arm02": "the build refused it: token agreement 0.3 < 0.9"})
+    *_, told = application(out, by_hand(out, out.arms[2]), tmp_path / "models.yaml", NOW).notes
+    assert told.endswith("out: the build refused it: token agreement 0.3 < 0.9")
     assert "is 500 in the spec" in note and "had 77" in note
 
 

@@ -278,6 +278,36 @@ def test_a_table_fits_the_terminal_and_hides_what_would_move_its_cursor() -> Non
     assert re.search(r"y +FP32 +\[0, 3\]", empty)
 
 
+def test_an_answer_that_is_one_text_is_shown_whole_between_words_as_wide_as_the_terminal() -> None:
+    words = "Once upon a time there lived an old fisherman in a small house by the sea. " * 3
+    text = f"{words}\n\n\tand \x1b[2J so on"
+    for width in (40, 80, None):
+        lines = told({"text_output": np.array([text.encode()], object)}).text(width).split("\n")
+        at = lines.index("", 3)
+        assert "…" in lines[at - 1], "the table has its beginning"
+        whole = lines[at + 1 :]
+        assert " ".join(" ".join(whole).split()) == " ".join(text.replace("\x1b", "\\x1b").split())
+        assert width is None or max(map(cells, whole)) <= width
+        assert "" in whole, "a line of the text's own that is empty"
+    assert told({"t": np.array([b"short"], object)}).text(80).endswith('"short"')
+    for other in ({"t": np.array([text, text], object)}, {"t": np.array([text], object), "n": np.zeros(1)}):
+        assert told(other).text(80).count("\n") == 2 + len(other)
+    long = told({"t": np.array(["x " * 20_000], object)}).text(80)
+    assert long.endswith("… 20,000 characters more: --format json")
+
+
+def test_the_pieces_of_a_streamed_text_are_shown_joined() -> None:
+    def streamed(name: str) -> str:
+        pieces = ("a pi", "ece \xc3", "\xa9!")
+        answers = tuple(Answer({name: np.array([piece.encode("latin-1")], object)}) for piece in pieces)
+        model = ModelInterface("m", (), (), 0)
+        asked = Asked(answers, 1, 2_000_000)
+        return Told(model, GrpcTarget("h:1", streaming=True), InferPayload("m", ()), asked, ()).text(80)
+
+    assert streamed("text_output").endswith("\n\na piece é!")
+    assert len(streamed("row").split("\n")) == 6, "of another model each response is an answer of its own"
+
+
 def test_json_has_what_json_lacks_as_text() -> None:
     outputs = {"f": np.array([np.nan, -np.inf, 0.1]), "b": np.array([b"\xff", b"a"], object)}
     said = told(outputs).as_json()["responses"][0]["outputs"]

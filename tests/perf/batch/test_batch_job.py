@@ -61,7 +61,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 
 BAD = [
-    ('{"custom_id": "a", }', "column 20: not JSON"),
+    ('{"custom_id": a}', "column 15: not JSON"),
     ('["no", "object"]', "not a JSON object"),
     (ask(1, custom_id=7), "custom_id: is to be a text, and is 7"),
     ({k: v for k, v in ask(1).items() if k != "url"}, "url: lacks `url`"),
@@ -103,7 +103,7 @@ def test_all_bad_lines_are_told_at_once_and_left_out_when_asked(tmp_path: Path) 
         with pytest.raises(UsageError) as refused:
             run_batch(job_on(server, tmp_path, lines))
         assert len(refused.value.details) == len(BAD) and refused.value.details[0].startswith(
-            "line 2: column 20"
+            "line 2: column 15"
         )
         result = run_batch(job_on(server, tmp_path, skip_bad=True))
     assert [r["custom_id"] for r in records_of(tmp_path / "out.jsonl")] == ["r0", "r2"]

@@ -20,6 +20,7 @@ from tritonsmith.perf.batch.kept.journal import DONE, FAILED, Journal, telling_f
 from tritonsmith.perf.batch.rows.lines import CSV, PARQUET, form_of, pyarrow_or_refuse
 from tritonsmith.perf.data.interface import ModelInterface
 
+_LINE_BYTES = 1 << 20
 _ROWS_AT_ONCE = 1024
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 64 << 20  # of Parquet: each costs its readers a step
 
@@ -62,6 +63,25 @@ def check_places(output: Path, errors: Path, source: Path, restart: bool) -> Non
     for path in (output, errors):
         if path.exists() and not restart and not journal_path(output).exists():
             raise _exists(path)
+    # What begins anew deletes it, also where nothing fails.
+    if errors.exists() and restart and not _is_of_errors(errors):
+        raise UsageError(
+            "a file that no job wrote lies where rows that failed would go",
+            code="output_exists",
+            where=Where(errors),
+            fix="move it away, or name another place by --errors",
+        )
+
+
+def _is_of_errors(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.readline(_LINE_BYTES))
+        return isinstance(record["error"]["code"], str)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False
 
 
 def refuse_strange(journal: Journal, output: Path, errors: Path, restart: bool) -> None:

@@ -169,3 +169,17 @@ def test_a_job_does_not_replace_what_another_wrote_meanwhile(tmp_path: Path) -> 
         asked = server.infer_requests
         assert run_batch(job).failed == 1 and server.infer_requests == asked
         assert [one["custom_id"] for one in records_of(tmp_path / "errors.jsonl")] == ["r3"]
+
+
+def test_a_file_of_the_users_in_the_place_of_errors_outlives_a_job_that_begins_anew(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    errors = tmp_path / "notes.txt"
+    for content in ("my notes\n", "", '{"error": 5}\n', '[{"error": {"code": "x"}}]\n'):
+        errors.write_text(content)
+        with pytest.raises(UsageError, match="no job wrote") as refused:
+            run_batch(job_on(server, tmp_path, map(ask, range(ROWS)), errors=errors, restart=True))
+        assert refused.value.code == "output_exists" and errors.read_text() == content
+    errors.write_text('{"id": "1", "error": {"code": "timeout", "message": "m", "line": 1}}\n')
+    run_batch(job_on(server, tmp_path, map(ask, range(ROWS)), errors=errors, restart=True))
+    assert not errors.exists(), "of a job before"

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -364,40 +364,53 @@ def test_users_who_join_and_leave_change_nobody_elses_answer(server: Server) -> 
     wait_for_idle(server, "chat")
 
 
+def ended_early(server: Server, whole: int, leave: Callable[[], None]) -> bool:
+    """Whether fewer tokens than that were made of answers whose clients left. A busy machine may hold this test up for as
+    long as a whole answer takes, but not each time."""
+    for _ in range(4):
+        before = metrics(server)["vllm:generation_tokens_total"]
+        leave()
+        wait_for_idle(server, "chat")
+        if metrics(server)["vllm:generation_tokens_total"] - before < whole:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_is_gone_frees_its_slot(server: Server, stream: bool) -> None:
     """All 8 slots are taken by long answers; their clients leave, and who waited for a slot is answered."""
-    before = metrics(server)["vllm:generation_tokens_total"]
-    gone = [Client(server) for _ in range(1 if stream else 8)]
-    for client in gone:
-        client.send("Tell me a story", stream=stream, max_tokens=2000, **GREEDY)
-    if stream:
-        assert gone[0].next()["text_output"]
-    else:
-        time.sleep(0.1)  # none of them can be answered by then, nor tell that it has begun
-    with Client(server) as waiting:
-        waiting.send("Tell me a story", max_tokens=1, **GREEDY)
-        for client in gone:
-            client.go()
-        assert waiting.next()["final"]
-    wait_for_idle(server, "chat")
+    clients = 1 if stream else 8
 
-    assert metrics(server)["vllm:generation_tokens_total"] - before < len(gone) * 1900
+    def leave() -> None:
+        gone = [Client(server) for _ in range(clients)]
+        for client in gone:
+            client.send("Tell me a story", stream=stream, max_tokens=2000, **GREEDY)
+        if stream:
+            assert gone[0].next()["text_output"]
+        else:
+            time.sleep(0.1)  # none of them can be answered by then, nor tell that it has begun
+        with Client(server) as waiting:
+            waiting.send("Tell me a story", max_tokens=1, **GREEDY)
+            for client in gone:
+                client.go()
+            assert waiting.next()["final"]
+
+    assert ended_early(server, clients * 1900, leave)
 
 
 def test_a_client_of_http_that_is_gone_frees_its_slot(server: Server) -> None:
     host, _, port = server.http_url.rpartition(":")
-    connection = HTTPConnection(host, int(port), timeout=20)
     body = {"text_input": "Tell me a story", "stream": True, "max_tokens": 2000, **GREEDY}
-    before = metrics(server)["vllm:generation_tokens_total"]
-    connection.request("POST", "/v2/models/chat/generate_stream", json.dumps(body))
-    answer = connection.getresponse()
-    assert answer.readline().startswith(b"data: ")
-    answer.close()
-    connection.close()
-    wait_for_idle(server, "chat")
 
-    assert metrics(server)["vllm:generation_tokens_total"] - before < 1900
+    def leave() -> None:
+        connection = HTTPConnection(host, int(port), timeout=20)
+        connection.request("POST", "/v2/models/chat/generate_stream", json.dumps(body))
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        answer.close()
+        connection.close()
+
+    assert ended_early(server, 1900, leave)
 
 
 def test_requests_wait_for_room_in_the_kv_cache_and_all_are_answered(server: Server) -> None:

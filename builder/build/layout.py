@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,8 @@ def lay_out_model(
     artifact = made.base if chosen is None or chosen.artifact is None else chosen.artifact
     refused = made.rows is not None and made.rows.in_doubt and is_inferred(spec)
     text = config_text(context, unbatched(spec) if refused else spec, artifact, chosen)
-    files = _served(context, spec, artifact, chosen)
-    variant = None if chosen is None else chosen.name
-    texts = argument_files(as_variant(spec, variant), context.spec)
+    texts = argument_files(as_variant(spec, None if chosen is None else chosen.name), context.spec)
+    files = _served(context, spec, artifact, chosen, texts)
     staged = stage_model(staging, spec.name, text, files, artifact.record.get("directories", ()), texts)
     if context.options.lint:
         called = called_models(context.spec.models, spec)
@@ -212,11 +211,14 @@ def _refuse_another(context: Context, spec: ModelSpec, entry: LockedModel) -> No
 
 
 def _served(
-    context: Context, spec: ModelSpec, artifact: Artifact, chosen: BuiltVariant | None
+    context: Context,
+    spec: ModelSpec,
+    artifact: Artifact,
+    chosen: BuiltVariant | None,
+    written: Collection[str],
 ) -> dict[str, Path]:
-    """Path in the model's directory → file: the artifact's, and those that the spec adds."""
+    """Path in the model's directory → file: the artifact's, and those that the spec adds. written: paths of what is neither."""
     served = artifact.served if chosen is None else served_files(chosen)
-    written = argument_files(as_variant(spec, None if chosen is None else chosen.name), context.spec)
     for name, file in spec.model_files.items():
         if name in served or name in written:
             raise SpecError(

@@ -9,7 +9,7 @@ from tritonsmith.builder.actions.accuracy.judgement import judgement_of_weights
 from tritonsmith.builder.actions.accuracy.laid_out import LanguageAccuracy, ServedAccuracy, write_accuracy
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.compile.target import EngineTarget
-from tritonsmith.builder.actions.convert.action import is_plain, kind_of_variant
+from tritonsmith.builder.actions.convert.action import kind_of_variant
 from tritonsmith.builder.base.errors import BuildError, TritonsmithError
 from tritonsmith.builder.base.processes.failure import failure_of
 from tritonsmith.builder.build.context import BuildOptions, Context, context_of
@@ -83,7 +83,7 @@ def _accuracy(spec: ModelSpec, name: str, entry: LockedVariant) -> ServedAccurac
     variant = spec.variants[name]
     if spec.source.kind != "llm":
         return ServedAccuracy(variant.precision, variant.accuracy.stated_bounds())
-    if is_plain(variant):
+    if variant.is_source:
         return ServedAccuracy(language=LanguageAccuracy(1.0, 1.0))  # the source itself
     measured = entry["accuracy"]
     return ServedAccuracy(

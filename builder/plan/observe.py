@@ -12,7 +12,7 @@ from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.batch_rows.report import ROWS_REVISION
 from tritonsmith.builder.actions.compile.action import engine_identity
 from tritonsmith.builder.actions.compile.target import EngineTarget
-from tritonsmith.builder.actions.convert.action import conversion_identity, is_plain
+from tritonsmith.builder.actions.convert.action import conversion_identity
 from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.digest import digest_of_value, total_digest
@@ -153,7 +153,7 @@ class _Look:
     ) -> VariantObservation:
         """base_key: the export's artifact as it is now, None when it must be made."""
         identity = conversion_identity(model, name, base_key, self.toolchain)
-        plain = is_plain(model.variants[name])
+        plain = model.variants[name].is_source
         dependencies = self.digests({} if was is None else was["dependencies"])
         key = base_key if plain else self.key(identity, dependencies)
         targets = self.targets if model.variants[name].backend == "tensorrt" else ()

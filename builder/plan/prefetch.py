@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tritonsmith.builder.actions.action import Identity
 from tritonsmith.builder.actions.compile.action import engine_identity
-from tritonsmith.builder.actions.convert.action import conversion_identity, is_plain
+from tritonsmith.builder.actions.convert.action import conversion_identity
 from tritonsmith.builder.actions.export.action import source_identity
 from tritonsmith.builder.base.machine.machine import Machine
 from tritonsmith.builder.base.machine.toolchain import Toolchain
@@ -37,7 +37,7 @@ def prefetch(
     conversions: dict[_Variant, Identity] = {}
     for name, key in _fetched(sources, spec.root, cache).items():
         for variant, stated in models[name].variants.items():
-            if is_plain(stated):
+            if stated.is_source:
                 graphs[name, variant] = key
             else:
                 conversions[name, variant] = conversion_identity(models[name], variant, key, toolchain)

@@ -64,10 +64,8 @@ def text_of_tokens(result: LoadTestResult, load: Load) -> str:
     summary, tokens = result.summary, summarise_tokens(result.records, result.summary)
     lines = verdict_lines(result, load)
     lines.append(f"  tokens      {number(tokens.output_tokens_per_s, 1.0, 'output tokens/s')}")
-    if summary.answered:
-        lines += [f"              {_number(tokens.per_user_per_s['p50'], 1.0, 'a user')}, p50"] * _has_itl(
-            tokens
-        )
+    if summary.answered and _has_itl(tokens):
+        lines.append(f"              {_number(tokens.per_user_per_s['p50'], 1.0, 'a user')}, p50")
     if tokens.input_tokens_per_s is not None:
         lines.append(f"              {number(Estimate(tokens.input_tokens_per_s), 1.0, 'input tokens/s')}")
     lines.append(f"  requests    {number(summary.throughput_per_s, 1.0, 'requests/s')}")

@@ -22,15 +22,15 @@ from tritonsmith.builder.actions.action import (
     Workplace,
     request_digest,
 )
+from tritonsmith.builder.actions.convert.coverage import CoverageRecord
 from tritonsmith.builder.actions.convert.request import ConvertRequest
 from tritonsmith.builder.actions.convert.run import run_convert
 from tritonsmith.builder.actions.export.action import ExportRecord, graph_level
 from tritonsmith.builder.actions.language.action import weights_identity
-from tritonsmith.builder.actions.record import MORE, Count
+from tritonsmith.builder.actions.record import MORE
 from tritonsmith.builder.base.files.untrusted import STRICT, Distance
 from tritonsmith.builder.base.machine.toolchain import Toolchain, this_toolchain
 from tritonsmith.builder.spec.spec import ModelSpec
-from tritonsmith.builder.spec.variant_spec import Variant
 
 # Raised when the same inputs would give another graph.
 CONVERT_REVISION = 4
@@ -47,15 +47,6 @@ class _Metric(TypedDict):
 
 
 @with_config(MORE)
-class _Coverage(TypedDict):
-    nodes: Count
-    of_nodes: Count
-    weight_bytes: Count
-    of_weight_bytes: Count
-    kept: dict[str, Count]
-
-
-@with_config(MORE)
 class ConvertRecord(ExportRecord, LayersRecord):
     """Of a variant's graph."""
 
@@ -63,18 +54,13 @@ class ConvertRecord(ExportRecord, LayersRecord):
     findings: list[str]
     converted: list[str]
     notes: list[str]  # type: ignore[misc]
-    coverage: NotRequired[_Coverage | None]
+    coverage: NotRequired[CoverageRecord | None]
     lacks: NotRequired[str]
-
-
-def is_plain(variant: Variant) -> bool:
-    """Whether the variant is the export itself."""
-    return variant.is_source
 
 
 def kind_of_variant(spec: ModelSpec, name: str) -> Kind:
     """Of the artifact that is made of the model for a variant."""
-    if is_plain(spec.variants[name]):
+    if spec.variants[name].is_source:
         return "source"
     return "weights" if spec.source.kind == "llm" else "convert"
 

@@ -7,8 +7,12 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.config import with_config
+from typing_extensions import TypedDict
+
 from tritonsmith.builder.actions.accuracy.intermediates import element_types
 from tritonsmith.builder.actions.convert.prepare import has_body
+from tritonsmith.builder.actions.record import MORE, Count
 from tritonsmith.builder.base.files.json_forms import JsonForm
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
@@ -29,6 +33,17 @@ class Coverage(JsonForm):
     weight_bytes: int
     of_weight_bytes: int
     kept: Mapping[str, int]
+
+
+@with_config(MORE)
+class CoverageRecord(TypedDict):
+    """The same in the record of an artifact."""
+
+    nodes: Count
+    of_nodes: Count
+    weight_bytes: Count
+    of_weight_bytes: Count
+    kept: dict[str, Count]
 
 
 def weight_sizes(model: Any) -> dict[str, int]:

@@ -28,7 +28,7 @@ from tritonsmith.builder.actions.action import (
     Workplace,
     request_digest,
 )
-from tritonsmith.builder.actions.convert.coverage import Coverage
+from tritonsmith.builder.actions.convert.coverage import Coverage, CoverageRecord
 from tritonsmith.builder.actions.language.measures import Measures, measures_from_scores, text_of
 from tritonsmith.builder.actions.language.prompts import BUILT_IN, read_prompts
 from tritonsmith.builder.actions.language.run import (
@@ -76,15 +76,6 @@ class _Measures(TypedDict):
 
 
 @with_config(MORE)
-class _Coverage(TypedDict):
-    nodes: Count
-    of_nodes: Count
-    weight_bytes: Count
-    of_weight_bytes: Count
-    kept: dict[str, Count]
-
-
-@with_config(MORE)
 class WeightsRecord(TakenOverRecord):
     """Of a variant's weights. judged: None where nothing could be run. embedded: the file as the embedded server reads it."""
 
@@ -92,7 +83,7 @@ class WeightsRecord(TakenOverRecord):
     embedded: _Measures | None
     reference: Sha256 | None
     findings: list[str]
-    coverage: NotRequired[_Coverage | None]
+    coverage: NotRequired[CoverageRecord | None]
 
 
 @with_config(MORE)
@@ -187,11 +178,9 @@ def _ask(variant: Subject, base: Artifact, made: Path, place: Workplace) -> Ran:
             code="no_answers",
             fix="prompts that it goes on from, or that end in its own form of a turn",
         )
-    text = json.dumps(answers.as_dict())
-    (made / _ANSWERS).write_text(text)
-    return Ran(
-        {"served_files": [_ANSWERS], "digest": digest_of_value(answers.as_dict()), "not_loaded": ""}, read
-    )
+    told = answers.as_dict()
+    (made / _ANSWERS).write_text(json.dumps(told))
+    return Ran({"served_files": [_ANSWERS], "digest": digest_of_value(told), "not_loaded": ""}, read)
 
 
 def _make(
@@ -308,5 +297,4 @@ def measured_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the lock keeps of a variant's judgement; a note where it was not judged."""
     if record["judged"] is None:
         return {"note": record["findings"][0]}
-    kept: dict[str, Any] = {**record["judged"], "reference": record["reference"]}
-    return kept
+    return {**record["judged"], "reference": record["reference"]}

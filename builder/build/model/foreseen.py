@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonsmith.builder.actions.action import Artifact, Kind
 from tritonsmith.builder.actions.batch_rows import report_from_dict
-from tritonsmith.builder.actions.convert.action import is_plain, kind_of_variant
+from tritonsmith.builder.actions.convert.action import kind_of_variant
 from tritonsmith.builder.base.errors import ConfigError, TritonsmithError
 from tritonsmith.builder.base.files.untrusted import read_bounded
 from tritonsmith.builder.build.model.engines import BuiltEngine
@@ -125,7 +125,7 @@ class _Look:
         name = served_before(model, locked)
         assert name is not None
         graph, engines = base, list[BuiltEngine]()
-        for action in () if is_plain(model.variants[name]) else self._actions(model, name, "convert"):
+        for action in () if model.variants[name].is_source else self._actions(model, name, "convert"):
             was = None if locked is None or name not in locked.variants else locked.variants[name]["key"]
             made = self._first(kind_of_variant(model, name), action.key, was)
             if made is None:

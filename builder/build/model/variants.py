@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tritonsmith.builder.actions.accuracy.accuracy import report_from_dict
 from tritonsmith.builder.actions.accuracy.action import layers_action
@@ -22,7 +22,6 @@ from tritonsmith.builder.actions.compile.target import plan_names
 from tritonsmith.builder.actions.convert.action import (
     conversion_identity,
     convert_action,
-    is_plain,
     kind_of_variant,
 )
 from tritonsmith.builder.actions.language.action import measured_of, reference_action, weights_action
@@ -65,7 +64,7 @@ def build_variants(
 
 def _built(variant: Subject, base: Artifact, planned: Sequence[Action], cache: Cache) -> BuiltVariant:
     name, stated, root = variant.variant, variant.stated, variant.repository.root
-    if is_plain(stated):
+    if stated.is_source:
         return BuiltVariant(name, base, "the export", judgement=judgement_of(stated, base.record))
     if kind_of_variant(variant.spec, name) == "weights":
         return _built_weights(variant, base, planned, cache)
@@ -186,7 +185,7 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
         if variant.artifact is None:
             continue
         record = variant.artifact.record
-        plain = is_plain(spec.variants[variant.name])
+        plain = spec.variants[variant.name].is_source
         kept[variant.name] = {
             "parameters": conversion_identity(spec, variant.name, None).parameters,
             "tools": {} if plain else record["tools"],
@@ -211,9 +210,8 @@ def locked_variants(spec: ModelSpec, built: Sequence[BuiltVariant]) -> dict[str,
 def _summary(record: Mapping[str, Any]) -> Accuracy:
     """The worst deviation, or what was measured of a language model."""
     if "judged" in record:
-        told: Any = {k: finite(v) if isinstance(v, float) else v for k, v in measured_of(record).items()}
-        summary: Accuracy = told
-        return summary
+        told = {k: finite(v) if isinstance(v, float) else v for k, v in measured_of(record).items()}
+        return cast(Accuracy, told)
     worst = report_from_dict(record["accuracy"]).worst
     if worst is None:
         return {}

@@ -215,16 +215,9 @@ def _told_together(bad: list[tuple[int, BadLineError]]) -> Iterator[str]:
     """Lines one after another with the same fault are told as one."""
     runs: list[tuple[int, int, BadLineError]] = []
     for number, fault in bad:
-        if (
-            runs
-            and number == runs[-1][1] + 1
-            and (fault.place, fault.what)
-            == (
-                runs[-1][2].place,
-                runs[-1][2].what,
-            )
-        ):
-            runs[-1] = (runs[-1][0], number, fault)
+        first, last, before = runs[-1] if runs else (0, -1, None)
+        if before and number == last + 1 and _told(0, fault) == _told(0, before):
+            runs[-1] = (first, number, fault)
         else:
             runs.append((number, number, fault))
     for first, last, fault in runs:

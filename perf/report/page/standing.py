@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tritonsmith.perf.report import numbers
 from tritonsmith.perf.report.cells import Cell
 from tritonsmith.perf.report.charts import by_merit, row_labels
+from tritonsmith.perf.report.columns import rate_of
 from tritonsmith.perf.stats import Estimate, Ratio
 from tritonsmith.perf.sweep.judge.comparison import ArmVerdict, Outcome
 from tritonsmith.perf.sweep.judge.objective import objective_words
@@ -245,8 +246,7 @@ _SHOWN: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
 
 
 def _shown(run: RunResult) -> tuple[str, Callable[[Estimate], str]]:
-    rate = "throughput_per_s" if run.spec.osl is None else "output_tokens_per_s"
-    return _SHOWN.get(run.spec.objective, (rate, _rate))
+    return _SHOWN.get(run.spec.objective, (rate_of(run), _rate))
 
 
 def _current(
